@@ -1,0 +1,11 @@
+"""Ringlight: diffusion video, one generation over many GPUs.
+
+`Engine` and the types it takes are the public Python interface; nothing here imports torch.
+"""
+
+from ringlight.core.config import EngineConfig
+from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
+from ringlight.engine.engine import Engine
+
+__version__ = "0.1.0"
+__all__ = ["Engine", "EngineConfig", "RequestDefaults", "RequestLimits", "VideoRequest", "__version__"]

@@ -1,0 +1,5 @@
+"""`python -m ringlight`."""
+
+from ringlight.cli.main import main
+
+main()

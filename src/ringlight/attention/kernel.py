@@ -1,0 +1,67 @@
+"""The kernel protocol, the table of kernels, and the choice among them.
+
+Shapes: B batch, S queries, L keys, H heads, D head width. `q_BSHD`, `k_BLHD`, `v_BLHD` -> out `BSHD` in the inputs'
+dtype, and the log-sum-exp of the scaled scores `BSH` in float32. With it, attention over parts of the keys can be
+merged exactly (`merge`), which is what a ring does, and what stands for many equal keys in cross-attention.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class AttentionKernel(Protocol):
+    """Plain attention of all queries to all keys, scaled by 1/sqrt(D)."""
+
+    name: str
+
+    def __call__(self, q_BSHD: Tensor, k_BLHD: Tensor, v_BLHD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (out BSHD, log-sum-exp BSH in float32)."""
+        ...
+
+    def supports(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+        """Whether this kernel runs there and returns a true log-sum-exp."""
+        ...
+
+
+KERNELS = {
+    "flash_cpu": "ringlight.attention.sdpa:FlashCpu",
+    "cudnn": "ringlight.attention.sdpa:Cudnn",
+    "flash": "ringlight.attention.sdpa:Flash",
+    "efficient": "ringlight.attention.sdpa:Efficient",
+    "reference": "ringlight.attention.reference:Reference",
+}
+
+# In order of preference. The reference holds all scores at once: it is the yardstick, never a choice.
+PREFERRED = ("flash_cpu", "cudnn", "flash", "efficient")
+
+
+def load_kernel(name: str) -> AttentionKernel:
+    """The kernel of this name. Raises KeyError for a name that is not in the table."""
+    module, _, kind = KERNELS[name].partition(":")
+    kernel: AttentionKernel = getattr(import_module(module), kind)()
+    return kernel
+
+
+def choose_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> AttentionKernel:
+    """The first preferred kernel that runs there. Raises ValueError where none does."""
+    for name in PREFERRED:
+        kernel = load_kernel(name)
+        if kernel.supports(device, dtype, head_dim):
+            return kernel
+    raise ValueError(f"no attention kernel with log-sum-exp for {dtype} heads of {head_dim} on {device}")
+
+
+def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention over the union of two sets of keys, from the attention over each. All float32.
+
+    out BSHD, lse BSH. Weights are exp(lse_x - logaddexp(lse_a, lse_b)) (Milakov and Gimelshein, arXiv 1805.02867).
+    """
+    lse = torch.logaddexp(lse_a, lse_b)
+    out = out_a * (lse_a - lse).exp_().unsqueeze(-1)
+    out.addcmul_(out_b, (lse_b - lse).exp_().unsqueeze(-1))
+    return out, lse

@@ -1,0 +1,1 @@
+"""The commands. They speak to the engine and never import torch."""

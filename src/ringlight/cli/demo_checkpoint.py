@@ -1,0 +1,38 @@
+"""`ringlight demo-checkpoint`: a small checkpoint with random weights, in the exact layout of the real one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ringlight.core.config import worker_environment
+from ringlight.core.errors import WorkerError
+
+
+class Size(StrEnum):
+    tiny = "tiny"
+    small = "small"
+
+
+def demo_checkpoint(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; made if it is not there.", show_default=False)],
+    size: Annotated[
+        Size, typer.Option(help="tiny: a video in seconds. small: seconds a forward at 1,280 tokens and more.")
+    ] = Size.tiny,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
+    shard_megabytes: Annotated[
+        int, typer.Option(min=0, help="Split weights into shards of at most this size, with an index; 0: one file.")
+    ] = 0,
+) -> None:
+    """Write a checkpoint that diffusers' WanPipeline can load, with random weights: a texture, not a film."""
+    module = "ringlight.models.wan.demo"
+    arguments = [str(folder), size.value, str(seed), str(shard_megabytes)]
+    done = subprocess.run([sys.executable, "-m", module, *arguments], env=worker_environment(), check=False)
+    if done.returncode:
+        raise WorkerError(f"writing {folder} failed (exit status {done.returncode})")
+    print(folder)

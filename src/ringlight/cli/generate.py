@@ -1,0 +1,215 @@
+"""`ringlight generate`: one video from a checkpoint and a prompt."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ringlight.cli.progress import JobProgress
+from ringlight.core.config import EngineConfig
+from ringlight.core.errors import Cancelled, InvalidRequest
+from ringlight.core.output import KINDS, check_folder
+from ringlight.core.report import RunReport
+from ringlight.engine.engine import Engine
+from ringlight.engine.jobs import Job
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dtype(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class VaeDtype(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class LoadFormat(StrEnum):
+    auto = "auto"
+    dummy = "dummy"
+
+
+VIDEO, SAMPLING, MACHINE, RESULT = "Video", "Sampling", "Machine", "Result"
+OUTPUT_HELP = "Where the video goes; the extension says how: " + "; ".join(f"{ext} {what}" for ext, what in KINDS.items())
+
+
+def generate(
+    model_path: Annotated[str, typer.Option(help="Folder of a checkpoint in Diffusers layout.", show_default=False)],
+    prompt: Annotated[str, typer.Option(help="What the video shows.", show_default=False, rich_help_panel=VIDEO)],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help=OUTPUT_HELP + ".", show_default=False, rich_help_panel=RESULT)
+    ],
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="What it should not show; used with guidance.", rich_help_panel=VIDEO)
+    ] = None,
+    image_path: Annotated[
+        Path | None,
+        typer.Option(
+            help="First frame: a picture, resized and centre-cropped to the video's size.", rich_help_panel=VIDEO
+        ),
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels, a multiple of 32.", rich_help_panel=VIDEO)] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels, a multiple of 32.", rich_help_panel=VIDEO)] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Width and height at once.", metavar="WxH", rich_help_panel=VIDEO)
+    ] = None,
+    num_frames: Annotated[int | None, typer.Option(help="4k+1; 1 makes a picture.", rich_help_panel=VIDEO)] = None,
+    fps: Annotated[int | None, typer.Option(help="Frames a second.", rich_help_panel=VIDEO)] = None,
+    num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=SAMPLING)] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Weight of the prompt; off at 1 and below.", rich_help_panel=SAMPLING)
+    ] = None,
+    flow_shift: Annotated[
+        float | None, typer.Option(help="Shift of the noise schedule; the scheduler's own.", rich_help_panel=SAMPLING)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Same seed, same video; drawn and reported if left out.", rich_help_panel=SAMPLING)
+    ] = None,
+    device: Annotated[Device, typer.Option(help="auto: cuda where there is one.", rich_help_panel=MACHINE)] = Device.auto,
+    dtype: Annotated[
+        Dtype, typer.Option(help="auto: bfloat16 on cuda, float32 on cpu.", rich_help_panel=MACHINE)
+    ] = Dtype.auto,
+    vae_dtype: Annotated[VaeDtype, typer.Option(help="Of the decoder.", rich_help_panel=MACHINE)] = VaeDtype.float32,
+    load_format: Annotated[
+        LoadFormat, typer.Option(help="dummy: random weights from the JSON alone.", rich_help_panel=MACHINE)
+    ] = LoadFormat.auto,
+    num_threads: Annotated[
+        int, typer.Option(min=0, help="CPU threads; 0 leaves it to torch.", rich_help_panel=MACHINE)
+    ] = 0,
+    tf32: Annotated[
+        bool, typer.Option(help="TensorFloat-32 for float32 products on cuda.", rich_help_panel=MACHINE)
+    ] = True,
+    decode_chunk: Annotated[
+        int, typer.Option(min=0, help="Latent frames decoded at a time; 0 follows memory.", rich_help_panel=MACHINE)
+    ] = 0,
+    report: Annotated[Path | None, typer.Option(help="Write the report as JSON.", rich_help_panel=RESULT)] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print the report as JSON instead of a table.", rich_help_panel=RESULT)
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=RESULT)] = False,
+) -> None:
+    """Make a video from a prompt, or from a prompt and a first frame.
+
+    The report goes to stdout, progress and logs to stderr. Width, height, frames, fps, steps and guidance come from
+    the checkpoint's ringlight.json where they are left out, else from the model card.
+    Exit codes: 0, 2 usage, 3 invalid request or checkpoint, 4 worker failure, 130 interrupted.
+    """
+    wide, high = parse_size(size, width, height)
+    if report is not None:
+        check_folder(report, "report")
+    config = EngineConfig(
+        model_path=model_path,
+        device=device.value,
+        dtype=dtype.value,
+        vae_dtype=vae_dtype.value,
+        load_format=load_format.value,
+        num_threads=num_threads,
+        tf32=tf32,
+        decode_chunk=decode_chunk,
+    )
+    with Engine(config) as engine:
+        request = engine.request(
+            prompt,
+            negative_prompt=negative_prompt,
+            image=read_image(image_path),
+            width=wide,
+            height=high,
+            num_frames=num_frames,
+            fps=fps,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            flow_shift=flow_shift,
+            seed=seed,
+        )
+        with JobProgress(quiet) as progress, interruptible() as interrupted:
+            done = wait(engine, engine.submit(request, output, progress), interrupted, progress)
+    if report is not None:
+        report.write_bytes(done.to_json())
+    print(done.to_json().decode() if json_ else summary(done), end="" if json_ else "\n")
+
+
+def parse_size(size: str | None, width: int | None, height: int | None) -> tuple[int | None, int | None]:
+    """Width and height from --size or from their own flags, which may not contradict each other."""
+    if size is None:
+        return width, height
+    if width is not None or height is not None:
+        raise typer.BadParameter("give --size, or --width and --height, not both", param_hint="--size")
+    match = re.fullmatch(r"(\d+)[xX×*](\d+)", size.strip())
+    if match is None:
+        raise typer.BadParameter(f"{size!r} is not WIDTHxHEIGHT, such as 1280x704", param_hint="--size")
+    return int(match[1]), int(match[2])
+
+
+def read_image(path: Path | None) -> bytes | None:
+    """The bytes of the picture. Raises InvalidRequest when the file cannot be read."""
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidRequest.of("image", f"{path}: {error.strerror or error}") from None
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """An event that is set by the first Ctrl-C or SIGTERM; a second one raises KeyboardInterrupt."""
+    interrupted = threading.Event()
+
+    def on_signal(number: int, frame: object) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def wait(engine: Engine, job: Job, interrupted: threading.Event, progress: JobProgress) -> RunReport:
+    """Wait for the job; once interrupted, cancel it and wait for its end. Raises its error."""
+    told = False
+    while True:
+        try:
+            return job.wait(0.1)
+        except TimeoutError:
+            if interrupted.is_set() and not told:
+                told = True
+                progress.say("stopping at the next step (Ctrl-C again stops at once)")
+                engine.cancel(job)
+                if not job.state.stage:
+                    raise Cancelled("cancelled while loading") from None
+
+
+def summary(report: RunReport) -> str:
+    """The report's tables and where the video lies."""
+    workload = report.workload
+    environment = report.environment
+    lines = [
+        report.table(),
+        "",
+        f"{workload['width']}x{workload['height']}, {workload['num_frames']} frames, "
+        f"{workload['num_inference_steps']} steps, guidance {workload['guidance_scale']:g}, seed {workload['seed']}; "
+        f"{report.num_tokens} tokens; {report.layout} on {environment['device']}, {environment['dtype']}",
+    ]
+    first, *_, last = [*report.outputs, report.outputs[-1]]
+    lines.append(first if first == last else f"{first} ... {last}")
+    return "\n".join(lines)
+

@@ -1,0 +1,48 @@
+"""`ringlight`: the commands, and how errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ringlight.cli.demo_checkpoint import demo_checkpoint
+from ringlight.cli.doctor import doctor
+from ringlight.cli.generate import generate
+from ringlight.core.errors import Cancelled, InvalidCheckpoint, InvalidLayout, InvalidRequest, InvalidSetting, RinglightError
+
+EXIT_INVALID = 3
+EXIT_WORKER = 4
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="ringlight",
+    help="Diffusion video: one generation over many GPUs, with every second and gigabyte accounted for.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command()(generate)
+app.command(name="demo-checkpoint")(demo_checkpoint)
+app.command()(doctor)
+
+
+def exit_code(error: RinglightError) -> int:
+    """3 for what the user can mend in a request, a setting or a checkpoint, 4 for a worker's failure."""
+    if isinstance(error, Cancelled):
+        return EXIT_INTERRUPTED
+    mendable = (InvalidRequest, InvalidCheckpoint, InvalidLayout, InvalidSetting)
+    return EXIT_INVALID if isinstance(error, mendable) else EXIT_WORKER
+
+
+def main() -> None:
+    """Run a command. Exit codes: 0, 2 usage, 3 invalid request or checkpoint, 4 worker failure, 130 interrupted."""
+    try:
+        app()
+    except RinglightError as error:
+        print(f"ringlight: {error.code}: {error}", file=sys.stderr)
+        sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        print("ringlight: interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)

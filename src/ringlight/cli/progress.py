@@ -1,0 +1,72 @@
+"""Progress of one job on stderr: a bar with step, stage and ETA on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ringlight.engine.jobs import Job, JobState
+
+PLAIN_EVERY_SECONDS = 10.0
+
+
+class JobProgress:
+    """Shows the state of a job whenever it changes. `quiet` shows nothing."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._console = Console(stderr=True, quiet=quiet)
+        self._bar = Progress(
+            TextColumn("{task.fields[stage]:>20}"),
+            BarColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=quiet or not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task("", total=100, stage="loading", detail="")
+        self._last_stage = ""
+        self._last_print = 0.0
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """A line of its own."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def __call__(self, job: Job) -> None:
+        state = job.state
+        detail = describe(state)
+        self._bar.update(self._task, completed=state.progress, stage=state.stage or state.status, detail=detail)
+        if self._bar.disable and self._is_due(state):
+            self.say(f"{state.progress:3d}%  {state.stage}  {detail}".rstrip())
+
+    def _is_due(self, state: JobState) -> bool:
+        """Plain lines: each stage as it starts, and one every few seconds within it."""
+        now = time.monotonic()
+        if state.is_over or (state.stage == self._last_stage and now - self._last_print < PLAIN_EVERY_SECONDS):
+            return False
+        self._last_stage, self._last_print = state.stage, now
+        return True
+
+
+def describe(state: JobState) -> str:
+    """Step and ETA while denoising, frames while decoding."""
+    if state.stage == "Denoising" and state.step:
+        remaining = state.eta_seconds or 0.0
+        return f"step {state.step}/{state.num_steps}, {state.step_seconds:.2f} s/step, {remaining:.0f} s left"
+    if state.stage == "Decoding" and state.num_frames:
+        return f"{state.frames_done}/{state.num_frames} frames"
+    return ""

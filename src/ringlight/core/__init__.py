@@ -1,0 +1,1 @@
+"""The vocabulary of Ringlight: types and arithmetic, no torch."""

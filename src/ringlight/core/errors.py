@@ -1,0 +1,94 @@
+"""Every error that Ringlight raises on purpose, as one tree with stable codes.
+
+    RinglightError
+    ├── InvalidRequest       invalid_request      what the user asked cannot be made; names every problem
+    ├── InvalidCheckpoint    invalid_checkpoint   the folder is not a checkpoint that we can run
+    ├── InvalidLayout        invalid_layout       the degrees do not fit the machine or the model
+    ├── InvalidSetting       invalid_setting      a flag or a settings file contradicts itself
+    ├── Cancelled            cancelled            somebody asked for it
+    ├── OutOfMemory          out_of_memory        one job did not fit; the worker lives on
+    ├── NumericalError       numerical_error      NaN or infinity in the latents
+    └── WorkerError          worker_error         a worker process died or failed unexpectedly
+
+The code is what crosses process and network boundaries; the message is one line that names the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing wrong with a request: the field, what is wrong, and the nearest value that is right."""
+
+    field: str
+    message: str
+    nearest: str | None = None
+
+    def __str__(self) -> str:
+        hint = f" (nearest: {self.nearest})" if self.nearest is not None else ""
+        return f"{self.field}: {self.message}{hint}"
+
+
+class RinglightError(Exception):
+    """Base of all errors raised on purpose. `code` is stable; `str(error)` is for people."""
+
+    code = "error"
+
+
+class InvalidRequest(RinglightError):
+    """The request cannot be made as asked. `problems` names all that is wrong at once."""
+
+    code = "invalid_request"
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(str(problem) for problem in self.problems))
+
+    @classmethod
+    def of(cls, field: str, message: str, nearest: str | None = None) -> InvalidRequest:
+        """An error with a single problem."""
+        return cls([Problem(field, message, nearest)])
+
+
+class InvalidCheckpoint(RinglightError):
+    code = "invalid_checkpoint"
+
+
+class InvalidLayout(RinglightError):
+    code = "invalid_layout"
+
+
+class InvalidSetting(RinglightError):
+    code = "invalid_setting"
+
+
+class Cancelled(RinglightError):
+    code = "cancelled"
+
+
+class OutOfMemory(RinglightError):
+    code = "out_of_memory"
+
+
+class NumericalError(RinglightError):
+    code = "numerical_error"
+
+
+class WorkerError(RinglightError):
+    code = "worker_error"
+
+
+ERRORS: dict[str, type[RinglightError]] = {
+    kind.code: kind
+    for kind in (InvalidCheckpoint, InvalidLayout, InvalidSetting, Cancelled, OutOfMemory, NumericalError)
+}
+
+
+def from_code(code: str, message: str, problems: Sequence[Problem] = ()) -> RinglightError:
+    """The error that another process reported, as an exception of this one."""
+    if code == InvalidRequest.code:
+        return InvalidRequest(problems or [Problem("request", message)])
+    return ERRORS.get(code, WorkerError)(message)

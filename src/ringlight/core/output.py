@@ -1,0 +1,53 @@
+"""Where a video goes: the kinds of output by extension, checked before any work is done."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from ringlight.core.errors import InvalidRequest
+
+KINDS = {
+    ".mp4": "H.264 video",
+    ".webm": "VP9 video",
+    ".gif": "animated picture",
+    ".png": "one frame, or a folder pattern such as frames/%04d.png",
+    ".npy": "float32 frames [F, H, W, 3] in 0..1, before any codec",
+    ".safetensors": "the final latents, not decoded",
+}
+FRAME_NUMBER = re.compile(r"%0?\d*d")
+
+
+def check_output(output: str, num_frames: int) -> Path:
+    """The path of an output that can be written. Raises InvalidRequest with the remedy."""
+    path = Path(output)
+    if path.suffix.lower() not in KINDS:
+        raise InvalidRequest.of("output", f"{output!r} must end in one of {', '.join(KINDS)}")
+    if path.is_dir():
+        raise InvalidRequest.of("output", f"{output} is a folder; name a file in it")
+    if path.suffix.lower() == ".png" and num_frames > 1 and not FRAME_NUMBER.search(path.name):
+        pattern = path.with_name(f"{path.stem}_%04d{path.suffix}")
+        raise InvalidRequest.of("output", f"{num_frames} frames need a pattern for their numbers", str(pattern))
+    check_folder(path, "output")
+    return path
+
+
+def check_folder(path: Path, field: str) -> None:
+    """Raise InvalidRequest unless the folder that `path` lies in exists and can be written to."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise InvalidRequest.of(field, f"there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InvalidRequest.of(field, f"the folder {folder} cannot be written to")
+
+
+def part_path(path: Path, job_id: str) -> Path:
+    """The name that a file has while a job writes it: hidden, beside the output, with the same extension."""
+    return path.with_name(f".{path.stem}.{job_id}.part{path.suffix}")
+
+
+def remove_parts(path: Path, job_id: str) -> None:
+    """Remove what a job that died left beside its output."""
+    for part in path.parent.glob(f".*.{job_id}.part*"):
+        part.unlink(missing_ok=True)

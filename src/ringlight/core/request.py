@@ -1,0 +1,162 @@
+"""VideoRequest: one video to make, complete once through the door: no field means "decide later"."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+from typing import Any
+
+import msgspec
+
+from ringlight.core.errors import InvalidRequest, Problem
+from ringlight.core.spec import ModelSpec
+
+MAX_SEED = 2**63 - 1
+
+
+class VideoRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What to make. `image` holds the bytes of an encoded picture: with it the request is image-to-video."""
+
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    num_frames: int
+    fps: int
+    num_inference_steps: int
+    guidance_scale: float
+    flow_shift: float
+    seed: int
+    image: bytes | None = None
+
+    @property
+    def uses_guidance(self) -> bool:
+        """Whether a second, unconditional forward is run at each step (guidance_scale > 1)."""
+        return self.guidance_scale > 1.0
+
+    def check(self, spec: ModelSpec, limits: RequestLimits) -> None:
+        """Raise InvalidRequest naming every problem at once, each with the nearest valid value."""
+        problems = [
+            *_check_prompts(self, limits),
+            *_check_size(self, spec, limits),
+            *_check_frames(self, spec, limits),
+            *_check_numbers(self, limits),
+        ]
+        if problems:
+            raise InvalidRequest(problems)
+
+    def workload(self) -> dict[str, Any]:
+        """Every resolved field as plain JSON; an image stands there as its SHA-256 and its size in bytes."""
+        fields = msgspec.structs.asdict(self)
+        if self.image is not None:
+            fields["image"] = {"sha256": hashlib.sha256(self.image).hexdigest(), "bytes": len(self.image)}
+        return fields
+
+
+class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator allows at most. Times and memory grow with all of these."""
+
+    max_pixels: int = 4096 * 2304
+    max_frames: int = 1025
+    max_steps: int = 1000
+    max_prompt_chars: int = 20_000
+    max_image_bytes: int = 64 * 2**20
+    max_image_pixels: int = 100_000_000
+
+
+class RequestDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a request leaves out. The defaults here are the model card's; a checkpoint's ringlight.json overrides."""
+
+    negative_prompt: str = ""
+    width: int = 1280
+    height: int = 704
+    num_frames: int = 121
+    fps: int = 24
+    num_inference_steps: int = 50
+    guidance_scale: float = 5.0
+    flow_shift: float | None = None
+    seed: int | None = None
+
+    def complete(self, prompt: str, spec: ModelSpec, **given: Any) -> VideoRequest:
+        """A whole request: what is given (None counts as left out), else these defaults.
+
+        A seed that nobody gave is drawn here, so that the request names the one it was made with.
+        """
+        fields = msgspec.structs.asdict(self) | {name: v for name, v in given.items() if v is not None}
+        if fields["seed"] is None:
+            fields["seed"] = secrets.randbelow(2**32)
+        if fields["flow_shift"] is None:
+            fields["flow_shift"] = spec.scheduler.flow_shift
+        return VideoRequest(prompt=prompt, **fields)
+
+
+def _check_prompts(request: VideoRequest, limits: RequestLimits) -> list[Problem]:
+    problems = []
+    if not request.prompt.strip():
+        problems.append(Problem("prompt", "must not be empty"))
+    for field in ("prompt", "negative_prompt"):
+        text: str = getattr(request, field)
+        if len(text) > limits.max_prompt_chars:
+            problems.append(
+                Problem(field, f"has {len(text)} characters; the limit is {limits.max_prompt_chars}")
+            )
+        if any("\ud800" <= char <= "\udfff" for char in text) or "\0" in text:
+            problems.append(Problem(field, "holds a NUL or half of a surrogate pair; send plain Unicode text"))
+    return problems
+
+
+def _check_size(request: VideoRequest, spec: ModelSpec, limits: RequestLimits) -> list[Problem]:
+    problems = []
+    for field, multiple in zip(("height", "width"), spec.size_multiple, strict=True):
+        size: int = getattr(request, field)
+        longest = spec.transformer.rope_max_seq_len * multiple
+        if size < multiple or size % multiple:
+            nearest = max(multiple, round(size / multiple) * multiple)
+            problems.append(
+                Problem(field, f"{size} is not a positive multiple of {multiple}", str(min(nearest, longest)))
+            )
+        elif size > longest:
+            problems.append(Problem(field, f"{size} is more than the model's positions reach", str(longest)))
+    pixels = request.height * request.width
+    if not problems and pixels > limits.max_pixels:
+        problems.append(
+            Problem("size", f"{request.width}x{request.height} has {pixels} pixels; the limit is {limits.max_pixels}")
+        )
+    return problems
+
+
+def _check_frames(request: VideoRequest, spec: ModelSpec, limits: RequestLimits) -> list[Problem]:
+    frames, multiple = request.num_frames, spec.frame_multiple
+    longest = min(limits.max_frames, (spec.transformer.rope_max_seq_len - 1) * multiple + 1)
+    longest = (longest - 1) // multiple * multiple + 1
+    if frames > longest:
+        return [Problem("num_frames", f"{frames} is over the limit of {longest}", str(longest))]
+    if frames < 1 or (frames - 1) % multiple:
+        nearest = max(1, round((frames - 1) / multiple) * multiple + 1)
+        return [
+            Problem("num_frames", f"{frames} is not {multiple}k+1 (1, 5, 9 ...)", str(min(nearest, longest)))
+        ]
+    return []
+
+
+def _check_numbers(request: VideoRequest, limits: RequestLimits) -> list[Problem]:
+    problems = []
+    for field, low, high in (
+        ("num_inference_steps", 1, limits.max_steps),
+        ("fps", 1, 240),
+        ("seed", 0, MAX_SEED),
+    ):
+        whole: int = getattr(request, field)
+        if not low <= whole <= high:
+            problems.append(
+                Problem(field, f"{whole} is not between {low} and {high}", str(min(max(whole, low), high)))
+            )
+    for field, least, most in (("guidance_scale", 0.0, 100.0), ("flow_shift", 0.01, 100.0)):
+        number: float = getattr(request, field)
+        if not math.isfinite(number):
+            problems.append(Problem(field, f"{number} is not a finite number"))
+        elif not least <= number <= most:
+            nearest = f"{min(max(number, least), most):g}"
+            problems.append(Problem(field, f"{number:g} is not between {least:g} and {most:g}", nearest))
+    return problems

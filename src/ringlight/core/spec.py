@@ -1,0 +1,216 @@
+"""ModelSpec: what a checkpoint's own JSON says about the model. Arithmetic only, no torch.
+
+Layout of a Wan2.2-TI2V checkpoint as Diffusers writes it: `model_index.json` beside one folder each for
+`transformer`, `vae`, `text_encoder`, `tokenizer` and `scheduler`, with a `config.json` in each network's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from ringlight.core.errors import InvalidCheckpoint
+
+
+class TransformerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """`transformer/config.json` of a WanTransformer3DModel."""
+
+    patch_size: tuple[int, int, int]
+    num_attention_heads: int
+    attention_head_dim: int
+    in_channels: int
+    out_channels: int
+    text_dim: int
+    freq_dim: int
+    ffn_dim: int
+    num_layers: int
+    cross_attn_norm: bool = True
+    qk_norm: str | None = "rms_norm_across_heads"
+    eps: float = 1e-6
+    rope_max_seq_len: int = 1024
+    image_dim: int | None = None
+    added_kv_proj_dim: int | None = None
+
+    @property
+    def inner_dim(self) -> int:
+        """Channels of the hidden states: heads x head width."""
+        return self.num_attention_heads * self.attention_head_dim
+
+
+class VaeSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """`vae/config.json` of an AutoencoderKLWan of the 2.2 kind (residual, patched)."""
+
+    base_dim: int
+    z_dim: int
+    dim_mult: list[int]
+    num_res_blocks: int
+    temperal_downsample: list[bool]
+    latents_mean: list[float]
+    latents_std: list[float]
+    in_channels: int
+    out_channels: int
+    patch_size: int
+    scale_factor_temporal: int
+    scale_factor_spatial: int
+    decoder_base_dim: int | None = None
+    is_residual: bool = False
+    attn_scales: list[float] = []
+
+    @property
+    def decoder_dim(self) -> int:
+        return self.decoder_base_dim or self.base_dim
+
+
+class TextEncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers of `text_encoder/config.json` that planning needs; transformers reads the rest itself."""
+
+    d_model: int
+    d_ff: int
+    num_heads: int
+    d_kv: int
+    num_layers: int
+    vocab_size: int
+
+
+class SchedulerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """`scheduler/scheduler_config.json`: the class diffusers must build, and the key that holds the flow shift."""
+
+    class_name: str
+    flow_shift: float
+    flow_shift_key: str
+
+
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of a model without reading a weight."""
+
+    name: str
+    transformer: TransformerSpec
+    vae: VaeSpec
+    text_encoder: TextEncoderSpec
+    scheduler: SchedulerSpec
+    max_text_tokens: int = 512
+
+    @property
+    def size_multiple(self) -> tuple[int, int]:
+        """Height and width must be multiples of these: the VAE's scale x the transformer's patch (32, 32)."""
+        _, patch_height, patch_width = self.transformer.patch_size
+        return (self.vae.scale_factor_spatial * patch_height, self.vae.scale_factor_spatial * patch_width)
+
+    @property
+    def frame_multiple(self) -> int:
+        """Frames are a multiple of this, plus one (4k + 1)."""
+        return self.vae.scale_factor_temporal
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(channels, latent frames, latent height, latent width) of a video of this size in pixels."""
+        return (
+            self.vae.z_dim,
+            (num_frames - 1) // self.vae.scale_factor_temporal + 1,
+            height // self.vae.scale_factor_spatial,
+            width // self.vae.scale_factor_spatial,
+        )
+
+    def token_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Tokens along time, height and width; their product is the length of the sequence."""
+        _, *latent_size = self.latent_shape(num_frames, height, width)
+        time, rows, columns = (n // p for n, p in zip(latent_size, self.transformer.patch_size, strict=True))
+        return (time, rows, columns)
+
+    def num_tokens(self, num_frames: int, height: int, width: int) -> int:
+        """Length of the sequence that the transformer sees (704x1280x121 -> 27,280)."""
+        return math.prod(self.token_grid(num_frames, height, width))
+
+    @classmethod
+    def read(cls, folder: Path) -> ModelSpec:
+        """Read a checkpoint folder's JSON. Raises InvalidCheckpoint with the file and the remedy in one line."""
+        if not folder.is_dir():
+            raise InvalidCheckpoint(f"{folder}: no such folder; --model-path names a checkpoint in Diffusers layout")
+        index = read_json(folder / "model_index.json")
+        _require_wan_ti2v(folder, index)
+        transformer = _decode(folder / "transformer" / "config.json", TransformerSpec)
+        vae = _decode(folder / "vae" / "config.json", VaeSpec)
+        _require_supported(folder, transformer, vae)
+        return cls(
+            name=str(index.get("_name_or_path") or folder.resolve().name),
+            transformer=transformer,
+            vae=vae,
+            text_encoder=_decode(folder / "text_encoder" / "config.json", TextEncoderSpec),
+            scheduler=_read_scheduler(folder / "scheduler" / "scheduler_config.json"),
+        )
+
+
+SpecType = TypeVar("SpecType", bound=msgspec.Struct)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a checkpoint. Raises InvalidCheckpoint naming the file and the place."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidCheckpoint(
+            f"{path}: no such file; a checkpoint in Diffusers layout has it (download the folder whole)"
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InvalidCheckpoint(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidCheckpoint(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _decode(path: Path, kind: type[SpecType]) -> SpecType:
+    try:
+        return msgspec.convert(read_json(path), kind)
+    except msgspec.ValidationError as error:
+        raise InvalidCheckpoint(f"{path}: {error}") from None
+
+
+def _require_wan_ti2v(folder: Path, index: dict[str, Any]) -> None:
+    """Refuse what this pipeline would run wrongly: another architecture, or Wan models of another kind."""
+    found = index.get("_class_name")
+    if found not in ("WanPipeline", "WanImageToVideoPipeline"):
+        raise InvalidCheckpoint(f"{folder}: holds a {found}, not a WanPipeline; Ringlight runs Wan2.2-TI2V checkpoints")
+    if not index.get("expand_timesteps") or index.get("boundary_ratio") is not None:
+        raise InvalidCheckpoint(
+            f"{folder}: a Wan checkpoint of another kind (expand_timesteps={index.get('expand_timesteps')}, "
+            f"boundary_ratio={index.get('boundary_ratio')}); Ringlight runs the single-transformer Wan2.2-TI2V"
+        )
+
+
+def _require_supported(folder: Path, transformer: TransformerSpec, vae: VaeSpec) -> None:
+    wrong = []
+    if transformer.image_dim is not None or transformer.added_kv_proj_dim is not None:
+        wrong.append("transformer: image embeddings (image_dim, added_kv_proj_dim) are of Wan2.1 I2V")
+    if transformer.qk_norm != "rms_norm_across_heads":
+        wrong.append(f"transformer: qk_norm must be rms_norm_across_heads, not {transformer.qk_norm}")
+    if not transformer.cross_attn_norm:
+        wrong.append("transformer: cross_attn_norm must be true")
+    if transformer.patch_size[0] != 1:
+        wrong.append(f"transformer: patch_size must be 1 in time, not {transformer.patch_size[0]}")
+    if not vae.is_residual or vae.attn_scales:
+        wrong.append("vae: must be of the residual 2.2 kind without attn_scales")
+    if transformer.in_channels != vae.z_dim or transformer.out_channels != vae.z_dim:
+        wrong.append(f"transformer channels ({transformer.in_channels}) differ from the vae's z_dim ({vae.z_dim})")
+    if not len(vae.latents_mean) == len(vae.latents_std) == vae.z_dim:
+        wrong.append(f"vae: latents_mean and latents_std must have z_dim ({vae.z_dim}) numbers")
+    if len(vae.temperal_downsample) != len(vae.dim_mult) - 1:
+        wrong.append("vae: temperal_downsample must be one shorter than dim_mult")
+    if any(a < b for a, b in zip(vae.dim_mult[1:], vae.dim_mult, strict=False)):
+        wrong.append("vae: dim_mult must not fall")
+    if wrong:
+        raise InvalidCheckpoint(f"{folder}: not a Wan2.2-TI2V checkpoint: " + "; ".join(wrong))
+
+
+def _read_scheduler(path: Path) -> SchedulerSpec:
+    config = read_json(path)
+    class_name = config.get("_class_name")
+    if not isinstance(class_name, str):
+        raise InvalidCheckpoint(f"{path}: _class_name names no scheduler")
+    key = "flow_shift" if "flow_shift" in config else "shift"
+    shift = config.get(key)
+    if isinstance(shift, bool) or not isinstance(shift, (int, float)) or not (math.isfinite(shift) and shift > 0):
+        raise InvalidCheckpoint(f"{path}: needs a positive flow_shift (or shift), found {shift!r}")
+    return SchedulerSpec(class_name=class_name, flow_shift=float(shift), flow_shift_key=key)

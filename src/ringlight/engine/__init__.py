@@ -1,0 +1,1 @@
+"""The engine: takes requests, starts worker processes, follows their jobs."""

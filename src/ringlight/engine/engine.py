@@ -1,0 +1,149 @@
+"""Engine: the public way to make videos from Python. Takes requests, one after another, and never imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+from ringlight.core import messages
+from ringlight.core.config import EngineConfig, read_defaults
+from ringlight.core.errors import Cancelled, RinglightError, WorkerError
+from ringlight.core.output import check_output, remove_parts
+from ringlight.core.picture import open_picture
+from ringlight.core.request import RequestLimits, VideoRequest
+from ringlight.core.spec import ModelSpec
+from ringlight.engine.jobs import Job
+from ringlight.engine.local import LocalReplica
+from ringlight.engine.replica import Replica
+
+
+class Engine:
+    """A model held by a worker process, and a queue of jobs before it.
+
+    Use it as a context manager: leaving it ends the worker. `submit` returns at once; the worker is started by the
+    first call of `start` (or of `submit`), and loads while jobs wait.
+    """
+
+    def __init__(
+        self, config: EngineConfig, limits: RequestLimits | None = None, replica: Replica | None = None
+    ) -> None:
+        """Read the checkpoint's JSON. Raises InvalidCheckpoint. No weight is read yet."""
+        self.config = config
+        self.limits = limits or RequestLimits()
+        self.spec = ModelSpec.read(Path(config.model_path))
+        self.defaults = read_defaults(Path(config.model_path))
+        self._replica: Replica = replica or LocalReplica(config, self.limits)
+        self._jobs: queue.Queue[Job | None] = queue.Queue()
+        self._running: Job | None = None
+        self._cancelled: set[str] = set()
+        self._lock = threading.Lock()
+        self._ready = threading.Event()
+        self._worker: messages.WorkerReady | None = None
+        self._failure: RinglightError | None = None
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self, wait: bool = True) -> messages.WorkerReady | None:
+        """Start the worker if it is not, and with `wait` return when it is ready. Raises what kept it from it."""
+        with self._lock:
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._serve, name="replica", daemon=True)
+                self._thread.start()
+        if wait:
+            self._ready.wait()
+            if self._failure is not None:
+                raise self._failure
+        return self._worker
+
+    def request(self, prompt: str, **fields: Any) -> VideoRequest:
+        """A complete request: what is given, else the checkpoint's defaults, else the model card's."""
+        return self.defaults.complete(prompt, self.spec, **fields)
+
+    def check(self, request: VideoRequest, output: str) -> None:
+        """Raise InvalidRequest for whatever can be told without the worker: fields, picture, output."""
+        request.check(self.spec, self.limits)
+        if request.image is not None:
+            open_picture(request.image, self.limits)
+        check_output(output, request.num_frames)
+
+    def submit(self, request: VideoRequest, output: str, on_change: Callable[[Job], None] | None = None) -> Job:
+        """Queue a video to be written to `output`. Raises InvalidRequest; all later errors come from `Job.wait`.
+
+        `on_change` is called from a thread of the engine whenever the job's state changes.
+        """
+        self.check(request, output)
+        if self._closed:
+            raise WorkerError("the engine is closed")
+        job = Job(f"video_{uuid4().hex}", request, str(Path(output).absolute()), on_change)
+        self._jobs.put(job)
+        self.start(wait=False)
+        return job
+
+    def cancel(self, job: Job) -> None:
+        """Stop a job: one that runs at its next step, one that waits before it starts. No effect on one that is over."""
+        with self._lock:
+            if job.state.is_over:
+                return
+            self._cancelled.add(job.id)
+            if self._running is job:
+                with contextlib.suppress(WorkerError):  # a dead worker's job fails by itself
+                    self._replica.cancel(job.id)
+
+    def close(self) -> None:
+        """End the worker. Jobs that are not over fail as cancelled."""
+        with self._lock:
+            self._closed = True
+            thread, running = self._thread, self._running
+        if running is not None:
+            self.cancel(running)
+        self._jobs.put(None)
+        self._replica.close()
+        if thread is not None:
+            thread.join()
+
+    def _serve(self) -> None:
+        """The replica's thread: start the worker, then run one job after another."""
+        try:
+            self._worker = self._replica.start()
+        except RinglightError as error:
+            self._failure = error
+        self._ready.set()
+        while (job := self._jobs.get()) is not None:
+            if self._failure is not None:
+                job.fail(self._failure)
+            elif self._begin(job):
+                self._run(job)
+
+    def _begin(self, job: Job) -> bool:
+        """Make a job the running one, unless it was cancelled while it waited."""
+        with self._lock:
+            if job.id not in self._cancelled and not self._closed:
+                self._running = job
+                return True
+        job.fail(Cancelled("cancelled"))
+        return False
+
+    def _run(self, job: Job) -> None:
+        try:
+            self._replica.run(messages.RunJob(job_id=job.id, request=job.request, output=job.output), job.receive)
+        except WorkerError as error:
+            self._failure = error
+            remove_parts(Path(job.output), job.id)
+            job.fail(Cancelled("the engine was closed") if self._closed else error)
+        finally:
+            with self._lock:
+                self._running = None

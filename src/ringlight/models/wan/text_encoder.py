@@ -1,0 +1,71 @@
+"""Prompts to embeddings: transformers' UMT5 encoder and T5 tokenizer, with our weight loading around them."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+import ftfy
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+
+from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.spec import read_json
+from ringlight.models.wan.checkpoint import materialise
+
+# The token table stands under two names in some checkpoints; it is one tensor.
+TIED_NAMES = {"encoder.embed_tokens.weight": "shared.weight"}
+
+
+def clean_prompt(text: str) -> str:
+    """Mend broken Unicode, unescape HTML (twice: some prompts were escaped twice), fold white space."""
+    unescaped = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    return re.sub(r"\s+", " ", unescaped).strip()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The checkpoint's T5 tokenizer. Raises InvalidCheckpoint when its files cannot be read."""
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidCheckpoint(f"{folder}: tokenizer not readable: {' '.join(str(error).split())}") from None
+
+
+class TextEncoder(nn.Module):
+    """The UMT5 encoder of a checkpoint, and its tokenizer."""
+
+    def __init__(self, folder: Path, tokenizer: Any, max_tokens: int) -> None:
+        """Build on the meta device from `folder`/config.json; `prepare` and loading give it weights."""
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        config = UMT5Config(**{k: v for k, v in read_json(folder / "config.json").items() if k != "dtype"})
+        config._attn_implementation = "eager"
+        self.network = UMT5EncoderModel(config)
+
+    def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Give the network (unfilled) memory."""
+        materialise(self.network, device, dtype)
+        self.network.eval()
+
+    def checkpoint_slots(self) -> dict[str, Tensor]:
+        """Where each tensor of the checkpoint goes: its name there -> the parameter here."""
+        return {
+            name: parameter.data
+            for name, parameter in self.network.named_parameters(remove_duplicate=False)
+            if name not in TIED_NAMES
+        }
+
+    def encode(self, prompt: str) -> Tensor:
+        """(L, text_dim): the embeddings of a prompt's true tokens, at most `max_tokens`, the end mark included.
+
+        Padding is masked in the encoder, so leaving it out gives the same rows and saves most of the work.
+        """
+        ids = self.tokenizer(
+            [clean_prompt(prompt)], truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        ).input_ids.to(self.network.shared.weight.device)
+        embedded: Tensor = self.network(ids, torch.ones_like(ids)).last_hidden_state
+        return embedded[0]

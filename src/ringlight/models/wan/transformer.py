@@ -1,0 +1,349 @@
+"""The diffusion transformer of Wan2.2-TI2V (WanTransformer3DModel of diffusers is the reference for its numbers).
+
+B batch (always 1), S tokens, C channels, H heads, D head width, L rows of text, T latent frames. Tokens stand in the
+order time, row, column, so the first latent frame is a prefix of the sequence.
+
+What is done differently, with the same result to rounding:
+- Only distinct timesteps are embedded: one for text-to-video, two for image-to-video (the first frame is at time 0),
+  each valid for a run of tokens. Modulation is then weight and bias of the layer norm itself.
+- Text keys and values are projected once per request. All padding rows of a prompt give one and the same key and
+  value, so they stand as one column whose score is raised by the logarithm of their number.
+- Hidden states stay in float32 between the blocks; what follows attention runs on slices of the tokens, so that the
+  feed-forward's wide activations exist for one slice only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from ringlight.attention.kernel import AttentionKernel, merge
+from ringlight.core.spec import TransformerSpec
+from ringlight.models.wan.rope import rope_frequencies, rotate_
+
+SLICE_TOKENS = 4096
+
+
+class TextKeys:
+    """Keys and values of one prompt for one block: the rows that carry text, and what stands for the padding.
+
+    `k_BLHD` and `v_BLHD` hold the true rows; `pad_k_HD` and `pad_v_HD` the single row that all padding shares, and
+    `num_pad` how many there are of it.
+    """
+
+    def __init__(self, k_BLHD: Tensor, v_BLHD: Tensor, num_pad: int) -> None:
+        self.num_pad = num_pad
+        if num_pad:
+            self.pad_k_HD, self.pad_v_HD = k_BLHD[0, -1], v_BLHD[0, -1]
+            k_BLHD, v_BLHD = k_BLHD[:, :-1], v_BLHD[:, :-1]
+        self.k_BLHD, self.v_BLHD = k_BLHD, v_BLHD
+
+    def attend(self, q_BSHD: Tensor, kernel: AttentionKernel) -> Tensor:
+        """Attention to all rows, padding included, in the dtype of q."""
+        out, lse = kernel(q_BSHD, self.k_BLHD, self.v_BLHD)
+        if self.num_pad:
+            scores = torch.einsum("bshd,hd->bsh", q_BSHD, self.pad_k_HD).float()
+            pad_lse = scores.mul_(1 / math.sqrt(q_BSHD.shape[-1])).add_(math.log(self.num_pad))
+            out, _ = merge(out.float(), lse, self.pad_v_HD.float(), pad_lse)
+        return out.to(q_BSHD.dtype)
+
+
+class Modulation:
+    """Shift, scale and gate of the tokens, one row per distinct timestep; each row holds for a run of tokens.
+
+    `rows` is (R, 6 or 2, C) in float32, `ends` the R token indices where each run ends.
+    """
+
+    def __init__(self, rows: Tensor, ends: tuple[int, ...]) -> None:
+        self.rows = rows
+        self.ends = ends
+
+    def plus(self, table: Tensor) -> Modulation:
+        """These rows with a block's own table added."""
+        return Modulation(self.rows + table, self.ends)
+
+    def runs(self, start: int, stop: int) -> Iterator[tuple[Tensor, slice]]:
+        """(row, slice of the tokens start..stop relative to start) of every run that touches start..stop."""
+        begin = 0
+        for row, end in zip(self.rows, self.ends, strict=True):
+            low, high = max(begin, start), min(end, stop)
+            if low < high:
+                yield row, slice(low - start, high - start)
+            begin = end
+
+    def norm(self, x_BSC: Tensor, start: int, shift: int, dtype: torch.dtype, eps: float) -> Tensor:
+        """layer_norm(x) * (1 + scale) + shift for tokens that begin at `start`; scale is the row after shift."""
+        parts = [
+            F.layer_norm(x_BSC[:, run], x_BSC.shape[-1:], 1 + row[shift + 1], row[shift], eps).to(dtype)
+            for row, run in self.runs(start, start + x_BSC.shape[1])
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def add_gated_(self, x_BSC: Tensor, update_BSC: Tensor, start: int, gate: int) -> None:
+        """x += update * gate, in place."""
+        for row, run in self.runs(start, start + x_BSC.shape[1]):
+            x_BSC[:, run].addcmul_(update_BSC[:, run], row[gate])
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMS norm over all channels (not per head), in float32 whatever the input is."""
+    return F.rms_norm(x.float(), weight.shape, weight.float(), eps)
+
+
+class SelfAttention(nn.Module):
+    """The projections of a block's self-attention, q, k and v in one product."""
+
+    def __init__(self, spec: TransformerSpec) -> None:
+        super().__init__()
+        dim = spec.inner_dim
+        self.heads, self.eps = spec.num_attention_heads, spec.eps
+        self.to_qkv = nn.Linear(dim, 3 * dim)
+        self.norm_q = nn.Parameter(torch.empty(dim))
+        self.norm_k = nn.Parameter(torch.empty(dim))
+        self.to_out = nn.Linear(dim, dim)
+
+    def qkv(self, x_BSC: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v as BSHD in the dtype of x, normed and rotated."""
+        q, k, v = self.to_qkv(x_BSC).chunk(3, dim=-1)
+        rotated = (
+            rotate_(rms_norm(tensor, weight, self.eps).unflatten(-1, (self.heads, -1)), frequencies).to(x_BSC.dtype)
+            for tensor, weight in ((q, self.norm_q), (k, self.norm_k))
+        )
+        return *rotated, v.unflatten(-1, (self.heads, -1))
+
+
+class CrossAttention(nn.Module):
+    """The projections of a block's cross-attention to the text."""
+
+    def __init__(self, spec: TransformerSpec) -> None:
+        super().__init__()
+        dim = spec.inner_dim
+        self.heads, self.eps = spec.num_attention_heads, spec.eps
+        self.to_q = nn.Linear(dim, dim)
+        self.to_kv = nn.Linear(dim, 2 * dim)
+        self.norm_q = nn.Parameter(torch.empty(dim))
+        self.norm_k = nn.Parameter(torch.empty(dim))
+        self.to_out = nn.Linear(dim, dim)
+
+    def keys(self, text_BLC: Tensor, num_pad: int) -> TextKeys:
+        """Keys and values of projected text rows; the last row is the padding's where `num_pad` is not 0."""
+        k, v = self.to_kv(text_BLC).chunk(2, dim=-1)
+        k = rms_norm(k, self.norm_k, self.eps).to(text_BLC.dtype)
+        k_BLHD, v_BLHD = (tensor.unflatten(-1, (self.heads, -1)).contiguous() for tensor in (k, v))
+        return TextKeys(k_BLHD, v_BLHD, num_pad)
+
+    def forward(self, x_BSC: Tensor, keys: TextKeys, kernel: AttentionKernel) -> Tensor:
+        q = rms_norm(self.to_q(x_BSC), self.norm_q, self.eps).to(x_BSC.dtype)
+        out: Tensor = self.to_out(keys.attend(q.unflatten(-1, (self.heads, -1)), kernel).flatten(2))
+        return out
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a tanh-approximated GELU between, which is applied in place."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(dim, hidden_dim)
+        self.down = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(torch.ops.aten.gelu_(self.up(x), approximate="tanh"))
+        return out
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention, feed-forward. Token by token but for self-attention."""
+
+    def __init__(self, spec: TransformerSpec) -> None:
+        super().__init__()
+        dim = spec.inner_dim
+        self.eps = spec.eps
+        self.attn1 = SelfAttention(spec)
+        self.attn2 = CrossAttention(spec)
+        self.norm2 = nn.LayerNorm(dim, spec.eps)
+        self.ffn = FeedForward(dim, spec.ffn_dim)
+        self.scale_shift_table = nn.Parameter(torch.empty(6, dim))
+
+    def qkv(self, x_BSC: Tensor, modulation: Modulation, frequencies: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v (BSHD) of the tokens, from the hidden states before the block."""
+        dtype = self.attn1.to_qkv.weight.dtype
+        return self.attn1.qkv(modulation.norm(x_BSC, 0, 0, dtype, self.eps), frequencies)
+
+    def finish_(
+        self,
+        x_BSC: Tensor,
+        attended_BSC: Tensor,
+        start: int,
+        modulation: Modulation,
+        keys: TextKeys,
+        kernel: AttentionKernel,
+    ) -> None:
+        """All that follows self-attention, in place on a slice of the tokens that begins at `start`."""
+        dtype = attended_BSC.dtype
+        modulation.add_gated_(x_BSC, self.attn1.to_out(attended_BSC), start, gate=2)
+        normed = F.layer_norm(x_BSC, x_BSC.shape[-1:], self.norm2.weight, self.norm2.bias, self.eps).to(dtype)
+        x_BSC += self.attn2(normed, keys, kernel)
+        normed = modulation.norm(x_BSC, start, 3, dtype, self.eps)
+        modulation.add_gated_(x_BSC, self.ffn(normed), start, gate=5)
+
+
+class ConditionEmbedder(nn.Module):
+    """Embeds distinct timesteps and text rows."""
+
+    def __init__(self, spec: TransformerSpec) -> None:
+        super().__init__()
+        dim = spec.inner_dim
+        self.freq_dim = spec.freq_dim
+        self.time_embedder = nn.ModuleDict(
+            {"linear_1": nn.Linear(spec.freq_dim, dim), "linear_2": nn.Linear(dim, dim)}
+        )
+        self.time_proj = nn.Linear(dim, 6 * dim)
+        self.text_embedder = nn.ModuleDict(
+            {"linear_1": nn.Linear(spec.text_dim, dim), "linear_2": nn.Linear(dim, dim)}
+        )
+
+    def embed_time(self, timesteps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """(R,) timesteps -> embedding (R, C) for the head and modulation rows (R, 6, C), computed as the blocks are."""
+        half = self.freq_dim // 2
+        exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) * (-math.log(10000) / half)
+        angles = timesteps.float()[:, None] * exponents.exp()[None]
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        embedding = self.time_embedder["linear_2"](F.silu(self.time_embedder["linear_1"](waves))).to(dtype)
+        return embedding, self.time_proj(F.silu(embedding)).unflatten(-1, (6, -1))
+
+    def embed_text(self, text: Tensor) -> Tensor:
+        """(B, L, text_dim) -> (B, L, C)."""
+        hidden = F.gelu(self.text_embedder["linear_1"](text), approximate="tanh")
+        embedded: Tensor = self.text_embedder["linear_2"](hidden)
+        return embedded
+
+
+class WanTransformer(nn.Module):
+    """Predicts the velocity of latents at given timesteps under a prompt."""
+
+    KEPT_IN_FLOAT32 = ("time_embedder", "scale_shift_table", "norm2")
+
+    def __init__(self, spec: TransformerSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        dim = spec.inner_dim
+        patch_channels = math.prod(spec.patch_size)
+        self.patch_embedding = nn.Linear(spec.in_channels * patch_channels, dim)
+        self.condition_embedder = ConditionEmbedder(spec)
+        self.blocks = nn.ModuleList(TransformerBlock(spec) for _ in range(spec.num_layers))
+        self.proj_out = nn.Linear(dim, spec.out_channels * patch_channels)
+        self.scale_shift_table = nn.Parameter(torch.empty(2, dim))
+        self._rope: tuple[tuple[int, int, int], Tensor] | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the matrix products; hidden states are float32."""
+        return self.patch_embedding.weight.dtype
+
+    def checkpoint_slots(self) -> dict[str, Tensor]:
+        """Where each tensor of the checkpoint goes: its name and shape there -> a view of a parameter here."""
+        slots: dict[str, Tensor] = {}
+        for name, parameter in self.named_parameters():
+            slots |= _slots_of(name, parameter.data, self.spec)
+        return slots
+
+    def text_keys(self, text_LC: Tensor, num_rows: int) -> list[TextKeys]:
+        """Keys and values of a prompt for every block: to be kept for all steps of a request.
+
+        `text_LC` are the true rows of the encoder's output; rows from there to `num_rows` are padding: zeros,
+        which the text projection turns into one and the same key and value each.
+        """
+        num_pad = num_rows - text_LC.shape[0]
+        rows = F.pad(text_LC, (0, 0, 0, 1)) if num_pad else text_LC
+        embedded = self.condition_embedder.embed_text(rows.unsqueeze(0).to(self.dtype))
+        return [block.attn2.keys(embedded, num_pad) for block in self._blocks()]
+
+    def forward(
+        self, latents_BCTHW: Tensor, timesteps: Tensor, keys: list[TextKeys], kernel: AttentionKernel
+    ) -> Tensor:
+        """The predicted velocity, BCTHW in the dtype of the products.
+
+        `timesteps` holds one value for all tokens, or two: the first latent frame's, then all others'.
+        """
+        tokens, grid = self._patchify(latents_BCTHW)
+        frequencies = self._rope_for(grid, latents_BCTHW.device)
+        embedding, rows = self.condition_embedder.embed_time(timesteps, self.dtype)
+        num_tokens, num_first = tokens.shape[1], grid[1] * grid[2]
+        ends = (num_tokens,) if len(timesteps) == 1 else (num_first, num_tokens)
+        x = self.patch_embedding(tokens).float()
+        time_rows = Modulation(rows.float(), ends)
+        for block, block_keys in zip(self._blocks(), keys, strict=True):
+            modulation = time_rows.plus(block.scale_shift_table)
+            attended, _ = kernel(*block.qkv(x, modulation, frequencies))
+            for start, stop in _slices(num_tokens):
+                sliced = slice(start, stop)
+                block.finish_(x[:, sliced], attended[:, sliced].flatten(2), start, modulation, block_keys, kernel)
+            del attended
+        head = Modulation(embedding.float().unsqueeze(1), ends).plus(self.scale_shift_table)
+        out = torch.cat([self._head(x[:, start:stop], start, head) for start, stop in _slices(num_tokens)], dim=1)
+        return self._unpatchify(out, grid)
+
+    def _head(self, x_BSC: Tensor, start: int, modulation: Modulation) -> Tensor:
+        out: Tensor = self.proj_out(modulation.norm(x_BSC, start, 0, self.dtype, self.spec.eps))
+        return out
+
+    def _blocks(self) -> Iterator[TransformerBlock]:
+        for block in self.blocks:
+            assert isinstance(block, TransformerBlock)
+            yield block
+
+    def _rope_for(self, grid: tuple[int, int, int], device: torch.device) -> Tensor:
+        """Rotations of a grid, computed once per shape."""
+        if self._rope is None or self._rope[0] != grid:
+            self._rope = (grid, rope_frequencies(grid, self.spec.attention_head_dim, device))
+        return self._rope[1]
+
+    def _patchify(self, latents_BCTHW: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+        """Latents as tokens (B, S, C x patch), and the grid of tokens."""
+        _, ph, pw = self.spec.patch_size
+        batch, channels, frames, height, width = latents_BCTHW.shape
+        grid = (frames, height // ph, width // pw)
+        patches = latents_BCTHW.to(self.dtype).view(batch, channels, frames, grid[1], ph, grid[2], pw)
+        return patches.permute(0, 2, 3, 5, 1, 4, 6).reshape(batch, math.prod(grid), channels * ph * pw), grid
+
+    def _unpatchify(self, out: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Tokens (B, S, patch x C) as a video of latents; channels run fastest within a patch here."""
+        _, ph, pw = self.spec.patch_size
+        patches = out.view(out.shape[0], *grid, ph, pw, self.spec.out_channels)
+        video: Tensor = patches.permute(0, 6, 1, 2, 4, 3, 5).reshape(
+            out.shape[0], self.spec.out_channels, grid[0], grid[1] * ph, grid[2] * pw
+        )
+        return video
+
+
+def _slices(num_tokens: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, num_tokens, SLICE_TOKENS):
+        yield start, min(start + SLICE_TOKENS, num_tokens)
+
+
+def _slots_of(name: str, parameter: Tensor, spec: TransformerSpec) -> dict[str, Tensor]:
+    """The checkpoint's names for one of our parameters, with views of its shape there."""
+    dim = spec.inner_dim
+    for fused, parts in (("to_qkv", ("to_q", "to_k", "to_v")), ("to_kv", ("to_k", "to_v"))):
+        if f".{fused}." in name:
+            return {
+                name.replace(fused, part): parameter[i * dim : (i + 1) * dim] for i, part in enumerate(parts)
+            }
+    if name == "patch_embedding.weight":
+        return {name: parameter.view(dim, spec.in_channels, *spec.patch_size)}
+    if name.endswith("scale_shift_table"):
+        return {name: parameter.unsqueeze(0)}
+    for ours, theirs in (
+        (".norm_q", ".norm_q.weight"),
+        (".norm_k", ".norm_k.weight"),
+        (".to_out.", ".to_out.0."),
+        (".ffn.up.", ".ffn.net.0.proj."),
+        (".ffn.down.", ".ffn.net.2."),
+    ):
+        if name.endswith(ours) or (ours.endswith(".") and ours in name):
+            return {name.replace(ours, theirs): parameter}
+    return {name: parameter}

@@ -1,0 +1,1 @@
+"""Stages in a straight line, from a request to frames."""

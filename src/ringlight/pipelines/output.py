@@ -1,0 +1,211 @@
+"""Frames to files. Frames stream in as they are decoded; a thread encodes them, so that encoding costs no time.
+
+Every writer works on part files beside the output and moves them into place at the end: what is there is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import av
+import numpy as np
+import safetensors.torch
+from av.video.reformatter import ColorRange, Colorspace
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ringlight.core.output import part_path
+from ringlight.core.request import VideoRequest
+
+QUEUED_CHUNKS = 4
+BT709 = 1
+
+Frames = NDArray[Any]
+
+
+class FrameWriter(Protocol):
+    """Takes frames as they come; `finish` returns the paths written, `abort` leaves nothing behind."""
+
+    def write(self, frames_FHWC: Tensor) -> None:
+        """Take decoded frames (F, H, W, 3) in [-1, 1], on any device."""
+        ...
+
+    def finish(self) -> list[str]: ...
+
+    def abort(self) -> None: ...
+
+
+class Encoder(Protocol):
+    """Encodes an iterator of uint8 frames (H, W, 3) into one part file or several; runs in a thread of its own."""
+
+    def __call__(self, frames: Iterator[Frames], part: Path, request: VideoRequest) -> None: ...
+
+
+def encode_video(frames: Iterator[Frames], part: Path, request: VideoRequest) -> None:
+    """H.264 or VP9 by extension: 4:2:0, BT.709 and tagged so, ready for streaming."""
+    codec, options = {
+        ".mp4": ("libx264", {"crf": "18", "preset": "fast"}),
+        ".webm": ("libvpx-vp9", {"crf": "24", "b:v": "0", "deadline": "good", "cpu-used": "4"}),
+    }[part.suffix.lower()]
+    container_options = {"movflags": "+faststart"} if part.suffix.lower() == ".mp4" else {}
+    with av.open(str(part), "w", options=container_options) as container:
+        stream = container.add_stream(codec, rate=Fraction(request.fps), options=options)
+        stream.width, stream.height, stream.pix_fmt = request.width, request.height, "yuv420p"
+        context = stream.codec_context
+        context.color_range, context.colorspace = ColorRange.MPEG, BT709
+        context.color_primaries = context.color_trc = BT709
+        for pixels in frames:
+            picture = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+
+
+def encode_gif(frames: Iterator[Frames], part: Path, request: VideoRequest) -> None:
+    """An endless animated GIF; its clock counts hundredths of a second, at least two per frame."""
+    pictures = (Image.fromarray(pixels) for pixels in frames)
+    duration = max(20, round(100 / request.fps) * 10)
+    next(pictures).save(part, save_all=True, append_images=pictures, duration=duration, loop=0)
+
+
+ENCODERS: dict[str, Encoder] = {".mp4": encode_video, ".webm": encode_video, ".gif": encode_gif}
+
+
+class EncodedWriter:
+    """Frames as uint8 through a bounded queue to an encoder in a thread."""
+
+    def __init__(self, path: Path, request: VideoRequest, job_id: str) -> None:
+        self._path = path
+        self._part = part_path(path, job_id)
+        self._queue: queue.Queue[Frames | None] = queue.Queue(QUEUED_CHUNKS)
+        self._error: Exception | None = None
+        self._abandoned = False
+        self._thread = threading.Thread(target=self._run, args=(request,), name="encoder", daemon=True)
+        self._thread.start()
+
+    def write(self, frames_FHWC: Tensor) -> None:
+        self._put(to_uint8(frames_FHWC))
+
+    def finish(self) -> list[str]:
+        self._put(None)
+        self._thread.join()
+        if self._error is not None:
+            self._part.unlink(missing_ok=True)
+            raise self._error
+        os.replace(self._part, self._path)
+        return [str(self._path)]
+
+    def abort(self) -> None:
+        self._abandoned = True
+        self._put(None)
+        self._thread.join()
+        self._part.unlink(missing_ok=True)
+
+    def _put(self, frames: Frames | None) -> None:
+        """Hand frames to the thread; once it has failed they are dropped, and `finish` raises its error."""
+        while self._thread.is_alive():
+            try:
+                return self._queue.put(frames, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def _run(self, request: VideoRequest) -> None:
+        try:
+            ENCODERS[self._part.suffix.lower()](self._frames(), self._part, request)
+        except Exception as error:  # handed on by finish()
+            self._error = error
+
+    def _frames(self) -> Iterator[Frames]:
+        while (frames := self._queue.get()) is not None:
+            if not self._abandoned:
+                yield from frames
+
+
+class PngWriter:
+    """One picture, or numbered ones by a pattern."""
+
+    def __init__(self, path: Path, request: VideoRequest, job_id: str) -> None:
+        self._path = path
+        self._job_id = job_id
+        self._numbered = "%" in path.name
+        self._parts: list[tuple[Path, Path]] = []
+
+    def write(self, frames_FHWC: Tensor) -> None:
+        for pixels in to_uint8(frames_FHWC):
+            number = len(self._parts)
+            path = self._path.with_name(self._path.name % number) if self._numbered else self._path
+            self._parts.append((part_path(path, self._job_id), path))
+            Image.fromarray(pixels).save(self._parts[-1][0])
+
+    def finish(self) -> list[str]:
+        for part, path in self._parts:
+            os.replace(part, path)
+        return [str(path) for _, path in self._parts]
+
+    def abort(self) -> None:
+        for part, _ in self._parts:
+            part.unlink(missing_ok=True)
+
+
+class NpyWriter:
+    """float32 frames [F, H, W, 3] in 0..1, as they left the decoder."""
+
+    def __init__(self, path: Path, request: VideoRequest, job_id: str) -> None:
+        self._path = path
+        self._part = part_path(path, job_id)
+        shape = (request.num_frames, request.height, request.width, 3)
+        self._array = np.lib.format.open_memmap(self._part, "w+", dtype=np.float32, shape=shape)
+        self._written = 0
+
+    def write(self, frames_FHWC: Tensor) -> None:
+        stop = self._written + len(frames_FHWC)
+        self._array[self._written : stop] = frames_FHWC.float().mul(0.5).add_(0.5).cpu().numpy()
+        self._written = stop
+
+    def finish(self) -> list[str]:
+        self._array.flush()
+        os.replace(self._part, self._path)
+        return [str(self._path)]
+
+    def abort(self) -> None:
+        self._part.unlink(missing_ok=True)
+
+
+WRITERS: dict[str, type[EncodedWriter] | type[PngWriter] | type[NpyWriter]] = {
+    ".mp4": EncodedWriter,
+    ".webm": EncodedWriter,
+    ".gif": EncodedWriter,
+    ".png": PngWriter,
+    ".npy": NpyWriter,
+}
+
+
+def open_writer(path: Path, request: VideoRequest, job_id: str) -> FrameWriter:
+    """The writer for this extension, ready for frames."""
+    return WRITERS[path.suffix.lower()](path, request, job_id)
+
+
+def save_latents(latents: Tensor, path: Path, job_id: str) -> list[str]:
+    """Write final latents (1, z, T, h, w), normalised as the transformer sees them."""
+    part = part_path(path, job_id)
+    try:
+        safetensors.torch.save_file({"latents": latents.contiguous().cpu()}, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return [str(path)]
+
+
+def to_uint8(frames_FHWC: Tensor) -> Frames:
+    """Frames in [-1, 1] as uint8 on the CPU, rounded to nearest; converted on their own device."""
+    scaled = frames_FHWC.float().mul(127.5).add_(127.5).round_().clamp_(0, 255)
+    pixels: Frames = scaled.byte().cpu().numpy()
+    return pixels

@@ -1,0 +1,83 @@
+"""Tracer: times stages with the device synchronised at their ends, and asks for each one's peak of memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import ParamSpec, Protocol, TypeVar
+
+import torch
+
+from ringlight.core.report import StageReport
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class MemoryMeter(Protocol):
+    """Measures peaks of memory since it was last reset, in bytes."""
+
+    def reset(self) -> None: ...
+
+    def peak_bytes(self) -> int: ...
+
+
+class JobEvents(Protocol):
+    """What a run tells while it works, and how it learns that it should stop."""
+
+    def stage_started(self, stage: str) -> None: ...
+
+    def step_finished(self, step: int, num_steps: int, seconds: float) -> None: ...
+
+    def frames_decoded(self, num_done: int, num_frames: int) -> None: ...
+
+    def check_cancelled(self) -> None:
+        """Raise Cancelled when the job should stop."""
+        ...
+
+
+class Tracer:
+    """Collects the stages of one run. Stages do not nest; what lies between them is the report's Other row."""
+
+    def __init__(self, device: torch.device, memory: MemoryMeter, events: JobEvents) -> None:
+        self.stages: list[StageReport] = []
+        self.step_seconds: list[float] = []
+        self.events = events
+        self._device = device
+        self._memory = memory
+
+    def timed(self, name: str, stage: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a stage and record its seconds and peak memory under its name."""
+        self.events.check_cancelled()
+        self.events.stage_started(name)
+        self._memory.reset()
+        start = self._now()
+        result = stage(*args, **kwargs)
+        seconds = self._now() - start
+        self.stages.append(StageReport(name=name, seconds=seconds, peak_bytes=self._memory.peak_bytes()))
+        return result
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+class StepClock:
+    """Seconds of each denoising step, the device synchronised at its end; reports each to the events."""
+
+    def __init__(self, tracer: Tracer, device: torch.device, num_steps: int) -> None:
+        self._tracer = tracer
+        self._device = device
+        self._num_steps = num_steps
+        self._last = time.perf_counter()
+
+    def tick(self) -> None:
+        """A step is done."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        steps = self._tracer.step_seconds
+        steps.append(now - self._last)
+        self._last = now
+        self._tracer.events.step_finished(len(steps), self._num_steps, steps[-1])

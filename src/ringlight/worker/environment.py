@@ -1,0 +1,89 @@
+"""Which device and dtypes a worker uses, and what it tells of its surroundings in every report."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ringlight.core.config import EngineConfig
+from ringlight.core.errors import InvalidSetting
+
+PACKAGES = ("ringlight", "torch", "diffusers", "transformers", "av")
+
+
+def choose_device(config: EngineConfig) -> torch.device:
+    """The device asked for; auto is CUDA where there is one. Raises InvalidSetting where it is not there."""
+    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        built = torch.version.cuda or "none"
+        raise InvalidSetting(
+            f"--device cuda: torch {torch.__version__} (built for CUDA: {built}) sees no CUDA device; "
+            "install a CUDA build of torch and a driver, or use --device cpu"
+        )
+    return torch.device("cuda", 0)
+
+
+def choose_dtypes(config: EngineConfig, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
+    """(networks, VAE). Auto is bfloat16 on CUDA and float32 on a CPU, where bfloat16 products are slow."""
+    automatic = "bfloat16" if device.type == "cuda" else "float32"
+    name = automatic if config.dtype == "auto" else config.dtype
+    return getattr(torch, name), getattr(torch, config.vae_dtype)
+
+
+def apply_settings(config: EngineConfig) -> None:
+    """Set what torch keeps for the whole process: threads and TensorFloat-32."""
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    torch.backends.cuda.matmul.allow_tf32 = config.tf32
+    torch.backends.cudnn.allow_tf32 = config.tf32
+
+
+def describe(
+    config: EngineConfig, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype, kernel: str
+) -> dict[str, Any]:
+    """The conditions that a measurement travels with."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "device_type": device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "vae_dtype": str(vae_dtype).removeprefix("torch."),
+        "attention_kernel": kernel,
+        "tf32": config.tf32 if device.type == "cuda" else None,
+        "load_format": config.load_format,
+        "num_threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cuda": torch.version.cuda,
+        "versions": {package: version(package) for package in PACKAGES},
+        "commit": _commit(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of a source checkout, with + where it is changed; None for an installed package."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return None
+    git = ["git", "-C", str(root)]
+    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
+    if head.returncode:
+        return None
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=False
+    )
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

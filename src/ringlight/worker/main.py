@@ -1,0 +1,187 @@
+"""The process: load, then make one video after another until told to stop or left alone.
+
+Started by the engine as `python -m ringlight.worker.main FD SETUP`, where FD is the number of an inherited socket and
+SETUP a WorkerSetup in JSON. If the engine dies, the socket closes and this process ends at once.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import msgspec
+import torch
+
+from ringlight.core import messages
+from ringlight.core.errors import Cancelled, InvalidRequest, OutOfMemory, RinglightError, WorkerError
+from ringlight.core.layout import ParallelLayout
+from ringlight.core.report import RunReport, workload_hash
+from ringlight.pipelines.trace import Tracer
+from ringlight.pipelines.wan22_ti2v import Wan22TI2V
+from ringlight.worker import environment
+from ringlight.worker.memory import meter_for
+
+
+class Corridor:
+    """The socket to the engine: sends messages from any thread, and sorts what comes in on one of its own."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._send_lock = threading.Lock()
+        self._cancelled: set[str] = set()
+        self.jobs: queue.Queue[messages.RunJob | None] = queue.Queue()
+        threading.Thread(target=self._receive, name="corridor", daemon=True).start()
+
+    def send(self, message: messages.FromWorker) -> None:
+        with self._send_lock:
+            self._connection.send_bytes(messages.encode(message))
+
+    def is_cancelled(self, job_id: str) -> bool:
+        return job_id in self._cancelled
+
+    def _receive(self) -> None:
+        try:
+            while True:
+                message = messages.to_worker_decoder.decode(self._connection.recv_bytes())
+                match message:
+                    case messages.RunJob():
+                        self.jobs.put(message)
+                    case messages.CancelJob(job_id=job_id):
+                        self._cancelled.add(job_id)
+                    case messages.Shutdown():
+                        self.jobs.put(None)
+        except (EOFError, OSError):
+            os._exit(1)  # the engine is gone; nobody waits for what we do
+
+
+class Events:
+    """Tells the engine how one job goes."""
+
+    def __init__(self, corridor: Corridor, job_id: str) -> None:
+        self._corridor = corridor
+        self._job_id = job_id
+
+    def stage_started(self, stage: str) -> None:
+        self._corridor.send(messages.StageStarted(job_id=self._job_id, stage=stage))
+
+    def step_finished(self, step: int, num_steps: int, seconds: float) -> None:
+        self._corridor.send(
+            messages.StepFinished(job_id=self._job_id, step=step, num_steps=num_steps, seconds=seconds)
+        )
+
+    def frames_decoded(self, num_done: int, num_frames: int) -> None:
+        self._corridor.send(
+            messages.FramesDecoded(job_id=self._job_id, num_done=num_done, num_frames=num_frames)
+        )
+
+    def check_cancelled(self) -> None:
+        if self._corridor.is_cancelled(self._job_id):
+            raise Cancelled("cancelled")
+
+
+class Worker:
+    """One rank: a loaded model and the loop over jobs."""
+
+    def __init__(self, setup: messages.WorkerSetup, corridor: Corridor) -> None:
+        start = time.perf_counter()
+        self._corridor = corridor
+        environment.apply_settings(setup.config)
+        self._device = environment.choose_device(setup.config)
+        dtype, vae_dtype = environment.choose_dtypes(setup.config, self._device)
+        self._pipeline = Wan22TI2V(setup.config, setup.limits, self._device, dtype, vae_dtype)
+        self._environment = environment.describe(
+            setup.config, self._device, dtype, vae_dtype, self._pipeline.kernel.name
+        )
+        self._meter = meter_for(self._device)
+        seconds = time.perf_counter() - start
+        corridor.send(messages.WorkerReady(environment=self._environment, load_seconds=seconds))
+
+    def serve(self) -> None:
+        """Run jobs until told to stop."""
+        while (job := self._corridor.jobs.get()) is not None:
+            try:
+                report = self._run(job)
+            except Exception as error:
+                failure = as_ringlight_error(error, job)
+                problems = list(failure.problems) if isinstance(failure, InvalidRequest) else []
+                self._corridor.send(
+                    messages.JobFailed(
+                        job_id=job.job_id, code=failure.code, message=str(failure), problems=problems
+                    )
+                )
+                release_memory(self._device)
+            else:
+                self._corridor.send(messages.JobCompleted(job_id=job.job_id, report=report))
+
+    def _run(self, job: messages.RunJob) -> RunReport:
+        request = job.request
+        self._meter.start()
+        tracer = Tracer(self._device, self._meter, Events(self._corridor, job.job_id))
+        start = time.perf_counter()
+        outputs = self._pipeline.run(request, Path(job.output), job.job_id, tracer)
+        total = time.perf_counter() - start
+        workload = request.workload() | {"model": self._pipeline.spec.name}
+        return RunReport(
+            workload=workload,
+            workload_hash=workload_hash(workload),
+            layout=ParallelLayout().name,
+            environment=self._environment,
+            stages=tracer.stages,
+            other_seconds=total - sum(stage.seconds for stage in tracer.stages),
+            total_seconds=total,
+            step_seconds=tracer.step_seconds,
+            memory=[self._meter.report()],
+            num_tokens=self._pipeline.spec.num_tokens(request.num_frames, request.height, request.width),
+            outputs=outputs,
+        )
+
+
+def as_ringlight_error(error: Exception, job: messages.RunJob) -> RinglightError:
+    """The error to report: ours as it is, running out of memory with its remedy, all else with a traceback logged."""
+    if isinstance(error, RinglightError):
+        return error
+    request = job.request
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
+        return OutOfMemory(
+            f"{request.width}x{request.height} with {request.num_frames} frames does not fit into this device's "
+            "memory; ask for a smaller size or fewer frames, or use --vae-dtype bfloat16"
+        )
+    traceback.print_exception(error)
+    return WorkerError(f"{type(error).__name__}: {error}")
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what a failed job held, so that the next one starts clean."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def main() -> None:
+    """Entry point of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the engine's to answer
+    corridor = Corridor(Connection(int(sys.argv[1])))
+    setup = msgspec.json.decode(sys.argv[2], type=messages.WorkerSetup)
+    try:
+        worker = Worker(setup, corridor)
+    except Exception as error:
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            error = OutOfMemory("the model's weights do not fit into this device's memory")
+        if not isinstance(error, RinglightError):
+            traceback.print_exception(error)
+            error = WorkerError(f"{type(error).__name__}: {error}")
+        corridor.send(messages.WorkerFailed(code=error.code, message=str(error)))
+        sys.exit(1)
+    worker.serve()
+
+
+if __name__ == "__main__":
+    main()

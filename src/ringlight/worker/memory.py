@@ -1,0 +1,104 @@
+"""Peaks of memory of this process: the caching allocator's on CUDA, the resident size on a CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from pathlib import Path
+
+import torch
+
+from ringlight.core.report import MemoryReport
+
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+RESET_PEAK = "5"  # proc(5): resets the peak resident set size
+
+
+class CudaMeter:
+    """Peaks of the caching allocator. `idle` is not needed: weights count as allocated."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._peaks = (0, 0)
+
+    def start(self) -> None:
+        """A new job: forget earlier peaks."""
+        torch.cuda.empty_cache()
+        self._peaks = (0, 0)
+        self.reset()
+
+    def reset(self) -> None:
+        self._fold()
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+    def peak_bytes(self) -> int:
+        """Peak reserved since the last reset."""
+        return torch.cuda.max_memory_reserved(self._device)
+
+    def report(self) -> MemoryReport:
+        """Peaks since `start`."""
+        self._fold()
+        reserved, allocated = self._peaks
+        overhead = reserved - allocated
+        return MemoryReport(
+            rank=0,
+            device=str(self._device),
+            peak_reserved_bytes=reserved,
+            peak_allocated_bytes=allocated,
+            overhead_bytes=overhead,
+            overhead_ratio=overhead / reserved if reserved else 0.0,
+        )
+
+    def _fold(self) -> None:
+        reserved, allocated = self._peaks
+        self._peaks = (
+            max(reserved, torch.cuda.max_memory_reserved(self._device)),
+            max(allocated, torch.cuda.max_memory_allocated(self._device)),
+        )
+
+
+class ResidentMeter:
+    """The resident size of the process, whose peak Linux keeps and can reset."""
+
+    def __init__(self) -> None:
+        self._idle = 0
+        self._peak = 0
+
+    def start(self) -> None:
+        """A new job: what is resident now, freed memory given back, is the idle worker."""
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        self._peak = 0
+        CLEAR_REFS.write_text(RESET_PEAK)
+        self._idle = self._read("VmRSS")
+
+    def reset(self) -> None:
+        self._peak = max(self._peak, self.peak_bytes())
+        CLEAR_REFS.write_text(RESET_PEAK)
+
+    def peak_bytes(self) -> int:
+        """Peak resident size since the last reset."""
+        return self._read("VmHWM")
+
+    def report(self) -> MemoryReport:
+        """Peaks since `start`, and the growth over the idle worker."""
+        peak = max(self._peak, self.peak_bytes())
+        return MemoryReport(
+            rank=0,
+            device="cpu",
+            peak_resident_bytes=peak,
+            idle_resident_bytes=self._idle,
+            resident_growth_bytes=peak - self._idle,
+        )
+
+    def _read(self, field: str) -> int:
+        for line in STATUS.read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+        raise OSError(f"{STATUS} has no {field}")
+
+
+def meter_for(device: torch.device) -> CudaMeter | ResidentMeter:
+    """The meter of a device."""
+    return CudaMeter(device) if device.type == "cuda" else ResidentMeter()
