@@ -18,28 +18,42 @@ OUT = Path(__file__).parents[1] / "src" / "ringlight" / "models" / "wan" / "demo
 SPECIAL = ["<pad>", "</s>", "<unk>"]
 NUM_LEARNT = 1700
 
-SUBJECTS = """a grey cat; two dogs; an old lighthouse keeper; a woman in a red coat; a child with a yellow kite; a flock of
-starlings; a steam train; a wooden boat; a glass of tea; a candle flame; a mountain village; a robot gardener; a surfer;
-a violin player; a paper lantern; an astronaut; a herd of horses; a street market; a bicycle courier; a whale; a hot air
-balloon; a clock tower; a dancer; a waterfall; a field of poppies; a city skyline; a lizard on a rock; a chef; a comet;
-the portrait of an admiral; a computer scientist; a ring of light; a hummingbird; a vintage car; a snowy forest""".split(";")
-ACTIONS = """walks slowly along the beach; turns towards the camera and smiles; runs through tall grass in the wind; drifts
-across a calm lake at dawn; climbs the stairs; rises above the clouds; spins in the rain; opens an old wooden door; waves
-from the window; dances under falling leaves; glides over the water; burns down while smoke curls upward; looks up at the
-stars; jumps over a puddle; melts in the afternoon sun; pours from a silver kettle; crosses a bridge at night; sails into
-the storm; plays in the snow; sings on a small stage; flies between tall buildings; sleeps beside the fire""".split(";")
-STYLES = """cinematic lighting, shallow depth of field; slow motion, high detail, sharp focus; hand-held camera, film grain; wide
-aerial shot, golden hour; close-up, soft natural light; watercolour animation, gentle colours; black and white documentary;
-time lapse, vivid colours, 4k; low angle tracking shot; static tripod shot, overcast sky; studio light on a dark background;
-neon reflections on wet asphalt; blurry, low quality, distorted, watermark, text, extra fingers, overexposed, jpeg artefacts;
-no people, no text, best quality, realistic motion, steady camera, smooth panning from left to right""".split(";")
+SUBJECTS = """
+a grey cat; two dogs; an old lighthouse keeper; a woman in a red coat; a child with a yellow kite; a flock of
+starlings; a steam train; a wooden boat; a glass of tea; a candle flame; a mountain village; a robot gardener; a
+surfer; a violin player; a paper lantern; an astronaut; a herd of horses; a street market; a bicycle courier; a
+whale; a hot air balloon; a clock tower; a dancer; a waterfall; a field of poppies; a city skyline; a lizard on
+a rock; a chef; a comet; the portrait of an admiral; a computer scientist; a ring of light; a hummingbird; a
+vintage car; a snowy forest
+"""
+ACTIONS = """
+walks slowly along the beach; turns towards the camera and smiles; runs through tall grass in the wind; drifts
+across a calm lake at dawn; climbs the stairs; rises above the clouds; spins in the rain; opens an old wooden
+door; waves from the window; dances under falling leaves; glides over the water; burns down while smoke curls
+upward; looks up at the stars; jumps over a puddle; melts in the afternoon sun; pours from a silver kettle;
+crosses a bridge at night; sails into the storm; plays in the snow; sings on a small stage; flies between tall
+buildings; sleeps beside the fire
+"""
+STYLES = """
+cinematic lighting, shallow depth of field; slow motion, high detail, sharp focus; hand-held camera, film grain;
+wide aerial shot, golden hour; close-up, soft natural light; watercolour animation, gentle colours; black and
+white documentary; time lapse, vivid colours, 4k; low angle tracking shot; static tripod shot, overcast sky;
+studio light on a dark background; neon reflections on wet asphalt; blurry, low quality, distorted, watermark,
+text, extra fingers, overexposed, jpeg artefacts; no people, no text, best quality, realistic motion, steady
+camera, smooth panning from left to right
+"""
+
+
+def phrases(listed: str) -> list[str]:
+    """The parts between semicolons, on one line each."""
+    return [" ".join(phrase.split()) for phrase in listed.split(";")]
 
 
 def sentences() -> list[str]:
     """Every subject with every action and style."""
     return [
-        f"{subject.strip()} {action.strip()}, {style.strip()}."
-        for subject, action, style in itertools.product(SUBJECTS, ACTIONS, STYLES)
+        f"{subject} {action}, {style}."
+        for subject, action, style in itertools.product(phrases(SUBJECTS), phrases(ACTIONS), phrases(STYLES))
     ]
 
 
@@ -51,7 +65,11 @@ def main() -> None:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.UnigramTrainer(
-        vocab_size=NUM_LEARNT, special_tokens=SPECIAL, unk_token="<unk>", max_piece_length=12, show_progress=False
+        vocab_size=NUM_LEARNT,
+        special_tokens=SPECIAL,
+        unk_token="<unk>",
+        max_piece_length=12,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(sentences(), trainer)
     plain = json.loads(tokenizer.to_str())

@@ -27,9 +27,7 @@ class FlashCpu:
 
     def __call__(self, q_BSHD: Tensor, k_BLHD: Tensor, v_BLHD: Tensor) -> tuple[Tensor, Tensor]:
         assert q_BSHD.numel() and k_BLHD.numel(), "flash attention on a CPU needs at least one query and one key"
-        out_BHSD, lse_BHS = ATEN._scaled_dot_product_flash_attention_for_cpu(
-            *_heads_first(q_BSHD, k_BLHD, v_BLHD)
-        )
+        out_BHSD, lse_BHS = ATEN._scaled_dot_product_flash_attention_for_cpu(*_heads_first(q_BSHD, k_BLHD, v_BLHD))
         return out_BHSD.transpose(1, 2), lse_BHS.transpose(1, 2)
 
 

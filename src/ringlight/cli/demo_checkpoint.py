@@ -22,11 +22,13 @@ class Size(StrEnum):
 def demo_checkpoint(
     folder: Annotated[Path, typer.Argument(help="Folder to write; made if it is not there.", show_default=False)],
     size: Annotated[
-        Size, typer.Option(help="tiny: a video in seconds. small: seconds a forward at 1,280 tokens and more.")
+        Size,
+        typer.Option(help="tiny: a video in seconds. small: seconds a forward at 1,280 tokens and more."),
     ] = Size.tiny,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
     shard_megabytes: Annotated[
-        int, typer.Option(min=0, help="Split weights into shards of at most this size, with an index; 0: one file.")
+        int,
+        typer.Option(min=0, help="Split weights into shards of at most this size, with an index; 0: one file."),
     ] = 0,
 ) -> None:
     """Write a checkpoint that diffusers' WanPipeline can load, with random weights: a texture, not a film."""

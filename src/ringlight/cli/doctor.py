@@ -15,7 +15,17 @@ import typer
 
 from ringlight.core.config import worker_environment
 
-PACKAGES = ("ringlight", "torch", "diffusers", "transformers", "safetensors", "av", "numpy", "pillow", "msgspec")
+PACKAGES = (
+    "ringlight",
+    "torch",
+    "diffusers",
+    "transformers",
+    "safetensors",
+    "av",
+    "numpy",
+    "pillow",
+    "msgspec",
+)
 
 # Asked of a process of its own: this one never imports torch.
 PROBE = """

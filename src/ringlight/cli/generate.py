@@ -45,14 +45,17 @@ class LoadFormat(StrEnum):
 
 
 VIDEO, SAMPLING, MACHINE, RESULT = "Video", "Sampling", "Machine", "Result"
-OUTPUT_HELP = "Where the video goes; the extension says how: " + "; ".join(f"{ext} {what}" for ext, what in KINDS.items())
+OUTPUT_HELP = "Where the video goes; the extension says how: " + "; ".join(
+    f"{ext} {what}" for ext, what in KINDS.items()
+)
 
 
 def generate(
     model_path: Annotated[str, typer.Option(help="Folder of a checkpoint in Diffusers layout.", show_default=False)],
     prompt: Annotated[str, typer.Option(help="What the video shows.", show_default=False, rich_help_panel=VIDEO)],
     output: Annotated[
-        str, typer.Option("--output", "-o", help=OUTPUT_HELP + ".", show_default=False, rich_help_panel=RESULT)
+        str,
+        typer.Option("--output", "-o", help=OUTPUT_HELP + ".", show_default=False, rich_help_panel=RESULT),
     ],
     negative_prompt: Annotated[
         str | None, typer.Option(help="What it should not show; used with guidance.", rich_help_panel=VIDEO)
@@ -60,7 +63,8 @@ def generate(
     image_path: Annotated[
         Path | None,
         typer.Option(
-            help="First frame: a picture, resized and centre-cropped to the video's size.", rich_help_panel=VIDEO
+            help="First frame: a picture, resized and centre-cropped to the video's size.",
+            rich_help_panel=VIDEO,
         ),
     ] = None,
     width: Annotated[int | None, typer.Option(help="Pixels, a multiple of 32.", rich_help_panel=VIDEO)] = None,
@@ -75,12 +79,16 @@ def generate(
         float | None, typer.Option(help="Weight of the prompt; off at 1 and below.", rich_help_panel=SAMPLING)
     ] = None,
     flow_shift: Annotated[
-        float | None, typer.Option(help="Shift of the noise schedule; the scheduler's own.", rich_help_panel=SAMPLING)
+        float | None,
+        typer.Option(help="Shift of the noise schedule; the scheduler's own.", rich_help_panel=SAMPLING),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Same seed, same video; drawn and reported if left out.", rich_help_panel=SAMPLING)
+        int | None,
+        typer.Option(help="Same seed, same video; drawn and reported if left out.", rich_help_panel=SAMPLING),
     ] = None,
-    device: Annotated[Device, typer.Option(help="auto: cuda where there is one.", rich_help_panel=MACHINE)] = Device.auto,
+    device: Annotated[
+        Device, typer.Option(help="auto: cuda where there is one.", rich_help_panel=MACHINE)
+    ] = Device.auto,
     dtype: Annotated[
         Dtype, typer.Option(help="auto: bfloat16 on cuda, float32 on cpu.", rich_help_panel=MACHINE)
     ] = Dtype.auto,
@@ -95,11 +103,13 @@ def generate(
         bool, typer.Option(help="TensorFloat-32 for float32 products on cuda.", rich_help_panel=MACHINE)
     ] = True,
     decode_chunk: Annotated[
-        int, typer.Option(min=0, help="Latent frames decoded at a time; 0 follows memory.", rich_help_panel=MACHINE)
+        int,
+        typer.Option(min=0, help="Latent frames decoded at a time; 0 follows memory.", rich_help_panel=MACHINE),
     ] = 0,
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.", rich_help_panel=RESULT)] = None,
     json_: Annotated[
-        bool, typer.Option("--json", help="Print the report as JSON instead of a table.", rich_help_panel=RESULT)
+        bool,
+        typer.Option("--json", help="Print the report as JSON instead of a table.", rich_help_panel=RESULT),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=RESULT)] = False,
 ) -> None:
@@ -212,4 +222,3 @@ def summary(report: RunReport) -> str:
     first, *_, last = [*report.outputs, report.outputs[-1]]
     lines.append(first if first == last else f"{first} ... {last}")
     return "\n".join(lines)
-

@@ -9,7 +9,14 @@ import typer
 from ringlight.cli.demo_checkpoint import demo_checkpoint
 from ringlight.cli.doctor import doctor
 from ringlight.cli.generate import generate
-from ringlight.core.errors import Cancelled, InvalidCheckpoint, InvalidLayout, InvalidRequest, InvalidSetting, RinglightError
+from ringlight.core.errors import (
+    Cancelled,
+    InvalidCheckpoint,
+    InvalidLayout,
+    InvalidRequest,
+    InvalidSetting,
+    RinglightError,
+)
 
 EXIT_INVALID = 3
 EXIT_WORKER = 4

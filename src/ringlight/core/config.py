@@ -54,7 +54,7 @@ def read_defaults(model_path: Path) -> RequestDefaults:
     try:
         return msgspec.convert(json.loads(text).get("defaults", {}), RequestDefaults)
     except (json.JSONDecodeError, AttributeError, msgspec.ValidationError) as error:
-        raise InvalidCheckpoint(f"{path}: {error}; it holds {{\"defaults\": {{request field: value}}}}") from None
+        raise InvalidCheckpoint(f'{path}: {error}; it holds {{"defaults": {{request field: value}}}}') from None
 
 
 def worker_environment() -> dict[str, str]:

@@ -20,14 +20,17 @@ def open_picture(encoded: bytes, limits: RequestLimits) -> Image.Image:
     """
     if len(encoded) > limits.max_image_bytes:
         raise InvalidRequest.of(
-            "image", f"has {len(encoded)} bytes; the limit is {limits.max_image_bytes}; send a smaller picture"
+            "image",
+            f"has {len(encoded)} bytes; the limit is {limits.max_image_bytes}; send a smaller picture",
         )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except Image.DecompressionBombError:
-        raise InvalidRequest.of("image", f"has more than {limits.max_image_pixels} pixels; send a smaller picture") from None
+        raise InvalidRequest.of(
+            "image", f"has more than {limits.max_image_pixels} pixels; send a smaller picture"
+        ) from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError):
         raise InvalidRequest.of("image", f"is not a picture that can be read ({', '.join(FORMATS)})") from None
     pixels = picture.width * picture.height
@@ -54,5 +57,14 @@ def fit_picture(picture: Image.Image, width: int, height: int) -> Image.Image:
             # 16-bit greys: Pillow's own conversion to RGB clips them to white.
             turned = turned.convert("I").point(lambda value: value / 256).convert("L")
         return ImageOps.fit(turned.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError, TypeError, OverflowError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        MemoryError,
+        IndexError,
+        TypeError,
+        OverflowError,
+    ) as error:
         raise InvalidRequest.of("image", f"is damaged and cannot be decoded: {error}") from None

@@ -98,9 +98,7 @@ def _check_prompts(request: VideoRequest, limits: RequestLimits) -> list[Problem
     for field in ("prompt", "negative_prompt"):
         text: str = getattr(request, field)
         if len(text) > limits.max_prompt_chars:
-            problems.append(
-                Problem(field, f"has {len(text)} characters; the limit is {limits.max_prompt_chars}")
-            )
+            problems.append(Problem(field, f"has {len(text)} characters; the limit is {limits.max_prompt_chars}"))
         if any("\ud800" <= char <= "\udfff" for char in text) or "\0" in text:
             problems.append(Problem(field, "holds a NUL or half of a surrogate pair; send plain Unicode text"))
     return problems
@@ -121,7 +119,10 @@ def _check_size(request: VideoRequest, spec: ModelSpec, limits: RequestLimits) -
     pixels = request.height * request.width
     if not problems and pixels > limits.max_pixels:
         problems.append(
-            Problem("size", f"{request.width}x{request.height} has {pixels} pixels; the limit is {limits.max_pixels}")
+            Problem(
+                "size",
+                f"{request.width}x{request.height} has {pixels} pixels; the limit is {limits.max_pixels}",
+            )
         )
     return problems
 
@@ -134,9 +135,7 @@ def _check_frames(request: VideoRequest, spec: ModelSpec, limits: RequestLimits)
         return [Problem("num_frames", f"{frames} is over the limit of {longest}", str(longest))]
     if frames < 1 or (frames - 1) % multiple:
         nearest = max(1, round((frames - 1) / multiple) * multiple + 1)
-        return [
-            Problem("num_frames", f"{frames} is not {multiple}k+1 (1, 5, 9 ...)", str(min(nearest, longest)))
-        ]
+        return [Problem("num_frames", f"{frames} is not {multiple}k+1 (1, 5, 9 ...)", str(min(nearest, longest)))]
     return []
 
 
@@ -149,9 +148,7 @@ def _check_numbers(request: VideoRequest, limits: RequestLimits) -> list[Problem
     ):
         whole: int = getattr(request, field)
         if not low <= whole <= high:
-            problems.append(
-                Problem(field, f"{whole} is not between {low} and {high}", str(min(max(whole, low), high)))
-            )
+            problems.append(Problem(field, f"{whole} is not between {low} and {high}", str(min(max(whole, low), high))))
     for field, least, most in (("guidance_scale", 0.0, 100.0), ("flow_shift", 0.01, 100.0)):
         number: float = getattr(request, field)
         if not math.isfinite(number):

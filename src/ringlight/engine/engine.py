@@ -94,7 +94,7 @@ class Engine:
         return job
 
     def cancel(self, job: Job) -> None:
-        """Stop a job: one that runs at its next step, one that waits before it starts. No effect on one that is over."""
+        """Stop a job: one that runs at its next step, one that waits before it starts. No effect on a finished one."""
         with self._lock:
             if job.state.is_over:
                 return

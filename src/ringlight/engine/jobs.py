@@ -73,7 +73,9 @@ def fold(state: JobState, message: messages.JobMessage) -> JobState:
 class Job:
     """A handle on one submitted request. Safe to use from any thread."""
 
-    def __init__(self, job_id: str, request: VideoRequest, output: str, on_change: Callable[[Job], None] | None) -> None:
+    def __init__(
+        self, job_id: str, request: VideoRequest, output: str, on_change: Callable[[Job], None] | None
+    ) -> None:
         self.id = job_id
         self.request = request
         self.output = output

@@ -92,7 +92,8 @@ class LocalReplica:
     def _receive(self) -> messages.FromWorker:
         assert self._connection is not None
         try:
-            return messages.from_worker_decoder.decode(self._connection.recv_bytes())
+            message: messages.FromWorker = messages.from_worker_decoder.decode(self._connection.recv_bytes())
+            return message
         except (EOFError, OSError):
             raise self._death() from None
 

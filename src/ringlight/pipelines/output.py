@@ -17,6 +17,7 @@ import av
 import numpy as np
 import safetensors.torch
 from av.video.reformatter import ColorRange, Colorspace
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -57,9 +58,10 @@ def encode_video(frames: Iterator[Frames], part: Path, request: VideoRequest) ->
     container_options = {"movflags": "+faststart"} if part.suffix.lower() == ".mp4" else {}
     with av.open(str(part), "w", options=container_options) as container:
         stream = container.add_stream(codec, rate=Fraction(request.fps), options=options)
+        assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = request.width, request.height, "yuv420p"
         context = stream.codec_context
-        context.color_range, context.colorspace = ColorRange.MPEG, BT709
+        context.color_range, context.colorspace = int(ColorRange.MPEG), BT709
         context.color_primaries = context.color_trc = BT709
         for pixels in frames:
             picture = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(

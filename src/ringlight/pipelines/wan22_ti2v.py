@@ -55,7 +55,12 @@ class Wan22TI2V:
         first = None if image is None else tracer.timed("ImageEncoding", encode_image, image, self.vae, self.device)
         noise = tracer.timed("LatentPreparation", prepare_latents, request, self.spec, self.device)
         times = tracer.timed(
-            "TimestepPreparation", prepare_timesteps, request, self.spec.scheduler, self.model_path, self.device
+            "TimestepPreparation",
+            prepare_timesteps,
+            request,
+            self.spec.scheduler,
+            self.model_path,
+            self.device,
         )
         latents = tracer.timed("Denoising", self._denoise, noise, first, times, texts, request, tracer)
         if output.suffix == ".safetensors":

@@ -73,14 +73,10 @@ class Events:
         self._corridor.send(messages.StageStarted(job_id=self._job_id, stage=stage))
 
     def step_finished(self, step: int, num_steps: int, seconds: float) -> None:
-        self._corridor.send(
-            messages.StepFinished(job_id=self._job_id, step=step, num_steps=num_steps, seconds=seconds)
-        )
+        self._corridor.send(messages.StepFinished(job_id=self._job_id, step=step, num_steps=num_steps, seconds=seconds))
 
     def frames_decoded(self, num_done: int, num_frames: int) -> None:
-        self._corridor.send(
-            messages.FramesDecoded(job_id=self._job_id, num_done=num_done, num_frames=num_frames)
-        )
+        self._corridor.send(messages.FramesDecoded(job_id=self._job_id, num_done=num_done, num_frames=num_frames))
 
     def check_cancelled(self) -> None:
         if self._corridor.is_cancelled(self._job_id):
@@ -113,9 +109,7 @@ class Worker:
                 failure = as_ringlight_error(error, job)
                 problems = list(failure.problems) if isinstance(failure, InvalidRequest) else []
                 self._corridor.send(
-                    messages.JobFailed(
-                        job_id=job.job_id, code=failure.code, message=str(failure), problems=problems
-                    )
+                    messages.JobFailed(job_id=job.job_id, code=failure.code, message=str(failure), problems=problems)
                 )
                 release_memory(self._device)
             else:

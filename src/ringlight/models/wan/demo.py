@@ -55,19 +55,21 @@ def write_demo_checkpoint(folder: Path, size: str, seed: int = 0, shard_bytes: i
     text = TEXT_ENCODER | numbers["text_encoder"] | {"vocab_size": _vocab_size()}
     _write_json(folder / "text_encoder" / "config.json", text)
     _write_json(
-        folder / "transformer" / "config.json", TRANSFORMER | numbers["transformer"] | {"text_dim": text["d_model"]}
+        folder / "transformer" / "config.json",
+        TRANSFORMER | numbers["transformer"] | {"text_dim": text["d_model"]},
     )
     _write_json(folder / "vae" / "config.json", VAE | numbers["vae"])
     spec = ModelSpec.read(folder)
     with torch.device("meta"):
         transformer, vae = WanTransformer(spec.transformer), WanVae(spec.vae)
         encoder = TextEncoder(folder / "text_encoder", tokenizer=None, max_tokens=spec.max_text_tokens)
-    stem = "diffusion_pytorch_model"
-    for position, (name, network, stem) in enumerate(
-        [("transformer", transformer, stem), ("vae", vae, stem), ("text_encoder", encoder, "model")]
+    for position, (name, network) in enumerate(
+        {"transformer": transformer, "vae": vae, "text_encoder": encoder}.items()
     ):
+        assert isinstance(network, (WanTransformer, WanVae, TextEncoder))
         materialise(network, torch.device("cpu"), torch.float32)
         fill_random(network, seed * 10 + position)
+        stem = "model" if name == "text_encoder" else "diffusion_pytorch_model"
         _save(folder / name, stem, _tensors(network), shard_bytes)
 
 

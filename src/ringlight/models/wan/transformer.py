@@ -198,13 +198,9 @@ class ConditionEmbedder(nn.Module):
         super().__init__()
         dim = spec.inner_dim
         self.freq_dim = spec.freq_dim
-        self.time_embedder = nn.ModuleDict(
-            {"linear_1": nn.Linear(spec.freq_dim, dim), "linear_2": nn.Linear(dim, dim)}
-        )
+        self.time_embedder = nn.ModuleDict({"linear_1": nn.Linear(spec.freq_dim, dim), "linear_2": nn.Linear(dim, dim)})
         self.time_proj = nn.Linear(dim, 6 * dim)
-        self.text_embedder = nn.ModuleDict(
-            {"linear_1": nn.Linear(spec.text_dim, dim), "linear_2": nn.Linear(dim, dim)}
-        )
+        self.text_embedder = nn.ModuleDict({"linear_1": nn.Linear(spec.text_dim, dim), "linear_2": nn.Linear(dim, dim)})
 
     def embed_time(self, timesteps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """(R,) timesteps -> embedding (R, C) for the head and modulation rows (R, 6, C), computed as the blocks are."""
@@ -330,9 +326,7 @@ def _slots_of(name: str, parameter: Tensor, spec: TransformerSpec) -> dict[str, 
     dim = spec.inner_dim
     for fused, parts in (("to_qkv", ("to_q", "to_k", "to_v")), ("to_kv", ("to_k", "to_v"))):
         if f".{fused}." in name:
-            return {
-                name.replace(fused, part): parameter[i * dim : (i + 1) * dim] for i, part in enumerate(parts)
-            }
+            return {name.replace(fused, part): parameter[i * dim : (i + 1) * dim] for i, part in enumerate(parts)}
     if name == "patch_embedding.weight":
         return {name: parameter.view(dim, spec.in_channels, *spec.patch_size)}
     if name.endswith("scale_shift_table"):

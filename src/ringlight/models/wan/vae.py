@@ -68,7 +68,11 @@ class Stream:
 
 
 def convolve(
-    x_THWC: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...], stride: tuple[int, ...] = (1, 1, 1)
+    x_THWC: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: tuple[int, ...],
+    stride: tuple[int, ...] = (1, 1, 1),
 ) -> Tensor:
     """A 3-D convolution of THWC by a weight (O, C, kt, kh, kw), as THWO.
 
@@ -169,7 +173,8 @@ class AttentionBlock(nn.Module):
         pixels_TPC = self.norm(x).flatten(1, 2)
         q, k, v = self.to_qkv(pixels_TPC).unsqueeze(1).chunk(3, dim=-1)
         attended = F.scaled_dot_product_attention(q, k, v).squeeze(1)
-        return x + self.proj(attended).view_as(x)
+        out: Tensor = x + self.proj(attended).view_as(x)
+        return out
 
 
 class MidBlock(nn.Module):
@@ -219,9 +224,8 @@ class Upsampler(nn.Module):
             assert len(x) == 1, "the first latent frame goes through the decoder alone"
             stream.keep(conv, x.new_zeros(HISTORY, *x.shape[1:]))
             return x
-        doubled: Tensor = conv(x, stream)
-        halves = doubled.unflatten(-1, (2, self.channels)).permute(0, 3, 1, 2, 4)
-        return halves.flatten(0, 1)
+        doubled: Tensor = conv(x, stream).unflatten(-1, (2, self.channels))
+        return doubled.permute(0, 3, 1, 2, 4).flatten(0, 1)
 
     def _phase_weights(self) -> tuple[Tensor, Tensor]:
         """Weights (4C, C, 1, 2, 2) and biases of the four phases: output pixel (2i+row, 2j+column) sees a 2x2 window.
@@ -328,7 +332,8 @@ class DownBlock(nn.Module):
             hidden = block(hidden, stream)
         if self.downsampler is not None:
             hidden = self.downsampler(hidden, stream)
-        return hidden + self._averaged(x)
+        out: Tensor = hidden + self._averaged(x)
+        return out
 
     def _averaged(self, x: Tensor) -> Tensor:
         """AvgDown3D: offsets become channels, and groups of channels their mean. Missing frames count as zeros."""

@@ -42,9 +42,7 @@ class Guided:
         return noise
 
 
-def denoise(
-    latents: Tensor, first_frame: Tensor | None, scheduler: Any, guided: Guided, tracer: Tracer
-) -> Tensor:
+def denoise(latents: Tensor, first_frame: Tensor | None, scheduler: Any, guided: Guided, tracer: Tracer) -> Tensor:
     """float32 latents (1, z, T, h, w) after all steps.
 
     With a first frame (1, z, 1, h, w) the model always sees it clean, at time 0, and it stands in the result.

@@ -22,13 +22,9 @@ def require_scheduler(spec: SchedulerSpec, model_path: Path) -> None:
         )
 
 
-def prepare_timesteps(
-    request: VideoRequest, spec: SchedulerSpec, model_path: Path, device: torch.device
-) -> Any:
+def prepare_timesteps(request: VideoRequest, spec: SchedulerSpec, model_path: Path, device: torch.device) -> Any:
     """A fresh scheduler for this request; its `timesteps` are the times of the steps, noisiest first."""
     config = read_json(model_path / "scheduler" / "scheduler_config.json")
-    scheduler = getattr(diffusers, spec.class_name).from_config(
-        config | {spec.flow_shift_key: request.flow_shift}
-    )
+    scheduler = getattr(diffusers, spec.class_name).from_config(config | {spec.flow_shift_key: request.flow_shift})
     scheduler.set_timesteps(request.num_inference_steps, device=device)
     return scheduler

@@ -1,0 +1,51 @@
+"""Fixtures that all tests share: a demo checkpoint, a real photograph, a running engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+import matplotlib
+import pytest
+import torch
+
+from ringlight.core.config import EngineConfig
+from ringlight.core.spec import ModelSpec
+from ringlight.engine.engine import Engine
+from ringlight.models.wan.demo import write_demo_checkpoint
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny demo checkpoint. Read-only: copy it before changing a file."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    write_demo_checkpoint(folder, "tiny")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def spec(tiny: Path) -> ModelSpec:
+    return ModelSpec.read(tiny)
+
+
+@pytest.fixture(scope="session")
+def photograph() -> Path:
+    """A real photograph (512x600, JPEG) that matplotlib ships."""
+    return Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+
+
+@pytest.fixture(scope="session")
+def engine(tiny: Path) -> Iterator[Engine]:
+    """An engine with its worker running, shared by all tests that leave it as it was."""
+    with Engine(EngineConfig(model_path=str(tiny), num_threads=1)) as engine:
+        engine.start()
+        yield engine
