@@ -261,9 +261,9 @@ class UpBlock(nn.Module):
             hidden = block(hidden, stream)
         if self.upsampler is None:
             return hidden
-        hidden = self.upsampler(hidden, stream, first)
-        add_repeated_(hidden, x, self.frame_factor, first)
-        return hidden
+        out: Tensor = self.upsampler(hidden, stream, first)
+        add_repeated_(out, x, self.frame_factor, first)
+        return out
 
 
 def add_repeated_(out: Tensor, x: Tensor, frame_factor: int, first: bool) -> None:
@@ -344,7 +344,8 @@ class DownBlock(nn.Module):
         stacked = parts.permute(0, 2, 4, 6, 1, 3, 5).reshape(
             frames // time, rows // space, columns // space, self.out_channels, -1
         )
-        return stacked.mean(-1)
+        mean: Tensor = stacked.mean(-1)
+        return mean
 
 
 class Encoder(nn.Module):
