@@ -6,6 +6,8 @@ channels-last, which convolutions want; norms over channels then run along memor
 The network is causal in time. A `Stream` keeps the last frames that each convolution has seen, so frames may come one
 by one or several at a time with the same result. What is done differently, with the same result to rounding:
 - The first frame has only zeros before it, so of each 3x3x3 kernel only the last 3x3 is multiplied.
+- Where frames come in twos, a kernel of three frames takes four 3x3 convolutions per pair instead of six (Winograd's
+  F(2, 3) along time, arXiv 1509.09308), no less exact in float32.
 - Doubling rows and columns and then convolving 3x3 is one 2x2 convolution with four sets of summed weights.
 - Shortcuts that repeat values are added in place, never built.
 """
@@ -89,23 +91,62 @@ def convolve(
 class CausalConv(nn.Module):
     """A convolution that sees the current and earlier frames; rows and columns are zero-padded to keep their number."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int, int]) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: tuple[int, int, int], in_pairs: bool = False
+    ) -> None:
+        """`in_pairs`: after the first frame, frames always come in even numbers."""
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *kernel))
         self.bias = nn.Parameter(torch.empty(out_channels))
+        self.kernel_frames = kernel[0]
         self.padding = (0, kernel[1] // 2, kernel[2] // 2)
+        self.in_pairs = in_pairs
+        self._pair_weights: Tensor | None = None
 
-    @property
-    def kernel_frames(self) -> int:
-        return self.weight.shape[2]
+    def optimise_layout(self) -> None:
+        """Lay the weight out as it is used. With pairs on a CPU that is four 3x3 kernels and no longer the 3x3x3."""
+        if (
+            self.in_pairs
+            and self.kernel_frames == 3
+            and self.weight.device.type == "cpu"
+            and self.weight.dtype == torch.float32
+        ):
+            first, middle, last = self.weight.double().unbind(2)
+            outer = first + last
+            sums = torch.cat([first, (outer + middle) / 2, (outer - middle) / 2, last]).float()
+            self._pair_weights = sums.contiguous(memory_format=torch.channels_last)
+            self.weight.data = self._pair_weights.chunk(4)[-1].unsqueeze(2)
+        else:
+            self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last_3d)
 
     def run(self, window: Tensor, stream: Stream) -> Tensor:
         """Convolve a window from `stream.window`, and keep its last frames."""
-        first_alone = len(window) < self.kernel_frames
-        weight = self.weight[:, :, -1:] if first_alone else self.weight
-        out = convolve(window, weight, self.bias, self.padding)
+        if len(window) < self.kernel_frames:
+            out = convolve(window, self.weight[:, :, -1:], self.bias, self.padding)
+        elif self._pair_weights is not None:
+            out = self._convolve_pairs(window, self._pair_weights)
+        else:
+            out = convolve(window, self.weight, self.bias, self.padding)
         stream.keep(self, window)
         return out
+
+    def _convolve_pairs(self, window: Tensor, weights: Tensor) -> Tensor:
+        """Each pair of new frames from the four frames a, b, c, d that it sees, by four products instead of six:
+
+        p = k0 (a - c), q = (k0+k1+k2)/2 (b + c), r = (k0-k1+k2)/2 (c - b), s = k2 (b - d); p + q + r and q - r - s.
+        """
+        num_pairs = (len(window) - HISTORY) // 2
+        a, b, c, d = (window[i : i + 2 * num_pairs : 2] for i in range(4))
+        mixed = torch.empty_like(a)
+        first, plus, minus, last = (weight.unsqueeze(2) for weight in weights.chunk(4))
+        q = convolve(torch.add(b, c, out=mixed), plus, None, self.padding)
+        p = convolve(torch.sub(a, c, out=mixed), first, self.bias, self.padding).add_(q)
+        r = convolve(torch.sub(c, b, out=mixed), minus, None, self.padding)
+        out = q.new_empty(num_pairs, 2, *q.shape[1:])
+        torch.add(p, r, out=out[:, 0])
+        s = convolve(torch.sub(b, d, out=mixed), last, -self.bias, self.padding)
+        torch.sub(q.sub_(r), s, out=out[:, 1])
+        return out.flatten(0, 1)
 
     def forward(self, x_THWC: Tensor, stream: Stream) -> Tensor:
         if self.kernel_frames == 1:
@@ -145,12 +186,12 @@ def norm_silu_conv(x: Tensor, norm: RmsNorm, conv: CausalConv, stream: Stream) -
 class ResidualBlock(nn.Module):
     """Two norm-SiLU-convolutions beside a shortcut."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, in_pairs: bool = False) -> None:
         super().__init__()
         self.norm1 = RmsNorm(in_channels)
-        self.conv1 = CausalConv(in_channels, out_channels, (3, 3, 3))
+        self.conv1 = CausalConv(in_channels, out_channels, (3, 3, 3), in_pairs)
         self.norm2 = RmsNorm(out_channels)
-        self.conv2 = CausalConv(out_channels, out_channels, (3, 3, 3))
+        self.conv2 = CausalConv(out_channels, out_channels, (3, 3, 3), in_pairs)
         self.conv_shortcut = CausalConv(in_channels, out_channels, (1, 1, 1)) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
@@ -248,10 +289,18 @@ class Upsampler(nn.Module):
 class UpBlock(nn.Module):
     """Residual blocks, then an upsampler beside a shortcut that repeats values (DupUp3D)."""
 
-    def __init__(self, in_channels: int, out_channels: int, num_blocks: int, upsample: bool, temporal: bool) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_blocks: int,
+        upsample: bool,
+        temporal: bool,
+        in_pairs: bool,
+    ) -> None:
         super().__init__()
         channels = [in_channels] + [out_channels] * num_blocks
-        self.resnets = nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(channels))
+        self.resnets = nn.ModuleList(ResidualBlock(a, b, in_pairs) for a, b in pairwise(channels))
         self.upsampler = Upsampler(out_channels, temporal) if upsample else None
         self.frame_factor = 2 if temporal else 1
 
@@ -382,11 +431,11 @@ class Decoder(nn.Module):
         self.conv_in = CausalConv(spec.z_dim, dims[0], (3, 3, 3))
         self.mid_block = MidBlock(dims[0])
         self.up_blocks = nn.ModuleList(
-            UpBlock(a, b, spec.num_res_blocks + 1, i < last, i < last and temporal[i])
+            UpBlock(a, b, spec.num_res_blocks + 1, i < last, i < last and temporal[i], in_pairs=any(temporal[:i]))
             for i, (a, b) in enumerate(pairwise(dims))
         )
         self.norm_out = RmsNorm(dims[-1])
-        self.conv_out = CausalConv(dims[-1], spec.out_channels, (3, 3, 3))
+        self.conv_out = CausalConv(dims[-1], spec.out_channels, (3, 3, 3), in_pairs=any(temporal))
 
     def forward(self, x: Tensor, stream: Stream, first: bool) -> Tensor:
         x = self.mid_block(self.conv_in(x, stream), stream)
@@ -415,10 +464,10 @@ class WanVae(nn.Module):
         return dict(_slot_of(name, parameter.data) for name, parameter in self.named_parameters())
 
     def optimise_layout(self) -> None:
-        """Store the weights of 3-D convolutions channels-last, as the activations are. Call after loading."""
+        """Lay the weights of convolutions out as they are used. Call once, after loading."""
         for module in self.modules():
             if isinstance(module, CausalConv):
-                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
+                module.optimise_layout()
 
     def encode(self, frames_FHWC: Tensor) -> Tensor:
         """Frames (F, H, W, 3) in [-1, 1], F = 4k+1 -> the mode of the posterior, normalised: (z, T, h, w), float32."""
