@@ -36,7 +36,6 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     load_format: LoadFormat = "auto"
     num_threads: int = 0
     tf32: bool = True
-    compile: bool = False
     decode_chunk: int = 0
     prompt_cache_bytes: int = 256 * 2**20
     startup_timeout_seconds: float = 1800.0

@@ -93,6 +93,7 @@ class Wan22TI2V:
             transformer = WanTransformer(self.spec.transformer)
         materialise(transformer, self.device, dtype, WanTransformer.KEPT_IN_FLOAT32)
         self._fill(transformer, "transformer")
+        transformer.optimise_layout()
         return transformer
 
     def _load_vae(self, dtype: torch.dtype) -> WanVae:

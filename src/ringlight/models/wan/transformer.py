@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ringlight.attention.kernel import AttentionKernel, merge
 from ringlight.core.spec import TransformerSpec
+from ringlight.models.linear import Linear
 from ringlight.models.wan.rope import rope_frequencies, rotate_
 
 SLICE_TOKENS = 4096
@@ -101,10 +102,10 @@ class SelfAttention(nn.Module):
         super().__init__()
         dim = spec.inner_dim
         self.heads, self.eps = spec.num_attention_heads, spec.eps
-        self.to_qkv = nn.Linear(dim, 3 * dim)
+        self.to_qkv = Linear(dim, 3 * dim)
         self.norm_q = nn.Parameter(torch.empty(dim))
         self.norm_k = nn.Parameter(torch.empty(dim))
-        self.to_out = nn.Linear(dim, dim)
+        self.to_out = Linear(dim, dim)
 
     def qkv(self, x_BSC: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v as BSHD in the dtype of x, normed and rotated."""
@@ -123,11 +124,11 @@ class CrossAttention(nn.Module):
         super().__init__()
         dim = spec.inner_dim
         self.heads, self.eps = spec.num_attention_heads, spec.eps
-        self.to_q = nn.Linear(dim, dim)
-        self.to_kv = nn.Linear(dim, 2 * dim)
+        self.to_q = Linear(dim, dim)
+        self.to_kv = Linear(dim, 2 * dim)
         self.norm_q = nn.Parameter(torch.empty(dim))
         self.norm_k = nn.Parameter(torch.empty(dim))
-        self.to_out = nn.Linear(dim, dim)
+        self.to_out = Linear(dim, dim)
 
     def keys(self, text_BLC: Tensor, num_pad: int) -> TextKeys:
         """Keys and values of projected text rows; the last row is the padding's where `num_pad` is not 0."""
@@ -143,15 +144,15 @@ class CrossAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with a tanh-approximated GELU between, which is applied in place."""
+    """Two linear maps with a tanh-approximated GELU between."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.up = nn.Linear(dim, hidden_dim)
-        self.down = nn.Linear(hidden_dim, dim)
+        self.up = Linear(dim, hidden_dim)
+        self.down = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down(torch.ops.aten.gelu_(self.up(x), approximate="tanh"))
+        out: Tensor = self.down(self.up.with_gelu(x))
         return out
 
 
@@ -198,9 +199,9 @@ class ConditionEmbedder(nn.Module):
         super().__init__()
         dim = spec.inner_dim
         self.freq_dim = spec.freq_dim
-        self.time_embedder = nn.ModuleDict({"linear_1": nn.Linear(spec.freq_dim, dim), "linear_2": nn.Linear(dim, dim)})
-        self.time_proj = nn.Linear(dim, 6 * dim)
-        self.text_embedder = nn.ModuleDict({"linear_1": nn.Linear(spec.text_dim, dim), "linear_2": nn.Linear(dim, dim)})
+        self.time_embedder = nn.ModuleDict({"linear_1": Linear(spec.freq_dim, dim), "linear_2": Linear(dim, dim)})
+        self.time_proj = Linear(dim, 6 * dim)
+        self.text_embedder = nn.ModuleDict({"linear_1": Linear(spec.text_dim, dim), "linear_2": Linear(dim, dim)})
 
     def embed_time(self, timesteps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """(R,) timesteps -> embedding (R, C) for the head and modulation rows (R, 6, C), computed as the blocks are."""
@@ -228,10 +229,10 @@ class WanTransformer(nn.Module):
         self.spec = spec
         dim = spec.inner_dim
         patch_channels = math.prod(spec.patch_size)
-        self.patch_embedding = nn.Linear(spec.in_channels * patch_channels, dim)
+        self.patch_embedding = Linear(spec.in_channels * patch_channels, dim)
         self.condition_embedder = ConditionEmbedder(spec)
         self.blocks = nn.ModuleList(TransformerBlock(spec) for _ in range(spec.num_layers))
-        self.proj_out = nn.Linear(dim, spec.out_channels * patch_channels)
+        self.proj_out = Linear(dim, spec.out_channels * patch_channels)
         self.scale_shift_table = nn.Parameter(torch.empty(2, dim))
         self._rope: tuple[tuple[int, int, int], Tensor] | None = None
 
@@ -246,6 +247,12 @@ class WanTransformer(nn.Module):
         for name, parameter in self.named_parameters():
             slots |= _slots_of(name, parameter.data, self.spec)
         return slots
+
+    def optimise_layout(self) -> None:
+        """Lay the weights out as they are used. Call once, after loading."""
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.optimise_layout()
 
     def text_keys(self, text_LC: Tensor, num_rows: int) -> list[TextKeys]:
         """Keys and values of a prompt for every block: to be kept for all steps of a request.
