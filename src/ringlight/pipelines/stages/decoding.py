@@ -22,7 +22,7 @@ def decode(latents: Tensor, vae: WanVae, chunk: int, writer: FrameWriter, events
     _, _, num_latents, height, width = latents.shape
     num_frames = (num_latents - 1) * vae.spec.scale_factor_temporal + 1
     chunk = chunk or chunk_for_memory(vae.spec, vae.dtype, latents.device, height * width)
-    stream = vae.start_decoding()
+    stream = vae.start_decoding(height, width, num_latents)
     done, start = 0, 0
     while start < num_latents:
         events.check_cancelled()

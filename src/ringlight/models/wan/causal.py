@@ -1,0 +1,204 @@
+"""Causal convolutions over a stream of frames: what the VAE is made of.
+
+Activations are THWC: T frames, H rows, W columns, C channels, contiguous, batch always 1. Seen as BCTHW that is
+channels-last, which convolutions want; norms over channels then run along memory.
+
+A `Stream` keeps the last frames that each convolution has seen, so frames may come one by one or several at a time
+with the same result. What is done differently from the reference, with the same result to rounding:
+- The first frame has only zeros before it, so of each 3x3x3 kernel only the last 3x3 is multiplied.
+- Where frames come in twos, a kernel of three frames takes four 3x3 convolutions per pair instead of six (Winograd's
+  F(2, 3) along time, arXiv 1509.09308), no less exact in float32.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+HISTORY = 2  # frames before the current one that a kernel of three reaches
+
+
+class Stream:
+    """One video on its way through the encoder or the decoder: history per convolution, and one shared workspace.
+
+    All history lies in one allocation, made at the start, so that it does not break up the memory that activations
+    come and go in.
+    """
+
+    def __init__(self, network: nn.Module, rows: int, columns: int, one_frame: bool) -> None:
+        """For a network whose latents have these rows and columns. `one_frame`: nothing follows, so nothing is kept."""
+        self._history: dict[CausalConv, Tensor] = {}
+        self._started: set[CausalConv] = set()
+        self._workspace: Tensor | None = None
+        if not one_frame:
+            self._allocate([conv for conv in network.modules() if isinstance(conv, CausalConv)], rows, columns)
+
+    @property
+    def history_bytes(self) -> int:
+        return sum(history.nbytes for history in self._history.values())
+
+    def window(self, conv: CausalConv, like: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
+        """(whole, new): the input of `conv` with its history before it, and the part of it to write new frames to.
+
+        Before the first frame there is no history: with a single frame the window is that frame alone.
+        """
+        if not self.has_history(conv) and num_frames == 1:
+            whole = self._scratch(like, 1)
+            return whole, whole
+        whole = self._scratch(like, HISTORY + num_frames)
+        whole[:HISTORY].copy_(self._history[conv])
+        return whole, whole[HISTORY:]
+
+    def keep(self, conv: CausalConv, whole: Tensor) -> None:
+        """Keep the last frames of a window as the history of what comes next."""
+        self._started.add(conv)
+        if self._history:
+            kept = whole[-HISTORY:]
+            self._history[conv][HISTORY - len(kept) :].copy_(kept)
+
+    def has_history(self, conv: CausalConv) -> bool:
+        return conv in self._started
+
+    def _allocate(self, convs: list[CausalConv], rows: int, columns: int) -> None:
+        shapes = {
+            conv: (HISTORY, rows * conv.scale, columns * conv.scale, conv.weight.shape[1])
+            for conv in convs
+            if conv.kernel_frames > 1
+        }
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        everything = convs[0].bias.new_zeros(sum(sizes))
+        parts = everything.split(sizes)
+        self._history = {conv: part.view(shapes[conv]) for conv, part in zip(shapes, parts, strict=True)}
+
+    def _scratch(self, like: Tensor, num_frames: int) -> Tensor:
+        """Room for `num_frames` frames shaped like `like`'s, shared by all convolutions of the stream in turn."""
+        shape = (num_frames, *like.shape[1:])
+        size = math.prod(shape)
+        if self._workspace is None or self._workspace.numel() < size:
+            self._workspace = None  # freed before the larger one is made
+            self._workspace = like.new_empty(size)
+        return self._workspace[:size].view(shape)
+
+
+def convolve(
+    x_THWC: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: tuple[int, ...],
+    stride: tuple[int, ...] = (1, 1, 1),
+) -> Tensor:
+    """A 3-D convolution of THWC by a weight (O, C, kt, kh, kw), as THWO.
+
+    On a CPU oneDNN is called by name: torch's own choice for one thread often falls into a slower kernel.
+    """
+    x = x_THWC.permute(3, 0, 1, 2).unsqueeze(0)
+    if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        out = torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
+    else:
+        out = F.conv3d(x, weight, bias, stride, padding)
+    return out.squeeze(0).permute(1, 2, 3, 0).contiguous()
+
+
+class CausalConv(nn.Module):
+    """A convolution that sees the current and earlier frames; rows and columns are zero-padded to keep their number."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: tuple[int, int, int],
+        scale: int = 1,
+        in_pairs: bool = False,
+    ) -> None:
+        """`scale`: how many times more rows and columns than latents have its input has. `in_pairs`: after the first
+        frame, frames always come in even numbers."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *kernel))
+        self.bias = nn.Parameter(torch.empty(out_channels))
+        self.kernel_frames = kernel[0]
+        self.scale = scale
+        self.padding = (0, kernel[1] // 2, kernel[2] // 2)
+        self.in_pairs = in_pairs
+        self._pair_weights: Tensor | None = None
+
+    def optimise_layout(self) -> None:
+        """Lay the weight out as it is used. With pairs on a CPU that is four 3x3 kernels and no longer the 3x3x3."""
+        if (
+            self.in_pairs
+            and self.kernel_frames == 3
+            and self.weight.device.type == "cpu"
+            and self.weight.dtype == torch.float32
+        ):
+            first, middle, last = self.weight.double().unbind(2)
+            outer = first + last
+            sums = torch.cat([first, (outer + middle) / 2, (outer - middle) / 2, last]).float()
+            self._pair_weights = sums.contiguous(memory_format=torch.channels_last)
+            self.weight.data = self._pair_weights.chunk(4)[-1].unsqueeze(2)
+        else:
+            self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last_3d)
+
+    def run(self, window: Tensor, stream: Stream) -> Tensor:
+        """Convolve a window from `stream.window`, and keep its last frames."""
+        if len(window) < self.kernel_frames:
+            out = convolve(window, self.weight[:, :, -1:], self.bias, self.padding)
+        elif self._pair_weights is not None:
+            out = self._convolve_pairs(window, self._pair_weights)
+        else:
+            out = convolve(window, self.weight, self.bias, self.padding)
+        stream.keep(self, window)
+        return out
+
+    def _convolve_pairs(self, window: Tensor, weights: Tensor) -> Tensor:
+        """Each pair of new frames from the four frames a, b, c, d that it sees, by four products instead of six:
+
+        p = k0 (a - c), q = (k0+k1+k2)/2 (b + c), r = (k0-k1+k2)/2 (c - b), s = k2 (b - d); p + q + r and q - r - s.
+        """
+        first, plus, minus, last = (weight.unsqueeze(2) for weight in weights.chunk(4))
+        out = window.new_empty(len(window) - HISTORY, *window.shape[1:3], len(self.bias))
+        mixed = torch.empty_like(window[:1])
+        for start in range(0, len(out), 2):  # pair by pair, so that the products stay small
+            a, b, c, d = window[start : start + 4].split(1)
+            q = convolve(torch.add(b, c, out=mixed), plus, None, self.padding)
+            p = convolve(torch.sub(a, c, out=mixed), first, self.bias, self.padding).add_(q)
+            r = convolve(torch.sub(c, b, out=mixed), minus, None, self.padding)
+            torch.add(p, r, out=out[start : start + 1])
+            s = convolve(torch.sub(b, d, out=mixed), last, -self.bias, self.padding)
+            torch.sub(q.sub_(r), s, out=out[start + 1 : start + 2])
+        return out
+
+    def forward(self, x_THWC: Tensor, stream: Stream) -> Tensor:
+        if self.kernel_frames == 1:
+            return convolve(x_THWC, self.weight, self.bias, self.padding)
+        whole, new = stream.window(self, x_THWC, len(x_THWC))
+        new.copy_(x_THWC)
+        return self.run(whole, stream)
+
+
+class RmsNorm(nn.Module):
+    """RMS norm over the channels of each pixel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x / |x| * sqrt(C) * gamma, the length in float32 whatever the dtype."""
+        return self.into(x, torch.empty_like(x))
+
+    def into(self, x: Tensor, out: Tensor) -> Tensor:
+        """The same, written to `out`."""
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).clamp_min_(1e-12)
+        inverse = length.reciprocal_().mul_(x.shape[-1] ** 0.5)
+        if x.dtype == torch.float32:
+            return torch.mul(x, inverse, out=out).mul_(self.gamma)
+        return out.copy_(x.float().mul_(inverse)).mul_(self.gamma)
+
+
+def norm_silu_conv(x: Tensor, norm: RmsNorm, conv: CausalConv, stream: Stream) -> Tensor:
+    """conv(silu(norm(x))): the activation is written straight into the convolution's window."""
+    whole, new = stream.window(conv, x, len(x))
+    F.silu(norm.into(x, new), inplace=True)
+    return conv.run(whole, stream)

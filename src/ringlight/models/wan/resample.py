@@ -1,0 +1,194 @@
+"""The VAE's changes of resolution: half or twice the rows, columns and frames, beside shortcuts without weights.
+
+T frames, H rows, W columns, C channels, as in causal.py. What is done differently, with the same result to rounding:
+- Doubling rows and columns and then convolving 3x3 is one 2x2 convolution with four sets of summed weights.
+- Shortcuts that repeat values are added in place, never built.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from ringlight.models.wan.causal import CausalConv, Stream, convolve
+from ringlight.models.wan.residual import ResidualBlock
+
+
+class Upsampler(nn.Module):
+    """Twice the rows and columns, and twice the frames where `temporal` (but for the very first frame)."""
+
+    def __init__(self, channels: int, temporal: bool, scale: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.weight = nn.Parameter(torch.empty(channels, channels, 3, 3))
+        self.bias = nn.Parameter(torch.empty(channels))
+        self.time_conv = CausalConv(channels, 2 * channels, (3, 1, 1), scale) if temporal else None
+        self._phases: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor, stream: Stream, first: bool) -> Tensor:
+        if self.time_conv is not None:
+            x = self._double_frames(x, self.time_conv, stream, first)
+        frames, rows, columns, _ = x.shape
+        out = x.new_empty(frames, rows, 2, columns, 2, self.channels)
+        for frame in range(frames):
+            self._double_pixels(x[frame : frame + 1], out[frame : frame + 1])
+        return out.view(frames, 2 * rows, 2 * columns, self.channels)
+
+    def _double_pixels(self, x: Tensor, out: Tensor) -> None:
+        """One frame (1, h, w, C) to `out` (1, h, 2, w, 2, C): frame by frame, so that the phases stay small."""
+        weight, bias = self._phase_weights()
+        phases = convolve(x, weight, bias, (0, 1, 1)).unflatten(-1, (2, 2, self.channels))
+        _, rows, columns, _ = x.shape
+        for row in (0, 1):
+            for column in (0, 1):
+                out[:, :, row, :, column] = phases[:, row : row + rows, column : column + columns, row, column]
+
+    def _double_frames(self, x: Tensor, conv: CausalConv, stream: Stream, first: bool) -> Tensor:
+        """Frames 2t and 2t+1 are the halves of the convolution's channels. The first frame stays one frame, and what
+        follows sees zeros in its place."""
+        if first:
+            assert len(x) == 1, "the first latent frame goes through the decoder alone"
+            stream.keep(conv, x.new_zeros(1, *x.shape[1:]))
+            return x
+        doubled: Tensor = conv(x, stream).unflatten(-1, (2, self.channels))
+        return doubled.permute(0, 3, 1, 2, 4).flatten(0, 1)
+
+    def _phase_weights(self) -> tuple[Tensor, Tensor]:
+        """Weights (4C, C, 1, 2, 2) and biases of the four phases: output pixel (2i+row, 2j+column) sees a 2x2 window.
+
+        Nearest-neighbour doubling repeats each pixel, so of three kernel rows two fall on the same input row: for even
+        output rows (row 0) the window is rows i-1, i with weights w0, w1+w2; for odd ones rows i, i+1 with w0+w1, w2.
+        """
+        if self._phases is None:
+            first, middle, last = self.weight.float().unbind(2)
+            by_row = [torch.stack(pair, dim=2) for pair in ((first, middle + last), (first + middle, last))]
+            phases = []
+            for rows in by_row:
+                first, middle, last = rows.unbind(3)
+                phases += [torch.stack(pair, dim=3) for pair in ((first, middle + last), (first + middle, last))]
+            weight = torch.cat(phases).unsqueeze(2).to(self.weight.dtype)
+            self._phases = (weight.contiguous(memory_format=torch.channels_last_3d), self.bias.repeat(4))
+        return self._phases
+
+
+class UpBlock(nn.Module):
+    """Residual blocks, then an upsampler beside a shortcut that repeats values (DupUp3D)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_blocks: int,
+        upsample: bool,
+        temporal: bool,
+        scale: int,
+        in_pairs: bool,
+    ) -> None:
+        super().__init__()
+        channels = [in_channels] + [out_channels] * num_blocks
+        self.resnets = nn.ModuleList(ResidualBlock(a, b, scale, in_pairs) for a, b in pairwise(channels))
+        self.upsampler = Upsampler(out_channels, temporal, scale) if upsample else None
+        self.frame_factor = 2 if temporal else 1
+
+    def forward(self, x: Tensor, stream: Stream, first: bool) -> Tensor:
+        hidden = x
+        for block in self.resnets:
+            hidden = block(hidden, stream)
+        if self.upsampler is None:
+            return hidden
+        out: Tensor = self.upsampler(hidden, stream, first)
+        add_repeated_(out, x, self.frame_factor, first)
+        return out
+
+
+def add_repeated_(out: Tensor, x: Tensor, frame_factor: int, first: bool) -> None:
+    """out += DupUp3D(x), in place: each value repeated over 2x2 pixels and `frame_factor` frames.
+
+    The reference repeats channels and deals them out over the new positions: output channel o at offset n of `factor`
+    takes input channel (o * factor + n) // repeats. For the first frame only the last of the new frames exists.
+    """
+    frames, rows, columns, channels = x.shape
+    out_channels = out.shape[-1]
+    factor = 4 * frame_factor
+    repeats = out_channels * factor // channels
+    frame_offsets = [frame_factor - 1] if first else list(range(frame_factor))
+    target = out.view(frames, len(frame_offsets), rows, 2, columns, 2, out_channels)
+    for position, frame in enumerate(frame_offsets):
+        for row in (0, 1):
+            for column in (0, 1):
+                offset = (frame * 2 + row) * 2 + column
+                if factor % repeats == 0:
+                    source = x[..., offset // repeats :: factor // repeats]
+                else:
+                    index = (torch.arange(out_channels, device=x.device) * factor + offset) // repeats
+                    source = x[..., index]
+                target[:, position, :, row, :, column] += source
+
+
+class Downsampler(nn.Module):
+    """Half the rows and columns, and half the frames where `temporal` (but for the very first frame)."""
+
+    def __init__(self, channels: int, temporal: bool, scale: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, channels, 3, 3))
+        self.bias = nn.Parameter(torch.empty(channels))
+        self.time_conv = CausalConv(channels, channels, (3, 1, 1), scale // 2) if temporal else None
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        padded = F.pad(x, (0, 0, 0, 1, 0, 1))
+        x = convolve(padded, self.weight.unsqueeze(2), self.bias, (0, 0, 0), (1, 2, 2))
+        if self.time_conv is None:
+            return x
+        if not stream.has_history(self.time_conv):
+            assert len(x) == 1, "the first frame goes through the encoder alone"
+            stream.keep(self.time_conv, x)
+            return x
+        whole, new = stream.window(self.time_conv, x, len(x))
+        new.copy_(x)
+        out = convolve(whole[1:], self.time_conv.weight, self.time_conv.bias, (0, 0, 0), (2, 1, 1))
+        stream.keep(self.time_conv, whole)
+        return out
+
+
+class DownBlock(nn.Module):
+    """Residual blocks and a downsampler, beside a shortcut that averages (AvgDown3D)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_blocks: int,
+        downsample: bool,
+        temporal: bool,
+        scale: int,
+    ) -> None:
+        super().__init__()
+        channels = [in_channels] + [out_channels] * num_blocks
+        self.resnets = nn.ModuleList(ResidualBlock(a, b, scale) for a, b in pairwise(channels))
+        self.downsampler = Downsampler(out_channels, temporal, scale) if downsample else None
+        self.factors = (2 if temporal else 1, 2 if downsample else 1)
+        self.out_channels = out_channels
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        hidden = x
+        for block in self.resnets:
+            hidden = block(hidden, stream)
+        if self.downsampler is not None:
+            hidden = self.downsampler(hidden, stream)
+        out: Tensor = hidden + self._averaged(x)
+        return out
+
+    def _averaged(self, x: Tensor) -> Tensor:
+        """AvgDown3D: offsets become channels, and groups of channels their mean. Missing frames count as zeros."""
+        time, space = self.factors
+        x = F.pad(x, (0, 0, 0, 0, 0, 0, -len(x) % time, 0))
+        frames, rows, columns, channels = x.shape
+        parts = x.view(frames // time, time, rows // space, space, columns // space, space, channels)
+        stacked = parts.permute(0, 2, 4, 6, 1, 3, 5).reshape(
+            frames // time, rows // space, columns // space, self.out_channels, -1
+        )
+        mean: Tensor = stacked.mean(-1)
+        return mean

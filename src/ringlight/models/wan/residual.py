@@ -1,0 +1,59 @@
+"""The VAE's blocks at one resolution: residual convolutions, and attention within a frame. Activations are THWC."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from ringlight.models.wan.causal import CausalConv, RmsNorm, Stream, norm_silu_conv
+
+
+class ResidualBlock(nn.Module):
+    """Two norm-SiLU-convolutions beside a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, scale: int, in_pairs: bool = False) -> None:
+        super().__init__()
+        self.norm1 = RmsNorm(in_channels)
+        self.conv1 = CausalConv(in_channels, out_channels, (3, 3, 3), scale, in_pairs)
+        self.norm2 = RmsNorm(out_channels)
+        self.conv2 = CausalConv(out_channels, out_channels, (3, 3, 3), scale, in_pairs)
+        self.conv_shortcut = CausalConv(in_channels, out_channels, (1, 1, 1)) if in_channels != out_channels else None
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        hidden = norm_silu_conv(x, self.norm1, self.conv1, stream)
+        hidden = norm_silu_conv(hidden, self.norm2, self.conv2, stream)
+        hidden += x if self.conv_shortcut is None else self.conv_shortcut(x, stream)
+        return hidden
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention of all pixels of a frame, one head."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = RmsNorm(channels)
+        self.to_qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        pixels_TPC = self.norm(x).flatten(1, 2)
+        q, k, v = self.to_qkv(pixels_TPC).unsqueeze(1).chunk(3, dim=-1)
+        attended = F.scaled_dot_product_attention(q, k, v).squeeze(1)
+        out: Tensor = x + self.proj(attended).view_as(x)
+        return out
+
+
+class MidBlock(nn.Module):
+    """Residual, attention, residual, at the lowest resolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            [ResidualBlock(channels, channels, scale=1), ResidualBlock(channels, channels, scale=1)]
+        )
+        self.attentions = nn.ModuleList([AttentionBlock(channels)])
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        for layer in (self.resnets[0], self.attentions[0], self.resnets[1]):
+            x = layer(x, stream)
+        return x
