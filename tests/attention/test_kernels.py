@@ -1,0 +1,77 @@
+"""Kernels against the reference, log-sum-exp included, and merging of parts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ringlight.attention.kernel import KERNELS, choose_kernel, load_kernel, merge
+from ringlight.attention.reference import Reference
+
+CPU = torch.device("cpu")
+LENGTHS = [(1, 1), (1, 7), (5, 3), (33, 64), (175, 175), (13, 512)]
+
+
+def random_qkv(queries: int, keys: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+    """q (1, S, 4, 32), k and v (1, L, 4, 32)."""
+    generator = torch.Generator().manual_seed(queries * 1000 + keys)
+    return tuple(torch.randn(1, n, 4, 32, generator=generator).to(dtype) for n in (queries, keys, keys))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(("queries", "keys"), LENGTHS)
+def test_kernel_agrees_with_the_reference_in_float64(name: str, queries: int, keys: int) -> None:
+    kernel = load_kernel(name)
+    if not kernel.supports(CPU, torch.float32, 32):
+        pytest.skip(f"{name} needs CUDA; benchmarks/gpu_check.py checks it there")
+    q, k, v = random_qkv(queries, keys)
+    out, lse = kernel(q, k, v)
+    exact, exact_lse = Reference()(q.double(), k.double(), v.double())
+    assert out.shape == q.shape
+    assert lse.shape == q.shape[:3]
+    assert lse.dtype == torch.float32
+    torch.testing.assert_close(out.double(), exact, rtol=0, atol=2e-6)
+    torch.testing.assert_close(lse, exact_lse, rtol=0, atol=4e-6)
+
+
+@pytest.mark.parametrize("cut", [1, 7, 63])
+def test_merged_halves_are_the_whole(cut: int) -> None:
+    kernel = choose_kernel(CPU, torch.float32, 32)
+    q, k, v = random_qkv(33, 64)
+    parts = [kernel(q, k[:, part], v[:, part]) for part in (slice(0, cut), slice(cut, None))]
+    out, lse = merge(*parts[0], *parts[1])
+    whole, whole_lse = kernel(q, k, v)
+    torch.testing.assert_close(out, whole, rtol=0, atol=2e-6)
+    torch.testing.assert_close(lse, whole_lse, rtol=0, atol=4e-6)
+
+
+def test_merging_without_the_log_sum_exp_would_show() -> None:
+    """A planted bug: halves averaged as if their scores weighed alike."""
+    kernel = choose_kernel(CPU, torch.float32, 32)
+    q, k, v = random_qkv(33, 64)
+    (first, _), (second, _) = (kernel(q, k[:, part], v[:, part]) for part in (slice(0, 7), slice(7, None)))
+    whole, _ = kernel(q, k, v)
+    assert ((first + second) / 2 - whole).abs().max() > 0.1
+
+
+def test_merge_survives_scores_far_apart() -> None:
+    out, lse = merge(
+        torch.ones(1, 1, 1, 2), torch.full((1, 1, 1), -1e4), torch.full((1, 1, 1, 2), 3.0), torch.full((1, 1, 1), 1e4)
+    )
+    assert torch.equal(out, torch.full_like(out, 3.0))
+    assert torch.equal(lse, torch.full_like(lse, 1e4))
+
+
+def test_flash_on_a_cpu_refuses_no_queries_and_no_keys() -> None:
+    """The kernel itself would end the process."""
+    kernel = load_kernel("flash_cpu")
+    q, k, v = random_qkv(3, 3)
+    with pytest.raises(AssertionError, match="at least one query"):
+        kernel(q[:, :0], k, v)
+    with pytest.raises(AssertionError, match="at least one query"):
+        kernel(q, k[:, :0], v[:, :0])
+
+
+def test_no_kernel_is_an_error_that_names_the_place() -> None:
+    with pytest.raises(ValueError, match=r"no attention kernel with log-sum-exp for torch.float32 heads of 32 on meta"):
+        choose_kernel(torch.device("meta"), torch.float32, 32)

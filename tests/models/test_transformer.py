@@ -1,0 +1,113 @@
+"""The diffusion transformer against diffusers' on the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from ringlight.models.linear import Linear
+from ringlight.models.wan import transformer as module
+from ringlight.models.wan.transformer import WanTransformer
+from tests.oracle import load_oracle
+from tests.ours import load_pipeline
+
+GRIDS = [(1, 2, 2), (3, 6, 10), (2, 10, 4), (5, 14, 6)]  # latent frames, height, width
+
+
+def predict_both(
+    tiny: Path, grid: tuple[int, int, int], num_text: int, first_frame: bool, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """(ours, diffusers') for the same random latents, text and timestep."""
+    generator = torch.Generator().manual_seed(sum(grid))
+    latents = torch.randn(1, 48, *grid, generator=generator)
+    text = torch.randn(num_text, 64, generator=generator)
+    padded = torch.zeros(1, 512, 64)
+    padded[0, :num_text] = text
+    times = torch.full((1, grid[0], grid[1] // 2, grid[2] // 2), 417.0)
+    if first_frame:
+        times[:, 0] = 0
+    oracle = load_oracle(tiny, dtype).t2v.transformer
+    theirs = oracle(latents.to(dtype), times.flatten(1), padded.to(dtype), return_dict=False)[0]
+    pipeline = load_pipeline(tiny, dtype)
+    distinct = torch.tensor([0.0, 417.0] if first_frame else [417.0])
+    keys = pipeline.transformer.text_keys(text.to(dtype), 512)
+    return pipeline.transformer(latents, distinct, keys, pipeline.kernel), theirs
+
+
+def relative(difference: Tensor, to: Tensor) -> float:
+    return float(difference.double().norm() / to.double().norm())
+
+
+@pytest.mark.parametrize("first_frame", [False, True], ids=["t2v", "i2v"])
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_forward_within_2e_6_of_diffusers(tiny: Path, grid: tuple[int, int, int], first_frame: bool) -> None:
+    ours, theirs = predict_both(tiny, grid, 30, first_frame)
+    assert ours.shape == theirs.shape
+    assert relative(ours - theirs, theirs) < 2e-6
+
+
+@pytest.mark.parametrize("num_text", [1, 2, 511, 512])
+def test_any_length_of_prompt(tiny: Path, num_text: int) -> None:
+    """Padding is one column that weighs as many; without padding there is none."""
+    ours, theirs = predict_both(tiny, (2, 4, 6), num_text, first_frame=False)
+    assert relative(ours - theirs, theirs) < 2e-6
+
+
+def test_leaving_the_padding_out_would_show(tiny: Path) -> None:
+    """A planted bug: cross-attention to the true rows alone."""
+    pipeline = load_pipeline(tiny)
+    latents, text = torch.randn(1, 48, 2, 4, 6), torch.randn(30, 64)
+    right, wrong = (
+        pipeline.transformer(
+            latents, torch.tensor([417.0]), pipeline.transformer.text_keys(text, rows), pipeline.kernel
+        )
+        for rows in (512, 30)
+    )
+    assert relative(right - wrong, right) > 1e-2
+
+
+def test_slices_of_tokens_do_not_change_the_result(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boundaries of slices within a frame, at its end and across the first frame's."""
+    whole, _ = predict_both(tiny, (3, 6, 10), 30, first_frame=True)
+    for tokens in (7, 15, 44):
+        monkeypatch.setattr(module, "SLICE_TOKENS", tokens)
+        sliced, _ = predict_both(tiny, (3, 6, 10), 30, first_frame=True)
+        assert relative(sliced - whole, whole) < 1e-6
+
+
+@pytest.mark.parametrize("first_frame", [False, True], ids=["t2v", "i2v"])
+def test_bfloat16_is_no_further_from_float32_than_diffusers(tiny: Path, first_frame: bool) -> None:
+    _, exact = predict_both(tiny, (3, 6, 10), 30, first_frame)
+    ours, theirs = predict_both(tiny, (3, 6, 10), 30, first_frame, torch.bfloat16)
+    assert relative(ours - exact, exact) <= 1.1 * relative(theirs - exact, exact)
+
+
+def test_what_the_reference_keeps_in_float32_is_in_float32(tiny: Path) -> None:
+    transformer = load_pipeline(tiny, torch.bfloat16).transformer
+    kept = {name for name, parameter in transformer.named_parameters() if parameter.dtype == torch.float32}
+    assert kept == {
+        name
+        for name, _ in transformer.named_parameters()
+        if any(part in name for part in ("time_embedder", "scale_shift_table", "norm2"))
+    }
+
+
+def test_slots_are_the_names_and_shapes_of_diffusers(tiny: Path) -> None:
+    with torch.device("meta"):
+        slots = WanTransformer(load_pipeline(tiny).spec.transformer).checkpoint_slots()
+    theirs = load_oracle(tiny).t2v.transformer.state_dict()
+    assert {name: tuple(slot.shape) for name, slot in slots.items()} == {
+        name: tuple(tensor.shape) for name, tensor in theirs.items()
+    }
+
+
+def test_packed_linear_map_is_the_plain_one() -> None:
+    plain, packed = Linear(48, 80), Linear(48, 80)
+    packed.load_state_dict(plain.state_dict())
+    packed.requires_grad_(False).optimise_layout()
+    x = torch.randn(3, 17, 48)
+    torch.testing.assert_close(packed(x), plain(x), rtol=0, atol=2e-6)
+    torch.testing.assert_close(packed.with_gelu(x), plain.with_gelu(x), rtol=0, atol=2e-6)

@@ -1,0 +1,71 @@
+"""diffusers as the oracle: its pipelines on our demo checkpoints, and its numbers in our shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import WanImageToVideoPipeline, WanPipeline
+from PIL import Image
+from torch import Tensor
+
+from ringlight.core.request import VideoRequest
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """diffusers' text-to-video and image-to-video pipelines over the same weights."""
+
+    t2v: Any
+    i2v: Any
+
+    def latents(self, request: VideoRequest, image: Image.Image | None = None) -> Tensor:
+        """Final latents (1, z, T, h, w) of a request, in float32."""
+        extra: dict[str, Any] = {} if image is None else {"image": image}
+        pipeline = self.t2v if image is None else self.i2v
+        latents: Tensor = pipeline(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            width=request.width,
+            height=request.height,
+            num_frames=request.num_frames,
+            num_inference_steps=request.num_inference_steps,
+            guidance_scale=request.guidance_scale,
+            generator=torch.Generator().manual_seed(request.seed),
+            output_type="latent",
+            **extra,
+        ).frames
+        return latents.float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Frames (F, H, W, 3) in 0..1 of normalised latents (1, z, T, h, w)."""
+        vae = self.t2v.vae
+        mean, std = (self._statistic(name) for name in ("latents_mean", "latents_std"))
+        video = vae.decode((latents * std + mean).to(vae.dtype), return_dict=False)[0]
+        frames: Tensor = video[0].permute(1, 2, 3, 0).float().div(2).add(0.5)
+        return frames
+
+    def encode(self, frames_FHWC: Tensor) -> Tensor:
+        """Normalised latents (z, T, h, w) of frames in [-1, 1]."""
+        video = frames_FHWC.permute(3, 0, 1, 2).unsqueeze(0)
+        mode = self.t2v.vae.encode(video, return_dict=False)[0].mode()
+        mean, std = (self._statistic(name) for name in ("latents_mean", "latents_std"))
+        latents: Tensor = ((mode - mean) / std)[0]
+        return latents
+
+    def _statistic(self, name: str) -> Tensor:
+        return torch.tensor(self.t2v.vae.config[name]).view(1, -1, 1, 1, 1)
+
+
+@cache
+def load_oracle(folder: Path, dtype: torch.dtype = torch.float32) -> Oracle:
+    """The oracle of a checkpoint, loaded once a process."""
+    t2v = WanPipeline.from_pretrained(folder, torch_dtype=dtype)
+    components = dict(t2v.components)
+    i2v = WanImageToVideoPipeline(**components, image_encoder=None, image_processor=None, expand_timesteps=True)
+    for pipeline in (t2v, i2v):
+        pipeline.set_progress_bar_config(disable=True)
+    return Oracle(t2v, i2v)

@@ -1,0 +1,66 @@
+"""Our pipeline in the test's own process, and the seams it needs there."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ringlight.core.config import EngineConfig
+from ringlight.core.request import RequestLimits, VideoRequest
+from ringlight.pipelines.trace import Tracer
+from ringlight.pipelines.wan22_ti2v import Wan22TI2V
+from ringlight.worker.memory import ResidentMeter
+
+CPU = torch.device("cpu")
+
+
+class Silent:
+    """Events that nobody listens to."""
+
+    def stage_started(self, stage: str) -> None: ...
+
+    def step_finished(self, step: int, num_steps: int, seconds: float) -> None: ...
+
+    def frames_decoded(self, num_done: int, num_frames: int) -> None: ...
+
+    def check_cancelled(self) -> None: ...
+
+
+@cache
+def load_pipeline(folder: Path, dtype: torch.dtype = torch.float32, decode_chunk: int = 0) -> Wan22TI2V:
+    """A loaded pipeline, once a process."""
+    torch.set_num_threads(1)
+    config = EngineConfig(model_path=str(folder), device="cpu", decode_chunk=decode_chunk)
+    return Wan22TI2V(config, RequestLimits(), CPU, dtype, torch.float32)
+
+
+def new_tracer() -> Tracer:
+    return Tracer(CPU, ResidentMeter(), Silent())
+
+
+def final_latents(pipeline: Wan22TI2V, request: VideoRequest, folder: Path) -> Tensor:
+    """Latents (1, z, T, h, w) of a request, through the output that holds them."""
+    path = folder / "latents.safetensors"
+    pipeline.run(request, path, "job", new_tracer())
+    return load_file(path)["latents"]
+
+
+def frames(pipeline: Wan22TI2V, request: VideoRequest, folder: Path) -> Tensor:
+    """Frames (F, H, W, 3) in 0..1 of a request, before any codec."""
+    path = folder / "frames.npy"
+    pipeline.run(request, path, "job", new_tracer())
+    return torch.from_numpy(np.load(path))
+
+
+def as_png(picture: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
