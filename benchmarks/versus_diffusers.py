@@ -104,7 +104,7 @@ def compare(measure: str, checkpoint: str, runs: int) -> dict[str, Any]:
 def table(results: list[dict[str, Any]]) -> str:
     """The results as a Markdown table."""
     lines = [
-        "| Measure | Ringlight (s) | diffusers (s) | Ratio (range) | To reach | Growth (MiB) | Growth ratio | To reach |",
+        "| Measure | Ringlight (s) | diffusers (s) | Ratio (range) | Goal | Growth (MiB) | Growth ratio | Goal |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in results:

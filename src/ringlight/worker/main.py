@@ -29,6 +29,12 @@ from ringlight.pipelines.wan22_ti2v import Wan22TI2V
 from ringlight.worker import environment
 from ringlight.worker.memory import meter_for
 
+OUT_OF_MEMORY_WORDS = (
+    "can't allocate memory",  # torch's CPU allocator
+    "unable to find an engine to execute this computation",  # cuDNN without room for a workspace
+    "STATUS_ALLOC_FAILED",  # cuBLAS and cuDNN
+)
+
 
 class Corridor:
     """The socket to the engine: sends messages from any thread, and sorts what comes in on one of its own."""
@@ -103,17 +109,19 @@ class Worker:
     def serve(self) -> None:
         """Run jobs until told to stop."""
         while (job := self._corridor.jobs.get()) is not None:
-            try:
-                report = self._run(job)
-            except Exception as error:
-                failure = as_ringlight_error(error, job)
-                problems = list(failure.problems) if isinstance(failure, InvalidRequest) else []
-                self._corridor.send(
-                    messages.JobFailed(job_id=job.job_id, code=failure.code, message=str(failure), problems=problems)
-                )
+            ending = self._finish(job)
+            if isinstance(ending, messages.JobFailed):
                 release_memory(self._device)
-            else:
-                self._corridor.send(messages.JobCompleted(job_id=job.job_id, report=report))
+            self._corridor.send(ending)
+
+    def _finish(self, job: messages.RunJob) -> messages.JobCompleted | messages.JobFailed:
+        """Run a job and say how it ended. No error outlives this: its traceback would keep the job's tensors."""
+        try:
+            return messages.JobCompleted(job_id=job.job_id, report=self._run(job))
+        except Exception as error:
+            failure = as_ringlight_error(error, job)
+            problems = list(failure.problems) if isinstance(failure, InvalidRequest) else []
+            return messages.JobFailed(job_id=job.job_id, code=failure.code, message=str(failure), problems=problems)
 
     def _run(self, job: messages.RunJob) -> RunReport:
         request = job.request
@@ -143,13 +151,20 @@ def as_ringlight_error(error: Exception, job: messages.RunJob) -> RinglightError
     if isinstance(error, RinglightError):
         return error
     request = job.request
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
+    if is_out_of_memory(error):
         return OutOfMemory(
             f"{request.width}x{request.height} with {request.num_frames} frames does not fit into this device's "
             "memory; ask for a smaller size or fewer frames, or use --vae-dtype bfloat16"
         )
     traceback.print_exception(error)
     return WorkerError(f"{type(error).__name__}: {error}")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out. Libraries below torch say so in words of their own."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_WORDS)
 
 
 def release_memory(device: torch.device) -> None:
@@ -167,7 +182,7 @@ def main() -> None:
     try:
         worker = Worker(setup, corridor)
     except Exception as error:
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        if is_out_of_memory(error):
             error = OutOfMemory("the model's weights do not fit into this device's memory")
         if not isinstance(error, RinglightError):
             traceback.print_exception(error)

@@ -25,8 +25,8 @@ class CudaMeter:
     def start(self) -> None:
         """A new job: forget earlier peaks."""
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self._device)
         self._peaks = (0, 0)
-        self.reset()
 
     def reset(self) -> None:
         self._fold()

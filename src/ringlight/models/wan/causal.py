@@ -94,7 +94,7 @@ def convolve(
 
     On a CPU oneDNN is called by name: torch's own choice for one thread often falls into a slower kernel.
     """
-    x = x_THWC.permute(3, 0, 1, 2).unsqueeze(0)
+    x = x_THWC.unsqueeze(0).permute(0, 4, 1, 2, 3)  # so that the batch has the stride that channels-last wants
     if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
         out = torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
     else:
