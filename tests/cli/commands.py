@@ -1,0 +1,82 @@
+"""Running the real command, alone or two at a time, and watching the processes that it starts."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+RINGLIGHT = str(Path(sys.executable).with_name("ringlight"))
+TIMEOUT_SECONDS = 120.0
+
+
+class Done(NamedTuple):
+    """What a command left: its exit code, stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+def ringlight(*arguments: object, folder: Path | None = None) -> Done:
+    """Run `ringlight` with these arguments, in a folder."""
+    command = [RINGLIGHT, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False, cwd=folder)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def together(commands: Iterable[list[object]]) -> list[Done]:
+    """Run commands two at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda arguments: ringlight(*arguments), commands))
+
+
+def wait_until(is_so: Callable[[], object]) -> None:
+    """Wait for something to become true. Raises TimeoutError if it does not."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.01)
+
+
+class Running:
+    """A command in the middle of its work; what it prints goes to files in `log`."""
+
+    def __init__(self, log: Path, *arguments: object) -> None:
+        self._out, self._err = log / "out", log / "err"
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self._process = subprocess.Popen([RINGLIGHT, *map(str, arguments)], stdout=out, stderr=err)
+
+    def wait_for(self, word: str) -> None:
+        """Wait until it has said this word on stderr."""
+        wait_until(lambda: word in self._err.read_text() or self._process.poll() is not None)
+        assert word in self._err.read_text()
+
+    def worker(self) -> int:
+        """The process id of its worker, as soon as there is one."""
+        wait_until(self._children)
+        (worker,) = self._children()
+        return worker
+
+    def interrupt(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def end(self) -> Done:
+        """Wait for its end."""
+        code = self._process.wait(TIMEOUT_SECONDS)
+        return Done(code, self._out.read_text(), self._err.read_text())
+
+    def kill(self) -> None:
+        """End it whatever it does."""
+        self._process.kill()
+        self._process.wait()
+
+    def _children(self) -> set[int]:
+        threads = Path(f"/proc/{self._process.pid}/task").glob("*/children")
+        return {int(pid) for children in threads for pid in children.read_text().split()}

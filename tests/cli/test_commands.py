@@ -1,0 +1,157 @@
+"""The other commands, and what none of them may do: import torch before it is needed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from ringlight.models.wan.demo import write_demo_checkpoint
+from tests.cli.commands import RINGLIGHT, ringlight, together
+
+HEAVY = ("torch", "diffusers", "transformers", "av", "numpy")
+
+
+def test_help_does_not_import_torch() -> None:
+    command = [sys.executable, "-X", "importtime", RINGLIGHT, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert {"typer", "ringlight", "msgspec"} <= imported
+    assert not imported & set(HEAVY)
+    assert all(command in done.stdout for command in ("generate", "doctor", "demo-checkpoint"))
+
+
+@pytest.mark.parametrize("command", ["generate", "doctor", "demo-checkpoint"])
+def test_every_command_explains_itself(command: str) -> None:
+    done = ringlight(command, "--help")
+    assert done.code == 0
+    assert "Usage: ringlight" in done.out
+    assert done.err == ""
+
+
+def test_without_a_command_it_says_which_there_are() -> None:
+    done = ringlight()
+    assert done.code == 2
+    assert "generate" in done.out + done.err
+
+
+def test_an_unknown_command_is_a_usage_error() -> None:
+    done = ringlight("degenerate")
+    assert done.code == 2
+    assert "degenerate" in done.err
+
+
+def test_python_runs_it_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ringlight", "doctor", "--help"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "Usage: " in done.stdout
+
+
+@pytest.mark.slow
+def test_doctor_says_what_a_report_of_a_bug_needs() -> None:
+    plain, as_json = together([["doctor"], ["doctor", "--json"]])
+    assert plain.code == as_json.code == 0
+    assert plain.err == as_json.err == ""
+    facts = json.loads(as_json.out)
+    assert facts.keys() == {"packages", "machine", "torch", "codecs", "environment"}
+    assert facts["packages"]["torch"][0].isdigit()
+    assert "not installed" not in facts["packages"].values()
+    assert facts["machine"]["cpus"] >= 1
+    assert facts["machine"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert facts["codecs"] == {"libx264": True, "libvpx-vp9": True}
+    assert facts["torch"]["threads"] >= 1
+    assert set(facts) <= set(plain.out.splitlines())
+    for name, version in facts["packages"].items():
+        assert f"  {name:<16} {version}" in plain.out
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder by its path in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_the_command_writes_the_same_bytes_for_the_same_seed(tmp_path: Path) -> None:
+    """The command in its own process, and the function in ours."""
+    folder, expected = tmp_path / "deep" / "sharded", tmp_path / "expected"
+    done = ringlight("demo-checkpoint", folder, "--seed", 5, "--shard-megabytes", 2)
+    assert done == (0, f"{folder}\n", "")
+    write_demo_checkpoint(expected, "tiny", seed=5, shard_bytes=2 * 2**20)
+    assert tree(folder) == tree(expected)
+    weights = list(folder.rglob("*.safetensors"))
+    assert len(weights) > 3
+    assert all(path.stat().st_size < 2.1 * 2**20 or is_one_tensor(path) for path in weights)
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint in shards."""
+    folder = tmp_path_factory.mktemp("sharded") / "tiny"
+    write_demo_checkpoint(folder, "tiny", shard_bytes=2 * 2**20)
+    return folder
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])
+def test_one_file_and_shards_hold_the_same_weights(tiny: Path, sharded: Path, part: str) -> None:
+    whole, shards = tensors(tiny / part), tensors(sharded / part)
+    assert whole.keys() == shards.keys()
+    assert all((whole[name] == shards[name]).all() for name in whole)
+
+
+def tensors(folder: Path) -> dict[str, NDArray[np.float32]]:
+    """Every tensor of a folder's files."""
+    return {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
+
+
+def is_one_tensor(path: Path) -> bool:
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return len(header.keys() - {"__metadata__"}) == 1
+
+
+def test_another_seed_gives_other_weights_and_the_same_configuration(tiny: Path, tmp_path: Path) -> None:
+    write_demo_checkpoint(tmp_path / "other", "tiny", seed=1)
+    ours, theirs = tree(tiny), tree(tmp_path / "other")
+    assert ours.keys() == theirs.keys()
+    differing = {name for name in ours if ours[name] != theirs[name]}
+    assert differing == {name for name in ours if name.endswith(".safetensors")}
+    assert len(differing) == 3
+
+
+def test_writing_again_leaves_nothing_of_what_was_there(tiny: Path, sharded: Path, tmp_path: Path) -> None:
+    """Shards of an earlier checkpoint, with their index, would be read in place of the new file."""
+    reused = shutil.copytree(sharded, tmp_path / "reused")
+    write_demo_checkpoint(reused, "tiny")
+    assert tree(reused) == tree(tiny)
+
+
+@pytest.mark.slow
+def test_a_demo_checkpoint_that_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    onto_a_file, huge_seed = together(
+        [
+            ["demo-checkpoint", tmp_path / "file"],
+            ["demo-checkpoint", tmp_path / "huge", "--seed", 10**20],
+        ]
+    )
+    assert onto_a_file.code == 3
+    assert onto_a_file.err.count("\n") == 1
+    assert "file" in onto_a_file.err
+    assert (tmp_path / "file").read_text() == "mine"
+    assert huge_seed.code in (0, 2, 3)
+    assert "Traceback" not in huge_seed.err
+
+
+@pytest.mark.parametrize("flags", [["--size", "huge"], ["--seed", "-1"], []])
+def test_wrong_flags_of_demo_checkpoint(tmp_path: Path, flags: list[str]) -> None:
+    done = ringlight("demo-checkpoint", *([tmp_path / "new", *flags] if flags else []))
+    assert done.code == 2
+    assert list(tmp_path.iterdir()) == []

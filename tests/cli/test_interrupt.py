@@ -1,0 +1,112 @@
+"""Ctrl-C and SIGTERM in the middle: exit code 130, nothing half-written, no process left."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.cli.commands import Done, Running
+from tests.engine.processes import ends
+
+pytestmark = pytest.mark.slow
+
+STOPPING = "stopping at the next step"
+
+
+class Plan(NamedTuple):
+    """A command that would go on for minutes, and the signals it gets once it has said a word."""
+
+    word: str
+    signals: list[signal.Signals]
+    flags: list[object]
+    output: str
+
+
+PLANS = {
+    "Ctrl-C": Plan(
+        "Denoising", [signal.SIGINT], ["--size", "256x160", "--num-frames", 5, "--num-inference-steps", 1000], "a.mp4"
+    ),
+    "SIGTERM": Plan(
+        "Decoding", [signal.SIGTERM], ["--size", "256x160", "--num-frames", 481, "--num-inference-steps", 1], "%03d.png"
+    ),
+    "Ctrl-C twice": Plan(
+        "Denoising",
+        [signal.SIGINT, signal.SIGINT],
+        ["--size", "512x320", "--num-frames", 29, "--num-inference-steps", 1000],  # the second comes within a step
+        "a.npy",
+    ),
+}
+
+
+class Interrupted(NamedTuple):
+    done: Done
+    folder: Path
+    worker: int
+
+
+def interrupt(running: Running, plan: Plan, folder: Path) -> Interrupted:
+    running.wait_for(plan.word)
+    worker = running.worker()
+    first, *more = plan.signals
+    running.interrupt(first)
+    for number in more:
+        running.wait_for(STOPPING)
+        running.interrupt(number)
+    return Interrupted(running.end(), folder, worker)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Interrupted]]:
+    """All commands by name: they load at the same time, and are interrupted one after another."""
+    folders = {name: tmp_path_factory.mktemp("interrupted") for name in PLANS}
+    started: dict[str, Running] = {}
+    try:
+        for name, plan in PLANS.items():
+            arguments = ["--model-path", tiny, "--prompt", "a cat", "--num-threads", 1, *plan.flags]
+            log = tmp_path_factory.mktemp("log")
+            started[name] = Running(log, "generate", *arguments, "-o", folders[name] / plan.output)
+        yield {name: interrupt(started[name], plan, folders[name]) for name, plan in PLANS.items()}
+    finally:
+        for running in started.values():
+            running.kill()
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_an_interrupted_command_leaves_nothing(interrupted: dict[str, Interrupted], name: str) -> None:
+    done, folder, worker = interrupted[name]
+    assert done.code == 130
+    assert done.out == ""
+    assert STOPPING in done.err
+    assert "Traceback" not in done.err
+    assert list(folder.iterdir()) == []
+    assert ends(worker)
+
+
+@pytest.mark.parametrize("name", ["Ctrl-C", "SIGTERM"])
+def test_the_first_interrupt_is_answered_with_a_line(interrupted: dict[str, Interrupted], name: str) -> None:
+    assert interrupted[name].done.err.splitlines()[-1] == "ringlight: cancelled: cancelled"
+
+
+def test_a_second_interrupt_does_not_wait_for_the_step(interrupted: dict[str, Interrupted]) -> None:
+    assert "ringlight: cancelled" not in interrupted["Ctrl-C twice"].done.err
+
+
+def test_an_interrupt_while_loading_ends_too(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    (tmp_path / "results").mkdir()
+    arguments = ["--model-path", tiny, "--prompt", "a cat", "-o", tmp_path / "results" / "film.mp4"]
+    running = Running(tmp_path / "log", "generate", *arguments)
+    try:
+        worker = running.worker()
+        running.interrupt(signal.SIGINT)
+        done = running.end()
+    finally:
+        running.kill()
+    assert (done.code, done.out) == (130, "")
+    assert "Traceback" not in done.err
+    assert ends(worker)
+    assert list((tmp_path / "results").iterdir()) == []

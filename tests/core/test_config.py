@@ -1,0 +1,112 @@
+"""Defaults of a request: what is given, else the checkpoint's ringlight.json, else the model card's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ringlight.core.config import read_defaults, worker_environment
+from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.request import RequestDefaults, VideoRequest
+from ringlight.core.spec import ModelSpec
+from tests.core.checkpoints import copy_json, edit
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "ringlight.json").write_text(text)
+    return folder
+
+
+def test_the_model_cards_defaults(spec: ModelSpec) -> None:
+    request = RequestDefaults().complete("a cat", spec, seed=3)
+    assert request == VideoRequest(
+        prompt="a cat",
+        negative_prompt="",
+        width=1280,
+        height=704,
+        num_frames=121,
+        fps=24,
+        num_inference_steps=50,
+        guidance_scale=5.0,
+        flow_shift=spec.scheduler.flow_shift,
+        seed=3,
+    )
+
+
+def test_what_is_given_wins_and_none_counts_as_left_out(spec: ModelSpec) -> None:
+    defaults = RequestDefaults(width=512, height=320, flow_shift=3.0, seed=9)
+    request = defaults.complete("a cat", spec, width=256, height=None, num_frames=None, guidance_scale=0.0, image=b"x")
+    assert (request.width, request.height, request.num_frames) == (256, 320, 121)
+    assert (request.guidance_scale, request.flow_shift, request.seed, request.image) == (0.0, 3.0, 9, b"x")
+
+
+def test_a_seed_that_nobody_gave_is_drawn_and_named(spec: ModelSpec) -> None:
+    seeds = {RequestDefaults().complete("a cat", spec).seed for _ in range(20)}
+    assert len(seeds) == 20  # twice the same among 2**32: once in twenty million runs
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert RequestDefaults().complete("a cat", spec, seed=0).seed == 0
+
+
+def test_flow_shift_is_the_schedulers_unless_given(tiny: Path, tmp_path: Path) -> None:
+    folder = copy_json(tiny, tmp_path / "copy")
+    edit(folder, "scheduler/scheduler_config.json", flow_shift=3.25)
+    spec = ModelSpec.read(folder)
+    assert RequestDefaults().complete("a cat", spec).flow_shift == 3.25
+    assert RequestDefaults().complete("a cat", spec, flow_shift=7.0).flow_shift == 7.0
+
+
+def test_a_checkpoints_own_defaults(tmp_path: Path, tiny: Path) -> None:
+    assert read_defaults(tmp_path) == RequestDefaults()
+    assert read_defaults(write(tmp_path, "{}")) == RequestDefaults()
+    stated = {"width": 64, "negative_prompt": "blurry", "flow_shift": 2, "guidance_scale": 4}
+    read = read_defaults(write(tmp_path, json.dumps({"defaults": stated})))
+    assert read == msgspec.structs.replace(
+        RequestDefaults(), width=64, negative_prompt="blurry", flow_shift=2.0, guidance_scale=4.0
+    )
+    assert read_defaults(tiny).num_inference_steps == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('{"defaults": {"guidance": 4}}', "guidance"),
+        ('{"default": {"width": 64}}', "default"),
+        ('{"defaults": {"width": "wide"}}', "width"),
+        ('{"defaults": {"num_frames": 17.5}}', "num_frames"),
+        ('{"defaults": {"seed": [1]}}', "seed"),
+        ('{"defaults": null}', "defaults"),
+        ('{"defaults": 3}', "defaults"),
+        ("[]", "defaults"),
+        ('{"defaults": ', "defaults"),
+        ("", "defaults"),
+        ("[" * 100_000, "ringlight.json"),
+    ],
+)
+def test_wrong_defaults_are_refused_with_what_is_wrong(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(InvalidCheckpoint) as caught:
+        read_defaults(write(tmp_path, text))
+    message = str(caught.value)
+    assert message.startswith(str(tmp_path / "ringlight.json"))
+    assert named in message.removeprefix(str(tmp_path))
+    assert "\n" not in message
+
+
+def test_defaults_that_are_not_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "ringlight.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidCheckpoint, match=r"ringlight\.json"):
+        read_defaults(tmp_path)
+    (tmp_path / "ringlight.json").unlink()
+    (tmp_path / "ringlight.json").mkdir()
+    with pytest.raises(InvalidCheckpoint, match=r"ringlight\.json"):
+        read_defaults(tmp_path)
+
+
+def test_a_worker_inherits_the_environment_but_never_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("SOMETHING_OF_OURS", "kept")
+    environment = worker_environment()
+    assert environment["HF_HUB_OFFLINE"] == environment["TRANSFORMERS_OFFLINE"] == "1"
+    assert environment["SOMETHING_OF_OURS"] == "kept"

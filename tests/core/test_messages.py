@@ -1,0 +1,90 @@
+"""What crosses the corridor comes out as it went in, and nothing else comes out."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from ringlight.core import messages
+from ringlight.core.config import EngineConfig
+from ringlight.core.errors import Problem
+from ringlight.core.request import MAX_SEED, RequestLimits, VideoRequest
+from tests.core.test_report import CPU, GPU, report
+
+REQUEST = VideoRequest(
+    prompt='灯台 🗼\n"quoted"',
+    negative_prompt="",
+    width=256,
+    height=160,
+    num_frames=17,
+    fps=24,
+    num_inference_steps=8,
+    guidance_scale=5.0,
+    flow_shift=0.1,
+    seed=MAX_SEED,
+    image=bytes(range(256)),
+)
+TO_WORKER: list[messages.ToWorker] = [
+    messages.RunJob(job_id="video_1", request=REQUEST, output="/tmp/film.mp4"),
+    messages.RunJob(job_id="video_2", request=msgspec.structs.replace(REQUEST, image=None), output="film.npy"),
+    messages.CancelJob(job_id="video_1"),
+    messages.Shutdown(),
+]
+FROM_WORKER: list[messages.FromWorker] = [
+    messages.WorkerReady(environment={"device": "cpu", "versions": {"torch": "2"}, "cuda": None}, load_seconds=1.5),
+    messages.StageStarted(job_id="video_1", stage="Denoising"),
+    messages.StepFinished(job_id="video_1", step=1, num_steps=8, seconds=0.25),
+    messages.FramesDecoded(job_id="video_1", num_done=5, num_frames=17),
+    messages.JobCompleted(job_id="video_1", report=report(CPU)),
+    messages.JobCompleted(job_id="video_1", report=report(GPU)),
+    messages.JobFailed(job_id="video_1", code="cancelled", message="cancelled"),
+    messages.JobFailed(
+        job_id="video_1",
+        code="invalid_request",
+        message="height: is odd",
+        problems=[Problem("height", "is odd", "704"), Problem("prompt", "is empty")],
+    ),
+    messages.WorkerFailed(code="invalid_checkpoint", message="weights: missing"),
+]
+
+
+def name_of(message: object) -> str:
+    return type(message).__name__
+
+
+@pytest.mark.parametrize("message", TO_WORKER, ids=name_of)
+def test_what_is_sent_to_a_worker(message: messages.ToWorker) -> None:
+    assert messages.to_worker_decoder.decode(messages.encode(message)) == message
+
+
+@pytest.mark.parametrize("message", FROM_WORKER, ids=name_of)
+def test_what_a_worker_sends(message: messages.FromWorker) -> None:
+    assert messages.from_worker_decoder.decode(messages.encode(message)) == message
+
+
+def test_all_kinds_are_covered() -> None:
+    assert {type(message) for message in TO_WORKER} == set(messages.ToWorker.__args__)
+    assert {type(message) for message in FROM_WORKER} == set(messages.FromWorker.__args__)
+
+
+def test_a_message_of_the_other_direction_is_refused() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        messages.to_worker_decoder.decode(messages.encode(FROM_WORKER[1]))
+    with pytest.raises(msgspec.ValidationError):
+        messages.from_worker_decoder.decode(messages.encode(TO_WORKER[0]))
+    with pytest.raises(msgspec.ValidationError):
+        messages.to_worker_decoder.decode(msgspec.msgpack.encode({"type": "Evaluate", "code": "1"}))
+
+
+def test_what_a_worker_is_told_on_its_command_line() -> None:
+    setup = messages.WorkerSetup(
+        config=EngineConfig(model_path="/a model/päth", device="cpu", num_threads=1, decode_chunk=2),
+        limits=RequestLimits(max_frames=5),
+    )
+    assert msgspec.json.decode(msgspec.json.encode(setup), type=messages.WorkerSetup) == setup
+
+
+def test_a_setup_with_an_unknown_value_is_refused() -> None:
+    text = msgspec.json.encode({"config": {"model_path": "x", "device": "tpu"}, "limits": {}})
+    with pytest.raises(msgspec.ValidationError, match="device"):
+        msgspec.json.decode(text, type=messages.WorkerSetup)

@@ -1,0 +1,145 @@
+"""RunReport: rows that sum to the total, one JSON, and a hash that stands for the work."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from ringlight.core.report import GIB, MemoryReport, RunReport, StageReport, workload_hash
+from ringlight.core.request import VideoRequest
+
+STAGES = {
+    "InputValidation": 0.0004,
+    "TextEncoding": 0.81234,
+    "LatentPreparation": 0.00251,
+    "TimestepPreparation": 0.0016,
+    "Denoising": 41.50498,
+    "Decoding": 6.60007,
+    "Output": 0.0211,
+}
+GPU = MemoryReport(
+    rank=0,
+    device="cuda:0",
+    peak_reserved_bytes=20 * GIB,
+    peak_allocated_bytes=15 * GIB,
+    overhead_bytes=5 * GIB,
+    overhead_ratio=0.25,
+)
+CPU = MemoryReport(
+    rank=0,
+    device="cpu",
+    peak_resident_bytes=3 * GIB,
+    idle_resident_bytes=GIB,
+    resident_growth_bytes=2 * GIB,
+)
+
+
+def report(*memory: MemoryReport) -> RunReport:
+    return RunReport(
+        workload={"prompt": "a cat", "seed": 1},
+        workload_hash="0" * 64,
+        layout="u1r1",
+        environment={"device": "a device"},
+        stages=[StageReport(name=name, seconds=seconds, peak_bytes=GIB) for name, seconds in STAGES.items()],
+        other_seconds=0.1234,
+        total_seconds=sum(STAGES.values()) + 0.1234,
+        step_seconds=[2.0, 1.5],
+        memory=list(memory),
+        num_tokens=200,
+        outputs=["cat.mp4"],
+    )
+
+
+def rows_of(table: str) -> dict[str, list[str]]:
+    """The cells of each row of Markdown tables, by the first cell."""
+    cells = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in table.splitlines() if line]
+    return {first: rest for first, *rest in cells}
+
+
+def test_the_table_has_every_stage_and_other_and_sums_to_the_total() -> None:
+    rows = rows_of(report(CPU).table())
+    parts = [float(rows[name][0]) for name in (*STAGES, "Other")]
+    assert parts == pytest.approx([*STAGES.values(), 0.1234], abs=5e-5)
+    assert sum(parts) == pytest.approx(float(rows["Total"][0]), abs=5e-5 * (len(parts) + 1))
+    shares = [float(rows[name][1].rstrip("%")) for name in (*STAGES, "Other")]
+    assert sum(shares) == pytest.approx(100, abs=0.05 * len(shares))
+    assert rows["Denoising"][2] == "1.00"
+
+
+def test_memory_of_a_gpu_and_of_a_cpu() -> None:
+    gpu, cpu = rows_of(report(GPU).table()), rows_of(report(CPU).table())
+    assert gpu["Peak GPU Memory"] == ["20.00"]
+    assert gpu["Peak Allocated"] == ["15.00"]
+    assert gpu["Memory Overhead"] == ["5.00"]
+    assert gpu["Overhead Ratio"] == ["25.0%"]
+    assert (cpu["Peak resident"], cpu["Idle worker"], cpu["Growth"]) == (["3.00"], ["1.00"], ["2.00"])
+    assert "Peak GPU Memory" not in cpu
+
+
+def test_the_worst_rank_stands_for_all() -> None:
+    small = msgspec.structs.replace(GPU, rank=1, peak_reserved_bytes=GIB)
+    assert report(small, GPU).worst_memory is GPU
+    assert rows_of(report(small, GPU).table())["Peak GPU Memory"] == ["20.00"]
+
+
+@pytest.mark.parametrize("memory", [GPU, CPU])
+def test_json_gives_the_same_report_back(memory: MemoryReport) -> None:
+    before = report(memory)
+    text = before.to_json()
+    assert msgspec.json.decode(text, type=RunReport) == before
+    plain = json.loads(text)
+    assert plain["schema_version"] == 1
+    assert plain["worst_memory"]["device"] == memory.device
+    assert plain["stages"][4] == {"name": "Denoising", "seconds": 41.50498, "peak_bytes": GIB}
+    assert text.endswith(b"}\n")
+
+
+def workload(**changes: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "prompt": "a cat",
+        "negative_prompt": "",
+        "width": 256,
+        "height": 160,
+        "num_frames": 17,
+        "fps": 24,
+        "num_inference_steps": 8,
+        "guidance_scale": 5.0,
+        "flow_shift": 5.0,
+        "seed": 1,
+        "image": None,
+    }
+    return VideoRequest(**fields | changes).workload() | {"model": "tiny"}
+
+
+def test_equal_work_has_equal_hashes() -> None:
+    assert workload_hash(workload()) == workload_hash(workload())
+    assert workload_hash(workload()) == workload_hash(dict(reversed(workload().items())))
+    assert workload_hash(workload(image=b"picture")) == workload_hash(workload(image=bytes(bytearray(b"picture"))))
+    assert len(workload_hash(workload())) == 64
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": "a dog"},
+        {"negative_prompt": "blurry"},
+        {"width": 160, "height": 256},
+        {"num_frames": 21},
+        {"fps": 25},
+        {"num_inference_steps": 9},
+        {"guidance_scale": 5.0000001},
+        {"flow_shift": 4.0},
+        {"seed": 2},
+        {"image": b"picture"},
+    ],
+)
+def test_different_work_has_different_hashes(change: dict[str, Any]) -> None:
+    assert workload_hash(workload(**change)) != workload_hash(workload())
+
+
+def test_hashes_differ_by_model_and_by_picture() -> None:
+    assert workload_hash(workload() | {"model": "other"}) != workload_hash(workload())
+    assert workload_hash(workload(image=b"one")) != workload_hash(workload(image=b"two"))

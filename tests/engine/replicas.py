@@ -1,0 +1,64 @@
+"""A Replica without a process, for what the engine does by itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from ringlight.core import messages
+from ringlight.core.report import MemoryReport, RunReport
+
+Receive = Callable[[messages.JobMessage], None]
+
+
+def report_of(job: messages.RunJob) -> RunReport:
+    return RunReport(
+        workload=job.request.workload(),
+        workload_hash="",
+        layout="u1r1",
+        environment={},
+        stages=[],
+        other_seconds=1.0,
+        total_seconds=1.0,
+        step_seconds=[],
+        memory=[MemoryReport(rank=0, device="cpu", peak_resident_bytes=1)],
+        num_tokens=1,
+        outputs=[job.output],
+    )
+
+
+class FakeReplica:
+    """Completes every job at once, or, made with `held`, after two steps when told to go on; obeys a cancel then."""
+
+    def __init__(self, held: bool = False) -> None:
+        self.events: list[str] = []
+        self.in_the_middle = threading.Event()
+        self.go_on = threading.Event()
+        self._cancelled: set[str] = set()
+        if not held:
+            self.go_on.set()
+
+    def start(self) -> messages.WorkerReady:
+        self.events.append("start")
+        return messages.WorkerReady(environment={"device": "none"}, load_seconds=0.0)
+
+    def run(self, job: messages.RunJob, receive: Receive) -> None:
+        self.events.append(f"run {job.request.prompt}")
+        receive(messages.StageStarted(job_id=job.job_id, stage="Denoising"))
+        for step in (1, 2):
+            receive(messages.StepFinished(job_id=job.job_id, step=step, num_steps=4, seconds=0.5))
+        self.in_the_middle.set()
+        assert self.go_on.wait(60)
+        if job.job_id in self._cancelled:
+            receive(messages.JobFailed(job_id=job.job_id, code="cancelled", message="cancelled"))
+        else:
+            receive(messages.JobCompleted(job_id=job.job_id, report=report_of(job)))
+
+    def cancel(self, job_id: str) -> None:
+        self.events.append("cancel")
+        self._cancelled.add(job_id)
+        self.go_on.set()
+
+    def close(self) -> None:
+        self.events.append("close")
+        self.go_on.set()

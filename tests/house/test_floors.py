@@ -1,0 +1,92 @@
+"""The floors of the house: who may import whom, how long a file may be, and that all of it is typed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+MAX_LINES = 400
+HEAVY = ("torch", "diffusers", "transformers", "av")
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT / "src" / "ringlight"))
+
+
+def test_nothing_imports_upward(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--cache-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+    assert "0 kept" not in done.stdout
+
+
+@pytest.mark.parametrize("module", ["ringlight", "ringlight.cli.main", "ringlight.core.messages"])
+def test_the_front_never_imports_torch(module: str) -> None:
+    program = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    imported = set(done.stdout.split())
+    assert module in imported
+    assert not imported & set(HEAVY)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_no_file_is_long(path: Path) -> None:
+    length = len(path.read_text(encoding="utf-8").splitlines())
+    assert length <= MAX_LINES, f"{relative(path)} has {length} lines: look for the second noun"
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert files("ringlight").joinpath("py.typed").is_file()
+
+
+def missing_annotations(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """The parameters without an annotation, and "return" where that has none."""
+    arguments = function.args
+    parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+    bare = [each.arg for each in parameters if each is not None and each.annotation is None]
+    bare = [name for name in bare if name not in ("self", "cls")]
+    return bare if function.returns is not None else [*bare, "return"]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_every_function_is_annotated(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    bare = {f"{function.name}:{function.lineno}": missing_annotations(function) for function in functions}
+    assert {place: names for place, names in bare.items() if names} == {}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_every_file_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def test_the_checks_of_annotations_can_fail() -> None:
+    (function,) = ast.parse("def f(a, *b, c: int, **d): ...").body
+    assert isinstance(function, ast.FunctionDef)
+    assert missing_annotations(function) == ["a", "b", "d", "return"]
+
+
+def test_only_one_file_reads_the_environment_and_none_unpickles() -> None:
+    """Settings are passed, not fetched (cli/doctor.py shows them), and weights never come as pickles."""
+    readers, unpicklers = set(), set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"):
+                readers.add(relative(path))
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+                if names & {"pickle", "dill", "joblib", "torch.load"}:
+                    unpicklers.add(relative(path))
+            if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load":
+                unpicklers.add(relative(path))
+    assert readers <= {"core/config.py", "cli/doctor.py"}
+    assert unpicklers == set()

@@ -1,0 +1,88 @@
+"""What a worker decides before it loads: device, dtypes, and how it names what went wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ringlight.core.config import EngineConfig
+from ringlight.core.errors import Cancelled, InvalidSetting, OutOfMemory, WorkerError
+from ringlight.core.messages import RunJob
+from ringlight.core.request import VideoRequest
+from ringlight.worker.environment import choose_device, choose_dtypes, describe
+from ringlight.worker.main import as_ringlight_error
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda", 0)
+JOB = RunJob(
+    job_id="video_1",
+    request=VideoRequest(
+        prompt="a cat",
+        negative_prompt="",
+        width=1280,
+        height=704,
+        num_frames=121,
+        fps=24,
+        num_inference_steps=50,
+        guidance_scale=5.0,
+        flow_shift=5.0,
+        seed=1,
+    ),
+    output="/tmp/cat.mp4",
+)
+
+
+def config(**settings: str) -> EngineConfig:
+    return EngineConfig(model_path="anywhere", **settings)
+
+
+def test_devices() -> None:
+    assert choose_device(config(device="cpu")) == CPU
+    assert choose_device(config()).type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_an_error_with_its_remedy() -> None:
+    with pytest.raises(InvalidSetting, match="--device cpu"):
+        choose_device(config(device="cuda"))
+
+
+def test_dtypes() -> None:
+    assert choose_dtypes(config(), CPU) == (torch.float32, torch.float32)
+    assert choose_dtypes(config(), CUDA) == (torch.bfloat16, torch.float32)
+    asked = config(dtype="bfloat16", vae_dtype="bfloat16")
+    assert choose_dtypes(asked, CPU) == (torch.bfloat16, torch.bfloat16)
+    assert choose_dtypes(config(dtype="float32"), CUDA) == (torch.float32, torch.float32)
+
+
+def test_the_conditions_of_a_measurement() -> None:
+    told = describe(config(), CPU, torch.bfloat16, torch.float32, "flash_cpu")
+    assert (told["dtype"], told["vae_dtype"], told["device_type"]) == ("bfloat16", "float32", "cpu")
+    assert told["versions"]["torch"] == torch.__version__
+    assert told["device"]
+    assert told["num_threads"] == torch.get_num_threads()
+    in_a_checkout = (Path(__file__).parents[2] / ".git").exists()
+    assert bool(told["commit"]) == in_a_checkout
+
+
+def test_running_out_of_memory_is_told_with_a_remedy() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)  # more than any machine has
+    for error in (caught.value, MemoryError(), torch.OutOfMemoryError("CUDA out of memory")):
+        told = as_ringlight_error(error, JOB)
+        assert isinstance(told, OutOfMemory)
+        assert "1280x704 with 121 frames" in str(told)
+        assert "fewer frames" in str(told)
+
+
+def test_other_errors_keep_their_kind_or_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    ours = Cancelled("cancelled")
+    assert as_ringlight_error(ours, JOB) is ours
+    assert capsys.readouterr().err == ""
+    told = as_ringlight_error(LookupError("no such thing"), JOB)
+    assert type(told) is WorkerError
+    assert str(told) == "LookupError: no such thing"
+    assert "Traceback" not in str(told)
+    assert "LookupError" in capsys.readouterr().err  # the log has what the message leaves out

@@ -1,0 +1,302 @@
+"""Reading weights: whole checkpoints in every layout, and damaged ones refused in one line that says what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.spec import ModelSpec
+from ringlight.models.wan.checkpoint import WeightFiles, load_weights
+from ringlight.models.wan.demo import write_demo_checkpoint
+from ringlight.models.wan.text_encoder import load_tokenizer
+from tests.worker.weights import FILE, INDEX, copy, empty_transformer, load, rewrite
+
+
+@pytest.fixture
+def folder(tiny: Path, tmp_path: Path) -> Path:
+    """The transformer's folder of a checkpoint that may be damaged."""
+    return copy(tiny, tmp_path / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def sharded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sharded") / "tiny"
+    write_demo_checkpoint(folder, "tiny", shard_bytes=2 * 2**20)
+    return folder
+
+
+@pytest.fixture
+def sharded(sharded_checkpoint: Path, tmp_path: Path) -> Path:
+    """The transformer's folder of a checkpoint in shards that may be damaged."""
+    shutil.copytree(sharded_checkpoint / "transformer", tmp_path / "sharded" / "transformer")
+    return tmp_path / "sharded" / "transformer"
+
+
+def refusal(folder: Path, spec: ModelSpec) -> str:
+    """The one line that loading this folder ends with; it names a path in it."""
+    with pytest.raises(InvalidCheckpoint) as caught:
+        load(folder, spec)
+    message = str(caught.value)
+    assert str(folder) in message
+    assert "\n" not in message
+    return message.replace(str(folder), "")
+
+
+def test_every_tensor_comes_to_its_place(folder: Path, spec: ModelSpec) -> None:
+    slots = load(folder, spec).checkpoint_slots()
+    stored = safetensors.torch.load_file(folder / FILE)
+    assert slots.keys() == stored.keys()
+    assert all(torch.equal(slots[name], stored[name]) for name in stored)
+
+
+def test_shards_hold_the_same_weights(folder: Path, sharded: Path, spec: ModelSpec) -> None:
+    assert len(list(sharded.glob("*.safetensors"))) > 2
+    whole, parts = load(folder, spec).checkpoint_slots(), load(sharded, spec).checkpoint_slots()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_weights_are_stored_in_the_dtype_of_the_network(folder: Path, spec: ModelSpec) -> None:
+    network = empty_transformer(spec, torch.bfloat16)
+    load_weights(network, WeightFiles(folder))
+    stored = safetensors.torch.load_file(folder / FILE)
+    for name, slot in network.checkpoint_slots().items():
+        kept = any(part in name for part in ("time_embedder", "scale_shift_table", "norm2"))
+        assert slot.dtype == (torch.float32 if kept else torch.bfloat16)
+        assert torch.equal(slot, stored[name].to(slot.dtype))
+
+
+def test_half_precision_files_load_too(folder: Path, spec: ModelSpec) -> None:
+    def halve(tensors: dict[str, Tensor]) -> None:
+        tensors.update({name: tensor.bfloat16() for name, tensor in tensors.items()})
+
+    rewrite(folder / FILE, halve)
+    slots = load(folder, spec).checkpoint_slots()
+    stored = safetensors.torch.load_file(folder / FILE)
+    assert all(torch.equal(slots[name], stored[name].float()) for name in stored)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 8, 1000, 0.5, -1])
+def test_a_file_cut_short_is_named(folder: Path, spec: ModelSpec, kept: float) -> None:
+    size = (folder / FILE).stat().st_size
+    os.truncate(folder / FILE, int(size * kept) if isinstance(kept, float) else kept % size)
+    message = refusal(folder, spec)
+    assert FILE in message
+    assert "download" in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<!DOCTYPE html><title>404</title>" * 10,
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+        struct.pack("<Q", 2**60) + b"{}",
+        struct.pack("<Q", 7) + b"nothing",
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 58) + b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,999999]}}'[:58],
+    ],
+    ids=["a web page", "a pointer of git-lfs", "an endless header", "no JSON", "no object", "offsets beyond the end"],
+)
+def test_a_file_that_holds_something_else_is_named(folder: Path, spec: ModelSpec, content: bytes) -> None:
+    (folder / FILE).write_bytes(content)
+    assert FILE in refusal(folder, spec)
+
+
+def test_a_folder_in_a_files_place_is_named(folder: Path, spec: ModelSpec) -> None:
+    (folder / FILE).unlink()
+    (folder / FILE).mkdir()
+    assert FILE in refusal(folder, spec)
+
+
+def test_missing_weights_and_missing_folders_are_named(folder: Path, spec: ModelSpec) -> None:
+    (folder / FILE).unlink()
+    assert FILE in refusal(folder, spec)
+    shutil.rmtree(folder)
+    assert "no such folder" in refusal(folder, spec)
+
+
+class Trap:
+    """Unpickling this makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self._path,)
+
+
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "model.pt", "weights.ckpt", FILE])
+def test_pickled_weights_are_refused_and_never_run(folder: Path, spec: ModelSpec, tmp_path: Path, name: str) -> None:
+    sprung = tmp_path / "sprung"
+    trap = pickle.dumps(Trap(sprung))
+    pickle.loads(trap)
+    assert sprung.exists()  # the trap works
+    sprung.unlink()
+    (folder / FILE).unlink()
+    (folder / name).write_bytes(trap)
+    message = refusal(folder, spec)
+    assert name in message
+    assert "safetensors" in message
+    assert not sprung.exists()
+
+
+def test_missing_shards_are_listed(sharded: Path, spec: ModelSpec) -> None:
+    first, second, *_ = sorted(sharded.glob("*.safetensors"))
+    first.unlink()
+    second.unlink()
+    message = refusal(sharded, spec)
+    assert first.name in message
+    assert second.name in message
+
+
+def test_a_shard_cut_short_is_named(sharded: Path, spec: ModelSpec) -> None:
+    shard = sorted(sharded.glob("*.safetensors"))[1]
+    os.truncate(shard, shard.stat().st_size - 1)
+    assert shard.name in refusal(sharded, spec)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"weight_map": []}',
+        '{"weight_map": {"a": 1}}',
+        '{"weight_map": {"a": "../../elsewhere.safetensors"}}',
+        '{"weight_map": {"a": "/etc/passwd"}}',
+        '{"weight_map": {"a": "weights.bin"}}',
+        '{"weight_map": {"a": ""}}',
+    ],
+)
+def test_a_wrong_index_is_named(sharded: Path, spec: ModelSpec, index: str) -> None:
+    (sharded / INDEX).write_text(index)
+    assert INDEX in refusal(sharded, spec)
+
+
+def test_an_index_without_weights_is_no_checkpoint(sharded: Path, spec: ModelSpec) -> None:
+    (sharded / INDEX).write_text('{"weight_map": {}}')
+    assert "missing" in refusal(sharded, spec)
+
+
+def test_a_link_that_leads_out_is_refused(folder: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.safetensors"
+    (folder / FILE).rename(outside)
+    (folder / FILE).symlink_to(outside)
+    message = refusal(folder, spec)
+    assert FILE in message
+    assert str(outside) in message
+
+
+def test_a_folder_linked_from_elsewhere_is_refused(folder: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    assert "link" in refusal(folder, spec)
+
+
+def test_a_link_that_leads_nowhere_is_named(folder: Path, spec: ModelSpec) -> None:
+    (folder / FILE).rename(folder / "other.safetensors")
+    (folder / FILE).symlink_to("missing.safetensors")
+    assert FILE in refusal(folder, spec)
+
+
+def test_links_within_a_checkpoint_and_to_a_whole_one_are_followed(
+    folder: Path, spec: ModelSpec, tmp_path: Path
+) -> None:
+    (folder / FILE).rename(folder.parent / "weights.safetensors")
+    (folder / FILE).symlink_to("../weights.safetensors")
+    load(folder, spec)
+    (tmp_path / "link").symlink_to(folder.parent)
+    load(tmp_path / "link" / "transformer", spec)
+
+
+def test_the_layout_of_a_hugging_face_cache_is_followed(folder: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    repository = tmp_path / "models--Wan-AI--Wan2.2"
+    snapshot = repository / "snapshots" / "b8fff7" / "transformer"
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    (folder / FILE).rename(repository / "blobs" / "0a1b2c")
+    (snapshot / FILE).symlink_to("../../../blobs/0a1b2c")
+    load(snapshot, spec)
+    elsewhere = tmp_path / "models--somebody--else"
+    repository.joinpath("blobs").rename(elsewhere)
+    (snapshot / FILE).unlink()
+    (snapshot / FILE).symlink_to(elsewhere / "0a1b2c")
+    assert "link" in refusal(snapshot, spec)
+
+
+def test_all_that_does_not_match_is_listed_at_once(folder: Path, spec: ModelSpec) -> None:
+    def damage(tensors: dict[str, Tensor]) -> None:
+        del tensors["blocks.1.attn1.to_k.weight"], tensors["proj_out.bias"]
+        tensors["blocks.7.ffn.net.2.weight"] = torch.zeros(2)
+        tensors["scale_shift_table"] = tensors["scale_shift_table"].flatten().clone()
+
+    rewrite(folder / FILE, damage)
+    message = refusal(folder, spec)
+    assert "missing blocks.1.attn1.to_k.weight, proj_out.bias" in message
+    assert "not of this model blocks.7.ffn.net.2.weight" in message
+    assert "scale_shift_table [256], expected [1, 2, 128]" in message
+
+
+def test_what_has_the_right_size_but_another_shape_is_refused(folder: Path, spec: ModelSpec) -> None:
+    """A transposed square matrix has the same number of values, and would give a wrong video in silence."""
+
+    def damage(tensors: dict[str, Tensor]) -> None:
+        tensors["blocks.0.ffn.net.2.weight"] = tensors["blocks.0.ffn.net.2.weight"].T.contiguous()
+
+    rewrite(folder / FILE, damage)
+    assert "blocks.0.ffn.net.2.weight [512, 128], expected [128, 512]" in refusal(folder, spec)
+
+
+def test_long_lists_are_cut(folder: Path, spec: ModelSpec) -> None:
+    rewrite(folder / FILE, lambda tensors: [tensors.pop(name) for name in sorted(tensors)[:20]] and None)
+    message = refusal(folder, spec)
+    assert "and 12 more" in message
+    assert len(message) < 1000
+
+
+def test_nothing_is_loaded_from_a_checkpoint_that_does_not_match(folder: Path, spec: ModelSpec) -> None:
+    rewrite(folder / FILE, lambda tensors: tensors.update({"extra": torch.zeros(1)}))
+    network = empty_transformer(spec)
+    with pytest.raises(InvalidCheckpoint, match="extra"):
+        load_weights(network, WeightFiles(folder))
+    assert not any(slot.any() for slot in network.checkpoint_slots().values())
+
+
+def test_a_tied_tensor_may_stand_under_either_name(folder: Path, spec: ModelSpec) -> None:
+    rewrite(folder / FILE, lambda tensors: tensors.update({"second": tensors.pop("proj_out.bias")}))
+    assert "proj_out.bias" in refusal(folder, spec)
+    network = empty_transformer(spec)
+    load_weights(network, WeightFiles(folder, aliases={"second": "proj_out.bias"}))
+    assert network.checkpoint_slots()["proj_out.bias"].any()
+
+
+def test_an_index_that_names_the_files_of_another_model_is_told(sharded: Path, spec: ModelSpec) -> None:
+    index = json.loads((sharded / INDEX).read_text())
+    names = sorted(set(index["weight_map"].values()))
+    (sharded / INDEX).write_text(json.dumps({"weight_map": {"a": names[0]}}))
+    assert "missing" in refusal(sharded, spec)
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "[1]", '{"version": "1.0", "model": {"type": "Unknown"}}'])
+def test_a_tokenizer_that_cannot_be_read_is_named(tiny: Path, tmp_path: Path, content: str | None) -> None:
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(tiny / "tokenizer", folder)
+    load_tokenizer(folder)
+    if content is None:
+        shutil.rmtree(folder)
+    else:
+        (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(InvalidCheckpoint) as caught:
+        load_tokenizer(folder)
+    assert str(caught.value).startswith(f"{folder}: tokenizer not readable")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,57 @@
+"""Peaks of resident memory: what was used and given back again still counts, until a new job begins."""
+
+from __future__ import annotations
+
+import mmap
+
+import torch
+
+from ringlight.worker.memory import ResidentMeter, meter_for
+
+MIB = 2**20
+SLACK = 16 * MIB
+
+
+def use(num_bytes: int) -> None:
+    """Touch so many bytes, and give them back to the system."""
+    with mmap.mmap(-1, num_bytes) as memory:
+        for page in range(0, num_bytes, mmap.PAGESIZE):
+            memory[page] = 1
+
+
+def test_a_peak_that_is_over_still_counts() -> None:
+    meter = ResidentMeter()
+    meter.start()
+    use(64 * MIB)
+    report = meter.report()
+    assert report.resident_growth_bytes is not None
+    assert 60 * MIB < report.resident_growth_bytes < 64 * MIB + SLACK
+    assert report.peak_resident_bytes == report.peak_bytes
+    assert report.idle_resident_bytes == report.peak_bytes - report.resident_growth_bytes
+    assert report.peak_reserved_bytes is None
+
+
+def test_stages_have_their_own_peaks_and_the_run_the_highest() -> None:
+    meter = ResidentMeter()
+    meter.start()
+    use(96 * MIB)
+    first = meter.peak_bytes()
+    meter.reset()
+    use(32 * MIB)
+    second = meter.peak_bytes()
+    assert first - second > 64 * MIB - SLACK
+    assert meter.report().peak_bytes >= first
+
+
+def test_a_new_job_forgets_earlier_peaks() -> None:
+    meter = ResidentMeter()
+    meter.start()
+    use(96 * MIB)
+    meter.start()
+    growth = meter.report().resident_growth_bytes
+    assert growth is not None
+    assert growth < SLACK
+
+
+def test_the_meter_of_a_cpu() -> None:
+    assert isinstance(meter_for(torch.device("cpu")), ResidentMeter)
