@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ringlight.core.config import worker_environment
-from ringlight.core.errors import WorkerError
+from ringlight.core.errors import InvalidSetting, WorkerError
 
 
 class Size(StrEnum):
@@ -25,13 +25,17 @@ def demo_checkpoint(
         Size,
         typer.Option(help="tiny: a video in seconds. small: seconds a forward at 1,280 tokens and more."),
     ] = Size.tiny,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same bytes.")] = 0,
     shard_megabytes: Annotated[
         int,
         typer.Option(min=0, help="Split weights into shards of at most this size, with an index; 0: one file."),
     ] = 0,
 ) -> None:
     """Write a checkpoint that diffusers' WanPipeline can load, with random weights: a texture, not a film."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidSetting(f"{folder}: cannot be made a folder: {error.strerror}") from None
     module = "ringlight.models.wan.demo"
     arguments = [str(folder), size.value, str(seed), str(shard_megabytes)]
     done = subprocess.run([sys.executable, "-m", module, *arguments], env=worker_environment(), check=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Literal
@@ -41,18 +40,24 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     startup_timeout_seconds: float = 1800.0
 
 
+class DefaultsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a ringlight.json holds."""
+
+    defaults: RequestDefaults = RequestDefaults()
+
+
 def read_defaults(model_path: Path) -> RequestDefaults:
     """Request defaults of a checkpoint folder: its ringlight.json where it has one, else the model card's."""
     path = model_path / DEFAULTS_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except FileNotFoundError:
         return RequestDefaults()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise InvalidCheckpoint(f"{path}: not readable: {error}") from None
     try:
-        return msgspec.convert(json.loads(text).get("defaults", {}), RequestDefaults)
-    except (json.JSONDecodeError, AttributeError, msgspec.ValidationError) as error:
+        return msgspec.json.decode(content, type=DefaultsFile).defaults
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidCheckpoint(f'{path}: {error}; it holds {{"defaults": {{request field: value}}}}') from None
 
 

@@ -17,6 +17,7 @@ KINDS = {
     ".safetensors": "the final latents, not decoded",
 }
 FRAME_NUMBER = re.compile(r"%0?\d*d")
+MAX_NAME_BYTES = 200  # of the 255 that file systems take: a part file's name is longer
 
 
 def check_output(output: str, num_frames: int) -> Path:
@@ -24,22 +25,29 @@ def check_output(output: str, num_frames: int) -> Path:
     path = Path(output)
     if path.suffix.lower() not in KINDS:
         raise InvalidRequest.of("output", f"{output!r} must end in one of {', '.join(KINDS)}")
-    if path.is_dir():
-        raise InvalidRequest.of("output", f"{output} is a folder; name a file in it")
-    if path.suffix.lower() == ".png" and num_frames > 1 and not FRAME_NUMBER.search(path.name):
-        pattern = path.with_name(f"{path.stem}_%04d{path.suffix}")
-        raise InvalidRequest.of("output", f"{num_frames} frames need a pattern for their numbers", str(pattern))
+    if "\0" in output or len(path.name.encode("utf-8", "surrogateescape")) > MAX_NAME_BYTES or not _is_text(output):
+        raise InvalidRequest.of("output", f"needs a name in Unicode of at most {MAX_NAME_BYTES} bytes")
+    if path.suffix.lower() == ".png" and num_frames > 1 and len(FRAME_NUMBER.findall(path.name)) != 1:
+        pattern = path.with_name(f"{FRAME_NUMBER.sub('', path.stem)}_%04d{path.suffix}")
+        raise InvalidRequest.of("output", f"{num_frames} frames need one pattern for their numbers", str(pattern))
     check_folder(path, "output")
     return path
 
 
 def check_folder(path: Path, field: str) -> None:
-    """Raise InvalidRequest unless the folder that `path` lies in exists and can be written to."""
+    """Raise InvalidRequest unless `path` can be a file in a folder that exists and can be written to."""
     folder = path.parent
-    if not folder.is_dir():
+    if os.path.isdir(path):
+        raise InvalidRequest.of(field, f"{path} is a folder; name a file in it")
+    if not os.path.isdir(folder):
         raise InvalidRequest.of(field, f"there is no folder {folder}; make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InvalidRequest.of(field, f"the folder {folder} cannot be written to")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be sent to a worker: file names that are not Unicode reach Python as half surrogates."""
+    return not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def part_path(path: Path, job_id: str) -> Path:

@@ -50,12 +50,13 @@ def fit_picture(picture: Image.Image, width: int, height: int) -> Image.Image:
     """
     try:
         turned = ImageOps.exif_transpose(picture)
-        if turned.has_transparency_data:
+        if turned.mode.startswith("I"):
+            # 16-bit greys: Pillow's own conversions clip them to white. A transparent grey among them is left opaque.
+            turned.info.pop("transparency", None)
+            turned = turned.convert("I").point(lambda value: value / 256).convert("L")
+        elif turned.has_transparency_data:
             rgba = turned.convert("RGBA")
             turned = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        elif turned.mode.startswith("I"):
-            # 16-bit greys: Pillow's own conversion to RGB clips them to white.
-            turned = turned.convert("I").point(lambda value: value / 256).convert("L")
         return ImageOps.fit(turned.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
     except (
         OSError,

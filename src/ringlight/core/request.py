@@ -37,7 +37,7 @@ class VideoRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self, spec: ModelSpec, limits: RequestLimits) -> None:
         """Raise InvalidRequest naming every problem at once, each with the nearest valid value."""
-        problems = [
+        problems = _check_types(self) or [
             *_check_prompts(self, limits),
             *_check_size(self, spec, limits),
             *_check_frames(self, spec, limits),
@@ -91,6 +91,22 @@ class RequestDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         return VideoRequest(prompt=prompt, **fields)
 
 
+def _check_types(request: VideoRequest) -> list[Problem]:
+    """Values that only Python can hold, and that could not travel to a worker."""
+    problems = []
+    for field in msgspec.structs.fields(VideoRequest):
+        try:
+            msgspec.convert(getattr(request, field.name), field.type, builtin_types=(bytes,))
+        except msgspec.ValidationError as error:
+            problems.append(Problem(field.name, str(error)))
+    return problems
+
+
+def _nearest_multiple(value: int, multiple: int) -> int:
+    """In whole numbers, because a value from outside may be too large for a float; halves go down."""
+    return (value + (multiple - 1) // 2) // multiple * multiple
+
+
 def _check_prompts(request: VideoRequest, limits: RequestLimits) -> list[Problem]:
     problems = []
     if not request.prompt.strip():
@@ -110,7 +126,7 @@ def _check_size(request: VideoRequest, spec: ModelSpec, limits: RequestLimits) -
         size: int = getattr(request, field)
         longest = spec.transformer.rope_max_seq_len * multiple
         if size < multiple or size % multiple:
-            nearest = max(multiple, round(size / multiple) * multiple)
+            nearest = max(multiple, _nearest_multiple(size, multiple))
             problems.append(
                 Problem(field, f"{size} is not a positive multiple of {multiple}", str(min(nearest, longest)))
             )
@@ -134,7 +150,7 @@ def _check_frames(request: VideoRequest, spec: ModelSpec, limits: RequestLimits)
     if frames > longest:
         return [Problem("num_frames", f"{frames} is over the limit of {longest}", str(longest))]
     if frames < 1 or (frames - 1) % multiple:
-        nearest = max(1, round((frames - 1) / multiple) * multiple + 1)
+        nearest = max(1, _nearest_multiple(frames - 1, multiple) + 1)
         return [Problem("num_frames", f"{frames} is not {multiple}k+1 (1, 5, 9 ...)", str(min(nearest, longest)))]
     return []
 

@@ -8,30 +8,33 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from ringlight.core.errors import InvalidCheckpoint
 
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
 
 class TransformerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """`transformer/config.json` of a WanTransformer3DModel."""
 
-    patch_size: tuple[int, int, int]
-    num_attention_heads: int
-    attention_head_dim: int
-    in_channels: int
-    out_channels: int
-    text_dim: int
-    freq_dim: int
-    ffn_dim: int
-    num_layers: int
+    patch_size: tuple[Positive, Positive, Positive]
+    num_attention_heads: Positive
+    attention_head_dim: Positive
+    in_channels: Positive
+    out_channels: Positive
+    text_dim: Positive
+    freq_dim: Positive
+    ffn_dim: Positive
+    num_layers: Positive
     cross_attn_norm: bool = True
     qk_norm: str | None = "rms_norm_across_heads"
     eps: float = 1e-6
-    rope_max_seq_len: int = 1024
+    rope_max_seq_len: Positive = 1024
     image_dim: int | None = None
     added_kv_proj_dim: int | None = None
 
@@ -44,19 +47,19 @@ class TransformerSpec(msgspec.Struct, frozen=True, kw_only=True):
 class VaeSpec(msgspec.Struct, frozen=True, kw_only=True):
     """`vae/config.json` of an AutoencoderKLWan of the 2.2 kind (residual, patched)."""
 
-    base_dim: int
-    z_dim: int
-    dim_mult: list[int]
-    num_res_blocks: int
+    base_dim: Positive
+    z_dim: Positive
+    dim_mult: list[Positive]
+    num_res_blocks: Positive
     temperal_downsample: list[bool]
     latents_mean: list[float]
-    latents_std: list[float]
-    in_channels: int
-    out_channels: int
-    patch_size: int
-    scale_factor_temporal: int
-    scale_factor_spatial: int
-    decoder_base_dim: int | None = None
+    latents_std: list[Annotated[float, msgspec.Meta(gt=0)]]
+    in_channels: Positive
+    out_channels: Positive
+    patch_size: Positive
+    scale_factor_temporal: Positive
+    scale_factor_spatial: Positive
+    decoder_base_dim: Positive | None = None
     is_residual: bool = False
     attn_scales: list[float] = []
 
@@ -68,12 +71,12 @@ class VaeSpec(msgspec.Struct, frozen=True, kw_only=True):
 class TextEncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of `text_encoder/config.json` that planning needs; transformers reads the rest itself."""
 
-    d_model: int
-    d_ff: int
-    num_heads: int
-    d_kv: int
-    num_layers: int
-    vocab_size: int
+    d_model: Positive
+    d_ff: Positive
+    num_heads: Positive
+    d_kv: Positive
+    num_layers: Positive
+    vocab_size: Positive
 
 
 class SchedulerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +130,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def read(cls, folder: Path) -> ModelSpec:
         """Read a checkpoint folder's JSON. Raises InvalidCheckpoint with the file and the remedy in one line."""
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # unlike Path.is_dir, False for names that no file system takes
             raise InvalidCheckpoint(f"{folder}: no such folder; --model-path names a checkpoint in Diffusers layout")
         index = read_json(folder / "model_index.json")
         _require_wan_ti2v(folder, index)

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from ringlight.core import messages
 from ringlight.core.config import EngineConfig, read_defaults
-from ringlight.core.errors import Cancelled, RinglightError, WorkerError
+from ringlight.core.errors import Cancelled, InvalidRequest, Problem, RinglightError, WorkerError
 from ringlight.core.output import check_output, remove_parts
 from ringlight.core.picture import open_picture
 from ringlight.core.request import RequestLimits, VideoRequest
@@ -60,7 +60,9 @@ class Engine:
     def start(self, wait: bool = True) -> messages.WorkerReady | None:
         """Start the worker if it is not, and with `wait` return when it is ready. Raises what kept it from it."""
         with self._lock:
-            if self._thread is None and not self._closed:
+            if self._closed:
+                raise WorkerError("the engine is closed")
+            if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="replica", daemon=True)
                 self._thread.start()
         if wait:
@@ -74,11 +76,19 @@ class Engine:
         return self.defaults.complete(prompt, self.spec, **fields)
 
     def check(self, request: VideoRequest, output: str) -> None:
-        """Raise InvalidRequest for whatever can be told without the worker: fields, picture, output."""
-        request.check(self.spec, self.limits)
-        if request.image is not None:
-            open_picture(request.image, self.limits)
-        check_output(output, request.num_frames)
+        """Raise InvalidRequest for all that can be told without the worker: fields, picture, output."""
+        problems: list[Problem] = []
+        for check in (
+            lambda: request.check(self.spec, self.limits),
+            lambda: request.image is None or open_picture(request.image, self.limits),
+            lambda: check_output(output, request.num_frames),
+        ):
+            try:
+                check()
+            except InvalidRequest as error:
+                problems += error.problems
+        if problems:
+            raise InvalidRequest(problems)
 
     def submit(self, request: VideoRequest, output: str, on_change: Callable[[Job], None] | None = None) -> Job:
         """Queue a video to be written to `output`. Raises InvalidRequest; all later errors come from `Job.wait`.
@@ -86,11 +96,12 @@ class Engine:
         `on_change` is called from a thread of the engine whenever the job's state changes.
         """
         self.check(request, output)
-        if self._closed:
-            raise WorkerError("the engine is closed")
-        job = Job(f"video_{uuid4().hex}", request, str(Path(output).absolute()), on_change)
-        self._jobs.put(job)
         self.start(wait=False)
+        job = Job(f"video_{uuid4().hex}", request, str(Path(output).absolute()), on_change)
+        with self._lock:  # once it is closed, nothing takes jobs any more
+            if self._closed:
+                raise WorkerError("the engine is closed")
+            self._jobs.put(job)
         return job
 
     def cancel(self, job: Job) -> None:
@@ -99,9 +110,12 @@ class Engine:
             if job.state.is_over:
                 return
             self._cancelled.add(job.id)
-            if self._running is job:
+            running = self._running is job
+            if running:
                 with contextlib.suppress(WorkerError):  # a dead worker's job fails by itself
                     self._replica.cancel(job.id)
+        if not running:
+            job.fail(Cancelled("cancelled"))
 
     def close(self) -> None:
         """End the worker. Jobs that are not over fail as cancelled."""
@@ -119,31 +133,38 @@ class Engine:
         """The replica's thread: start the worker, then run one job after another."""
         try:
             self._worker = self._replica.start()
-        except RinglightError as error:
-            self._failure = error
+        except Exception as error:  # whatever it is: nobody may wait for a worker that never comes
+            self._failure = as_ringlight_error(error)
         self._ready.set()
         while (job := self._jobs.get()) is not None:
-            if self._failure is not None:
-                job.fail(self._failure)
-            elif self._begin(job):
+            if self._begin(job):
                 self._run(job)
 
     def _begin(self, job: Job) -> bool:
-        """Make a job the running one, unless it was cancelled while it waited."""
+        """Make a job the running one, unless it was cancelled while it waited or there is no worker."""
         with self._lock:
-            if job.id not in self._cancelled and not self._closed:
+            if self._closed or job.id in self._cancelled:
+                error: RinglightError = Cancelled("cancelled")
+            elif self._failure is not None:
+                error = self._failure
+            else:
                 self._running = job
                 return True
-        job.fail(Cancelled("cancelled"))
+        job.fail(error)
         return False
 
     def _run(self, job: Job) -> None:
         try:
             self._replica.run(messages.RunJob(job_id=job.id, request=job.request, output=job.output), job.receive)
-        except WorkerError as error:
-            self._failure = error
+        except Exception as error:
+            self._failure = as_ringlight_error(error)
             remove_parts(Path(job.output), job.id)
-            job.fail(Cancelled("the engine was closed") if self._closed else error)
+            job.fail(Cancelled("the engine was closed") if self._closed else self._failure)
         finally:
             with self._lock:
                 self._running = None
+
+
+def as_ringlight_error(error: Exception) -> RinglightError:
+    """An error of ours as it is; any other as a worker's failure."""
+    return error if isinstance(error, RinglightError) else WorkerError(f"{type(error).__name__}: {error}")

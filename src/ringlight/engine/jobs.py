@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from ringlight.core import messages
 from ringlight.core.errors import RinglightError, from_code
 from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
+
+logger = logging.getLogger(__name__)
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
 
@@ -101,10 +104,13 @@ class Job:
     def receive(self, message: messages.JobMessage) -> None:
         """Fold a message of the worker into the job and tell whoever waits."""
         with self._changed:
-            self._state = fold(self._state, message)
+            before, self._state = self._state, fold(self._state, message)
             self._changed.notify_all()
-        if self._on_change is not None:
-            self._on_change(self)
+        if self._on_change is not None and self._state is not before:
+            try:
+                self._on_change(self)
+            except Exception:  # a listener's own; the worker's messages must still be read
+                logger.exception("a listener of job %s failed", self.id)
 
     def fail(self, error: RinglightError) -> None:
         """End the job with an error that did not come from a worker's message."""

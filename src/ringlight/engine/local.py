@@ -18,6 +18,7 @@ from ringlight.core.errors import WorkerError, from_code
 from ringlight.core.request import RequestLimits
 
 CLOSE_SECONDS = 3.0
+STDERR = 2  # the descriptor: sys.stderr may be an object without one (in notebooks, in tests)
 
 
 class LocalReplica:
@@ -28,6 +29,9 @@ class LocalReplica:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._send_lock = threading.Lock()
+        self._start_lock = threading.Lock()
+        self._closed = False
+        self._ready = False
 
     @property
     def pid(self) -> int | None:
@@ -37,12 +41,14 @@ class LocalReplica:
     def start(self) -> messages.WorkerReady:
         self._connection, theirs = Pipe()
         setup = msgspec.json.encode(self._setup).decode()
-        with theirs:
+        with theirs, self._start_lock:
+            if self._closed:
+                raise WorkerError("the engine is closed")
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "ringlight.worker.main", str(theirs.fileno()), setup],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno(),
+                stdout=STDERR,
                 env=worker_environment(),
                 start_new_session=True,
             )
@@ -55,6 +61,7 @@ class LocalReplica:
             self.close()
             raise from_code(message.code, message.message)
         assert isinstance(message, messages.WorkerReady)
+        self._ready = True
         return message
 
     def run(self, job: messages.RunJob, receive: Callable[[messages.JobMessage], None]) -> None:
@@ -71,8 +78,12 @@ class LocalReplica:
         self._send(messages.CancelJob(job_id=job_id))
 
     def close(self) -> None:
+        with self._start_lock:
+            self._closed = True
         if self._process is None:
             return
+        if not self._ready:  # it loads, and would not listen
+            self._process.kill()
         with contextlib.suppress(WorkerError):
             self._send(messages.Shutdown())
         try:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ringlight.core.output import part_path
+from ringlight.core.output import FRAME_NUMBER, part_path
 from ringlight.core.request import VideoRequest
 
 QUEUED_CHUNKS = 4
@@ -137,13 +137,13 @@ class PngWriter:
     def __init__(self, path: Path, request: VideoRequest, job_id: str) -> None:
         self._path = path
         self._job_id = job_id
-        self._numbered = "%" in path.name
         self._parts: list[tuple[Path, Path]] = []
 
     def write(self, frames_FHWC: Tensor) -> None:
         for pixels in to_uint8(frames_FHWC):
-            number = len(self._parts)
-            path = self._path.with_name(self._path.name % number) if self._numbered else self._path
+            number = FRAME_NUMBER.search(self._path.name)
+            name = self._path.name.replace(number[0], number[0] % len(self._parts)) if number else self._path.name
+            path = self._path.with_name(name)
             self._parts.append((part_path(path, self._job_id), path))
             Image.fromarray(pixels).save(self._parts[-1][0])
 

@@ -63,7 +63,7 @@ class Wan22TI2V:
             self.device,
         )
         latents = tracer.timed("Denoising", self._denoise, noise, first, times, texts, request, tracer)
-        if output.suffix == ".safetensors":
+        if output.suffix.lower() == ".safetensors":
             return tracer.timed("Output", save_latents, latents, output, job_id)
         return self._write_video(latents, open_writer(output, request, job_id), tracer)
 

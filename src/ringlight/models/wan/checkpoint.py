@@ -146,8 +146,9 @@ def _shard_names(index: Path) -> list[str]:
 def _require_inside(folder: Path, path: Path) -> Path:
     """Refuse links that lead out of the checkpoint, but for the blobs of a Hugging Face cache's own repository."""
     target = path.resolve()
-    roots = [folder.resolve().parent]
-    snapshots = folder.resolve().parent.parent
+    root = folder.parent.resolve()
+    roots = [root]
+    snapshots = root.parent
     if snapshots.name == "snapshots":
         roots.append(snapshots.parent / "blobs")
     if not any(target.is_relative_to(root) for root in roots):

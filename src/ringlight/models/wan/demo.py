@@ -81,7 +81,12 @@ def _tensors(network: HasSlots) -> dict[str, Tensor]:
 
 
 def _save(folder: Path, stem: str, tensors: dict[str, Tensor], shard_bytes: int) -> None:
-    """One file, or shards of at most `shard_bytes` (a larger tensor has one of its own) with an index."""
+    """One file, or shards of at most `shard_bytes` (a larger tensor has one of its own) with an index.
+
+    Takes the place of what was there: an index of old shards would be read before a new single file.
+    """
+    for old in folder.glob(f"{stem}*.safetensors*"):
+        old.unlink()
     shards: list[dict[str, Tensor]] = [{}]
     for name, tensor in tensors.items():
         used = sum(other.nbytes for other in shards[-1].values())
