@@ -239,7 +239,7 @@ def ringlight_work(measure: str, checkpoint: str) -> Work:
     if measure.startswith("forward"):
         keys = pipeline.transformer.text_keys(text, 512)
         times = torch.tensor([500.0] if measure == "forward_t2v" else [0.0, 500.0])
-        return lambda: pipeline.transformer(latents, times, keys, pipeline.kernel), floor_of(pipeline)
+        return lambda: pipeline.transformer(latents, times, keys, pipeline.kernel, pipeline.mesh), floor_of(pipeline)
     if measure == "encode_image":
         pixels = pixels_of(photograph())
         return lambda: pipeline.vae.encode(pixels), None

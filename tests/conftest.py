@@ -17,6 +17,8 @@ from ringlight.core.spec import ModelSpec
 from ringlight.engine.engine import Engine
 from ringlight.models.wan.demo import write_demo_checkpoint
 
+torch.set_num_threads(1)  # ranks are forked from this process, which must not have a pool of threads by then
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _inference() -> Iterator[None]:

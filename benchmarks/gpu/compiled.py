@@ -61,7 +61,7 @@ def _time_both(name: str, network: WanTransformer, scale: Scale, video: Video) -
 
 def _before(inputs: BlockInputs, qkv: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     """q, as a block's first part gives it."""
-    q, _, _ = qkv(inputs.x_BSC, inputs.modulation, inputs.frequencies)
+    q, _, _ = qkv(inputs.x_BSC, 0, inputs.modulation, inputs.frequencies)
     return q
 
 

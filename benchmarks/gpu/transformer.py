@@ -29,6 +29,7 @@ from ringlight.models.wan.transformer import (
     WanTransformer,
     rms_norm,
 )
+from ringlight.parallel.mesh import ParallelMesh
 
 DTYPE = torch.bfloat16
 BFLOAT16_BOUND = 0.05  # rms difference of a forward from float32, over the rms of the result
@@ -113,7 +114,7 @@ def forward_of(network: WanTransformer, scale: Scale, video: Video, times: tuple
     latents = torch.randn(1, *scale.latent_shape(video), generator=generator, device=device)
     torch.manual_seed(2)
     keys = network.text_keys(random_text(scale.transformer, device), MAX_TEXT_ROWS)
-    return partial(network, latents, torch.tensor(times, device=device), keys, kernel)
+    return partial(network, latents, torch.tensor(times, device=device), keys, kernel, ParallelMesh.alone())
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class BlockInputs:
         return [slice(start, min(start + SLICE_TOKENS, tokens)) for start in range(0, tokens, SLICE_TOKENS)]
 
     def before(self) -> object:
-        return self.block.qkv(self.x_BSC, self.modulation, self.frequencies)
+        return self.block.qkv(self.x_BSC, 0, self.modulation, self.frequencies)
 
     def after(self) -> None:
         """All that follows self-attention; q stands for its result."""
@@ -159,7 +160,7 @@ def block_inputs(network: WanTransformer, scale: Scale, video: Video) -> BlockIn
     modulation = Modulation(0.1 * torch.randn(1, 6, spec.inner_dim, device=device), (tokens,))
     keys = network.text_keys(random_text(spec, device), MAX_TEXT_ROWS)[0]
     kernel = choose_kernel(device, network.dtype, spec.attention_head_dim)
-    qkv = block.qkv(x_BSC, modulation, frequencies)
+    qkv = block.qkv(x_BSC, 0, modulation, frequencies)
     return BlockInputs(block, kernel, x_BSC, frequencies, modulation, keys, qkv)
 
 

@@ -34,7 +34,7 @@ def predict_both(
     pipeline = load_pipeline(tiny, dtype)
     distinct = torch.tensor([0.0, 417.0] if first_frame else [417.0])
     keys = pipeline.transformer.text_keys(text.to(dtype), 512)
-    return pipeline.transformer(latents, distinct, keys, pipeline.kernel), theirs
+    return pipeline.transformer(latents, distinct, keys, pipeline.kernel, pipeline.mesh), theirs
 
 
 def relative(difference: Tensor, to: Tensor) -> float:
@@ -62,7 +62,11 @@ def test_leaving_the_padding_out_would_show(tiny: Path) -> None:
     latents, text = torch.randn(1, 48, 2, 4, 6), torch.randn(30, 64)
     right, wrong = (
         pipeline.transformer(
-            latents, torch.tensor([417.0]), pipeline.transformer.text_keys(text, rows), pipeline.kernel
+            latents,
+            torch.tensor([417.0]),
+            pipeline.transformer.text_keys(text, rows),
+            pipeline.kernel,
+            pipeline.mesh,
         )
         for rows in (512, 30)
     )

@@ -15,6 +15,7 @@ from ringlight.models.wan.checkpoint import WeightFiles, fill_random, load_weigh
 from ringlight.models.wan.text_encoder import TIED_NAMES, TextEncoder, load_tokenizer
 from ringlight.models.wan.transformer import WanTransformer
 from ringlight.models.wan.vae import WanVae
+from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines.output import FrameWriter, open_writer, save_latents
 from ringlight.pipelines.stages.decoding import decode
 from ringlight.pipelines.stages.denoising import Guided, denoise
@@ -43,6 +44,7 @@ class Wan22TI2V:
         self.spec = ModelSpec.read(self.model_path)
         require_scheduler(self.spec.scheduler, self.model_path)
         self.kernel: AttentionKernel = choose_kernel(device, dtype, self.spec.transformer.attention_head_dim)
+        self.mesh = ParallelMesh.alone()
         self.transformer = self._load_transformer(dtype)
         self.vae = self._load_vae(vae_dtype)
         self.prompts = PromptCache(self._load_text_encoder(dtype), config.prompt_cache_bytes)
@@ -76,7 +78,8 @@ class Wan22TI2V:
         request: VideoRequest,
         tracer: Tracer,
     ) -> Tensor:
-        guided = Guided(self.transformer, self.kernel, texts, self.spec.max_text_tokens, request.guidance_scale)
+        num_rows, guidance_scale = self.spec.max_text_tokens, request.guidance_scale
+        guided = Guided(self.transformer, self.kernel, self.mesh, texts, num_rows, guidance_scale)
         return denoise(noise, first, scheduler, guided, tracer)
 
     def _write_video(self, latents: Tensor, writer: FrameWriter, tracer: Tracer) -> list[str]:

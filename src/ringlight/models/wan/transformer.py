@@ -25,6 +25,9 @@ from ringlight.attention.kernel import AttentionKernel, merge
 from ringlight.core.spec import TransformerSpec
 from ringlight.models.linear import Linear
 from ringlight.models.wan.rope import rope_frequencies, rotate_
+from ringlight.parallel.attention import attend
+from ringlight.parallel.mesh import ParallelMesh
+from ringlight.parallel.shard import SequenceShard
 
 SLICE_TOKENS = 4096
 
@@ -82,7 +85,7 @@ class Modulation:
             F.layer_norm(x_BSC[:, run], x_BSC.shape[-1:], 1 + row[shift + 1], row[shift], eps).to(dtype)
             for row, run in self.runs(start, start + x_BSC.shape[1])
         ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] if parts else x_BSC.to(dtype)
 
     def add_gated_(self, x_BSC: Tensor, update_BSC: Tensor, start: int, gate: int) -> None:
         """x += update * gate, in place."""
@@ -169,10 +172,12 @@ class TransformerBlock(nn.Module):
         self.ffn = FeedForward(dim, spec.ffn_dim)
         self.scale_shift_table = nn.Parameter(torch.empty(6, dim))
 
-    def qkv(self, x_BSC: Tensor, modulation: Modulation, frequencies: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v (BSHD) of the tokens, from the hidden states before the block."""
+    def qkv(
+        self, x_BSC: Tensor, start: int, modulation: Modulation, frequencies: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v (BSHD) of the tokens that begin at `start`, from the hidden states before the block."""
         dtype = self.attn1.to_qkv.weight.dtype
-        return self.attn1.qkv(modulation.norm(x_BSC, 0, 0, dtype, self.eps), frequencies)
+        return self.attn1.qkv(modulation.norm(x_BSC, start, 0, dtype, self.eps), frequencies)
 
     def finish_(
         self,
@@ -266,9 +271,14 @@ class WanTransformer(nn.Module):
         return [block.attn2.keys(embedded, num_pad) for block in self._blocks()]
 
     def forward(
-        self, latents_BCTHW: Tensor, timesteps: Tensor, keys: list[TextKeys], kernel: AttentionKernel
+        self,
+        latents_BCTHW: Tensor,
+        timesteps: Tensor,
+        keys: list[TextKeys],
+        kernel: AttentionKernel,
+        mesh: ParallelMesh,
     ) -> Tensor:
-        """The predicted velocity, BCTHW in the dtype of the products.
+        """The predicted velocity, BCTHW in the dtype of the products, whole on every rank of a sequence.
 
         `timesteps` holds one value for all tokens, or two: the first latent frame's, then all others'.
         """
@@ -276,19 +286,23 @@ class WanTransformer(nn.Module):
         frequencies = self._rope_for(grid, latents_BCTHW.device)
         embedding, rows = self.condition_embedder.embed_time(timesteps, self.dtype)
         num_tokens, num_first = tokens.shape[1], grid[1] * grid[2]
+        shard = SequenceShard(mesh, num_tokens)
         ends = (num_tokens,) if len(timesteps) == 1 else (num_first, num_tokens)
-        x = self.patch_embedding(tokens).float()
+        x = self.patch_embedding(shard.split(tokens, dim=1)).float()
+        frequencies = shard.split(frequencies, dim=0)
         time_rows = Modulation(rows.float(), ends)
         for block, block_keys in zip(self._blocks(), keys, strict=True):
             modulation = time_rows.plus(block.scale_shift_table)
-            attended, _ = kernel(*block.qkv(x, modulation, frequencies))
-            for start, stop in _slices(num_tokens):
-                sliced = slice(start, stop)
-                block.finish_(x[:, sliced], attended[:, sliced].flatten(2), start, modulation, block_keys, kernel)
+            attended = attend(*block.qkv(x, shard.start, modulation, frequencies), shard, kernel)
+            for part in _slices(x.shape[1]):
+                start = shard.start + part.start
+                block.finish_(x[:, part], attended[:, part].flatten(2), start, modulation, block_keys, kernel)
             del attended
         head = Modulation(embedding.float().unsqueeze(1), ends).plus(self.scale_shift_table)
-        out = torch.cat([self._head(x[:, start:stop], start, head) for start, stop in _slices(num_tokens)], dim=1)
-        return self._unpatchify(out, grid)
+        out = x.new_empty(*x.shape[:2], self.proj_out.out_features, dtype=self.dtype)
+        for part in _slices(x.shape[1]):
+            out[:, part] = self._head(x[:, part], shard.start + part.start, head)
+        return self._unpatchify(shard.gather(out), grid)
 
     def _head(self, x_BSC: Tensor, start: int, modulation: Modulation) -> Tensor:
         out: Tensor = self.proj_out(modulation.norm(x_BSC, start, 0, self.dtype, self.spec.eps))
@@ -323,9 +337,9 @@ class WanTransformer(nn.Module):
         return video
 
 
-def _slices(num_tokens: int) -> Iterator[tuple[int, int]]:
+def _slices(num_tokens: int) -> Iterator[slice]:
     for start in range(0, num_tokens, SLICE_TOKENS):
-        yield start, min(start + SLICE_TOKENS, num_tokens)
+        yield slice(start, min(start + SLICE_TOKENS, num_tokens))
 
 
 def _slots_of(name: str, parameter: Tensor, spec: TransformerSpec) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ringlight.attention.kernel import AttentionKernel
 from ringlight.core.errors import NumericalError
 from ringlight.models.wan.transformer import TextKeys, WanTransformer
+from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines.trace import StepClock, Tracer
 
 
@@ -20,12 +21,14 @@ class Guided:
         self,
         transformer: WanTransformer,
         kernel: AttentionKernel,
+        mesh: ParallelMesh,
         texts: list[Tensor],
         num_rows: int,
         guidance_scale: float,
     ) -> None:
         self._transformer = transformer
         self._kernel = kernel
+        self._mesh = mesh
         self._guidance_scale = guidance_scale
         self._keys = [transformer.text_keys(text, num_rows) for text in texts]
 
@@ -38,7 +41,7 @@ class Guided:
         return base + self._guidance_scale * (conditional - base)
 
     def _forward(self, latents: Tensor, timesteps: Tensor, keys: list[TextKeys]) -> Tensor:
-        noise: Tensor = self._transformer(latents, timesteps, keys, self._kernel)
+        noise: Tensor = self._transformer(latents, timesteps, keys, self._kernel, self._mesh)
         return noise
 
 

@@ -1,0 +1,137 @@
+"""Attention over real ranks against plain attention, at lengths that hurt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from ringlight.attention.kernel import AttentionKernel, load_kernel, merge
+from ringlight.attention.reference import Reference
+from ringlight.core.layout import ParallelLayout
+from ringlight.parallel import attention as module
+from ringlight.parallel.attention import attend
+from ringlight.parallel.mesh import ParallelMesh
+from ringlight.parallel.shard import SequenceShard, split_sizes
+from tests.parallel.ranks import on_ranks
+
+LENGTHS = [1, 2, 3, 5, 8, 13, 64, 175]
+SPLITS = [(1, 1), (1, 2), (2, 1), (1, 3), (3, 1), (1, 4), (2, 2), (4, 1), (1, 6), (2, 3), (3, 2), (6, 1)]
+HEADS, WIDTH = 7, 16
+
+Work = Callable[[ParallelMesh], Tensor]
+
+
+def qkv(length: int) -> list[Tensor]:
+    """q, k, v (1, S, H, D) of a whole sequence."""
+    generator = torch.Generator().manual_seed(length)
+    return [torch.randn(1, length, HEADS, WIDTH, generator=generator) for _ in range(3)]
+
+
+def attended(lengths: list[int], kernel: AttentionKernel | None = None) -> Work:
+    """Work for a rank: attention at each length, gathered, all lengths joined."""
+
+    def work(mesh: ParallelMesh) -> Tensor:
+        parts = []
+        for length in lengths:
+            shard = SequenceShard(mesh, length)
+            out = attend(*(shard.split(x, 1) for x in qkv(length)), shard, kernel or load_kernel("flash_cpu"))
+            parts.append(shard.gather(out.flatten(2)))
+        return torch.cat(parts, dim=1)
+
+    return work
+
+
+def exact(lengths: list[int]) -> Tensor:
+    return torch.cat([Reference()(*(x.double() for x in qkv(n)))[0].flatten(2) for n in lengths], dim=1)
+
+
+@pytest.mark.parametrize(("ulysses", "ring"), SPLITS, ids=lambda degree: str(degree))
+def test_any_split_within_2e_6_of_plain_attention(ulysses: int, ring: int) -> None:
+    results = on_ranks(ParallelLayout(ulysses=ulysses, ring=ring), attended(LENGTHS))
+    for result in results:
+        assert torch.equal(result, results[0]), "every rank has gathered the same"
+        torch.testing.assert_close(result.double(), exact(LENGTHS), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("ulysses", [2, 3, 4])
+def test_ulysses_is_bitwise_one_rank(ulysses: int) -> None:
+    (alone,) = on_ranks(ParallelLayout(), attended(LENGTHS))
+    for result in on_ranks(ParallelLayout(ulysses=ulysses), attended(LENGTHS)):
+        assert torch.equal(result, alone)
+
+
+def stale(mesh: ParallelMesh) -> Tensor:
+    """A planted bug: the keys of the first hop are used at every hop."""
+    first: list[Tensor] = []
+    original = module._with_part
+
+    def with_first(merged: object, q: Tensor, held: Tensor, kernel: AttentionKernel) -> object:
+        first.append(held)
+        return original(merged, q, first[0], kernel)  # type: ignore[arg-type]
+
+    module._with_part = with_first  # type: ignore[assignment]
+    return attended([64])(mesh)
+
+
+def averaged(mesh: ParallelMesh) -> Tensor:
+    """A planted bug: parts weigh alike, whatever their scores."""
+
+    def average(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
+        return (out_a + out_b) / 2, merge(out_a, lse_a, out_b, lse_b)[1]
+
+    module.merge = average  # type: ignore[attr-defined]
+    return attended([64])(mesh)
+
+
+def swapped(mesh: ParallelMesh) -> Tensor:
+    """A planted bug: the parts are gathered in the wrong order."""
+    shard = SequenceShard(mesh, 64)
+    out = attend(*(shard.split(x, 1) for x in qkv(64)), shard, load_kernel("flash_cpu"))
+    return shard.gather(out.flatten(2)).roll(32, dims=1)
+
+
+def padded(mesh: ParallelMesh) -> Tensor:
+    """A planted bug: one pad token at the end takes part in attention without a mask."""
+    shard = SequenceShard(mesh, 65)
+    whole = [torch.cat([x, torch.zeros(1, 1, HEADS, WIDTH)], dim=1) for x in qkv(64)]
+    out = attend(*(shard.split(x, 1) for x in whole), shard, load_kernel("flash_cpu"))
+    return shard.gather(out.flatten(2))[:, :64]
+
+
+@pytest.mark.parametrize("bug", [stale, averaged, swapped, padded])
+def test_planted_bugs_show(bug: Work) -> None:
+    result, *_ = on_ranks(ParallelLayout(ring=2), bug)
+    assert (result.double() - exact([64])).abs().max() > 1e-4
+
+
+def test_sizes_are_even_to_one_and_never_padded() -> None:
+    assert split_sizes(8190, 4) == (2048, 2048, 2047, 2047)
+    assert split_sizes(3, 5) == (1, 1, 1, 0, 0)
+    assert split_sizes(24, 5) == (5, 5, 5, 5, 4)
+    for total in range(40):
+        for parts in range(1, 9):
+            sizes = split_sizes(total, parts)
+            assert sum(sizes) == total
+            assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(
+    ("layout", "sequences"),
+    [
+        (ParallelLayout(cfg=2, ulysses=2, ring=2), [(0, 1, 2, 3)] * 4 + [(4, 5, 6, 7)] * 4),
+        (ParallelLayout(ring=3), [(0, 1, 2)] * 3),
+    ],
+    ids=lambda value: value.name if isinstance(value, ParallelLayout) else "",
+)
+def test_mesh_puts_ulysses_side_by_side(layout: ParallelLayout, sequences: list[tuple[int, ...]]) -> None:
+    def places(mesh: ParallelMesh) -> Tensor:
+        axes = (mesh.cfg, mesh.ring, mesh.ulysses)
+        return torch.tensor([axis.rank for axis in axes] + list(mesh.sequence.ranks))
+
+    for rank, place in enumerate(on_ranks(layout, places)):
+        branch, ring, ulysses, *sequence = place.tolist()
+        assert (branch * layout.ring + ring) * layout.ulysses + ulysses == rank
+        assert tuple(sequence) == sequences[rank]

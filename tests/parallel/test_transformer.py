@@ -1,0 +1,41 @@
+"""The transformer's forward over real ranks against one rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from ringlight.core.layout import ParallelLayout
+from ringlight.parallel.mesh import ParallelMesh
+from tests.ours import load_pipeline
+from tests.parallel.ranks import on_ranks
+
+LAYOUTS = [
+    ParallelLayout(ring=2),
+    ParallelLayout(ulysses=2),
+    ParallelLayout(ring=3),
+    ParallelLayout(ulysses=2, ring=2),
+    ParallelLayout(ulysses=3),
+]
+GRIDS = [(3, 6, 10), (1, 2, 2), (5, 14, 6)]  # 45, 1 and 105 tokens: with one token, ranks have nothing to do
+
+
+@pytest.mark.parametrize("first_frame", [False, True], ids=["t2v", "i2v"])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_forward_within_2e_5_of_one_rank(tiny: Path, layout: ParallelLayout, first_frame: bool) -> None:
+    pipeline = load_pipeline(tiny)
+    generator = torch.Generator().manual_seed(1)
+    latents = [torch.randn(1, 48, *grid, generator=generator) for grid in GRIDS]
+    text = torch.randn(30, 64, generator=generator)
+    times = torch.tensor([0.0, 417.0] if first_frame else [417.0])
+
+    def forward(mesh: ParallelMesh) -> Tensor:
+        keys = pipeline.transformer.text_keys(text, 512)
+        return torch.cat([pipeline.transformer(x, times, keys, pipeline.kernel, mesh).flatten() for x in latents])
+
+    alone = forward(ParallelMesh.alone())
+    for result in on_ranks(layout, forward):
+        torch.testing.assert_close(result, alone, rtol=0, atol=2e-5)
