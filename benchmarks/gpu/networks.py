@@ -15,6 +15,7 @@ from ringlight.core.spec import TransformerSpec, VaeSpec
 from ringlight.models.wan.checkpoint import fill_random, materialise
 from ringlight.models.wan.transformer import WanTransformer
 from ringlight.models.wan.vae import WanVae
+from ringlight.parallel.mesh import ParallelMesh
 
 META = torch.device("meta")
 REAL_LATENT_PIXELS = 44 * 80  # of 704x1280, for which the decoder's formula is given
@@ -65,7 +66,9 @@ def executed_forward_flop(scale: Scale, video: Video) -> float:
             network = WanTransformer(spec)
             latents = torch.empty(1, *scale.latent_shape(video))
             keys = network.text_keys(random_text(spec, META), MAX_TEXT_ROWS)
-            counts.append(_count(network, latents, torch.empty(1), keys, load_kernel("reference")))
+            counts.append(
+                _count(network, latents, torch.empty(1), keys, load_kernel("reference"), ParallelMesh.alone())
+            )
     return counts[0] + (scale.transformer.num_layers - 1) * (counts[1] - counts[0])
 
 
