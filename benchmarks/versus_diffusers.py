@@ -258,7 +258,7 @@ def ringlight_work(measure: str, checkpoint: str) -> Work:
     )
 
     def generate() -> None:
-        pipeline.prompts = PromptCache(pipeline.prompts._encoder, 2**30)  # encode prompts anew, as diffusers does
+        pipeline.prompts = PromptCache(pipeline.prompts.encoder, 2**30)  # encode prompts anew, as diffusers does
         with tempfile.TemporaryDirectory() as folder:
             pipeline.run(request, Path(folder) / "video.mp4", "job", Tracer(cpu, ResidentMeter(), Silent()))
 

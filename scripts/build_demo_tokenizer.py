@@ -1,4 +1,4 @@
-"""Build the demo checkpoint's tokenizer: a small unigram model in the layout of T5's, with bytes for all it lacks.
+"""Build the demo checkpoint's tokenizer: a small unigram model in the layout of T5's. What it lacks is <unk>.
 
     python scripts/build_demo_tokenizer.py
 
@@ -12,7 +12,7 @@ import itertools
 import json
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 OUT = Path(__file__).parents[1] / "src" / "ringlight" / "models" / "wan" / "demo_tokenizer.json"
 SPECIAL = ["<pad>", "</s>", "<unk>"]
@@ -58,11 +58,8 @@ def sentences() -> list[str]:
 
 
 def main() -> None:
-    """Train, add the bytes, write."""
+    """Train, add the letters and signs that the sentences lack, write."""
     tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Replace("\t", " "), normalizers.Strip()]
-    )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.UnigramTrainer(
         vocab_size=NUM_LEARNT,
@@ -77,13 +74,11 @@ def main() -> None:
     lowest = min(score for _, score in pieces) - 10
     known = {piece for piece, _ in pieces}
     pieces += [[chr(code), lowest] for code in range(0x21, 0x7F) if chr(code) not in known]
-    pieces += [[f"<0x{byte:02X}>", lowest - 1] for byte in range(256)]
-    plain["model"]["byte_fallback"] = True
     tokenizer = Tokenizer.from_str(json.dumps(plain))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
     )
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    tokenizer.decoder = decoders.Metaspace()
     tokenizer.save(str(OUT), pretty=False)
     print(OUT, tokenizer.get_vocab_size(), "pieces", OUT.stat().st_size, "bytes")
 

@@ -7,7 +7,7 @@ import torch
 
 from ringlight.attention.kernel import KERNELS, choose_kernel, load_kernel, merge
 from ringlight.attention.reference import Reference
-from ringlight.attention.sdpa import attend_to_one_key
+from ringlight.core.errors import InvalidSetting
 
 CPU = torch.device("cpu")
 LENGTHS = [(1, 1), (1, 7), (5, 3), (33, 64), (175, 175), (13, 512)]
@@ -74,13 +74,7 @@ def test_flash_on_a_cpu_refuses_no_queries_and_no_keys() -> None:
 
 
 def test_no_kernel_is_an_error_that_names_the_place() -> None:
-    with pytest.raises(ValueError, match=r"no attention kernel with log-sum-exp for torch.float32 heads of 32 on meta"):
+    with pytest.raises(
+        InvalidSetting, match=r"no attention kernel with log-sum-exp for torch.float32 heads of 32 on meta"
+    ):
         choose_kernel(torch.device("meta"), torch.float32, 32)
-
-
-def test_one_key_needs_no_kernel() -> None:
-    q, k, v = random_qkv(33, 1)
-    out, lse = attend_to_one_key(q, k, v)
-    exact, exact_lse = Reference()(q, k, v)
-    torch.testing.assert_close(out, exact, rtol=0, atol=2e-6)
-    torch.testing.assert_close(lse, exact_lse, rtol=0, atol=2e-6)

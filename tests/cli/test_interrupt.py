@@ -33,6 +33,9 @@ PLANS = {
     "SIGTERM": Plan(
         "Decoding", [signal.SIGTERM], ["--size", "256x160", "--num-frames", 481, "--num-inference-steps", 1], "%03d.png"
     ),
+    "a lost terminal": Plan(
+        "Decoding", [signal.SIGHUP], ["--size", "256x160", "--num-frames", 481, "--num-inference-steps", 1], "b%03d.png"
+    ),
     "Ctrl-C twice": Plan(
         "Denoising",
         [signal.SIGINT, signal.SIGINT],

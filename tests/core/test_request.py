@@ -122,7 +122,7 @@ def test_text_that_is_not_unicode_is_refused(spec: ModelSpec, field: str, text: 
 @pytest.mark.parametrize(
     ("limits", "changes", "field", "nearest"),
     [
-        (RequestLimits(max_pixels=1280 * 704 - 1), {}, "size", None),
+        (RequestLimits(max_pixels=1280 * 704 - 1), {}, "size", "1248x672"),
         (RequestLimits(max_frames=96), {}, "num_frames", "93"),
         (RequestLimits(max_frames=20), {"num_frames": 18}, "num_frames", "17"),
         (RequestLimits(max_frames=1), {"num_frames": 5}, "num_frames", "1"),

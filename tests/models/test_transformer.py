@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ringlight.attention.kernel import load_kernel
 from ringlight.models.linear import Linear
 from ringlight.models.wan import transformer as module
-from ringlight.models.wan.transformer import WanTransformer
+from ringlight.models.wan.transformer import TextKeys, WanTransformer
 from tests.oracle import load_oracle
 from tests.ours import load_pipeline
 
@@ -115,3 +116,18 @@ def test_packed_linear_map_is_the_plain_one() -> None:
     x = torch.randn(3, 17, 48)
     torch.testing.assert_close(packed(x), plain(x), rtol=0, atol=2e-6)
     torch.testing.assert_close(packed.with_gelu(x), plain.with_gelu(x), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("spread", [1.0, 9.0])
+def test_padding_is_as_exact_as_its_rows_in_bfloat16(spread: float) -> None:
+    """One score stands for hundreds of rows: rounded to bfloat16 it would cost digits where scores are large."""
+    generator = torch.Generator().manual_seed(3)
+    q, rows = torch.randn(1, 64, 4, 32, generator=generator), torch.randn(1, 31, 4, 32, generator=generator)
+    values = torch.randn(1, 31, 4, 32, generator=generator)
+    q, rows, values = (spread * q).bfloat16(), rows.bfloat16(), values.bfloat16()
+    repeats = torch.tensor([1] * 30 + [482])
+    whole_k, whole_v = rows.repeat_interleave(repeats, dim=1), values.repeat_interleave(repeats, dim=1)
+    exact, _ = load_kernel("reference")(q.double(), whole_k.double(), whole_v.double())
+    ours = TextKeys(rows, values, num_pad=482).attend(q, load_kernel("flash_cpu"))
+    plain, _ = load_kernel("flash_cpu")(q, whole_k, whole_v)
+    assert relative(ours - exact, exact) <= 1.1 * relative(plain - exact, exact)

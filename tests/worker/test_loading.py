@@ -298,5 +298,28 @@ def test_a_tokenizer_that_cannot_be_read_is_named(tiny: Path, tmp_path: Path, co
         (folder / "tokenizer.json").write_text(content)
     with pytest.raises(InvalidCheckpoint) as caught:
         load_tokenizer(folder)
-    assert str(caught.value).startswith(f"{folder}: tokenizer not readable")
+    said = "has neither tokenizer.json" if content is None else "tokenizer not readable"
+    assert str(caught.value).startswith(f"{folder}: {said}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool])
+def test_numbers_that_are_no_weights_are_refused(folder: Path, spec: ModelSpec, dtype: torch.dtype) -> None:
+    rewrite(folder / FILE, lambda tensors: tensors.update({name: t.to(dtype) for name, t in tensors.items()}))
+    assert "no floating number" in refusal(folder, spec)
+
+
+def test_a_tensor_in_two_files_is_refused(sharded: Path, spec: ModelSpec) -> None:
+    first, second, *_ = sorted(sharded.glob("*.safetensors"))
+    twice = safetensors.torch.load_file(second)
+    name = next(iter(safetensors.torch.load_file(first)))
+    twice[name] = torch.zeros(1)
+    safetensors.torch.save_file(twice, second)
+    assert "stands in another file already" in refusal(sharded, spec)
+
+
+def test_names_from_a_file_cannot_write_to_the_terminal(folder: Path, spec: ModelSpec) -> None:
+    rewrite(folder / FILE, lambda tensors: tensors.update({"evil\n\x1b[31m" + "x" * 10_000: torch.zeros(1)}))
+    said = refusal(folder, spec)
+    assert "\x1b" not in said
+    assert len(said) < 1000

@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ringlight.core.errors import InvalidSetting
+
 
 class AttentionKernel(Protocol):
     """Plain attention of all queries to all keys, scaled by 1/sqrt(D)."""
@@ -48,12 +50,14 @@ def load_kernel(name: str) -> AttentionKernel:
 
 
 def choose_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> AttentionKernel:
-    """The first preferred kernel that runs there. Raises ValueError where none does."""
+    """The first preferred kernel that runs there. Raises InvalidSetting where none does."""
     for name in PREFERRED:
         kernel = load_kernel(name)
         if kernel.supports(device, dtype, head_dim):
             return kernel
-    raise ValueError(f"no attention kernel with log-sum-exp for {dtype} heads of {head_dim} on {device}")
+    raise InvalidSetting(
+        f"no attention kernel with log-sum-exp for {dtype} heads of {head_dim} on {device}; use --dtype float32"
+    )
 
 
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,10 +6,10 @@ its own way (padded to a multiple of 32, or with a trailing axis): here it alway
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
+
+from ringlight.attention.reference import Reference
 
 ATEN = torch.ops.aten
 HALF_DTYPES = (torch.bfloat16, torch.float16)
@@ -17,12 +17,6 @@ HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 def _heads_first(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(tensor.transpose(1, 2) for tensor in tensors)
-
-
-def attend_to_one_key(q_BSHD: Tensor, k_B1HD: Tensor, v_B1HD: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention to a single key: its value for every query, and its score as the log-sum-exp."""
-    lse_BSH = torch.einsum("bshd,bhd->bsh", q_BSHD.float(), k_B1HD[:, 0].float()) / math.sqrt(q_BSHD.shape[-1])
-    return v_B1HD.expand_as(q_BSHD), lse_BSH
 
 
 class FlashCpu:
@@ -40,7 +34,7 @@ class FlashCpu:
 
 
 class Cudnn:
-    """cuDNN's fused attention: the fastest on Hopper and later. It refuses a single key, which needs no kernel."""
+    """cuDNN's fused attention: the fastest on Hopper and later. A single query or key, which it refuses, needs none."""
 
     name = "cudnn"
 
@@ -55,8 +49,8 @@ class Cudnn:
         )
 
     def __call__(self, q_BSHD: Tensor, k_BLHD: Tensor, v_BLHD: Tensor) -> tuple[Tensor, Tensor]:
-        if k_BLHD.shape[1] == 1:
-            return attend_to_one_key(q_BSHD, k_BLHD, v_BLHD)
+        if 1 in (q_BSHD.shape[1], k_BLHD.shape[1]):
+            return Reference()(q_BSHD, k_BLHD, v_BLHD)
         out_BHSD, lse, *_ = ATEN._scaled_dot_product_cudnn_attention(
             *_heads_first(q_BSHD, k_BLHD, v_BLHD), None, True, 0.0, False, False
         )
@@ -90,7 +84,13 @@ class Efficient:
     name = "efficient"
 
     def supports(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-        return device.type == "cuda" and dtype in (torch.float32, *HALF_DTYPES) and head_dim % 4 == 0
+        needed = (8, 0) if dtype == torch.bfloat16 else (5, 0)
+        return (
+            device.type == "cuda"
+            and dtype in (torch.float32, *HALF_DTYPES)
+            and head_dim % 8 == 0
+            and torch.cuda.get_device_capability(device) >= needed
+        )
 
     def __call__(self, q_BSHD: Tensor, k_BLHD: Tensor, v_BLHD: Tensor) -> tuple[Tensor, Tensor]:
         out_BHSD, lse_BHS, *_ = ATEN._scaled_dot_product_efficient_attention(

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from ringlight.core.config import worker_environment
+from ringlight.core.config import DEMO_NAME, worker_environment
 from ringlight.core.errors import InvalidSetting, WorkerError
+from ringlight.core.spec import read_json
 
 
 class Size(StrEnum):
@@ -36,9 +37,17 @@ def demo_checkpoint(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidSetting(f"{folder}: cannot be made a folder: {error.strerror}") from None
+    refuse_other_checkpoint(folder)
     module = "ringlight.models.wan.demo"
     arguments = [str(folder), size.value, str(seed), str(shard_megabytes)]
     done = subprocess.run([sys.executable, "-m", module, *arguments], env=worker_environment(), check=False)
     if done.returncode:
         raise WorkerError(f"writing {folder} failed (exit status {done.returncode})")
     print(folder)
+
+
+def refuse_other_checkpoint(folder: Path) -> None:
+    """Raise InvalidSetting where a checkpoint stands that is not a demo's: its weights would be lost."""
+    index = folder / "model_index.json"
+    if index.exists() and not str(read_json(index).get("_name_or_path")).startswith(DEMO_NAME):
+        raise InvalidSetting(f"{folder}: holds another checkpoint, which would be overwritten; name another folder")

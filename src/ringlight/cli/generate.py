@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import threading
@@ -14,9 +15,9 @@ from typing import Annotated
 import typer
 
 from ringlight.cli.progress import JobProgress
-from ringlight.core.config import EngineConfig
+from ringlight.core.config import EngineConfig, read_limits
 from ringlight.core.errors import Cancelled, InvalidRequest
-from ringlight.core.output import KINDS, check_folder
+from ringlight.core.output import KINDS, check_folder, part_path
 from ringlight.core.report import RunReport
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job
@@ -100,7 +101,7 @@ def generate(
         int, typer.Option(min=0, help="CPU threads; 0 leaves it to torch.", rich_help_panel=MACHINE)
     ] = 0,
     tf32: Annotated[
-        bool, typer.Option(help="TensorFloat-32 for float32 products on cuda.", rich_help_panel=MACHINE)
+        bool, typer.Option(help="TensorFloat-32 in float32 convolutions on cuda.", rich_help_panel=MACHINE)
     ] = True,
     decode_chunk: Annotated[
         int,
@@ -121,7 +122,7 @@ def generate(
     """
     wide, high = parse_size(size, width, height)
     if report is not None:
-        check_folder(report, "report")
+        check_report(report, output)
     config = EngineConfig(
         model_path=model_path,
         device=device.value,
@@ -132,7 +133,7 @@ def generate(
         tf32=tf32,
         decode_chunk=decode_chunk,
     )
-    with Engine(config) as engine:
+    with Engine(config, read_limits()) as engine:
         request = engine.request(
             prompt,
             negative_prompt=negative_prompt,
@@ -149,7 +150,7 @@ def generate(
         with JobProgress(quiet) as progress, interruptible() as interrupted:
             done = wait(engine, engine.submit(request, output, progress), interrupted, progress)
     if report is not None:
-        report.write_bytes(done.to_json())
+        write_report(done, report)
     print(done.to_json().decode() if json_ else summary(done), end="" if json_ else "\n")
 
 
@@ -165,6 +166,25 @@ def parse_size(size: str | None, width: int | None, height: int | None) -> tuple
     return int(match[1]), int(match[2])
 
 
+def check_report(path: Path, output: str) -> None:
+    """Raise InvalidRequest unless the report can be written, beside the video and not over it."""
+    check_folder(path, "report")
+    if path.absolute() == Path(output).absolute():
+        raise InvalidRequest.of("report", f"{path} is the video's own path; give the report another name")
+
+
+def write_report(report: RunReport, path: Path) -> None:
+    """Write the report's JSON; what is there is whole."""
+    part = part_path(path, f"{os.getpid()}")
+    try:
+        part.write_bytes(report.to_json())
+        os.replace(part, path)
+    except OSError as error:
+        raise InvalidRequest.of("report", f"{path}: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def read_image(path: Path | None) -> bytes | None:
     """The bytes of the picture. Raises InvalidRequest when the file cannot be read."""
     if path is None:
@@ -177,7 +197,7 @@ def read_image(path: Path | None) -> bytes | None:
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """An event that is set by the first Ctrl-C or SIGTERM; a second one raises KeyboardInterrupt."""
+    """An event that is set by the first Ctrl-C, SIGTERM or lost terminal; a second one raises KeyboardInterrupt."""
     interrupted = threading.Event()
 
     def on_signal(number: int, frame: object) -> None:
@@ -185,7 +205,10 @@ def interruptible() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         interrupted.set()
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored under nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, on_signal) for number in numbers}
     try:
         yield interrupted
     finally:
@@ -200,6 +223,8 @@ def wait(engine: Engine, job: Job, interrupted: threading.Event, progress: JobPr
         try:
             return job.wait(0.1)
         except TimeoutError:
+            if not job.state.stage:
+                progress.still_loading()
             if interrupted.is_set() and not told:
                 told = True
                 progress.say("stopping at the next step (Ctrl-C again stops at once)")

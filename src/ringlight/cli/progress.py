@@ -15,11 +15,18 @@ from ringlight.engine.jobs import Job, JobState
 PLAIN_EVERY_SECONDS = 10.0
 
 
+class Listener(Console):
+    """A console that falls silent when nobody reads it any more: the video is still wanted."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class JobProgress:
     """Shows the state of a job whenever it changes. `quiet` shows nothing."""
 
     def __init__(self, quiet: bool) -> None:
-        self._console = Console(stderr=True, quiet=quiet)
+        self._console = Listener(stderr=True, quiet=quiet)
         self._bar = Progress(
             TextColumn("{task.fields[stage]:>20}"),
             BarColumn(),
@@ -31,7 +38,7 @@ class JobProgress:
         )
         self._task = self._bar.add_task("", total=100, stage="loading", detail="")
         self._last_stage = ""
-        self._last_print = 0.0
+        self._start = self._last_print = time.monotonic()
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -45,6 +52,13 @@ class JobProgress:
     def say(self, line: str) -> None:
         """A line of its own."""
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def still_loading(self) -> None:
+        """Called while nothing has begun: off a terminal it says so every few seconds."""
+        now = time.monotonic()
+        if self._bar.disable and now - self._last_print >= PLAIN_EVERY_SECONDS:
+            self.say(f"  0%  loading, {now - self._start:.0f} s")
+            self._last_print = now
 
     def __call__(self, job: Job) -> None:
         state = job.state

@@ -23,10 +23,10 @@ MAX_NAME_BYTES = 200  # of the 255 that file systems take: a part file's name is
 def check_output(output: str, num_frames: int) -> Path:
     """The path of an output that can be written. Raises InvalidRequest with the remedy."""
     path = Path(output)
+    if "\0" in output or not _is_text(output) or len(path.name.encode()) > MAX_NAME_BYTES:
+        raise InvalidRequest.of("output", f"needs a name in Unicode of at most {MAX_NAME_BYTES} bytes")
     if path.suffix.lower() not in KINDS:
         raise InvalidRequest.of("output", f"{output!r} must end in one of {', '.join(KINDS)}")
-    if "\0" in output or len(path.name.encode("utf-8", "surrogateescape")) > MAX_NAME_BYTES or not _is_text(output):
-        raise InvalidRequest.of("output", f"needs a name in Unicode of at most {MAX_NAME_BYTES} bytes")
     if path.suffix.lower() == ".png" and num_frames > 1 and len(FRAME_NUMBER.findall(path.name)) != 1:
         pattern = path.with_name(f"{FRAME_NUMBER.sub('', path.stem)}_%04d{path.suffix}")
         raise InvalidRequest.of("output", f"{num_frames} frames need one pattern for their numbers", str(pattern))
@@ -48,6 +48,13 @@ def check_folder(path: Path, field: str) -> None:
 def _is_text(name: str) -> bool:
     """Whether a name can be sent to a worker: file names that are not Unicode reach Python as half surrogates."""
     return not any("\ud800" <= char <= "\udfff" for char in name)
+
+
+def make_readable(path: Path) -> None:
+    """Give a file the rights that new files have here: safetensors writes for the owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def part_path(path: Path, job_id: str) -> Path:

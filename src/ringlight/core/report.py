@@ -87,7 +87,9 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
                 ("Idle worker", worst.idle_resident_bytes),
                 ("Growth", worst.resident_growth_bytes),
             ]
-            return lines + [f"| {name} | {(value or 0) / GIB:.2f} |" for name, value in rows]
+            return lines + [
+                f"| {name} | {'not measured' if value is None else f'{value / GIB:.2f}'} |" for name, value in rows
+            ]
         gpu_rows = [
             ("Peak GPU Memory", worst.peak_reserved_bytes),
             ("Peak Allocated", worst.peak_allocated_bytes),

@@ -138,9 +138,18 @@ def _check_size(request: VideoRequest, spec: ModelSpec, limits: RequestLimits) -
             Problem(
                 "size",
                 f"{request.width}x{request.height} has {pixels} pixels; the limit is {limits.max_pixels}",
+                _largest_size(request, spec, limits),
             )
         )
     return problems
+
+
+def _largest_size(request: VideoRequest, spec: ModelSpec, limits: RequestLimits) -> str:
+    """The size of about the same shape that has at most `max_pixels`, as WxH."""
+    shrink = math.sqrt(limits.max_pixels / (request.width * request.height))
+    high, wide = spec.size_multiple
+    width, height = (max(m, int(n * shrink) // m * m) for n, m in ((request.width, wide), (request.height, high)))
+    return f"{width}x{height}"
 
 
 def _check_frames(request: VideoRequest, spec: ModelSpec, limits: RequestLimits) -> list[Problem]:

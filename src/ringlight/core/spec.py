@@ -6,6 +6,7 @@ Layout of a Wan2.2-TI2V checkpoint as Diffusers writes it: `model_index.json` be
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -15,6 +16,8 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from ringlight.core.errors import InvalidCheckpoint
+
+MAX_LAYERS = 1000
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -82,6 +85,7 @@ class TextEncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
 class SchedulerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """`scheduler/scheduler_config.json`: the class diffusers must build, and the key that holds the flow shift."""
 
+    config: dict[str, Any]
     class_name: str
     flow_shift: float
     flow_shift_key: str
@@ -96,6 +100,11 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     text_encoder: TextEncoderSpec
     scheduler: SchedulerSpec
     max_text_tokens: int = 512
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all numbers of the model, whatever its folder is called: equal ones mean equal work."""
+        return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(self, name=""), order="sorted")).hexdigest()
 
     @property
     def size_multiple(self) -> tuple[int, int]:
@@ -136,12 +145,13 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
         _require_wan_ti2v(folder, index)
         transformer = _decode(folder / "transformer" / "config.json", TransformerSpec)
         vae = _decode(folder / "vae" / "config.json", VaeSpec)
-        _require_supported(folder, transformer, vae)
+        text_encoder = _decode(folder / "text_encoder" / "config.json", TextEncoderSpec)
+        _require_supported(folder, transformer, vae, text_encoder)
         return cls(
             name=str(index.get("_name_or_path") or folder.resolve().name),
             transformer=transformer,
             vae=vae,
-            text_encoder=_decode(folder / "text_encoder" / "config.json", TextEncoderSpec),
+            text_encoder=text_encoder,
             scheduler=_read_scheduler(folder / "scheduler" / "scheduler_config.json"),
         )
 
@@ -157,7 +167,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InvalidCheckpoint(
             f"{path}: no such file; a checkpoint in Diffusers layout has it (download the folder whole)"
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, too long a number
         raise InvalidCheckpoint(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(value, dict):
         raise InvalidCheckpoint(f"{path}: expected a JSON object, found {type(value).__name__}")
@@ -183,7 +193,7 @@ def _require_wan_ti2v(folder: Path, index: dict[str, Any]) -> None:
         )
 
 
-def _require_supported(folder: Path, transformer: TransformerSpec, vae: VaeSpec) -> None:
+def _require_supported(folder: Path, transformer: TransformerSpec, vae: VaeSpec, text_encoder: TextEncoderSpec) -> None:
     wrong = []
     if transformer.image_dim is not None or transformer.added_kv_proj_dim is not None:
         wrong.append("transformer: image embeddings (image_dim, added_kv_proj_dim) are of Wan2.1 I2V")
@@ -199,6 +209,18 @@ def _require_supported(folder: Path, transformer: TransformerSpec, vae: VaeSpec)
         wrong.append(f"transformer channels ({transformer.in_channels}) differ from the vae's z_dim ({vae.z_dim})")
     if not len(vae.latents_mean) == len(vae.latents_std) == vae.z_dim:
         wrong.append(f"vae: latents_mean and latents_std must have z_dim ({vae.z_dim}) numbers")
+    if transformer.text_dim != text_encoder.d_model:
+        wrong.append(f"transformer: text_dim ({transformer.text_dim}) is not the text encoder's {text_encoder.d_model}")
+    if transformer.attention_head_dim % 2 or transformer.freq_dim % 2:
+        wrong.append("transformer: attention_head_dim and freq_dim must be even")
+    if max(transformer.num_layers, vae.num_res_blocks, len(vae.dim_mult)) > MAX_LAYERS:
+        wrong.append(f"more than {MAX_LAYERS} layers")
+    if vae.in_channels != 3 * vae.patch_size**2 or vae.out_channels != vae.in_channels:
+        wrong.append(f"vae: in_channels and out_channels must be 3 x patch_size^2 ({3 * vae.patch_size**2})")
+    if vae.scale_factor_spatial != vae.patch_size * 2 ** (len(vae.dim_mult) - 1):
+        wrong.append(f"vae: scale_factor_spatial ({vae.scale_factor_spatial}) does not follow from dim_mult")
+    if vae.scale_factor_temporal != 2 ** sum(vae.temperal_downsample):
+        wrong.append(f"vae: scale_factor_temporal ({vae.scale_factor_temporal}) does not follow from its downsampling")
     if len(vae.temperal_downsample) != len(vae.dim_mult) - 1:
         wrong.append("vae: temperal_downsample must be one shorter than dim_mult")
     if any(a < b for a, b in zip(vae.dim_mult[1:], vae.dim_mult, strict=False)):
@@ -216,4 +238,4 @@ def _read_scheduler(path: Path) -> SchedulerSpec:
     shift = config.get(key)
     if isinstance(shift, bool) or not isinstance(shift, (int, float)) or not (math.isfinite(shift) and shift > 0):
         raise InvalidCheckpoint(f"{path}: needs a positive flow_shift (or shift), found {shift!r}")
-    return SchedulerSpec(class_name=class_name, flow_shift=float(shift), flow_shift_key=key)
+    return SchedulerSpec(config=config, class_name=class_name, flow_shift=float(shift), flow_shift_key=key)

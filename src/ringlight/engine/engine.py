@@ -111,11 +111,11 @@ class Engine:
                 return
             self._cancelled.add(job.id)
             running = self._running is job
-            if running:
-                with contextlib.suppress(WorkerError):  # a dead worker's job fails by itself
-                    self._replica.cancel(job.id)
         if not running:
             job.fail(Cancelled("cancelled"))
+            return
+        with contextlib.suppress(WorkerError):  # a dead worker's job fails by itself
+            self._replica.cancel(job.id)
 
     def close(self) -> None:
         """End the worker. Jobs that are not over fail as cancelled."""
@@ -133,7 +133,7 @@ class Engine:
         """The replica's thread: start the worker, then run one job after another."""
         try:
             self._worker = self._replica.start()
-        except Exception as error:  # whatever it is: nobody may wait for a worker that never comes
+        except BaseException as error:  # whatever it is: nobody may wait for a worker that never comes
             self._failure = as_ringlight_error(error)
         self._ready.set()
         while (job := self._jobs.get()) is not None:
@@ -156,7 +156,7 @@ class Engine:
     def _run(self, job: Job) -> None:
         try:
             self._replica.run(messages.RunJob(job_id=job.id, request=job.request, output=job.output), job.receive)
-        except Exception as error:
+        except BaseException as error:
             self._failure = as_ringlight_error(error)
             remove_parts(Path(job.output), job.id)
             job.fail(Cancelled("the engine was closed") if self._closed else self._failure)
@@ -165,6 +165,6 @@ class Engine:
                 self._running = None
 
 
-def as_ringlight_error(error: Exception) -> RinglightError:
+def as_ringlight_error(error: BaseException) -> RinglightError:
     """An error of ours as it is; any other as a worker's failure."""
     return error if isinstance(error, RinglightError) else WorkerError(f"{type(error).__name__}: {error}")

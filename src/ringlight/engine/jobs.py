@@ -109,7 +109,7 @@ class Job:
         if self._on_change is not None and self._state is not before:
             try:
                 self._on_change(self)
-            except Exception:  # a listener's own; the worker's messages must still be read
+            except BaseException:  # a listener's own; the worker's messages must still be read
                 logger.exception("a listener of job %s failed", self.id)
 
     def fail(self, error: RinglightError) -> None:

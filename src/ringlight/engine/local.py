@@ -94,11 +94,14 @@ class LocalReplica:
 
     def _send(self, message: messages.ToWorker) -> None:
         assert self._connection is not None
+        if not self._send_lock.acquire(timeout=CLOSE_SECONDS):
+            raise WorkerError("the worker does not listen")
         try:
-            with self._send_lock:
-                self._connection.send_bytes(messages.encode(message))
+            self._connection.send_bytes(messages.encode(message))
         except OSError:
             raise self._death() from None
+        finally:
+            self._send_lock.release()
 
     def _receive(self) -> messages.FromWorker:
         assert self._connection is not None

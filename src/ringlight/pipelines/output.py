@@ -5,6 +5,7 @@ Every writer works on part files beside the output and moves them into place at 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ringlight.core.output import FRAME_NUMBER, part_path
+from ringlight.core.output import FRAME_NUMBER, make_readable, part_path
 from ringlight.core.request import VideoRequest
 
 QUEUED_CHUNKS = 4
@@ -53,7 +54,7 @@ def encode_video(frames: Iterator[Frames], part: Path, request: VideoRequest) ->
     """H.264 or VP9 by extension: 4:2:0, BT.709 and tagged so, ready for streaming."""
     codec, options = {
         ".mp4": ("libx264", {"crf": "18", "preset": "fast"}),
-        ".webm": ("libvpx-vp9", {"crf": "24", "b:v": "0", "deadline": "good", "cpu-used": "4"}),
+        ".webm": ("libvpx-vp9", {"crf": "24", "deadline": "good", "cpu-used": "4"}),
     }[part.suffix.lower()]
     container_options = {"movflags": "+faststart"} if part.suffix.lower() == ".mp4" else {}
     with av.open(str(part), "w", options=container_options) as container:
@@ -81,6 +82,10 @@ def encode_gif(frames: Iterator[Frames], part: Path, request: VideoRequest) -> N
 ENCODERS: dict[str, Encoder] = {".mp4": encode_video, ".webm": encode_video, ".gif": encode_gif}
 
 
+class Abandoned(Exception):
+    """Raised into an encoder whose video nobody wants any more, so that it does not finish the file."""
+
+
 class EncodedWriter:
     """Frames as uint8 through a bounded queue to an encoder in a thread."""
 
@@ -94,6 +99,8 @@ class EncodedWriter:
         self._thread.start()
 
     def write(self, frames_FHWC: Tensor) -> None:
+        if self._error is not None:  # no need to decode the rest
+            raise self._error
         self._put(to_uint8(frames_FHWC))
 
     def finish(self) -> list[str]:
@@ -122,13 +129,19 @@ class EncodedWriter:
     def _run(self, request: VideoRequest) -> None:
         try:
             ENCODERS[self._part.suffix.lower()](self._frames(), self._part, request)
-        except Exception as error:  # handed on by finish()
+        except Abandoned:
+            pass
+        except Exception as error:  # handed on by write() and finish()
             self._error = error
 
     def _frames(self) -> Iterator[Frames]:
         while (frames := self._queue.get()) is not None:
-            if not self._abandoned:
-                yield from frames
+            for frame in frames:
+                if self._abandoned:
+                    raise Abandoned
+                yield frame
+        if self._abandoned:
+            raise Abandoned
 
 
 class PngWriter:
@@ -164,20 +177,21 @@ class NpyWriter:
         self._path = path
         self._part = part_path(path, job_id)
         shape = (request.num_frames, request.height, request.width, 3)
-        self._array = np.lib.format.open_memmap(self._part, "w+", dtype=np.float32, shape=shape)
-        self._written = 0
+        self._file = self._part.open("wb")
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
 
     def write(self, frames_FHWC: Tensor) -> None:
-        stop = self._written + len(frames_FHWC)
-        self._array[self._written : stop] = frames_FHWC.float().mul(0.5).add_(0.5).cpu().numpy()
-        self._written = stop
+        self._file.write(frames_FHWC.float().mul(0.5).add_(0.5).cpu().numpy().astype("<f4").tobytes())
 
     def finish(self) -> list[str]:
-        self._array.flush()
+        self._file.close()
         os.replace(self._part, self._path)
         return [str(self._path)]
 
     def abort(self) -> None:
+        with contextlib.suppress(OSError):  # what is left to write has no place
+            self._file.close()
         self._part.unlink(missing_ok=True)
 
 
@@ -200,6 +214,7 @@ def save_latents(latents: Tensor, path: Path, job_id: str) -> list[str]:
     part = part_path(path, job_id)
     try:
         safetensors.torch.save_file({"latents": latents.contiguous().cpu()}, part)
+        make_readable(part)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

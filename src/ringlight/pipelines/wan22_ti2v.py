@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ringlight.attention.kernel import AttentionKernel, choose_kernel
 from ringlight.core.config import EngineConfig
+from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
 from ringlight.models.wan.checkpoint import WeightFiles, fill_random, load_weights, materialise
@@ -16,7 +17,7 @@ from ringlight.models.wan.text_encoder import TIED_NAMES, TextEncoder, load_toke
 from ringlight.models.wan.transformer import WanTransformer
 from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.mesh import ParallelMesh
-from ringlight.pipelines.output import FrameWriter, open_writer, save_latents
+from ringlight.pipelines.output import open_writer, save_latents
 from ringlight.pipelines.stages.decoding import decode
 from ringlight.pipelines.stages.denoising import Guided, denoise
 from ringlight.pipelines.stages.image_encoding import encode_image
@@ -61,13 +62,12 @@ class Wan22TI2V:
             prepare_timesteps,
             request,
             self.spec.scheduler,
-            self.model_path,
             self.device,
         )
         latents = tracer.timed("Denoising", self._denoise, noise, first, times, texts, request, tracer)
         if output.suffix.lower() == ".safetensors":
             return tracer.timed("Output", save_latents, latents, output, job_id)
-        return self._write_video(latents, open_writer(output, request, job_id), tracer)
+        return self._write_video(latents, request, output, job_id, tracer)
 
     def _denoise(
         self,
@@ -82,7 +82,10 @@ class Wan22TI2V:
         guided = Guided(self.transformer, self.kernel, self.mesh, texts, num_rows, guidance_scale)
         return denoise(noise, first, scheduler, guided, tracer)
 
-    def _write_video(self, latents: Tensor, writer: FrameWriter, tracer: Tracer) -> list[str]:
+    def _write_video(
+        self, latents: Tensor, request: VideoRequest, output: Path, job_id: str, tracer: Tracer
+    ) -> list[str]:
+        writer = open_writer(output, request, job_id)
         try:
             chunk = self.config.decode_chunk
             tracer.timed("Decoding", decode, latents, self.vae, chunk, writer, tracer.events)
@@ -109,6 +112,11 @@ class Wan22TI2V:
 
     def _load_text_encoder(self, dtype: torch.dtype) -> TextEncoder:
         tokenizer = load_tokenizer(self.model_path / "tokenizer")
+        if len(tokenizer) > self.spec.text_encoder.vocab_size:
+            raise InvalidCheckpoint(
+                f"{self.model_path / 'tokenizer'}: has {len(tokenizer)} tokens, more than the text encoder's table "
+                f"({self.spec.text_encoder.vocab_size})"
+            )
         with torch.device("meta"):
             encoder = TextEncoder(self.model_path / "text_encoder", tokenizer, self.spec.max_text_tokens)
         encoder.prepare(self.device, dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,10 +38,10 @@ def choose_dtypes(config: EngineConfig, device: torch.device) -> tuple[torch.dty
 
 
 def apply_settings(config: EngineConfig) -> None:
-    """Set what torch keeps for the whole process: threads and TensorFloat-32."""
+    """Set what torch keeps for the whole process: threads, and TensorFloat-32 in convolutions only."""
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    torch.backends.cuda.matmul.allow_tf32 = config.tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = config.tf32
 
 
@@ -84,7 +85,7 @@ def _cpu_name() -> str:
 def _commit() -> str | None:
     """The commit of a source checkout, with + where it is changed; None for an installed package."""
     root = Path(__file__).resolve().parents[3]
-    if not (root / ".git").exists():
+    if not (root / ".git").exists() or shutil.which("git") is None:
         return None
     git = ["git", "-C", str(root)]
     head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)

@@ -6,6 +6,7 @@ SETUP a WorkerSetup in JSON. If the engine dies, the socket closes and this proc
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import queue
@@ -23,6 +24,7 @@ import torch
 from ringlight.core import messages
 from ringlight.core.errors import Cancelled, InvalidRequest, OutOfMemory, RinglightError, WorkerError
 from ringlight.core.layout import ParallelLayout
+from ringlight.core.output import remove_parts
 from ringlight.core.report import RunReport, workload_hash
 from ringlight.pipelines.trace import Tracer
 from ringlight.pipelines.wan22_ti2v import Wan22TI2V
@@ -34,6 +36,7 @@ OUT_OF_MEMORY_WORDS = (
     "unable to find an engine to execute this computation",  # cuDNN without room for a workspace
     "STATUS_ALLOC_FAILED",  # cuBLAS and cuDNN
 )
+OUTPUT_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.ENOENT)
 
 
 class Corridor:
@@ -43,6 +46,7 @@ class Corridor:
         self._connection = connection
         self._send_lock = threading.Lock()
         self._cancelled: set[str] = set()
+        self.running: messages.RunJob | None = None
         self.jobs: queue.Queue[messages.RunJob | None] = queue.Queue()
         threading.Thread(target=self._receive, name="corridor", daemon=True).start()
 
@@ -65,6 +69,8 @@ class Corridor:
                     case messages.Shutdown():
                         self.jobs.put(None)
         except (EOFError, OSError, msgspec.DecodeError):
+            if (job := self.running) is not None:
+                remove_parts(Path(job.output), job.job_id)
             os._exit(1)  # the engine is gone, or cannot be understood; nobody waits for what we do
 
 
@@ -118,12 +124,15 @@ class Worker:
 
     def _finish(self, job: messages.RunJob) -> messages.JobCompleted | messages.JobFailed:
         """Run a job and say how it ended. No error outlives this: its traceback would keep the job's tensors."""
+        self._corridor.running = job
         try:
             return messages.JobCompleted(job_id=job.job_id, report=self._run(job))
         except Exception as error:
             failure = as_ringlight_error(error, job)
             problems = list(failure.problems) if isinstance(failure, InvalidRequest) else []
             return messages.JobFailed(job_id=job.job_id, code=failure.code, message=str(failure), problems=problems)
+        finally:
+            self._corridor.running = None
 
     def _run(self, job: messages.RunJob) -> RunReport:
         request = job.request
@@ -132,12 +141,12 @@ class Worker:
         start = time.perf_counter()
         outputs = self._pipeline.run(request, Path(job.output), job.job_id, tracer)
         total = time.perf_counter() - start
-        workload = request.workload() | {"model": self._pipeline.spec.name}
+        workload = request.workload() | {"model_sha256": self._pipeline.spec.fingerprint}
         return RunReport(
             workload=workload,
             workload_hash=workload_hash(workload),
             layout=ParallelLayout().name,
-            environment=self._environment,
+            environment=self._environment | {"model": self._pipeline.spec.name},
             stages=tracer.stages,
             other_seconds=total - sum(stage.seconds for stage in tracer.stages),
             total_seconds=total,
@@ -158,6 +167,8 @@ def as_ringlight_error(error: Exception, job: messages.RunJob) -> RinglightError
             f"{request.width}x{request.height} with {request.num_frames} frames does not fit into this device's "
             "memory; ask for a smaller size or fewer frames, or use --vae-dtype bfloat16"
         )
+    if isinstance(error, OSError) and error.errno in OUTPUT_ERRNOS:
+        return WorkerError(f"{job.output}: {error.strerror}; make room or choose another place, and ask again")
     traceback.print_exception(error)
     return WorkerError(f"{type(error).__name__}: {error}")
 

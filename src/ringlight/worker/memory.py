@@ -59,23 +59,25 @@ class CudaMeter:
 
 
 class ResidentMeter:
-    """The resident size of the process, whose peak Linux keeps and can reset."""
+    """The resident size of the process, whose peak Linux keeps and can reset. Where it does not, there is no report."""
 
     def __init__(self) -> None:
         self._idle = 0
         self._peak = 0
+        self._measures = can_reset_peak()
 
     def start(self) -> None:
         """A new job: what is resident now, freed memory given back, is the idle worker."""
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
+        self.reset()
         self._peak = 0
-        CLEAR_REFS.write_text(RESET_PEAK)
         self._idle = self._read("VmRSS")
 
     def reset(self) -> None:
         self._peak = max(self._peak, self.peak_bytes())
-        CLEAR_REFS.write_text(RESET_PEAK)
+        if self._measures:
+            CLEAR_REFS.write_text(RESET_PEAK)
 
     def peak_bytes(self) -> int:
         """Peak resident size since the last reset."""
@@ -83,6 +85,8 @@ class ResidentMeter:
 
     def report(self) -> MemoryReport:
         """Peaks since `start`, and the growth over the idle worker."""
+        if not self._measures:
+            return MemoryReport(rank=0, device="cpu")
         peak = max(self._peak, self.peak_bytes())
         return MemoryReport(
             rank=0,
@@ -93,10 +97,21 @@ class ResidentMeter:
         )
 
     def _read(self, field: str) -> int:
+        if not self._measures:
+            return 0
         for line in STATUS.read_text().splitlines():
             if line.startswith(f"{field}:"):
                 return int(line.split()[1]) * 1024
         raise OSError(f"{STATUS} has no {field}")
+
+
+def can_reset_peak() -> bool:
+    """Whether this kernel keeps a peak of the resident size that can be reset."""
+    try:
+        CLEAR_REFS.write_text(RESET_PEAK)
+        return "VmHWM:" in STATUS.read_text()
+    except OSError:
+        return False
 
 
 def meter_for(device: torch.device) -> CudaMeter | ResidentMeter:

@@ -95,7 +95,7 @@ def convolve(
     On a CPU oneDNN is called by name: torch's own choice for one thread often falls into a slower kernel.
     """
     x = x_THWC.unsqueeze(0).permute(0, 4, 1, 2, 3)  # so that the batch has the stride that channels-last wants
-    if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+    if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
         out = torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
     else:
         out = F.conv3d(x, weight, bias, stride, padding)

@@ -21,6 +21,8 @@ from ringlight.core.spec import read_json
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MAX_LISTED = 8
+MAX_NAME = 120
+FLOAT_DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
 class HasSlots(Protocol):
@@ -49,12 +51,21 @@ class WeightFiles:
         self.paths = [_require_inside(folder, folder / name) for name in names]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of every tensor, from the headers alone."""
+        """Name -> shape of every tensor, from the headers alone. Raises InvalidCheckpoint for what is no weight."""
         found: dict[str, tuple[int, ...]] = {}
+        seen: set[str] = set()
         for path in self.paths:
             with _opened(path) as file:
                 for name in file.keys():  # noqa: SIM118 - not a dict
-                    found[self.aliases.get(name, name)] = tuple(file.get_slice(name).get_shape())
+                    header = file.get_slice(name)
+                    if header.get_dtype() not in FLOAT_DTYPES:
+                        raise InvalidCheckpoint(
+                            f"{path}: {_listed([name])} is {header.get_dtype()}, no floating number"
+                        )
+                    if name in seen:
+                        raise InvalidCheckpoint(f"{path}: {_listed([name])} stands in another file already")
+                    seen.add(name)
+                    found[self.aliases.get(name, name)] = tuple(header.get_shape())
         return found
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -173,7 +184,7 @@ def _require_match(files: WeightFiles, slots: dict[str, Tensor]) -> None:
     if extra := sorted(found.keys() - slots.keys()):
         wrong.append(f"not of this model {_listed(extra)}")
     misshapen = [
-        f"{name} {list(found[name])}, expected {list(slots[name].shape)}"
+        f"{name[:MAX_NAME]} {list(found[name])}, expected {list(slots[name].shape)}"
         for name in sorted(slots.keys() & found.keys())
         if found[name] != tuple(slots[name].shape)
     ]
@@ -185,4 +196,4 @@ def _require_match(files: WeightFiles, slots: dict[str, Tensor]) -> None:
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more
+    return ", ".join(ascii(name[:MAX_NAME])[1:-1] for name in names[:MAX_LISTED]) + more

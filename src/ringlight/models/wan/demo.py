@@ -17,7 +17,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from ringlight.core.config import DEFAULTS_FILE
+from ringlight.core.config import DEFAULTS_FILE, DEMO_NAME
+from ringlight.core.output import make_readable
 from ringlight.core.spec import ModelSpec
 from ringlight.models.wan.checkpoint import HasSlots, fill_random, materialise
 from ringlight.models.wan.text_encoder import TextEncoder
@@ -49,9 +50,9 @@ def write_demo_checkpoint(folder: Path, size: str, seed: int = 0, shard_bytes: i
     """Write a checkpoint of a size ("tiny" or "small") into `folder`. Same seed, same bytes."""
     numbers = SIZES[size]
     _write_tokenizer(folder / "tokenizer")
-    _write_json(folder / "model_index.json", MODEL_INDEX)
+    (folder / DEFAULTS_FILE).unlink(missing_ok=True)
+    _write_json(folder / "model_index.json", MODEL_INDEX | {"_name_or_path": f"{DEMO_NAME}-{size}"})
     _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
-    _write_json(folder / DEFAULTS_FILE, {"defaults": numbers["defaults"]})
     text = TEXT_ENCODER | numbers["text_encoder"] | {"vocab_size": _vocab_size()}
     _write_json(folder / "text_encoder" / "config.json", text)
     _write_json(
@@ -71,6 +72,7 @@ def write_demo_checkpoint(folder: Path, size: str, seed: int = 0, shard_bytes: i
         fill_random(network, seed * 10 + position)
         stem = "model" if name == "text_encoder" else "diffusion_pytorch_model"
         _save(folder / name, stem, _tensors(network), shard_bytes)
+    _write_json(folder / DEFAULTS_FILE, {"defaults": numbers["defaults"]})  # last: where it stands, all is there
 
 
 def _tensors(network: HasSlots) -> dict[str, Tensor]:
@@ -94,15 +96,20 @@ def _save(folder: Path, stem: str, tensors: dict[str, Tensor], shard_bytes: int)
             shards.append({})
         shards[-1][name] = tensor
     if len(shards) == 1:
-        safetensors.torch.save_file(shards[0], folder / f"{stem}.safetensors", {"format": "pt"})
+        _save_file(shards[0], folder / f"{stem}.safetensors")
         return
     names = [f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     for name, shard in zip(names, shards, strict=True):
-        safetensors.torch.save_file(shard, folder / name, {"format": "pt"})
+        _save_file(shard, folder / name)
     total = sum(tensor.nbytes for tensor in tensors.values())
     weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     _write_json(folder / f"{stem}.safetensors.index.json", index)
+
+
+def _save_file(tensors: dict[str, Tensor], path: Path) -> None:
+    safetensors.torch.save_file(tensors, path, {"format": "pt"})
+    make_readable(path)
 
 
 def _write_tokenizer(folder: Path) -> None:

@@ -16,6 +16,8 @@ from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.spec import read_json
 from ringlight.models.wan.checkpoint import materialise
 
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+
 # The token table stands under two names in some checkpoints; it is one tensor.
 TIED_NAMES = {"encoder.embed_tokens.weight": "shared.weight"}
 
@@ -28,23 +30,37 @@ def clean_prompt(text: str) -> str:
 
 def load_tokenizer(folder: Path) -> Any:
     """The checkpoint's T5 tokenizer. Raises InvalidCheckpoint when its files cannot be read."""
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        # transformers would go on with an empty vocabulary, and every word would be unknown.
+        raise InvalidCheckpoint(f"{folder}: has neither {' nor '.join(TOKENIZER_FILES)}; download the folder whole")
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidCheckpoint(f"{folder}: tokenizer not readable: {' '.join(str(error).split())}") from None
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise InvalidCheckpoint(f"{folder}: tokenizer not readable: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 class TextEncoder(nn.Module):
     """The UMT5 encoder of a checkpoint, and its tokenizer."""
 
     def __init__(self, folder: Path, tokenizer: Any, max_tokens: int) -> None:
-        """Build on the meta device from `folder`/config.json; `prepare` and loading give it weights."""
+        """Build on the meta device from `folder`/config.json; `prepare` and loading give it weights.
+
+        Raises InvalidCheckpoint when the JSON describes no such network.
+        """
         super().__init__()
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
-        config = UMT5Config(**{k: v for k, v in read_json(folder / "config.json").items() if k != "dtype"})
-        config._attn_implementation = "eager"
-        self.network = UMT5EncoderModel(config)
+        values = read_json(folder / "config.json")
+        try:
+            config = UMT5Config(**{key: value for key, value in values.items() if key not in ("dtype", "torch_dtype")})
+            config._attn_implementation = "eager"
+            self.network = UMT5EncoderModel(config)
+        except Exception as error:  # transformers' checks raise errors of many kinds
+            raise InvalidCheckpoint(f"{folder / 'config.json'}: no UMT5 encoder: {_one_line(error)}") from None
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
         """Give the network (unfilled) memory."""

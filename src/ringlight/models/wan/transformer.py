@@ -50,7 +50,8 @@ class TextKeys:
         """Attention to all rows, padding included, in the dtype of q."""
         out, lse = kernel(q_BSHD, self.k_BLHD, self.v_BLHD)
         if self.num_pad:
-            scores = torch.einsum("bshd,hd->bsh", q_BSHD, self.pad_k_HD).float()
+            # In float32: this one score stands for all the padding, and what it loses is lost that many times.
+            scores = torch.einsum("bshd,hd->bsh", q_BSHD.float(), self.pad_k_HD.float())
             pad_lse = scores.mul_(1 / math.sqrt(q_BSHD.shape[-1])).add_(math.log(self.num_pad))
             out, _ = merge(out.float(), lse, self.pad_v_HD.float(), pad_lse)
         return out.to(q_BSHD.dtype)
@@ -324,7 +325,7 @@ class WanTransformer(nn.Module):
         _, ph, pw = self.spec.patch_size
         batch, channels, frames, height, width = latents_BCTHW.shape
         grid = (frames, height // ph, width // pw)
-        patches = latents_BCTHW.to(self.dtype).view(batch, channels, frames, grid[1], ph, grid[2], pw)
+        patches = latents_BCTHW.to(self.dtype).reshape(batch, channels, frames, grid[1], ph, grid[2], pw)
         return patches.permute(0, 2, 3, 5, 1, 4, 6).reshape(batch, math.prod(grid), channels * ph * pw), grid
 
     def _unpatchify(self, out: Tensor, grid: tuple[int, int, int]) -> Tensor:

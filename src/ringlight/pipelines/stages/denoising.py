@@ -33,7 +33,7 @@ class Guided:
         self._keys = [transformer.text_keys(text, num_rows) for text in texts]
 
     def predict(self, latents: Tensor, timesteps: Tensor) -> Tensor:
-        """uncond + guidance_scale * (cond - uncond), or the conditional prediction alone."""
+        """uncond + guidance_scale * (cond - uncond), or the conditional prediction alone, in float32."""
         conditional, *unconditional = (self._forward(latents, timesteps, keys) for keys in self._keys)
         if not unconditional:
             return conditional
@@ -42,7 +42,7 @@ class Guided:
 
     def _forward(self, latents: Tensor, timesteps: Tensor, keys: list[TextKeys]) -> Tensor:
         noise: Tensor = self._transformer(latents, timesteps, keys, self._kernel, self._mesh)
-        return noise
+        return noise.float()
 
 
 def denoise(latents: Tensor, first_frame: Tensor | None, scheduler: Any, guided: Guided, tracer: Tracer) -> Tensor:

@@ -14,7 +14,7 @@ class PromptCache:
     """Embeddings of prompts, least recently used ones forgotten when they exceed `max_bytes`."""
 
     def __init__(self, encoder: TextEncoder, max_bytes: int) -> None:
-        self._encoder = encoder
+        self.encoder = encoder
         self._max_bytes = max_bytes
         self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
 
@@ -26,7 +26,7 @@ class PromptCache:
         """(L, text_dim) embeddings of a prompt's true tokens."""
         embedding = self._embeddings.pop(prompt, None)
         if embedding is None:
-            embedding = self._encoder.encode(prompt)
+            embedding = self.encoder.encode(prompt)
         self._embeddings[prompt] = embedding
         while self.num_bytes > self._max_bytes and len(self._embeddings) > 1:
             self._embeddings.popitem(last=False)

@@ -10,7 +10,7 @@ import torch
 
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.request import VideoRequest
-from ringlight.core.spec import SchedulerSpec, read_json
+from ringlight.core.spec import SchedulerSpec
 
 
 def require_scheduler(spec: SchedulerSpec, model_path: Path) -> None:
@@ -22,9 +22,12 @@ def require_scheduler(spec: SchedulerSpec, model_path: Path) -> None:
         )
 
 
-def prepare_timesteps(request: VideoRequest, spec: SchedulerSpec, model_path: Path, device: torch.device) -> Any:
+def prepare_timesteps(request: VideoRequest, spec: SchedulerSpec, device: torch.device) -> Any:
     """A fresh scheduler for this request; its `timesteps` are the times of the steps, noisiest first."""
-    config = read_json(model_path / "scheduler" / "scheduler_config.json")
-    scheduler = getattr(diffusers, spec.class_name).from_config(config | {spec.flow_shift_key: request.flow_shift})
+    config = spec.config | {spec.flow_shift_key: request.flow_shift}
+    scheduler = getattr(diffusers, spec.class_name).from_config(config)
     scheduler.set_timesteps(request.num_inference_steps, device=device)
+    if hasattr(scheduler, "set_begin_index"):
+        # Timesteps are whole numbers: where the first two are equal, a scheduler left to look for its place skips one.
+        scheduler.set_begin_index(0)
     return scheduler

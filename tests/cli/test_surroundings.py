@@ -1,0 +1,71 @@
+"""The command in surroundings that want to trip it up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.cli.commands import RINGLIGHT, TIMEOUT_SECONDS, ringlight
+
+SMALL = ["--prompt", "a cat", "--size", "64x64", "--num-frames", "1", "--num-inference-steps", "1"]
+
+
+def test_nothing_is_imported_from_the_current_folder(tmp_path: Path) -> None:
+    """A torch.py beside a checkpoint would otherwise run as ours."""
+    (tmp_path / "torch.py").write_text("open('was_run', 'w'); raise SystemExit(9)")
+    assert ringlight("doctor", folder=tmp_path).code == 0
+    assert ringlight("demo-checkpoint", "demo", folder=tmp_path).code == 0
+    assert ringlight("generate", "--model-path", "demo", *SMALL, "-o", "a.png", folder=tmp_path).code == 0
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_a_machine_without_git(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    done = subprocess.run(
+        [RINGLIGHT, "generate", "--model-path", tiny, *SMALL, "-o", tmp_path / "a.png"],
+        env=os.environ | {"PATH": str(tmp_path / "bin")},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_nobody_reads_the_progress(tiny: Path, tmp_path: Path) -> None:
+    """`ringlight generate ... 2>&1 | head -1`: the video is still made."""
+    readable, writable = os.pipe()
+    with subprocess.Popen(
+        [RINGLIGHT, "generate", "--model-path", tiny, *SMALL, "-o", tmp_path / "a.png"],
+        stdout=subprocess.DEVNULL,
+        stderr=writable,
+    ) as process:
+        os.close(readable)
+        os.close(writable)
+        assert process.wait(TIMEOUT_SECONDS) == 0
+    assert (tmp_path / "a.png").exists()
+
+
+def test_limits_come_from_the_environment(tiny: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [RINGLIGHT, "generate", "--model-path", tiny, *SMALL, "-o", tmp_path / "a.png"],
+        env=os.environ | {"RINGLIGHT_MAX_PIXELS": "2048"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "the limit is 2048 (nearest: 32x32)" in done.stderr
+
+
+def test_a_demo_checkpoint_never_takes_the_place_of_another(tiny: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny, other)
+    index = other / "model_index.json"
+    index.write_text(index.read_text().replace("ringlight-demo", "somebody-else"))
+    done = ringlight("demo-checkpoint", other)
+    assert done.code == 3
+    assert "holds another checkpoint" in done.err
