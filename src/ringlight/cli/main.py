@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -24,12 +26,28 @@ EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="ringlight",
-    help="Diffusion video: one generation over many GPUs, with every second and gigabyte accounted for.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ringlight {version('ringlight')}")
+        raise typer.Exit
+
+
+@app.callback()
+def ringlight(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Diffusion video: one generation over many GPUs, with every second and gigabyte accounted for."""
+
+
 app.command()(generate)
 app.command(name="demo-checkpoint")(demo_checkpoint)
 app.command()(doctor)
