@@ -57,13 +57,7 @@ class Wan22TI2V:
         texts = tracer.timed("TextEncoding", encode_text, request, self.prompts)
         first = None if image is None else tracer.timed("ImageEncoding", encode_image, image, self.vae, self.device)
         noise = tracer.timed("LatentPreparation", prepare_latents, request, self.spec, self.device)
-        times = tracer.timed(
-            "TimestepPreparation",
-            prepare_timesteps,
-            request,
-            self.spec.scheduler,
-            self.device,
-        )
+        times = tracer.timed("TimestepPreparation", prepare_timesteps, request, self.spec.scheduler, self.device)
         latents = tracer.timed("Denoising", self._denoise, noise, first, times, texts, request, tracer)
         if output.suffix.lower() == ".safetensors":
             return tracer.timed("Output", save_latents, latents, output, job_id)
