@@ -27,7 +27,7 @@ from typing import Any
 TOKENS_GRID = (8, 20, 32)  # latent frames, height, width: 1,280 tokens
 DECODE_LATENTS = 5
 PROMPT, NEGATIVE = "a boat crosses a bridge at night, cinematic lighting", "blurry, low quality"
-STEPS, GUIDANCE, SEED = 10, 5.0, 7
+STEPS, FRAMES, GUIDANCE, SEED = 10, 17, 5.0, 7
 TARGETS = {
     "forward_t2v": 0.92,
     "forward_i2v": 0.92,
@@ -140,7 +140,7 @@ def conditions() -> dict[str, Any]:
         "workload": {
             "tokens": 1280,
             "latent_frames_decoded": DECODE_LATENTS,
-            "generation": "512x320, 29 frames, 10 steps, guidance 5",
+            "generation": "512x320, 17 frames, 10 steps, guidance 5",
         },
         "command": "python " + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
@@ -163,14 +163,18 @@ def main() -> None:
         for measure in options.only:
             results.append(compare(measure, folder, options.runs))
             print(table(results[-1:]).splitlines()[2], flush=True)
-    text = table(results)
-    print("\n" + text)
-    if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        document = {"conditions": conditions(), "results": results}
-        (options.output / "versus_diffusers.json").write_text(json.dumps(document, indent=2) + "\n")
-        said = "\n".join(f"- {name}: {value}" for name, value in document["conditions"].items())
-        (options.output / "versus_diffusers.md").write_text(f"# Ringlight beside diffusers\n\n{said}\n\n{text}\n")
+            if options.output:
+                write(results, options.output)
+    print("\n" + table(results))
+
+
+def write(results: list[dict[str, Any]], folder: Path) -> None:
+    """What is measured so far, as JSON and Markdown."""
+    folder.mkdir(parents=True, exist_ok=True)
+    document = {"conditions": conditions(), "results": results}
+    (folder / "versus_diffusers.json").write_text(json.dumps(document, indent=2) + "\n")
+    said = "\n".join(f"- {name}: {value}" for name, value in document["conditions"].items())
+    (folder / "versus_diffusers.md").write_text(f"# Ringlight beside diffusers\n\n{said}\n\n{table(results)}\n")
 
 
 # --- what runs in a contender's process -------------------------------------------------------------------------
@@ -253,7 +257,13 @@ def ringlight_work(measure: str, checkpoint: str) -> Work:
     defaults = read_defaults(Path(checkpoint))
     image = encoded(photograph()) if measure == "generate_i2v" else None
     request = defaults.complete(
-        PROMPT, pipeline.spec, negative_prompt=NEGATIVE, seed=SEED, image=image, num_inference_steps=STEPS
+        PROMPT,
+        pipeline.spec,
+        negative_prompt=NEGATIVE,
+        seed=SEED,
+        image=image,
+        num_inference_steps=STEPS,
+        num_frames=FRAMES,
     )
 
     def generate() -> None:
@@ -293,7 +303,7 @@ def diffusers_work(measure: str, checkpoint: str) -> Work:
             negative_prompt=NEGATIVE,
             width=512,
             height=320,
-            num_frames=29,
+            num_frames=FRAMES,
             num_inference_steps=STEPS,
             guidance_scale=GUIDANCE,
             generator=torch.Generator().manual_seed(SEED),
@@ -375,7 +385,7 @@ def write_mp4(frames: Any) -> None:
         negative_prompt="",
         width=512,
         height=320,
-        num_frames=29,
+        num_frames=FRAMES,
         fps=24,
         num_inference_steps=STEPS,
         guidance_scale=GUIDANCE,

@@ -38,4 +38,6 @@ def main(checkpoint: str, picture: str | None = None) -> None:
 
 
 if __name__ == "__main__":
+    if not 2 <= len(sys.argv) <= 3:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -91,7 +91,7 @@ def test_an_interrupted_command_leaves_nothing(interrupted: dict[str, Interrupte
 
 @pytest.mark.parametrize("name", ["Ctrl-C", "SIGTERM"])
 def test_the_first_interrupt_is_answered_with_a_line(interrupted: dict[str, Interrupted], name: str) -> None:
-    assert interrupted[name].done.err.splitlines()[-1] == "ringlight: cancelled: cancelled"
+    assert interrupted[name].done.err.splitlines()[-1] == "ringlight: cancelled"
 
 
 def test_a_second_interrupt_does_not_wait_for_the_step(interrupted: dict[str, Interrupted]) -> None:

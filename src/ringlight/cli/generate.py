@@ -242,7 +242,8 @@ def summary(report: RunReport) -> str:
         "",
         f"{workload['width']}x{workload['height']}, {workload['num_frames']} frames, "
         f"{workload['num_inference_steps']} steps, guidance {workload['guidance_scale']:g}, seed {workload['seed']}; "
-        f"{report.num_tokens} tokens; {report.layout} on {environment['device']}, {environment['dtype']}",
+        f"{report.num_tokens} tokens; {report.layout} on {environment['device']}, {environment['dtype']}; "
+        f"weights loaded in {environment['load_seconds']:.1f} s",
     ]
     first, *_, last = [*report.outputs, report.outputs[-1]]
     lines.append(first if first == last else f"{first} ... {last}")

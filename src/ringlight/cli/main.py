@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from ringlight.cli.demo_checkpoint import demo_checkpoint
 from ringlight.cli.doctor import doctor
@@ -20,6 +21,7 @@ from ringlight.core.errors import (
     RinglightError,
 )
 
+EXIT_USAGE = 2
 EXIT_INVALID = 3
 EXIT_WORKER = 4
 EXIT_INTERRUPTED = 130
@@ -45,7 +47,7 @@ def ringlight(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Diffusion video: one generation over many GPUs, with every second and gigabyte accounted for."""
+    """Diffusion video, with every second and every gigabyte accounted for."""
 
 
 app.command()(generate)
@@ -64,9 +66,15 @@ def exit_code(error: RinglightError) -> int:
 def main() -> None:
     """Run a command. Exit codes: 0, 2 usage, 3 invalid request or checkpoint, 4 worker failure, 130 interrupted."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
+    except TyperException as error:
+        said = error.format_message().replace("Value error, ", "")
+        if said:  # without a command, help has been printed instead
+            print(f"ringlight: usage: {said} (see --help)", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
     except RinglightError as error:
-        print(f"ringlight: {error.code}: {error}", file=sys.stderr)
+        said = str(error) if str(error) == error.code else f"{error.code}: {error}"
+        print(f"ringlight: {said}", file=sys.stderr)
         sys.exit(exit_code(error))
     except KeyboardInterrupt:
         print("ringlight: interrupted", file=sys.stderr)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -140,7 +141,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     def read(cls, folder: Path) -> ModelSpec:
         """Read a checkpoint folder's JSON. Raises InvalidCheckpoint with the file and the remedy in one line."""
         if not os.path.isdir(folder):  # unlike Path.is_dir, False for names that no file system takes
-            raise InvalidCheckpoint(f"{folder}: no such folder; --model-path names a checkpoint in Diffusers layout")
+            raise InvalidCheckpoint(f"{folder}: no such folder; {_how_to_get(str(folder))}")
         index = read_json(folder / "model_index.json")
         _require_wan_ti2v(folder, index)
         transformer = _decode(folder / "transformer" / "config.json", TransformerSpec)
@@ -154,6 +155,12 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
             text_encoder=text_encoder,
             scheduler=_read_scheduler(folder / "scheduler" / "scheduler_config.json"),
         )
+
+
+def _how_to_get(name: str) -> str:
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return f"download the model first (hf download {name} --local-dir DIR) and name that DIR"
+    return "--model-path names a checkpoint in Diffusers layout"
 
 
 SpecType = TypeVar("SpecType", bound=msgspec.Struct)
