@@ -45,13 +45,20 @@ def wait_until(is_so: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
+def listen_to_hangups() -> None:
+    """In a new process: as in a terminal, even where the tests themselves run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Running:
     """A command in the middle of its work; what it prints goes to files in `log`."""
 
     def __init__(self, log: Path, *arguments: object) -> None:
         self._out, self._err = log / "out", log / "err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._process = subprocess.Popen([RINGLIGHT, *map(str, arguments)], stdout=out, stderr=err)
+            self._process = subprocess.Popen(
+                [RINGLIGHT, *map(str, arguments)], stdout=out, stderr=err, preexec_fn=listen_to_hangups
+            )
 
     def wait_for(self, word: str) -> None:
         """Wait until it has said this word on stderr."""

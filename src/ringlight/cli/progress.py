@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -20,6 +21,8 @@ class Listener(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
+        # What is still buffered would fail once more at exit, and with it the exit code.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 class JobProgress:
