@@ -26,6 +26,9 @@ class Oracle:
         """Final latents (1, z, T, h, w) of a request, in float32."""
         extra: dict[str, Any] = {} if image is None else {"image": image}
         pipeline = self.t2v if image is None else self.i2v
+        own = pipeline.scheduler.config
+        key = "flow_shift" if "flow_shift" in own else "shift"
+        pipeline.scheduler = type(pipeline.scheduler).from_config(own, **{key: request.flow_shift})
         latents: Tensor = pipeline(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,

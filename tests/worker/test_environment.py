@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from ringlight.core.errors import Cancelled, InvalidSetting, OutOfMemory, Worker
 from ringlight.core.messages import RunJob
 from ringlight.core.request import VideoRequest
 from ringlight.worker.environment import choose_device, choose_dtypes, describe
-from ringlight.worker.main import as_ringlight_error
+from ringlight.worker.main import as_ringlight_error, output_error, too_large_message
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
@@ -71,7 +72,7 @@ def test_running_out_of_memory_is_told_with_a_remedy() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50)  # more than any machine has
     for error in (caught.value, MemoryError(), torch.OutOfMemoryError("CUDA out of memory")):
-        told = as_ringlight_error(error, JOB)
+        told = as_ringlight_error(error, too_large_message(JOB.request))
         assert isinstance(told, OutOfMemory)
         assert "1280x704 with 121 frames" in str(told)
         assert "fewer frames" in str(told)
@@ -79,10 +80,17 @@ def test_running_out_of_memory_is_told_with_a_remedy() -> None:
 
 def test_other_errors_keep_their_kind_or_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     ours = Cancelled("cancelled")
-    assert as_ringlight_error(ours, JOB) is ours
+    assert as_ringlight_error(ours, "too large") is ours
     assert capsys.readouterr().err == ""
-    told = as_ringlight_error(LookupError("no such thing"), JOB)
+    told = as_ringlight_error(LookupError("no such thing"), "too large")
     assert type(told) is WorkerError
     assert str(told) == "LookupError: no such thing"
     assert "Traceback" not in str(told)
     assert "LookupError" in capsys.readouterr().err  # the log has what the message leaves out
+
+
+def test_a_full_disk_is_told_in_a_line_that_names_the_output() -> None:
+    told = output_error(OSError(errno.ENOSPC, "No space left on device"), JOB)
+    assert str(told).startswith(f"{JOB.output}: No space left on device; make room")
+    assert output_error(OSError(errno.EIO, "Input/output error"), JOB) is None
+    assert output_error(LookupError("no such thing"), JOB) is None

@@ -45,7 +45,7 @@ class FrameWriter(Protocol):
 
 
 class Encoder(Protocol):
-    """Encodes an iterator of uint8 frames (H, W, 3) into one part file or several; runs in a thread of its own."""
+    """Encodes an iterator of uint8 frames (H, W, 3) into a part file; runs in a thread of its own."""
 
     def __call__(self, frames: Iterator[Frames], part: Path, request: VideoRequest) -> None: ...
 
@@ -119,7 +119,7 @@ class EncodedWriter:
         self._part.unlink(missing_ok=True)
 
     def _put(self, frames: Frames | None) -> None:
-        """Hand frames to the thread; once it has failed they are dropped, and `finish` raises its error."""
+        """Hand frames to the thread; once it has ended they are dropped."""
         while self._thread.is_alive():
             try:
                 return self._queue.put(frames, timeout=0.1)

@@ -26,6 +26,7 @@ from ringlight.core.errors import Cancelled, InvalidRequest, OutOfMemory, Ringli
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.output import remove_parts
 from ringlight.core.report import RunReport, workload_hash
+from ringlight.core.request import VideoRequest
 from ringlight.pipelines.trace import Tracer
 from ringlight.pipelines.wan22_ti2v import Wan22TI2V
 from ringlight.worker import environment
@@ -126,8 +127,8 @@ class Worker:
         self._corridor.running = job
         try:
             return messages.JobCompleted(job_id=job.job_id, report=self._run(job))
-        except Exception as error:
-            failure = as_ringlight_error(error, job)
+        except Exception as error:  # whatever it is ends this job alone; the worker lives on
+            failure = output_error(error, job) or as_ringlight_error(error, too_large_message(job.request))
             problems = list(failure.problems) if isinstance(failure, InvalidRequest) else []
             return messages.JobFailed(job_id=job.job_id, code=failure.code, message=str(failure), problems=problems)
         finally:
@@ -156,18 +157,26 @@ class Worker:
         )
 
 
-def as_ringlight_error(error: Exception, job: messages.RunJob) -> RinglightError:
-    """The error to report: ours as it is, running out of memory with its remedy, all else with a traceback logged."""
-    if isinstance(error, RinglightError):
-        return error
-    request = job.request
-    if is_out_of_memory(error):
-        return OutOfMemory(
-            f"{request.width}x{request.height} with {request.num_frames} frames does not fit into this device's "
-            "memory; ask for a smaller size or fewer frames, or use --vae-dtype bfloat16"
-        )
+def output_error(error: Exception, job: messages.RunJob) -> WorkerError | None:
+    """What to report where the output cannot be written, else None."""
     if isinstance(error, OSError) and error.errno in OUTPUT_ERRNOS:
         return WorkerError(f"{job.output}: {error.strerror}; make room or choose another place, and ask again")
+    return None
+
+
+def too_large_message(request: VideoRequest) -> str:
+    return (
+        f"{request.width}x{request.height} with {request.num_frames} frames does not fit into this device's memory; "
+        "ask for a smaller size or fewer frames, or use --vae-dtype bfloat16"
+    )
+
+
+def as_ringlight_error(error: Exception, too_large: str) -> RinglightError:
+    """The error to report: ours as it is, `too_large` for running out of memory, all else with a traceback logged."""
+    if isinstance(error, RinglightError):
+        return error
+    if is_out_of_memory(error):
+        return OutOfMemory(too_large)
     traceback.print_exception(error)
     return WorkerError(f"{type(error).__name__}: {error}")
 
@@ -193,13 +202,9 @@ def main() -> None:
     setup = msgspec.json.decode(sys.argv[2], type=messages.WorkerSetup)
     try:
         worker = Worker(setup, corridor)
-    except Exception as error:
-        if is_out_of_memory(error):
-            error = OutOfMemory("the model's weights do not fit into this device's memory")
-        if not isinstance(error, RinglightError):
-            traceback.print_exception(error)
-            error = WorkerError(f"{type(error).__name__}: {error}")
-        corridor.send(messages.WorkerFailed(code=error.code, message=str(error)))
+    except Exception as error:  # whatever it is, the engine must hear of it before this process ends
+        failure = as_ringlight_error(error, "the model's weights do not fit into this device's memory")
+        corridor.send(messages.WorkerFailed(code=failure.code, message=str(failure)))
         sys.exit(1)
     worker.serve()
 

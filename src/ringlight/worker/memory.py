@@ -16,7 +16,7 @@ RESET_PEAK = "5"  # proc(5): resets the peak resident set size
 
 
 class CudaMeter:
-    """Peaks of the caching allocator. `idle` is not needed: weights count as allocated."""
+    """Peaks of the caching allocator, the weights included."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
