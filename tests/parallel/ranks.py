@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ringlight.core.layout import ParallelLayout
+from ringlight.parallel.link import Link
 from ringlight.parallel.mesh import ParallelMesh
 
 TIMEOUT = timedelta(seconds=60)
@@ -40,7 +41,7 @@ def _fork(rank: int, layout: ParallelLayout, work: Callable[[ParallelMesh], Tens
         store = dist.FileStore(str(folder / "store"), layout.num_ranks)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=layout.num_ranks, timeout=TIMEOUT)
         with torch.inference_mode():
-            result = work(ParallelMesh.build(layout))
+            result = work(ParallelMesh.of(layout, rank, Link(dist.group.WORLD)))
         torch.save(result.clone(), folder / f"{rank}.pt")
         dist.barrier()
         status = 0

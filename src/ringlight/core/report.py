@@ -42,6 +42,13 @@ class MemoryReport(msgspec.Struct, frozen=True, kw_only=True):
         return self.peak_reserved_bytes or self.peak_resident_bytes or 0
 
 
+class LinkReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Traffic of one kind between ranks, of one rank: bytes it sent, and seconds it waited for others' or its own."""
+
+    sent_bytes: int
+    wait_seconds: float
+
+
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     """One generation, measured. `stages` and `other_seconds` sum to `total_seconds`."""
 

@@ -31,7 +31,7 @@ def _tokens_to_heads(qkv_3BSHD: Tensor, shard: SequenceShard) -> Tensor:
     heads = split_sizes(qkv_3BSHD.shape[3], axis.size)
     shape = list(qkv_3BSHD.shape)
     received = [qkv_3BSHD.new_empty(*shape[:2], tokens, heads[axis.rank], shape[4]) for tokens in shard.ulysses_sizes]
-    exchange_parts(qkv_3BSHD.split(heads, dim=3), received, axis)
+    exchange_parts(qkv_3BSHD.split(heads, dim=3), received, axis, "ulysses")
     return torch.cat(received, dim=2)
 
 
@@ -43,7 +43,7 @@ def _heads_to_tokens(out_BSHD: Tensor, num_heads: int, shard: SequenceShard) -> 
     received = [
         out_BSHD.new_empty(batch, tokens[axis.rank], heads, width) for heads in split_sizes(num_heads, axis.size)
     ]
-    exchange_parts(out_BSHD.split(tokens, dim=1), received, axis)
+    exchange_parts(out_BSHD.split(tokens, dim=1), received, axis, "ulysses")
     return torch.cat(received, dim=2)
 
 
@@ -57,15 +57,16 @@ def _around_the_ring(q: Tensor, k: Tensor, v: Tensor, shard: SequenceShard, kern
     buffers = [held.new_empty(2, k.shape[0], max(sizes), *k.shape[2:]).flatten() for _ in range(min(2, axis.size - 1))]
     merged: tuple[Tensor, Tensor] | None = None
     for hop in range(axis.size):
-        coming, transfers = held, Transfers({}, {}, axis)
+        coming, transfers = held, None
         if hop + 1 < axis.size:
             size = sizes[(axis.rank - hop - 1) % axis.size]
             shape = (2, k.shape[0], size, *k.shape[2:])
             coming = buffers[hop % 2][: 2 * k.shape[0] * size * k.shape[2] * k.shape[3]].view(shape)
             before, after = (axis.rank - 1) % axis.size, (axis.rank + 1) % axis.size
-            transfers = Transfers({after: held}, {before: coming}, axis)
+            transfers = Transfers({after: held}, {before: coming}, axis, "ring")
         merged = _with_part(merged, q, held, kernel)
-        transfers.wait()
+        if transfers is not None:
+            transfers.wait()
         held = coming
     return torch.zeros_like(q) if merged is None else merged[0].to(q.dtype)
 

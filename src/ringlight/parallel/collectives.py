@@ -1,54 +1,86 @@
-"""Exchanges of parts of unequal size. All sizes are known beforehand; nothing is padded or asked."""
+"""Exchanges of parts of unequal size, all of them point-to-point.
+
+All sizes are known beforehand: nothing is padded, and no rank asks another for its sizes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ringlight.parallel.link import Kind
 from ringlight.parallel.mesh import Axis
 
 
 class Transfers:
-    """Sends and receives under way along an axis, started together. `wait` ends them; nothing waits twice."""
+    """Sends and receives under way along an axis, started together. `wait` ends them; nothing waits twice.
 
-    def __init__(self, sends: dict[int, Tensor], receives: dict[int, Tensor], axis: Axis) -> None:
+    What is sent may not be written to, and what is received not read, before `wait`.
+    """
+
+    def __init__(self, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor], axis: Axis, kind: Kind) -> None:
         """Tensors by rank of the axis, contiguous; for empty ones nothing travels.
 
         One batch, because NCCL would deadlock on a receive that is started before its own send.
         """
-        operations = [
-            dist.P2POp(direction, tensor, axis.ranks[peer], group=axis.group)
-            for direction, tensors in ((dist.irecv, receives), (dist.isend, sends))
-            for peer, tensor in tensors.items()
-            if tensor.numel()
-        ]
+        self._link, self._kind = axis.link, kind
+        self._on_cuda = any(tensor.is_cuda for tensor in (*sends.values(), *receives.values()))
+        self._staged: list[tuple[Tensor, Tensor]] = []
+        operations = []
+        for peer, tensor in receives.items():
+            if tensor.numel():
+                operations.append(dist.P2POp(dist.irecv, self._landing(tensor), axis.ranks[peer], self._link.group))
+        for peer, tensor in sends.items():
+            if tensor.numel():
+                self._link.count(kind, tensor.nbytes)
+                operations.append(dist.P2POp(dist.isend, self._departing(tensor), axis.ranks[peer], self._link.group))
         self._works = dist.batch_isend_irecv(operations) if operations else []
 
     def wait(self) -> None:
+        """Return when all has been sent and received (on CUDA: make the current stream wait for it)."""
         works, self._works = self._works, []
-        for work in works:
-            work.wait()
+        if not works:
+            return
+        with self._link.waiting(self._kind, self._on_cuda):
+            for work in works:
+                work.wait()
+            staged, self._staged = self._staged, []
+            for tensor, landed in staged:
+                tensor.copy_(landed)
+
+    def _landing(self, tensor: Tensor) -> Tensor:
+        """Where a message is received: the tensor itself, or host memory where the backend takes no other."""
+        assert tensor.is_contiguous(), "messages are received into contiguous memory"
+        if not tensor.is_cuda or self._link.takes_cuda:
+            return tensor
+        landing = torch.empty_like(tensor, device="cpu", pin_memory=True)
+        self._staged.append((tensor, landing))
+        return landing
+
+    def _departing(self, tensor: Tensor) -> Tensor:
+        assert tensor.is_contiguous(), "messages are sent from contiguous memory"
+        return tensor if not tensor.is_cuda or self._link.takes_cuda else tensor.cpu()
 
 
-def gather_parts(x_BSC: Tensor, sizes: Sequence[int], axis: Axis) -> Tensor:
-    """The parts of all ranks of an axis, joined along tokens, on every one of them. `sizes` are their tokens."""
+def gather_parts(x: Tensor, sizes: Sequence[int], axis: Axis, dim: int = 1, kind: Kind = "gather") -> Tensor:
+    """The parts of all ranks of an axis, joined along `dim`, on every one of them. `sizes` are theirs along it."""
     if axis.size == 1:
-        return x_BSC
-    batch, _, channels = x_BSC.shape
-    mine = x_BSC.contiguous()
-    others = {i: mine.new_empty(batch, size, channels) for i, size in enumerate(sizes) if i != axis.rank}
-    Transfers(dict.fromkeys(others, mine), others, axis).wait()
-    return torch.cat([others.get(i, mine) for i in range(axis.size)], dim=1)
+        return x
+    mine = x.contiguous()
+    shape = list(mine.shape)
+    others = {
+        i: mine.new_empty(*shape[:dim], size, *shape[dim + 1 :]) for i, size in enumerate(sizes) if i != axis.rank
+    }
+    Transfers(dict.fromkeys(others, mine), others, axis, kind).wait()
+    return torch.cat([others.get(i, mine) for i in range(axis.size)], dim=dim)
 
 
-def exchange_parts(sent: Sequence[Tensor], received: Sequence[Tensor], axis: Axis) -> None:
+def exchange_parts(sent: Sequence[Tensor], received: Sequence[Tensor], axis: Axis, kind: Kind) -> None:
     """`sent[i]` goes to rank i of the axis, and what rank i sent to this one fills `received[i]`: one exchange."""
-    outgoing = torch.cat([part.flatten() for part in sent])
-    counts = [part.numel() for part in received]
-    incoming = outgoing.new_empty(sum(counts))
-    dist.all_to_all_single(incoming, outgoing, counts, [part.numel() for part in sent], group=axis.group)
-    for part, flat in zip(received, incoming.split(counts), strict=True):
-        part.copy_(flat.view(part.shape))
+    others = [i for i in range(axis.size) if i != axis.rank]
+    transfers = Transfers({i: sent[i].contiguous() for i in others}, {i: received[i] for i in others}, axis, kind)
+    received[axis.rank].copy_(sent[axis.rank])
+    transfers.wait()

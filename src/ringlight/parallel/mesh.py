@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-import torch.distributed as dist
-
 from ringlight.core.layout import ParallelLayout
+from ringlight.parallel.link import Link
 
 
 @dataclass(frozen=True)
@@ -16,14 +15,11 @@ class Axis:
 
     ranks: tuple[int, ...]
     rank: int
-    group: dist.ProcessGroup | None
+    link: Link
 
     @property
     def size(self) -> int:
         return len(self.ranks)
-
-
-ALONE = Axis(ranks=(0,), rank=0, group=None)
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,8 @@ class ParallelMesh:
     """One rank's place in a layout: guidance branches outermost, then the ring, Ulysses ranks side by side.
 
     Ulysses moves more messages, so its ranks are neighbours (inside a node); ring ranks are strided (across nodes).
-    `sequence` is ring x Ulysses: the ranks that share one sequence.
+    `sequence` is ring x Ulysses: the ranks that share one sequence. `world` are all ranks. All traffic is
+    point-to-point over one group, so a mesh is arithmetic: ranks may use another layout for every request.
     """
 
     layout: ParallelLayout
@@ -39,26 +36,30 @@ class ParallelMesh:
     ring: Axis
     ulysses: Axis
     sequence: Axis
+    world: Axis
 
     @classmethod
     def alone(cls) -> Self:
         """The mesh of a single rank, which talks to nobody."""
-        return cls(ParallelLayout(), ALONE, ALONE, ALONE, ALONE)
+        return cls.of(ParallelLayout(), 0, Link())
 
     @classmethod
-    def build(cls, layout: ParallelLayout) -> Self:
-        """The mesh of this rank of an initialised process group. Every rank calls it, with the same layout."""
-        assert dist.get_world_size() == layout.num_ranks, "one process per rank of the layout"
-        rank, place = dist.get_rank(), coordinates(dist.get_rank(), layout)
-        axes = {}
-        for name, varied in (("cfg", {0}), ("ring", {1}), ("ulysses", {2}), ("sequence", {1, 2})):
-            for ranks in _lines(layout, varied):
-                # Groups are made by all ranks in the same order, whether they belong to them or not.
-                group = dist.new_group(list(ranks)) if len(ranks) > 1 else None
-                if rank in ranks:
-                    axes[name] = Axis(ranks, ranks.index(rank), group)
-        assert (axes["cfg"].rank, axes["ring"].rank, axes["ulysses"].rank) == place
-        return cls(layout, **axes)
+    def of(cls, layout: ParallelLayout, rank: int, link: Link) -> Self:
+        """The mesh of a global rank."""
+        place = coordinates(rank, layout)
+
+        def axis(*varied: int) -> Axis:
+            def differs_along_axis_only(other: int) -> bool:
+                return all(
+                    a == b
+                    for i, (a, b) in enumerate(zip(coordinates(other, layout), place, strict=True))
+                    if i not in varied
+                )
+
+            ranks = tuple(filter(differs_along_axis_only, range(layout.num_ranks)))
+            return Axis(ranks, ranks.index(rank), link)
+
+        return cls(layout, cfg=axis(0), ring=axis(1), ulysses=axis(2), sequence=axis(1, 2), world=axis(0, 1, 2))
 
 
 def coordinates(rank: int, layout: ParallelLayout) -> tuple[int, int, int]:
@@ -66,13 +67,3 @@ def coordinates(rank: int, layout: ParallelLayout) -> tuple[int, int, int]:
     rest, ulysses = divmod(rank, layout.ulysses)
     branch, ring = divmod(rest, layout.ring)
     return branch, ring, ulysses
-
-
-def _lines(layout: ParallelLayout, varied: set[int]) -> list[tuple[int, ...]]:
-    """Global ranks grouped so that within a group only the coordinates in `varied` differ."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for rank in range(layout.num_ranks):
-        place = coordinates(rank, layout)
-        fixed = tuple(value for position, value in enumerate(place) if position not in varied)
-        groups.setdefault(fixed, []).append(rank)
-    return [tuple(ranks) for ranks in groups.values()]

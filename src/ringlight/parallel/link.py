@@ -1,0 +1,67 @@
+"""Link: what ranks talk through, and what that costs: bytes sent and seconds waited, by kind of traffic."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+
+from ringlight.core.report import LinkReport
+
+# ring: keys and values around a ring. ulysses: q, k, v to heads and outputs back. cfg: predictions of the other
+# guidance branch. halo: edge rows of the VAE's bands. gather: parts joined into a whole. text: hidden states and
+# embeddings of prompts. frames: decoded frames to the rank that writes them.
+Kind = Literal["ring", "ulysses", "cfg", "halo", "gather", "text", "frames"]
+
+
+class Link:
+    """The group of all ranks of a worker, and a meter. One for all axes of all layouts of the same ranks.
+
+    On CUDA a wait is a dependency between streams, so its seconds are taken from events on the stream that waits.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self.group = group
+        # gloo takes host memory only in point-to-point messages.
+        self.takes_cuda = group is not None and dist.get_backend(group) == dist.Backend.NCCL
+        self._bytes: defaultdict[Kind, int] = defaultdict(int)
+        self._seconds: defaultdict[Kind, float] = defaultdict(float)
+        self._events: list[tuple[Kind, torch.cuda.Event, torch.cuda.Event]] = []
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        self._bytes.clear()
+        self._seconds.clear()
+        self._events.clear()
+
+    def report(self) -> dict[str, LinkReport]:
+        """Bytes this rank sent and seconds it waited since `reset`, by kind; kinds without traffic are left out."""
+        for kind, start, end in self._events:
+            end.synchronize()
+            self._seconds[kind] += start.elapsed_time(end) / 1000
+        self._events.clear()
+        kinds = sorted(self._bytes.keys() | self._seconds.keys())
+        return {kind: LinkReport(sent_bytes=self._bytes[kind], wait_seconds=self._seconds[kind]) for kind in kinds}
+
+    def count(self, kind: Kind, num_bytes: int) -> None:
+        """`num_bytes` leave this rank."""
+        self._bytes[kind] += num_bytes
+
+    @contextmanager
+    def waiting(self, kind: Kind, on_cuda: bool) -> Iterator[None]:
+        """The time within is a wait for the link."""
+        if not on_cuda:
+            start = time.perf_counter()
+            yield
+            self._seconds[kind] += time.perf_counter() - start
+            return
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        began.record()
+        yield
+        ended.record()
+        self._events.append((kind, began, ended))
