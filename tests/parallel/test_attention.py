@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ringlight.attention.kernel import AttentionKernel, load_kernel, merge
+from ringlight.attention import kernel as kernels
+from ringlight.attention.kernel import AttentionKernel, attend_more, load_kernel, merge
 from ringlight.attention.reference import Reference
 from ringlight.core.layout import ParallelLayout
-from ringlight.parallel import attention as module
+from ringlight.parallel import ahead, attention
+from ringlight.parallel.ahead import Ahead
 from ringlight.parallel.attention import attend
+from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.shard import SequenceShard, split_sizes
 from tests.parallel.ranks import on_ranks
@@ -30,14 +33,14 @@ def qkv(length: int) -> list[Tensor]:
     return [torch.randn(1, length, HEADS, WIDTH, generator=generator) for _ in range(3)]
 
 
-def attended(lengths: list[int], kernel: AttentionKernel | None = None) -> Work:
+def attended(lengths: list[int], num_slices: int = 1) -> Work:
     """Work for a rank: attention at each length, gathered, all lengths joined."""
 
     def work(mesh: ParallelMesh) -> Tensor:
         parts = []
         for length in lengths:
             shard = SequenceShard(mesh, length)
-            out = attend(*(shard.split(x, 1) for x in qkv(length)), shard, kernel or load_kernel("flash_cpu"))
+            out = attend(*(shard.split(x, 1) for x in qkv(length)), shard, load_kernel("flash_cpu"), num_slices)
             parts.append(shard.gather(out.flatten(2)))
         return torch.cat(parts, dim=1)
 
@@ -48,9 +51,10 @@ def exact(lengths: list[int]) -> Tensor:
     return torch.cat([Reference()(*(x.double() for x in qkv(n)))[0].flatten(2) for n in lengths], dim=1)
 
 
+@pytest.mark.parametrize("num_slices", [1, 2, 4, 8])
 @pytest.mark.parametrize(("ulysses", "ring"), SPLITS, ids=lambda degree: str(degree))
-def test_any_split_within_2e_6_of_plain_attention(ulysses: int, ring: int) -> None:
-    results = on_ranks(ParallelLayout(ulysses=ulysses, ring=ring), attended(LENGTHS))
+def test_any_split_within_2e_6_of_plain_attention(ulysses: int, ring: int, num_slices: int) -> None:
+    results = on_ranks(ParallelLayout(ulysses=ulysses, ring=ring), attended(LENGTHS, num_slices))
     for result in results:
         assert torch.equal(result, results[0]), "every rank has gathered the same"
         torch.testing.assert_close(result.double(), exact(LENGTHS), rtol=0, atol=2e-6)
@@ -66,13 +70,12 @@ def test_ulysses_is_bitwise_one_rank(ulysses: int) -> None:
 def stale(mesh: ParallelMesh) -> Tensor:
     """A planted bug: the keys of the first hop are used at every hop."""
     first: list[Tensor] = []
-    original = module._with_part
 
-    def with_first(merged: object, q: Tensor, held: Tensor, kernel: AttentionKernel) -> object:
-        first.append(held)
-        return original(merged, q, first[0], kernel)  # type: ignore[arg-type]
+    def with_first(merged: object, q: Tensor, k: Tensor, v: Tensor, kernel: AttentionKernel) -> object:
+        first.extend([k, v])
+        return attend_more(merged, q, first[0], first[1], kernel)  # type: ignore[arg-type]
 
-    module._with_part = with_first  # type: ignore[assignment]
+    attention.attend_more = with_first  # type: ignore[assignment]
     return attended([64])(mesh)
 
 
@@ -82,7 +85,7 @@ def averaged(mesh: ParallelMesh) -> Tensor:
     def average(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
         return (out_a + out_b) / 2, merge(out_a, lse_a, out_b, lse_b)[1]
 
-    module.merge = average  # type: ignore[attr-defined]
+    kernels.merge = average
     return attended([64])(mesh)
 
 
@@ -101,7 +104,40 @@ def padded(mesh: ParallelMesh) -> Tensor:
     return shard.gather(out.flatten(2))[:, :64]
 
 
-@pytest.mark.parametrize("bug", [stale, averaged, swapped, padded])
+def too_early(mesh: ParallelMesh) -> Tensor:
+    """A planted bug: each slice is sent before its keys and values are written."""
+    original = ahead.Ahead._send
+
+    def early(self: Ahead, index: int, kv: list[Tensor], q: tuple[Tensor, ...]) -> list[Transfers]:
+        (rows,) = kv
+        written = rows.clone()
+        rows.zero_()
+        transfers = original(self, index, [rows], q)
+        mesh.world.link.group.barrier().wait()  # type: ignore[union-attr]
+        transfers[0].wait()
+        rows.copy_(written)
+        return transfers
+
+    ahead.Ahead._send = early  # type: ignore[method-assign]
+    return attended([64], num_slices=4)(mesh)
+
+
+def unawaited(mesh: ParallelMesh) -> Tensor:
+    """A planted bug: late slices are attended to before they have arrived."""
+    original = ahead.Ahead._attend
+
+    def attend_early(self: Ahead, merged: object, q: Tensor, rows: slice) -> object:
+        late = self._kv[self._kv_rows.num_early :].clone()
+        self._kv[self._kv_rows.num_early :] = 0
+        out = original(self, merged, q, rows)  # type: ignore[arg-type]
+        self._kv[self._kv_rows.num_early :] = late
+        return out
+
+    ahead.Ahead._attend = attend_early  # type: ignore[method-assign, assignment]
+    return attended([64], num_slices=4)(mesh)
+
+
+@pytest.mark.parametrize("bug", [stale, averaged, swapped, padded, too_early, unawaited])
 def test_planted_bugs_show(bug: Work) -> None:
     result, *_ = on_ranks(ParallelLayout(ring=2), bug)
     assert (result.double() - exact([64])).abs().max() > 1e-4

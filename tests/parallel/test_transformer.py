@@ -23,9 +23,12 @@ LAYOUTS = [
 GRIDS = [(3, 6, 10), (1, 2, 2), (5, 14, 6)]  # 45, 1 and 105 tokens: with one token, ranks have nothing to do
 
 
+@pytest.mark.parametrize("num_slices", [1, 4])
 @pytest.mark.parametrize("first_frame", [False, True], ids=["t2v", "i2v"])
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_forward_within_2e_5_of_one_rank(tiny: Path, layout: ParallelLayout, first_frame: bool) -> None:
+def test_forward_within_2e_5_of_one_rank(
+    tiny: Path, layout: ParallelLayout, first_frame: bool, num_slices: int
+) -> None:
     pipeline = load_pipeline(tiny)
     generator = torch.Generator().manual_seed(1)
     latents = [torch.randn(1, 48, *grid, generator=generator) for grid in GRIDS]
@@ -34,7 +37,8 @@ def test_forward_within_2e_5_of_one_rank(tiny: Path, layout: ParallelLayout, fir
 
     def forward(mesh: ParallelMesh) -> Tensor:
         keys = pipeline.transformer.text_keys(text, 512)
-        return torch.cat([pipeline.transformer(x, times, keys, pipeline.kernel, mesh).flatten() for x in latents])
+        network, kernel = pipeline.transformer, pipeline.kernel
+        return torch.cat([network(x, times, keys, kernel, mesh, num_slices).flatten() for x in latents])
 
     alone = forward(ParallelMesh.alone())
     for result in on_ranks(layout, forward):

@@ -69,3 +69,13 @@ def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[T
     out = out_a * (lse_a - lse).exp_().unsqueeze(-1)
     out.addcmul_(out_b, (lse_b - lse).exp_().unsqueeze(-1))
     return out, lse
+
+
+def attend_more(
+    merged: tuple[Tensor, Tensor] | None, q_BSHD: Tensor, k_BLHD: Tensor, v_BLHD: Tensor, kernel: AttentionKernel
+) -> tuple[Tensor, Tensor] | None:
+    """What is merged so far (float32 output and log-sum-exp; None: nothing), with the attention to more keys."""
+    if not q_BSHD.numel() or not k_BLHD.numel():
+        return merged
+    out, lse = kernel(q_BSHD, k_BLHD, v_BLHD)
+    return (out.float(), lse) if merged is None else merge(*merged, out.float(), lse)

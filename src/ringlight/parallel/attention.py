@@ -5,77 +5,180 @@ B batch (1), S tokens of this rank, H heads, D head width. With u Ulysses ranks 
   a second one takes the result back. Heads are dealt unevenly where they do not divide.
 - Ring (arXiv 2310.01889): K and V travel around r ranks in one buffer, received into a second one while the kernel runs
   on the first. Partial results stay float32 until the last merge.
+
+Where the link is slow, `Ahead` (ahead.py) hides it behind what precedes and follows attention.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
-from ringlight.attention.kernel import AttentionKernel, merge
-from ringlight.parallel.collectives import Transfers, exchange_parts
+from ringlight.attention.kernel import AttentionKernel, attend_more
+from ringlight.parallel.ahead import Ahead
+from ringlight.parallel.collectives import Transfers, start_exchange
 from ringlight.parallel.shard import SequenceShard, split_sizes
 
 
-def attend(q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, shard: SequenceShard, kernel: AttentionKernel) -> Tensor:
+class SequenceAttention(Protocol):
+    """The attention of one block after another, over the ranks of a sequence.
+
+    For each block: `offer` q, k and v of every part of this rank's tokens, `attend`, then take the `outputs`. Between
+    the offers and `attend`, and between `attend` and the outputs, data travels.
+    """
+
+    parts: tuple[slice, ...]
+
+    def offer(self, part: slice, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
+        """Take q, k, v of one of `parts`, and send what others need of them. All ranks offer in the same order."""
+        ...
+
+    def attend(self) -> None:
+        """Attend to the whole sequence, once all parts are offered."""
+        ...
+
+    def outputs(self) -> Iterator[tuple[slice, Tensor]]:
+        """(part, its attention BSHD in the dtype of q) for each of `parts`, in order."""
+        ...
+
+
+def sequence_attention(shard: SequenceShard, kernel: AttentionKernel, num_slices: int = 1) -> SequenceAttention:
+    """How this rank's tokens attend: in one piece, or with more than one slice sent ahead."""
+    if num_slices > 1 and shard.mesh.sequence.size > 1:
+        return Ahead(shard, kernel, num_slices)
+    return Whole(shard, kernel)
+
+
+def attend(
+    q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, shard: SequenceShard, kernel: AttentionKernel, num_slices: int = 1
+) -> Tensor:
     """Attention of this rank's queries to the keys of the whole sequence, BSHD in the dtype of q."""
-    if shard.mesh.ulysses.size == 1:
-        return _around_the_ring(q_BSHD, k_BSHD, v_BSHD, shard, kernel)
-    q, k, v = _tokens_to_heads(torch.stack([q_BSHD, k_BSHD, v_BSHD]), shard).unbind(0)
-    return _heads_to_tokens(_around_the_ring(q, k, v, shard, kernel), q_BSHD.shape[2], shard)
+    attention = sequence_attention(shard, kernel, num_slices)
+    for part in attention.parts:
+        attention.offer(part, q_BSHD[:, part], k_BSHD[:, part], v_BSHD[:, part])
+    attention.attend()
+    return torch.cat([out for _, out in attention.outputs()], dim=1)
 
 
-def _tokens_to_heads(qkv_3BSHD: Tensor, shard: SequenceShard) -> Tensor:
-    """(3, B, S, H, D) of this rank's tokens and all heads -> its group's tokens and this rank's heads."""
-    axis = shard.mesh.ulysses
-    heads = split_sizes(qkv_3BSHD.shape[3], axis.size)
-    shape = list(qkv_3BSHD.shape)
-    received = [qkv_3BSHD.new_empty(*shape[:2], tokens, heads[axis.rank], shape[4]) for tokens in shard.ulysses_sizes]
-    exchange_parts(qkv_3BSHD.split(heads, dim=3), received, axis, "ulysses")
-    return torch.cat(received, dim=2)
+class Whole:
+    """All tokens of this rank at once, with room for two ranks' keys and values."""
+
+    def __init__(self, shard: SequenceShard, kernel: AttentionKernel) -> None:
+        self.parts: tuple[slice, ...] = (slice(0, shard.stop - shard.start),)
+        self._ulysses = None if shard.mesh.ulysses.size == 1 else Ulysses(shard)
+        self._ring = Ring(shard, kernel)
+        self._out: Tensor | None = None
+
+    def offer(self, part: slice, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
+        if self._ulysses is None:
+            self._ring.start(q_BSHD, k_BSHD, v_BSHD)
+        else:
+            self._ulysses.start_to_heads(torch.stack([q_BSHD, k_BSHD, v_BSHD]))
+
+    def attend(self) -> None:
+        if self._ulysses is None:
+            self._out = self._ring.attend()
+        else:
+            self._ring.start(*self._ulysses.received().unbind(0))
+            self._ulysses.start_to_tokens(self._ring.attend())
+
+    def outputs(self) -> Iterator[tuple[slice, Tensor]]:
+        yield self.parts[0], self._take_out()  # not held here while the next block's q, k, v are made
+
+    def _take_out(self) -> Tensor:
+        out, self._out = self._ulysses.received() if self._ulysses else self._out, None
+        assert out is not None, "attend comes before its outputs"
+        return out
 
 
-def _heads_to_tokens(out_BSHD: Tensor, num_heads: int, shard: SequenceShard) -> Tensor:
-    """The way back: this rank's heads of its group's tokens -> all heads of its own tokens."""
-    axis = shard.mesh.ulysses
-    batch, _, _, width = out_BSHD.shape
-    tokens = shard.ulysses_sizes
-    received = [
-        out_BSHD.new_empty(batch, tokens[axis.rank], heads, width) for heads in split_sizes(num_heads, axis.size)
-    ]
-    exchange_parts(out_BSHD.split(tokens, dim=1), received, axis, "ulysses")
-    return torch.cat(received, dim=2)
+class Ulysses:
+    """The two exchanges of a Ulysses group: own tokens of all heads for all its tokens of some heads, and back."""
+
+    def __init__(self, shard: SequenceShard) -> None:
+        self._axis = shard.mesh.ulysses
+        self._tokens = shard.ulysses_sizes
+        self._num_heads = 0
+        self._coming: tuple[list[Tensor], Transfers] | None = None
+
+    def start_to_heads(self, qkv_3BSHD: Tensor) -> None:
+        """(3, B, S, H, D) of this rank's tokens and all heads -> its group's tokens and this rank's heads."""
+        *front, _, self._num_heads, width = qkv_3BSHD.shape
+        heads = split_sizes(self._num_heads, self._axis.size)
+        received = [qkv_3BSHD.new_empty(*front, tokens, heads[self._axis.rank], width) for tokens in self._tokens]
+        transfers = start_exchange(qkv_3BSHD.split(heads, dim=3), received, self._axis, "ulysses")
+        self._coming = received, transfers
+
+    def start_to_tokens(self, out_BSHD: Tensor) -> None:
+        """The way back: this rank's heads of its group's tokens -> all heads of its own tokens."""
+        batch, _, _, width = out_BSHD.shape
+        own = self._tokens[self._axis.rank]
+        heads = split_sizes(self._num_heads, self._axis.size)
+        received = [out_BSHD.new_empty(batch, own, some, width) for some in heads]
+        transfers = start_exchange(out_BSHD.split(self._tokens, dim=1), received, self._axis, "ulysses")
+        self._coming = received, transfers
+
+    def received(self) -> Tensor:
+        """What the exchange under way has brought, its parts joined."""
+        assert self._coming is not None, "an exchange is started before it is waited for"
+        (parts, transfers), self._coming = self._coming, None
+        transfers.wait()
+        tokens, heads = -3, -2
+        is_to_heads = parts[0].dim() == 5
+        return torch.cat(parts, dim=tokens if is_to_heads else heads)
 
 
-def _around_the_ring(q: Tensor, k: Tensor, v: Tensor, shard: SequenceShard, kernel: AttentionKernel) -> Tensor:
-    """Attention of `q` to the keys that every ring rank holds, each in turn as they come by."""
-    axis = shard.mesh.ring
-    if axis.size == 1:
-        return kernel(q, k, v)[0] if q.numel() and k.numel() else torch.zeros_like(q)
-    sizes = shard.ring_sizes
-    held = torch.stack([k, v])
-    buffers = [held.new_empty(2, k.shape[0], max(sizes), *k.shape[2:]).flatten() for _ in range(min(2, axis.size - 1))]
-    merged: tuple[Tensor, Tensor] | None = None
-    for hop in range(axis.size):
-        coming, transfers = held, None
-        if hop + 1 < axis.size:
-            size = sizes[(axis.rank - hop - 1) % axis.size]
-            shape = (2, k.shape[0], size, *k.shape[2:])
-            coming = buffers[hop % 2][: 2 * k.shape[0] * size * k.shape[2] * k.shape[3]].view(shape)
-            before, after = (axis.rank - 1) % axis.size, (axis.rank + 1) % axis.size
-            transfers = Transfers({after: held}, {before: coming}, axis, "ring")
-        merged = _with_part(merged, q, held, kernel)
-        if transfers is not None:
-            transfers.wait()
-        held = coming
-    return torch.zeros_like(q) if merged is None else merged[0].to(q.dtype)
+class Ring:
+    """Attention of this rank's queries to the keys that every ring rank holds, each in turn as they come by."""
 
+    def __init__(self, shard: SequenceShard, kernel: AttentionKernel) -> None:
+        self._axis = shard.mesh.ring
+        self._sizes = shard.ring_sizes
+        self._kernel = kernel
+        self._buffers: list[Tensor] = []
+        self._queries: Tensor | None = None
+        self._held: list[Tensor] = []
+        self._coming: tuple[Tensor, Transfers] | None = None
 
-def _with_part(
-    merged: tuple[Tensor, Tensor] | None, q: Tensor, held: Tensor, kernel: AttentionKernel
-) -> tuple[Tensor, Tensor] | None:
-    """What is merged so far, with the attention to the keys that are held."""
-    if not q.numel() or not held.numel():
-        return merged
-    out, lse = kernel(q, held[0], held[1])
-    return (out.float(), lse) if merged is None else merge(*merged, out.float(), lse)
+    def start(self, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
+        """Hold q, k, v, and send k and v on their way."""
+        self._queries = q_BSHD
+        self._held = [k_BSHD, v_BSHD]
+        if self._axis.size > 1:
+            held_2BSHD = torch.stack(self._held)
+            self._held = list(held_2BSHD.unbind(0))
+            self._coming = self._pass_on(held_2BSHD, hop=0)
+
+    def attend(self) -> Tensor:
+        """Attention to all keys, BSHD in the dtype of q. What was held is given up."""
+        assert self._queries is not None, "start comes before attend"
+        (q, self._queries), (held, self._held) = (self._queries, None), (self._held, [])
+        if self._axis.size == 1:
+            return self._kernel(q, *held)[0] if q.numel() and held[0].numel() else torch.zeros_like(q)
+        merged: tuple[Tensor, Tensor] | None = None
+        for hop in range(self._axis.size):
+            merged = attend_more(merged, q, held[0], held[1], self._kernel)
+            if self._coming is not None:
+                coming_2BSHD, transfers = self._coming
+                transfers.wait()
+                held = list(coming_2BSHD.unbind(0))
+                self._coming = self._pass_on(coming_2BSHD, hop + 1) if hop + 2 < self._axis.size else None
+        return torch.zeros_like(q) if merged is None else merged[0].to(q.dtype)
+
+    def _pass_on(self, held_2BSHD: Tensor, hop: int) -> tuple[Tensor, Transfers]:
+        """Send what is held to the next rank, and receive what the one before holds."""
+        axis = self._axis
+        size = self._sizes[(axis.rank - hop - 1) % axis.size]
+        shape = (2, held_2BSHD.shape[1], size, *held_2BSHD.shape[3:])
+        coming = self._buffer(hop % 2, held_2BSHD)[: shape[1] * 2 * size * shape[3] * shape[4]].view(shape)
+        before, after = (axis.rank - 1) % axis.size, (axis.rank + 1) % axis.size
+        return coming, Transfers({after: held_2BSHD}, {before: coming}, axis, "ring")
+
+    def _buffer(self, index: int, like_2BSHD: Tensor) -> Tensor:
+        """One of two buffers, each with room for the longest rank's keys and values; made once, used for all blocks."""
+        while len(self._buffers) <= index:
+            two, batch, _, heads, width = like_2BSHD.shape
+            self._buffers.append(like_2BSHD.new_empty(two * batch * max(self._sizes) * heads * width))
+        return self._buffers[index]

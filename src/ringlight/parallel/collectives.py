@@ -78,9 +78,9 @@ def gather_parts(x: Tensor, sizes: Sequence[int], axis: Axis, dim: int = 1, kind
     return torch.cat([others.get(i, mine) for i in range(axis.size)], dim=dim)
 
 
-def exchange_parts(sent: Sequence[Tensor], received: Sequence[Tensor], axis: Axis, kind: Kind) -> None:
-    """`sent[i]` goes to rank i of the axis, and what rank i sent to this one fills `received[i]`: one exchange."""
+def start_exchange(sent: Sequence[Tensor], received: Sequence[Tensor], axis: Axis, kind: Kind) -> Transfers:
+    """`sent[i]` goes to rank i of the axis, and what rank i sent to this one fills `received[i]`."""
     others = [i for i in range(axis.size) if i != axis.rank]
     transfers = Transfers({i: sent[i].contiguous() for i in others}, {i: received[i] for i in others}, axis, kind)
     received[axis.rank].copy_(sent[axis.rank])
-    transfers.wait()
+    return transfers

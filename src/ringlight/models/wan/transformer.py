@@ -15,7 +15,7 @@ What is done differently, with the same result to rounding:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -25,9 +25,10 @@ from ringlight.attention.kernel import AttentionKernel, merge
 from ringlight.core.spec import TransformerSpec
 from ringlight.models.linear import Linear
 from ringlight.models.wan.rope import rope_frequencies, rotate_
-from ringlight.parallel.attention import attend
+from ringlight.parallel.attention import sequence_attention
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.shard import SequenceShard
+from ringlight.parallel.turns import in_turns
 
 SLICE_TOKENS = 4096
 
@@ -189,13 +190,19 @@ class TransformerBlock(nn.Module):
         keys: TextKeys,
         kernel: AttentionKernel,
     ) -> None:
-        """All that follows self-attention, in place on a slice of the tokens that begins at `start`."""
-        dtype = attended_BSC.dtype
-        modulation.add_gated_(x_BSC, self.attn1.to_out(attended_BSC), start, gate=2)
-        normed = F.layer_norm(x_BSC, x_BSC.shape[-1:], self.norm2.weight, self.norm2.bias, self.eps).to(dtype)
-        x_BSC += self.attn2(normed, keys, kernel)
-        normed = modulation.norm(x_BSC, start, 3, dtype, self.eps)
-        modulation.add_gated_(x_BSC, self.ffn(normed), start, gate=5)
+        """All that follows self-attention, in place on tokens that begin at `start`, SLICE_TOKENS at a time."""
+        for begin in range(0, x_BSC.shape[1], SLICE_TOKENS):
+            run = slice(begin, begin + SLICE_TOKENS)
+            self._finish_slice_(x_BSC[:, run], attended_BSC[:, run], start + begin, modulation, keys, kernel)
+
+    def _finish_slice_(
+        self, x: Tensor, attended: Tensor, start: int, modulation: Modulation, keys: TextKeys, kernel: AttentionKernel
+    ) -> None:
+        modulation.add_gated_(x, self.attn1.to_out(attended), start, gate=2)
+        normed = F.layer_norm(x, x.shape[-1:], self.norm2.weight, self.norm2.bias, self.eps).to(attended.dtype)
+        x += self.attn2(normed, keys, kernel)
+        normed = modulation.norm(x, start, 3, attended.dtype, self.eps)
+        modulation.add_gated_(x, self.ffn(normed), start, gate=5)
 
 
 class ConditionEmbedder(nn.Module):
@@ -278,31 +285,59 @@ class WanTransformer(nn.Module):
         keys: list[TextKeys],
         kernel: AttentionKernel,
         mesh: ParallelMesh,
+        num_slices: int = 1,
     ) -> Tensor:
         """The predicted velocity, BCTHW in the dtype of the products, whole on every rank of a sequence.
 
-        `timesteps` holds one value for all tokens, or two: the first latent frame's, then all others'.
+        `timesteps` holds one value for all tokens, or two: the first latent frame's, then all others'. With more than
+        one slice, data for other ranks is sent ahead slice by slice (parallel/ahead.py).
         """
+        (velocity,) = in_turns(self.steps(latents_BCTHW, timesteps, keys, kernel, mesh, num_slices))
+        return velocity
+
+    def steps(
+        self,
+        latents_BCTHW: Tensor,
+        timesteps: Tensor,
+        keys: list[TextKeys],
+        kernel: AttentionKernel,
+        mesh: ParallelMesh,
+        num_slices: int = 1,
+    ) -> Generator[None, None, Tensor]:
+        """`forward` as a generator that pauses wherever its data travels, so that another one can take its turn."""
         tokens, grid = self._patchify(latents_BCTHW)
-        frequencies = self._rope_for(grid, latents_BCTHW.device)
         embedding, rows = self.condition_embedder.embed_time(timesteps, self.dtype)
         num_tokens, num_first = tokens.shape[1], grid[1] * grid[2]
         shard = SequenceShard(mesh, num_tokens)
         ends = (num_tokens,) if len(timesteps) == 1 else (num_first, num_tokens)
         x = self.patch_embedding(shard.split(tokens, dim=1)).float()
-        frequencies = shard.split(frequencies, dim=0)
+        frequencies = shard.split(self._rope_for(grid, latents_BCTHW.device), dim=0)
         time_rows = Modulation(rows.float(), ends)
-        for block, block_keys in zip(self._blocks(), keys, strict=True):
+        attention = sequence_attention(shard, kernel, num_slices)
+
+        def offer(block: TransformerBlock, part: slice) -> None:
             modulation = time_rows.plus(block.scale_shift_table)
-            attended = attend(*block.qkv(x, shard.start, modulation, frequencies), shard, kernel)
-            for part in _slices(x.shape[1]):
-                start = shard.start + part.start
-                block.finish_(x[:, part], attended[:, part].flatten(2), start, modulation, block_keys, kernel)
-            del attended
+            attention.offer(part, *block.qkv(x[:, part], shard.start + part.start, modulation, frequencies[part]))
+
+        blocks = list(self._blocks())
+        for part in attention.parts:
+            offer(blocks[0], part)
+        for block, following, block_keys in zip(blocks, [*blocks[1:], None], keys, strict=True):
+            modulation = time_rows.plus(block.scale_shift_table)
+            yield
+            attention.attend()
+            if mesh.ulysses.size > 1:
+                yield
+            for part, attended in attention.outputs():
+                block.finish_(x[:, part], attended.flatten(2), shard.start + part.start, modulation, block_keys, kernel)
+                del attended
+                if following is not None:
+                    offer(following, part)
         head = Modulation(embedding.float().unsqueeze(1), ends).plus(self.scale_shift_table)
         out = x.new_empty(*x.shape[:2], self.proj_out.out_features, dtype=self.dtype)
-        for part in _slices(x.shape[1]):
-            out[:, part] = self._head(x[:, part], shard.start + part.start, head)
+        for begin in range(0, x.shape[1], SLICE_TOKENS):
+            run = slice(begin, begin + SLICE_TOKENS)
+            out[:, run] = self._head(x[:, run], shard.start + begin, head)
         return self._unpatchify(shard.gather(out), grid)
 
     def _head(self, x_BSC: Tensor, start: int, modulation: Modulation) -> Tensor:
@@ -336,11 +371,6 @@ class WanTransformer(nn.Module):
             out.shape[0], self.spec.out_channels, grid[0], grid[1] * ph, grid[2] * pw
         )
         return video
-
-
-def _slices(num_tokens: int) -> Iterator[slice]:
-    for start in range(0, num_tokens, SLICE_TOKENS):
-        yield slice(start, min(start + SLICE_TOKENS, num_tokens))
 
 
 def _slots_of(name: str, parameter: Tensor, spec: TransformerSpec) -> dict[str, Tensor]:
