@@ -231,6 +231,7 @@ def ringlight_work(measure: str, checkpoint: str) -> Work:
 
     from ringlight.core.config import EngineConfig, read_defaults
     from ringlight.core.request import RequestLimits
+    from ringlight.parallel.halo import Bands
     from ringlight.pipelines.stages.text_encoding import PromptCache
     from ringlight.pipelines.trace import Tracer
     from ringlight.pipelines.wan22_ti2v import Wan22TI2V
@@ -247,9 +248,10 @@ def ringlight_work(measure: str, checkpoint: str) -> Work:
         pixels = pixels_of(photograph())
         return lambda: pipeline.vae.encode(pixels), None
     if measure == "decode":
+        _, rows, columns = TOKENS_GRID
 
         def decode() -> None:
-            stream = pipeline.vae.start_decoding(*TOKENS_GRID[1:], DECODE_LATENTS)
+            stream = pipeline.vae.start_decoding(Bands.alone(rows), columns, DECODE_LATENTS)
             for i in range(DECODE_LATENTS):
                 pipeline.vae.decode_next(to_decode[0, :, i : i + 1], stream, first=i == 0)
 
@@ -332,7 +334,9 @@ class Silent:
 
     def frames_decoded(self, num_done: int, num_frames: int) -> None: ...
 
-    def check_cancelled(self) -> None: ...
+    def check_cancelled(self, problem: Exception | None = None) -> None:
+        if problem is not None:
+            raise problem
 
 
 def floor_of(pipeline: Any) -> Callable[[], None]:

@@ -30,7 +30,13 @@ class Silent:
 
     def frames_decoded(self, num_done: int, num_frames: int) -> None: ...
 
-    def check_cancelled(self) -> None: ...
+    def check_problem(self, problem: Exception | None) -> None:
+        if problem is not None:
+            raise problem
+
+    def check_cancelled(self, problem: Exception | None = None) -> None:
+        if problem is not None:
+            raise problem
 
 
 @cache

@@ -15,6 +15,7 @@ from ringlight.core.spec import TransformerSpec, VaeSpec
 from ringlight.models.wan.checkpoint import fill_random, materialise
 from ringlight.models.wan.transformer import WanTransformer
 from ringlight.models.wan.vae import WanVae
+from ringlight.parallel.halo import Bands
 from ringlight.parallel.mesh import ParallelMesh
 
 META = torch.device("meta")
@@ -79,7 +80,7 @@ def executed_decode_flop(scale: Scale, video: Video) -> tuple[float, float]:
         vae = WanVae(scale.vae)
         vae.optimise_layout()
         frame = torch.empty(channels, 1, rows, columns)
-        stream = vae.start_decoding(rows, columns, num_latents=2)
+        stream = vae.start_decoding(Bands.alone(rows), columns, num_latents=2)
         return (_count(vae.decode_next, frame, stream, True), _count(vae.decode_next, frame, stream, False))
 
 

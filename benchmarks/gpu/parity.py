@@ -19,6 +19,7 @@ from gpu.scale import Scale, photograph
 from ringlight.core.config import DeviceName, EngineConfig, read_defaults
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.models.wan.demo import write_demo_checkpoint
+from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines.stages.decoding import decode
 from ringlight.pipelines.trace import Tracer
 from ringlight.pipelines.wan22_ti2v import Wan22TI2V
@@ -39,7 +40,9 @@ class Unheard:
 
     def frames_decoded(self, num_done: int, num_frames: int) -> None: ...
 
-    def check_cancelled(self) -> None: ...
+    def check_cancelled(self, problem: Exception | None = None) -> None:
+        if problem is not None:
+            raise problem
 
 
 class Unmeasured:
@@ -128,5 +131,13 @@ def generate(folder: Path, fields: dict[str, Any], device: torch.device, dtype: 
     pipeline.run(request, output, "parity", Tracer(device, Unmeasured(), Unheard()))
     latents = safetensors.torch.load_file(output)["latents"]
     writer = Frames()
-    decode(latents.to(device), pipeline.vae, config.decode_chunk, writer, Unheard())
+    decode(
+        latents.to(device),
+        pipeline.vae,
+        config.decode_chunk,
+        Tensor.float,
+        writer,
+        Unheard(),
+        ParallelMesh.alone().world,
+    )
     return Made(latents, torch.cat(writer.parts), time.perf_counter() - start)

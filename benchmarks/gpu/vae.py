@@ -23,6 +23,7 @@ from gpu.report import Row, Section, within
 from gpu.scale import Scale, Video
 from ringlight.models.wan.causal import Stream
 from ringlight.models.wan.vae import WanVae
+from ringlight.parallel.halo import Bands
 from ringlight.pipelines.stages.decoding import chunk_for_memory
 
 CHUNKS = (1, 2, 4)
@@ -206,7 +207,7 @@ def decode_timed(vae: WanVae, latents_ZTHW: Tensor, chunk: int, limit_seconds: f
 def start_stream(vae: WanVae, latents_ZTHW: Tensor) -> Stream:
     """A new stream for these latents."""
     _, num_latents, rows, columns = latents_ZTHW.shape
-    return vae.start_decoding(rows, columns, num_latents)
+    return vae.start_decoding(Bands.alone(rows), columns, num_latents)
 
 
 def _warm_up_length(num_latents: int, chunk: int) -> int:

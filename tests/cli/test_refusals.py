@@ -99,6 +99,61 @@ def test_a_wrong_request(tiny: Path, folder: Path, results: Path, flags: list[st
     assert list(results.iterdir()) == []
 
 
+ON_TWO_NODES = ["--nnodes", "2", "--dist-init-addr", "localhost:29500"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--num-gpus", "0"], ["num-gpus", "at least 1", "0"]),
+        (["--ring-degree", "-1"], ["ring-degree", "at least 1", "-1"]),
+        (["--cfg-degree", "3"], ["cfg-degree", "1 or 2", "3"]),
+        (
+            ["--sp-degree", "4", "--ulysses-degree", "2", "--ring-degree", "1"],
+            ["sp-degree 4 is not ulysses-degree 2 x ring-degree 1", "leave one of them out", "--ring-degree 2"],
+        ),
+        (
+            ["--num-gpus", "3", "--cfg-degree", "2", "--sp-degree", "2"],
+            ["num-gpus 3 is not cfg-degree 2 x sp-degree 2", "--num-gpus 4"],
+        ),
+        (["--num-gpus", "3", "--ulysses-degree", "2"], ["num-gpus 3", "multiple of ulysses-degree 2", "--num-gpus 2"]),
+        (["--num-gpus", "8", "--sp-degree", "2"], ["num-gpus 8", "sp-degree 2", "--num-gpus 2 or 4"]),
+        (["--ulysses-degree", "5"], ["ulysses-degree 5 is more than the 4 heads", "--ring-degree"]),
+        (["--sp-degree", "5", "--ring-degree", "1"], ["ring-degree 1", "4 heads", "leave --ring-degree out"]),
+        (["--num-gpus", "3", *ON_TWO_NODES], ["num-gpus 3", "nnodes 2", "--num-gpus 2"]),
+        (ON_TWO_NODES, ["num-gpus is left out", "nnodes 2", "--num-gpus 2"]),
+        (["--num-gpus", "3", *ON_TWO_NODES, "--node-rank", "1"], ["num-gpus 3", "nnodes 2", "--num-gpus 2"]),
+        (["--num-gpus", "2", *ON_TWO_NODES, "--node-rank", "2"], ["node-rank 2", "0..1"]),
+        (["--node-rank", "1"], ["node-rank 1", "0..0"]),
+        (["--nnodes", "0"], ["nnodes", "at least 1"]),
+        (["--num-gpus", "2", "--nnodes", "2"], ["nnodes 2", "--dist-init-addr HOST:PORT"]),
+        (["--dist-init-addr", "localhost"], ["dist-init-addr 'localhost'", "HOST:PORT"]),
+    ],
+    ids=lambda value: " ".join(value)[:60],
+)
+def test_a_wrong_layout(tiny: Path, results: Path, tmp_path: Path, flags: list[str], words: list[str]) -> None:
+    """There is not even a weight to be read."""
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(tiny, copy, ignore=shutil.ignore_patterns("*.safetensors"))
+    done = ringlight(*small(copy, results / "film.npy", "--report", results / "report.json", *flags))
+    assert_refused(done, "invalid_layout", words)
+    assert list(results.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--num-slices", "-1"], ["num-slices", "0 or more", "-1"]),
+        (["--watchdog-timeout", "0"], ["watchdog-timeout", "above 0"]),
+        (["--watchdog-timeout", "nan"], ["watchdog-timeout", "above 0"]),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_setting(tiny: Path, results: Path, flags: list[str], words: list[str]) -> None:
+    assert_refused(ringlight(*small(tiny, results / "film.npy", *flags)), "invalid_setting", words)
+    assert list(results.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "flags",
     [

@@ -1,4 +1,4 @@
-"""Defaults of a request: what is given, else the checkpoint's ringlight.json, else the model card's."""
+"""What the operator asks of the engine, and the defaults of a request: given, else ringlight.json, else the card's."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ringlight.core.config import read_defaults, worker_environment
-from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.config import EngineConfig, NodesConfig, read_defaults, worker_environment
+from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, InvalidSetting
+from ringlight.core.layout import AskedLayout
 from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.core.spec import ModelSpec
 from tests.core.checkpoints import copy_json, edit
@@ -110,3 +111,70 @@ def test_a_worker_inherits_the_environment_but_never_fetches(monkeypatch: pytest
     environment = worker_environment()
     assert environment["HF_HUB_OFFLINE"] == environment["TRANSFORMERS_OFFLINE"] == "1"
     assert environment["SOMETHING_OF_OURS"] == "kept"
+
+
+def test_ranks_of_one_node_meet_on_the_loopback_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    assert worker_environment()["GLOO_SOCKET_IFNAME"] == "lo"
+    assert "GLOO_SOCKET_IFNAME" not in worker_environment(num_nodes=2)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth1")
+    assert worker_environment()["GLOO_SOCKET_IFNAME"] == worker_environment(2)["GLOO_SOCKET_IFNAME"] == "eth1"
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [
+        ("10.0.0.1:29500", "10.0.0.1", 29500),
+        ("gpu-0.cluster:1", "gpu-0.cluster", 1),
+        ("[fd00::1]:65535", "fd00::1", 65535),
+    ],
+)
+def test_nodes_meet_at_an_address(address: str, host: str, port: int) -> None:
+    assert NodesConfig(num_nodes=2, node_rank=1, init_address=address).host_and_port == (host, port)
+    NodesConfig(init_address=address)  # one node needs none, and may have one
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ({"num_nodes": 0}, ["nnodes", "at least 1", "0"]),
+        ({"num_nodes": 2}, ["nnodes 2", "--dist-init-addr HOST:PORT"]),
+        ({"num_nodes": 2, "node_rank": 2, "init_address": "a:1"}, ["node-rank 2", "0..1", "nnodes 2"]),
+        ({"node_rank": 1}, ["node-rank 1", "0..0", "nnodes 1"]),
+        ({"node_rank": -1}, ["node-rank -1", "0..0"]),
+        *(
+            ({"num_nodes": 2, "init_address": wrong}, [f"dist-init-addr {wrong!r}", "HOST:PORT"])
+            for wrong in ("here", "here:", ":29500", "here:0", "here:65536", "a:b:1", "tcp://a:1", "a b:1", "a:1\n")
+        ),
+    ],
+    ids=str,
+)
+def test_nodes_that_cannot_be_are_refused(nodes: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(InvalidLayout) as caught:
+        NodesConfig(**nodes)  # type: ignore[arg-type]
+    assert all(word in str(caught.value) for word in words)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"num_slices": -1}, "num-slices"),
+        *(({"watchdog_seconds": wrong}, "watchdog-timeout") for wrong in (0.0, -1.0, float("nan"), float("inf"))),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, float], named: str) -> None:
+    with pytest.raises(InvalidSetting, match=named):
+        EngineConfig(model_path="anywhere", **settings)  # type: ignore[arg-type]
+
+
+def test_a_worker_reads_what_was_asked() -> None:
+    config = EngineConfig(
+        model_path="anywhere",
+        num_slices=4,
+        watchdog_seconds=2.5,
+        asked_layout=AskedLayout(num_gpus=4, ring_degree=2),
+        nodes=NodesConfig(num_nodes=2, node_rank=1, init_address="[fd00::1]:29500"),
+    )
+    assert msgspec.json.decode(msgspec.json.encode(config), type=EngineConfig) == config

@@ -13,6 +13,7 @@ from torch import Tensor
 from ringlight.core.picture import fit_picture
 from ringlight.models.wan.causal import HISTORY, CausalConv, Stream
 from ringlight.models.wan.vae import WanVae
+from ringlight.parallel.halo import Bands
 from tests.oracle import load_oracle
 from tests.ours import load_pipeline
 
@@ -26,7 +27,7 @@ def random_latents(shape: tuple[int, int, int]) -> Tensor:
 def decode(vae: WanVae, latents_ZTHW: Tensor, portions: list[int]) -> Tensor:
     """Frames in 0..1, decoded in portions of latent frames."""
     _, num_latents, rows, columns = latents_ZTHW.shape
-    stream = vae.start_decoding(rows, columns, num_latents)
+    stream = vae.start_decoding(Bands.alone(rows), columns, num_latents)
     parts = latents_ZTHW.split(portions, dim=1)
     frames = [vae.decode_next(part, stream, first=i == 0) for i, part in enumerate(parts)]
     return torch.cat(frames).float().div(2).add(0.5)
@@ -59,7 +60,7 @@ def test_forgotten_history_would_show(tiny: Path) -> None:
 def test_two_streams_do_not_meet(tiny: Path) -> None:
     vae = load_pipeline(tiny).vae
     first, second = random_latents((2, 4, 6)), random_latents((2, 4, 6)).flip(-1)
-    streams = [vae.start_decoding(4, 6, 2) for _ in range(2)]
+    streams = [vae.start_decoding(Bands.alone(4), 6, 2) for _ in range(2)]
     mixed = [
         [vae.decode_next(latents[:, i : i + 1], stream, first=i == 0) for i in range(2)]
         for latents, stream in zip((first, second), streams, strict=True)
@@ -95,7 +96,7 @@ def test_pairs_of_frames_are_the_plain_convolution() -> None:
     )[0].permute(1, 2, 3, 0)
     errors = []
     for conv in (plain, paired):
-        stream = Stream(conv, 7, 9, one_frame=False)
+        stream = Stream(conv, Bands.alone(7), 9, one_frame=False)
         errors.append(float((conv.run(window, stream).double() - exact).abs().max()))
     assert paired.weight.shape[2] == 1, "the paired layout must be in use"
     assert errors[1] < 4e-6, errors

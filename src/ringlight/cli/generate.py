@@ -8,51 +8,29 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ringlight.cli import machine
 from ringlight.cli.progress import JobProgress
-from ringlight.core.config import EngineConfig, read_limits
+from ringlight.core.config import EngineConfig, NodesConfig, read_limits
 from ringlight.core.errors import Cancelled, InvalidRequest
+from ringlight.core.layout import AskedLayout
 from ringlight.core.output import KINDS, check_folder, part_path
 from ringlight.core.report import RunReport
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job
 
-
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Dtype(StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class VaeDtype(StrEnum):
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class LoadFormat(StrEnum):
-    auto = "auto"
-    dummy = "dummy"
-
-
-VIDEO, SAMPLING, MACHINE, RESULT = "Video", "Sampling", "Machine", "Result"
+VIDEO, SAMPLING, RESULT = "Video", "Sampling", "Result"
 OUTPUT_HELP = "Where the video goes; the extension says how: " + "; ".join(
     f"{ext} {what}" for ext, what in KINDS.items()
 )
 
 
 def generate(
-    model_path: Annotated[str, typer.Option(help="Folder of a checkpoint in Diffusers layout.", show_default=False)],
+    model_path: machine.ModelPath,
     prompt: Annotated[str, typer.Option(help="What the video shows.", show_default=False, rich_help_panel=VIDEO)],
     output: Annotated[
         str,
@@ -87,26 +65,23 @@ def generate(
         int | None,
         typer.Option(help="Same seed, same video; drawn and reported if left out.", rich_help_panel=SAMPLING),
     ] = None,
-    device: Annotated[
-        Device, typer.Option(help="auto: cuda where there is one.", rich_help_panel=MACHINE)
-    ] = Device.auto,
-    dtype: Annotated[
-        Dtype, typer.Option(help="auto: bfloat16 on cuda, float32 on cpu.", rich_help_panel=MACHINE)
-    ] = Dtype.auto,
-    vae_dtype: Annotated[VaeDtype, typer.Option(help="Of the decoder.", rich_help_panel=MACHINE)] = VaeDtype.float32,
-    load_format: Annotated[
-        LoadFormat, typer.Option(help="dummy: random weights from the JSON alone.", rich_help_panel=MACHINE)
-    ] = LoadFormat.auto,
-    num_threads: Annotated[
-        int, typer.Option(min=0, help="CPU threads; 0 leaves it to torch.", rich_help_panel=MACHINE)
-    ] = 0,
-    tf32: Annotated[
-        bool, typer.Option(help="TensorFloat-32 in float32 convolutions on cuda.", rich_help_panel=MACHINE)
-    ] = True,
-    decode_chunk: Annotated[
-        int,
-        typer.Option(min=0, help="Latent frames decoded at a time; 0 follows memory.", rich_help_panel=MACHINE),
-    ] = 0,
+    device: machine.Device = machine.DeviceChoice.auto,
+    dtype: machine.Dtype = machine.DtypeChoice.auto,
+    vae_dtype: machine.VaeDtype = machine.VaeDtypeChoice.float32,
+    load_format: machine.LoadFormat = machine.LoadFormatChoice.auto,
+    num_threads: machine.NumThreads = 0,
+    tf32: machine.Tf32 = True,
+    decode_chunk: machine.DecodeChunk = 0,
+    num_gpus: machine.NumGpus = None,
+    sp_degree: machine.SpDegree = None,
+    ulysses_degree: machine.UlyssesDegree = None,
+    ring_degree: machine.RingDegree = None,
+    cfg_degree: machine.CfgDegree = None,
+    num_slices: machine.NumSlices = 0,
+    nnodes: machine.NumNodes = 1,
+    node_rank: machine.NodeRank = 0,
+    dist_init_addr: machine.DistInitAddr = "",
+    watchdog_timeout: machine.WatchdogTimeout = 10.0,
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.", rich_help_panel=RESULT)] = None,
     json_: Annotated[
         bool,
@@ -118,11 +93,13 @@ def generate(
 
     The report goes to stdout, progress and logs to stderr. Width, height, frames, fps, steps and guidance come from
     the checkpoint's ringlight.json where they are left out, else from the model card.
+
+    Degrees that are left out follow from those that are given, else from what is fastest. With --nnodes the same
+    command runs on every node, each with its own --node-rank; nodes above 0 only host ranks, and print no report.
+
     Exit codes: 0, 2 usage, 3 invalid request or checkpoint, 4 worker failure, 130 interrupted.
     """
     wide, high = parse_size(size, width, height)
-    if report is not None:
-        check_report(report, output)
     config = EngineConfig(
         model_path=model_path,
         device=device.value,
@@ -132,7 +109,22 @@ def generate(
         num_threads=num_threads,
         tf32=tf32,
         decode_chunk=decode_chunk,
+        watchdog_seconds=watchdog_timeout,
+        asked_layout=AskedLayout(
+            num_gpus=num_gpus,
+            sp_degree=sp_degree,
+            ulysses_degree=ulysses_degree,
+            ring_degree=ring_degree,
+            cfg_degree=cfg_degree,
+        ),
+        nodes=NodesConfig(num_nodes=nnodes, node_rank=node_rank, init_address=dist_init_addr),
+        num_slices=num_slices,
     )
+    if node_rank > 0:
+        host_ranks(config, quiet)
+        return
+    if report is not None:
+        check_report(report, output)
     with Engine(config, read_limits()) as engine:
         request = engine.request(
             prompt,
@@ -148,10 +140,25 @@ def generate(
             seed=seed,
         )
         with JobProgress(quiet) as progress, interruptible() as interrupted:
-            done = wait(engine, engine.submit(request, output, progress), interrupted, progress)
+            job = engine.submit(request, output, progress)
+            say_layout(engine, progress)
+            done = wait(engine, job, interrupted, progress)
     if report is not None:
         write_report(done, report)
     print(done.to_json().decode() if json_ else summary(done), end="" if json_ else "\n")
+
+
+def host_ranks(config: EngineConfig, quiet: bool) -> None:
+    """Host this node's ranks until node 0 is done. Raises what ended them before."""
+    with Engine(config, read_limits()) as engine, JobProgress(quiet) as progress:
+        say_layout(engine, progress)
+        engine.follow()
+
+
+def say_layout(engine: Engine, progress: JobProgress) -> None:
+    """How many ranks are laid out, and why so, where there is more than one."""
+    if engine.choice.layout.num_ranks > 1:
+        progress.say(engine.choice.reason)
 
 
 def parse_size(size: str | None, width: int | None, height: int | None) -> tuple[int | None, int | None]:

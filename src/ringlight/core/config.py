@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from ringlight.core.errors import InvalidCheckpoint, InvalidSetting
+from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, InvalidSetting
+from ringlight.core.layout import AskedLayout
 from ringlight.core.request import RequestDefaults, RequestLimits
 
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -18,6 +21,43 @@ LoadFormat = Literal["auto", "dummy"]
 
 DEFAULTS_FILE = "ringlight.json"
 DEMO_NAME = "ringlight-demo"  # what a demo checkpoint's model_index.json calls it, with its size
+ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
+
+
+class NodesConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The machines that share one generation, and which of them this is. Each hosts equally many ranks.
+
+    `init_address` is HOST:PORT of node 0, where all nodes meet; an IPv6 host stands in brackets. One node needs none.
+    Raises InvalidLayout.
+    """
+
+    num_nodes: int = 1
+    node_rank: int = 0
+    init_address: str = ""
+
+    def __post_init__(self) -> None:
+        if self.num_nodes < 1:
+            raise InvalidLayout(f"nnodes must be at least 1, not {self.num_nodes}")
+        if not 0 <= self.node_rank < self.num_nodes:
+            raise InvalidLayout(
+                f"node-rank {self.node_rank} is outside 0..{self.num_nodes - 1}, the ranks of nnodes "
+                f"{self.num_nodes}; number the nodes from 0"
+            )
+        if self.num_nodes > 1 and not self.init_address:
+            raise InvalidLayout(
+                f"nnodes {self.num_nodes} need a place to meet; use --dist-init-addr HOST:PORT of node 0"
+            )
+        match = ADDRESS.fullmatch(self.init_address)
+        if self.init_address and (match is None or not 1 <= int(match[1]) <= 65535):
+            raise InvalidLayout(
+                f"dist-init-addr {self.init_address!r} is not HOST:PORT, such as 10.0.0.1:29500 or [fd00::1]:29500"
+            )
+
+    @property
+    def host_and_port(self) -> tuple[str, int]:
+        """Where the nodes meet, without the brackets of an IPv6 address. There must be an `init_address`."""
+        host, _, port = self.init_address.rpartition(":")
+        return host.strip("[]"), int(port)
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +67,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     from the JSON alone. `num_threads` 0 leaves the choice to torch. `tf32` allows TensorFloat-32 in float32
     convolutions on CUDA, as PyTorch itself does; float32 matrix products are always whole. `decode_chunk` is the number
     of latent frames decoded at a time, 0 to follow from free memory. `startup_timeout_seconds` bounds loading.
+
+    `num_slices` is the number of slices of a rank's tokens whose keys and values are sent ahead of the next block, one
+    slice under the computation of another: 0 to follow from sizes and link, 1 to send all at once. A rank that has not
+    been heard of for `watchdog_seconds` is lost. Raises InvalidSetting.
     """
 
     model_path: str
@@ -39,6 +83,16 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     decode_chunk: int = 0
     prompt_cache_bytes: int = 256 * 2**20
     startup_timeout_seconds: float = 1800.0
+    watchdog_seconds: float = 10.0
+    asked_layout: AskedLayout = AskedLayout()
+    nodes: NodesConfig = NodesConfig()
+    num_slices: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_slices < 0:
+            raise InvalidSetting(f"num-slices must be 0 or more, not {self.num_slices}; 0 leaves the number to us")
+        if not 0 < self.watchdog_seconds < math.inf:
+            raise InvalidSetting(f"watchdog-timeout must be a number of seconds above 0, not {self.watchdog_seconds:g}")
 
 
 class DefaultsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,9 +129,13 @@ def read_limits() -> RequestLimits:
         raise InvalidSetting(f"limits in the environment (RINGLIGHT_MAX_...): {error}") from None
 
 
-def worker_environment() -> dict[str, str]:
-    """The environment of a worker process: ours, with what it must not do switched off."""
-    return os.environ | {
+def worker_environment(num_nodes: int = 1) -> dict[str, str]:
+    """The environment of a worker process: ours, with what it must not do switched off.
+
+    Ranks of a single node meet on the loopback interface, unless ours names another: gloo would look for the address of
+    the host's name, which need not resolve.
+    """
+    environment = os.environ | {
         "HF_HUB_OFFLINE": "1",  # a checkpoint is a folder; nothing is ever fetched
         "TRANSFORMERS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -85,3 +143,6 @@ def worker_environment() -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",  # nothing is imported from the folder we happen to be in
     }
+    if num_nodes == 1:
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    return environment

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 GIB = 2**30
 
 
@@ -49,8 +49,17 @@ class LinkReport(msgspec.Struct, frozen=True, kw_only=True):
     wait_seconds: float
 
 
+class RankReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One rank's part of a run: its stages, its memory, and its traffic by kind."""
+
+    rank: int
+    stages: list[StageReport]
+    memory: MemoryReport
+    link: dict[str, LinkReport]
+
+
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One generation, measured. `stages` and `other_seconds` sum to `total_seconds`."""
+    """One generation, measured. `stages` are rank 0's; they and `other_seconds` sum to `total_seconds`."""
 
     workload: dict[str, Any]
     workload_hash: str
@@ -60,30 +69,95 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     other_seconds: float
     total_seconds: float
     step_seconds: list[float]
-    memory: list[MemoryReport]
+    ranks: list[RankReport]
     num_tokens: int
     outputs: list[str]
+    num_slices: int = 1
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def memory(self) -> list[MemoryReport]:
+        """Memory by rank."""
+        return [rank.memory for rank in self.ranks]
 
     @property
     def worst_memory(self) -> MemoryReport:
         """The rank that needed most."""
-        return max(self.memory, key=lambda rank: rank.peak_bytes)
+        return max(self.memory, key=lambda memory: memory.peak_bytes)
+
+    @property
+    def worst_link(self) -> dict[str, LinkReport]:
+        """By kind of traffic, the most that any rank sent, and the longest that any waited."""
+        kinds = sorted({kind for rank in self.ranks for kind in rank.link})
+        nothing = LinkReport(sent_bytes=0, wait_seconds=0.0)
+        found = {kind: [rank.link.get(kind, nothing) for rank in self.ranks] for kind in kinds}
+        return {
+            kind: LinkReport(
+                sent_bytes=max(link.sent_bytes for link in links),
+                wait_seconds=max(link.wait_seconds for link in links),
+            )
+            for kind, links in found.items()
+        }
+
+    def slowest(self, position: int) -> StageReport:
+        """The longest of all ranks' stages at this position."""
+        return max((rank.stages[position] for rank in self.ranks), key=lambda stage: stage.seconds)
+
+    def worst_peak_bytes(self, position: int) -> int:
+        """The highest peak of all ranks in the stage at this position."""
+        return max(rank.stages[position].peak_bytes for rank in self.ranks)
 
     def to_json(self) -> bytes:
-        """Indented JSON with a schema version; derived figures (the worst rank) stand in it too."""
-        plain = msgspec.to_builtins(self) | {"worst_memory": msgspec.to_builtins(self.worst_memory)}
+        """Indented JSON with a schema version; derived figures (worst ranks) stand in it too."""
+        plain = msgspec.to_builtins(self)
+        for name in ("memory", "worst_memory", "worst_link"):
+            plain[name] = msgspec.to_builtins(getattr(self, name))
         return msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n"
 
     def table(self) -> str:
-        """The report as Markdown tables: stages that sum to Total, then memory."""
-        lines = ["| Stage | Seconds | Share | Peak memory (GiB) |", "|---|---:|---:|---:|"]
-        rows = [(stage.name, stage.seconds, f"{stage.peak_bytes / GIB:.2f}") for stage in self.stages]
-        rows.append(("Other", self.other_seconds, ""))
-        for name, seconds, peak in rows:
-            lines.append(f"| {name} | {seconds:.4f} | {seconds / self.total_seconds:.1%} | {peak} |")
-        lines.append(f"| **Total** | **{self.total_seconds:.4f}** | 100% | {self.worst_memory.peak_bytes / GIB:.2f} |")
-        return "\n".join([*lines, "", *self._memory_table()])
+        """The report as Markdown tables: stages that sum to Total, then memory, and traffic where ranks share work."""
+        parts = [self._stage_table(), self._memory_table()]
+        if len(self.ranks) > 1:
+            parts += [self._rank_table(), self._link_table()]
+        return "\n\n".join("\n".join(part) for part in parts)
+
+    def _stage_table(self) -> list[str]:
+        """With more than one rank also the slowest rank's seconds; peaks of memory are the worst rank's."""
+        many = len(self.ranks) > 1
+        head, rule = ("Slowest rank (s) | ", "---:|") if many else ("", "")
+        lines = [f"| Stage | Seconds | Share | {head}Peak memory (GiB) |", f"|---|---:|---:|{rule}---:|"]
+        for position, stage in enumerate(self.stages):
+            slowest = f"{self.slowest(position).seconds:.4f} | " if many else ""
+            peak = f"{self.worst_peak_bytes(position) / GIB:.2f}"
+            lines.append(f"| {stage.name} | {stage.seconds:.4f} | {self._share(stage.seconds)} | {slowest}{peak} |")
+        blank = " | " if many else ""
+        lines.append(f"| Other | {self.other_seconds:.4f} | {self._share(self.other_seconds)} | {blank} |")
+        total = f"| **Total** | **{self.total_seconds:.4f}** | 100% | {blank}"
+        return [*lines, f"{total}{self.worst_memory.peak_bytes / GIB:.2f} |"]
+
+    def _share(self, seconds: float) -> str:
+        return f"{seconds / self.total_seconds:.1%}"
+
+    def _rank_table(self) -> list[str]:
+        lines = [
+            "| Rank | Device | Peak memory (GiB) | Waited for the link (s) | Sent (MiB) |",
+            "|---:|---|---:|---:|---:|",
+        ]
+        for rank in self.ranks:
+            waited = sum(link.wait_seconds for link in rank.link.values())
+            sent = sum(link.sent_bytes for link in rank.link.values())
+            peak = rank.memory.peak_bytes
+            lines.append(
+                f"| {rank.rank} | {rank.memory.device} | {peak / GIB:.2f} | {waited:.4f} | {sent / 2**20:.2f} |"
+            )
+        return lines
+
+    def _link_table(self) -> list[str]:
+        lines = ["| Link (worst rank) | Waited (s) | Sent (MiB) |", "|---|---:|---:|"]
+        return lines + [
+            f"| {kind} | {link.wait_seconds:.4f} | {link.sent_bytes / 2**20:.2f} |"
+            for kind, link in self.worst_link.items()
+        ]
 
     def _memory_table(self) -> list[str]:
         lines = ["| Memory | GiB |", "|---|---:|"]

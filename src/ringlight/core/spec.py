@@ -47,6 +47,11 @@ class TransformerSpec(msgspec.Struct, frozen=True, kw_only=True):
         """Channels of the hidden states: heads x head width."""
         return self.num_attention_heads * self.attention_head_dim
 
+    def forward_flops(self, num_tokens: int) -> float:
+        """Floating-point operations of one forward: matrix products and self-attention (text and time left out)."""
+        products = 2 * num_tokens * (6 * self.inner_dim**2 + 2 * self.inner_dim * self.ffn_dim)
+        return float(self.num_layers * (products + 4 * num_tokens**2 * self.inner_dim))
+
 
 class VaeSpec(msgspec.Struct, frozen=True, kw_only=True):
     """`vae/config.json` of an AutoencoderKLWan of the 2.2 kind (residual, patched)."""
@@ -81,6 +86,11 @@ class TextEncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     d_kv: Positive
     num_layers: Positive
     vocab_size: Positive
+
+    def flops(self, num_tokens: int) -> float:
+        """Floating-point operations of the matrix products for one prompt (the feed-forward is gated)."""
+        inner = self.num_heads * self.d_kv
+        return float(self.num_layers * 2 * num_tokens * (4 * self.d_model * inner + 3 * self.d_model * self.d_ff))
 
 
 class SchedulerSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,8 @@ from uuid import uuid4
 
 from ringlight.core import messages
 from ringlight.core.config import EngineConfig, read_defaults
-from ringlight.core.errors import Cancelled, InvalidRequest, Problem, RinglightError, WorkerError
+from ringlight.core.errors import Cancelled, InvalidLayout, InvalidRequest, Problem, RinglightError, WorkerError
+from ringlight.core.layout import ParallelLayout, decide, layout_for
 from ringlight.core.output import check_output, remove_parts
 from ringlight.core.picture import open_picture
 from ringlight.core.request import RequestLimits, VideoRequest
@@ -24,21 +25,36 @@ from ringlight.engine.replica import Replica
 
 
 class Engine:
-    """A model held by a worker process, and a queue of jobs before it.
+    """A model held by worker processes, and a queue of jobs before it.
 
-    Use it as a context manager: leaving it ends the worker. `submit` returns at once; the worker is started by the
-    first call of `start` (or of `submit`), and loads while jobs wait.
+    Use it as a context manager: leaving it ends the workers. `submit` returns at once; the workers are started by the
+    first call of `start` (or of `submit`), and load while jobs wait. If one dies, its job fails, all end, and the next
+    job starts new ones.
     """
 
     def __init__(
-        self, config: EngineConfig, limits: RequestLimits | None = None, replica: Replica | None = None
+        self,
+        config: EngineConfig,
+        limits: RequestLimits | None = None,
+        replica: Replica | None = None,
+        guidance: bool | None = None,
     ) -> None:
-        """Read the checkpoint's JSON. Raises InvalidCheckpoint. No weight is read yet."""
+        """Read the checkpoint's JSON and choose the layout. Raises InvalidCheckpoint, InvalidLayout. No weight is read.
+
+        `guidance`: whether requests will use it, which decides what is left open of the layout; None goes by the
+        checkpoint's default. `choice` holds the layout and the reason for it.
+        """
         self.config = config
         self.limits = limits or RequestLimits()
         self.spec = ModelSpec.read(Path(config.model_path))
         self.defaults = read_defaults(Path(config.model_path))
-        self._replica: Replica = replica or LocalReplica(config, self.limits)
+        self.choice = decide(
+            config.asked_layout,
+            num_heads=self.spec.transformer.num_attention_heads,
+            guidance=self.defaults.guidance_scale > 1 if guidance is None else guidance,
+            num_nodes=config.nodes.num_nodes,
+        )
+        self._replica: Replica = replica or LocalReplica(config, self.limits, self.choice.layout.num_ranks)
         self._jobs: queue.Queue[Job | None] = queue.Queue()
         self._running: Job | None = None
         self._cancelled: set[str] = set()
@@ -46,6 +62,7 @@ class Engine:
         self._ready = threading.Event()
         self._worker: messages.WorkerReady | None = None
         self._failure: RinglightError | None = None
+        self._must_restart = False
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -90,19 +107,48 @@ class Engine:
         if problems:
             raise InvalidRequest(problems)
 
-    def submit(self, request: VideoRequest, output: str, on_change: Callable[[Job], None] | None = None) -> Job:
+    def layout_of(self, request: VideoRequest) -> ParallelLayout:
+        """The layout that a request uses: the engine's, its branches shared out where there is no guidance."""
+        layout = self.choice.layout
+        per_node = layout.num_ranks // self.config.nodes.num_nodes
+        return layout_for(layout, request.uses_guidance, self.spec.transformer.num_attention_heads, per_node)
+
+    def follow(self) -> None:
+        """Host this machine's ranks for an engine on another machine, until that one closes. Raises WorkerError."""
+        self._replica.start()
+        self._replica.follow()
+
+    def submit(
+        self,
+        request: VideoRequest,
+        output: str,
+        on_change: Callable[[Job], None] | None = None,
+        layout: ParallelLayout | None = None,
+    ) -> Job:
         """Queue a video to be written to `output`. Raises InvalidRequest; all later errors come from `Job.wait`.
 
-        `on_change` is called from a thread of the engine whenever the job's state changes.
+        `on_change` is called from a thread of the engine whenever the job's state changes. `layout` may be any layout
+        of the engine's number of ranks (InvalidLayout for others); left out it is `layout_of` the request.
         """
         self.check(request, output)
+        layout = layout or self.layout_of(request)
+        self._check_layout(layout, request)
         self.start(wait=False)
-        job = Job(f"video_{uuid4().hex}", request, str(Path(output).absolute()), on_change)
+        job = Job(f"video_{uuid4().hex}", request, layout, str(Path(output).absolute()), on_change)
         with self._lock:  # once it is closed, nothing takes jobs any more
             if self._closed:
                 raise WorkerError("the engine is closed")
             self._jobs.put(job)
         return job
+
+    def _check_layout(self, layout: ParallelLayout, request: VideoRequest) -> None:
+        if layout.num_ranks != self.choice.layout.num_ranks:
+            raise InvalidLayout(
+                f"{layout.name} has {layout.num_ranks} ranks and the engine {self.choice.layout.num_ranks}; "
+                "every request uses all of them"
+            )
+        if layout.cfg > 1 and not request.uses_guidance:
+            raise InvalidLayout(f"{layout.name} has two guidance branches and the request none; use guidance_scale > 1")
 
     def cancel(self, job: Job) -> None:
         """Stop a job: one that runs at its next step, one that waits before it starts. No effect on a finished one."""
@@ -154,12 +200,16 @@ class Engine:
         return False
 
     def _run(self, job: Job) -> None:
+        order = messages.RunJob(job_id=job.id, request=job.request, output=job.output, layout=job.layout)
         try:
-            self._replica.run(messages.RunJob(job_id=job.id, request=job.request, output=job.output), job.receive)
-        except BaseException as error:
-            self._failure = as_ringlight_error(error)
+            if self._must_restart:
+                self._worker = self._replica.start()
+                self._must_restart = False
+            self._replica.run(order, job.receive)
+        except BaseException as error:  # the ranks have ended; the next job starts them again
+            self._must_restart = True
             remove_parts(Path(job.output), job.id)
-            job.fail(Cancelled("the engine was closed") if self._closed else self._failure)
+            job.fail(Cancelled("the engine was closed") if self._closed else as_ringlight_error(error))
         finally:
             with self._lock:
                 self._running = None

@@ -12,6 +12,7 @@ import msgspec
 
 from ringlight.core import messages
 from ringlight.core.errors import RinglightError, from_code
+from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
 
@@ -77,10 +78,16 @@ class Job:
     """A handle on one submitted request. Safe to use from any thread."""
 
     def __init__(
-        self, job_id: str, request: VideoRequest, output: str, on_change: Callable[[Job], None] | None
+        self,
+        job_id: str,
+        request: VideoRequest,
+        layout: ParallelLayout,
+        output: str,
+        on_change: Callable[[Job], None] | None,
     ) -> None:
         self.id = job_id
         self.request = request
+        self.layout = layout
         self.output = output
         self.created_at = time.time()
         self._state = JobState()

@@ -1,122 +1,186 @@
-"""LocalReplica: a worker process on this machine, reached over a socket pair."""
+"""LocalReplica: the ranks of one replica that run on this machine. They live or die as one."""
 
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
+import socket
 import threading
-from collections.abc import Callable
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
-
-import msgspec
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import wait
 
 from ringlight.core import messages
-from ringlight.core.config import EngineConfig, worker_environment
+from ringlight.core.config import EngineConfig
 from ringlight.core.errors import WorkerError, from_code
 from ringlight.core.request import RequestLimits
+from ringlight.engine import process
+from ringlight.engine.process import RankProcess
 
-CLOSE_SECONDS = 3.0
-STDERR = 2  # the descriptor: sys.stderr may be an object without one (in notebooks, in tests)
+CAUSE_SECONDS = 1.0
 
 
 class LocalReplica:
-    """One worker process. Its death shows at once, as the end of the socket."""
+    """Worker processes on this machine, `num_ranks` over all machines. Rank 0 gives their messages on jobs."""
 
-    def __init__(self, config: EngineConfig, limits: RequestLimits) -> None:
-        self._setup = messages.WorkerSetup(config=config, limits=limits)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
-        self._send_lock = threading.Lock()
+    def __init__(self, config: EngineConfig, limits: RequestLimits, num_ranks: int = 1) -> None:
+        self._config = config
+        self._limits = limits
+        self._num_ranks = num_ranks
+        self._ranks: list[RankProcess] = []
         self._start_lock = threading.Lock()
         self._closed = False
         self._ready = False
 
     @property
-    def pid(self) -> int | None:
-        """The process id of the worker, once started."""
-        return self._process.pid if self._process else None
+    def pids(self) -> list[int]:
+        """The process ids of the ranks on this machine, once started."""
+        return [rank.pid for rank in self._ranks]
 
     def start(self) -> messages.WorkerReady:
-        self._connection, theirs = Pipe()
-        setup = msgspec.json.encode(self._setup).decode()
-        with theirs, self._start_lock:
+        with self._start_lock:
             if self._closed:
                 raise WorkerError("the engine is closed")
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "ringlight.worker.main", str(theirs.fileno()), setup],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=STDERR,
-                env=worker_environment(),
-                start_new_session=True,
-            )
-        timeout = self._setup.config.startup_timeout_seconds
-        if not self._connection.poll(timeout):
-            self.close()
-            raise WorkerError(f"the worker was not ready after {timeout:g} s")
-        message = self._receive()
-        if isinstance(message, messages.WorkerFailed):
-            self.close()
-            raise from_code(message.code, message.message)
-        assert isinstance(message, messages.WorkerReady)
+            self._ready = False
+            with contextlib.ExitStack() as listening:
+                self._ranks = []
+                for setup in self._setups(listening):
+                    self._ranks.append(RankProcess(setup))
+        ready = self._await_ready()
         self._ready = True
-        return message
+        return ready
 
     def run(self, job: messages.RunJob, receive: Callable[[messages.JobMessage], None]) -> None:
-        self._send(job)
-        while True:
-            message = self._receive()
-            assert not isinstance(message, (messages.WorkerReady, messages.WorkerFailed))
+        self._ranks[0].send(job)
+        for _, message in self._messages():
+            assert not isinstance(message, (messages.WorkerReady, messages.WorkerFailed, messages.GroupBroken))
             if message.job_id == job.job_id:
                 receive(message)
                 if isinstance(message, (messages.JobCompleted, messages.JobFailed)):
                     return
 
     def cancel(self, job_id: str) -> None:
-        self._send(messages.CancelJob(job_id=job_id))
+        self._ranks[0].send(messages.CancelJob(job_id=job_id))
+
+    def follow(self) -> None:
+        """Host ranks of a replica whose rank 0 is on another machine, until that one ends them.
+
+        Raises WorkerError when they end otherwise.
+        """
+        with contextlib.suppress(EOFError):
+            for _ in self._messages(until_shutdown=True):
+                pass
 
     def close(self) -> None:
         with self._start_lock:
             self._closed = True
-        if self._process is None:
-            return
-        if not self._ready:  # it loads, and would not listen
-            self._process.kill()
+        if not self._ready:  # they load, or are out of step, and would not listen
+            return self._kill()
         with contextlib.suppress(WorkerError):
-            self._send(messages.Shutdown())
-        try:
-            self._process.wait(CLOSE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            if self._ranks[0].place.rank == 0:  # it tells the others, on every machine
+                self._ranks[0].send(messages.Shutdown())
+        deadline = time.monotonic() + process.CLOSE_SECONDS
+        for rank in self._ranks:
+            rank.wait(max(0.0, deadline - time.monotonic()))
+        self._kill()
 
-    def _send(self, message: messages.ToWorker) -> None:
-        assert self._connection is not None
-        if not self._send_lock.acquire(timeout=CLOSE_SECONDS):
-            raise WorkerError("the worker does not listen")
-        try:
-            self._connection.send_bytes(messages.encode(message))
-        except OSError:
-            raise self._death() from None
-        finally:
-            self._send_lock.release()
+    def _setups(self, listening: contextlib.ExitStack) -> Iterator[messages.WorkerSetup]:
+        """What each rank on this machine is told. On a single machine they meet at a socket that we listen on."""
+        nodes = self._config.nodes
+        num_local = self._num_ranks // nodes.num_nodes
+        host, port, listener = "127.0.0.1", 0, -1
+        if nodes.num_nodes > 1:
+            host, port = nodes.host_and_port
+        elif num_local > 1:
+            server = listening.enter_context(socket.create_server((host, 0), backlog=num_local))
+            port, listener = server.getsockname()[1], server.fileno()
+        for local_rank in range(num_local):
+            rank = nodes.node_rank * num_local + local_rank
+            place = messages.RankPlace(
+                rank=rank,
+                num_ranks=self._num_ranks,
+                local_rank=local_rank,
+                num_local=num_local,
+                host=host,
+                port=port,
+                listener=listener if rank == 0 else -1,
+            )
+            yield messages.WorkerSetup(config=self._config, limits=self._limits, place=place)
 
-    def _receive(self) -> messages.FromWorker:
-        assert self._connection is not None
-        try:
-            message: messages.FromWorker = messages.from_worker_decoder.decode(self._connection.recv_bytes())
-            return message
-        except (EOFError, OSError):
-            raise self._death() from None
+    def _await_ready(self) -> messages.WorkerReady:
+        """The readiness of the first rank here, once all are ready."""
+        timeout = self._config.startup_timeout_seconds
+        ready: dict[int, messages.WorkerReady] = {}
+        for rank, message in self._messages(timeout):
+            if isinstance(message, messages.WorkerFailed):
+                self._kill()
+                raise from_code(message.code, message.message)
+            assert isinstance(message, messages.WorkerReady)
+            ready[rank.place.local_rank] = message
+            if len(ready) == len(self._ranks):
+                return ready[0]
+        self._kill()
+        raise WorkerError(f"the worker was not ready after {timeout:g} s")
 
-    def _death(self) -> WorkerError:
-        assert self._process is not None
-        try:
-            status = self._process.wait(CLOSE_SECONDS)
-        except subprocess.TimeoutExpired:
-            return WorkerError("the worker closed its connection and hangs")
-        cause = f"signal {-status}" if status < 0 else f"exit status {status}"
-        hint = " (out of memory?)" if status == -9 else ""
-        return WorkerError(f"the worker process died ({cause}){hint}; its log says more")
+    def _messages(
+        self, timeout_seconds: float | None = None, until_shutdown: bool = False
+    ) -> Iterator[tuple[RankProcess, messages.FromWorker]]:
+        """Messages of all ranks here as they come; ends after the timeout.
+
+        Raises, with all ranks ended, when one dies or says that it is out of step; EOFError when all have ended as they
+        were told.
+        """
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        by_connection = {rank.connection: rank for rank in self._ranks}
+        while True:
+            remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
+            speaking = wait(list(by_connection), remaining)
+            if not speaking:
+                return
+            for connection in speaking:
+                rank = by_connection[connection]  # type: ignore[index]
+                try:
+                    message = rank.receive()
+                except WorkerError as death:
+                    if until_shutdown and rank.wait(0) == 0:
+                        del by_connection[rank.connection]
+                        if not by_connection:
+                            raise EOFError from None
+                        continue
+                    raise self._end(rank, death) from None
+                if isinstance(message, messages.GroupBroken):
+                    raise self._end(rank, message)
+                yield rank, message
+
+    def _end(self, rank: RankProcess, sign: WorkerError | messages.GroupBroken) -> Exception:
+        """End all ranks, of which one has given a sign that they are out of step. Returns the error that began it.
+
+        The first sign need not be the cause: ranks notice that another is gone before we hear why.
+        """
+        signs: list[WorkerError | messages.GroupBroken] = [sign]
+        others = {other.connection: other for other in self._ranks if other is not rank}
+        deadline = time.monotonic() + CAUSE_SECONDS
+        while others and not any(map(is_cause, signs)) and time.monotonic() < deadline:
+            for connection in wait(list(others), max(0.0, deadline - time.monotonic())):
+                other = others[connection]  # type: ignore[index]
+                try:
+                    message = other.receive()
+                except WorkerError as death:
+                    signs.append(death)
+                    del others[other.connection]
+                    continue
+                if isinstance(message, messages.GroupBroken):
+                    signs.append(message)
+                    del others[other.connection]
+        self._kill()
+        cause = next(filter(is_cause, signs), signs[0])
+        return from_code(cause.code, cause.message) if isinstance(cause, messages.GroupBroken) else cause
+
+    def _kill(self) -> None:
+        self._ready = False
+        for rank in self._ranks:
+            rank.kill()
+
+
+def is_cause(sign: WorkerError | messages.GroupBroken) -> bool:
+    """Whether this began it: a rank that says so, or one that was killed by a signal."""
+    return sign.is_cause if isinstance(sign, messages.GroupBroken) else "signal" in str(sign)

@@ -23,6 +23,10 @@ class Replica(Protocol):
         """Ask for the job to stop at its next step."""
         ...
 
+    def follow(self) -> None:
+        """Host ranks for an engine on another machine, until that one closes. Raises WorkerError."""
+        ...
+
     def close(self) -> None:
         """End the workers. Safe to call twice."""
         ...

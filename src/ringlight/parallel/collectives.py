@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ringlight.parallel.link import Kind
+from ringlight.parallel.link import Kind, LinkLost
 from ringlight.parallel.mesh import Axis
 
 
@@ -37,7 +37,10 @@ class Transfers:
             if tensor.numel():
                 self._link.count(kind, tensor.nbytes)
                 operations.append(dist.P2POp(dist.isend, self._departing(tensor), axis.ranks[peer], self._link.group))
-        self._works = dist.batch_isend_irecv(operations) if operations else []
+        try:
+            self._works = dist.batch_isend_irecv(operations) if operations else []
+        except RuntimeError as error:
+            raise LinkLost(str(error)) from error
 
     def wait(self) -> None:
         """Return when all has been sent and received (on CUDA: make the current stream wait for it)."""
@@ -45,8 +48,11 @@ class Transfers:
         if not works:
             return
         with self._link.waiting(self._kind, self._on_cuda):
-            for work in works:
-                work.wait()
+            try:
+                for work in works:
+                    work.wait()
+            except RuntimeError as error:  # the peer's end of the connection is closed
+                raise LinkLost(str(error)) from error
             staged, self._staged = self._staged, []
             for tensor, landed in staged:
                 tensor.copy_(landed)

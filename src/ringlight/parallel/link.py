@@ -19,6 +19,10 @@ from ringlight.core.report import LinkReport
 Kind = Literal["ring", "ulysses", "cfg", "halo", "gather", "text", "frames"]
 
 
+class LinkLost(Exception):
+    """Another rank is gone, or did not come in time: the group is out of step and cannot go on."""
+
+
 class Link:
     """The group of all ranks of a worker, and a meter. One for all axes of all layouts of the same ranks.
 

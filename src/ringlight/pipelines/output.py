@@ -9,7 +9,7 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,11 +32,24 @@ BT709 = 1
 Frames = NDArray[Any]
 
 
+def to_uint8(frames_FHWC: Tensor) -> Tensor:
+    """Frames in [-1, 1] as 0..255, rounded to nearest."""
+    return frames_FHWC.float().mul(127.5).add_(127.5).round_().clamp_(0, 255).byte()
+
+
+def to_unit_range(frames_FHWC: Tensor) -> Tensor:
+    """Frames in [-1, 1] as float32 in 0..1."""
+    return frames_FHWC.float().mul(0.5).add_(0.5)
+
+
+FrameConverter = Callable[[Tensor], Tensor]  # decoded frames in [-1, 1] to what a writer takes, on their own device
+
+
 class FrameWriter(Protocol):
     """Takes frames as they come; `finish` returns the paths written, `abort` leaves nothing behind."""
 
     def write(self, frames_FHWC: Tensor) -> None:
-        """Take decoded frames (F, H, W, 3) in [-1, 1], on any device."""
+        """Take frames (F, H, W, 3) as the `frame_converter` of this output has made them, on any device."""
         ...
 
     def finish(self) -> list[str]: ...
@@ -89,6 +102,8 @@ class Abandoned(Exception):
 class EncodedWriter:
     """Frames as uint8 through a bounded queue to an encoder in a thread."""
 
+    convert = staticmethod(to_uint8)
+
     def __init__(self, path: Path, request: VideoRequest, job_id: str) -> None:
         self._path = path
         self._part = part_path(path, job_id)
@@ -101,7 +116,7 @@ class EncodedWriter:
     def write(self, frames_FHWC: Tensor) -> None:
         if self._error is not None:  # no need to decode the rest
             raise self._error
-        self._put(to_uint8(frames_FHWC))
+        self._put(frames_FHWC.cpu().numpy())
 
     def finish(self) -> list[str]:
         self._put(None)
@@ -147,13 +162,15 @@ class EncodedWriter:
 class PngWriter:
     """One picture, or numbered ones by a pattern."""
 
+    convert = staticmethod(to_uint8)
+
     def __init__(self, path: Path, request: VideoRequest, job_id: str) -> None:
         self._path = path
         self._job_id = job_id
         self._parts: list[tuple[Path, Path]] = []
 
     def write(self, frames_FHWC: Tensor) -> None:
-        for pixels in to_uint8(frames_FHWC):
+        for pixels in frames_FHWC.cpu().numpy():
             number = FRAME_NUMBER.search(self._path.name)
             name = self._path.name.replace(number[0], number[0] % len(self._parts)) if number else self._path.name
             path = self._path.with_name(name)
@@ -173,6 +190,8 @@ class PngWriter:
 class NpyWriter:
     """float32 frames [F, H, W, 3] in 0..1, as they left the decoder."""
 
+    convert = staticmethod(to_unit_range)
+
     def __init__(self, path: Path, request: VideoRequest, job_id: str) -> None:
         self._path = path
         self._part = part_path(path, job_id)
@@ -182,7 +201,7 @@ class NpyWriter:
         np.lib.format.write_array_header_1_0(self._file, header)
 
     def write(self, frames_FHWC: Tensor) -> None:
-        self._file.write(frames_FHWC.float().mul(0.5).add_(0.5).cpu().numpy().astype("<f4").tobytes())
+        self._file.write(frames_FHWC.cpu().numpy().astype("<f4").tobytes())
 
     def finish(self) -> list[str]:
         self._file.close()
@@ -204,6 +223,11 @@ WRITERS: dict[str, type[EncodedWriter] | type[PngWriter] | type[NpyWriter]] = {
 }
 
 
+def frame_converter(path: Path) -> FrameConverter:
+    """What makes frames ready for the writer of this extension, also on ranks that have no writer."""
+    return WRITERS[path.suffix.lower()].convert
+
+
 def open_writer(path: Path, request: VideoRequest, job_id: str) -> FrameWriter:
     """The writer for this extension, ready for frames."""
     return WRITERS[path.suffix.lower()](path, request, job_id)
@@ -219,10 +243,3 @@ def save_latents(latents: Tensor, path: Path, job_id: str) -> list[str]:
     finally:
         part.unlink(missing_ok=True)
     return [str(path)]
-
-
-def to_uint8(frames_FHWC: Tensor) -> Frames:
-    """Frames in [-1, 1] as uint8 on the CPU, rounded to nearest; converted on their own device."""
-    scaled = frames_FHWC.float().mul(127.5).add_(127.5).round_().clamp_(0, 255)
-    pixels: Frames = scaled.byte().cpu().numpy()
-    return pixels

@@ -31,8 +31,15 @@ class JobEvents(Protocol):
 
     def frames_decoded(self, num_done: int, num_frames: int) -> None: ...
 
-    def check_cancelled(self) -> None:
-        """Raise Cancelled when the job should stop."""
+    def check_cancelled(self, problem: Exception | None = None) -> None:
+        """A boundary, which every rank of a job comes to: raise on all of them when the job should stop.
+
+        That is Cancelled where somebody asked for it, or the `problem` that some rank has but could work on with.
+        """
+        ...
+
+    def check_problem(self, problem: Exception | None) -> None:
+        """The same for a problem alone, where it is too late to cancel."""
         ...
 
 
@@ -42,6 +49,7 @@ class Tracer:
     def __init__(self, device: torch.device, memory: MemoryMeter, events: JobEvents) -> None:
         self.stages: list[StageReport] = []
         self.step_seconds: list[float] = []
+        self.num_slices = 1
         self.events = events
         self._device = device
         self._memory = memory

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +19,9 @@ from ringlight.models.wan.checkpoint import WeightFiles, fill_random, load_weigh
 from ringlight.models.wan.text_encoder import TIED_NAMES, TextEncoder, load_tokenizer
 from ringlight.models.wan.transformer import WanTransformer
 from ringlight.models.wan.vae import WanVae
-from ringlight.parallel.mesh import ParallelMesh
-from ringlight.pipelines.output import open_writer, save_latents
-from ringlight.pipelines.stages.decoding import decode
+from ringlight.parallel.mesh import Axis, ParallelMesh
+from ringlight.pipelines.output import frame_converter, open_writer, save_latents
+from ringlight.pipelines.stages.decoding import WRITING_RANK, decode
 from ringlight.pipelines.stages.denoising import Guided, denoise
 from ringlight.pipelines.stages.image_encoding import encode_image
 from ringlight.pipelines.stages.input_validation import validate_input
@@ -26,6 +29,12 @@ from ringlight.pipelines.stages.latent_preparation import prepare_latents
 from ringlight.pipelines.stages.text_encoding import PromptCache, encode_text
 from ringlight.pipelines.stages.timestep_preparation import prepare_timesteps, require_scheduler
 from ringlight.pipelines.trace import Tracer
+
+# A floor under all speeds, in FLOP/s: for telling slow work from work that does not come.
+SLOWEST_CUDA, SLOWEST_CPU = 2e12, 1e9
+LEAST_PATIENCE_SECONDS = 120.0
+
+T = TypeVar("T")
 
 
 class Wan22TI2V:
@@ -38,30 +47,40 @@ class Wan22TI2V:
         device: torch.device,
         dtype: torch.dtype,
         vae_dtype: torch.dtype,
+        world: Axis,
     ) -> None:
-        """Load the checkpoint of `config`. Raises InvalidCheckpoint."""
+        """Load the checkpoint of `config`, of the text encoder this rank's part. Raises InvalidCheckpoint."""
         self.config, self.limits, self.device = config, limits, device
         self.model_path = Path(config.model_path)
         self.spec = ModelSpec.read(self.model_path)
         require_scheduler(self.spec.scheduler, self.model_path)
         self.kernel: AttentionKernel = choose_kernel(device, dtype, self.spec.transformer.attention_head_dim)
-        self.mesh = ParallelMesh.alone()
         self.transformer = self._load_transformer(dtype)
         self.vae = self._load_vae(vae_dtype)
-        self.prompts = PromptCache(self._load_text_encoder(dtype), config.prompt_cache_bytes)
+        self.prompts = PromptCache(self._load_text_encoder(dtype, world), config.prompt_cache_bytes)
 
     @torch.inference_mode()
-    def run(self, request: VideoRequest, output: Path, job_id: str, tracer: Tracer) -> list[str]:
-        """Make one video and write it to `output`; returns the paths written. One line per stage."""
+    def run(
+        self, request: VideoRequest, output: Path, job_id: str, tracer: Tracer, mesh: ParallelMesh | None = None
+    ) -> list[str]:
+        """Make one video and write it to `output`; returns the paths written. One line per stage.
+
+        Every rank of `mesh` (None: a single one) runs this alike; rank 0 writes, and the others return no paths.
+        """
+        mesh = mesh or ParallelMesh.alone()
         image = tracer.timed("InputValidation", validate_input, request, self.spec, self.limits)
         texts = tracer.timed("TextEncoding", encode_text, request, self.prompts)
-        first = None if image is None else tracer.timed("ImageEncoding", encode_image, image, self.vae, self.device)
+        first = None
+        if image is not None:
+            first = tracer.timed("ImageEncoding", encode_image, image, self.vae, self.device, mesh.world)
         noise = tracer.timed("LatentPreparation", prepare_latents, request, self.spec, self.device)
         times = tracer.timed("TimestepPreparation", prepare_timesteps, request, self.spec.scheduler, self.device)
-        latents = tracer.timed("Denoising", self._denoise, noise, first, times, texts, request, tracer)
+        latents = tracer.timed("Denoising", self._denoise, noise, first, times, texts, request, tracer, mesh)
         if output.suffix.lower() == ".safetensors":
-            return tracer.timed("Output", save_latents, latents, output, job_id)
-        return self._write_video(latents, request, output, job_id, tracer)
+            return (
+                tracer.timed("Output", _on_writer, partial(save_latents, latents, output, job_id), mesh, tracer) or []
+            )
+        return self._write_video(latents, request, output, job_id, tracer, mesh)
 
     def _denoise(
         self,
@@ -71,22 +90,40 @@ class Wan22TI2V:
         texts: list[Tensor],
         request: VideoRequest,
         tracer: Tracer,
+        mesh: ParallelMesh,
     ) -> Tensor:
-        num_rows, guidance_scale = self.spec.max_text_tokens, request.guidance_scale
-        guided = Guided(self.transformer, self.kernel, self.mesh, texts, num_rows, guidance_scale)
+        tracer.num_slices = self.config.num_slices or 1
+        guided = Guided(
+            self.transformer,
+            self.kernel,
+            mesh,
+            texts,
+            self.spec.max_text_tokens,
+            request.guidance_scale,
+            tracer.num_slices,
+        )
         return denoise(noise, first, scheduler, guided, tracer)
 
     def _write_video(
-        self, latents: Tensor, request: VideoRequest, output: Path, job_id: str, tracer: Tracer
+        self, latents: Tensor, request: VideoRequest, output: Path, job_id: str, tracer: Tracer, mesh: ParallelMesh
     ) -> list[str]:
-        writer = open_writer(output, request, job_id)
+        writer = _on_writer(partial(open_writer, output, request, job_id), mesh, tracer)
         try:
-            chunk = self.config.decode_chunk
-            tracer.timed("Decoding", decode, latents, self.vae, chunk, writer, tracer.events)
-            return tracer.timed("Output", writer.finish)
+            chunk, convert = self.config.decode_chunk, frame_converter(output)
+            tracer.timed("Decoding", decode, latents, self.vae, chunk, convert, writer, tracer.events, mesh.world)
+            return tracer.timed("Output", _on_writer, lambda: writer.finish() if writer else [], mesh, tracer) or []
         except BaseException:
-            writer.abort()
+            if writer is not None:
+                writer.abort()
             raise
+
+    def patience_seconds(self, request: VideoRequest) -> float:
+        """More than any rank could need between two boundaries of a request: what comes later does not come."""
+        num_tokens = self.spec.num_tokens(request.num_frames, request.height, request.width)
+        forward = self.spec.transformer.forward_flops(num_tokens) * (2 if request.uses_guidance else 1)
+        text = self.spec.text_encoder.flops(self.spec.max_text_tokens) * 2
+        rate = SLOWEST_CUDA if self.device.type == "cuda" else SLOWEST_CPU
+        return LEAST_PATIENCE_SECONDS + (forward + text) / rate
 
     def _load_transformer(self, dtype: torch.dtype) -> WanTransformer:
         with torch.device("meta"):
@@ -104,15 +141,15 @@ class Wan22TI2V:
         vae.optimise_layout()
         return vae
 
-    def _load_text_encoder(self, dtype: torch.dtype) -> TextEncoder:
+    def _load_text_encoder(self, dtype: torch.dtype, world: Axis) -> TextEncoder:
         tokenizer = load_tokenizer(self.model_path / "tokenizer")
         if len(tokenizer) > self.spec.text_encoder.vocab_size:
             raise InvalidCheckpoint(
                 f"{self.model_path / 'tokenizer'}: has {len(tokenizer)} tokens, more than the text encoder's table "
                 f"({self.spec.text_encoder.vocab_size})"
             )
-        with torch.device("meta"):
-            encoder = TextEncoder(self.model_path / "text_encoder", tokenizer, self.spec.max_text_tokens)
+        folder, max_tokens = self.model_path / "text_encoder", self.spec.max_text_tokens
+        encoder = TextEncoder(folder, tokenizer, max_tokens, world)
         encoder.prepare(self.device, dtype)
         self._fill(encoder, "text_encoder", stem="model")
         return encoder
@@ -124,3 +161,15 @@ class Wan22TI2V:
             fill_random(network, seed=0)
         else:
             load_weights(network, WeightFiles(self.model_path / name, stem, TIED_NAMES))
+
+
+def _on_writer(action: Callable[[], T], mesh: ParallelMesh, tracer: Tracer) -> T | None:
+    """What rank 0 alone does for the output, and None on the others. What it raises, all ranks raise together."""
+    result, problem = None, None
+    if mesh.world.rank == WRITING_RANK:
+        try:
+            result = action()
+        except Exception as error:
+            problem = error
+    tracer.events.check_problem(problem)
+    return result

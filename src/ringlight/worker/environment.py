@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -12,13 +13,17 @@ from typing import Any
 import torch
 
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import InvalidSetting
+from ringlight.core.errors import InvalidLayout, InvalidSetting
+from ringlight.core.messages import RankPlace
 
 PACKAGES = ("ringlight", "torch", "diffusers", "transformers", "av")
 
 
-def choose_device(config: EngineConfig) -> torch.device:
-    """The device asked for; auto is CUDA where there is one. Raises InvalidSetting where it is not there."""
+def choose_device(config: EngineConfig, place: RankPlace) -> torch.device:
+    """The device of this rank; auto is CUDA where there is one.
+
+    Raises InvalidSetting where CUDA is asked for and not there, InvalidLayout where there are fewer devices than ranks.
+    """
     if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -27,7 +32,14 @@ def choose_device(config: EngineConfig) -> torch.device:
             f"--device cuda: torch {torch.__version__} (built for CUDA: {built}) sees no CUDA device; "
             "install a CUDA build of torch and a driver, or use --device cpu"
         )
-    return torch.device("cuda", 0)
+    if (found := torch.cuda.device_count()) < place.num_local:
+        raise InvalidLayout(
+            f"{place.num_local} ranks on this machine need a CUDA device each, and torch sees {found}; "
+            f"use --num-gpus {found}, or --device cpu"
+        )
+    device = torch.device("cuda", place.local_rank)
+    torch.cuda.set_device(device)
+    return device
 
 
 def choose_dtypes(config: EngineConfig, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
@@ -37,10 +49,15 @@ def choose_dtypes(config: EngineConfig, device: torch.device) -> tuple[torch.dty
     return getattr(torch, name), getattr(torch, config.vae_dtype)
 
 
-def apply_settings(config: EngineConfig) -> None:
-    """Set what torch keeps for the whole process: threads, and TensorFloat-32 in convolutions only."""
+def apply_settings(config: EngineConfig, device: torch.device, num_local: int) -> None:
+    """Set what torch keeps for the whole process: threads, and TensorFloat-32 in convolutions only.
+
+    Ranks that share a machine's CPU share its cores.
+    """
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
+    elif device.type == "cpu" and num_local > 1:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_local))
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = config.tf32
 

@@ -1,20 +1,16 @@
 """The process: load, then make one video after another until told to stop or left alone.
 
 Started by the engine as `python -m ringlight.worker.main FD SETUP`, where FD is the number of an inherited socket and
-SETUP a WorkerSetup in JSON. If the engine dies, the socket closes and this process ends at once.
+SETUP a WorkerSetup in JSON. If the engine dies, the socket closes and this process ends at once. Rank 0 hears of jobs
+from the engine and tells the other ranks, on this machine or another.
 """
 
 from __future__ import annotations
 
-import errno
 import gc
-import os
-import queue
 import signal
 import sys
-import threading
 import time
-import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -22,78 +18,20 @@ import msgspec
 import torch
 
 from ringlight.core import messages
-from ringlight.core.errors import Cancelled, InvalidRequest, OutOfMemory, RinglightError, WorkerError
-from ringlight.core.layout import ParallelLayout
-from ringlight.core.output import remove_parts
-from ringlight.core.report import RunReport, workload_hash
-from ringlight.core.request import VideoRequest
+from ringlight.core.errors import InvalidRequest, WorkerError
+from ringlight.core.report import RankReport, RunReport, workload_hash
+from ringlight.parallel.group import RankGroup
+from ringlight.parallel.link import LinkLost
+from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines.trace import Tracer
 from ringlight.pipelines.wan22_ti2v import Wan22TI2V
 from ringlight.worker import environment
+from ringlight.worker.corridor import Corridor
+from ringlight.worker.events import Events
+from ringlight.worker.failures import as_failure, as_ringlight_error
 from ringlight.worker.memory import meter_for
 
-OUT_OF_MEMORY_WORDS = (
-    "can't allocate memory",  # torch's CPU allocator
-    "unable to find an engine to execute this computation",  # cuDNN without room for a workspace
-    "STATUS_ALLOC_FAILED",  # cuBLAS and cuDNN
-)
-OUTPUT_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.ENOENT)
-
-
-class Corridor:
-    """The socket to the engine: sends messages from any thread, and sorts what comes in on one of its own."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._send_lock = threading.Lock()
-        self._cancelled: set[str] = set()
-        self.running: messages.RunJob | None = None
-        self.jobs: queue.Queue[messages.RunJob | None] = queue.Queue()
-        threading.Thread(target=self._receive, name="corridor", daemon=True).start()
-
-    def send(self, message: messages.FromWorker) -> None:
-        with self._send_lock:
-            self._connection.send_bytes(messages.encode(message))
-
-    def is_cancelled(self, job_id: str) -> bool:
-        return job_id in self._cancelled
-
-    def _receive(self) -> None:
-        try:
-            while True:
-                message = messages.to_worker_decoder.decode(self._connection.recv_bytes())
-                match message:
-                    case messages.RunJob():
-                        self.jobs.put(message)
-                    case messages.CancelJob(job_id=job_id):
-                        self._cancelled.add(job_id)
-                    case messages.Shutdown():
-                        self.jobs.put(None)
-        except (EOFError, OSError, msgspec.DecodeError):
-            if (job := self.running) is not None:
-                remove_parts(Path(job.output), job.job_id)
-            os._exit(1)  # the engine is gone, or cannot be understood; nobody waits for what we do
-
-
-class Events:
-    """Tells the engine how one job goes."""
-
-    def __init__(self, corridor: Corridor, job_id: str) -> None:
-        self._corridor = corridor
-        self._job_id = job_id
-
-    def stage_started(self, stage: str) -> None:
-        self._corridor.send(messages.StageStarted(job_id=self._job_id, stage=stage))
-
-    def step_finished(self, step: int, num_steps: int, seconds: float) -> None:
-        self._corridor.send(messages.StepFinished(job_id=self._job_id, step=step, num_steps=num_steps, seconds=seconds))
-
-    def frames_decoded(self, num_done: int, num_frames: int) -> None:
-        self._corridor.send(messages.FramesDecoded(job_id=self._job_id, num_done=num_done, num_frames=num_frames))
-
-    def check_cancelled(self) -> None:
-        if self._corridor.is_cancelled(self._job_id):
-            raise Cancelled("cancelled")
+TOO_LARGE_TO_LOAD = "the model's weights do not fit into this device's memory"
 
 
 class Worker:
@@ -102,90 +40,112 @@ class Worker:
     def __init__(self, setup: messages.WorkerSetup, corridor: Corridor) -> None:
         start = time.perf_counter()
         self._corridor = corridor
-        environment.apply_settings(setup.config)
-        self._device = environment.choose_device(setup.config)
-        dtype, vae_dtype = environment.choose_dtypes(setup.config, self._device)
-        self._pipeline = Wan22TI2V(setup.config, setup.limits, self._device, dtype, vae_dtype)
-        described = environment.describe(setup.config, self._device, dtype, vae_dtype, self._pipeline.kernel.name)
-        self._meter = meter_for(self._device)
+        self._place = setup.place
+        config = setup.config
+        self._device = environment.choose_device(config, setup.place)
+        environment.apply_settings(config, self._device, setup.place.num_local)
+        dtype, vae_dtype = environment.choose_dtypes(config, self._device)
+        self._group = RankGroup.join(
+            setup.place, self._device, config.startup_timeout_seconds, config.watchdog_seconds, self._leave
+        )
+        try:
+            self._pipeline = Wan22TI2V(config, setup.limits, self._device, dtype, vae_dtype, self._group.world)
+        except Exception as error:  # the other ranks wait for this one
+            failure = as_ringlight_error(error, TOO_LARGE_TO_LOAD)
+            self._group.confess(failure.code, str(failure))
+            raise failure from error
+        described = environment.describe(config, self._device, dtype, vae_dtype, self._pipeline.kernel.name)
+        self._meter = meter_for(self._device, setup.place.rank)
         gc.collect()
         gc.freeze()  # what is loaded stays: to look through it again costs 0.2 s at the start of every job
         seconds = time.perf_counter() - start
-        self._environment = described | {"load_seconds": seconds}
+        self._environment = described | {"load_seconds": seconds, "num_nodes": config.nodes.num_nodes}
+        self._group.control.agree(0)  # ready means that all are
         corridor.send(messages.WorkerReady(environment=self._environment, load_seconds=seconds))
 
     def serve(self) -> None:
         """Run jobs until told to stop."""
-        while (job := self._corridor.jobs.get()) is not None:
+        while isinstance(job := self._next_order(), messages.RunJob):
             ending = self._finish(job)
+            self._group.expect(None)
             if isinstance(ending, messages.JobFailed):
                 release_memory(self._device)
-            self._corridor.send(ending)
+            if self._place.rank == 0:
+                self._corridor.send(ending)
+
+    def _next_order(self) -> messages.ToWorker:
+        """What the engine wants of rank 0, told to all ranks."""
+        order = messages.encode(self._corridor.jobs.get()) if self._place.rank == 0 else b""
+        try:
+            decoded: messages.ToWorker = messages.to_worker_decoder.decode(self._group.control.broadcast(order))
+            return decoded
+        except LinkLost as lost:
+            self._leave(WorkerError.code, f"rank {self._place.rank} lost another rank: {lost}", is_cause=False)
+            raise
 
     def _finish(self, job: messages.RunJob) -> messages.JobCompleted | messages.JobFailed:
-        """Run a job and say how it ended. No error outlives this: its traceback would keep the job's tensors."""
+        """Run a job and say how it ended. No error outlives this: its traceback would keep the job's tensors.
+
+        An error that all ranks raise alike ends this job alone. Any other ends the group.
+        """
         self._corridor.running = job
+        events = Events(self._corridor, self._group, job, self._pipeline.patience_seconds(job.request))
         try:
-            return messages.JobCompleted(job_id=job.job_id, report=self._run(job))
-        except Exception as error:  # whatever it is ends this job alone; the worker lives on
-            failure = output_error(error, job) or as_ringlight_error(error, too_large_message(job.request))
+            return messages.JobCompleted(job_id=job.job_id, report=self._run(job, events))
+        except LinkLost as lost:
+            self._leave(WorkerError.code, f"rank {self._place.rank} lost another rank: {lost}", is_cause=False)
+            raise
+        except Exception as error:  # whatever it is, the worker lives on if the ranks are in step
+            failure = as_failure(error, job)
+            if not events.left_together:
+                try:
+                    events.require_alike(failure)
+                except LinkLost:
+                    self._leave(failure.code, str(failure), is_cause=True)
+                self._group.renew(self._device)
             problems = list(failure.problems) if isinstance(failure, InvalidRequest) else []
             return messages.JobFailed(job_id=job.job_id, code=failure.code, message=str(failure), problems=problems)
         finally:
             self._corridor.running = None
 
-    def _run(self, job: messages.RunJob) -> RunReport:
-        request = job.request
+    def _run(self, job: messages.RunJob, events: Events) -> RunReport:
+        request, pipeline = job.request, self._pipeline
         self._meter.start()
-        tracer = Tracer(self._device, self._meter, Events(self._corridor, job.job_id))
+        self._group.link.reset()
+        mesh = ParallelMesh.of(job.layout, self._place.rank, self._group.link)
+        tracer = Tracer(self._device, self._meter, events)
         start = time.perf_counter()
-        outputs = self._pipeline.run(request, Path(job.output), job.job_id, tracer)
+        outputs = pipeline.run(request, Path(job.output), job.job_id, tracer, mesh)
         total = time.perf_counter() - start
-        workload = request.workload() | {"model_sha256": self._pipeline.spec.fingerprint}
+        mine = RankReport(
+            rank=self._place.rank, stages=tracer.stages, memory=self._meter.report(), link=self._group.link.report()
+        )
+        ranks = [
+            msgspec.msgpack.decode(part, type=RankReport)
+            for part in self._group.control.gather(msgspec.msgpack.encode(mine))
+        ]
+        workload = request.workload() | {"model_sha256": pipeline.spec.fingerprint}
         return RunReport(
             workload=workload,
             workload_hash=workload_hash(workload),
-            layout=ParallelLayout().name,
-            environment=self._environment | {"model": self._pipeline.spec.name},
+            layout=job.layout.name,
+            environment=self._environment | {"model": pipeline.spec.name},
             stages=tracer.stages,
             other_seconds=total - sum(stage.seconds for stage in tracer.stages),
             total_seconds=total,
             step_seconds=tracer.step_seconds,
-            memory=[self._meter.report()],
-            num_tokens=self._pipeline.spec.num_tokens(request.num_frames, request.height, request.width),
+            ranks=ranks,
+            num_tokens=pipeline.spec.num_tokens(request.num_frames, request.height, request.width),
             outputs=outputs,
+            num_slices=tracer.num_slices,
         )
 
-
-def output_error(error: Exception, job: messages.RunJob) -> WorkerError | None:
-    """What to report where the output cannot be written, else None."""
-    if isinstance(error, OSError) and error.errno in OUTPUT_ERRNOS:
-        return WorkerError(f"{job.output}: {error.strerror}; make room or choose another place, and ask again")
-    return None
-
-
-def too_large_message(request: VideoRequest) -> str:
-    return (
-        f"{request.width}x{request.height} with {request.num_frames} frames does not fit into this device's memory; "
-        "ask for a smaller size or fewer frames, or use --vae-dtype bfloat16"
-    )
-
-
-def as_ringlight_error(error: Exception, too_large: str) -> RinglightError:
-    """The error to report: ours as it is, `too_large` for running out of memory, all else with a traceback logged."""
-    if isinstance(error, RinglightError):
-        return error
-    if is_out_of_memory(error):
-        return OutOfMemory(too_large)
-    traceback.print_exception(error)
-    return WorkerError(f"{type(error).__name__}: {error}")
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out. Libraries below torch say so in words of their own."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_WORDS)
+    def _leave(self, code: str, message: str, is_cause: bool) -> None:
+        """End this process, for its group is out of step. Called from any thread."""
+        if is_cause:
+            self._group.confess(code, message)
+        rank = self._place.rank
+        self._corridor.leave(messages.GroupBroken(rank=rank, code=code, message=message, is_cause=is_cause))
 
 
 def release_memory(device: torch.device) -> None:
@@ -203,7 +163,7 @@ def main() -> None:
     try:
         worker = Worker(setup, corridor)
     except Exception as error:  # whatever it is, the engine must hear of it before this process ends
-        failure = as_ringlight_error(error, "the model's weights do not fit into this device's memory")
+        failure = as_ringlight_error(error, TOO_LARGE_TO_LOAD)
         corridor.send(messages.WorkerFailed(code=failure.code, message=str(failure)))
         sys.exit(1)
     worker.serve()

@@ -18,8 +18,9 @@ RESET_PEAK = "5"  # proc(5): resets the peak resident set size
 class CudaMeter:
     """Peaks of the caching allocator, the weights included."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, rank: int) -> None:
         self._device = device
+        self._rank = rank
         self._peaks = (0, 0)
 
     def start(self) -> None:
@@ -42,7 +43,7 @@ class CudaMeter:
         reserved, allocated = self._peaks
         overhead = reserved - allocated
         return MemoryReport(
-            rank=0,
+            rank=self._rank,
             device=str(self._device),
             peak_reserved_bytes=reserved,
             peak_allocated_bytes=allocated,
@@ -61,7 +62,8 @@ class CudaMeter:
 class ResidentMeter:
     """The resident size of the process, whose peak Linux keeps and can reset. Where it does not, there is no report."""
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int = 0) -> None:
+        self._rank = rank
         self._idle = 0
         self._peak = 0
         self._measures = can_reset_peak()
@@ -86,10 +88,10 @@ class ResidentMeter:
     def report(self) -> MemoryReport:
         """Peaks since `start`, and the growth over the idle worker."""
         if not self._measures:
-            return MemoryReport(rank=0, device="cpu")
+            return MemoryReport(rank=self._rank, device="cpu")
         peak = max(self._peak, self.peak_bytes())
         return MemoryReport(
-            rank=0,
+            rank=self._rank,
             device="cpu",
             peak_resident_bytes=peak,
             idle_resident_bytes=self._idle,
@@ -114,6 +116,6 @@ def can_reset_peak() -> bool:
         return False
 
 
-def meter_for(device: torch.device) -> CudaMeter | ResidentMeter:
-    """The meter of a device."""
-    return CudaMeter(device) if device.type == "cuda" else ResidentMeter()
+def meter_for(device: torch.device, rank: int) -> CudaMeter | ResidentMeter:
+    """The meter of a rank's device."""
+    return CudaMeter(device, rank) if device.type == "cuda" else ResidentMeter(rank)

@@ -4,7 +4,10 @@ Activations are THWC: T frames, H rows, W columns, C channels, contiguous, batch
 channels-last, which convolutions want; norms over channels then run along memory.
 
 A `Stream` keeps the last frames that each convolution has seen, so frames may come one by one or several at a time
-with the same result. What is done differently from the reference, with the same result to rounding:
+with the same result. The frames may be bands of rows that lie on many ranks: of what a convolution of 3x3 sees, a rank
+has its own rows and one halo row above and below, of history too, so that each row travels once.
+
+What is done differently from the reference, with the same result to rounding:
 - The first frame has only zeros before it, so of each 3x3x3 kernel only the last 3x3 is multiplied.
 - Where frames come in twos, a kernel of three frames takes four 3x3 convolutions per pair instead of six (Winograd's
   F(2, 3) along time, arXiv 1509.09308), no less exact in float32.
@@ -13,10 +16,13 @@ with the same result. What is done differently from the reference, with the same
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+
+from ringlight.parallel.halo import Bands, Halo
 
 HISTORY = 2  # frames before the current one that a kernel of three reaches
 
@@ -28,27 +34,34 @@ class Stream:
     come and go in.
     """
 
-    def __init__(self, network: nn.Module, rows: int, columns: int, one_frame: bool) -> None:
+    def __init__(self, network: nn.Module, bands: Bands, columns: int, one_frame: bool) -> None:
         """For a network whose latents have these rows and columns. `one_frame`: nothing follows, so nothing is kept."""
+        self.bands = bands
         self._history: dict[CausalConv, Tensor] = {}
         self._started: set[CausalConv] = set()
         self._workspace: Tensor | None = None
         if not one_frame:
-            self._allocate([conv for conv in network.modules() if isinstance(conv, CausalConv)], rows, columns)
+            self._allocate([conv for conv in network.modules() if isinstance(conv, CausalConv)], columns)
 
     @property
     def history_bytes(self) -> int:
         return sum(history.nbytes for history in self._history.values())
 
+    def halo_of(self, conv: CausalConv) -> int:
+        """Rows of its neighbours' bands that `conv` needs on each side."""
+        return conv.padding[1] if self.bands.are_split else 0
+
     def window(self, conv: CausalConv, like: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
         """(whole, new): the input of `conv` with its history before it, and the part of it to write new frames to.
 
-        Before the first frame there is no history: with a single frame the window is that frame alone.
+        Both have halo rows beside the rows of `like`. Before the first frame there is no history: with a single frame
+        the window is that frame alone.
         """
+        shape = (like.shape[1] + 2 * self.halo_of(conv), *like.shape[2:])
         if not self.has_history(conv) and num_frames == 1:
-            whole = self._scratch(like, 1)
+            whole = self._scratch(like, (1, *shape))
             return whole, whole
-        whole = self._scratch(like, HISTORY + num_frames)
+        whole = self._scratch(like, (HISTORY + num_frames, *shape))
         whole[:HISTORY].copy_(self._history[conv])
         return whole, whole[HISTORY:]
 
@@ -62,25 +75,32 @@ class Stream:
     def has_history(self, conv: CausalConv) -> bool:
         return conv in self._started
 
-    def _allocate(self, convs: list[CausalConv], rows: int, columns: int) -> None:
-        shapes = {
-            conv: (HISTORY, rows * conv.scale, columns * conv.scale, conv.weight.shape[1])
-            for conv in convs
-            if conv.kernel_frames > 1
-        }
+    def _allocate(self, convs: list[CausalConv], columns: int) -> None:
+        shapes = {}
+        for conv in convs:
+            if conv.kernel_frames > 1:
+                rows = self.bands.size * conv.scale + 2 * self.halo_of(conv)
+                shapes[conv] = (HISTORY, rows, columns * conv.scale, conv.weight.shape[1])
         sizes = [math.prod(shape) for shape in shapes.values()]
         everything = convs[0].bias.new_zeros(sum(sizes))
         parts = everything.split(sizes)
         self._history = {conv: part.view(shapes[conv]) for conv, part in zip(shapes, parts, strict=True)}
 
-    def _scratch(self, like: Tensor, num_frames: int) -> Tensor:
-        """Room for `num_frames` frames shaped like `like`'s, shared by all convolutions of the stream in turn."""
-        shape = (num_frames, *like.shape[1:])
+    def _scratch(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Room for a tensor of this shape, shared by all convolutions of the stream in turn."""
         size = math.prod(shape)
         if self._workspace is None or self._workspace.numel() < size:
             self._workspace = None  # freed before the larger one is made
             self._workspace = like.new_empty(size)
         return self._workspace[:size].view(shape)
+
+
+Activation = Callable[[Tensor, Tensor], object]  # writes what a convolution sees of its first argument to the second
+
+
+def _copy(x: Tensor, out: Tensor) -> None:
+    """The activation of what is convolved as it is."""
+    out.copy_(x)
 
 
 def convolve(
@@ -141,39 +161,59 @@ class CausalConv(nn.Module):
             self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last_3d)
 
     def run(self, window: Tensor, stream: Stream) -> Tensor:
-        """Convolve a window from `stream.window`, and keep its last frames."""
+        """Convolve a window from `stream.window`, and keep its last frames. Where it has halo rows, no rows are
+        padded."""
+        padding = (0, self.padding[1] - stream.halo_of(self), self.padding[2])
         if len(window) < self.kernel_frames:
-            out = convolve(window, self.weight[:, :, -1:], self.bias, self.padding)
+            out = convolve(window, self.weight[:, :, -1:], self.bias, padding)
         elif self._pair_weights is not None:
-            out = self._convolve_pairs(window, self._pair_weights)
+            out = self._convolve_pairs(window, self._pair_weights, padding)
         else:
-            out = convolve(window, self.weight, self.bias, self.padding)
+            out = convolve(window, self.weight, self.bias, padding)
         stream.keep(self, window)
         return out
 
-    def _convolve_pairs(self, window: Tensor, weights: Tensor) -> Tensor:
+    def _convolve_pairs(self, window: Tensor, weights: Tensor, padding: tuple[int, int, int]) -> Tensor:
         """Each pair of new frames from the four frames a, b, c, d that it sees, by four products instead of six:
 
         p = k0 (a - c), q = (k0+k1+k2)/2 (b + c), r = (k0-k1+k2)/2 (c - b), s = k2 (b - d); p + q + r and q - r - s.
         """
         first, plus, minus, last = (weight.unsqueeze(2) for weight in weights.chunk(4))
-        out = window.new_empty(len(window) - HISTORY, *window.shape[1:3], len(self.bias))
+        rows = window.shape[1] - 2 * (self.padding[1] - padding[1])
+        out = window.new_empty(len(window) - HISTORY, rows, window.shape[2], len(self.bias))
         mixed = torch.empty_like(window[:1])
         for start in range(0, len(out), 2):  # pair by pair, so that the products stay small
             a, b, c, d = window[start : start + 4].split(1)
-            q = convolve(torch.add(b, c, out=mixed), plus, None, self.padding)
-            p = convolve(torch.sub(a, c, out=mixed), first, self.bias, self.padding).add_(q)
-            r = convolve(torch.sub(c, b, out=mixed), minus, None, self.padding)
+            q = convolve(torch.add(b, c, out=mixed), plus, None, padding)
+            p = convolve(torch.sub(a, c, out=mixed), first, self.bias, padding).add_(q)
+            r = convolve(torch.sub(c, b, out=mixed), minus, None, padding)
             torch.add(p, r, out=out[start : start + 1])
-            s = convolve(torch.sub(b, d, out=mixed), last, -self.bias, self.padding)
+            s = convolve(torch.sub(b, d, out=mixed), last, -self.bias, padding)
             torch.sub(q.sub_(r), s, out=out[start + 1 : start + 2])
         return out
 
     def forward(self, x_THWC: Tensor, stream: Stream) -> Tensor:
         if self.kernel_frames == 1:
             return convolve(x_THWC, self.weight, self.bias, self.padding)
+        return self.convolve_activated(x_THWC, _copy, stream)
+
+    def convolve_activated(self, x_THWC: Tensor, activate: Activation, stream: Stream) -> Tensor:
+        """Convolve an activation of `x_THWC`, written straight into the window.
+
+        Of a band, the edge rows are written first: they travel to the neighbours while the rest is written.
+        """
         whole, new = stream.window(self, x_THWC, len(x_THWC))
-        new.copy_(x_THWC)
+        if not stream.halo_of(self):
+            activate(x_THWC, new)
+            return self.run(whole, stream)
+        first, last = (x_THWC.new_empty(len(new), 1, *x_THWC.shape[2:]) for _ in range(2))
+        activate(x_THWC[:, :1], first)
+        activate(x_THWC[:, -1:], last)
+        halo = Halo(first, last, stream.bands)
+        activate(x_THWC[:, 1:-1], new[:, 2:-2])
+        new[:, 1:2] = first
+        new[:, -2:-1] = last
+        new[:, :1], new[:, -1:] = halo.wait()
         return self.run(whole, stream)
 
 
@@ -198,7 +238,5 @@ class RmsNorm(nn.Module):
 
 
 def norm_silu_conv(x: Tensor, norm: RmsNorm, conv: CausalConv, stream: Stream) -> Tensor:
-    """conv(silu(norm(x))): the activation is written straight into the convolution's window."""
-    whole, new = stream.window(conv, x, len(x))
-    F.silu(norm.into(x, new), inplace=True)
-    return conv.run(whole, stream)
+    """conv(silu(norm(x)))."""
+    return conv.convolve_activated(x, lambda rows, out: F.silu(norm.into(rows, out), inplace=True), stream)

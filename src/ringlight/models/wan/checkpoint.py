@@ -2,13 +2,14 @@
 
 A network says where each tensor of its checkpoint goes (`checkpoint_slots`: name there -> a view of a parameter
 here). Names missing or extra and wrong shapes are found from the headers, before any weight is read, and listed in
-one error.
+one error. A slot on the meta device is another rank's: held to the headers like all others, so that every rank finds
+the same, but neither read nor filled here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -68,22 +69,24 @@ class WeightFiles:
                     found[self.aliases.get(name, name)] = tuple(header.get_shape())
         return found
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor, memory-mapped, one file open at a time."""
+    def tensors(self, wanted: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of these names, memory-mapped, one file open at a time. Others are not touched."""
         for path in self.paths:
             with _opened(path) as file:
-                for name in file.keys():  # noqa: SIM118 - not a dict
-                    yield self.aliases.get(name, name), file.get_tensor(name)
+                for stored in file.keys():  # noqa: SIM118 - not a dict
+                    name = self.aliases.get(stored, stored)
+                    if name in wanted:
+                        yield name, file.get_tensor(stored)
 
 
 def load_weights(network: HasSlots, files: WeightFiles) -> None:
     """Fill a network's parameters from its files. Raises InvalidCheckpoint naming all that does not match."""
     slots = network.checkpoint_slots()
     _require_match(files, slots)
+    here = {name: slot for name, slot in slots.items() if not slot.is_meta}
     with torch.no_grad():
-        for name, tensor in files.tensors():
-            slot = slots[name]
-            slot.copy_(tensor.to(slot.device))
+        for name, tensor in files.tensors(here):
+            here[name].copy_(tensor.to(here[name].device))
 
 
 def materialise(
@@ -109,11 +112,14 @@ def fill_random(network: HasSlots, seed: int) -> None:
     """Random weights in place, scaled so that signals neither die nor explode (for benchmarks and demos).
 
     Gains of norms (vectors without a bias of the same layer) are ones, biases small, matrices of variance 1/fan-in.
+    A tensor's numbers come from the seed and its place among the names of all ranks: the same however they are split.
     """
     slots = network.checkpoint_slots()
     with torch.no_grad():
         for position, name in enumerate(sorted(slots)):
             slot = slots[name]
+            if slot.is_meta:
+                continue
             generator = torch.Generator(slot.device).manual_seed(seed * 1_000_003 + position)
             noise = torch.empty(slot.shape, device=slot.device).normal_(generator=generator)
             if _is_gain(name, slot):

@@ -3,6 +3,7 @@
 T frames, H rows, W columns, C channels, as in causal.py. What is done differently, with the same result to rounding:
 - Doubling rows and columns and then convolving 3x3 is one 2x2 convolution with four sets of summed weights.
 - Shortcuts that repeat values are added in place, never built.
+Of a band, the rows that need the neighbours' come last, so that these travel meanwhile.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from ringlight.models.wan.causal import CausalConv, Stream, convolve
 from ringlight.models.wan.residual import ResidualBlock
+from ringlight.parallel.halo import Halo
 
 
 class Upsampler(nn.Module):
@@ -33,18 +35,40 @@ class Upsampler(nn.Module):
             x = self._double_frames(x, self.time_conv, stream, first)
         frames, rows, columns, _ = x.shape
         out = x.new_empty(frames, rows, 2, columns, 2, self.channels)
+        halo = Halo(x[:, :1].contiguous(), x[:, -1:].contiguous(), stream.bands) if stream.bands.are_split else None
         for frame in range(frames):
-            self._double_pixels(x[frame : frame + 1], out[frame : frame + 1])
+            self._double_pixels(x[frame : frame + 1], out[frame : frame + 1], padding=0 if halo else 1)
+        if halo:
+            self._double_edges(x, out, *halo.wait())
         return out.view(frames, 2 * rows, 2 * columns, self.channels)
 
-    def _double_pixels(self, x: Tensor, out: Tensor) -> None:
-        """One frame (1, h, w, C) to `out` (1, h, 2, w, 2, C): frame by frame, so that the phases stay small."""
-        weight, bias = self._phase_weights()
-        phases = convolve(x, weight, bias, (0, 1, 1)).unflatten(-1, (2, 2, self.channels))
+    def _double_pixels(self, x: Tensor, out: Tensor, padding: int) -> None:
+        """One frame (1, h, w, C) to `out` (1, h, 2, w, 2, C): frame by frame, so that the phases stay small.
+
+        Without padding the first and the last of the 2h rows, which see rows that are not in `x`, are left as they are.
+        """
         _, rows, columns, _ = x.shape
+        left_out = 1 - padding
+        rows -= left_out
+        if not rows:
+            return
+        weight, bias = self._phase_weights()
+        phases = convolve(x, weight, bias, (0, padding, 1)).unflatten(-1, (2, 2, self.channels))
         for row in (0, 1):
+            start, first = padding * row, left_out * (1 - row)
             for column in (0, 1):
-                out[:, :, row, :, column] = phases[:, row : row + rows, column : column + columns, row, column]
+                source = phases[:, start : start + rows, column : column + columns, row, column]
+                out[:, first : first + rows, row, :, column] = source
+
+    def _double_edges(self, x: Tensor, out: Tensor, above: Tensor, below: Tensor) -> None:
+        """The first and the last of the doubled rows of all frames (T, h, w, C), by the rows beyond `x`."""
+        columns = x.shape[2]
+        weights, biases = self._phase_weights()
+        for row, pair in enumerate(((above, x[:, :1]), (x[:, -1:], below))):
+            weight, bias = weights.chunk(2)[row], biases.chunk(2)[row]
+            phases = convolve(torch.cat(pair, dim=1), weight, bias, (0, 0, 1)).unflatten(-1, (2, self.channels))
+            for column in (0, 1):
+                out[:, -row, row, :, column] = phases[:, 0, column : column + columns, column]
 
     def _double_frames(self, x: Tensor, conv: CausalConv, stream: Stream, first: bool) -> Tensor:
         """Frames 2t and 2t+1 are the halves of the convolution's channels. The first frame stays one frame, and what
@@ -138,7 +162,10 @@ class Downsampler(nn.Module):
         self.time_conv = CausalConv(channels, channels, (3, 1, 1), scale // 2) if temporal else None
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        halo = Halo(x[:, :1].contiguous(), None, stream.bands) if stream.bands.are_split else None
         padded = F.pad(x, (0, 0, 0, 1, 0, 1))
+        if halo:
+            _, padded[:, -1:, :-1] = halo.wait()
         x = convolve(padded, self.weight.unsqueeze(2), self.bias, (0, 0, 0), (1, 2, 2))
         if self.time_conv is None:
             return x

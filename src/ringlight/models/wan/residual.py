@@ -6,6 +6,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ringlight.models.wan.causal import CausalConv, RmsNorm, Stream, norm_silu_conv
+from ringlight.parallel.halo import Bands, Gathering
 
 
 class ResidualBlock(nn.Module):
@@ -27,7 +28,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention of all pixels of a frame, one head."""
+    """Self-attention of all pixels of a frame, one head. Of a band, the queries are its own, keys and values all."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -36,11 +37,24 @@ class AttentionBlock(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        pixels_TPC = self.norm(x).flatten(1, 2)
-        q, k, v = self.to_qkv(pixels_TPC).unsqueeze(1).chunk(3, dim=-1)
+        q, k, v = (pixels_TPC.unsqueeze(1) for pixels_TPC in self._project(self.norm(x), stream.bands))
         attended = F.scaled_dot_product_attention(q, k, v).squeeze(1)
         out: Tensor = x + self.proj(attended).view_as(x)
         return out
+
+    def _project(self, x: Tensor, bands: Bands) -> tuple[Tensor, Tensor, Tensor]:
+        """q of these rows, k and v of the whole frame, each (T, pixels, C). Keys and values travel while q is made."""
+        channels = x.shape[-1]
+        if not bands.are_split:
+            q, k, v = self.to_qkv(x.flatten(1, 2)).chunk(3, dim=-1)
+            return q, k, v
+        weight, bias = self.to_qkv.weight, self.to_qkv.bias
+        whole = Gathering(F.linear(x, weight[channels:], bias[channels:]), bands, 1, bands.holders, "gather")
+        q = F.linear(x, weight[:channels], bias[:channels])
+        kv = whole.wait()
+        assert kv is not None, "a rank without rows does not attend"
+        k, v = kv.flatten(1, 2).chunk(2, dim=-1)
+        return q.flatten(1, 2), k, v
 
 
 class MidBlock(nn.Module):

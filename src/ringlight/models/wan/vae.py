@@ -1,7 +1,8 @@
 """The VAE of Wan2.2 (AutoencoderKLWan of diffusers, residual kind, is the reference for its numbers), as a stream.
 
 Activations are THWC: T frames, H rows, W columns, C channels; latents are ZTHW with Z = z_dim channels. The network is
-causal in time, so latent frames may be decoded, and frames encoded, one by one or several at a time.
+causal in time, so latent frames may be decoded, and frames encoded, one by one or several at a time. Every rank works
+on its band of rows; exact, because neighbours exchange all that their convolutions see of each other.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ringlight.core.spec import VaeSpec
 from ringlight.models.wan.causal import CausalConv, RmsNorm, Stream, norm_silu_conv
 from ringlight.models.wan.resample import DownBlock, UpBlock
 from ringlight.models.wan.residual import MidBlock
+from ringlight.parallel.halo import Bands
 
 
 class Encoder(nn.Module):
@@ -98,25 +100,28 @@ class WanVae(nn.Module):
             if isinstance(module, CausalConv):
                 module.optimise_layout()
 
-    def encode(self, frames_FHWC: Tensor) -> Tensor:
-        """Frames (F, H, W, 3) in [-1, 1], F = 4k+1 -> the mode of the posterior, normalised: (z, T, h, w), float32."""
+    def encode(self, frames_FHWC: Tensor, bands: Bands | None = None) -> Tensor:
+        """Frames (F, H, W, 3) in [-1, 1], F = 4k+1 -> the mode of the posterior, normalised: (z, T, h, w), float32.
+
+        H and h are this rank's rows of `bands`: all rows where there are none. Not for a rank without rows.
+        """
         stride = self.spec.scale_factor_temporal
         moments = []
         patched = _patchify(frames_FHWC.to(self.dtype), self.spec.patch_size)
         rows, columns = (size // self.spec.scale_factor_spatial for size in frames_FHWC.shape[1:3])
-        stream = Stream(self.encoder, rows, columns, one_frame=len(patched) == 1)
+        stream = Stream(self.encoder, bands or Bands.alone(rows), columns, one_frame=len(patched) == 1)
         for start in range(-stride + 1, len(patched), stride):
             moments.append(self.quant_conv(self.encoder(patched[max(start, 0) : start + stride], stream), stream))
         mode_THWZ = torch.cat(moments)[..., : self.spec.z_dim].float()
         mean, std = self._statistics(mode_THWZ.device)
         return ((mode_THWZ - mean) / std).permute(3, 0, 1, 2).contiguous()
 
-    def start_decoding(self, rows: int, columns: int, num_latents: int) -> Stream:
+    def start_decoding(self, bands: Bands, columns: int, num_latents: int) -> Stream:
         """A new stream for `decode_next`: so many latent frames of so many rows and columns."""
-        return Stream(self.decoder, rows, columns, one_frame=num_latents == 1)
+        return Stream(self.decoder, bands, columns, one_frame=num_latents == 1)
 
     def decode_next(self, latents_ZTHW: Tensor, stream: Stream, first: bool) -> Tensor:
-        """The next normalised latent frames -> frames (F, H, W, 3) in [-1, 1], in the VAE's dtype.
+        """The next normalised latent frames -> frames (F, H, W, 3) in [-1, 1], in the VAE's dtype: this rank's rows.
 
         The very first latent frame comes alone (`first`) and gives one frame; each later one gives four, and any
         number of them may come at a time.

@@ -1,4 +1,4 @@
-"""Decoding: latents to frames, as a stream into the output."""
+"""Decoding: latents to frames, every rank a band of rows, as a stream into the output."""
 
 from __future__ import annotations
 
@@ -7,31 +7,106 @@ from torch import Tensor
 
 from ringlight.core.spec import VaeSpec
 from ringlight.models.wan.vae import WanVae
-from ringlight.pipelines.output import FrameWriter
+from ringlight.parallel.collectives import gather_parts
+from ringlight.parallel.halo import Bands, Gathering
+from ringlight.parallel.mesh import Axis
+from ringlight.pipelines.output import FrameConverter, FrameWriter
 from ringlight.pipelines.trace import JobEvents
 
 MAX_CHUNK = 8
 FREE_SHARE = 0.25
+WRITING_RANK = 0
 
 
-def decode(latents: Tensor, vae: WanVae, chunk: int, writer: FrameWriter, events: JobEvents) -> None:
-    """Decode (1, z, T, h, w) latents and hand the frames to the writer as they come.
+def decode(
+    latents: Tensor,
+    vae: WanVae,
+    chunk: int,
+    convert: FrameConverter,
+    writer: FrameWriter | None,
+    events: JobEvents,
+    axis: Axis,
+) -> None:
+    """Decode (1, z, T, h, w) latents, which all ranks have, and hand whole frames to rank 0's writer as they come.
 
-    The first latent frame comes alone; the others `chunk` at a time (0: as many as memory allows).
+    The first latent frame comes alone; the others `chunk` at a time (0: as many as memory of all ranks allows).
+    `convert` makes what the writer takes; ranks other than 0 have no writer. What it raises, all ranks raise, by way of
+    the events.
     """
     _, _, num_latents, height, width = latents.shape
-    num_frames = (num_latents - 1) * vae.spec.scale_factor_temporal + 1
-    chunk = chunk or chunk_for_memory(vae.spec, vae.dtype, latents.device, height * width)
-    stream = vae.start_decoding(height, width, num_latents)
-    done, start = 0, 0
-    while start < num_latents:
-        events.check_cancelled()
+    spec, bands = vae.spec, Bands(height, axis)
+    num_frames = (num_latents - 1) * spec.scale_factor_temporal + 1
+    chunk = chunk or _common_chunk(vae, bands, width, latents.device)
+    band_ZThw = bands.own(latents[0], dim=2)
+    stream = vae.start_decoding(bands, width, num_latents)
+    delivery = Delivery(writer, bands, spec.scale_factor_spatial)
+    for start in (0, *range(1, num_latents, chunk)):
+        events.check_cancelled(delivery.problem)  # nothing is under way here, so ranks may leave together
+        delivery.depart()
         stop = min(start + chunk, num_latents) if start else 1
-        frames = vae.decode_next(latents[0, :, start:stop], stream, first=start == 0)
-        writer.write(frames)
-        done += len(frames)
-        events.frames_decoded(done, num_frames)
-        start = stop
+        if bands.size:
+            frames = vae.decode_next(band_ZThw[:, start:stop], stream, first=start == 0)
+            delivery.take(convert(frames))
+        delivery.arrive()
+        events.frames_decoded((stop - 1) * spec.scale_factor_temporal + 1, num_frames)
+    events.check_cancelled(delivery.problem)
+    delivery.depart()
+    delivery.arrive()
+    events.check_cancelled(delivery.problem)
+
+
+class Delivery:
+    """Frames on their way to rank 0's writer: the bands of one portion travel while the next one is decoded.
+
+    Where one rank has all rows nothing travels, and a portion is written as soon as it is taken.
+    """
+
+    def __init__(self, writer: FrameWriter | None, bands: Bands, scale: int) -> None:
+        """`scale`: rows of frames per latent row."""
+        self.problem: Exception | None = None
+        self._writer, self._bands, self._scale = writer, bands, scale
+        self._next: Tensor | None = None
+        self._under_way: Gathering | None = None
+
+    def depart(self) -> None:
+        """Send what was taken last on its way."""
+        if self._next is not None:
+            self._under_way = Gathering(self._next, self._bands, 1, (WRITING_RANK,), "frames", self._scale)
+            self._next = None
+
+    def take(self, frames_FhWC: Tensor) -> None:
+        """This rank's rows of the next portion."""
+        if self._bands.are_split:
+            self._next = frames_FhWC
+        else:
+            self._write(frames_FhWC)
+
+    def arrive(self) -> None:
+        """Wait for what is under way; where all of it has come to, write it."""
+        if self._under_way is not None:
+            frames = self._under_way.wait()
+            self._under_way = None
+            if frames is not None:
+                self._write(frames)
+
+    def _write(self, frames_FHWC: Tensor) -> None:
+        """An error is kept for the next boundary: the others still count on this rank to decode with them."""
+        assert self._writer is not None, "the rank that frames come to has a writer"
+        try:
+            self._writer.write(frames_FHWC)
+        except Exception as error:
+            self.problem = error
+
+
+def _common_chunk(vae: WanVae, bands: Bands, columns: int, device: torch.device) -> int:
+    """The smallest of what all ranks would choose by their memory: bands must be decoded in the same portions."""
+    chunk = chunk_for_memory(vae.spec, vae.dtype, device, bands.sizes[0] * columns)
+    return least_of_all(chunk, bands.axis, device) if device.type == "cuda" else chunk
+
+
+def least_of_all(value: int, axis: Axis, device: torch.device) -> int:
+    """The smallest of the values that the ranks of an axis have."""
+    return int(gather_parts(torch.tensor([value], device=device), [1] * axis.size, axis, dim=0).min())
 
 
 def chunk_for_memory(spec: VaeSpec, dtype: torch.dtype, device: torch.device, latent_pixels: int) -> int:

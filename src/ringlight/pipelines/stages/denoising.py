@@ -9,13 +9,17 @@ from torch import Tensor
 
 from ringlight.attention.kernel import AttentionKernel
 from ringlight.core.errors import NumericalError
-from ringlight.models.wan.transformer import TextKeys, WanTransformer
-from ringlight.parallel.mesh import ParallelMesh
+from ringlight.models.wan.transformer import WanTransformer
+from ringlight.parallel.collectives import Transfers
+from ringlight.parallel.mesh import Axis, ParallelMesh
 from ringlight.pipelines.trace import StepClock, Tracer
 
 
 class Guided:
-    """Predicts the noise of one request: one forward, or two with guidance. Text keys are projected once."""
+    """Predicts the noise of one request: one forward, or two with guidance. Text keys are projected once.
+
+    Where the mesh has two guidance branches, this rank runs the forward of its own, and they exchange predictions.
+    """
 
     def __init__(
         self,
@@ -25,24 +29,39 @@ class Guided:
         texts: list[Tensor],
         num_rows: int,
         guidance_scale: float,
+        num_slices: int = 1,
     ) -> None:
+        """`texts`: embeddings of the prompt, and with guidance of the negative prompt."""
         self._transformer = transformer
         self._kernel = kernel
         self._mesh = mesh
         self._guidance_scale = guidance_scale
-        self._keys = [transformer.text_keys(text, num_rows) for text in texts]
+        self._num_slices = num_slices
+        assert mesh.cfg.size in (1, len(texts)), "two branches need two prompts"
+        own = texts if mesh.cfg.size == 1 else [texts[mesh.cfg.rank]]
+        self._keys = [transformer.text_keys(text, num_rows) for text in own]
 
     def predict(self, latents: Tensor, timesteps: Tensor) -> Tensor:
         """uncond + guidance_scale * (cond - uncond), or the conditional prediction alone, in float32."""
-        conditional, *unconditional = (self._forward(latents, timesteps, keys) for keys in self._keys)
+        predictions: list[Tensor] = [
+            self._transformer(latents, timesteps, keys, self._kernel, self._mesh, self._num_slices)
+            for keys in self._keys
+        ]
+        if self._mesh.cfg.size == 2:
+            predictions = exchange(predictions[0], self._mesh.cfg)
+        conditional, *unconditional = (prediction.float() for prediction in predictions)
         if not unconditional:
             return conditional
         (base,) = unconditional
         return base + self._guidance_scale * (conditional - base)
 
-    def _forward(self, latents: Tensor, timesteps: Tensor, keys: list[TextKeys]) -> Tensor:
-        noise: Tensor = self._transformer(latents, timesteps, keys, self._kernel, self._mesh)
-        return noise.float()
+
+def exchange(prediction: Tensor, cfg: Axis) -> list[Tensor]:
+    """The predictions of both branches, in their order, on the ranks of both."""
+    prediction = prediction.contiguous()
+    other = torch.empty_like(prediction)
+    Transfers({1 - cfg.rank: prediction}, {1 - cfg.rank: other}, cfg, "cfg").wait()
+    return [prediction, other] if cfg.rank == 0 else [other, prediction]
 
 
 def denoise(latents: Tensor, first_frame: Tensor | None, scheduler: Any, guided: Guided, tracer: Tracer) -> Tensor:

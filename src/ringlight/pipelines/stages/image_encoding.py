@@ -1,4 +1,4 @@
-"""ImageEncoding: the first frame as latents."""
+"""ImageEncoding: the first frame as latents, every rank a band of its rows."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ import torch
 from torch import Tensor
 
 from ringlight.models.wan.vae import WanVae
+from ringlight.parallel.collectives import gather_parts
+from ringlight.parallel.halo import Bands
+from ringlight.parallel.mesh import Axis
 
 
-def encode_image(image_1HWC: Tensor, vae: WanVae, device: torch.device) -> Tensor:
-    """The normalised latents (1, z, 1, h, w), float32, of a first frame (1, H, W, 3) in [-1, 1]."""
-    return vae.encode(image_1HWC.to(device)).unsqueeze(0)
+def encode_image(image_1HWC: Tensor, vae: WanVae, device: torch.device, axis: Axis) -> Tensor:
+    """The normalised latents (1, z, 1, h, w), float32, of a first frame (1, H, W, 3) in [-1, 1], on every rank."""
+    scale = vae.spec.scale_factor_spatial
+    rows, columns = (size // scale for size in image_1HWC.shape[1:3])
+    bands = Bands(rows, axis)
+    if bands.size:
+        band = vae.encode(bands.own(image_1HWC, dim=1, scale=scale).to(device), bands)
+    else:
+        band = torch.empty(vae.spec.z_dim, 1, 0, columns, device=device)
+    return gather_parts(band, bands.sizes, axis, dim=2).unsqueeze(0)

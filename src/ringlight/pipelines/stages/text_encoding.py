@@ -11,7 +11,11 @@ from ringlight.models.wan.text_encoder import TextEncoder
 
 
 class PromptCache:
-    """Embeddings of prompts, least recently used ones forgotten when they exceed `max_bytes`."""
+    """Embeddings of prompts, least recently used ones forgotten when they exceed `max_bytes`.
+
+    Every rank has one, is asked for the same prompts and gets the same embeddings, so all of them remember and forget
+    the same without asking each other.
+    """
 
     def __init__(self, encoder: TextEncoder, max_bytes: int) -> None:
         self.encoder = encoder
@@ -22,18 +26,18 @@ class PromptCache:
     def num_bytes(self) -> int:
         return sum(embedding.nbytes for embedding in self._embeddings.values())
 
-    def encode(self, prompt: str) -> Tensor:
-        """(L, text_dim) embeddings of a prompt's true tokens."""
-        embedding = self._embeddings.pop(prompt, None)
-        if embedding is None:
-            embedding = self.encoder.encode(prompt)
-        self._embeddings[prompt] = embedding
+    def encode(self, prompts: list[str]) -> list[Tensor]:
+        """(L, text_dim) embeddings of each prompt's true tokens. Those not in here are encoded together."""
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embeddings]
+        self._embeddings.update(zip(missing, self.encoder.encode(missing), strict=True))
+        for prompt in prompts:
+            self._embeddings.move_to_end(prompt)
+        found = [self._embeddings[prompt] for prompt in prompts]
         while self.num_bytes > self._max_bytes and len(self._embeddings) > 1:
             self._embeddings.popitem(last=False)
-        return embedding
+        return found
 
 
 def encode_text(request: VideoRequest, prompts: PromptCache) -> list[Tensor]:
-    """Embeddings of the prompt, and with guidance also of the negative prompt."""
-    texts = [request.prompt, request.negative_prompt] if request.uses_guidance else [request.prompt]
-    return [prompts.encode(text) for text in texts]
+    """Embeddings of the prompt, and with guidance also of the negative prompt, on every rank."""
+    return prompts.encode([request.prompt, request.negative_prompt] if request.uses_guidance else [request.prompt])

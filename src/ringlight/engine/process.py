@@ -1,0 +1,92 @@
+"""RankProcess: one worker process on this machine, reached over a socket pair."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+
+import msgspec
+
+from ringlight.core import messages
+from ringlight.core.config import worker_environment
+from ringlight.core.errors import WorkerError
+
+CLOSE_SECONDS = 3.0
+STDERR = 2  # the descriptor: sys.stderr may be an object without one (in notebooks, in tests)
+
+
+class RankProcess:
+    """A process that holds a model, or its part of one. Its death shows at once, as the end of the socket."""
+
+    def __init__(self, setup: messages.WorkerSetup) -> None:
+        """Start it. It loads, and says when it is ready."""
+        self.place = setup.place
+        self.connection: Connection
+        self.connection, theirs = Pipe()
+        self._send_lock = threading.Lock()
+        inherited = [theirs.fileno()] + ([setup.place.listener] if setup.place.listener >= 0 else [])
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "ringlight.worker.main",
+                    str(theirs.fileno()),
+                    msgspec.json.encode(setup).decode(),
+                ],
+                pass_fds=inherited,
+                stdin=subprocess.DEVNULL,
+                stdout=STDERR,
+                env=worker_environment(setup.config.nodes.num_nodes),
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, message: messages.ToWorker) -> None:
+        """Raises WorkerError when the process is gone or does not listen."""
+        if not self._send_lock.acquire(timeout=CLOSE_SECONDS):
+            raise WorkerError("the worker does not listen")
+        try:
+            self.connection.send_bytes(messages.encode(message))
+        except OSError:
+            raise self.death() from None
+        finally:
+            self._send_lock.release()
+
+    def receive(self) -> messages.FromWorker:
+        """The next message, waited for. Raises WorkerError when the process is gone."""
+        try:
+            message: messages.FromWorker = messages.from_worker_decoder.decode(self.connection.recv_bytes())
+            return message
+        except (EOFError, OSError):
+            raise self.death() from None
+
+    def death(self) -> WorkerError:
+        """Why the socket has ended."""
+        rank = f"rank {self.place.rank}: " if self.place.num_ranks > 1 else ""
+        try:
+            status = self._process.wait(CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            return WorkerError(f"{rank}the worker closed its connection and hangs")
+        cause = f"signal {-status}" if status < 0 else f"exit status {status}"
+        hint = " (out of memory?)" if status == -9 else ""
+        return WorkerError(f"{rank}the worker process died ({cause}){hint}; its log says more")
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit status, or None if it still runs after so long."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def kill(self) -> None:
+        """End it now, whatever it does, stopped or not, and close the socket."""
+        self._process.kill()
+        self._process.wait()
+        self.connection.close()

@@ -1,0 +1,64 @@
+"""Control: what ranks decide and tell together, apart from the data they compute with."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from ringlight.parallel.link import LinkLost
+
+
+class Control:
+    """Small messages over a gloo group of their own. Every rank calls the same method at the same point."""
+
+    def __init__(self, group: dist.ProcessGroup | None, rank: int, size: int) -> None:
+        self._group = group
+        self.rank = rank
+        self.size = size
+
+    def agree(self, status: int, timeout_seconds: float | None = None) -> list[int]:
+        """The status of every rank, told to all. Raises LinkLost when some rank does not come in time."""
+        if self.size == 1:
+            return [status]
+        mine = torch.tensor([status], dtype=torch.int64)
+        every = [torch.empty_like(mine) for _ in range(self.size)]
+        try:
+            work = dist.all_gather(every, mine, group=self._group, async_op=True)
+            assert work is not None
+            if timeout_seconds is None:
+                work.wait()
+            else:
+                work.wait(timedelta(seconds=timeout_seconds))
+        except RuntimeError as error:
+            raise LinkLost(str(error)) from error
+        return [int(status) for status in every]
+
+    def broadcast(self, message: bytes) -> bytes:
+        """Rank 0's message, on every rank."""
+        if self.size == 1:
+            return message
+        (length, *_) = self.agree(len(message))
+        content = torch.empty(length, dtype=torch.uint8)
+        if self.rank == 0:
+            content.copy_(torch.frombuffer(bytearray(message), dtype=torch.uint8))
+        try:
+            dist.broadcast(content, src=0, group=self._group)
+        except RuntimeError as error:
+            raise LinkLost(str(error)) from error
+        return content.numpy().tobytes()
+
+    def gather(self, message: bytes) -> list[bytes]:
+        """Every rank's message, by rank, on every rank."""
+        if self.size == 1:
+            return [message]
+        lengths = self.agree(len(message))
+        mine = torch.zeros(max(lengths), dtype=torch.uint8)
+        mine[: len(message)] = torch.frombuffer(bytearray(message), dtype=torch.uint8)
+        every = [torch.empty_like(mine) for _ in range(self.size)]
+        try:
+            dist.all_gather(every, mine, group=self._group)
+        except RuntimeError as error:
+            raise LinkLost(str(error)) from error
+        return [content[:length].numpy().tobytes() for content, length in zip(every, lengths, strict=True)]

@@ -1,0 +1,90 @@
+"""RankGroup: the processes that make one video together, and how they find each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
+
+from ringlight.core.messages import RankPlace
+from ringlight.parallel.control import Control
+from ringlight.parallel.link import Link
+from ringlight.parallel.mesh import Axis
+from ringlight.parallel.pulse import Pulse
+
+# Groups wait for as long as it takes: Pulse knows within seconds whether that is in vain, and by how much work is due.
+PATIENCE = timedelta(days=365)
+
+
+class RankGroup:
+    """This rank's link for data (NCCL on CUDA, gloo on a CPU), its control group (gloo), and its pulse.
+
+    A single rank has all three, and they do nothing.
+    """
+
+    def __init__(self, place: RankPlace, control: Control, link: Link, pulse: Pulse | None) -> None:
+        self.place = place
+        self.control = control
+        self.link = link
+        self._pulse = pulse
+
+    @classmethod
+    def join(
+        cls,
+        place: RankPlace,
+        device: torch.device,
+        startup_seconds: float,
+        watchdog_seconds: float,
+        on_lost: Callable[[str, str, bool], None],
+    ) -> RankGroup:
+        """Meet the other ranks; returns when all are there. Raises RuntimeError after `startup_seconds` alone."""
+        if place.num_ranks == 1:
+            return cls(place, Control(None, 0, 1), Link(), None)
+        store = TCPStore(
+            place.host,
+            place.port,
+            place.num_ranks,
+            is_master=place.rank == 0,
+            timeout=timedelta(seconds=startup_seconds),
+            wait_for_workers=False,
+            master_listen_fd=place.listener if place.listener >= 0 else None,
+        )
+        dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.num_ranks, timeout=PATIENCE)
+        control = Control(dist.group.WORLD, place.rank, place.num_ranks)
+        pulse = Pulse(store, place.rank, place.num_ranks, watchdog_seconds, on_lost)
+        control.agree(0)
+        pulse.start()
+        return cls(place, control, Link(_data_group(device)), pulse)
+
+    @property
+    def world(self) -> Axis:
+        """All ranks, whatever their layout."""
+        return Axis(tuple(range(self.place.num_ranks)), self.place.rank, self.link)
+
+    def renew(self, device: torch.device) -> None:
+        """A new data group in the place of one with messages that nobody will fetch. All ranks call it together."""
+        if self.link.group is not None:
+            dist.destroy_process_group(self.link.group)
+            self.link.group = _data_group(device)
+
+    def expect(self, seconds: float | None) -> None:
+        """The next boundary comes within so many seconds; None: nobody knows when."""
+        if self._pulse is not None:
+            self._pulse.expect(seconds)
+
+    def confess(self, code: str, message: str) -> None:
+        """Tell the other ranks why this one ends."""
+        if self._pulse is not None:
+            self._pulse.confess(code, message)
+
+
+def _data_group(device: torch.device) -> dist.ProcessGroup:
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    group = dist.new_group(backend=backend, timeout=PATIENCE)
+    assert isinstance(group, dist.ProcessGroup)
+    if backend == "nccl":  # its first message must come from all ranks at once; later ones may be between neighbours
+        dist.barrier(group, device_ids=[device.index])
+    return group

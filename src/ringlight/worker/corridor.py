@@ -1,0 +1,53 @@
+"""The socket to the engine, and what a running job tells and asks through it."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import msgspec
+
+from ringlight.core import messages
+from ringlight.core.output import remove_parts
+
+
+class Corridor:
+    """Sends messages from any thread, and sorts what comes in on one of its own."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._send_lock = threading.Lock()
+        self._cancelled: set[str] = set()
+        self.running: messages.RunJob | None = None
+        self.jobs: queue.Queue[messages.RunJob | messages.Shutdown] = queue.Queue()
+        threading.Thread(target=self._receive, name="corridor", daemon=True).start()
+
+    def send(self, message: messages.FromWorker) -> None:
+        with self._send_lock:
+            self._connection.send_bytes(messages.encode(message))
+
+    def is_cancelled(self, job_id: str) -> bool:
+        return job_id in self._cancelled
+
+    def leave(self, last_word: messages.GroupBroken | None = None) -> None:
+        """End this process at once, nothing half-written left behind."""
+        if (job := self.running) is not None:
+            remove_parts(Path(job.output), job.job_id)
+        if last_word is not None:
+            self.send(last_word)
+        os._exit(1)
+
+    def _receive(self) -> None:
+        try:
+            while True:
+                message = messages.to_worker_decoder.decode(self._connection.recv_bytes())
+                match message:
+                    case messages.CancelJob(job_id=job_id):
+                        self._cancelled.add(job_id)
+                    case messages.RunJob() | messages.Shutdown():
+                        self.jobs.put(message)
+        except (EOFError, OSError, msgspec.DecodeError):
+            self.leave()  # the engine is gone, or cannot be understood; nobody waits for what we do

@@ -1,0 +1,66 @@
+"""How one job goes: rank 0 tells the engine, and at every boundary all ranks decide together whether to go on."""
+
+from __future__ import annotations
+
+from ringlight.core import messages
+from ringlight.core.errors import ERRORS, Cancelled, InvalidRequest, RinglightError, WorkerError, from_code
+from ringlight.parallel.group import RankGroup
+from ringlight.parallel.link import LinkLost
+from ringlight.worker.corridor import Corridor
+from ringlight.worker.failures import as_failure
+
+FINE = 0
+CODES = (InvalidRequest.code, *ERRORS, WorkerError.code)
+OUT_OF_STEP = 100  # added to the status of a rank that failed between two boundaries
+GRACE_SECONDS = 5.0
+
+
+class Events:
+    """The boundaries of one job. `left_together`: all ranks have raised at the same one, and are still in step."""
+
+    def __init__(self, corridor: Corridor, group: RankGroup, job: messages.RunJob, patience_seconds: float) -> None:
+        self._corridor = corridor
+        self._group = group
+        self._job = job
+        self._patience_seconds = patience_seconds
+        self.left_together = False
+
+    def stage_started(self, stage: str) -> None:
+        self._tell(messages.StageStarted(job_id=self._job.job_id, stage=stage))
+
+    def step_finished(self, step: int, num_steps: int, seconds: float) -> None:
+        self._tell(messages.StepFinished(job_id=self._job.job_id, step=step, num_steps=num_steps, seconds=seconds))
+
+    def frames_decoded(self, num_done: int, num_frames: int) -> None:
+        self._tell(messages.FramesDecoded(job_id=self._job.job_id, num_done=num_done, num_frames=num_frames))
+
+    def check_cancelled(self, problem: Exception | None = None) -> None:
+        is_cancelled = self._corridor.is_cancelled(self._job.job_id)
+        self.check_problem(problem or (Cancelled("cancelled") if is_cancelled else None))
+
+    def check_problem(self, problem: Exception | None) -> None:
+        mine = None if problem is None else as_failure(problem, self._job)
+        statuses = self._group.control.agree(FINE if mine is None else status_of(mine))
+        self._group.expect(self._patience_seconds)
+        if not any(statuses):
+            return
+        if max(statuses) >= OUT_OF_STEP:
+            raise LinkLost("another rank failed")
+        self.left_together = True
+        raise mine or from_code(CODES[max(statuses) - 1], "another rank failed")
+
+    def require_alike(self, failure: RinglightError) -> None:
+        """After an error between boundaries: return if all ranks have raised alike, else raise LinkLost."""
+        status = OUT_OF_STEP + status_of(failure)
+        statuses = self._group.control.agree(status, GRACE_SECONDS)
+        if set(statuses) != {status}:
+            raise LinkLost("the other ranks did not fail alike")
+
+    def _tell(self, message: messages.JobMessage) -> None:
+        if self._group.place.rank == 0:
+            self._corridor.send(message)
+
+
+def status_of(failure: RinglightError) -> int:
+    """An error as a number that all ranks understand."""
+    return 1 + CODES.index(failure.code)

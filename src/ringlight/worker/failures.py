@@ -1,0 +1,55 @@
+"""From any error to one that is reported."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+
+import torch
+
+from ringlight.core import messages
+from ringlight.core.errors import OutOfMemory, RinglightError, WorkerError
+from ringlight.core.request import VideoRequest
+
+OUT_OF_MEMORY_WORDS = (
+    "can't allocate memory",  # torch's CPU allocator
+    "unable to find an engine to execute this computation",  # cuDNN without room for a workspace
+    "STATUS_ALLOC_FAILED",  # cuBLAS and cuDNN
+)
+OUTPUT_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.ENOENT)
+
+
+def as_failure(error: Exception, job: messages.RunJob) -> RinglightError:
+    """The error to report for a job."""
+    return output_error(error, job) or as_ringlight_error(error, too_large_message(job.request))
+
+
+def output_error(error: Exception, job: messages.RunJob) -> WorkerError | None:
+    """What to report where the output cannot be written, else None."""
+    if isinstance(error, OSError) and error.errno in OUTPUT_ERRNOS:
+        return WorkerError(f"{job.output}: {error.strerror}; make room or choose another place, and ask again")
+    return None
+
+
+def too_large_message(request: VideoRequest) -> str:
+    return (
+        f"{request.width}x{request.height} with {request.num_frames} frames does not fit into this device's memory; "
+        "ask for a smaller size or fewer frames, spread it over more ranks, or use --vae-dtype bfloat16"
+    )
+
+
+def as_ringlight_error(error: Exception, too_large: str) -> RinglightError:
+    """The error to report: ours as it is, `too_large` for running out of memory, all else with a traceback logged."""
+    if isinstance(error, RinglightError):
+        return error
+    if is_out_of_memory(error):
+        return OutOfMemory(too_large)
+    traceback.print_exception(error)
+    return WorkerError(f"{type(error).__name__}: {error}")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out. Libraries below torch say so in words of their own."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_WORDS)

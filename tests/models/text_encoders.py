@@ -1,0 +1,33 @@
+"""Text encoders of a checkpoint, whole or one rank's run of layers, without the rest of the pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ringlight.models.wan.checkpoint import WeightFiles, load_weights
+from ringlight.models.wan.text_encoder import TIED_NAMES, TextEncoder, load_tokenizer
+from ringlight.parallel.link import Link
+from ringlight.parallel.mesh import Axis
+
+MAX_TOKENS = 64
+
+
+def axes(size: int) -> list[Axis]:
+    """Each rank's view of an axis, for what needs no traffic."""
+    return [Axis(tuple(range(size)), rank, Link()) for rank in range(size)]
+
+
+def unfilled(checkpoint: Path, axis: Axis | None = None, dtype: torch.dtype = torch.float32) -> TextEncoder:
+    """The encoder with memory that has not been written to."""
+    encoder = TextEncoder(checkpoint / "text_encoder", load_tokenizer(checkpoint / "tokenizer"), MAX_TOKENS, axis)
+    encoder.prepare(torch.device("cpu"), dtype)
+    return encoder
+
+
+def loaded(checkpoint: Path, axis: Axis | None = None, dtype: torch.dtype = torch.float32) -> TextEncoder:
+    """The encoder with its weights. Raises what loading raises."""
+    encoder = unfilled(checkpoint, axis, dtype)
+    load_weights(encoder, WeightFiles(checkpoint / "text_encoder", "model", TIED_NAMES))
+    return encoder
