@@ -40,10 +40,12 @@ class Silent:
 
 
 @cache
-def load_pipeline(folder: Path, dtype: torch.dtype = torch.float32, decode_chunk: int = 0) -> Wan22TI2V:
+def load_pipeline(
+    folder: Path, dtype: torch.dtype = torch.float32, decode_chunk: int = 0, num_slices: int = 0
+) -> Wan22TI2V:
     """A loaded pipeline, once a process."""
     torch.set_num_threads(1)
-    config = EngineConfig(model_path=str(folder), device="cpu", decode_chunk=decode_chunk)
+    config = EngineConfig(model_path=str(folder), device="cpu", decode_chunk=decode_chunk, num_slices=num_slices)
     return Wan22TI2V(config, RequestLimits(), CPU, dtype, torch.float32)
 
 

@@ -6,22 +6,23 @@ import threading
 from collections.abc import Callable
 
 from ringlight.core import messages
-from ringlight.core.report import MemoryReport, RunReport
+from ringlight.core.report import MemoryReport, RankReport, RunReport
 
 Receive = Callable[[messages.JobMessage], None]
 
 
 def report_of(job: messages.RunJob) -> RunReport:
+    memory = MemoryReport(rank=0, device="cpu", peak_resident_bytes=1)
     return RunReport(
         workload=job.request.workload(),
         workload_hash="",
-        layout="u1r1",
+        layout=job.layout.name,
         environment={},
         stages=[],
         other_seconds=1.0,
         total_seconds=1.0,
         step_seconds=[],
-        memory=[MemoryReport(rank=0, device="cpu", peak_resident_bytes=1)],
+        ranks=[RankReport(rank=0, stages=[], memory=memory, link={})],
         num_tokens=1,
         outputs=[job.output],
     )
@@ -42,6 +43,9 @@ class FakeReplica:
         self.events.append("start")
         return messages.WorkerReady(environment={"device": "none"}, load_seconds=0.0)
 
+    def is_ready(self) -> bool:
+        return bool(self.events)
+
     def run(self, job: messages.RunJob, receive: Receive) -> None:
         self.events.append(f"run {job.request.prompt}")
         receive(messages.StageStarted(job_id=job.job_id, stage="Denoising"))
@@ -58,6 +62,9 @@ class FakeReplica:
         self.events.append("cancel")
         self._cancelled.add(job_id)
         self.go_on.set()
+
+    def follow(self) -> None:
+        self.events.append("follow")
 
     def close(self) -> None:
         self.events.append("close")

@@ -11,6 +11,7 @@ import pytest
 
 from ringlight.core import messages
 from ringlight.core.errors import Cancelled, InvalidRequest, OutOfMemory, Problem, WorkerError
+from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import VideoRequest
 from ringlight.engine.jobs import Job, JobState, fold
 from tests.engine.replicas import report_of
@@ -120,7 +121,7 @@ def test_any_order_of_messages_folds_to_a_sound_state() -> None:
 
 
 def new_job() -> Job:
-    return Job("video_1", REQUEST, "/tmp/a.mp4", None)
+    return Job("video_1", REQUEST, ParallelLayout(), "/tmp/a.mp4", None)
 
 
 def test_waiting_gives_the_report_to_everyone_who_waits() -> None:
@@ -153,7 +154,7 @@ def test_waiting_ends_after_its_timeout() -> None:
 
 def test_whoever_listens_hears_of_every_change_once() -> None:
     heard: list[str] = []
-    job = Job("video_1", REQUEST, "/tmp/a.mp4", lambda changed: heard.append(changed.state.status))
+    job = Job("video_1", REQUEST, ParallelLayout(), "/tmp/a.mp4", lambda changed: heard.append(changed.state.status))
     job.receive(messages.StageStarted(job_id="video_1", stage="Denoising"))
     job.fail(Cancelled("cancelled"))
     job.fail(WorkerError("too late"))

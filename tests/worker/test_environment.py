@@ -10,10 +10,10 @@ import torch
 
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import Cancelled, InvalidSetting, OutOfMemory, WorkerError
-from ringlight.core.messages import RunJob
+from ringlight.core.messages import RankPlace, RunJob
 from ringlight.core.request import VideoRequest
 from ringlight.worker.environment import choose_device, choose_dtypes, describe
-from ringlight.worker.main import as_ringlight_error, output_error, too_large_message
+from ringlight.worker.failures import as_ringlight_error, output_error, too_large_message
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
@@ -40,14 +40,14 @@ def config(**settings: str) -> EngineConfig:
 
 
 def test_devices() -> None:
-    assert choose_device(config(device="cpu")) == CPU
-    assert choose_device(config()).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert choose_device(config(device="cpu"), RankPlace()) == CPU
+    assert choose_device(config(), RankPlace()).type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there_is_an_error_with_its_remedy() -> None:
     with pytest.raises(InvalidSetting, match="--device cpu"):
-        choose_device(config(device="cuda"))
+        choose_device(config(device="cuda"), RankPlace())
 
 
 def test_dtypes() -> None:

@@ -54,4 +54,5 @@ def test_a_new_job_forgets_earlier_peaks() -> None:
 
 
 def test_the_meter_of_a_cpu() -> None:
-    assert isinstance(meter_for(torch.device("cpu")), ResidentMeter)
+    assert isinstance(meter_for(torch.device("cpu"), rank=3), ResidentMeter)
+    assert meter_for(torch.device("cpu"), rank=3).report().rank == 3

@@ -120,12 +120,13 @@ def generate(
         nodes=NodesConfig(num_nodes=nnodes, node_rank=node_rank, init_address=dist_init_addr),
         num_slices=num_slices,
     )
+    guidance = None if guidance_scale is None else guidance_scale > 1
     if node_rank > 0:
-        host_ranks(config, quiet)
+        host_ranks(config, guidance, quiet)
         return
     if report is not None:
         check_report(report, output)
-    with Engine(config, read_limits()) as engine:
+    with Engine(config, read_limits(), guidance=guidance) as engine:
         request = engine.request(
             prompt,
             negative_prompt=negative_prompt,
@@ -148,9 +149,9 @@ def generate(
     print(done.to_json().decode() if json_ else summary(done), end="" if json_ else "\n")
 
 
-def host_ranks(config: EngineConfig, quiet: bool) -> None:
+def host_ranks(config: EngineConfig, guidance: bool | None, quiet: bool) -> None:
     """Host this node's ranks until node 0 is done. Raises what ended them before."""
-    with Engine(config, read_limits()) as engine, JobProgress(quiet) as progress:
+    with Engine(config, read_limits(), guidance=guidance) as engine, JobProgress(quiet) as progress:
         say_layout(engine, progress)
         engine.follow()
 

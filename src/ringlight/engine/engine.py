@@ -62,7 +62,6 @@ class Engine:
         self._ready = threading.Event()
         self._worker: messages.WorkerReady | None = None
         self._failure: RinglightError | None = None
-        self._must_restart = False
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -202,12 +201,12 @@ class Engine:
     def _run(self, job: Job) -> None:
         order = messages.RunJob(job_id=job.id, request=job.request, output=job.output, layout=job.layout)
         try:
-            if self._must_restart:
+            if not self._replica.is_ready():
                 self._worker = self._replica.start()
-                self._must_restart = False
+            if job.id in self._cancelled:  # meanwhile; those that are started now have not heard of it
+                raise Cancelled("cancelled")
             self._replica.run(order, job.receive)
-        except BaseException as error:  # the ranks have ended; the next job starts them again
-            self._must_restart = True
+        except BaseException as error:  # whatever it is: the next job finds ranks that are ready, or starts them
             remove_parts(Path(job.output), job.id)
             job.fail(Cancelled("the engine was closed") if self._closed else as_ringlight_error(error))
         finally:

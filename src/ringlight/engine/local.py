@@ -40,7 +40,7 @@ class LocalReplica:
         with self._start_lock:
             if self._closed:
                 raise WorkerError("the engine is closed")
-            self._ready = False
+            self._kill()
             with contextlib.ExitStack() as listening:
                 self._ranks = []
                 for setup in self._setups(listening):
@@ -49,7 +49,18 @@ class LocalReplica:
         self._ready = True
         return ready
 
+    def is_ready(self) -> bool:
+        # Between jobs a rank has nothing to say but that it leaves, or by the end of its socket that it has.
+        return self._ready and not wait([rank.connection for rank in self._ranks], 0)
+
     def run(self, job: messages.RunJob, receive: Callable[[messages.JobMessage], None]) -> None:
+        try:
+            self._run(job, receive)
+        except BaseException:
+            self._kill()
+            raise
+
+    def _run(self, job: messages.RunJob, receive: Callable[[messages.JobMessage], None]) -> None:
         self._ranks[0].send(job)
         for _, message in self._messages():
             assert not isinstance(message, (messages.WorkerReady, messages.WorkerFailed, messages.GroupBroken))
@@ -59,7 +70,8 @@ class LocalReplica:
                     return
 
     def cancel(self, job_id: str) -> None:
-        self._ranks[0].send(messages.CancelJob(job_id=job_id))
+        for rank_0 in self._ranks[:1]:  # none while they are started
+            rank_0.send(messages.CancelJob(job_id=job_id))
 
     def follow(self) -> None:
         """Host ranks of a replica whose rank 0 is on another machine, until that one ends them.

@@ -11,9 +11,11 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from ringlight.core import messages
-from ringlight.core.config import worker_environment
+from ringlight.core.config import NodesConfig, worker_environment
 from ringlight.core.errors import WorkerError
+from ringlight.engine.network import interface_towards
 
+WORKER = "ringlight.worker.main"
 CLOSE_SECONDS = 3.0
 STDERR = 2  # the descriptor: sys.stderr may be an object without one (in notebooks, in tests)
 
@@ -29,20 +31,8 @@ class RankProcess:
         self._send_lock = threading.Lock()
         inherited = [theirs.fileno()] + ([setup.place.listener] if setup.place.listener >= 0 else [])
         with theirs:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "ringlight.worker.main",
-                    str(theirs.fileno()),
-                    msgspec.json.encode(setup).decode(),
-                ],
-                pass_fds=inherited,
-                stdin=subprocess.DEVNULL,
-                stdout=STDERR,
-                env=worker_environment(setup.config.nodes.num_nodes),
-                start_new_session=True,
-            )
+            arguments = [str(theirs.fileno()), msgspec.json.encode(setup).decode()]
+            self._process = launch(arguments, inherited, rank_environment(setup.config.nodes))
 
     @property
     def pid(self) -> int:
@@ -90,3 +80,24 @@ class RankProcess:
         self._process.kill()
         self._process.wait()
         self.connection.close()
+
+
+def launch(arguments: list[str], inherited: list[int], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start the worker's program with these arguments and descriptors, in a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", WORKER, *arguments],
+        pass_fds=inherited,
+        stdin=subprocess.DEVNULL,
+        stdout=STDERR,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def rank_environment(nodes: NodesConfig) -> dict[str, str]:
+    """A worker's environment. Between nodes it names the interface that reaches node 0, unless gloo's is named in ours."""
+    environment = worker_environment(nodes.num_nodes)
+    if nodes.num_nodes > 1 and "GLOO_SOCKET_IFNAME" not in environment:
+        interface = environment["GLOO_SOCKET_IFNAME"] = interface_towards(*nodes.host_and_port)
+        environment.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # "=": exactly so, not what begins so
+    return environment

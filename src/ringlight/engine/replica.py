@@ -12,11 +12,15 @@ class Replica(Protocol):
     """Workers that together hold one copy of the model."""
 
     def start(self) -> messages.WorkerReady:
-        """Start the workers and return when their weights are loaded. Raises RinglightError."""
+        """Start the workers, ending any of before, and return when they are loaded. Raises RinglightError."""
+        ...
+
+    def is_ready(self) -> bool:
+        """Whether all workers are there and wait for a job. Where not, `start` begins anew."""
         ...
 
     def run(self, job: messages.RunJob, receive: Callable[[messages.JobMessage], None]) -> None:
-        """Run one job to its end, handing on every message. Raises WorkerError when a worker dies."""
+        """Run one job to its end, handing on every message. Whatever it raises, the workers have ended."""
         ...
 
     def cancel(self, job_id: str) -> None:

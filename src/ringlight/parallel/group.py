@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 import torch
@@ -11,7 +12,8 @@ from torch._C._distributed_c10d import TCPStore
 
 from ringlight.core.messages import RankPlace
 from ringlight.parallel.control import Control
-from ringlight.parallel.link import Link
+from ringlight.parallel.link import Link, LinkLost
+from ringlight.parallel.meeting import meet
 from ringlight.parallel.mesh import Axis
 from ringlight.parallel.pulse import Pulse
 
@@ -25,8 +27,11 @@ class RankGroup:
     A single rank has all three, and they do nothing.
     """
 
-    def __init__(self, place: RankPlace, control: Control, link: Link, pulse: Pulse | None) -> None:
+    def __init__(
+        self, place: RankPlace, control: Control, link: Link, pulse: Pulse | None, watchdog_seconds: float
+    ) -> None:
         self.place = place
+        self.watchdog_seconds = watchdog_seconds
         self.control = control
         self.link = link
         self._pulse = pulse
@@ -36,13 +41,17 @@ class RankGroup:
         cls,
         place: RankPlace,
         device: torch.device,
+        terms: Mapping[str, str],
         startup_seconds: float,
         watchdog_seconds: float,
         on_lost: Callable[[str, str, bool], None],
     ) -> RankGroup:
-        """Meet the other ranks; returns when all are there. Raises RuntimeError after `startup_seconds` alone."""
+        """Meet the other ranks; returns when all are there.
+
+        Raises InvalidLayout where their `terms` differ, RuntimeError after `startup_seconds` without all of them.
+        """
         if place.num_ranks == 1:
-            return cls(place, Control(None, 0, 1), Link(), None)
+            return cls(place, Control(None, 0, 1), Link(), None, watchdog_seconds)
         store = TCPStore(
             place.host,
             place.port,
@@ -52,12 +61,13 @@ class RankGroup:
             wait_for_workers=False,
             master_listen_fd=place.listener if place.listener >= 0 else None,
         )
+        meet(store, place.rank, place.num_ranks, terms, startup_seconds)
         dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.num_ranks, timeout=PATIENCE)
         control = Control(dist.group.WORLD, place.rank, place.num_ranks)
         pulse = Pulse(store, place.rank, place.num_ranks, watchdog_seconds, on_lost)
         control.agree(0)
         pulse.start()
-        return cls(place, control, Link(_data_group(device)), pulse)
+        return cls(place, control, Link(_data_group(device)), pulse, watchdog_seconds)
 
     @property
     def world(self) -> Axis:
@@ -74,6 +84,13 @@ class RankGroup:
         """The next boundary comes within so many seconds; None: nobody knows when."""
         if self._pulse is not None:
             self._pulse.expect(seconds)
+
+    def leave(self) -> None:
+        """The end, which all ranks come to: none takes it for a loss that others are gone sooner."""
+        if self._pulse is not None:
+            self._pulse.stop()
+            with contextlib.suppress(LinkLost):
+                self.control.agree(0, self.watchdog_seconds)
 
     def confess(self, code: str, message: str) -> None:
         """Tell the other ranks why this one ends."""

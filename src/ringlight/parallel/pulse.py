@@ -38,12 +38,20 @@ class Pulse:
         self._watchdog_seconds = watchdog_seconds
         self._on_lost = on_lost
         self._deadline: float | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
         store.set(_key(rank), "0")
         store.compare_set(FAILURE, "", " ")
+        self._failures = self._clone()  # of its own: the main thread may be waiting in `store`
 
     def start(self) -> None:
         """Begin, once every rank has made its own."""
-        threading.Thread(target=self._run, name="pulse", daemon=True).start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """The ranks part as they should: notice nothing any more."""
+        self._stopped.set()
+        self._thread.join()
 
     def expect(self, seconds: float | None) -> None:
         """The main thread says when it will have come to its next boundary at the latest; None: whenever it likes."""
@@ -52,15 +60,14 @@ class Pulse:
     def confess(self, code: str, message: str) -> None:
         """Tell the others why this rank ends, so that all report the same cause. The first cause stands."""
         with contextlib.suppress(RuntimeError):  # the store is gone with rank 0
-            self._store.compare_set(FAILURE, " ", json.dumps({"rank": self._rank, "code": code, "message": message}))
+            self._failures.compare_set(FAILURE, " ", json.dumps({"rank": self._rank, "code": code, "message": message}))
 
     def _run(self) -> None:
-        store = self._store.clone()  # type: ignore[attr-defined]
-        store.set_timeout(timedelta(seconds=self._watchdog_seconds))
+        store = self._clone()
         others = [rank for rank in range(self._size) if rank != self._rank]
         seen, missed = dict.fromkeys(others, b""), dict.fromkeys(others, 0)
         beat = 0
-        while True:
+        while not self._stopped.wait(self._watchdog_seconds / BEATS_PER_WATCHDOG):
             beat += 1
             try:
                 store.set(_key(self._rank), str(beat))
@@ -79,7 +86,12 @@ class Pulse:
                     return self._on_lost(WorkerError.code, f"rank {rank} has not been heard of for {seconds}", True)
             if self._deadline is not None and time.monotonic() > self._deadline:
                 return self._on_lost(WorkerError.code, f"rank {self._rank} waits for what does not come", False)
-            time.sleep(self._watchdog_seconds / BEATS_PER_WATCHDOG)
+
+    def _clone(self) -> TCPStore:
+        """A connection of its own to the store, which gives up after the watchdog's time."""
+        store: TCPStore = self._store.clone()  # type: ignore[attr-defined]
+        store.set_timeout(timedelta(seconds=self._watchdog_seconds))
+        return store
 
 
 def _key(rank: int) -> str:

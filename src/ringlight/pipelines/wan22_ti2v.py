@@ -47,9 +47,12 @@ class Wan22TI2V:
         device: torch.device,
         dtype: torch.dtype,
         vae_dtype: torch.dtype,
-        world: Axis,
+        world: Axis | None = None,
     ) -> None:
-        """Load the checkpoint of `config`, of the text encoder this rank's part. Raises InvalidCheckpoint."""
+        """Load the checkpoint of `config`, of the text encoder the part of this rank of `world` (None: a single rank).
+
+        Raises InvalidCheckpoint.
+        """
         self.config, self.limits, self.device = config, limits, device
         self.model_path = Path(config.model_path)
         self.spec = ModelSpec.read(self.model_path)
@@ -141,7 +144,7 @@ class Wan22TI2V:
         vae.optimise_layout()
         return vae
 
-    def _load_text_encoder(self, dtype: torch.dtype, world: Axis) -> TextEncoder:
+    def _load_text_encoder(self, dtype: torch.dtype, world: Axis | None) -> TextEncoder:
         tokenizer = load_tokenizer(self.model_path / "tokenizer")
         if len(tokenizer) > self.spec.text_encoder.vocab_size:
             raise InvalidCheckpoint(

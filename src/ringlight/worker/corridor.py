@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -37,7 +38,8 @@ class Corridor:
         if (job := self.running) is not None:
             remove_parts(Path(job.output), job.job_id)
         if last_word is not None:
-            self.send(last_word)
+            with contextlib.suppress(OSError):  # the engine is gone too
+                self.send(last_word)
         os._exit(1)
 
     def _receive(self) -> None:

@@ -78,9 +78,14 @@ def describe(
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cuda": torch.version.cuda,
-        "versions": {package: _version(package) for package in PACKAGES},
+        "versions": versions(),
         "commit": _commit(),
     }
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a video depends on."""
+    return {package: _version(package) for package in PACKAGES}
 
 
 def _version(package: str) -> str:

@@ -52,7 +52,7 @@ class Events:
     def require_alike(self, failure: RinglightError) -> None:
         """After an error between boundaries: return if all ranks have raised alike, else raise LinkLost."""
         status = OUT_OF_STEP + status_of(failure)
-        statuses = self._group.control.agree(status, GRACE_SECONDS)
+        statuses = self._group.control.agree(status, min(GRACE_SECONDS, self._group.watchdog_seconds))
         if set(statuses) != {status}:
             raise LinkLost("the other ranks did not fail alike")
 

@@ -30,6 +30,7 @@ from ringlight.worker.corridor import Corridor
 from ringlight.worker.events import Events
 from ringlight.worker.failures import as_failure, as_ringlight_error
 from ringlight.worker.memory import meter_for
+from ringlight.worker.terms import terms_of
 
 TOO_LARGE_TO_LOAD = "the model's weights do not fit into this device's memory"
 
@@ -46,7 +47,12 @@ class Worker:
         environment.apply_settings(config, self._device, setup.place.num_local)
         dtype, vae_dtype = environment.choose_dtypes(config, self._device)
         self._group = RankGroup.join(
-            setup.place, self._device, config.startup_timeout_seconds, config.watchdog_seconds, self._leave
+            setup.place,
+            self._device,
+            terms_of(setup, self._device, dtype, vae_dtype),
+            config.startup_timeout_seconds,
+            config.watchdog_seconds,
+            self._leave,
         )
         try:
             self._pipeline = Wan22TI2V(config, setup.limits, self._device, dtype, vae_dtype, self._group.world)
@@ -72,6 +78,7 @@ class Worker:
                 release_memory(self._device)
             if self._place.rank == 0:
                 self._corridor.send(ending)
+        self._group.leave()
 
     def _next_order(self) -> messages.ToWorker:
         """What the engine wants of rank 0, told to all ranks."""

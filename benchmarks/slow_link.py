@@ -1,0 +1,305 @@
+"""A link slower than the machine: what ring and Ulysses lose on it, and what sending ahead and taking turns keep.
+
+    sudo python benchmarks/slow_link.py [--runs 5] [--ratios 0 0.25 0.45 0.7 1.0] [--output benchmarks/results]
+
+Two ranks with a core and a thread each live in two network namespaces joined by a veth pair, whose rate `tc tbf` limits
+so that a hop (one rank's keys and values of one block) takes a chosen share of the seconds that a rank computes in a
+layer: hop : layer. At 5 : 11 two CPU ranks stand where two cards without peer-to-peer stand. Every variant runs once a
+round, rounds repeat, medians are printed as speedups over one rank measured in the same rounds. Needs root, `ip` and
+`tc` (Debian: iproute2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+TOKENS_GRID = (8, 32, 32)  # latent frames, height, width: 2,048 tokens
+MODEL = {"num_attention_heads": 8, "attention_head_dim": 64, "ffn_dim": 2048}
+LAYERS = {"off": 8, "on": 4}  # guidance on runs two forwards
+RATIOS = (0.0, 0.25, 5 / 11, 0.7, 1.0)
+
+
+class Variant(NamedTuple):
+    """A way to use the link. `slices` of a rank's tokens are sent ahead; 0 waits for data as soon as it is sent."""
+
+    name: str
+    layout: str
+    slices: int
+    turns: bool = False
+
+
+def variants(guidance: str) -> list[Variant]:
+    """All that is compared."""
+    found = []
+    for layout in ("u1r2", "u2r1"):
+        found += [Variant("wait at once", layout, 0)] if layout == "u1r2" else []
+        found += [Variant("K,V first" if layout == "u1r2" else "whole", layout, 1)]
+        found += [Variant(f"ahead {slices}", layout, slices) for slices in (2, 4, 8)]
+        if guidance == "on":
+            found += [Variant("turns", layout, 1, True)]
+            found += [Variant(f"turns + ahead {slices}", layout, slices, True) for slices in (2, 4, 8)]
+    return found
+
+
+class Network:
+    """Two namespaces, a veth pair between them, and its rate."""
+
+    def __init__(self) -> None:
+        mark = f"{os.getpid() % 100000}"
+        self.spaces = [f"ringlight-{mark}-{side}" for side in "ab"]
+        self.ends = [f"rl{mark}{side}" for side in "ab"]
+
+    def make(self) -> None:
+        for space in self.spaces:
+            run("ip", "netns", "add", space)
+        run("ip", "link", "add", self.ends[0], "type", "veth", "peer", "name", self.ends[1])
+        for number, (space, end) in enumerate(zip(self.spaces, self.ends, strict=True)):
+            run("ip", "link", "set", end, "netns", space)
+            self.inside(space, "ip", "addr", "add", f"10.77.0.{number + 1}/24", "dev", end)
+            self.inside(space, "ip", "link", "set", end, "up")
+            self.inside(space, "ip", "link", "set", "lo", "up")
+
+    def limit(self, bits_per_second: float | None) -> None:
+        """Limit both directions; None: no limit."""
+        for space, end in zip(self.spaces, self.ends, strict=True):
+            subprocess.run(
+                ["ip", "netns", "exec", space, "tc", "qdisc", "del", "dev", end, "root"], stderr=subprocess.DEVNULL
+            )
+            if bits_per_second is not None:
+                burst = max(65536, int(bits_per_second / 8 / 250))
+                rate = ("rate", f"{int(bits_per_second)}bit", "burst", str(burst), "latency", "100ms")
+                self.inside(space, "tc", "qdisc", "add", "dev", end, "root", "tbf", *rate)
+
+    def remove(self) -> None:
+        for space in self.spaces:
+            subprocess.run(["ip", "netns", "del", space], stderr=subprocess.DEVNULL)
+
+    def inside(self, space: str, *command: str) -> None:
+        run("ip", "netns", "exec", space, *command)
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True)
+
+
+class Rank:
+    """A process in a namespace, on a core of its own, that runs what it is told."""
+
+    def __init__(self, rank: int, network: Network, store: Path) -> None:
+        space, end = network.spaces[rank], network.ends[rank]
+        environment = os.environ | {"GLOO_SOCKET_IFNAME": end, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            ["ip", "netns", "exec", space, sys.executable, __file__, "--rank", str(rank), "--store", str(store)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def start(self, order: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        print(json.dumps(order), file=self.process.stdin, flush=True)
+
+    def result(self) -> dict[str, float]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a rank ended with {self.process.wait()}")
+        answer: dict[str, float] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+@contextmanager
+def two_ranks(network: Network) -> Iterator[list[Rank]]:
+    with tempfile.TemporaryDirectory() as folder:
+        ranks = [Rank(rank, network, Path(folder) / "store") for rank in (0, 1)]
+        try:
+            yield ranks
+        finally:
+            for rank in ranks:
+                rank.close()
+
+
+def seconds_of(ranks: list[Rank], variant: Variant | None, guidance: str) -> float:
+    """Seconds of one prediction: by both ranks, or (None) by rank 0 alone."""
+    order = {"guidance": guidance, "variant": variant}
+    taking_part = ranks if variant is not None else ranks[:1]
+    for rank in taking_part:
+        rank.start(order)
+    return max(rank.result()["seconds"] for rank in taking_part)
+
+
+def measure(network: Network, guidance: str, ratios: list[float], runs: int) -> list[dict[str, Any]]:
+    """Speedups of all variants at every ratio of hop to layer."""
+    rows: list[dict[str, Any]] = []
+    with two_ranks(network) as ranks:
+        seconds_of(ranks, None, guidance)
+        alone = statistics.median(seconds_of(ranks, None, guidance) for _ in range(3))
+        forwards = 2 if guidance == "on" else 1
+        layer_seconds = alone / (LAYERS[guidance] * forwards) / 2
+        tokens = TOKENS_GRID[0] * TOKENS_GRID[1] * TOKENS_GRID[2] // 4
+        hop_bits = 8 * 4 * 2 * (tokens // 2) * MODEL["num_attention_heads"] * MODEL["attention_head_dim"]
+        for ratio in ratios:
+            rate = hop_bits / (ratio * layer_seconds) if ratio else None
+            network.limit(rate)
+            every = variants(guidance)
+            for variant in every[:1] + every[-1:]:
+                seconds_of(ranks, variant, guidance)
+            taken: dict[Variant | None, list[float]] = {variant: [] for variant in [None, *every]}
+            for turn in range(runs):
+                order = list(taken)
+                for variant in order if turn % 2 == 0 else reversed(order):
+                    taken[variant].append(seconds_of(ranks, variant, guidance))
+            one = statistics.median(taken[None])
+            for variant in every:
+                seconds = statistics.median(taken[variant])
+                rows.append(
+                    variant._asdict()
+                    | {"guidance": guidance, "ratio": ratio, "mbit": rate and rate / 1e6}
+                    | {"seconds": seconds, "alone": one, "speedup": one / seconds, "all": taken[variant]}
+                )
+                print(
+                    f"guidance {guidance}  {ratio:4.2f}  {variant.layout} {variant.name:16s} "
+                    f"{seconds:6.3f} s  {one / seconds:5.2f}x",
+                    flush=True,
+                )
+    return rows
+
+
+# --- what runs in a rank ------------------------------------------------------------------------------------------
+
+
+def serve(rank: int, store_path: str) -> None:
+    """Make a thin model, then run a prediction for every line on stdin."""
+    import torch
+    import torch.distributed as dist
+
+    from ringlight.parallel.link import Link
+
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    dist.init_process_group("gloo", store=dist.FileStore(store_path, 2), rank=rank, world_size=2)
+    link = Link(dist.group.WORLD)
+    models = {guidance: build(layers) for guidance, layers in LAYERS.items()}
+    latents = torch.randn(1, 48, *TOKENS_GRID, generator=torch.Generator().manual_seed(1))
+    for line in sys.stdin:
+        order = json.loads(line)
+        variant = None if order["variant"] is None else Variant(*order["variant"])
+        model, keys = models[order["guidance"]]
+        link.reset()
+        start = time.perf_counter()
+        predict(model, keys[: 2 if order["guidance"] == "on" else 1], latents, variant, rank, link)
+        seconds = time.perf_counter() - start
+        waited = sum(kind.wait_seconds for kind in link.report().values())
+        print(json.dumps({"seconds": seconds, "waited": waited}), flush=True)
+
+
+def build(layers: int) -> Any:
+    """A transformer with random weights, and the text keys of two prompts."""
+    import torch
+
+    from ringlight.core.spec import TransformerSpec
+    from ringlight.models.wan.checkpoint import fill_random, materialise
+    from ringlight.models.wan.transformer import WanTransformer
+
+    spec = TransformerSpec(
+        patch_size=(1, 2, 2),
+        in_channels=48,
+        out_channels=48,
+        text_dim=64,
+        freq_dim=256,
+        num_layers=layers,
+        **MODEL,
+    )
+    with torch.device("meta"):
+        model = WanTransformer(spec)
+    materialise(model, torch.device("cpu"), torch.float32, WanTransformer.KEPT_IN_FLOAT32)
+    fill_random(model, 0)
+    model.optimise_layout()
+    text = torch.randn(2, 30, 64, generator=torch.Generator().manual_seed(2))
+    return model, [model.text_keys(rows, 512) for rows in text]
+
+
+def predict(model: Any, keys: list[Any], latents: Any, variant: Variant | None, rank: int, link: Any) -> None:
+    """One prediction, its guidance branches one after another or in turns."""
+    import torch
+
+    from ringlight.attention.kernel import load_kernel
+    from ringlight.core.layout import ParallelLayout
+    from ringlight.models.wan import transformer
+    from ringlight.parallel.attention import sequence_attention
+    from ringlight.parallel.mesh import ParallelMesh
+    from ringlight.parallel.turns import in_turns
+
+    kernel, times = load_kernel("flash_cpu"), torch.tensor([500.0])
+    transformer.sequence_attention = sequence_attention
+    if variant is None:
+        for branch in keys:
+            model(latents, times, branch, kernel, ParallelMesh.alone())
+        return
+    mesh = ParallelMesh.of(ParallelLayout.parse(variant.layout), rank, link)
+    if variant.slices == 0:
+        transformer.sequence_attention = waiting_at_once
+    forwards = [model.steps(latents, times, branch, kernel, mesh, variant.slices) for branch in keys]
+    if variant.turns:
+        in_turns(*forwards)
+    else:
+        for forward in forwards:
+            in_turns(forward)
+
+
+def waiting_at_once(shard: Any, kernel: Any, num_slices: int) -> Any:
+    """The usual ring: each hop is waited for before anything is computed."""
+    from ringlight.parallel.attention import Whole
+
+    class Waiting(Whole):
+        def offer(self, *part_q_k_v: Any) -> None:
+            super().offer(*part_q_k_v)
+            self._ring._coming[1].wait()  # type: ignore[index]
+
+    return Waiting(shard, kernel)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--ratios", type=float, nargs="+", default=list(RATIOS))
+    parser.add_argument("--guidance", nargs="+", choices=list(LAYERS), default=list(LAYERS))
+    parser.add_argument("--output", type=Path, help="folder for slow_link.json, .md and .png")
+    options = parser.parse_args()
+    if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "tc"))):
+        sys.exit("slow_link needs root, ip and tc (Debian: apt-get install iproute2) to make and slow down a link")
+    network = Network()
+    try:
+        network.make()
+        rows = [row for guidance in options.guidance for row in measure(network, guidance, options.ratios, options.runs)]
+    finally:
+        network.remove()
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
+        (options.output / "slow_link.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--rank"]:
+        serve(int(sys.argv[2]), sys.argv[4])
+    else:
+        main()

@@ -1,0 +1,61 @@
+"""What all ranks of a group must have in common, or they would wait for each other or mix two models."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+import torch
+
+from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.messages import WorkerSetup
+from ringlight.core.spec import ModelSpec
+from ringlight.worker.environment import versions
+
+SAMPLE_BYTES = 2**16
+
+
+def terms_of(setup: WorkerSetup, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype) -> dict[str, str]:
+    """By the names that people know them by, in text. Raises InvalidCheckpoint."""
+    config, place = setup.config, setup.place
+    terms = {
+        "num-gpus": place.num_ranks,
+        "ranks on a node": place.num_local,
+        "device": device.type,
+        "dtype": str(dtype),
+        "vae-dtype": str(vae_dtype),
+        "load-format": config.load_format,
+        "decode-chunk": config.decode_chunk,
+        "num-slices": config.num_slices,
+        "watchdog-timeout": config.watchdog_seconds,
+        "limits": msgspec.json.encode(setup.limits).decode(),
+        "checkpoint": digest(Path(config.model_path), with_weights=config.load_format != "dummy"),
+    }
+    return {name: str(value) for name, value in terms.items()} | versions()
+
+
+def digest(folder: Path, with_weights: bool) -> str:
+    """Twelve digits for a checkpoint: its numbers, its tokenizer, and size, head, middle and tail of its weights.
+
+    Cheap on tens of gigabytes, and no fine-tune of a model passes for the model. Raises InvalidCheckpoint.
+    """
+    found = hashlib.sha256(ModelSpec.read(folder).fingerprint.encode())
+    try:
+        for path in sorted(filter(Path.is_file, (folder / "tokenizer").glob("*"))):
+            found.update(path.name.encode() + path.read_bytes())
+        for path in sorted(folder.glob("*/*.safetensors")) if with_weights else ():
+            found.update(str(path.relative_to(folder)).encode() + _sample(path))
+    except OSError as error:
+        raise InvalidCheckpoint(f"{error.filename}: not readable: {error.strerror}") from None
+    return found.hexdigest()[:12]
+
+
+def _sample(path: Path) -> bytes:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        sample = size.to_bytes(8)
+        for start in (0, size // 2, max(0, size - SAMPLE_BYTES)):
+            file.seek(start)
+            sample += file.read(SAMPLE_BYTES)
+    return sample

@@ -1,0 +1,148 @@
+"""Whole generations over real ranks against one rank: same request, same video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ringlight.core.layout import ParallelLayout
+from ringlight.core.picture import fit_picture
+from ringlight.core.request import RequestDefaults, VideoRequest
+from ringlight.core.spec import ModelSpec, TransformerSpec
+from ringlight.models.wan.checkpoint import fill_random, materialise
+from ringlight.models.wan.transformer import WanTransformer
+from ringlight.parallel.mesh import ParallelMesh
+from ringlight.pipelines.wan22_ti2v import Wan22TI2V
+from tests.ours import as_png, final_latents, frames, load_pipeline, new_tracer
+from tests.parallel.ranks import on_ranks
+
+LAYOUTS = [ParallelLayout.parse(name) for name in ("u1r2", "u2r1", "u1r3", "u2r2", "c2u1r1", "c2u1r2")]
+SIZES = [  # width, height, frames: 245, 35 and 12 tokens, which most numbers of ranks do not divide
+    (224, 224, 17),
+    (224, 160, 1),
+    (64, 96, 5),
+]
+by_name = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+
+
+def make_request(spec: ModelSpec, size: tuple[int, int, int], image: bytes | None, **fields: Any) -> VideoRequest:
+    width, height, num_frames = size
+    given = {"negative_prompt": "blurry", "num_inference_steps": 4, "seed": 7, "guidance_scale": 5.0} | fields
+    return RequestDefaults().complete(
+        "a violin player", spec, image=image, width=width, height=height, num_frames=num_frames, **given
+    )
+
+
+def picture_of(photograph: Path, size: tuple[int, int, int]) -> bytes:
+    return as_png(fit_picture(Image.open(photograph), size[0], size[1]))
+
+
+def generation(pipeline: Wan22TI2V, request: VideoRequest, path: Path) -> Callable[[ParallelMesh], Tensor]:
+    """Work for a rank: the generation. Rank 0 writes it to `path`."""
+
+    def work(mesh: ParallelMesh) -> Tensor:
+        paths = pipeline.run(request, path, "job", new_tracer(), mesh)
+        assert paths == ([str(path)] if mesh.world.rank == 0 else [])
+        return torch.zeros(1)
+
+    return work
+
+
+@pytest.mark.parametrize("with_image", [False, True], ids=["t2v", "i2v"])
+@by_name
+def test_latents_and_frames_within_2e_5_of_one_rank(
+    tiny: Path, spec: ModelSpec, photograph: Path, tmp_path: Path, layout: ParallelLayout, with_image: bool
+) -> None:
+    pipeline = load_pipeline(tiny)
+    for size in SIZES:
+        request = make_request(spec, size, picture_of(photograph, size) if with_image else None)
+        latents = final_latents(pipeline, request, tmp_path)
+        on_ranks(layout, generation(pipeline, request, tmp_path / "many.safetensors"))
+        shared = load_file(tmp_path / "many.safetensors")["latents"]
+        if layout.sp == 1 and not with_image:
+            assert torch.equal(shared, latents), "guidance over branches is bitwise one rank's"
+        assert (shared - latents).abs().max() < 2e-5
+        video = frames(pipeline, request, tmp_path)
+        on_ranks(layout, generation(pipeline, request, tmp_path / "frames.npy"))
+        assert (frames_of(tmp_path / "frames.npy") - video).abs().max() < 2e-5
+
+
+def frames_of(path: Path) -> Tensor:
+    import numpy as np
+
+    return torch.from_numpy(np.load(path))
+
+
+@pytest.mark.parametrize("num_slices", [2, 4, 8])
+@pytest.mark.parametrize("name", ["u1r2", "u2r1", "u2r2"])
+def test_sent_ahead_it_is_the_same_video(
+    tiny: Path, spec: ModelSpec, tmp_path: Path, name: str, num_slices: int
+) -> None:
+    request = make_request(spec, SIZES[0], None)
+    latents = final_latents(load_pipeline(tiny), request, tmp_path)
+    ahead = load_pipeline(tiny, num_slices=num_slices)
+    on_ranks(ParallelLayout.parse(name), generation(ahead, request, tmp_path / "many.safetensors"))
+    assert (load_file(tmp_path / "many.safetensors")["latents"] - latents).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("name", ["u1r2", "u2r1", "c2u1r1"])
+def test_bfloat16_is_no_further_from_float32_than_one_rank(
+    tiny: Path, spec: ModelSpec, tmp_path: Path, name: str
+) -> None:
+    distances: dict[str, list[float]] = {"one": [], "many": []}
+    for seed in range(3):
+        request = make_request(spec, SIZES[0], None, seed=seed)
+        exact = final_latents(load_pipeline(tiny), request, tmp_path)
+        rounded = load_pipeline(tiny, torch.bfloat16)
+        distances["one"].append(float((final_latents(rounded, request, tmp_path) - exact).norm()))
+        on_ranks(ParallelLayout.parse(name), generation(rounded, request, tmp_path / "many.safetensors"))
+        distances["many"].append(float((load_file(tmp_path / "many.safetensors")["latents"] - exact).norm()))
+    assert sum(distances["many"]) <= 1.1 * sum(distances["one"])
+
+
+def thin_transformer() -> WanTransformer:
+    """One block of two narrow heads: for sizes as they are asked for in earnest."""
+    thin = TransformerSpec(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=48,
+        out_channels=48,
+        text_dim=32,
+        freq_dim=64,
+        ffn_dim=64,
+        num_layers=1,
+    )
+    with torch.device("meta"):
+        transformer = WanTransformer(thin)
+    materialise(transformer, torch.device("cpu"), torch.float32, WanTransformer.KEPT_IN_FLOAT32)
+    fill_random(transformer, seed=0)
+    transformer.optimise_layout()
+    return transformer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(832, 480, 81), (1280, 704, 25), (832, 480, 21)], ids=str)
+def test_sizes_in_earnest_on_a_thin_model(tiny: Path, spec: ModelSpec, size: tuple[int, int, int]) -> None:
+    """8,190 tokens divide neither by 4 nor by 8."""
+    width, height, num_frames = size
+    transformer, kernel = thin_transformer(), load_pipeline(tiny).kernel
+    generator = torch.Generator().manual_seed(3)
+    latents = torch.randn(1, *spec.latent_shape(num_frames, height, width), generator=generator)
+    text = torch.randn(20, 32, generator=generator)
+
+    def forward(mesh: ParallelMesh, num_slices: int = 1) -> Tensor:
+        keys = transformer.text_keys(text, 512)
+        return transformer(latents, torch.tensor([417.0]), keys, kernel, mesh, num_slices)
+
+    alone = forward(ParallelMesh.alone())
+    for name, num_slices in (("u1r2", 1), ("u2r1", 1), ("u2r2", 1), ("u1r4", 1), ("u1r4", 4), ("u2r2", 4)):
+        for result in on_ranks(ParallelLayout.parse(name), lambda mesh, n=num_slices: forward(mesh, n)):
+            torch.testing.assert_close(result, alone, rtol=0, atol=2e-5)
