@@ -290,7 +290,9 @@ def main() -> None:
     network = Network()
     try:
         network.make()
-        rows = [row for guidance in options.guidance for row in measure(network, guidance, options.ratios, options.runs)]
+        rows = [
+            row for guidance in options.guidance for row in measure(network, guidance, options.ratios, options.runs)
+        ]
     finally:
         network.remove()
     if options.output:

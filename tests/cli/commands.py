@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.engine.processes import wait_until
 
 RINGLIGHT = str(Path(sys.executable).with_name("ringlight"))
 TIMEOUT_SECONDS = 120.0
@@ -36,15 +37,6 @@ def together(commands: Iterable[list[object]]) -> list[Done]:
         return list(pool.map(lambda arguments: ringlight(*arguments), commands))
 
 
-def wait_until(is_so: Callable[[], object]) -> None:
-    """Wait for something to become true. Raises TimeoutError if it does not."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        time.sleep(0.01)
-
-
 def listen_to_hangups() -> None:
     """In a new process: as in a terminal, even where the tests themselves run under nohup."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -65,11 +57,12 @@ class Running:
         wait_until(lambda: word in self._err.read_text() or self._process.poll() is not None)
         assert word in self._err.read_text()
 
-    def worker(self) -> int:
-        """The process id of its worker, as soon as there is one."""
-        wait_until(self._children)
-        (worker,) = self._children()
-        return worker
+    def workers(self, number: int = 1) -> list[int]:
+        """The process ids of its ranks, as soon as there are so many."""
+        wait_until(lambda: len(self._children()) >= number)
+        workers = sorted(self._children())
+        assert len(workers) == number
+        return workers
 
     def interrupt(self, number: signal.Signals) -> None:
         self._process.send_signal(number)

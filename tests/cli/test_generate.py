@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ringlight import Engine
-from ringlight.core.report import workload_hash
+from ringlight.core.report import SCHEMA_VERSION, workload_hash
 from tests.cli.commands import Done, together
 
 pytestmark = pytest.mark.slow
@@ -203,7 +203,7 @@ def check_report(report: dict[str, Any], output: Path) -> None:
     assert report["workload_hash"] == workload_hash(report["workload"])
     assert len(report["step_seconds"]) == 2
     assert report["environment"]["num_threads"] == 1
-    assert (report["num_tokens"], report["layout"], report["schema_version"]) == (12, "u1r1", 1)
+    assert (report["num_tokens"], report["layout"], report["schema_version"]) == (12, "u1r1", SCHEMA_VERSION)
 
 
 def test_a_first_frame_has_its_own_stage(outputs: Outputs) -> None:

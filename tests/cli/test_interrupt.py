@@ -24,6 +24,7 @@ class Plan(NamedTuple):
     signals: list[signal.Signals]
     flags: list[object]
     output: str
+    num_ranks: int = 1
 
 
 PLANS = {
@@ -32,6 +33,13 @@ PLANS = {
     ),
     "SIGTERM": Plan(
         "Decoding", [signal.SIGTERM], ["--size", "256x160", "--num-frames", 481, "--num-inference-steps", 1], "%03d.png"
+    ),
+    "Ctrl-C on two ranks": Plan(
+        "Denoising",
+        [signal.SIGINT],
+        ["--num-gpus", 2, "--size", "256x160", "--num-frames", 5, "--num-inference-steps", 1000],
+        "a.gif",
+        num_ranks=2,
     ),
     "a lost terminal": Plan(
         "Decoding", [signal.SIGHUP], ["--size", "256x160", "--num-frames", 481, "--num-inference-steps", 1], "b%03d.png"
@@ -48,18 +56,18 @@ PLANS = {
 class Interrupted(NamedTuple):
     done: Done
     folder: Path
-    worker: int
+    workers: list[int]
 
 
 def interrupt(running: Running, plan: Plan, folder: Path) -> Interrupted:
     running.wait_for(plan.word)
-    worker = running.worker()
+    workers = running.workers(plan.num_ranks)
     first, *more = plan.signals
     running.interrupt(first)
     for number in more:
         running.wait_for(STOPPING)
         running.interrupt(number)
-    return Interrupted(running.end(), folder, worker)
+    return Interrupted(running.end(), folder, workers)
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +88,16 @@ def interrupted(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.mark.parametrize("name", PLANS)
 def test_an_interrupted_command_leaves_nothing(interrupted: dict[str, Interrupted], name: str) -> None:
-    done, folder, worker = interrupted[name]
+    done, folder, workers = interrupted[name]
     assert done.code == 130
     assert done.out == ""
     assert STOPPING in done.err
     assert "Traceback" not in done.err
     assert list(folder.iterdir()) == []
-    assert ends(worker)
+    assert all(map(ends, workers))
 
 
-@pytest.mark.parametrize("name", ["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("name", ["Ctrl-C", "SIGTERM", "Ctrl-C on two ranks"])
 def test_the_first_interrupt_is_answered_with_a_line(interrupted: dict[str, Interrupted], name: str) -> None:
     assert interrupted[name].done.err.splitlines()[-1] == "ringlight: cancelled"
 
@@ -104,7 +112,7 @@ def test_an_interrupt_while_loading_ends_too(tiny: Path, tmp_path: Path) -> None
     arguments = ["--model-path", tiny, "--prompt", "a cat", "-o", tmp_path / "results" / "film.mp4"]
     running = Running(tmp_path / "log", "generate", *arguments)
     try:
-        worker = running.worker()
+        (worker,) = running.workers()
         running.interrupt(signal.SIGINT)
         done = running.end()
     finally:

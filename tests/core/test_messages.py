@@ -8,6 +8,7 @@ import pytest
 from ringlight.core import messages
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import Problem
+from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import MAX_SEED, RequestLimits, VideoRequest
 from tests.core.test_report import CPU, GPU, report
 
@@ -26,7 +27,12 @@ REQUEST = VideoRequest(
 )
 TO_WORKER: list[messages.ToWorker] = [
     messages.RunJob(job_id="video_1", request=REQUEST, output="/tmp/film.mp4"),
-    messages.RunJob(job_id="video_2", request=msgspec.structs.replace(REQUEST, image=None), output="film.npy"),
+    messages.RunJob(
+        job_id="video_2",
+        request=msgspec.structs.replace(REQUEST, image=None),
+        output="film.npy",
+        layout=ParallelLayout(cfg=2, ulysses=3, ring=5),
+    ),
     messages.CancelJob(job_id="video_1"),
     messages.Shutdown(),
 ]
@@ -36,7 +42,7 @@ FROM_WORKER: list[messages.FromWorker] = [
     messages.StepFinished(job_id="video_1", step=1, num_steps=8, seconds=0.25),
     messages.FramesDecoded(job_id="video_1", num_done=5, num_frames=17),
     messages.JobCompleted(job_id="video_1", report=report(CPU)),
-    messages.JobCompleted(job_id="video_1", report=report(GPU)),
+    messages.JobCompleted(job_id="video_1", report=report(GPU, GPU)),
     messages.JobFailed(job_id="video_1", code="cancelled", message="cancelled"),
     messages.JobFailed(
         job_id="video_1",
@@ -45,6 +51,7 @@ FROM_WORKER: list[messages.FromWorker] = [
         problems=[Problem("height", "is odd", "704"), Problem("prompt", "is empty")],
     ),
     messages.WorkerFailed(code="invalid_checkpoint", message="weights: missing"),
+    messages.GroupBroken(rank=3, code="out_of_memory", message="does not fit", is_cause=True),
 ]
 
 
@@ -80,6 +87,9 @@ def test_what_a_worker_is_told_on_its_command_line() -> None:
     setup = messages.WorkerSetup(
         config=EngineConfig(model_path="/a model/päth", device="cpu", num_threads=1, decode_chunk=2),
         limits=RequestLimits(max_frames=5),
+        place=messages.RankPlace(
+            rank=5, num_ranks=8, local_rank=1, num_local=4, host="fd00::1", port=29500, listener=7
+        ),
     )
     assert msgspec.json.decode(msgspec.json.encode(setup), type=messages.WorkerSetup) == setup
 

@@ -8,9 +8,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from ringlight.core.report import GIB, MemoryReport, RunReport, StageReport, workload_hash
+from ringlight.core.report import (
+    GIB,
+    SCHEMA_VERSION,
+    LinkReport,
+    MemoryReport,
+    RankReport,
+    RunReport,
+    StageReport,
+    workload_hash,
+)
 from ringlight.core.request import VideoRequest
 
+MIB = 2**20
 STAGES = {
     "InputValidation": 0.0004,
     "TextEncoding": 0.81234,
@@ -35,19 +45,37 @@ CPU = MemoryReport(
     idle_resident_bytes=GIB,
     resident_growth_bytes=2 * GIB,
 )
+LINKS = [
+    {"ulysses": LinkReport(sent_bytes=3 * MIB, wait_seconds=0.25), "text": LinkReport(sent_bytes=10, wait_seconds=0.5)},
+    {"ulysses": LinkReport(sent_bytes=2 * MIB, wait_seconds=0.75)},
+    {"frames": LinkReport(sent_bytes=MIB // 4, wait_seconds=0.0)},
+]
+
+
+def stages(slower: float = 1.0, peak_bytes: int = GIB) -> list[StageReport]:
+    return [StageReport(name=name, seconds=seconds * slower, peak_bytes=peak_bytes) for name, seconds in STAGES.items()]
 
 
 def report(*memory: MemoryReport) -> RunReport:
+    """A report of a rank for each memory. Rank 1 is slower than the others."""
     return RunReport(
         workload={"prompt": "a cat", "seed": 1},
         workload_hash="0" * 64,
         layout="u1r1",
         environment={"device": "a device"},
-        stages=[StageReport(name=name, seconds=seconds, peak_bytes=GIB) for name, seconds in STAGES.items()],
+        stages=stages(),
         other_seconds=0.1234,
         total_seconds=sum(STAGES.values()) + 0.1234,
         step_seconds=[2.0, 1.5],
-        memory=list(memory),
+        ranks=[
+            RankReport(
+                rank=rank,
+                stages=stages(slower=2 if rank == 1 else 1, peak_bytes=(1 + rank) * GIB),
+                memory=mine,
+                link=LINKS[rank] if len(memory) > 1 else {},
+            )
+            for rank, mine in enumerate(memory)
+        ],
         num_tokens=200,
         outputs=["cat.mp4"],
     )
@@ -85,14 +113,59 @@ def test_the_worst_rank_stands_for_all() -> None:
     assert rows_of(report(small, GPU).table())["Peak GPU Memory"] == ["20.00"]
 
 
+def test_a_single_rank_says_nothing_of_others() -> None:
+    table = report(CPU).table()
+    assert "rank" not in table.lower()
+    assert "Link" not in table
+
+
+def test_seconds_are_rank_0s_and_the_slowest_ranks_and_peaks_are_the_worst_ranks() -> None:
+    made = report(CPU, CPU, CPU)
+    assert (made.slowest(4), made.worst_peak_bytes(4)) == (made.ranks[1].stages[4], 3 * GIB)
+    rows = rows_of(made.table())
+    assert rows["Stage"] == ["Seconds", "Share", "Slowest rank (s)", "Peak memory (GiB)"]
+    assert rows["Denoising"] == ["41.5050", "84.6%", "83.0100", "3.00"]
+    assert rows["Other"][2:] == ["", ""]
+    assert rows["Total"][2:] == ["", "3.00"]
+    parts = [float(rows[name][0]) for name in (*STAGES, "Other")]
+    assert sum(parts) == pytest.approx(float(rows["Total"][0]), abs=5e-5 * (len(parts) + 1))
+
+
+def test_every_rank_has_a_row_with_its_memory_and_its_traffic() -> None:
+    big = msgspec.structs.replace(GPU, rank=1, device="cuda:1", peak_reserved_bytes=30 * GIB)
+    rows = rows_of(report(GPU, big).table())
+    assert rows["Rank"] == ["Device", "Peak memory (GiB)", "Waited for the link (s)", "Sent (MiB)"]
+    assert rows["0"] == ["cuda:0", "20.00", "0.7500", "3.00"]
+    assert rows["1"] == ["cuda:1", "30.00", "0.7500", "2.00"]
+
+
+def test_traffic_has_for_each_kind_the_most_that_any_rank_sent_and_the_longest_that_any_waited() -> None:
+    made = report(CPU, CPU, CPU)
+    assert made.worst_link == {
+        "frames": LinkReport(sent_bytes=MIB // 4, wait_seconds=0.0),
+        "text": LinkReport(sent_bytes=10, wait_seconds=0.5),
+        "ulysses": LinkReport(sent_bytes=3 * MIB, wait_seconds=0.75),
+    }
+    rows = rows_of(made.table())
+    assert rows["Link (worst rank)"] == ["Waited (s)", "Sent (MiB)"]
+    assert rows["ulysses"] == ["0.7500", "3.00"]
+    assert rows["frames"] == ["0.0000", "0.25"]
+    plain = json.loads(made.to_json())
+    assert plain["worst_link"]["ulysses"] == {"sent_bytes": 3 * MIB, "wait_seconds": 0.75}
+    assert plain["ranks"][1]["link"] == {"ulysses": {"sent_bytes": 2 * MIB, "wait_seconds": 0.75}}
+    assert msgspec.json.decode(made.to_json(), type=RunReport) == made
+
+
 @pytest.mark.parametrize("memory", [GPU, CPU])
 def test_json_gives_the_same_report_back(memory: MemoryReport) -> None:
     before = report(memory)
     text = before.to_json()
     assert msgspec.json.decode(text, type=RunReport) == before
     plain = json.loads(text)
-    assert plain["schema_version"] == 1
+    assert plain["schema_version"] == SCHEMA_VERSION == 2
     assert plain["worst_memory"]["device"] == memory.device
+    assert [rank["memory"] for rank in plain["ranks"]] == plain["memory"] == [plain["worst_memory"]]
+    assert plain["worst_link"] == {}
     assert plain["stages"][4] == {"name": "Denoising", "seconds": 41.50498, "peak_bytes": GIB}
     assert text.endswith(b"}\n")
 

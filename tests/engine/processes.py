@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -17,9 +18,17 @@ def is_alive(pid: int) -> bool:
 
 def ends(pid: int, within_seconds: float = 30.0) -> bool:
     """Wait for a process to end; False if it still runs after so long."""
-    deadline = time.monotonic() + within_seconds
-    while is_alive(pid):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
+    try:
+        wait_until(lambda: not is_alive(pid), within_seconds)
+    except TimeoutError:
+        return False
     return True
+
+
+def wait_until(is_so: Callable[[], object], within_seconds: float = 60.0) -> None:
+    """Wait for something to become true. Raises TimeoutError if it does not."""
+    deadline = time.monotonic() + within_seconds
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.01)

@@ -35,16 +35,18 @@ class FakeReplica:
         self.events: list[str] = []
         self.in_the_middle = threading.Event()
         self.go_on = threading.Event()
+        self.ready = False
         self._cancelled: set[str] = set()
         if not held:
             self.go_on.set()
 
     def start(self) -> messages.WorkerReady:
         self.events.append("start")
+        self.ready = True
         return messages.WorkerReady(environment={"device": "none"}, load_seconds=0.0)
 
     def is_ready(self) -> bool:
-        return bool(self.events)
+        return self.ready
 
     def run(self, job: messages.RunJob, receive: Receive) -> None:
         self.events.append(f"run {job.request.prompt}")

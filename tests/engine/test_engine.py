@@ -179,7 +179,7 @@ def test_an_unforeseen_error_at_the_start_does_not_leave_jobs_waiting(tiny: Path
 
 
 class Breaking(FakeReplica):
-    """Fails in the middle of jobs whose prompt is "break"."""
+    """Fails in the middle of jobs whose prompt is "break", and is then to be started again."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
@@ -188,17 +188,83 @@ class Breaking(FakeReplica):
     def run(self, job: messages.RunJob, receive: Receive) -> None:
         if job.request.prompt == "break":
             part_path(Path(job.output), job.job_id).touch()
+            self.events.append("break")
+            self.ready = False
             raise self._error
         super().run(job, receive)
 
 
-def test_a_dead_worker_fails_its_job_and_leaves_no_part_files(tiny: Path, tmp_path: Path, output: str) -> None:
-    with engine_with(tiny, Breaking(WorkerError("the worker process died (signal 9)"))) as engine:
-        engine.submit(small(engine), output).wait(PATIENCE)
-        for prompt in ("break", "a"):
-            with pytest.raises(WorkerError, match="signal 9"):
-                engine.submit(small(engine, prompt), output).wait(PATIENCE)
+def test_a_dead_worker_fails_its_job_alone_and_leaves_no_part_files(tiny: Path, tmp_path: Path, output: str) -> None:
+    """Jobs that wait, and those that come later, run on workers that are started anew."""
+    replica = Breaking(WorkerError("the worker process died (signal 9)"))
+    with engine_with(tiny, replica) as engine:
+        engine.submit(small(engine, "a"), output).wait(PATIENCE)
+        broken, waiting = (engine.submit(small(engine, prompt), output) for prompt in ("break", "b"))
+        with pytest.raises(WorkerError, match="signal 9"):
+            broken.wait(PATIENCE)
+        waiting.wait(PATIENCE)
+        engine.submit(small(engine, "c"), output).wait(PATIENCE)
+    assert replica.events == ["start", "run a", "break", "start", "run b", "run c", "close"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_lost_between_jobs_fail_no_job(tiny: Path, output: str) -> None:
+    replica = FakeReplica()
+    with engine_with(tiny, replica) as engine:
+        engine.submit(small(engine, "a"), output).wait(PATIENCE)
+        replica.ready = False
+        engine.submit(small(engine, "b"), output).wait(PATIENCE)
+    assert replica.events == ["start", "run a", "start", "run b", "close"]
+
+
+class SlowToStartAgain(FakeReplica):
+    """Waits at its second start to be told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.starts_again, self.may_start = threading.Event(), threading.Event()
+
+    def start(self) -> messages.WorkerReady:
+        if "start" in self.events:
+            self.starts_again.set()
+            assert self.may_start.wait(60)
+        return super().start()
+
+    def cancel(self, job_id: str) -> None:
+        """Nobody is there to hear it."""
+
+
+def test_a_job_cancelled_while_workers_start_again_does_not_run(tiny: Path, output: str) -> None:
+    replica = SlowToStartAgain()
+    with engine_with(tiny, replica) as engine:
+        engine.start()
+        replica.ready = False
+        job = engine.submit(small(engine, "a"), output)
+        assert replica.starts_again.wait(PATIENCE)
+        engine.cancel(job)
+        replica.may_start.set()
+        with pytest.raises(Cancelled):
+            job.wait(PATIENCE)
+        engine.submit(small(engine, "b"), output).wait(PATIENCE)
+    assert replica.events == ["start", "start", "run b", "close"]
+
+
+def test_workers_that_cannot_start_again_fail_each_job_until_they_can(tiny: Path, output: str) -> None:
+    class FailingOnce(FakeReplica):
+        def start(self) -> messages.WorkerReady:
+            if self.events[-1:] == ["run a"]:
+                self.events.append("fail")
+                raise WorkerError("no room")
+            return super().start()
+
+    replica = FailingOnce()
+    with engine_with(tiny, replica) as engine:
+        engine.submit(small(engine, "a"), output).wait(PATIENCE)
+        replica.ready = False
+        with pytest.raises(WorkerError, match="no room"):
+            engine.submit(small(engine, "b"), output).wait(PATIENCE)
+        engine.submit(small(engine, "c"), output).wait(PATIENCE)
+    assert replica.events == ["start", "run a", "fail", "start", "run c", "close"]
 
 
 def test_an_unforeseen_error_in_a_run_does_not_leave_jobs_waiting(tiny: Path, tmp_path: Path, output: str) -> None:

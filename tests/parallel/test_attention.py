@@ -17,7 +17,8 @@ from ringlight.parallel.ahead import Ahead
 from ringlight.parallel.attention import attend
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.mesh import ParallelMesh
-from ringlight.parallel.shard import SequenceShard, split_sizes
+from ringlight.core.layout import split_sizes
+from ringlight.parallel.shard import SequenceShard
 from tests.parallel.ranks import on_ranks
 
 LENGTHS = [1, 2, 3, 5, 8, 13, 64, 175]

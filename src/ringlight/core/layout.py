@@ -15,6 +15,12 @@ NAME = re.compile(r"(?:c([0-9]{1,6}))?u([0-9]{1,6})r([0-9]{1,6})")
 Degrees = dict[str, int | None]  # flag: degree, None where it is left out
 
 
+def split_sizes(total: int, parts: int) -> tuple[int, ...]:
+    """`total` over `parts` as evenly as whole numbers go, the larger ones first; some are 0 if there are too few."""
+    size, extra = divmod(total, parts)
+    return tuple(size + (part < extra) for part in range(parts))
+
+
 class ParallelLayout(msgspec.Struct, frozen=True, kw_only=True):
     """Degrees of parallelism of one generation: guidance branches x Ulysses x ring.
 

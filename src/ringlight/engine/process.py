@@ -95,7 +95,7 @@ def launch(arguments: list[str], inherited: list[int], environment: dict[str, st
 
 
 def rank_environment(nodes: NodesConfig) -> dict[str, str]:
-    """A worker's environment. Between nodes it names the interface that reaches node 0, unless gloo's is named in ours."""
+    """A worker's environment. Between nodes it names the interface that reaches node 0, unless ours names one."""
     environment = worker_environment(nodes.num_nodes)
     if nodes.num_nodes > 1 and "GLOO_SOCKET_IFNAME" not in environment:
         interface = environment["GLOO_SOCKET_IFNAME"] = interface_towards(*nodes.host_and_port)

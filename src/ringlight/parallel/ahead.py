@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from ringlight.attention.kernel import AttentionKernel, attend_more
+from ringlight.core.layout import split_sizes
 from ringlight.parallel.collectives import Transfers
-from ringlight.parallel.shard import SequenceShard, split_sizes
+from ringlight.parallel.shard import SequenceShard
 
 LATE_SHARE = 0.25
 

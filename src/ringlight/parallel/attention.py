@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from ringlight.attention.kernel import AttentionKernel, attend_more
+from ringlight.core.layout import split_sizes
 from ringlight.parallel.ahead import Ahead
 from ringlight.parallel.collectives import Transfers, start_exchange
-from ringlight.parallel.shard import SequenceShard, split_sizes
+from ringlight.parallel.shard import SequenceShard
 
 
 class SequenceAttention(Protocol):

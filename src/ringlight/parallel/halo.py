@@ -12,10 +12,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ringlight.core.layout import split_sizes
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.link import Kind, Link
 from ringlight.parallel.mesh import Axis
-from ringlight.parallel.shard import split_sizes
 
 
 class Bands:

@@ -6,14 +6,9 @@ from itertools import accumulate
 
 from torch import Tensor
 
+from ringlight.core.layout import split_sizes
 from ringlight.parallel.collectives import gather_parts
 from ringlight.parallel.mesh import ParallelMesh
-
-
-def split_sizes(total: int, parts: int) -> tuple[int, ...]:
-    """`total` over `parts` as evenly as whole numbers go, the larger ones first; some are 0 if there are too few."""
-    size, extra = divmod(total, parts)
-    return tuple(size + (part < extra) for part in range(parts))
 
 
 class SequenceShard:

@@ -15,11 +15,14 @@ from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
+from ringlight.core.traffic import attention_elements
 from ringlight.models.wan.checkpoint import WeightFiles, fill_random, load_weights, materialise
 from ringlight.models.wan.text_encoder import TIED_NAMES, TextEncoder, load_tokenizer
 from ringlight.models.wan.transformer import WanTransformer
 from ringlight.models.wan.vae import WanVae
+from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis, ParallelMesh
+from ringlight.parallel.slices import Speeds, choose_slices, least, measure_link
 from ringlight.pipelines.output import frame_converter, open_writer, save_latents
 from ringlight.pipelines.stages.decoding import WRITING_RANK, decode
 from ringlight.pipelines.stages.denoising import Guided, denoise
@@ -58,6 +61,7 @@ class Wan22TI2V:
         self.spec = ModelSpec.read(self.model_path)
         require_scheduler(self.spec.scheduler, self.model_path)
         self.kernel: AttentionKernel = choose_kernel(device, dtype, self.spec.transformer.attention_head_dim)
+        self.speeds: Speeds | None = None
         self.transformer = self._load_transformer(dtype)
         self.vae = self._load_vae(vae_dtype)
         self.prompts = PromptCache(self._load_text_encoder(dtype, world), config.prompt_cache_bytes)
@@ -95,7 +99,7 @@ class Wan22TI2V:
         tracer: Tracer,
         mesh: ParallelMesh,
     ) -> Tensor:
-        tracer.num_slices = self.config.num_slices or 1
+        tracer.num_slices = self.num_slices(request, mesh)
         guided = Guided(
             self.transformer,
             self.kernel,
@@ -119,6 +123,31 @@ class Wan22TI2V:
             if writer is not None:
                 writer.abort()
             raise
+
+    def num_slices(self, request: VideoRequest, mesh: ParallelMesh) -> int:
+        """Slices of each rank's tokens: what the operator asked, else what hides the link; the same on all ranks."""
+        if self.config.num_slices or self.speeds is None or mesh.sequence.size == 1:
+            return self.config.num_slices or 1
+        network, layout = self.spec.transformer, mesh.layout
+        num_tokens = self.spec.num_tokens(request.num_frames, request.height, request.width)
+        sent = attention_elements(layout, 0, num_tokens, network.num_attention_heads, ahead=True)
+        sent_bytes = sum(sent.values()) * network.attention_head_dim * self.transformer.dtype.itemsize
+        flops = network.forward_flops(num_tokens) / network.num_layers / layout.sp
+        return choose_slices(
+            sent_bytes / self.speeds.link_bytes_per_second,
+            flops / self.speeds.flops_per_second,
+            num_tokens // layout.sp,
+        )
+
+    @torch.inference_mode()
+    def measure_speeds(self, world: Axis, control: Control) -> Speeds:
+        """Measure link and device, from which the number of slices follows. All ranks call it together."""
+        flops_per_second = self.transformer.measure_flops(self.kernel)
+        self.speeds = Speeds(
+            link_bytes_per_second=measure_link(world, control, self.device),
+            flops_per_second=least(flops_per_second, control),
+        )
+        return self.speeds
 
     def patience_seconds(self, request: VideoRequest) -> float:
         """More than any rank could need between two boundaries of a request: what comes later does not come."""

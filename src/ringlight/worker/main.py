@@ -61,6 +61,9 @@ class Worker:
             self._group.confess(failure.code, str(failure))
             raise failure from error
         described = environment.describe(config, self._device, dtype, vae_dtype, self._pipeline.kernel.name)
+        if setup.place.num_ranks > 1:
+            speeds = self._pipeline.measure_speeds(self._group.world, self._group.control)
+            described |= msgspec.to_builtins(speeds)
         self._meter = meter_for(self._device, setup.place.rank)
         gc.collect()
         gc.freeze()  # what is loaded stays: to look through it again costs 0.2 s at the start of every job

@@ -16,7 +16,7 @@ What is done differently from the reference, with the same result to rounding:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -98,6 +98,12 @@ class Stream:
 Activation = Callable[[Tensor, Tensor], object]  # writes what a convolution sees of its first argument to the second
 
 
+def _place(halo: Halo, window: Tensor) -> None:
+    """Write the halo rows of new frames into their window, once they have come."""
+    for edge, rows in zip((slice(None, 1), slice(-1, None)), halo.wait(), strict=True):
+        window[-len(rows) :, edge] = rows
+
+
 def _copy(x: Tensor, out: Tensor) -> None:
     """The activation of what is convolved as it is."""
     out.copy_(x)
@@ -160,37 +166,64 @@ class CausalConv(nn.Module):
         else:
             self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last_3d)
 
-    def run(self, window: Tensor, stream: Stream) -> Tensor:
-        """Convolve a window from `stream.window`, and keep its last frames. Where it has halo rows, no rows are
-        padded."""
-        padding = (0, self.padding[1] - stream.halo_of(self), self.padding[2])
-        if len(window) < self.kernel_frames:
-            out = convolve(window, self.weight[:, :, -1:], self.bias, padding)
-        elif self._pair_weights is not None:
-            out = self._convolve_pairs(window, self._pair_weights, padding)
+    def run(self, window: Tensor, stream: Stream, halo: Halo | None = None) -> Tensor:
+        """Convolve a window from `stream.window`, and keep its last frames. Where it has halo rows, `halo` is what is
+        still to come of them, and no rows are padded."""
+        if self._pair_weights is not None and len(window) > HISTORY:
+            out = self._convolve_pairs(window, self._pair_weights, halo)
         else:
-            out = convolve(window, self.weight, self.bias, padding)
+            if halo is not None:
+                _place(halo, window)
+            padding = self.padding if halo is None else self._padding_of_columns
+            weight = self.weight if len(window) > HISTORY else self.weight[:, :, -1:]
+            out = convolve(window, weight, self.bias, padding)
         stream.keep(self, window)
         return out
 
-    def _convolve_pairs(self, window: Tensor, weights: Tensor, padding: tuple[int, int, int]) -> Tensor:
-        """Each pair of new frames from the four frames a, b, c, d that it sees, by four products instead of six:
+    @property
+    def _padding_of_columns(self) -> tuple[int, int, int]:
+        return (0, 0, self.padding[2])
+
+    def _convolve_pairs(self, window: Tensor, weights: Tensor, halo: Halo | None) -> Tensor:
+        """Pair of frames by pair, so that the products stay small; the rows that see a halo last, while it travels."""
+        own = window if halo is None else window[:, 1:-1]
+        out = window.new_empty(len(window) - HISTORY, *own.shape[1:3], len(self.bias))
+        inner, padding = (out, self.padding) if halo is None else (out[:, 1:-1], self._padding_of_columns)
+        if inner.numel():
+            for start in range(0, len(out), 2):
+                targets = inner[start : start + 2].split(1)
+                self._convolve_pair(own[start : start + 4].split(1), weights, targets, padding)
+        if halo is not None:
+            _place(halo, window)
+            self._convolve_edges(window, weights, out)
+        return out
+
+    def _convolve_edges(self, window: Tensor, weights: Tensor, out: Tensor) -> None:
+        """The first and the last row of `out`, of all pairs at once."""
+        pairs = len(out) // 2
+        seen = [window[frame : frame + 2 * pairs - 1 : 2] for frame in range(4)]
+        edges = [torch.cat([frames[:, :3], frames[:, -3:]]) for frames in seen]
+        made = out.new_empty(2, 2 * pairs, 1, *out.shape[2:])
+        self._convolve_pair(edges, weights, made.unbind(0), self._padding_of_columns)
+        for frame in (0, 1):
+            out[frame::2, :1], out[frame::2, -1:] = made[frame].chunk(2)
+
+    def _convolve_pair(
+        self, frames: Sequence[Tensor], weights: Tensor, out: Sequence[Tensor], padding: tuple[int, int, int]
+    ) -> None:
+        """A pair of new frames from the four frames a, b, c, d that it sees, by four products instead of six:
 
         p = k0 (a - c), q = (k0+k1+k2)/2 (b + c), r = (k0-k1+k2)/2 (c - b), s = k2 (b - d); p + q + r and q - r - s.
         """
         first, plus, minus, last = (weight.unsqueeze(2) for weight in weights.chunk(4))
-        rows = window.shape[1] - 2 * (self.padding[1] - padding[1])
-        out = window.new_empty(len(window) - HISTORY, rows, window.shape[2], len(self.bias))
-        mixed = torch.empty_like(window[:1])
-        for start in range(0, len(out), 2):  # pair by pair, so that the products stay small
-            a, b, c, d = window[start : start + 4].split(1)
-            q = convolve(torch.add(b, c, out=mixed), plus, None, padding)
-            p = convolve(torch.sub(a, c, out=mixed), first, self.bias, padding).add_(q)
-            r = convolve(torch.sub(c, b, out=mixed), minus, None, padding)
-            torch.add(p, r, out=out[start : start + 1])
-            s = convolve(torch.sub(b, d, out=mixed), last, -self.bias, padding)
-            torch.sub(q.sub_(r), s, out=out[start + 1 : start + 2])
-        return out
+        a, b, c, d = frames
+        mixed = torch.empty_like(a)
+        q = convolve(torch.add(b, c, out=mixed), plus, None, padding)
+        p = convolve(torch.sub(a, c, out=mixed), first, self.bias, padding).add_(q)
+        r = convolve(torch.sub(c, b, out=mixed), minus, None, padding)
+        torch.add(p, r, out=out[0])
+        s = convolve(torch.sub(b, d, out=mixed), last, -self.bias, padding)
+        torch.sub(q.sub_(r), s, out=out[1])
 
     def forward(self, x_THWC: Tensor, stream: Stream) -> Tensor:
         if self.kernel_frames == 1:
@@ -213,8 +246,7 @@ class CausalConv(nn.Module):
         activate(x_THWC[:, 1:-1], new[:, 2:-2])
         new[:, 1:2] = first
         new[:, -2:-1] = last
-        new[:, :1], new[:, -1:] = halo.wait()
-        return self.run(whole, stream)
+        return self.run(whole, stream, halo)
 
 
 class RmsNorm(nn.Module):

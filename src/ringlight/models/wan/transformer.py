@@ -28,9 +28,11 @@ from ringlight.models.wan.rope import rope_frequencies, rotate_
 from ringlight.parallel.attention import sequence_attention
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.shard import SequenceShard
+from ringlight.parallel.slices import seconds_of
 from ringlight.parallel.turns import in_turns
 
 SLICE_TOKENS = 4096
+PROBE_TOKENS = {"cpu": 128, "cuda": 2048}
 
 
 class TextKeys:
@@ -339,6 +341,23 @@ class WanTransformer(nn.Module):
             run = slice(begin, begin + SLICE_TOKENS)
             out[:, run] = self._head(x[:, run], shard.start + begin, head)
         return self._unpatchify(shard.gather(out), grid)
+
+    def measure_flops(self, kernel: AttentionKernel) -> float:
+        """Floating-point operations a second of one block on few tokens, the device synchronised around it."""
+        device = self.scale_shift_table.device
+        num_tokens = PROBE_TOKENS[device.type]
+        block = next(self._blocks())
+        modulation = Modulation(torch.zeros(1, 6, self.spec.inner_dim, device=device), (num_tokens,))
+        frequencies = rope_frequencies((1, 1, num_tokens), self.spec.attention_head_dim, device)
+        x = torch.zeros(1, num_tokens, self.spec.inner_dim, device=device)
+        keys = block.attn2.keys(x[:, :1].to(self.dtype), num_pad=0)
+
+        def run() -> None:
+            out, _ = kernel(*block.qkv(x, 0, modulation, frequencies))
+            block.finish_(x, out.flatten(2), 0, modulation, keys, kernel)
+
+        run()
+        return self.spec.forward_flops(num_tokens) / self.spec.num_layers / seconds_of(run, device)
 
     def _head(self, x_BSC: Tensor, start: int, modulation: Modulation) -> Tensor:
         out: Tensor = self.proj_out(modulation.norm(x_BSC, start, 0, self.dtype, self.spec.eps))

@@ -1,0 +1,77 @@
+"""How many slices to send ahead: from the sizes of a request, the speed of the link and that of the device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgspec
+import torch
+
+from ringlight.parallel.collectives import Transfers
+from ringlight.parallel.control import Control
+from ringlight.parallel.mesh import Axis
+
+# Link seconds to compute seconds of a layer from which so many slices pay (docs/log.md).
+SLICES_FROM = ((0.6, 8), (0.3, 4), (0.1, 2))
+LEAST_SLICE_TOKENS = 16
+PROBE_BYTES = (2**16, 2**20, 2**24)
+LONG_PROBE_SECONDS = 0.02
+
+
+class Speeds(msgspec.Struct, frozen=True, kw_only=True):
+    """What the slowest rank reaches: bytes a second to the next rank while as many come in, and operations a second."""
+
+    link_bytes_per_second: float
+    flops_per_second: float
+
+
+def choose_slices(link_seconds: float, layer_seconds: float, num_tokens: int) -> int:
+    """Slices of a rank's `num_tokens` tokens, where the data of a layer needs so long on the link and its work so long.
+
+    One where there is little to hide: every slice costs some messages, and smaller matrix products.
+    """
+    for ratio, num_slices in SLICES_FROM:
+        if link_seconds >= ratio * layer_seconds:
+            return max(1, min(num_slices, num_tokens // LEAST_SLICE_TOKENS))
+    return 1
+
+
+def measure_link(world: Axis, control: Control, device: torch.device) -> float:
+    """Bytes a second that every rank sends to the next while it receives as many. All ranks call it together.
+
+    Larger messages follow smaller ones while those take too little time to tell.
+    """
+    before, after = (world.rank - 1) % world.size, (world.rank + 1) % world.size
+    rate = 0.0
+    for num_bytes in PROBE_BYTES:
+        sent, received = (torch.zeros(num_bytes, dtype=torch.uint8, device=device) for _ in range(2))
+
+        def exchange(sent: torch.Tensor = sent, received: torch.Tensor = received) -> None:
+            Transfers({after: sent}, {before: received}, world, "ring").wait()
+
+        exchange()  # the first message makes the connection
+        control.agree(0)
+        slowest = -least(-seconds_of(exchange, device), control)
+        rate = num_bytes / slowest
+        if slowest > LONG_PROBE_SECONDS:
+            break
+    return rate
+
+
+def least(value: float, control: Control) -> float:
+    """The smallest of all ranks' values, the same on every rank."""
+    return min(msgspec.msgpack.decode(part, type=float) for part in control.gather(msgspec.msgpack.encode(value)))
+
+
+def seconds_of(action: Callable[[], object], device: torch.device) -> float:
+    """Seconds of an action, the device synchronised at both ends."""
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    start = now()
+    action()
+    return now() - start

@@ -1,0 +1,180 @@
+"""Ranks that fail on purpose: forked from the warm test process, and told by a job's prompt what to do where.
+
+A prompt "kill 1 step 2" kills rank 1 after its second step, "nan all step 1" has all ranks raise there, and ";" stands
+between several of these; all other prompts are harmless. What is forked is the
+worker's own program, with faults planted at the places where it tells how far it is and where it waits for the others.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+
+import torch
+
+from ringlight.core import messages
+from ringlight.core.errors import NumericalError
+from ringlight.parallel.collectives import Transfers
+from ringlight.parallel.group import RankGroup
+from ringlight.worker import main as worker
+from ringlight.worker.corridor import Corridor
+from ringlight.worker.events import Events
+
+ALL = "all"
+
+
+class ForkedRank(subprocess.Popen[bytes]):
+    """A child of the test's process that `engine.process` takes for a program it has started."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None  # type: ignore[assignment]
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        deadline = time.monotonic() + (60 if timeout is None else timeout)
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("a forked rank", timeout or 60)
+            time.sleep(0.005)
+        assert self.returncode is not None
+        return self.returncode
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def __del__(self) -> None:
+        """Nothing: the base class would warn of a child that it did not start."""
+
+
+def fork_rank(arguments: list[str], inherited: list[int], environment: dict[str, str]) -> ForkedRank:
+    """In the place of `engine.process.launch`: a rank that need not import torch, which takes most of a start."""
+    child = os.fork()
+    if child:
+        return ForkedRank(child)
+    status = 1
+    try:
+        os.environ.clear()
+        os.environ.update(environment)
+        os.setsid()
+        close_all_but(inherited)
+        plant()
+        sys.argv = ["worker", *arguments]
+        worker.main()
+        status = 0
+    except SystemExit as leaving:
+        status = int(leaving.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def close_all_but(inherited: list[int]) -> None:
+    """A started program would have no others; the end of a socket shows only when nobody holds it."""
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor > 2 and descriptor not in inherited:
+            try:
+                os.close(descriptor)
+            except OSError:  # the one that listed them
+                continue
+
+
+class Faults:
+    """What a rank does at which points of its job."""
+
+    def __init__(self, prompt: str, rank: int) -> None:
+        words = [fault.split(maxsplit=2) for fault in prompt.split(";")]
+        self._kinds = {point: kind for kind, whose, point in words if kind in FAULTS and whose in (str(rank), ALL)}
+        self._transfers = 0
+
+    def at(self, point: str) -> None:
+        if point in self._kinds:
+            FAULTS[self._kinds[point]]()
+
+    def at_transfer(self) -> None:
+        self._transfers += 1
+        self.at(f"transfer {self._transfers}")
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def run_out_of_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def diverge() -> None:
+    raise NumericalError("latents are not finite")
+
+
+def err() -> None:
+    raise LookupError("a fault of the program")
+
+
+def fill_disk() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+
+
+def make_room() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+FAULTS = {
+    "kill": kill,
+    "stop": stop,
+    "memory": run_out_of_memory,
+    "nan": diverge,
+    "error": err,
+    "full": fill_disk,
+    "room": make_room,
+}
+
+
+def plant() -> None:
+    """Faults for this process. It is a forked one, so that nobody need undo it."""
+    current = Faults("nothing is planted", 0)
+
+    class FaultyEvents(Events):
+        def __init__(self, corridor: Corridor, group: RankGroup, job: messages.RunJob, patience_seconds: float) -> None:
+            nonlocal current
+            super().__init__(corridor, group, job, patience_seconds)
+            current = Faults(job.request.prompt, group.place.rank)
+
+        def stage_started(self, stage: str) -> None:
+            super().stage_started(stage)
+            current.at(stage)
+
+        def step_finished(self, step: int, num_steps: int, seconds: float) -> None:
+            super().step_finished(step, num_steps, seconds)
+            current.at(f"step {step}")
+
+        def frames_decoded(self, num_done: int, num_frames: int) -> None:
+            super().frames_decoded(num_done, num_frames)
+            current.at(f"frames {num_done}")
+
+    wait = Transfers.wait
+
+    def faulty_wait(self: Transfers) -> None:
+        current.at_transfer()
+        wait(self)
+
+    worker.Events = FaultyEvents  # type: ignore[attr-defined,misc]
+    Transfers.wait = faulty_wait  # type: ignore[method-assign]

@@ -1,0 +1,208 @@
+"""Two ranks of which one is killed, stopped or fails, at ten points of a job: how it ends, and that the next is right.
+
+The ranks are forked (`faults`); that started ones end the same way is in `test_many_ranks` and `test_worker_death`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ringlight import Engine, EngineConfig, RequestLimits
+from ringlight.core.errors import InvalidRequest, NumericalError, OutOfMemory, RinglightError, WorkerError
+from ringlight.core.layout import AskedLayout
+from ringlight.engine import process
+from ringlight.engine.jobs import Job
+from ringlight.engine.local import LocalReplica
+from tests.engine.faults import fork_rank
+from tests.engine.processes import ends, wait_until
+from tests.engine.requests import small
+from tests.engine.test_generation import torn
+
+pytestmark = pytest.mark.slow
+
+WATCHDOG_SECONDS = 2.0
+SOON = 20.0  # the watchdog, a second to hear of the cause, and a machine with other things to do
+
+POINTS = [
+    "TextEncoding",
+    "transfer 1",  # in the text encoder: one rank waits there for the other
+    "ImageEncoding",
+    "Denoising",
+    "step 1",
+    "step 2",
+    "Decoding",
+    "frames 1",
+    "frames 9",
+    "Output",
+]
+ERRORS: dict[str, type[RinglightError]] = {"memory": OutOfMemory, "nan": NumericalError, "error": WorkerError}
+# Every point for every kind, on either rank in turn.
+DEATHS = [(kind, (i + j) % 2, point) for j, kind in enumerate(("kill", "stop")) for i, point in enumerate(POINTS)]
+FAILURES = [(kind, i % 2, point) for (i, point), kind in zip(enumerate(POINTS), itertools.cycle(ERRORS), strict=False)]
+
+
+class Pair:
+    """An engine of two ranks, and what its videos should be."""
+
+    def __init__(self, engine: Engine, replica: LocalReplica, folder: Path, photograph: bytes) -> None:
+        self.engine = engine
+        self._replica = replica
+        self._folder = folder
+        self._photograph = photograph
+        engine.start()
+        self._expected = self._latents()
+
+    @property
+    def pids(self) -> list[int]:
+        return self._replica.pids
+
+    def run(self, prompt: str, output: Path, on_change: Callable[[Job], None] | None = None) -> None:
+        """A job with every stage. Raises its error."""
+        request = small(self.engine, prompt, num_frames=9, image=self._photograph)
+        self.engine.submit(request, str(output), on_change).wait(60)
+
+    def makes_the_same_as_ever(self) -> bool:
+        return self._latents() == self._expected
+
+    def _latents(self) -> bytes:
+        path = self._folder / "latents.safetensors"
+        self.engine.submit(small(self.engine, image=self._photograph), str(path)).wait(60)
+        return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def pair(tiny: Path, photograph: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    config = EngineConfig(
+        model_path=str(tiny),
+        device="cpu",
+        num_threads=1,
+        asked_layout=AskedLayout(num_gpus=2),
+        watchdog_seconds=WATCHDOG_SECONDS,
+    )
+    replica = LocalReplica(config, RequestLimits(), num_ranks=2)
+    with pytest.MonkeyPatch.context() as patch, Engine(config, replica=replica) as engine:
+        patch.setattr(process, "launch", fork_rank)
+        yield Pair(engine, replica, tmp_path_factory.mktemp("latents"), photograph.read_bytes())
+
+
+def is_whole_or_absent(output: Path) -> bool:
+    """A rank that is lost after the video is in its place fails the job all the same."""
+    left = list(output.parent.iterdir())
+    return left == [] or (left == [output] and output.stat().st_size > 9 * 64 * 32 * 3 * 4)
+
+
+def fail(pair: Pair, prompt: str, error: type[RinglightError], output: Path) -> str:
+    """Run a job that fails, soon and with this very error; returns the message."""
+    began = time.monotonic()
+    with pytest.raises(error) as caught:
+        pair.run(prompt, output)
+    assert type(caught.value) is error
+    assert time.monotonic() - began < SOON
+    assert is_whole_or_absent(output)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "rank", "point"), DEATHS)
+def test_a_rank_that_is_killed_or_stopped_ends_its_job_and_both_ranks(
+    pair: Pair, tmp_path: Path, kind: str, rank: int, point: str
+) -> None:
+    before = pair.pids
+    said = fail(pair, f"{kind} {rank} {point}", WorkerError, tmp_path / "film.npy")
+    assert f"rank {rank}" in said
+    assert kind == "stop" or "signal 9" in said
+    assert all(map(ends, before))
+    assert pair.makes_the_same_as_ever()
+    assert not set(pair.pids) & set(before)
+
+
+@pytest.mark.parametrize(("kind", "rank", "point"), FAILURES)
+def test_a_rank_that_fails_alone_ends_its_job_and_both_ranks(
+    pair: Pair, tmp_path: Path, kind: str, rank: int, point: str
+) -> None:
+    """The other one may be anywhere by then. What is reported is the cause, not that a rank was lost."""
+    before = pair.pids
+    said = fail(pair, f"{kind} {rank} {point}", ERRORS[kind], tmp_path / "film.npy")
+    assert {"memory": "does not fit", "nan": "not finite", "error": "LookupError"}[kind] in said
+    assert all(map(ends, before))
+    assert pair.makes_the_same_as_ever()
+
+
+@pytest.mark.parametrize(("kind", "point"), list(zip(itertools.cycle(ERRORS), POINTS, strict=False)))
+def test_what_all_ranks_raise_alike_fails_the_job_alone(pair: Pair, tmp_path: Path, kind: str, point: str) -> None:
+    before = pair.pids
+    fail(pair, f"{kind} all {point}", ERRORS[kind], tmp_path / "film.npy")
+    assert pair.makes_the_same_as_ever()
+    assert pair.pids == before
+
+
+def test_alike_but_not_at_the_same_place(pair: Pair, tmp_path: Path) -> None:
+    """What one has sent and the other never fetched must not reach the next job."""
+    before = pair.pids
+    fail(pair, "memory 0 transfer 9; memory 1 transfer 7", OutOfMemory, tmp_path / "film.npy")
+    assert pair.makes_the_same_as_ever()
+    assert pair.pids == before
+
+
+def test_both_ranks_fail_but_not_alike(pair: Pair, tmp_path: Path) -> None:
+    before = pair.pids
+    with pytest.raises((OutOfMemory, NumericalError)):
+        pair.run("memory 0 step 1; nan 1 step 1", tmp_path / "film.npy")
+    assert all(map(ends, before))
+    assert pair.makes_the_same_as_ever()
+
+
+@pytest.mark.parametrize("name", ["film.npy", "film.mp4", "film_%02d.png"])
+def test_a_full_disk_fails_the_job_on_all_ranks_together(pair: Pair, tmp_path: Path, name: str) -> None:
+    before = pair.pids
+    said = fail(pair, "full 0 Decoding", WorkerError, tmp_path / name)
+    assert f"{name}: File too large; make room" in said
+    pair.run("room 0 TextEncoding", tmp_path / "b.npy")
+    assert pair.makes_the_same_as_ever()
+    assert pair.pids == before
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"), [("film.npy", "Denoising"), ("film.npy", "Decoding"), ("film.gif", "Output")]
+)
+def test_a_folder_that_goes_away_fails_the_job_on_all_ranks_together(
+    pair: Pair, tmp_path: Path, name: str, stage: str
+) -> None:
+    before, folder = pair.pids, tmp_path / "folder"
+    folder.mkdir()
+
+    def remove(job: Job) -> None:
+        if job.state.stage == "TextEncoding":
+            shutil.rmtree(folder, ignore_errors=True)
+
+    with pytest.raises(WorkerError, match="No such file"):
+        pair.run("a cat", folder / name, remove)
+    assert pair.makes_the_same_as_ever()
+    assert pair.pids == before
+
+
+def test_a_damaged_picture_fails_the_job_on_all_ranks_together(pair: Pair, tmp_path: Path, photograph: Path) -> None:
+    before, output = pair.pids, tmp_path / "film.npy"
+    job = pair.engine.submit(small(pair.engine, image=torn(photograph)), str(output))
+    with pytest.raises(InvalidRequest) as caught:
+        job.wait(60)
+    assert [problem.field for problem in caught.value.problems] == ["image"]
+    assert pair.makes_the_same_as_ever()
+    assert pair.pids == before
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_lost_between_jobs_fails_none(pair: Pair, rank: int, number: signal.Signals) -> None:
+    before = pair.pids
+    os.kill(before[rank], number)
+    wait_until(lambda: not pair._replica.is_ready())
+    assert pair.makes_the_same_as_ever()
+    assert all(map(ends, before))
