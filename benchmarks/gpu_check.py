@@ -1,6 +1,6 @@
 """Check and time everything that needs a GPU, on one GPU, without downloading anything.
 
-    python benchmarks/gpu_check.py                                  all of it; the budgets sum to 8.4 minutes
+    python benchmarks/gpu_check.py                                  all of it; the budgets sum to 9 minutes
     python benchmarks/gpu_check.py --only kernels parity            some sections
     python benchmarks/gpu_check.py --device cpu --self-test         the same code at toy sizes, without a GPU
 
@@ -20,12 +20,18 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_P
 
 import torch
 
-from gpu import full, kernels, parity, pipeline
+from gpu import full, kernels, parity, pipeline, ranks
 from gpu.conditions import conditions
 from gpu.report import DeviceLost, Report, Row, error_line
 from gpu.scale import Scale, full_scale, toy_scale
 
-SECTIONS = {"kernels": kernels.run, "parity": parity.run, "full": full.run, "pipeline": pipeline.run}
+SECTIONS = {
+    "kernels": kernels.run,
+    "parity": parity.run,
+    "full": full.run,
+    "pipeline": pipeline.run,
+    "ranks": ranks.run,
+}
 RESULTS = Path(__file__).resolve().parent / "results"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpu.scale import MAX_TEXT_ROWS, TRUE_TEXT_ROWS, Scale, Video
@@ -22,24 +22,36 @@ META = torch.device("meta")
 REAL_LATENT_PIXELS = 44 * 80  # of 704x1280, for which the decoder's formula is given
 
 
-def make_transformer(spec: TransformerSpec, device: torch.device, dtype: torch.dtype) -> WanTransformer:
-    """A transformer with random weights, laid out as the pipeline lays it out."""
+def make_transformer(
+    spec: TransformerSpec, device: torch.device, dtype: torch.dtype, rounded: bool = False
+) -> WanTransformer:
+    """A transformer with random weights, laid out as the pipeline lays it out. `rounded`: the same in any dtype."""
     with META:
         transformer = WanTransformer(spec)
     materialise(transformer, device, dtype, WanTransformer.KEPT_IN_FLOAT32)
     fill_random(transformer, seed=0)
+    if rounded:
+        _round(transformer)
     transformer.optimise_layout()
     return transformer
 
 
-def make_vae(spec: VaeSpec, device: torch.device, dtype: torch.dtype) -> WanVae:
-    """A VAE with random weights, laid out as the pipeline lays it out."""
+def make_vae(spec: VaeSpec, device: torch.device, dtype: torch.dtype, rounded: bool = False) -> WanVae:
+    """A VAE with random weights, laid out as the pipeline lays it out. `rounded`: the same in any dtype."""
     with META:
         vae = WanVae(spec)
     materialise(vae, device, dtype)
     fill_random(vae, seed=0)
+    if rounded:
+        _round(vae)
     vae.optimise_layout()
     return vae
+
+
+def _round(network: nn.Module) -> None:
+    """Make every weight one that bfloat16 holds."""
+    for parameter in network.parameters():
+        parameter.data.copy_(parameter.data.bfloat16())
 
 
 def random_text(spec: TransformerSpec, device: torch.device) -> Tensor:

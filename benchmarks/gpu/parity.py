@@ -41,6 +41,9 @@ class Unheard:
     def frames_decoded(self, num_done: int, num_frames: int) -> None: ...
 
     def check_cancelled(self, problem: Exception | None = None) -> None:
+        self.check_problem(problem)
+
+    def check_problem(self, problem: Exception | None) -> None:
         if problem is not None:
             raise problem
 
@@ -123,7 +126,7 @@ def device_name(device: torch.device) -> DeviceName:
 def generate(folder: Path, fields: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Made:
     """Make one video as a worker does, TensorFloat-32 off, with transformer and VAE in `dtype`."""
     config = EngineConfig(model_path=str(folder), device=device_name(device), tf32=False)
-    environment.apply_settings(config)
+    environment.apply_settings(config, device, num_local=1)
     start = time.perf_counter()
     pipeline = Wan22TI2V(config, RequestLimits(), device, dtype, dtype)
     request: VideoRequest = read_defaults(folder).complete(PROMPT, pipeline.spec, seed=SEED, **fields)

@@ -12,7 +12,7 @@ import msgspec
 import torch
 
 from ringlight.core.spec import TransformerSpec, VaeSpec
-from ringlight.models.wan.demo import SIZES, TRANSFORMER, VAE
+from ringlight.models.wan.demo import SIZES, TEXT_ENCODER, TRANSFORMER, VAE
 
 MAX_TEXT_ROWS = 512
 TRUE_TEXT_ROWS = 77  # tokens of a prompt of ordinary length
@@ -24,6 +24,14 @@ FULL_TRANSFORMER = {
     "text_dim": 4096,
 }
 FULL_VAE = {"base_dim": 160, "decoder_base_dim": 256}
+FULL_TEXT_ENCODER = {
+    "d_model": 4096,
+    "d_ff": 10240,
+    "num_heads": 64,
+    "d_kv": 64,
+    "num_layers": 24,
+    "vocab_size": 256384,
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,8 @@ class Video:
 
 @dataclass(frozen=True)
 class Scale:
-    """What a run works on. `videos` go from small to large; `demos` are the demo checkpoints of the parity section,
+    """What a run works on. `videos` go from small to large; `brief_video` is one whose ranks have few tokens each, and
+    `shared_video` and `bands_video` are for networks that stand beside each other on one device. `demos` are the demo checkpoints of the parity section,
     each with the request fields that replace its defaults; so are `engine_fields` of the pipeline section, and
     `larger_fields` those of its jobs that need more time and memory. `budgets` are seconds by section."""
 
@@ -48,7 +57,11 @@ class Scale:
     self_test: bool
     transformer: TransformerSpec
     vae: VaeSpec
+    text_encoder: dict[str, Any]
     videos: tuple[Video, ...]
+    brief_video: Video
+    shared_video: Video
+    bands_video: Video
     matmul_size: int
     long_tokens: int
     compile_backend: str
@@ -80,13 +93,17 @@ class Scale:
 
 
 def full_scale(device: torch.device) -> Scale:
-    """The real model's numbers (Wan2.2-TI2V-5B) on a GPU. The budgets sum to less than nine minutes."""
+    """The real model's numbers (Wan2.2-TI2V-5B) on a GPU. The budgets sum to nine minutes."""
     return Scale(
         device=device,
         self_test=False,
         transformer=msgspec.convert(TRANSFORMER | FULL_TRANSFORMER, TransformerSpec),
         vae=msgspec.convert(VAE | FULL_VAE, VaeSpec),
+        text_encoder=TEXT_ENCODER | FULL_TEXT_ENCODER,
         videos=(Video(480, 832, 81), Video(704, 1280, 121)),
+        brief_video=Video(704, 1280, 25),
+        shared_video=Video(480, 832, 9),
+        bands_video=Video(176, 320, 9),
         matmul_size=8192,
         long_tokens=27280,
         compile_backend="inductor",
@@ -94,7 +111,7 @@ def full_scale(device: torch.device) -> Scale:
         engine_demo="small",
         engine_fields={},
         larger_fields={"width": 1024, "height": 640, "num_frames": 121},
-        budgets={"kernels": 60.0, "parity": 75.0, "full": 300.0, "pipeline": 70.0},
+        budgets={"kernels": 50.0, "parity": 65.0, "full": 245.0, "pipeline": 65.0, "ranks": 115.0},
     )
 
 
@@ -108,7 +125,11 @@ def toy_scale(device: torch.device) -> Scale:
         self_test=True,
         transformer=msgspec.convert(TRANSFORMER | tiny["transformer"] | text_dim, TransformerSpec),
         vae=msgspec.convert(VAE | tiny["vae"], VaeSpec),
+        text_encoder=TEXT_ENCODER | tiny["text_encoder"] | {"vocab_size": 1000},
         videos=(Video(64, 64, 9), Video(64, 96, 33)),
+        brief_video=Video(64, 96, 9),
+        shared_video=Video(64, 96, 17),
+        bands_video=Video(80, 64, 9),
         matmul_size=256,
         long_tokens=1000,
         compile_backend="aot_eager",
@@ -116,7 +137,7 @@ def toy_scale(device: torch.device) -> Scale:
         engine_demo="tiny",
         engine_fields=fields,
         larger_fields={"num_frames": 121},
-        budgets={"kernels": 60.0, "parity": 60.0, "full": 120.0, "pipeline": 120.0},
+        budgets={"kernels": 60.0, "parity": 60.0, "full": 120.0, "pipeline": 120.0, "ranks": 180.0},
     )
 
 

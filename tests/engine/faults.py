@@ -7,6 +7,7 @@ worker's own program, with faults planted at the places where it tells how far i
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import resource
 import signal
@@ -70,6 +71,7 @@ def fork_rank(arguments: list[str], inherited: list[int], environment: dict[str,
         os.environ.update(environment)
         os.setsid()
         close_all_but(inherited)
+        faulthandler.enable(2)  # the descriptor that pytest has it write to is among those
         plant()
         sys.argv = ["worker", *arguments]
         worker.main()

@@ -239,7 +239,9 @@ def kinds_sent(work: Callable[[Axis], object]) -> Callable[[ParallelMesh], Tenso
     return measured
 
 
-def decode_bytes(spec: VaeSpec, video: tuple[int, int, int, int], num_ranks: int, rank: int, frame_bytes: int) -> list:
+def decode_bytes(
+    spec: VaeSpec, video: tuple[int, int, int, int], num_ranks: int, rank: int, frame_bytes: int
+) -> list[int]:
     """Bytes of halos, gathered keys and values, and frames (`frame_bytes` per value) of one rank, float32."""
     num_latents, rows, columns, _ = video
     bands = Bands(rows, Axis(tuple(range(num_ranks)), rank, ParallelMesh.alone().world.link))
@@ -261,7 +263,7 @@ def decode_bytes(spec: VaeSpec, video: tuple[int, int, int, int], num_ranks: int
     return [4 * halo_values * neighbours, 4 * attended if bands.size else 0, frame_bytes * pixels]
 
 
-def encode_bytes(spec: VaeSpec, picture: tuple[int, int], num_ranks: int, rank: int) -> list:
+def encode_bytes(spec: VaeSpec, picture: tuple[int, int], num_ranks: int, rank: int) -> list[int]:
     """Bytes of halos, gathered parts and frames (none) of one rank that encodes one frame, float32."""
     rows, columns = picture
     bands = Bands(rows, Axis(tuple(range(num_ranks)), rank, ParallelMesh.alone().world.link))

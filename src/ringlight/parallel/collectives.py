@@ -29,7 +29,7 @@ class Transfers:
         self._link, self._kind = axis.link, kind
         self._on_cuda = any(tensor.is_cuda for tensor in (*sends.values(), *receives.values()))
         self._staged: list[tuple[Tensor, Tensor]] = []
-        operations = []
+        self._operations = operations = list[dist.P2POp]()  # holds what travels until it has arrived
         for peer, tensor in receives.items():
             if tensor.numel():
                 operations.append(dist.P2POp(dist.irecv, self._landing(tensor), axis.ranks[peer], self._link.group))
@@ -47,6 +47,7 @@ class Transfers:
         works, self._works = self._works, []
         if not works:
             return
+        self._operations.clear()
         with self._link.waiting(self._kind, self._on_cuda):
             try:
                 for work in works:

@@ -239,9 +239,9 @@ class CausalConv(nn.Module):
         if not stream.halo_of(self):
             activate(x_THWC, new)
             return self.run(whole, stream)
-        first, last = (x_THWC.new_empty(len(new), 1, *x_THWC.shape[2:]) for _ in range(2))
-        activate(x_THWC[:, :1], first)
-        activate(x_THWC[:, -1:], last)
+        edges = torch.stack([x_THWC[:, :1], x_THWC[:, -1:]])
+        first, last = activated = torch.empty_like(edges)
+        activate(edges, activated)
         halo = Halo(first, last, stream.bands)
         activate(x_THWC[:, 1:-1], new[:, 2:-2])
         new[:, 1:2] = first

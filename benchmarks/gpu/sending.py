@@ -1,0 +1,161 @@
+"""A layer of one of two ranks whose link is as slow as asked: how much of the link each way of sending hides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from statistics import median
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from gpu.clock import show_seconds, synchronize
+from gpu.networks import make_transformer, random_text
+from gpu.report import Row
+from gpu.scale import MAX_TEXT_ROWS, Scale, Video
+from gpu.transformer import DTYPE, TIMES
+from gpu.wire import Wire, in_place_of_transfers, make_wire
+from ringlight.attention.kernel import choose_kernel
+from ringlight.core.layout import ParallelLayout
+from ringlight.parallel.link import Link
+from ringlight.parallel.mesh import ParallelMesh
+
+LAYERS = 6
+LEAD = 1  # layers before the first one timed: none is under way before them
+SAMPLES = 3
+RATIOS = {"1:4": 0.25, "5:11": 5 / 11, "1:1": 1.0}  # seconds of a hop over seconds of a layer without a link
+SLICES = (2, 4, 8)
+GIGA = 1e9
+
+Steps = Callable[[int], Generator[None, None, Tensor]]  # a forward in so many slices
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of sending keys and values to the other rank."""
+
+    name: str
+    num_slices: int = 1
+    at_once: bool = False
+
+
+WAYS = (
+    Way("wait at once", at_once=True),
+    Way("K, V first"),
+    *(Way(f"ahead in {num_slices} slices", num_slices) for num_slices in SLICES),
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Seconds of one layer, and bytes and seconds that the link carried for it."""
+
+    seconds: float
+    link_bytes: float
+    link_seconds: float
+
+
+def compare(scale: Scale) -> Iterator[Row]:
+    """Rank 0 of a ring of two, the largest video; the other rank's keys and values are our own.
+
+    All layers share the weights of one: the time is that of a whole network's, the memory is not.
+    """
+    network = make_transformer(msgspec.structs.replace(scale.transformer, num_layers=1), scale.device, DTYPE)
+    network.blocks = nn.ModuleList(LAYERS * list(network.blocks))
+    video = scale.videos[-1]
+    assert scale.num_tokens(video) % 2 == 0, "both ranks have parts of one shape"
+    mesh = ParallelMesh.of(ParallelLayout(ring=2), 0, Link())
+    kernel = choose_kernel(scale.device, DTYPE, scale.transformer.attention_head_dim)
+    latents = torch.randn(1, *scale.latent_shape(video), device=scale.device)
+    timesteps = torch.tensor(TIMES["T2V"], device=scale.device)
+    with torch.inference_mode():
+        keys = network.text_keys(random_text(scale.transformer, scale.device), MAX_TEXT_ROWS)
+
+    def steps(num_slices: int) -> Generator[None, None, Tensor]:
+        return network.steps(latents, timesteps, keys, kernel, mesh, num_slices)
+
+    yield from _compare(steps, make_wire(scale.device), scale.device, video)
+
+
+@torch.inference_mode()
+def _compare(steps: Steps, wire: Wire, device: torch.device, video: Video) -> Iterator[Row]:
+    label = f"layer of {video} on 2 ranks"
+    bare: dict[int, Layer] = {}
+    for num_slices in (1, *SLICES):
+        bare[num_slices] = _time(steps, wire, Way("no link", num_slices), device)
+        name = "one slice" if num_slices == 1 else f"{num_slices} slices"
+        seconds = bare[num_slices].seconds
+        measured = f"{show_seconds(seconds)}; {seconds / bare[1].seconds:.3f} of one slice"
+        yield Row(f"{label}, no link, {name}", measured, numbers={"seconds": seconds})
+    for ratio_name, ratio in RATIOS.items():
+        wire.bytes_per_second = bare[1].link_bytes / (ratio * bare[1].seconds)
+        for way in WAYS:
+            row = f"{label}, hop : layer {ratio_name}, {way.name}"
+            yield _way_row(row, _time(steps, wire, way, device), bare[1], bare[way.num_slices], wire.bytes_per_second)
+    wire.bytes_per_second = None
+
+
+def _way_row(label: str, layer: Layer, bare: Layer, bare_alike: Layer, asked_rate: float) -> Row:
+    """`bare` is a layer in one slice without a link, `bare_alike` one in as many slices as this."""
+    hidden, hidden_alike = (1 - (layer.seconds - other.seconds) / layer.link_seconds for other in (bare, bare_alike))
+    rate = layer.link_bytes / layer.link_seconds
+    measured = (
+        f"{show_seconds(layer.seconds)}, {layer.seconds / bare.seconds:.2f} of no link; "
+        f"link {show_seconds(layer.link_seconds)} at {rate / GIGA:.3g} GB/s ({asked_rate / GIGA:.3g} asked), "
+        f"{hidden:.0%} hidden ({hidden_alike:.0%} beside as many slices without a link)"
+    )
+    numbers = {
+        "seconds": layer.seconds,
+        "seconds_without_link": bare.seconds,
+        "seconds_without_link_as_sliced": bare_alike.seconds,
+        "link_seconds": layer.link_seconds,
+        "link_bytes": layer.link_bytes,
+        "bytes_per_second": rate,
+        "asked_bytes_per_second": asked_rate,
+        "hidden": hidden,
+        "hidden_beside_as_sliced": hidden_alike,
+    }
+    return Row(label, measured, numbers=numbers)
+
+
+def _time(steps: Steps, wire: Wire, way: Way, device: torch.device) -> Layer:
+    """The median of some forwards, after one more; seconds and bytes of a layer within each."""
+    taken = []
+    for _ in range(1 + SAMPLES):
+        synchronize(device)
+        with in_place_of_transfers(wire, way.at_once):
+            taken.append(_layer_seconds(steps(way.num_slices), device))
+        num_bytes, link_seconds = wire.take_rate()
+        layer = Layer(taken[-1], num_bytes / LAYERS, link_seconds / LAYERS)
+    return Layer(median(taken[1:]), layer.link_bytes, layer.link_seconds)
+
+
+def _layer_seconds(forward: Generator[None, None, Tensor], device: torch.device) -> float:
+    """Seconds from one layer's attention to the next one's. A forward pauses before each: there its time is noted,
+    on CUDA by the device. What comes after the last pause is not run."""
+    moments = []
+    for _ in range(LAYERS):
+        next(forward)
+        moments.append(_moment(device))
+    forward.close()
+    synchronize(device)
+    return _between(moments[LEAD], moments[-1]) / (LAYERS - 1 - LEAD)
+
+
+def _moment(device: torch.device) -> torch.cuda.Event | float:
+    """Now, to the device's own clock where it has one."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _between(start: torch.cuda.Event | float, stop: torch.cuda.Event | float) -> float:
+    if isinstance(start, torch.cuda.Event):
+        assert isinstance(stop, torch.cuda.Event)
+        return start.elapsed_time(stop) / 1000
+    assert isinstance(stop, float)
+    return stop - start
