@@ -71,6 +71,7 @@ def fork_rank(arguments: list[str], inherited: list[int], environment: dict[str,
         os.environ.update(environment)
         os.setsid()
         close_all_but(inherited)
+        if os.environ.get("NRDBG"): subprocess.Popen(["gdb","-q","-batch","-p",str(os.getpid()),"-ex","handle SIGSTOP SIGUSR1 nostop noprint pass","-ex","continue","-ex","bt 14","-ex","p $_siginfo._sifields._sigfault", "-ex","info registers rsp rip","-ex","x/3i $rip", "-ex","info proc mappings"],stdout=open("/tmp/nr_gdb.%d"%os.getpid(),"w"),stderr=subprocess.STDOUT); time.sleep(12)
         faulthandler.enable(2)  # the descriptor that pytest has it write to is among those
         plant()
         sys.argv = ["worker", *arguments]

@@ -11,13 +11,12 @@ from torch import Tensor
 from ringlight.attention import kernel as kernels
 from ringlight.attention.kernel import AttentionKernel, attend_more, load_kernel, merge
 from ringlight.attention.reference import Reference
-from ringlight.core.layout import ParallelLayout
+from ringlight.core.layout import ParallelLayout, split_sizes
 from ringlight.parallel import ahead, attention
 from ringlight.parallel.ahead import Ahead
 from ringlight.parallel.attention import attend
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.mesh import ParallelMesh
-from ringlight.core.layout import split_sizes
 from ringlight.parallel.shard import SequenceShard
 from tests.parallel.ranks import on_ranks
 

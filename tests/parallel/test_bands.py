@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ringlight.core.layout import ParallelLayout
-from ringlight.core.spec import VaeSpec
+from ringlight.core.traffic import Traffic, decoding_bytes, encoding_bytes
 from ringlight.models.wan.causal import CausalConv, Stream
 from ringlight.models.wan.vae import WanVae
 from ringlight.parallel import halo
@@ -239,48 +238,8 @@ def kinds_sent(work: Callable[[Axis], object]) -> Callable[[ParallelMesh], Tenso
     return measured
 
 
-def decode_bytes(
-    spec: VaeSpec, video: tuple[int, int, int, int], num_ranks: int, rank: int, frame_bytes: int
-) -> list[int]:
-    """Bytes of halos, gathered keys and values, and frames (`frame_bytes` per value) of one rank, float32."""
-    num_latents, rows, columns, _ = video
-    bands = Bands(rows, Axis(tuple(range(num_ranks)), rank, ParallelMesh.alone().world.link))
-    neighbours = (bands.above is not None) + (bands.below is not None)
-    dims = [spec.decoder_dim * multiple for multiple in (spec.dim_mult[-1], *spec.dim_mult[::-1])]
-    later = num_latents - 1
-    frames, scale = 1 + later, 1
-    halo_values = (spec.z_dim + 4 * dims[0]) * columns * frames
-    for level, (narrow, wide) in enumerate(pairwise(dims)):
-        halo_values += (narrow + (2 * spec.num_res_blocks + 1) * wide) * columns * scale * frames
-        if level < len(spec.dim_mult) - 1:
-            if spec.temperal_downsample[::-1][level]:
-                frames += frames - 1
-            halo_values += wide * columns * scale * frames
-            scale *= 2
-    halo_values += dims[-1] * columns * scale * frames
-    attended = 2 * dims[0] * bands.size * columns * num_latents * (len(bands.holders) - 1)
-    pixels = 3 * 16 * bands.size * 16 * columns * (1 + 4 * later) if rank else 0
-    return [4 * halo_values * neighbours, 4 * attended if bands.size else 0, frame_bytes * pixels]
-
-
-def encode_bytes(spec: VaeSpec, picture: tuple[int, int], num_ranks: int, rank: int) -> list[int]:
-    """Bytes of halos, gathered parts and frames (none) of one rank that encodes one frame, float32."""
-    rows, columns = picture
-    bands = Bands(rows, Axis(tuple(range(num_ranks)), rank, ParallelMesh.alone().world.link))
-    above, below = bands.above is not None, bands.below is not None
-    dims = [spec.base_dim * multiple for multiple in (1, *spec.dim_mult)]
-    scale = 2 ** (len(spec.dim_mult) - 1)
-    both, upwards = spec.in_channels * scale, 0
-    for narrow, wide in pairwise(dims):
-        both += (narrow + (2 * spec.num_res_blocks - 1) * wide) * scale
-        if scale > 1:
-            upwards += wide * scale
-            scale //= 2
-    both += 5 * dims[-1]
-    halo_values = (both * (above + below) + upwards * above) * columns
-    attended = 2 * dims[-1] * bands.size * columns * (len(bands.holders) - 1)
-    result = spec.z_dim * bands.size * columns * (num_ranks - 1)
-    return [4 * halo_values, 4 * (attended + result) if bands.size else 0, 0]
+def in_order(traffic: Traffic) -> list[int]:
+    return [traffic.get(kind, 0) for kind in ("halo", "gather", "frames")]
 
 
 @pytest.mark.parametrize(("convert", "frame_bytes"), [(to_uint8, 1), (to_unit_range, 4)], ids=["pixels", "floats"])
@@ -292,7 +251,8 @@ def test_bytes_of_decoding(
     vae = load_pipeline(tiny).vae
     sent = on_ranks(layout_of(num_ranks), kinds_sent(lambda axis: frames_written(vae, video, convert, axis)))
     for rank, found in enumerate(sent):
-        assert found.tolist() == decode_bytes(vae.spec, video, num_ranks, rank, frame_bytes)
+        formula = decoding_bytes(vae.spec, num_ranks, rank, video[:3], frame_bytes, itemsize=4)
+        assert found.tolist() == in_order(formula)
 
 
 @pytest.mark.parametrize("picture", [(3, 2), (5, 4)], ids=str)
@@ -301,7 +261,7 @@ def test_bytes_of_encoding(tiny: Path, num_ranks: int, picture: tuple[int, int])
     vae = load_pipeline(tiny).vae
     work = kinds_sent(lambda axis: encode_image(picture_of(*picture), vae, CPU, axis))
     for rank, found in enumerate(on_ranks(layout_of(num_ranks), work)):
-        assert found.tolist() == encode_bytes(vae.spec, picture, num_ranks, rank)
+        assert found.tolist() == in_order(encoding_bytes(vae.spec, num_ranks, rank, picture, itemsize=4))
 
 
 def test_history_shrinks_with_the_ranks(tiny: Path) -> None:
