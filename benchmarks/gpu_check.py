@@ -4,8 +4,10 @@
     python benchmarks/gpu_check.py --only kernels parity            some sections
     python benchmarks/gpu_check.py --device cpu --self-test         the same code at toy sizes, without a GPU
 
-Full-size networks get random weights on the device. Prints Markdown tables as it goes and writes gpu_check.json and
-gpu_check.md. Exit codes: 0, 1 if any row says FAIL, 2 if there is no GPU or the flags contradict each other.
+Full-size networks get random weights on the device. What many ranks do is checked by processes that share the one
+device, and timed beside a link of a chosen rate that this device pretends to have. Prints Markdown tables as it goes
+and writes gpu_check.json and gpu_check.md. Exit codes: 0, 1 if any row says FAIL, 2 if there is no GPU or the flags
+contradict each other.
 """
 
 from __future__ import annotations

@@ -17,9 +17,11 @@ from gpu.report import Row
 from gpu.scale import Scale
 from gpu.transformer import DTYPE
 from ringlight.attention.kernel import AttentionKernel, attend_more, choose_kernel
+from ringlight.attention.reference import Reference
 from ringlight.core.layout import split_sizes
 
 PARTS = (2, 4, 8)
+CHECKED = 64  # queries that are held against float64
 MIB = 2**20
 
 
@@ -37,7 +39,10 @@ def compare(scale: Scale) -> Iterator[Row]:
     kernel = choose_kernel(scale.device, DTYPE, spec.attention_head_dim)
     label = f"attention of {q.shape[1]} queries to {num_keys} keys, {kernel.name}"
     whole = median_timing(partial(_attend, q, kv_R2HD, 1, kernel), scale.device, limit_seconds=2.0)
-    yield Row(f"{label}, one call", str(whole), numbers={"seconds": whole.seconds})
+    truth = _attend(q[:, :CHECKED].double(), kv_R2HD.double(), 1, Reference())
+    error = _error(_attend(q, kv_R2HD, 1, kernel), truth)
+    numbers: dict[str, object] = {"seconds": whole.seconds, "rms_error": error}
+    yield Row(f"{label}, one call", f"{whole}; rms error {error:.3g} of the result", numbers=numbers)
     partial_bytes = 4 * (q.numel() + q.numel() // spec.attention_head_dim)
     for num_parts in PARTS:
         run = partial(_attend, q, kv_R2HD, num_parts, kernel)
@@ -47,11 +52,18 @@ def compare(scale: Scale) -> Iterator[Row]:
         run()
         peak = read_peak(scale.device).allocated_bytes - before
         ratio = timing.seconds / whole.seconds
+        merged_error = _error(_attend(q, kv_R2HD, num_parts, kernel), truth)
         measured = (
-            f"{timing}; {ratio:.3f} of one call; a float32 partial result is {partial_bytes / MIB:.1f} MiB, "
-            f"peak beside q, k, v {peak / MIB:.1f} MiB"
+            f"{timing}; {ratio:.3f} of one call; rms error {merged_error:.3g}; "
+            f"a float32 partial result is {partial_bytes / MIB:.1f} MiB, peak beside q, k, v {peak / MIB:.1f} MiB"
         )
-        numbers = {"seconds": timing.seconds, "ratio": ratio, "partial_bytes": partial_bytes, "peak_bytes": peak}
+        numbers = {
+            "seconds": timing.seconds,
+            "ratio": ratio,
+            "rms_error": merged_error,
+            "partial_bytes": partial_bytes,
+            "peak_bytes": peak,
+        }
         yield Row(f"{label}, {num_parts} calls merged", measured, numbers=numbers)
 
 
@@ -66,3 +78,9 @@ def _attend(q_BSHD: Tensor, kv_R2HD: Tensor, num_parts: int, kernel: AttentionKe
         merged = attend_more(merged, q_BSHD, k.unsqueeze(0), v.unsqueeze(0), kernel)
     assert merged is not None
     return merged[0].to(q_BSHD.dtype)
+
+
+def _error(found_BSHD: Tensor, truth_BSHD: Tensor) -> float:
+    """The rms difference of the first queries' results, over the rms of the truth."""
+    difference = found_BSHD[:, : truth_BSHD.shape[1]].double() - truth_BSHD
+    return float(difference.square().mean().sqrt() / truth_BSHD.square().mean().sqrt())

@@ -49,9 +49,10 @@ class Video:
 @dataclass(frozen=True)
 class Scale:
     """What a run works on. `videos` go from small to large; `brief_video` is one whose ranks have few tokens each, and
-    `shared_video` and `bands_video` are for networks that stand beside each other on one device. `demos` are the demo checkpoints of the parity section,
-    each with the request fields that replace its defaults; so are `engine_fields` of the pipeline section, and
-    `larger_fields` those of its jobs that need more time and memory. `budgets` are seconds by section."""
+    `shared_video` and `bands_video` are for networks that stand beside each other on one device. `demos` are the demo
+    checkpoints of the parity section, each with the request fields that replace its defaults; so are `engine_fields` of
+    the pipeline section, and `larger_fields` those of its jobs that need more time and memory. `budgets` are seconds by
+    section."""
 
     device: torch.device
     self_test: bool

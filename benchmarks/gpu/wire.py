@@ -96,7 +96,8 @@ class CudaWire:
             self._copy(CALIBRATION_CHUNKS * CHUNK_BYTES)
             ended.record()
         ended.synchronize()
-        return CALIBRATION_CHUNKS * CHUNK_BYTES / (began.elapsed_time(ended) / 1000)
+        seconds: float = began.elapsed_time(ended) / 1000
+        return CALIBRATION_CHUNKS * CHUNK_BYTES / seconds
 
 
 class HostWire:
@@ -108,12 +109,10 @@ class HostWire:
         self._num_bytes, self._seconds = 0, 0.0
 
     def carry(self, message: Message) -> Wait:
+        num_bytes = sum(sent.nbytes for sent, _ in message)
         for sent, received in message:
             received.copy_(sent)
-        if self.bytes_per_second is None:
-            return lambda: None
-        num_bytes = sum(sent.nbytes for sent, _ in message)
-        seconds = num_bytes / self.bytes_per_second
+        seconds = num_bytes / self.bytes_per_second if self.bytes_per_second is not None else 0.0
         there_at = self._free_at = max(self._free_at, time.perf_counter()) + seconds
         self._num_bytes += num_bytes
         self._seconds += seconds

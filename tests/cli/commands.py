@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -45,11 +45,15 @@ def listen_to_hangups() -> None:
 class Running:
     """A command in the middle of its work; what it prints goes to files in `log`."""
 
-    def __init__(self, log: Path, *arguments: object) -> None:
+    def __init__(self, log: Path, *arguments: object, prefix: Sequence[str] = ()) -> None:
+        """`prefix`: a command that becomes this one, such as `ip netns exec`."""
         self._out, self._err = log / "out", log / "err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._process = subprocess.Popen(
-                [RINGLIGHT, *map(str, arguments)], stdout=out, stderr=err, preexec_fn=listen_to_hangups
+                [*prefix, RINGLIGHT, *map(str, arguments)],
+                stdout=out,
+                stderr=err,
+                preexec_fn=listen_to_hangups,
             )
 
     def wait_for(self, word: str) -> None:

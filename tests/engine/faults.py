@@ -7,7 +7,6 @@ worker's own program, with faults planted at the places where it tells how far i
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import resource
 import signal
@@ -15,6 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
+from pathlib import Path
 
 import torch
 
@@ -70,9 +70,7 @@ def fork_rank(arguments: list[str], inherited: list[int], environment: dict[str,
         os.environ.clear()
         os.environ.update(environment)
         os.setsid()
-        close_all_but(inherited)
-        if os.environ.get("NRDBG"): subprocess.Popen(["gdb","-q","-batch","-p",str(os.getpid()),"-ex","handle SIGSTOP SIGUSR1 nostop noprint pass","-ex","continue","-ex","bt 14","-ex","p $_siginfo._sifields._sigfault", "-ex","info registers rsp rip","-ex","x/3i $rip", "-ex","info proc mappings"],stdout=open("/tmp/nr_gdb.%d"%os.getpid(),"w"),stderr=subprocess.STDOUT); time.sleep(12)
-        faulthandler.enable(2)  # the descriptor that pytest has it write to is among those
+        close_sockets_but(inherited)
         plant()
         sys.argv = ["worker", *arguments]
         worker.main()
@@ -85,22 +83,23 @@ def fork_rank(arguments: list[str], inherited: list[int], environment: dict[str,
         os._exit(status)
 
 
-def close_all_but(inherited: list[int]) -> None:
-    """A started program would have no others; the end of a socket shows only when nobody holds it."""
-    for descriptor in map(int, os.listdir("/proc/self/fd")):
-        if descriptor > 2 and descriptor not in inherited:
-            try:
-                os.close(descriptor)
-            except OSError:  # the one that listed them
-                continue
+def close_sockets_but(inherited: list[int]) -> None:
+    """A started program would have no others; the end of a socket shows only when nobody holds it.
+
+    Pipes stay: libuv, on which the ranks' store runs, keeps one of its own in every process that loads torch.
+    """
+    for link in Path("/proc/self/fd").iterdir():
+        if int(link.name) not in inherited and link.is_symlink() and os.readlink(link).startswith("socket:"):
+            os.close(int(link.name))
 
 
 class Faults:
     """What a rank does at which points of its job."""
 
     def __init__(self, prompt: str, rank: int) -> None:
-        words = [fault.split(maxsplit=2) for fault in prompt.split(";")]
-        self._kinds = {point: kind for kind, whose, point in words if kind in FAULTS and whose in (str(rank), ALL)}
+        planted = [fault.split(maxsplit=2) for fault in prompt.split(";")]
+        mine = [words for words in planted if words[0] in FAULTS and words[1] in (str(rank), ALL)]
+        self._kinds = {point: kind for kind, _, point in mine}
         self._transfers = 0
 
     def at(self, point: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import VideoRequest
+from ringlight.core.traffic import text_bytes
 from ringlight.models.wan.demo import write_demo_checkpoint
 from ringlight.models.wan.text_encoder import TextEncoder
 from ringlight.parallel.link import Link
@@ -125,8 +126,7 @@ def test_hidden_states_go_to_the_next_and_embeddings_to_all(
 
     for rank, result in enumerate(on_ranks(layout, work)):
         num_bytes, sent = result.tolist()
-        times = 1 if rank < holders - 1 else layout.num_ranks - 1 if rank == holders - 1 else 0
-        assert sent == times * num_bytes
+        assert sent == text_bytes(holders, layout.num_ranks, rank, num_bytes, itemsize=1)
         assert num_bytes > 64 * MAX_TOKENS * dtype.itemsize
 
 

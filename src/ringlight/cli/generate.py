@@ -143,6 +143,8 @@ def generate(
         with JobProgress(quiet) as progress, interruptible() as interrupted:
             job = engine.submit(request, output, progress)
             say_layout(engine, progress)
+            if job.layout != engine.choice.layout:
+                progress.say(f"{job.layout.name} for this request: without guidance both branches share its tokens")
             done = wait(engine, job, interrupted, progress)
     if report is not None:
         write_report(done, report)

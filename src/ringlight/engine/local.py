@@ -85,11 +85,10 @@ class LocalReplica:
     def close(self) -> None:
         with self._start_lock:
             self._closed = True
-        if not self._ready:  # they load, or are out of step, and would not listen
+        if not self._ready or self._ranks[0].place.rank > 0:  # they load, are out of step, or hear only of rank 0
             return self._kill()
         with contextlib.suppress(WorkerError):
-            if self._ranks[0].place.rank == 0:  # it tells the others, on every machine
-                self._ranks[0].send(messages.Shutdown())
+            self._ranks[0].send(messages.Shutdown())  # it tells the others, on every machine
         deadline = time.monotonic() + process.CLOSE_SECONDS
         for rank in self._ranks:
             rank.wait(max(0.0, deadline - time.monotonic()))

@@ -97,6 +97,10 @@ class RankGroup:
         if self._pulse is not None:
             self._pulse.confess(code, message)
 
+    def hear_confession(self) -> tuple[str, str] | None:
+        """After another rank was lost: (code, message) of the one that began it, if one says so soon."""
+        return None if self._pulse is None else self._pulse.hear_confession()
+
 
 def _data_group(device: torch.device) -> dist.ProcessGroup:
     backend = "nccl" if device.type == "cuda" else "gloo"

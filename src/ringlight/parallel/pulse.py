@@ -13,6 +13,7 @@ from torch._C._distributed_c10d import TCPStore
 from ringlight.core.errors import WorkerError
 
 BEATS_PER_WATCHDOG = 10
+CONFESSION_SECONDS = 1.0
 FAILURE = "failure"
 STORE = "the store"
 
@@ -71,6 +72,20 @@ class Pulse:
         self._wake.set()
         self._confessed.wait(self._watchdog_seconds)  # in vain where rank 0 is lost, which the others notice too
 
+    def hear_confession(self) -> tuple[str, str] | None:
+        """(code, message) of the rank that began it, if one says so soon; for a rank that has just lost another."""
+        deadline = time.monotonic() + min(CONFESSION_SECONDS, self._watchdog_seconds)
+        while not self._failure.strip() and not self._store_is_gone and time.monotonic() < deadline:
+            self._wake.set()
+            time.sleep(0.02)
+        return self._cause()
+
+    def _cause(self) -> tuple[str, str] | None:
+        if not self._failure.strip():
+            return None
+        cause = json.loads(self._failure)
+        return cause["code"], f"rank {cause['rank']}: {cause['message']}"
+
     def _talk(self) -> None:
         keys = [FAILURE, *map(_key, self._others)]
         rounds = 0
@@ -87,6 +102,7 @@ class Pulse:
                 self._wake.clear()
         except RuntimeError:  # a DistStoreError: rank 0 is gone
             self._store_is_gone = True
+            self._confessed.set()
 
     def _judge(self) -> None:
         seen: dict[str, bytes] = {}
@@ -105,9 +121,8 @@ class Pulse:
         """What `on_lost` is to hear, given who has not been heard of for the watchdog's time; None if all is well."""
         if self._confession:  # this rank leaves by itself
             return None
-        if self._failure.strip():
-            cause = json.loads(self._failure)
-            return cause["code"], f"rank {cause['rank']}: {cause['message']}", False
+        if cause := self._cause():
+            return *cause, False
         unheard = f"has not been heard of for {self._watchdog_seconds:g} s"
         if self._store_is_gone:
             return WorkerError.code, "rank 0 is lost: its store has closed", False

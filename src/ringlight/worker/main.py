@@ -8,17 +8,19 @@ from the engine and tells the other ranks, on this machine or another.
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
 
 from ringlight.core import messages
-from ringlight.core.errors import InvalidRequest, WorkerError
+from ringlight.core.errors import InvalidRequest, RinglightError, WorkerError, from_code
 from ringlight.core.report import RankReport, RunReport, workload_hash
 from ringlight.parallel.group import RankGroup
 from ringlight.parallel.link import LinkLost
@@ -55,22 +57,29 @@ class Worker:
             self._leave,
         )
         try:
-            self._pipeline = Wan22TI2V(config, setup.limits, self._device, dtype, vae_dtype, self._group.world)
+            described = self._load(setup, dtype, vae_dtype)
+            self._group.control.agree(0)  # ready means that all are
+        except LinkLost as lost:
+            raise self._loss(lost) from lost
         except Exception as error:  # the other ranks wait for this one
             failure = as_ringlight_error(error, TOO_LARGE_TO_LOAD)
             self._group.confess(failure.code, str(failure))
             raise failure from error
-        described = environment.describe(config, self._device, dtype, vae_dtype, self._pipeline.kernel.name)
-        if setup.place.num_ranks > 1:
-            speeds = self._pipeline.measure_speeds(self._group.world, self._group.control)
-            described |= msgspec.to_builtins(speeds)
         self._meter = meter_for(self._device, setup.place.rank)
         gc.collect()
         gc.freeze()  # what is loaded stays: to look through it again costs 0.2 s at the start of every job
         seconds = time.perf_counter() - start
         self._environment = described | {"load_seconds": seconds, "num_nodes": config.nodes.num_nodes}
-        self._group.control.agree(0)  # ready means that all are
         corridor.send(messages.WorkerReady(environment=self._environment, load_seconds=seconds))
+
+    def _load(self, setup: messages.WorkerSetup, dtype: torch.dtype, vae_dtype: torch.dtype) -> dict[str, Any]:
+        """Load the model, together with the other ranks. Returns the conditions of all measurements."""
+        config, group = setup.config, self._group
+        self._pipeline = Wan22TI2V(config, setup.limits, self._device, dtype, vae_dtype, group.world)
+        described = environment.describe(config, self._device, dtype, vae_dtype, self._pipeline.kernel.name)
+        if setup.place.num_ranks > 1:
+            described |= msgspec.to_builtins(self._pipeline.measure_speeds(group.world, group.control))
+        return described
 
     def serve(self) -> None:
         """Run jobs until told to stop."""
@@ -90,7 +99,8 @@ class Worker:
             decoded: messages.ToWorker = messages.to_worker_decoder.decode(self._group.control.broadcast(order))
             return decoded
         except LinkLost as lost:
-            self._leave(WorkerError.code, f"rank {self._place.rank} lost another rank: {lost}", is_cause=False)
+            loss = self._loss(lost)
+            self._leave(loss.code, str(loss), is_cause=False)
             raise
 
     def _finish(self, job: messages.RunJob) -> messages.JobCompleted | messages.JobFailed:
@@ -103,7 +113,8 @@ class Worker:
         try:
             return messages.JobCompleted(job_id=job.job_id, report=self._run(job, events))
         except LinkLost as lost:
-            self._leave(WorkerError.code, f"rank {self._place.rank} lost another rank: {lost}", is_cause=False)
+            loss = self._loss(lost)
+            self._leave(loss.code, str(loss), is_cause=False)
             raise
         except Exception as error:  # whatever it is, the worker lives on if the ranks are in step
             failure = as_failure(error, job)
@@ -150,6 +161,11 @@ class Worker:
             num_slices=tracer.num_slices,
         )
 
+    def _loss(self, lost: LinkLost) -> RinglightError:
+        """What to report where another rank was lost: why that one left, if it said so."""
+        confessed = self._group.hear_confession()
+        return from_code(*confessed) if confessed else WorkerError(f"rank {self._place.rank} lost another rank: {lost}")
+
     def _leave(self, code: str, message: str, is_cause: bool) -> None:
         """End this process, for its group is out of step. Called from any thread."""
         if is_cause:
@@ -177,6 +193,8 @@ def main() -> None:
         corridor.send(messages.WorkerFailed(code=failure.code, message=str(failure)))
         sys.exit(1)
     worker.serve()
+    sys.stderr.flush()
+    os._exit(0)  # the threads of process groups and stores do not always survive the interpreter's own end
 
 
 if __name__ == "__main__":
