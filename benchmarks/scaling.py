@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,10 +21,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from conditions import conditions
 
 PROMPT, NEGATIVE = "a boat crosses a bridge at night, cinematic lighting", "blurry, low quality"
 REQUEST = {"width": 512, "height": 320, "num_frames": 29, "num_inference_steps": 10, "guidance_scale": 5.0, "seed": 7}
@@ -220,25 +219,6 @@ def growth_table(taken: dict[str, list[Seconds]], layouts: list[str]) -> str:
     return "\n".join([*lines, f"| goal (ratio) | {GROWTH_GOAL:.2f} | {GROWTH_GOAL:.2f} |"])
 
 
-def conditions(runs: int) -> dict[str, Any]:
-    """What a number must travel with."""
-    root = Path(__file__).resolve().parents[1]
-    commit = subprocess.run(["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "cpu": names[0].partition(":")[2].strip() if names else platform.machine(),
-        "cores": os.cpu_count(),
-        "dtype": "float32",
-        "checkpoint": "demo small",
-        "request": REQUEST,
-        "rounds": runs,
-        "versions": {name: version(name) for name in ("torch", "diffusers", "ringlight")},
-        "commit": commit.stdout.strip(),
-        "command": "python " + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
@@ -269,10 +249,11 @@ def main() -> None:
     print(text)
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
-        document = {"conditions": conditions(options.runs), "rows": rows, "rounds": taken}
+        said = conditions() | {"checkpoint": "demo small", "request": REQUEST, "rounds": options.runs}
+        document = {"conditions": said, "rows": rows, "rounds": taken}
         (options.output / "scaling.json").write_text(json.dumps(document, indent=2) + "\n")
-        said = "\n".join(f"- {name}: {value}" for name, value in document["conditions"].items())
-        (options.output / "scaling.md").write_text(f"# Two ranks against one\n\n{said}\n\n{text}\n")
+        lines = "\n".join(f"- {name}: {value}" for name, value in said.items())
+        (options.output / "scaling.md").write_text(f"# Two ranks against one\n\n{lines}\n\n{text}\n")
 
 
 # --- what runs in a process of diffusers ----------------------------------------------------------------------------

@@ -25,6 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from conditions import conditions
+
 TOKENS_GRID = (8, 32, 32)  # latent frames, height, width: 2,048 tokens
 MODEL = {"num_attention_heads": 8, "attention_head_dim": 64, "ffn_dim": 2048}
 LAYERS = {"off": 8, "on": 4}  # guidance on runs two forwards
@@ -183,6 +185,66 @@ def measure(network: Network, guidance: str, ratios: list[float], runs: int) -> 
     return rows
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Speedups over one rank, and what each loses against the best of its layout without a limit."""
+    ratios = sorted({row["ratio"] for row in rows})
+    parts = []
+    for guidance, layout in sorted({(row["guidance"], row["layout"]) for row in rows}):
+        mine = [row for row in rows if (row["guidance"], row["layout"]) == (guidance, layout)]
+        best = max((row["speedup"] for row in mine if row["ratio"] == 0.0), default=None)
+        head = " | ".join("no limit" if ratio == 0 else f"hop : layer {ratio:.2f}" for ratio in ratios)
+        parts += [f"### {layout}, guidance {guidance}", "", f"| | {head} |", "|---|" + "---:|" * len(ratios)]
+        for name in dict.fromkeys(row["name"] for row in mine):
+            found = {row["ratio"]: row["speedup"] for row in mine if row["name"] == name}
+            lost = {ratio: f" ({1 - found[ratio] / best:.0%})" if best else "" for ratio in ratios}
+            cells = [f"{found[ratio]:.2f}x{lost[ratio]}" for ratio in ratios]
+            parts.append(f"| {name} | {' | '.join(cells)} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Speedup over one rank against hop : layer, a panel for each layout and guidance."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = sorted({(row["guidance"], row["layout"]) for row in rows})
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(5 * len(panels), 4.2), sharey=True, squeeze=False)
+    for axis, (guidance, layout) in zip(axes[0], panels, strict=True):
+        mine = [row for row in rows if (row["guidance"], row["layout"]) == (guidance, layout)]
+        for name in dict.fromkeys(row["name"] for row in mine):
+            line = [(row["ratio"], row["speedup"]) for row in mine if row["name"] == name]
+            usual = name in ("wait at once", "K,V first", "whole")
+            axis.plot(*zip(*line, strict=True), marker="o", linestyle="--" if usual else "-", label=name)
+        axis.axhline(1, color="grey", linewidth=0.8)
+        axis.set(title=f"{layout}, guidance {guidance}", xlabel="hop : layer (0: no limit)")
+        axis.legend(fontsize=7)
+    axes[0][0].set_ylabel("speedup over one rank")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def write(rows: list[dict[str, Any]], folder: Path, runs: int) -> None:
+    """Results as JSON, Markdown and PNG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    said = conditions() | {
+        "checkpoint": f"random weights: {MODEL}, layers {LAYERS} by guidance, 2,048 tokens",
+        "link": "two network namespaces, veth, tc tbf",
+        "rounds": runs,
+    }
+    document = {"conditions": said, "rows": rows}
+    (folder / "slow_link.json").write_text(json.dumps(document, indent=1) + "\n")
+    lines = "\n".join(f"- {name}: {value}" for name, value in said.items())
+    text = (
+        f"# A slow link\n\n{lines}\n\nSpeedup over one rank, and in brackets what is lost against the best of the "
+        f"same layout without a limit.\n\n{table(rows)}\n![speedups](slow_link.png)\n"
+    )
+    (folder / "slow_link.md").write_text(text)
+    plot(rows, folder / "slow_link.png")
+
+
 # --- what runs in a rank ------------------------------------------------------------------------------------------
 
 
@@ -295,9 +357,9 @@ def main() -> None:
         ]
     finally:
         network.remove()
+    print(table(rows))
     if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "slow_link.json").write_text(json.dumps(rows, indent=1) + "\n")
+        write(rows, options.output, options.runs)
 
 
 if __name__ == "__main__":

@@ -12,17 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from conditions import conditions
 
 TOKENS_GRID = (8, 20, 32)  # latent frames, height, width: 1,280 tokens
 DECODE_LATENTS = 5
@@ -36,6 +35,13 @@ TARGETS = {
     "generate_i2v": 0.80,
 }
 GROWTH_TARGET = 0.6
+WORKLOAD = {
+    "threads": 1,
+    "checkpoint": "demo small",
+    "tokens": 1280,
+    "latent_frames_decoded": DECODE_LATENTS,
+    "generation": "512x320, 17 frames, 10 steps, guidance 5",
+}
 MEASURES = (*TARGETS, "encode_image")
 
 
@@ -123,29 +129,6 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def conditions() -> dict[str, Any]:
-    """What a number must travel with."""
-    root = Path(__file__).resolve().parents[1]
-    commit = subprocess.run(["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "cpu": names[0].partition(":")[2].strip() if names else platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": 1,
-        "dtype": "float32",
-        "checkpoint": "demo small",
-        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "ringlight")},
-        "commit": commit.stdout.strip(),
-        "workload": {
-            "tokens": 1280,
-            "latent_frames_decoded": DECODE_LATENTS,
-            "generation": "512x320, 17 frames, 10 steps, guidance 5",
-        },
-        "command": "python " + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-    }
-
-
 def main() -> None:
     """Compare, print, and write JSON and Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -171,7 +154,7 @@ def main() -> None:
 def write(results: list[dict[str, Any]], folder: Path) -> None:
     """What is measured so far, as JSON and Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
-    document = {"conditions": conditions(), "results": results}
+    document = {"conditions": conditions() | WORKLOAD, "results": results}
     (folder / "versus_diffusers.json").write_text(json.dumps(document, indent=2) + "\n")
     said = "\n".join(f"- {name}: {value}" for name, value in document["conditions"].items())
     (folder / "versus_diffusers.md").write_text(f"# Ringlight beside diffusers\n\n{said}\n\n{table(results)}\n")
@@ -232,6 +215,7 @@ def ringlight_work(measure: str, checkpoint: str) -> Work:
     from ringlight.core.config import EngineConfig, read_defaults
     from ringlight.core.request import RequestLimits
     from ringlight.parallel.halo import Bands
+    from ringlight.parallel.mesh import ParallelMesh
     from ringlight.pipelines.stages.text_encoding import PromptCache
     from ringlight.pipelines.trace import Tracer
     from ringlight.pipelines.wan22_ti2v import Wan22TI2V
@@ -243,7 +227,8 @@ def ringlight_work(measure: str, checkpoint: str) -> Work:
     if measure.startswith("forward"):
         keys = pipeline.transformer.text_keys(text, 512)
         times = torch.tensor([500.0] if measure == "forward_t2v" else [0.0, 500.0])
-        return lambda: pipeline.transformer(latents, times, keys, pipeline.kernel, pipeline.mesh), floor_of(pipeline)
+        mesh = ParallelMesh.alone()
+        return lambda: pipeline.transformer(latents, times, keys, pipeline.kernel, mesh), floor_of(pipeline)
     if measure == "encode_image":
         pixels = pixels_of(photograph())
         return lambda: pipeline.vae.encode(pixels), None
@@ -335,6 +320,9 @@ class Silent:
     def frames_decoded(self, num_done: int, num_frames: int) -> None: ...
 
     def check_cancelled(self, problem: Exception | None = None) -> None:
+        self.check_problem(problem)
+
+    def check_problem(self, problem: Exception | None) -> None:
         if problem is not None:
             raise problem
 

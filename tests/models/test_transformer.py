@@ -12,6 +12,7 @@ from ringlight.attention.kernel import load_kernel
 from ringlight.models.linear import Linear
 from ringlight.models.wan import transformer as module
 from ringlight.models.wan.transformer import TextKeys, WanTransformer
+from ringlight.parallel.mesh import ParallelMesh
 from tests.oracle import load_oracle
 from tests.ours import load_pipeline
 
@@ -35,7 +36,7 @@ def predict_both(
     pipeline = load_pipeline(tiny, dtype)
     distinct = torch.tensor([0.0, 417.0] if first_frame else [417.0])
     keys = pipeline.transformer.text_keys(text.to(dtype), 512)
-    return pipeline.transformer(latents, distinct, keys, pipeline.kernel, pipeline.mesh), theirs
+    return pipeline.transformer(latents, distinct, keys, pipeline.kernel, ParallelMesh.alone()), theirs
 
 
 def relative(difference: Tensor, to: Tensor) -> float:
@@ -67,7 +68,7 @@ def test_leaving_the_padding_out_would_show(tiny: Path) -> None:
             torch.tensor([417.0]),
             pipeline.transformer.text_keys(text, rows),
             pipeline.kernel,
-            pipeline.mesh,
+            ParallelMesh.alone(),
         )
         for rows in (512, 30)
     )

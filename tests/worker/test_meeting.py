@@ -60,8 +60,8 @@ def test_a_rank_that_is_there_already() -> None:
 
 
 def test_a_rank_that_does_not_come() -> None:
-    errors = outcomes([0, 1], [TERMS] * 2, 3, seconds=0.5)
-    assert [type(error).__mro__[-4] for error in errors] == [RuntimeError] * 2
+    for error in outcomes([0, 1], [TERMS] * 2, 3, seconds=0.5):
+        assert isinstance(error, RuntimeError)
 
 
 def setup(folder: Path, **changes: object) -> WorkerSetup:
