@@ -4,7 +4,7 @@ B batch (1), S tokens of this rank, H heads, D head width. With u Ulysses ranks 
 - Ulysses (arXiv 2309.14509): one exchange gives each of the u ranks all tokens of its group for a share of the heads;
   a second one takes the result back. Heads are dealt unevenly where they do not divide.
 - Ring (arXiv 2310.01889): K and V travel around r ranks in one buffer, received into a second one while the kernel runs
-  on the first. Partial results stay float32 until the last merge.
+  on the first. Partial results come in the kernel's dtype, and are merged and kept in float32.
 
 Where the link is slow, `Ahead` (ahead.py) hides it behind what precedes and follows attention.
 """
