@@ -259,7 +259,8 @@ def serve(rank: int, store_path: str) -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     dist.init_process_group("gloo", store=dist.FileStore(store_path, 2), rank=rank, world_size=2)
-    link = Link(dist.group.WORLD)
+    link = Link()
+    link.open("gloo", torch.device("cpu"))
     models = {guidance: build(layers) for guidance, layers in LAYERS.items()}
     latents = torch.randn(1, 48, *TOKENS_GRID, generator=torch.Generator().manual_seed(1))
     for line in sys.stdin:

@@ -79,7 +79,9 @@ def _run_rank(rank: int, num_ranks: int, scale: Scale, checks: Checks, folder: P
         store = FileStore(str(folder / "store"), num_ranks)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=num_ranks, timeout=MESSAGE_TIMEOUT)
         with _findings_of(rank, folder).open("w", encoding="utf-8") as file:
-            for finding in checks(scale, rank, num_ranks, Link(dist.group.WORLD)):
+            link = Link()
+            link.open("gloo", scale.device)
+            for finding in checks(scale, rank, num_ranks, link):
                 timed = replace(finding, seconds=time.perf_counter() - started)
                 print(json.dumps(asdict(timed)), file=file, flush=True)
         dist.barrier()

@@ -34,7 +34,7 @@ class ForkedRank(subprocess.Popen[bytes]):
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.returncode: int | None = None  # type: ignore[assignment]
+        self.returncode: int | None = None
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -178,5 +178,5 @@ def plant() -> None:
         current.at_transfer()
         wait(self)
 
-    worker.Events = FaultyEvents  # type: ignore[attr-defined,misc]
+    worker.Events = FaultyEvents  # type: ignore[attr-defined]
     Transfers.wait = faulty_wait  # type: ignore[method-assign]

@@ -5,17 +5,21 @@ The ranks are forked (`faults`); that started ones end the same way is in `test_
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from ringlight import Engine, EngineConfig, RequestLimits
+from ringlight.core.config import NodesConfig
 from ringlight.core.errors import InvalidRequest, NumericalError, OutOfMemory, RinglightError, WorkerError
 from ringlight.core.layout import AskedLayout
 from ringlight.engine import process
@@ -29,6 +33,7 @@ from tests.engine.test_generation import torn
 pytestmark = pytest.mark.slow
 
 WATCHDOG_SECONDS = 2.0
+ONE_NODE = NodesConfig()
 SOON = 20.0  # the watchdog, a second to hear of the cause, and a machine with other things to do
 
 POINTS = [
@@ -54,7 +59,7 @@ class Pair:
 
     def __init__(self, engine: Engine, replica: LocalReplica, folder: Path, photograph: bytes) -> None:
         self.engine = engine
-        self._replica = replica
+        self.replica = replica
         self._folder = folder
         self._photograph = photograph
         engine.start()
@@ -62,7 +67,7 @@ class Pair:
 
     @property
     def pids(self) -> list[int]:
-        return self._replica.pids
+        return self.replica.pids
 
     def run(self, prompt: str, output: Path, on_change: Callable[[Job], None] | None = None) -> None:
         """A job with every stage. Raises its error."""
@@ -78,15 +83,20 @@ class Pair:
         return path.read_bytes()
 
 
-@pytest.fixture(scope="module")
-def pair(tiny: Path, photograph: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    config = EngineConfig(
+def two_ranks(tiny: Path, nodes: NodesConfig = ONE_NODE) -> EngineConfig:
+    return EngineConfig(
         model_path=str(tiny),
         device="cpu",
         num_threads=1,
         asked_layout=AskedLayout(num_gpus=2),
         watchdog_seconds=WATCHDOG_SECONDS,
+        nodes=nodes,
     )
+
+
+@pytest.fixture(scope="module")
+def pair(tiny: Path, photograph: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    config = two_ranks(tiny)
     replica = LocalReplica(config, RequestLimits(), num_ranks=2)
     with pytest.MonkeyPatch.context() as patch, Engine(config, replica=replica) as engine:
         patch.setattr(process, "launch", fork_rank)
@@ -203,6 +213,25 @@ def test_a_damaged_picture_fails_the_job_on_all_ranks_together(pair: Pair, tmp_p
 def test_a_rank_lost_between_jobs_fails_none(pair: Pair, rank: int, number: signal.Signals) -> None:
     before = pair.pids
     os.kill(before[rank], number)
-    wait_until(lambda: not pair._replica.is_ready())
+    wait_until(lambda: not pair.replica.is_ready())
     assert pair.makes_the_same_as_ever()
     assert all(map(ends, before))
+
+
+@pytest.mark.parametrize("point", ["step 1", "transfer 3", "frames 1"])
+def test_what_failed_on_another_machine_is_reported_on_both(tiny: Path, tmp_path: Path, point: str) -> None:
+    """Node 0 sees that a rank is gone; why, it can only hear from that rank."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(process, "launch", fork_rank)
+        first, second = (
+            stack.enter_context(Engine(two_ranks(tiny, NodesConfig(num_nodes=2, node_rank=i, init_address=address))))
+            for i in range(2)
+        )
+        following = stack.enter_context(ThreadPoolExecutor(1)).submit(second.follow)
+        job = first.submit(small(first, f"memory 1 {point}", num_frames=9), str(tmp_path / "film.npy"))
+        with pytest.raises(OutOfMemory, match=r"rank 1: .*does not fit"):
+            job.wait(60)
+        assert isinstance(following.exception(60), OutOfMemory)
+    assert list(tmp_path.iterdir()) == []

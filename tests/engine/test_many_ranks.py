@@ -75,7 +75,7 @@ def test_guidance_over_two_ranks_gives_one_ranks_video(
 ) -> None:
     """Each rank runs one branch alone, so that latents are the same bits."""
     assert pair.choice.layout == BRANCHES
-    changes = {"image": photograph.read_bytes() if has_image else None}
+    changes: dict[str, Any] = {"image": photograph.read_bytes() if has_image else None}
     for name in ("latents.safetensors", "frames.npy"):
         make(engine, tmp_path / f"one_{name}", **changes)
         report = make(pair, tmp_path / f"two_{name}", **changes)

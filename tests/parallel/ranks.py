@@ -41,7 +41,9 @@ def _fork(rank: int, layout: ParallelLayout, work: Callable[[ParallelMesh], Tens
         store = dist.FileStore(str(folder / "store"), layout.num_ranks)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=layout.num_ranks, timeout=TIMEOUT)
         with torch.inference_mode():
-            result = work(ParallelMesh.of(layout, rank, Link(dist.group.WORLD)))
+            link = Link()
+            link.open("gloo", torch.device("cpu"))
+            result = work(ParallelMesh.of(layout, rank, link))
         torch.save(result.clone(), folder / f"{rank}.pt")
         dist.barrier()
         status = 0

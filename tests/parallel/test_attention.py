@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ringlight.attention import kernel as kernels
@@ -108,13 +109,13 @@ def too_early(mesh: ParallelMesh) -> Tensor:
     """A planted bug: each slice is sent before its keys and values are written."""
     original = ahead.Ahead._send
 
-    def early(self: Ahead, index: int, kv: list[Tensor], q: tuple[Tensor, ...]) -> list[Transfers]:
-        (rows,) = kv
+    def early(self: Ahead, index: int, by_group: list[Tensor], *rest: object) -> Transfers:
+        (rows,) = by_group
         written = rows.clone()
         rows.zero_()
-        transfers = original(self, index, [rows], q)
-        mesh.world.link.group.barrier().wait()  # type: ignore[union-attr]
-        transfers[0].wait()
+        transfers = original(self, index, [rows], *rest)  # type: ignore[arg-type]
+        dist.barrier()
+        transfers.wait()
         rows.copy_(written)
         return transfers
 

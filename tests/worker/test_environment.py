@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import Cancelled, InvalidSetting, OutOfMemory, WorkerError
+from ringlight.core.errors import Cancelled, InvalidLayout, InvalidSetting, OutOfMemory, WorkerError
 from ringlight.core.messages import RankPlace, RunJob
 from ringlight.core.request import VideoRequest
-from ringlight.worker.environment import choose_device, choose_dtypes, describe
+from ringlight.worker.environment import apply_settings, choose_device, choose_dtypes, describe
 from ringlight.worker.failures import as_ringlight_error, output_error, too_large_message
 
 CPU = torch.device("cpu")
@@ -48,6 +49,24 @@ def test_devices() -> None:
 def test_a_device_that_is_not_there_is_an_error_with_its_remedy() -> None:
     with pytest.raises(InvalidSetting, match="--device cpu"):
         choose_device(config(device="cuda"), RankPlace())
+
+
+def test_every_rank_of_a_machine_needs_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InvalidLayout, match=r"4 ranks on this machine .* torch sees 2; use --num-gpus 2"):
+        choose_device(config(device="cuda"), RankPlace(rank=5, num_ranks=8, local_rank=1, num_local=4))
+
+
+@pytest.mark.parametrize(("num_threads", "num_local"), [(0, 2), (0, 1000), (3, 2)])
+def test_ranks_of_a_machine_share_its_cores(num_threads: int, num_local: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        apply_settings(EngineConfig(model_path="anywhere", num_threads=num_threads), CPU, num_local)
+        cores = len(os.sched_getaffinity(0))
+        assert torch.get_num_threads() == (num_threads or max(1, cores // num_local))
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_dtypes() -> None:

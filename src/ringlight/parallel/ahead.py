@@ -23,6 +23,7 @@ from torch import Tensor
 from ringlight.attention.kernel import AttentionKernel, attend_more
 from ringlight.core.layout import split_sizes
 from ringlight.parallel.collectives import Transfers
+from ringlight.parallel.link import Kind
 from ringlight.parallel.shard import SequenceShard
 
 LATE_SHARE = 0.25
@@ -44,7 +45,7 @@ class Ahead:
         self._group = range(first, first + width)  # the Ulysses group's places in the sequence
         self._kv_rows = Rows(self._slices, self._me, range(len(self._slices)), self._num_early)
         self._q_rows = Rows(self._slices, self._me, self._group, self._num_early)
-        self._kv = self._q = torch.empty(0)
+        self._kvq = self._kv = self._q = torch.empty(0)
         self._heads: tuple[int, ...] = ()
         self._under_way: list[list[Transfers]] = []
         self._out = torch.empty(0)
@@ -60,11 +61,19 @@ class Ahead:
         mine = slice(sum(self._heads[:own]), sum(self._heads[: own + 1]))
         self._kv[part, 0], self._kv[part, 1], self._q[part] = k_SHD[:, mine], v_SHD[:, mine], q_SHD[:, mine]
         if len(self._heads) == 1:
-            kv_by_group = [self._kv[part]]
+            self._under_way.append([self._send(index, [self._kv[part]], self._kv, self._kv_rows, "ring")])
+        elif self._mesh.ring.size == 1:
+            kvq = self._by_group(k_SHD, v_SHD, q_SHD)
+            self._under_way.append([self._send(index, kvq, self._kvq, self._kv_rows, "ulysses")])
         else:
-            by_group = (x.split(self._heads, dim=1) for x in (k_SHD, v_SHD))
-            kv_by_group = [torch.stack(pair, dim=1) for pair in zip(*by_group, strict=True)]
-        self._under_way.append(self._send(index, kv_by_group, q_SHD.split(self._heads, dim=1)))
+            kv, q = self._by_group(k_SHD, v_SHD), self._by_group(q_SHD)
+            self._under_way.append(
+                [
+                    self._send(index, kv, self._kv, self._kv_rows, "ring"),
+                    self._send(index, kv, self._kv, self._kv_rows, "ulysses"),
+                    self._send(index, q, self._q.unsqueeze(1), self._q_rows, "ulysses"),
+                ]
+            )
 
     def attend(self) -> None:
         early_kv, early_q = self._kv_rows.num_early, self._q_rows.num_early
@@ -98,25 +107,25 @@ class Ahead:
         num_heads, width = like_BSHD.shape[2:]
         self._heads = split_sizes(num_heads, self._mesh.ulysses.size)
         heads = self._heads[self._mesh.ulysses.rank]
-        self._kv = like_BSHD.new_empty(self._kv_rows.num_all, 2, heads, width)
-        self._q = like_BSHD.new_empty(self._q_rows.num_all, heads, width)
-        self._out = torch.empty_like(self._q)
+        if self._mesh.ring.size == 1:
+            self._kvq = like_BSHD.new_empty(self._kv_rows.num_all, 3, heads, width)
+            self._kv, self._q = self._kvq[:, :2], self._kvq[:, 2]
+        else:
+            self._kv = like_BSHD.new_empty(self._kv_rows.num_all, 2, heads, width)
+            self._q = like_BSHD.new_empty(self._q_rows.num_all, heads, width)
+        self._out = like_BSHD.new_empty(self._q.shape)
 
-    def _send(self, index: int, kv_by_group: list[Tensor], q_by_group: tuple[Tensor, ...]) -> list[Transfers]:
-        """A slice's keys and values go to everyone, its queries to the Ulysses group; theirs come in."""
-        sequence = self._mesh.sequence
-        others = [place for place in range(sequence.size) if place != self._me]
-        inside = [place for place in others if place in self._group]
-        outside = [place for place in others if place not in self._group]
-        kv = {place: kv_by_group[place % len(self._heads)] for place in others}
-        q = {place: q_by_group[place % len(self._heads)].contiguous() for place in inside}
-        kv_rows = {place: self._kv[self._kv_rows.of(place, index)] for place in others}
-        q_rows = {place: self._q[self._q_rows.of(place, index)] for place in inside}
-        return [
-            Transfers({i: kv[i] for i in outside}, {i: kv_rows[i] for i in outside}, sequence, "ring"),
-            Transfers({i: kv[i] for i in inside}, {i: kv_rows[i] for i in inside}, sequence, "ulysses"),
-            Transfers(q, q_rows, sequence, "ulysses"),
-        ]
+    def _by_group(self, *tensors_SHD: Tensor) -> list[Tensor]:
+        """Tensors of a slice, side by side (S, n, h, D), for each rank of the Ulysses group its heads."""
+        by_group = zip(*(x.split(self._heads, dim=1) for x in tensors_SHD), strict=True)
+        return [torch.stack(tensors, dim=1) for tensors in by_group]
+
+    def _send(self, index: int, by_group: list[Tensor], buffer: Tensor, rows: Rows, kind: Kind) -> Transfers:
+        """Send a slice of our tokens: of kind "ulysses" to its group, "ring" to all others. Theirs come in."""
+        to = [place for place in range(self._mesh.sequence.size) if (place in self._group) == (kind == "ulysses")]
+        others = [place for place in to if place != self._me]
+        sent = {place: by_group[place % len(self._heads)] for place in others}
+        return Transfers(sent, {i: buffer[rows.of(i, index)] for i in others}, self._mesh.sequence, kind)
 
     def _send_back(self, index: int) -> tuple[list[Tensor], Transfers]:
         """Outputs of the others' slices go to them, and those of our own slice come in, by Ulysses rank."""

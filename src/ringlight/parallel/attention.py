@@ -77,20 +77,20 @@ class Whole:
         if self._ulysses is None:
             self._ring.start(q_BSHD, k_BSHD, v_BSHD)
         else:
-            self._ulysses.start_to_heads(torch.stack([q_BSHD, k_BSHD, v_BSHD]))
+            self._ulysses.start_to_heads(q_BSHD, k_BSHD, v_BSHD)
 
     def attend(self) -> None:
         if self._ulysses is None:
             self._out = self._ring.attend()
         else:
-            self._ring.start(*self._ulysses.received().unbind(0))
+            self._ring.start(*self._ulysses.heads())
             self._ulysses.start_to_tokens(self._ring.attend())
 
     def outputs(self) -> Iterator[tuple[slice, Tensor]]:
         yield self.parts[0], self._take_out()  # not held here while the next block's q, k, v are made
 
     def _take_out(self) -> Tensor:
-        out, self._out = self._ulysses.received() if self._ulysses else self._out, None
+        out, self._out = self._ulysses.tokens() if self._ulysses else self._out, None
         assert out is not None, "attend comes before its outputs"
         return out
 
@@ -101,34 +101,42 @@ class Ulysses:
     def __init__(self, shard: SequenceShard) -> None:
         self._axis = shard.mesh.ulysses
         self._tokens = shard.ulysses_sizes
-        self._num_heads = 0
-        self._coming: tuple[list[Tensor], Transfers] | None = None
+        self._heads: tuple[int, ...] = ()
+        self._qkv_S3hD = torch.empty(0)  # tokens of the group, heads of this rank; used for all blocks
+        self._parts: list[Tensor] = []
+        self._transfers: Transfers | None = None
 
-    def start_to_heads(self, qkv_3BSHD: Tensor) -> None:
-        """(3, B, S, H, D) of this rank's tokens and all heads -> its group's tokens and this rank's heads."""
-        *front, _, self._num_heads, width = qkv_3BSHD.shape
-        heads = split_sizes(self._num_heads, self._axis.size)
-        received = [qkv_3BSHD.new_empty(*front, tokens, heads[self._axis.rank], width) for tokens in self._tokens]
-        transfers = start_exchange(qkv_3BSHD.split(heads, dim=3), received, self._axis, "ulysses")
-        self._coming = received, transfers
+    def start_to_heads(self, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
+        """Send q, k and v of each rank's heads to it, in one message, and receive those of this one's."""
+        if not self._heads:
+            num_heads, width = q_BSHD.shape[2:]
+            self._heads = split_sizes(num_heads, self._axis.size)
+            self._qkv_S3hD = q_BSHD.new_empty(sum(self._tokens), 3, self._heads[self._axis.rank], width)
+        by_rank = zip(*(x[0].split(self._heads, dim=1) for x in (q_BSHD, k_BSHD, v_BSHD)), strict=True)
+        sent = [torch.stack(qkv, dim=1) for qkv in by_rank]
+        self._transfers = start_exchange(sent, self._qkv_S3hD.split(self._tokens), self._axis, "ulysses")
+
+    def heads(self) -> tuple[Tensor, ...]:
+        """q, k and v of the group's tokens and this rank's heads, BSHD."""
+        self._wait()
+        return self._qkv_S3hD.unsqueeze(0).unbind(2)
 
     def start_to_tokens(self, out_BSHD: Tensor) -> None:
-        """The way back: this rank's heads of its group's tokens -> all heads of its own tokens."""
-        batch, _, _, width = out_BSHD.shape
-        own = self._tokens[self._axis.rank]
-        heads = split_sizes(self._num_heads, self._axis.size)
-        received = [out_BSHD.new_empty(batch, own, some, width) for some in heads]
-        transfers = start_exchange(out_BSHD.split(self._tokens, dim=1), received, self._axis, "ulysses")
-        self._coming = received, transfers
+        """Send outputs of each rank's tokens to it, and receive those of this one's."""
+        own, width = self._tokens[self._axis.rank], out_BSHD.shape[3]
+        self._parts = [out_BSHD.new_empty(1, own, heads, width) for heads in self._heads]
+        self._transfers = start_exchange(out_BSHD.split(self._tokens, dim=1), self._parts, self._axis, "ulysses")
 
-    def received(self) -> Tensor:
-        """What the exchange under way has brought, its parts joined."""
-        assert self._coming is not None, "an exchange is started before it is waited for"
-        (parts, transfers), self._coming = self._coming, None
-        transfers.wait()
-        tokens, heads = -3, -2
-        is_to_heads = parts[0].dim() == 5
-        return torch.cat(parts, dim=tokens if is_to_heads else heads)
+    def tokens(self) -> Tensor:
+        """Outputs of all heads of own tokens, BSHD."""
+        self._wait()
+        parts, self._parts = self._parts, []
+        return torch.cat(parts, dim=2)
+
+    def _wait(self) -> None:
+        assert self._transfers is not None, "an exchange is started before it is waited for"
+        self._transfers.wait()
+        self._transfers = None
 
 
 class Ring:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ringlight.parallel.link import Kind, LinkLost
+from ringlight.parallel.link import Kind, Link, LinkLost
 from ringlight.parallel.mesh import Axis
 
 
@@ -22,23 +22,19 @@ class Transfers:
     """
 
     def __init__(self, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor], axis: Axis, kind: Kind) -> None:
-        """Tensors by rank of the axis, contiguous; for empty ones nothing travels.
-
-        One batch, because NCCL would deadlock on a receive that is started before its own send.
-        """
+        """Tensors by rank of the axis, contiguous; for empty ones nothing travels."""
         self._link, self._kind = axis.link, kind
         self._on_cuda = any(tensor.is_cuda for tensor in (*sends.values(), *receives.values()))
         self._staged: list[tuple[Tensor, Tensor]] = []
+        me, link = axis.ranks[axis.rank], self._link
         self._operations = operations = list[dist.P2POp]()  # holds what travels until it has arrived
-        for peer, tensor in receives.items():
-            if tensor.numel():
-                operations.append(dist.P2POp(dist.irecv, self._landing(tensor), axis.ranks[peer], self._link.group))
-        for peer, tensor in sends.items():
-            if tensor.numel():
-                self._link.count(kind, tensor.nbytes)
-                operations.append(dist.P2POp(dist.isend, self._departing(tensor), axis.ranks[peer], self._link.group))
+        for rank, tensor in ((axis.ranks[peer], tensor) for peer, tensor in receives.items() if tensor.numel()):
+            operations.append(dist.P2POp(dist.irecv, self._landing(tensor), rank, link.lane(rank, me)))
+        for rank, tensor in ((axis.ranks[peer], tensor) for peer, tensor in sends.items() if tensor.numel()):
+            link.count(kind, tensor.nbytes)
+            operations.append(dist.P2POp(dist.isend, self._departing(tensor), rank, link.lane(me, rank)))
         try:
-            self._works = dist.batch_isend_irecv(operations) if operations else []
+            self._works = start(operations, link)
         except RuntimeError as error:
             raise LinkLost(str(error)) from error
 
@@ -61,7 +57,7 @@ class Transfers:
     def _landing(self, tensor: Tensor) -> Tensor:
         """Where a message is received: the tensor itself, or host memory where the backend takes no other."""
         assert tensor.is_contiguous(), "messages are received into contiguous memory"
-        if not tensor.is_cuda or self._link.takes_cuda:
+        if not self._must_stage(tensor):
             return tensor
         landing = torch.empty_like(tensor, device="cpu", pin_memory=True)
         self._staged.append((tensor, landing))
@@ -69,7 +65,21 @@ class Transfers:
 
     def _departing(self, tensor: Tensor) -> Tensor:
         assert tensor.is_contiguous(), "messages are sent from contiguous memory"
-        return tensor if not tensor.is_cuda or self._link.takes_cuda else tensor.cpu()
+        return tensor.cpu() if self._must_stage(tensor) else tensor
+
+    def _must_stage(self, tensor: Tensor) -> bool:
+        """gloo takes host memory only in point-to-point messages."""
+        return tensor.is_cuda and self._link.is_gloo
+
+
+def start(operations: list[dist.P2POp], link: Link) -> list[dist.Work]:
+    """Start sends and receives: with NCCL in one batch, where a receive started before its own send would deadlock."""
+    if not operations:
+        return []
+    if link.is_gloo:
+        return [operation.op(operation.tensor, operation.peer, operation.group) for operation in operations]
+    works: list[dist.Work] = dist.batch_isend_irecv(operations)
+    return works
 
 
 def gather_parts(x: Tensor, sizes: Sequence[int], axis: Axis, dim: int = 1, kind: Kind = "gather") -> Tensor:

@@ -12,13 +12,10 @@ from torch._C._distributed_c10d import TCPStore
 
 from ringlight.core.messages import RankPlace
 from ringlight.parallel.control import Control
-from ringlight.parallel.link import Link, LinkLost
+from ringlight.parallel.link import PATIENCE, Link, LinkLost
 from ringlight.parallel.meeting import meet
 from ringlight.parallel.mesh import Axis
 from ringlight.parallel.pulse import Pulse
-
-# Groups wait for as long as it takes: Pulse knows within seconds whether that is in vain, and by how much work is due.
-PATIENCE = timedelta(days=365)
 
 
 class RankGroup:
@@ -67,7 +64,9 @@ class RankGroup:
         pulse = Pulse(store, place.rank, place.num_ranks, watchdog_seconds, on_lost)
         control.agree(0)
         pulse.start()
-        return cls(place, control, Link(_data_group(device)), pulse, watchdog_seconds)
+        group = cls(place, control, Link(), pulse, watchdog_seconds)
+        group.renew(device)
+        return group
 
     @property
     def world(self) -> Axis:
@@ -75,10 +74,9 @@ class RankGroup:
         return Axis(tuple(range(self.place.num_ranks)), self.place.rank, self.link)
 
     def renew(self, device: torch.device) -> None:
-        """A new data group in the place of one with messages that nobody will fetch. All ranks call it together."""
-        if self.link.group is not None:
-            dist.destroy_process_group(self.link.group)
-            self.link.group = _data_group(device)
+        """New data groups in the place of those with messages that nobody will fetch. All ranks call it together."""
+        if self.place.num_ranks > 1:
+            self.link.open("nccl" if device.type == "cuda" else "gloo", device)
 
     def expect(self, seconds: float | None) -> None:
         """The next boundary comes within so many seconds; None: nobody knows when."""
@@ -100,12 +98,3 @@ class RankGroup:
     def hear_confession(self) -> tuple[str, str] | None:
         """After another rank was lost: (code, message) of the one that began it, if one says so soon."""
         return None if self._pulse is None else self._pulse.hear_confession()
-
-
-def _data_group(device: torch.device) -> dist.ProcessGroup:
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    group = dist.new_group(backend=backend, timeout=PATIENCE)
-    assert isinstance(group, dist.ProcessGroup)
-    if backend == "nccl":  # its first message must come from all ranks at once; later ones may be between neighbours
-        dist.barrier(group, device_ids=[device.index])
-    return group

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Literal
 
 import torch
@@ -19,23 +20,44 @@ from ringlight.core.report import LinkReport
 Kind = Literal["ring", "ulysses", "cfg", "halo", "gather", "text", "frames"]
 
 
+# Groups wait for as long as it takes: Pulse knows within seconds whether that is in vain, and by how much work is due.
+PATIENCE = timedelta(days=365)
+
+
 class LinkLost(Exception):
     """Another rank is gone, or did not come in time: the group is out of step and cannot go on."""
 
 
 class Link:
-    """The group of all ranks of a worker, and a meter. One for all axes of all layouts of the same ranks.
+    """The groups of all ranks of a worker, and a meter. One for all axes of all layouts of the same ranks.
 
     On CUDA a wait is a dependency between streams, so its seconds are taken from events on the stream that waits.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        self.group = group
-        # gloo takes host memory only in point-to-point messages.
-        self.takes_cuda = group is not None and dist.get_backend(group) == dist.Backend.NCCL
+    def __init__(self) -> None:
+        """A link that leads nowhere: of a single rank, or not yet opened."""
+        self.is_gloo = False
+        self._lanes: list[dist.ProcessGroup] = []
         self._bytes: defaultdict[Kind, int] = defaultdict(int)
         self._seconds: defaultdict[Kind, float] = defaultdict(float)
         self._events: list[tuple[Kind, torch.cuda.Event, torch.cuda.Event]] = []
+
+    def open(self, backend: Literal["gloo", "nccl"], device: torch.device) -> None:
+        """Make the groups, anew if there were some. All ranks of the default group call it together.
+
+        With gloo one for each direction: both directions of one connection share a lock, and gloo's thread spins while
+        the main one holds it. Where they share a core that cost milliseconds a message (docs/log.md).
+        """
+        for lane in self._lanes:
+            dist.destroy_process_group(lane)
+        self.is_gloo = backend == "gloo"
+        self._lanes = [new_group(backend) for _ in range(2 if self.is_gloo else 1)]
+        if not self.is_gloo:  # its first message must come from all ranks at once; later ones may be of two
+            dist.barrier(self._lanes[0], device_ids=[device.index])
+
+    def lane(self, sender: int, receiver: int) -> dist.ProcessGroup:
+        """The group for messages from one global rank to another."""
+        return self._lanes[sender < receiver] if self.is_gloo else self._lanes[0]
 
     def reset(self) -> None:
         """Forget what was counted."""
@@ -69,3 +91,10 @@ class Link:
         yield
         ended.record()
         self._events.append((kind, began, ended))
+
+
+def new_group(backend: str) -> dist.ProcessGroup:
+    """A group of all ranks."""
+    group = dist.new_group(backend=backend, timeout=PATIENCE)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
