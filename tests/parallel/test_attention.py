@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ringlight.attention import kernel as kernels
@@ -14,7 +13,7 @@ from ringlight.attention.kernel import AttentionKernel, attend_more, load_kernel
 from ringlight.attention.reference import Reference
 from ringlight.core.layout import ParallelLayout, split_sizes
 from ringlight.parallel import ahead, attention
-from ringlight.parallel.ahead import Ahead
+from ringlight.parallel.ahead import Ahead, Route
 from ringlight.parallel.attention import attend
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.mesh import ParallelMesh
@@ -107,19 +106,20 @@ def padded(mesh: ParallelMesh) -> Tensor:
 
 def too_early(mesh: ParallelMesh) -> Tensor:
     """A planted bug: each slice is sent before its keys and values are written."""
-    original = ahead.Ahead._send
+    original = ahead.Ahead._start
 
-    def early(self: Ahead, index: int, by_group: list[Tensor], *rest: object) -> Transfers:
+    def early(self: Ahead, route: Route, index: int, by_group: list[Tensor] | None) -> Transfers:
+        if by_group is None:
+            return original(self, route, index, by_group)
         (rows,) = by_group
         written = rows.clone()
         rows.zero_()
-        transfers = original(self, index, [rows], *rest)  # type: ignore[arg-type]
-        dist.barrier()
+        transfers = original(self, route, index, [rows])
         transfers.wait()
         rows.copy_(written)
         return transfers
 
-    ahead.Ahead._send = early  # type: ignore[method-assign]
+    ahead.Ahead._start = early  # type: ignore[method-assign]
     return attended([64], num_slices=4)(mesh)
 
 

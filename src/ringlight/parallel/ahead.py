@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,14 +30,45 @@ from ringlight.parallel.shard import SequenceShard
 LATE_SHARE = 0.25
 
 
+PATTERNS = {
+    2: [1, 1],
+    3: [1, 2, 1],
+    4: [1, 2, 3, 2],
+    5: [1, 2, 2, 2, 1],
+    6: [1, 2, 3, 3, 2, 2],
+    12: [1, 2],
+    13: [1, 3, 2],
+    14: [1, 2, 2, 1],
+    15: [2, 3, 2],
+}
+
+
+def slice_sizes(total: int, n: int) -> tuple[int, ...]:
+    if n not in PATTERNS:
+        return split_sizes(total, n)
+    w = PATTERNS[n]
+    ends = [round(total * sum(w[: i + 1]) / sum(w)) for i in range(len(w))]
+    return tuple(b - a for a, b in pairwise([0, *ends]))
+
+
+class Route(NamedTuple):
+    """Where one kind of message of a slice goes and comes from, and the rows of the buffer that it comes to."""
+
+    kind: Kind
+    places: list[int]
+    buffer: Tensor
+    rows: Rows
+
+
 class Ahead:
     """Attention of one block after another, `num_slices` slices at a time. A `SequenceAttention`."""
 
     def __init__(self, shard: SequenceShard, kernel: AttentionKernel, num_slices: int) -> None:
         self._kernel = kernel
         self._mesh = shard.mesh
-        self._slices = [split_sizes(size, num_slices) for size in shard.sizes]  # of each rank of the sequence
-        self._num_early = num_slices - max(1, round(LATE_SHARE * num_slices))
+        self._slices = [slice_sizes(size, num_slices) for size in shard.sizes]  # of each rank of the sequence
+        num_slices = len(self._slices[0])
+        self._num_early = num_slices - 1 if num_slices < 6 else num_slices - max(1, round(LATE_SHARE * num_slices))
         self._me = shard.mesh.sequence.rank
         ends = accumulate(self._slices[self._me], initial=0)
         self.parts = tuple(slice(start, stop) for start, stop in pairwise(ends))
@@ -45,87 +77,123 @@ class Ahead:
         self._group = range(first, first + width)  # the Ulysses group's places in the sequence
         self._kv_rows = Rows(self._slices, self._me, range(len(self._slices)), self._num_early)
         self._q_rows = Rows(self._slices, self._me, self._group, self._num_early)
-        self._kvq = self._kv = self._q = torch.empty(0)
         self._heads: tuple[int, ...] = ()
-        self._under_way: list[list[Transfers]] = []
-        self._out = torch.empty(0)
-        self._coming: list[tuple[list[Tensor], Transfers]] = []
+        self._kv = self._q = self._out = torch.empty(0)
+        self._routes: list[Route] = []
+        self._num_offered = 0
+        self._arriving: list[list[Transfers]] = []  # by slice
+        self._departing: list[Transfers] = []
+        self._returning: list[tuple[list[Tensor], Transfers]] = []
 
     def offer(self, part: slice, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
         if not self._heads:
             self._allocate(k_BSHD)
-        index = len(self._under_way)
+        index, q_SHD, k_SHD, v_SHD = self._num_offered, q_BSHD[0], k_BSHD[0], v_BSHD[0]
         assert part == self.parts[index], "parts are offered in order"
-        q_SHD, k_SHD, v_SHD = q_BSHD[0], k_BSHD[0], v_BSHD[0]
+        self._num_offered += 1
         own = self._mesh.ulysses.rank
         mine = slice(sum(self._heads[:own]), sum(self._heads[: own + 1]))
         self._kv[part, 0], self._kv[part, 1], self._q[part] = k_SHD[:, mine], v_SHD[:, mine], q_SHD[:, mine]
         if len(self._heads) == 1:
-            self._under_way.append([self._send(index, [self._kv[part]], self._kv, self._kv_rows, "ring")])
+            messages = [[self._kv[part]]]
         elif self._mesh.ring.size == 1:
-            kvq = self._by_group(k_SHD, v_SHD, q_SHD)
-            self._under_way.append([self._send(index, kvq, self._kvq, self._kv_rows, "ulysses")])
+            messages = [self._by_group(k_SHD, v_SHD, q_SHD)]
         else:
-            kv, q = self._by_group(k_SHD, v_SHD), self._by_group(q_SHD)
-            self._under_way.append(
-                [
-                    self._send(index, kv, self._kv, self._kv_rows, "ring"),
-                    self._send(index, kv, self._kv, self._kv_rows, "ulysses"),
-                    self._send(index, q, self._q.unsqueeze(1), self._q_rows, "ulysses"),
-                ]
-            )
+            kv = self._by_group(k_SHD, v_SHD)
+            messages = [kv, kv, self._by_group(q_SHD)]
+        if self._receives_first:
+            if index == 0:
+                self._expect()
+            self._departing += [self._start(r, index, m) for r, m in zip(self._routes, messages, strict=True)]
+        else:
+            self._arriving.append([self._start(r, index, m) for r, m in zip(self._routes, messages, strict=True)])
 
-    def attend(self) -> None:
-        early_kv, early_q = self._kv_rows.num_early, self._q_rows.num_early
-        transfers, self._under_way = self._under_way, []
-        assert len(transfers) == len(self.parts), "all parts are offered before attend"
-        for transfer in (transfer for some in transfers[: self._num_early] for transfer in some):
-            transfer.wait()
-        merged = self._attend(None, self._q[:early_q], slice(0, early_kv))
-        for transfer in (transfer for some in transfers[self._num_early :] for transfer in some):
-            transfer.wait()
-        own = self.parts[-1].stop
+    def attend(self, is_last: bool) -> None:
+        assert self._num_offered == len(self.parts), "all parts are offered before attend"
+        self._num_offered = 0
+        own, early_kv, early_q = self.parts[-1].stop, self._kv_rows.num_early, self._q_rows.num_early
+        merged = self._attend(None, self._q[:own], slice(0, own))
+        self._wait(0, self._num_early)
+        merged = self._attend(merged, self._q[:own], slice(own, early_kv))
+        others = self._attend(None, self._q[own:early_q], slice(0, early_kv))
+        self._wait(self._num_early, len(self.parts))
         late = slice(early_kv, None)
         if len(self._group) > 1:  # what goes back to others first, so that it travels while our own is computed
+            self._store(slice(own, early_q), self._attend(others, self._q[own:early_q], late))
             self._store(slice(early_q, None), self._attend(None, self._q[early_q:], slice(None)))
-            self._store(slice(own, early_q), self._attend(_rows(merged, own, early_q), self._q[own:early_q], late))
-            self._coming = [self._send_back(index) for index in range(len(self.parts))]
-        self._store(slice(0, own), self._attend(_rows(merged, 0, own), self._q[:own], late))
+            self._returning = [self._send_back(index) for index in range(len(self.parts))]
+        self._store(slice(0, own), self._attend(merged, self._q[:own], late))
+        for transfer in self._departing:
+            transfer.wait()
+        self._departing = []
+        if self._receives_first and not is_last:
+            self._expect()
 
     def outputs(self) -> Iterator[tuple[slice, Tensor]]:
         for index, part in enumerate(self.parts):
             out_SHD = self._out[part]
-            if self._coming:
-                others, transfers = self._coming[index]
+            if self._returning:
+                others, transfers = self._returning[index]
                 transfers.wait()
                 own = self._mesh.ulysses.rank
                 out_SHD = torch.cat([*others[:own], out_SHD, *others[own:]], dim=1)
             yield part, out_SHD.unsqueeze(0)
-        self._coming = []
+        self._returning = []
+
+    def _expect(self) -> None:
+        """Start the receives of the next block's slices, unless that has been done."""
+        if not self._arriving:
+            self._arriving = [[self._start(r, i, None) for r in self._routes] for i in range(len(self.parts))]
+
+    @property
+    def _receives_first(self) -> bool:
+        """Whether receives of all slices are started before the first send. With gloo a message leaves when both ends
+        know of each other; NCCL would never come to a send that stands behind such a receive."""
+        return self._mesh.sequence.link.is_gloo
 
     def _allocate(self, like_BSHD: Tensor) -> None:
         num_heads, width = like_BSHD.shape[2:]
         self._heads = split_sizes(num_heads, self._mesh.ulysses.size)
         heads = self._heads[self._mesh.ulysses.rank]
+        everyone = range(self._mesh.sequence.size)
+        inside = [place for place in everyone if place in self._group and place != self._me]
+        outside = [place for place in everyone if place not in self._group]
+        num_kv, num_q = self._kv_rows.num_all, self._q_rows.num_all
         if self._mesh.ring.size == 1:
-            self._kvq = like_BSHD.new_empty(self._kv_rows.num_all, 3, heads, width)
-            self._kv, self._q = self._kvq[:, :2], self._kvq[:, 2]
+            kvq = like_BSHD.new_empty(num_kv, 3, heads, width)
+            self._kv, self._q = kvq[:, :2], kvq[:, 2]
+            self._routes = [Route("ulysses", inside, kvq, self._kv_rows)]
         else:
-            self._kv = like_BSHD.new_empty(self._kv_rows.num_all, 2, heads, width)
-            self._q = like_BSHD.new_empty(self._q_rows.num_all, heads, width)
-        self._out = like_BSHD.new_empty(self._q.shape)
+            self._kv, q = like_BSHD.new_empty(num_kv, 2, heads, width), like_BSHD.new_empty(num_q, 1, heads, width)
+            self._q = q[:, 0]
+            self._routes = [Route("ring", outside, self._kv, self._kv_rows)]
+            if inside:
+                self._routes += [
+                    Route("ulysses", inside, self._kv, self._kv_rows),
+                    Route("ulysses", inside, q, self._q_rows),
+                ]
+        self._out = like_BSHD.new_empty(num_q, heads, width)
 
     def _by_group(self, *tensors_SHD: Tensor) -> list[Tensor]:
         """Tensors of a slice, side by side (S, n, h, D), for each rank of the Ulysses group its heads."""
         by_group = zip(*(x.split(self._heads, dim=1) for x in tensors_SHD), strict=True)
         return [torch.stack(tensors, dim=1) for tensors in by_group]
 
-    def _send(self, index: int, by_group: list[Tensor], buffer: Tensor, rows: Rows, kind: Kind) -> Transfers:
-        """Send a slice of our tokens: of kind "ulysses" to its group, "ring" to all others. Theirs come in."""
-        to = [place for place in range(self._mesh.sequence.size) if (place in self._group) == (kind == "ulysses")]
-        others = [place for place in to if place != self._me]
-        sent = {place: by_group[place % len(self._heads)] for place in others}
-        return Transfers(sent, {i: buffer[rows.of(i, index)] for i in others}, self._mesh.sequence, kind)
+    def _start(self, route: Route, index: int, by_group: list[Tensor] | None) -> Transfers:
+        """Send a slice (None: nothing) and receive that of the others, unless those receives are started first."""
+        sends = {} if by_group is None else {place: by_group[place % len(self._heads)] for place in route.places}
+        receives = {place: route.buffer[route.rows.of(place, index)] for place in route.places}
+        if self._receives_first and by_group is not None:
+            receives = {}
+        return Transfers(sends, receives, self._mesh.sequence, route.kind)
+
+    def _wait(self, start: int, stop: int) -> None:
+        """Wait for the slices start..stop of the others."""
+        for transfers in self._arriving[start:stop]:
+            for transfer in transfers:
+                transfer.wait()
+        if stop == len(self.parts):
+            self._arriving = []
 
     def _send_back(self, index: int) -> tuple[list[Tensor], Transfers]:
         """Outputs of the others' slices go to them, and those of our own slice come in, by Ulysses rank."""
@@ -142,10 +210,6 @@ class Ahead:
     def _store(self, rows: slice, merged: tuple[Tensor, Tensor] | None) -> None:
         if merged is not None:
             self._out[rows] = merged[0][0]
-
-
-def _rows(merged: tuple[Tensor, Tensor] | None, start: int, stop: int) -> tuple[Tensor, Tensor] | None:
-    return None if merged is None else (merged[0][:, start:stop], merged[1][:, start:stop])
 
 
 class Rows:

@@ -37,8 +37,8 @@ class SequenceAttention(Protocol):
         """Take q, k, v of one of `parts`, and send what others need of them. All ranks offer in the same order."""
         ...
 
-    def attend(self) -> None:
-        """Attend to the whole sequence, once all parts are offered."""
+    def attend(self, is_last: bool) -> None:
+        """Attend to the whole sequence, once all parts are offered. `is_last`: no other block follows."""
         ...
 
     def outputs(self) -> Iterator[tuple[slice, Tensor]]:
@@ -60,7 +60,7 @@ def attend(
     attention = sequence_attention(shard, kernel, num_slices)
     for part in attention.parts:
         attention.offer(part, q_BSHD[:, part], k_BSHD[:, part], v_BSHD[:, part])
-    attention.attend()
+    attention.attend(is_last=True)
     return torch.cat([out for _, out in attention.outputs()], dim=1)
 
 
@@ -79,7 +79,7 @@ class Whole:
         else:
             self._ulysses.start_to_heads(q_BSHD, k_BSHD, v_BSHD)
 
-    def attend(self) -> None:
+    def attend(self, is_last: bool) -> None:
         if self._ulysses is None:
             self._out = self._ring.attend()
         else:

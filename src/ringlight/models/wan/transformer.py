@@ -327,7 +327,7 @@ class WanTransformer(nn.Module):
         for block, following, block_keys in zip(blocks, [*blocks[1:], None], keys, strict=True):
             modulation = time_rows.plus(block.scale_shift_table)
             yield
-            attention.attend()
+            attention.attend(is_last=following is None)
             if mesh.ulysses.size > 1:
                 yield
             for part, attended in attention.outputs():
