@@ -61,14 +61,13 @@ def choose_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> At
 
 
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention over the union of two sets of keys, from the attention over each. All float32.
+    """Attention over the union of two sets of keys, from the attention over each. All float32; written over `out_a`.
 
     out BSHD, lse BSH. Weights are exp(lse_x - logaddexp(lse_a, lse_b)) (Milakov and Gimelshein, arXiv 1805.02867).
     """
     lse = torch.logaddexp(lse_a, lse_b)
-    out = out_a * (lse_a - lse).exp_().unsqueeze(-1)
-    out.addcmul_(out_b, (lse_b - lse).exp_().unsqueeze(-1))
-    return out, lse
+    out_a.mul_((lse_a - lse).exp_().unsqueeze(-1)).addcmul_(out_b, (lse_b - lse).exp_().unsqueeze(-1))
+    return out_a, lse
 
 
 def attend_more(

@@ -27,28 +27,16 @@ from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.link import Kind
 from ringlight.parallel.shard import SequenceShard
 
-LATE_SHARE = 0.25
+
+def slice_sizes(num_tokens: int, num_slices: int) -> tuple[int, ...]:
+    """Tokens of each slice: few in the first, so that it leaves soon, and not too many in the last, which is waited for
+    with nothing left to do but attend to it."""
+    weights = WEIGHTS.get(num_slices) or (1, *[2] * (num_slices - 2), 1)
+    ends = [num_tokens * part // sum(weights) for part in accumulate(weights, initial=0)]
+    return tuple(stop - start for start, stop in pairwise(ends))
 
 
-PATTERNS = {
-    2: [1, 1],
-    3: [1, 2, 1],
-    4: [1, 2, 3, 2],
-    5: [1, 2, 2, 2, 1],
-    6: [1, 2, 3, 3, 2, 2],
-    12: [1, 2],
-    13: [1, 3, 2],
-    14: [1, 2, 2, 1],
-    15: [2, 3, 2],
-}
-
-
-def slice_sizes(total: int, n: int) -> tuple[int, ...]:
-    if n not in PATTERNS:
-        return split_sizes(total, n)
-    w = PATTERNS[n]
-    ends = [round(total * sum(w[: i + 1]) / sum(w)) for i in range(len(w))]
-    return tuple(b - a for a, b in pairwise([0, *ends]))
+WEIGHTS = {2: (1, 1), 4: (1, 2, 3, 2)}  # measured (docs/log.md)
 
 
 class Route(NamedTuple):
@@ -67,8 +55,7 @@ class Ahead:
         self._kernel = kernel
         self._mesh = shard.mesh
         self._slices = [slice_sizes(size, num_slices) for size in shard.sizes]  # of each rank of the sequence
-        num_slices = len(self._slices[0])
-        self._num_early = num_slices - 1 if num_slices < 6 else num_slices - max(1, round(LATE_SHARE * num_slices))
+        self._num_early = num_slices - 1
         self._me = shard.mesh.sequence.rank
         ends = accumulate(self._slices[self._me], initial=0)
         self.parts = tuple(slice(start, stop) for start, stop in pairwise(ends))
@@ -78,7 +65,10 @@ class Ahead:
         self._kv_rows = Rows(self._slices, self._me, range(len(self._slices)), self._num_early)
         self._q_rows = Rows(self._slices, self._me, self._group, self._num_early)
         self._heads: tuple[int, ...] = ()
-        self._kv = self._q = self._out = torch.empty(0)
+        self._kv = self._q = torch.empty(0)
+        self._own_out = self._out = torch.empty(
+            0
+        )  # outputs for own tokens, and for the others' that follow them in rows
         self._routes: list[Route] = []
         self._num_offered = 0
         self._arriving: list[list[Transfers]] = []  # by slice
@@ -108,7 +98,7 @@ class Ahead:
         else:
             self._arriving.append([self._start(r, index, m) for r, m in zip(self._routes, messages, strict=True)])
 
-    def attend(self, is_last: bool) -> None:
+    def attend(self) -> None:
         assert self._num_offered == len(self.parts), "all parts are offered before attend"
         self._num_offered = 0
         own, early_kv, early_q = self.parts[-1].stop, self._kv_rows.num_early, self._q_rows.num_early
@@ -119,19 +109,22 @@ class Ahead:
         self._wait(self._num_early, len(self.parts))
         late = slice(early_kv, None)
         if len(self._group) > 1:  # what goes back to others first, so that it travels while our own is computed
-            self._store(slice(own, early_q), self._attend(others, self._q[own:early_q], late))
-            self._store(slice(early_q, None), self._attend(None, self._q[early_q:], slice(None)))
+            others = self._attend(others, self._q[own:early_q], late)
+            latest = self._attend(None, self._q[early_q:], slice(None))
+            self._out = torch.cat(
+                [self._rounded(others, self._q[own:early_q]), self._rounded(latest, self._q[early_q:])]
+            )
             self._returning = [self._send_back(index) for index in range(len(self.parts))]
-        self._store(slice(0, own), self._attend(merged, self._q[:own], late))
+        self._own_out = self._rounded(self._attend(merged, self._q[:own], late), self._q[:own])
         for transfer in self._departing:
             transfer.wait()
         self._departing = []
+
+    def outputs(self, is_last: bool) -> Iterator[tuple[slice, Tensor]]:
         if self._receives_first and not is_last:
             self._expect()
-
-    def outputs(self) -> Iterator[tuple[slice, Tensor]]:
         for index, part in enumerate(self.parts):
-            out_SHD = self._out[part]
+            out_SHD = self._own_out[part]
             if self._returning:
                 others, transfers = self._returning[index]
                 transfers.wait()
@@ -139,6 +132,7 @@ class Ahead:
                 out_SHD = torch.cat([*others[:own], out_SHD, *others[own:]], dim=1)
             yield part, out_SHD.unsqueeze(0)
         self._returning = []
+        self._own_out = self._out = torch.empty(0)
 
     def _expect(self) -> None:
         """Start the receives of the next block's slices, unless that has been done."""
@@ -172,7 +166,6 @@ class Ahead:
                     Route("ulysses", inside, self._kv, self._kv_rows),
                     Route("ulysses", inside, q, self._q_rows),
                 ]
-        self._out = like_BSHD.new_empty(num_q, heads, width)
 
     def _by_group(self, *tensors_SHD: Tensor) -> list[Tensor]:
         """Tensors of a slice, side by side (S, n, h, D), for each rank of the Ulysses group its heads."""
@@ -200,16 +193,18 @@ class Ahead:
         others = [place for place in self._group if place != self._me]
         size = self._slices[self._me][index]
         coming = {i: self._out.new_empty(size, self._heads[i % len(self._heads)], self._out.shape[2]) for i in others}
-        going = {i: self._out[self._q_rows.of(i, index)] for i in others}
+        rows = {i: self._q_rows.of(i, index) for i in others}
+        own = self.parts[-1].stop
+        going = {i: self._out[found.start - own : found.stop - own] for i, found in rows.items()}
         return list(coming.values()), Transfers(going, coming, self._mesh.sequence, "ulysses")
 
     def _attend(self, merged: tuple[Tensor, Tensor] | None, q_RhD: Tensor, rows: slice) -> tuple[Tensor, Tensor] | None:
         k_RhD, v_RhD = self._kv[rows].unbind(1)
         return attend_more(merged, q_RhD.unsqueeze(0), k_RhD.unsqueeze(0), v_RhD.unsqueeze(0), self._kernel)
 
-    def _store(self, rows: slice, merged: tuple[Tensor, Tensor] | None) -> None:
-        if merged is not None:
-            self._out[rows] = merged[0][0]
+    def _rounded(self, merged: tuple[Tensor, Tensor] | None, q_RhD: Tensor) -> Tensor:
+        """The output for these queries, in their dtype."""
+        return torch.zeros_like(q_RhD) if merged is None else merged[0][0].to(q_RhD.dtype)
 
 
 class Rows:

@@ -37,12 +37,12 @@ class SequenceAttention(Protocol):
         """Take q, k, v of one of `parts`, and send what others need of them. All ranks offer in the same order."""
         ...
 
-    def attend(self, is_last: bool) -> None:
-        """Attend to the whole sequence, once all parts are offered. `is_last`: no other block follows."""
+    def attend(self) -> None:
+        """Attend to the whole sequence, once all parts are offered."""
         ...
 
-    def outputs(self) -> Iterator[tuple[slice, Tensor]]:
-        """(part, its attention BSHD in the dtype of q) for each of `parts`, in order."""
+    def outputs(self, is_last: bool) -> Iterator[tuple[slice, Tensor]]:
+        """(part, its attention BSHD in the dtype of q) for each of `parts`, in order. `is_last`: no block follows."""
         ...
 
 
@@ -60,8 +60,8 @@ def attend(
     attention = sequence_attention(shard, kernel, num_slices)
     for part in attention.parts:
         attention.offer(part, q_BSHD[:, part], k_BSHD[:, part], v_BSHD[:, part])
-    attention.attend(is_last=True)
-    return torch.cat([out for _, out in attention.outputs()], dim=1)
+    attention.attend()
+    return torch.cat([out for _, out in attention.outputs(is_last=True)], dim=1)
 
 
 class Whole:
@@ -79,14 +79,14 @@ class Whole:
         else:
             self._ulysses.start_to_heads(q_BSHD, k_BSHD, v_BSHD)
 
-    def attend(self, is_last: bool) -> None:
+    def attend(self) -> None:
         if self._ulysses is None:
             self._out = self._ring.attend()
         else:
             self._ring.start(*self._ulysses.heads())
             self._ulysses.start_to_tokens(self._ring.attend())
 
-    def outputs(self) -> Iterator[tuple[slice, Tensor]]:
+    def outputs(self, is_last: bool) -> Iterator[tuple[slice, Tensor]]:
         yield self.parts[0], self._take_out()  # not held here while the next block's q, k, v are made
 
     def _take_out(self) -> Tensor:

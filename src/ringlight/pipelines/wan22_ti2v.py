@@ -137,6 +137,7 @@ class Wan22TI2V:
             sent_bytes / self.speeds.link_bytes_per_second,
             flops / self.speeds.flops_per_second,
             num_tokens // layout.sp,
+            in_turns=request.uses_guidance and layout.cfg == 1,
         )
 
     @torch.inference_mode()

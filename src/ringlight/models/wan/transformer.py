@@ -327,10 +327,10 @@ class WanTransformer(nn.Module):
         for block, following, block_keys in zip(blocks, [*blocks[1:], None], keys, strict=True):
             modulation = time_rows.plus(block.scale_shift_table)
             yield
-            attention.attend(is_last=following is None)
+            attention.attend()
             if mesh.ulysses.size > 1:
                 yield
-            for part, attended in attention.outputs():
+            for part, attended in attention.outputs(is_last=following is None):
                 block.finish_(x[:, part], attended.flatten(2), shard.start + part.start, modulation, block_keys, kernel)
                 del attended
                 if following is not None:

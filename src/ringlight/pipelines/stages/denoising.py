@@ -12,13 +12,15 @@ from ringlight.core.errors import NumericalError
 from ringlight.models.wan.transformer import WanTransformer
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.mesh import Axis, ParallelMesh
+from ringlight.parallel.turns import in_turns
 from ringlight.pipelines.trace import StepClock, Tracer
 
 
 class Guided:
     """Predicts the noise of one request: one forward, or two with guidance. Text keys are projected once.
 
-    Where the mesh has two guidance branches, this rank runs the forward of its own, and they exchange predictions.
+    Where the mesh has two guidance branches, this rank runs the forward of its own, and they exchange predictions. Where
+    one sequence group runs both, and sends ahead, they take turns.
     """
 
     def __init__(
@@ -43,10 +45,14 @@ class Guided:
 
     def predict(self, latents: Tensor, timesteps: Tensor) -> Tensor:
         """uncond + guidance_scale * (cond - uncond), or the conditional prediction alone, in float32."""
-        predictions: list[Tensor] = [
-            self._transformer(latents, timesteps, keys, self._kernel, self._mesh, self._num_slices)
+        forwards = [
+            self._transformer.steps(latents, timesteps, keys, self._kernel, self._mesh, self._num_slices)
             for keys in self._keys
         ]
+        if self._num_slices > 1:  # there is a link to hide: the data of one branch travels while the other computes
+            predictions = in_turns(*forwards)
+        else:
+            predictions = [prediction for forward in forwards for prediction in in_turns(forward)]
         if self._mesh.cfg.size == 2:
             predictions = exchange(predictions[0], self._mesh.cfg)
         conditional, *unconditional = (prediction.float() for prediction in predictions)

@@ -1,0 +1,31 @@
+"""How many slices, and how large."""
+
+from __future__ import annotations
+
+import pytest
+
+from ringlight.parallel.ahead import slice_sizes
+from ringlight.parallel.slices import choose_slices
+
+
+@pytest.mark.parametrize(
+    ("link_seconds", "in_turns", "num_slices"),
+    [(0.0, False, 1), (0.05, False, 1), (0.2, False, 2), (0.6, False, 3), (1.0, False, 4), (9.0, False, 4)]
+    + [(0.05, True, 1), (0.2, True, 2), (1.0, True, 2)],
+)
+def test_more_slices_the_slower_the_link(link_seconds: float, in_turns: bool, num_slices: int) -> None:
+    assert choose_slices(link_seconds, 1.0, 1000, in_turns) == num_slices
+
+
+def test_few_tokens_are_not_cut_to_crumbs() -> None:
+    assert [choose_slices(1.0, 1.0, tokens, False) for tokens in (0, 1, 31, 32, 64)] == [1, 1, 1, 2, 4]
+
+
+@pytest.mark.parametrize("num_slices", [2, 3, 4, 5, 8, 16])
+def test_slices_are_the_whole_and_begin_small(num_slices: int) -> None:
+    for tokens in range(200):
+        sizes = slice_sizes(tokens, num_slices)
+        assert len(sizes) == num_slices
+        assert sum(sizes) == tokens
+        assert min(sizes) >= 0
+        assert num_slices == 2 or sizes[0] <= max(sizes) / 2 + 1
