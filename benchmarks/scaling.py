@@ -27,7 +27,7 @@ from typing import Any
 from conditions import conditions
 
 PROMPT, NEGATIVE = "a boat crosses a bridge at night, cinematic lighting", "blurry, low quality"
-REQUEST = {"width": 512, "height": 320, "num_frames": 29, "num_inference_steps": 10, "guidance_scale": 5.0, "seed": 7}
+REQUEST = {"width": 512, "height": 320, "num_frames": 25, "num_inference_steps": 8, "guidance_scale": 5.0, "seed": 7}
 STAGES = ("Denoising", "Decoding", "Total")
 GOALS = {"Denoising": 0.95, "Decoding": 0.92, "Total": 0.93}  # shares of the ceiling
 GROWTH_GOAL = 0.6

@@ -9,12 +9,12 @@ from ringlight.parallel.slices import choose_slices
 
 
 @pytest.mark.parametrize(
-    ("link_seconds", "in_turns", "num_slices"),
-    [(0.0, False, 1), (0.05, False, 1), (0.2, False, 2), (0.6, False, 3), (1.0, False, 4), (9.0, False, 4)]
-    + [(0.05, True, 1), (0.2, True, 2), (1.0, True, 2)],
+    ("link_seconds", "alone", "in_turns"),
+    [(0.0, 1, 1), (0.05, 1, 1), (0.2, 2, 2), (0.6, 3, 2), (1.0, 4, 2), (9.0, 4, 2)],
 )
-def test_more_slices_the_slower_the_link(link_seconds: float, in_turns: bool, num_slices: int) -> None:
-    assert choose_slices(link_seconds, 1.0, 1000, in_turns) == num_slices
+def test_more_slices_the_slower_the_link(link_seconds: float, alone: int, in_turns: int) -> None:
+    assert choose_slices(link_seconds, 1.0, 1000, in_turns=False) == alone
+    assert choose_slices(link_seconds, 1.0, 1000, in_turns=True) == in_turns
 
 
 def test_few_tokens_are_not_cut_to_crumbs() -> None:

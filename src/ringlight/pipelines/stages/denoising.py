@@ -19,8 +19,8 @@ from ringlight.pipelines.trace import StepClock, Tracer
 class Guided:
     """Predicts the noise of one request: one forward, or two with guidance. Text keys are projected once.
 
-    Where the mesh has two guidance branches, this rank runs the forward of its own, and they exchange predictions. Where
-    one sequence group runs both, and sends ahead, they take turns.
+    Where the mesh has two guidance branches, this rank runs the forward of its own, and they exchange predictions.
+    Where one sequence group runs both, and sends ahead, they take turns.
     """
 
     def __init__(
