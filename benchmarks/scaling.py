@@ -1,6 +1,7 @@
 """Two ranks against one: Denoising, Decoding and Total of whole generations, beside the machine's own ceiling.
 
-    python benchmarks/scaling.py [--runs 5] [--layouts u1r2 u2r1 c2u1r1] [--no-diffusers] [--output benchmarks/results]
+    python benchmarks/scaling.py [--runs 5] [--layouts u1r2 u2r1 c2u1r1] [--no-diffusers] [--num-frames 49]
+        [--output benchmarks/results/scaling]
 
 Every rank has one core and one thread. In each round every contender makes the same video once, and the order turns
 from round to round: one rank; two independent single ranks side by side (the ceiling: nothing that shares a machine's
@@ -27,7 +28,8 @@ from typing import Any
 from conditions import conditions
 
 PROMPT, NEGATIVE = "a boat crosses a bridge at night, cinematic lighting", "blurry, low quality"
-REQUEST = {"width": 512, "height": 320, "num_frames": 25, "num_inference_steps": 8, "guidance_scale": 5.0, "seed": 7}
+REQUEST = {"width": 512, "height": 320, "num_frames": 49, "num_inference_steps": 5, "guidance_scale": 5.0, "seed": 7}
+LONG = {"num_frames": 81, "num_inference_steps": 1}  # 3,360 tokens, denoised once: for memory, which activations fill
 STAGES = ("Denoising", "Decoding", "Total")
 GOALS = {"Denoising": 0.95, "Decoding": 0.92, "Total": 0.93}  # shares of the ceiling
 GROWTH_GOAL = 0.6
@@ -64,15 +66,21 @@ class Ours:
             pin(pid, core)
         self._folder = tempfile.TemporaryDirectory()
 
-    def submit(self, turn: int, layout: str | None) -> Any:
+    def submit(self, turn: int, layout: str | None, output: str = "video.mp4", **changes: int) -> Any:
         from ringlight.core.layout import ParallelLayout
 
-        request = self.engine.request(f"{PROMPT} {turn}", negative_prompt=f"{NEGATIVE} {turn}", **REQUEST)
-        path = str(Path(self._folder.name) / "video.mp4")
+        fields = REQUEST | changes
+        request = self.engine.request(f"{PROMPT} {turn}", negative_prompt=f"{NEGATIVE} {turn}", **fields)
+        path = str(Path(self._folder.name) / output)
         return self.engine.submit(request, path, layout=ParallelLayout.parse(layout) if layout else None)
 
     def run(self, turn: int, layout: str | None = None) -> Seconds:
         return seconds_of(self.submit(turn, layout).wait())
+
+    def growth_of_denoising(self, layout: str | None = None) -> float:
+        """Bytes of memory over the idle worker, of the worst rank, for a long video."""
+        report = self.submit(0, layout, "latents.safetensors", **LONG).wait()
+        return seconds_of(report)["Denoising growth"]
 
     def close(self) -> None:
         self.engine.close()
@@ -116,7 +124,17 @@ class Diffusers:
         num_ranks = 1 if layout == "u1r1" else 2
         self.processes = [
             subprocess.Popen(
-                [sys.executable, __file__, "--diffusers", checkpoint, layout, str(rank), str(cores[rank]), str(store)],
+                [
+                    sys.executable,
+                    __file__,
+                    "--diffusers",
+                    checkpoint,
+                    layout,
+                    str(rank),
+                    str(cores[rank]),
+                    str(store),
+                    str(REQUEST["num_frames"]),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -206,15 +224,25 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, f"| goal (share) | {goals} |"])
 
 
-def growth_table(taken: dict[str, list[Seconds]], layouts: list[str]) -> str:
-    """Growth of memory over the idle worker: the worst of two ranks against one rank."""
-    lines = ["| Growth over the idle worker | Denoising (MiB), ratio | Decoding (MiB), ratio |", "|---|---:|---:|"]
-    for name in ["one rank", *layouts]:
-        cells = []
-        for stage in ("Denoising", "Decoding"):
-            growth = statistics.median(seconds[f"{stage} growth"] for seconds in taken[name])
-            one = statistics.median(seconds[f"{stage} growth"] for seconds in taken["one rank"])
-            cells.append(f"{growth / 2**20:.0f}, {growth / one:.2f}")
+def growths(taken: dict[str, list[Seconds]], denoising: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Growth of memory over the idle worker in bytes: the worst rank's."""
+    return {
+        name: {
+            "Denoising": growth,
+            "Decoding": statistics.median(seconds["Decoding growth"] for seconds in taken[name]),
+        }
+        for name, growth in denoising.items()
+    }
+
+
+def growth_table(grown: dict[str, dict[str, float]]) -> str:
+    """Growth of memory, and its ratio to one rank's."""
+    lines = [
+        "| Growth over the idle worker, worst rank | Denoising 81 frames (MiB), ratio | Decoding (MiB), ratio |",
+        "|---|---:|---:|",
+    ]
+    for name, found in grown.items():
+        cells = [f"{growth / 2**20:.0f}, {growth / grown['one rank'][stage]:.2f}" for stage, growth in found.items()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([*lines, f"| goal (ratio) | {GROWTH_GOAL:.2f} | {GROWTH_GOAL:.2f} |"])
 
@@ -224,8 +252,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS))
     parser.add_argument("--diffusers", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--output", type=Path, help="folder for scaling.json and .md")
+    parser.add_argument("--num-frames", type=int, default=REQUEST["num_frames"])
+    parser.add_argument("--output", type=Path, help="where results go: this name with .json and .md")
     options = parser.parse_args()
+    REQUEST["num_frames"] = options.num_frames
     cores = sorted(os.sched_getaffinity(0))[:2]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -244,16 +274,24 @@ def main() -> None:
                 stack.callback(theirs.close)
                 contenders[f"diffusers {layout}"] = theirs.run
         taken = measure(contenders, options.runs)
-    rows = speedups(taken)
-    text = f"{table(rows)}\n\n{growth_table(taken, options.layouts)}"
+        denoising = {"one rank": alone.growth_of_denoising()}
+        denoising |= {layout: pair.growth_of_denoising(layout) for layout in options.layouts}
+    rows, grown = speedups(taken), growths(taken, denoising)
+    text = f"{table(rows)}\n\n{growth_table(grown)}"
     print(text)
     if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        said = conditions() | {"checkpoint": "demo small", "request": REQUEST, "rounds": options.runs}
-        document = {"conditions": said, "rows": rows, "rounds": taken}
-        (options.output / "scaling.json").write_text(json.dumps(document, indent=2) + "\n")
-        lines = "\n".join(f"- {name}: {value}" for name, value in said.items())
-        (options.output / "scaling.md").write_text(f"# Two ranks against one\n\n{lines}\n\n{text}\n")
+        write(options.output, rows, grown, taken, text)
+
+
+def write(output: Path, rows: list[dict[str, Any]], grown: Any, taken: dict[str, list[Seconds]], text: str) -> None:
+    """Results as JSON and Markdown."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    rounds = len(taken["one rank"])
+    said = conditions() | {"checkpoint": "demo small", "request": REQUEST, "rounds": rounds}
+    document = {"conditions": said, "rows": rows, "growth_bytes": grown, "rounds": taken}
+    output.with_suffix(".json").write_text(json.dumps(document, indent=2) + "\n")
+    lines = "\n".join(f"- {name}: {value}" for name, value in said.items())
+    output.with_suffix(".md").write_text(f"# Two ranks against one\n\n{lines}\n\n{text}\n")
 
 
 # --- what runs in a process of diffusers ----------------------------------------------------------------------------
@@ -324,8 +362,9 @@ def give_native_attention_its_lse() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--diffusers"] and len(sys.argv) == 7:
-        checkpoint, layout, rank, core, store = sys.argv[2:]
+    if sys.argv[1:2] == ["--diffusers"] and len(sys.argv) == 8:
+        checkpoint, layout, rank, core, store, num_frames = sys.argv[2:]
+        REQUEST["num_frames"] = int(num_frames)
         serve_diffusers(checkpoint, layout, int(rank), int(core), store)
     else:
         main()

@@ -11,7 +11,8 @@ from torch import Tensor
 from ringlight.attention.kernel import load_kernel
 from ringlight.models.linear import Linear
 from ringlight.models.wan import transformer as module
-from ringlight.models.wan.transformer import TextKeys, WanTransformer
+from ringlight.models.wan.conditioning import TextKeys
+from ringlight.models.wan.transformer import WanTransformer
 from ringlight.parallel.mesh import ParallelMesh
 from tests.oracle import load_oracle
 from tests.ours import load_pipeline

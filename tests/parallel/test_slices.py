@@ -9,16 +9,16 @@ from ringlight.parallel.slices import choose_slices
 
 
 @pytest.mark.parametrize(
-    ("link_seconds", "alone", "in_turns"),
-    [(0.0, 1, 1), (0.05, 1, 1), (0.2, 2, 2), (0.6, 3, 2), (1.0, 4, 2), (9.0, 4, 2)],
+    ("link_to_layer", "alone", "in_turns"),
+    [(0.0, 1, 1), (0.05, 1, 1), (0.2, 2, 1), (0.6, 3, 2), (1.0, 4, 2), (9.0, 4, 2)],
 )
-def test_more_slices_the_slower_the_link(link_seconds: float, alone: int, in_turns: int) -> None:
-    assert choose_slices(link_seconds, 1.0, 1000, in_turns=False) == alone
-    assert choose_slices(link_seconds, 1.0, 1000, in_turns=True) == in_turns
+def test_more_slices_the_slower_the_link(link_to_layer: float, alone: int, in_turns: int) -> None:
+    assert choose_slices(link_to_layer, 1000, in_turns=False) == alone
+    assert choose_slices(link_to_layer, 1000, in_turns=True) == in_turns
 
 
 def test_few_tokens_are_not_cut_to_crumbs() -> None:
-    assert [choose_slices(1.0, 1.0, tokens, False) for tokens in (0, 1, 31, 32, 64)] == [1, 1, 1, 2, 4]
+    assert [choose_slices(1.0, tokens, False) for tokens in (0, 1, 31, 32, 64)] == [1, 1, 1, 2, 4]
 
 
 @pytest.mark.parametrize("num_slices", [2, 3, 4, 5, 8, 16])

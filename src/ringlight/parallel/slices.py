@@ -12,10 +12,11 @@ from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis
 
-# Link seconds to compute seconds of a layer from which so many slices pay. Two forwards in turns hide more by
-# themselves, and want no more than two slices (docs/log.md).
+# Link seconds to compute seconds of a layer from which so many slices pay, and from which two forwards on the same ranks
+# should take turns, which by themselves hide most (docs/log.md).
 SLICES_FROM = ((0.8, 4), (0.55, 3), (0.1, 2))
-MOST_IN_TURNS = 2
+SLICES_IN_TURNS_FROM = ((0.6, 2),)
+TURNS_FROM = 0.05
 LEAST_SLICE_TOKENS = 16
 PROBE_BYTES = (2**16, 2**20, 2**24)
 LONG_PROBE_SECONDS = 0.02
@@ -28,14 +29,14 @@ class Speeds(msgspec.Struct, frozen=True, kw_only=True):
     flops_per_second: float
 
 
-def choose_slices(link_seconds: float, layer_seconds: float, num_tokens: int, in_turns: bool) -> int:
-    """Slices of a rank's `num_tokens` tokens, where the data of a layer needs so long on the link and its work so long.
+def choose_slices(link_to_layer: float, num_tokens: int, in_turns: bool) -> int:
+    """Slices of a rank's `num_tokens` tokens, where a layer's data is so much longer on the link than its work takes.
 
-    One where there is little to hide: every slice costs some messages, and smaller matrix products.
+    One where there is little to hide: every slice costs some messages, and reads the weights once more.
     """
-    for ratio, num_slices in SLICES_FROM:
-        if link_seconds >= ratio * layer_seconds:
-            return max(1, min(num_slices, num_tokens // LEAST_SLICE_TOKENS, MOST_IN_TURNS if in_turns else num_slices))
+    for ratio, num_slices in SLICES_IN_TURNS_FROM if in_turns else SLICES_FROM:
+        if link_to_layer >= ratio:
+            return max(1, min(num_slices, num_tokens // LEAST_SLICE_TOKENS))
     return 1
 
 

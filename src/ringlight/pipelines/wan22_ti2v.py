@@ -22,7 +22,7 @@ from ringlight.models.wan.transformer import WanTransformer
 from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis, ParallelMesh
-from ringlight.parallel.slices import Speeds, choose_slices, least, measure_link
+from ringlight.parallel.slices import TURNS_FROM, Speeds, choose_slices, least, measure_link
 from ringlight.pipelines.output import frame_converter, open_writer, save_latents
 from ringlight.pipelines.stages.decoding import WRITING_RANK, decode
 from ringlight.pipelines.stages.denoising import Guided, denoise
@@ -99,7 +99,9 @@ class Wan22TI2V:
         tracer: Tracer,
         mesh: ParallelMesh,
     ) -> Tensor:
-        tracer.num_slices = self.num_slices(request, mesh)
+        num_tokens = self.spec.num_tokens(request.num_frames, request.height, request.width)
+        ratio, are_two = self.link_to_layer(request, mesh), len(texts) > mesh.cfg.size
+        tracer.num_slices = self.config.num_slices or choose_slices(ratio, num_tokens // mesh.layout.sp, are_two)
         guided = Guided(
             self.transformer,
             self.kernel,
@@ -108,6 +110,7 @@ class Wan22TI2V:
             self.spec.max_text_tokens,
             request.guidance_scale,
             tracer.num_slices,
+            take_turns=tracer.num_slices > 1 or ratio >= TURNS_FROM,
         )
         return denoise(noise, first, scheduler, guided, tracer)
 
@@ -124,21 +127,16 @@ class Wan22TI2V:
                 writer.abort()
             raise
 
-    def num_slices(self, request: VideoRequest, mesh: ParallelMesh) -> int:
-        """Slices of each rank's tokens: what the operator asked, else what hides the link; the same on all ranks."""
-        if self.config.num_slices or self.speeds is None or mesh.sequence.size == 1:
-            return self.config.num_slices or 1
+    def link_to_layer(self, request: VideoRequest, mesh: ParallelMesh) -> float:
+        """How long a layer's data is on the link, in terms of the time that a rank computes in it; 0 without a link."""
+        if self.speeds is None or mesh.sequence.size == 1:
+            return 0.0
         network, layout = self.spec.transformer, mesh.layout
         num_tokens = self.spec.num_tokens(request.num_frames, request.height, request.width)
         sent = attention_elements(layout, 0, num_tokens, network.num_attention_heads, ahead=True)
         sent_bytes = sum(sent.values()) * network.attention_head_dim * self.transformer.dtype.itemsize
         flops = network.forward_flops(num_tokens) / network.num_layers / layout.sp
-        return choose_slices(
-            sent_bytes / self.speeds.link_bytes_per_second,
-            flops / self.speeds.flops_per_second,
-            num_tokens // layout.sp,
-            in_turns=request.uses_guidance and layout.cfg == 1,
-        )
+        return sent_bytes / self.speeds.link_bytes_per_second / (flops / self.speeds.flops_per_second)
 
     @torch.inference_mode()
     def measure_speeds(self, world: Axis, control: Control) -> Speeds:

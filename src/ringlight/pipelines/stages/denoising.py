@@ -20,7 +20,6 @@ class Guided:
     """Predicts the noise of one request: one forward, or two with guidance. Text keys are projected once.
 
     Where the mesh has two guidance branches, this rank runs the forward of its own, and they exchange predictions.
-    Where one sequence group runs both, and sends ahead, they take turns.
     """
 
     def __init__(
@@ -32,13 +31,18 @@ class Guided:
         num_rows: int,
         guidance_scale: float,
         num_slices: int = 1,
+        take_turns: bool = False,
     ) -> None:
-        """`texts`: embeddings of the prompt, and with guidance of the negative prompt."""
+        """`texts`: embeddings of the prompt, and with guidance of the negative prompt.
+
+        `take_turns`: of two forwards on these ranks one computes while the data of the other travels. Same result.
+        """
         self._transformer = transformer
         self._kernel = kernel
         self._mesh = mesh
         self._guidance_scale = guidance_scale
         self._num_slices = num_slices
+        self._take_turns = take_turns
         assert mesh.cfg.size in (1, len(texts)), "two branches need two prompts"
         own = texts if mesh.cfg.size == 1 else [texts[mesh.cfg.rank]]
         self._keys = [transformer.text_keys(text, num_rows) for text in own]
@@ -49,7 +53,7 @@ class Guided:
             self._transformer.steps(latents, timesteps, keys, self._kernel, self._mesh, self._num_slices)
             for keys in self._keys
         ]
-        if self._num_slices > 1:  # there is a link to hide: the data of one branch travels while the other computes
+        if self._take_turns:
             predictions = in_turns(*forwards)
         else:
             predictions = [prediction for forward in forwards for prediction in in_turns(forward)]
