@@ -12,8 +12,8 @@ from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis
 
-# Link seconds to compute seconds of a layer from which so many slices pay, and from which two forwards on the same ranks
-# should take turns, which by themselves hide most (docs/log.md).
+# Link seconds to compute seconds of a layer from which so many slices pay, and from which two forwards on the same
+# ranks should take turns, which by themselves hide most (docs/log.md).
 SLICES_FROM = ((0.8, 4), (0.55, 3), (0.1, 2))
 SLICES_IN_TURNS_FROM = ((0.6, 2),)
 TURNS_FROM = 0.05
