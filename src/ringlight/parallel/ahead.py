@@ -6,8 +6,8 @@ to the first runs. Exact; results differ from `Whole`'s by the order of sums.
 
 Every rank sends the keys and values of its tokens straight to all ranks that need them: bytes are those of a ring
 inside Ulysses, and all of a block's keys (for this rank's heads) are held at once. Rows of the buffers stand in the
-order in which they are expected, which attention does not mind: own tokens, then early slices of all others, then
-late ones. One kernel call takes the rows up to the last early one while the late ones still travel.
+order in which they are expected, which attention does not mind: own tokens, then the early slices of all others, then
+the last ones. Attention to own keys waits for nothing; that to early rows runs while the last ones still travel.
 
 S tokens of this rank, R rows of a buffer, H heads, D head width, h heads of this rank (H dealt over Ulysses ranks).
 """
@@ -66,9 +66,8 @@ class Ahead:
         self._q_rows = Rows(self._slices, self._me, self._group, self._num_early)
         self._heads: tuple[int, ...] = ()
         self._kv = self._q = torch.empty(0)
-        self._own_out = self._out = torch.empty(
-            0
-        )  # outputs for own tokens, and for the others' that follow them in rows
+        self._own_out = torch.empty(0)
+        self._others_out = torch.empty(0)  # for others' tokens, which follow our own in the rows of q
         self._routes: list[Route] = []
         self._num_offered = 0
         self._arriving: list[list[Transfers]] = []  # by slice
@@ -111,9 +110,8 @@ class Ahead:
         if len(self._group) > 1:  # what goes back to others first, so that it travels while our own is computed
             others = self._attend(others, self._q[own:early_q], late)
             latest = self._attend(None, self._q[early_q:], slice(None))
-            self._out = torch.cat(
-                [self._rounded(others, self._q[own:early_q]), self._rounded(latest, self._q[early_q:])]
-            )
+            parts = (others, self._q[own:early_q]), (latest, self._q[early_q:])
+            self._others_out = torch.cat([self._rounded(*part) for part in parts])
             self._returning = [self._send_back(index) for index in range(len(self.parts))]
         self._own_out = self._rounded(self._attend(merged, self._q[:own], late), self._q[:own])
         for transfer in self._departing:
@@ -132,7 +130,7 @@ class Ahead:
                 out_SHD = torch.cat([*others[:own], out_SHD, *others[own:]], dim=1)
             yield part, out_SHD.unsqueeze(0)
         self._returning = []
-        self._own_out = self._out = torch.empty(0)
+        self._own_out = self._others_out = torch.empty(0)
 
     def _expect(self) -> None:
         """Start the receives of the next block's slices, unless that has been done."""
@@ -192,10 +190,11 @@ class Ahead:
         """Outputs of the others' slices go to them, and those of our own slice come in, by Ulysses rank."""
         others = [place for place in self._group if place != self._me]
         size = self._slices[self._me][index]
-        coming = {i: self._out.new_empty(size, self._heads[i % len(self._heads)], self._out.shape[2]) for i in others}
+        like, heads = self._others_out, len(self._heads)
+        coming = {i: like.new_empty(size, self._heads[i % heads], like.shape[2]) for i in others}
         rows = {i: self._q_rows.of(i, index) for i in others}
         own = self.parts[-1].stop
-        going = {i: self._out[found.start - own : found.stop - own] for i, found in rows.items()}
+        going = {i: like[found.start - own : found.stop - own] for i, found in rows.items()}
         return list(coming.values()), Transfers(going, coming, self._mesh.sequence, "ulysses")
 
     def _attend(self, merged: tuple[Tensor, Tensor] | None, q_RhD: Tensor, rows: slice) -> tuple[Tensor, Tensor] | None:
