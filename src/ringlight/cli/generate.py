@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -155,7 +155,8 @@ def host_ranks(config: EngineConfig, guidance: bool | None, quiet: bool) -> None
     """Host this node's ranks until node 0 is done. Raises what ended them before."""
     with Engine(config, read_limits(), guidance=guidance) as engine, JobProgress(quiet) as progress:
         say_layout(engine, progress)
-        engine.follow()
+        with handled(interrupt):
+            engine.follow()
 
 
 def say_layout(engine: Engine, progress: JobProgress) -> None:
@@ -215,15 +216,27 @@ def interruptible() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         interrupted.set()
 
+    with handled(on_signal):
+        yield interrupted
+
+
+def interrupt(number: int, frame: object) -> None:
+    """A handler of signals, also where they were ignored before, as in the background of a script."""
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def handled(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """A handler for the signals that ask a command to end."""
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored under nohup
         numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, on_signal) for number in numbers}
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
-        yield interrupted
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def wait(engine: Engine, job: Job, interrupted: threading.Event, progress: JobProgress) -> RunReport:
