@@ -47,7 +47,7 @@ PLANS = {
     "Ctrl-C twice": Plan(
         "Denoising",
         [signal.SIGINT, signal.SIGINT],
-        ["--size", "512x320", "--num-frames", 29, "--num-inference-steps", 1000],  # the second comes within a step
+        ["--size", "512x320", "--num-frames", 121, "--num-inference-steps", 1000],  # the second comes within a step
         "a.npy",
     ),
 }
