@@ -23,6 +23,8 @@ from ringlight.pipelines.wan22_ti2v import Wan22TI2V
 from tests.ours import as_png, final_latents, frames, load_pipeline, new_tracer
 from tests.parallel.ranks import on_ranks
 
+pytestmark = pytest.mark.slow
+
 LAYOUTS = [ParallelLayout.parse(name) for name in ("u1r2", "u2r1", "u1r3", "u2r2", "c2u1r1", "c2u1r2")]
 SIZES = [  # width, height, frames: 245, 35 and 12 tokens, which most numbers of ranks do not divide
     (224, 224, 17),
@@ -128,7 +130,6 @@ def thin_transformer() -> WanTransformer:
     return transformer
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", [(832, 480, 81), (1280, 704, 25), (832, 480, 21)], ids=str)
 def test_sizes_in_earnest_on_a_thin_model(tiny: Path, spec: ModelSpec, size: tuple[int, int, int]) -> None:
     """8,190 tokens divide neither by 4 nor by 8."""
