@@ -200,7 +200,7 @@ def _on_writer(action: Callable[[], T], mesh: ParallelMesh, tracer: Tracer) -> T
     if mesh.world.rank == WRITING_RANK:
         try:
             result = action()
-        except Exception as error:
+        except Exception as error:  # whatever it is, the other ranks must hear of it at the boundary
             problem = error
     tracer.events.check_problem(problem)
     return result

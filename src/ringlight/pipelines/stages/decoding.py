@@ -94,7 +94,7 @@ class Delivery:
         assert self._writer is not None, "the rank that frames come to has a writer"
         try:
             self._writer.write(frames_FHWC)
-        except Exception as error:
+        except Exception as error:  # raised by all ranks at the next boundary
             self.problem = error
 
 
