@@ -70,7 +70,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     `num_slices` is the number of slices of a rank's tokens whose keys and values are sent ahead of the next block, one
     slice under the computation of another: 0 to follow from sizes and link, 1 to send all at once. A rank that has not
-    been heard of for `watchdog_seconds` is lost. Raises InvalidSetting.
+    been heard of for `watchdog_seconds` is lost. `warm_up`: the smallest video is made before the workers say that they
+    are ready. Raises InvalidSetting.
     """
 
     model_path: str
@@ -87,6 +88,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     asked_layout: AskedLayout = AskedLayout()
     nodes: NodesConfig = NodesConfig()
     num_slices: int = 0
+    warm_up: bool = False
 
     def __post_init__(self) -> None:
         if self.num_slices < 0:

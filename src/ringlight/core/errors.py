@@ -5,9 +5,14 @@
     ├── InvalidCheckpoint    invalid_checkpoint   the folder is not a checkpoint that we can run
     ├── InvalidLayout        invalid_layout       the degrees do not fit the machine or the model
     ├── InvalidSetting       invalid_setting      a flag or a settings file contradicts itself
+    ├── NotFound             not_found            there is no such video, or it is another's
+    ├── QueueFull            queue_full           as many jobs wait as may; come back later
     ├── Cancelled            cancelled            somebody asked for it
+    ├── DeadlineExceeded     deadline_exceeded    the job was not over in the time it was given
     ├── OutOfMemory          out_of_memory        one job did not fit; the worker lives on
     ├── NumericalError       numerical_error      NaN or infinity in the latents
+    ├── OutputError          output_error         the video cannot be written: disk full, rights
+    ├── StoreError           store_error          the database of jobs does not answer or cannot be written
     └── WorkerError          worker_error         a worker process died or failed unexpectedly
 
 The code is what crosses process and network boundaries; the message is one line that names the remedy.
@@ -65,8 +70,26 @@ class InvalidSetting(RinglightError):
     code = "invalid_setting"
 
 
+class NotFound(RinglightError):
+    code = "not_found"
+
+
+class QueueFull(RinglightError):
+    """`retry_seconds`: when it is worth another try."""
+
+    code = "queue_full"
+
+    def __init__(self, message: str, retry_seconds: float = 1.0) -> None:
+        self.retry_seconds = retry_seconds
+        super().__init__(message)
+
+
 class Cancelled(RinglightError):
     code = "cancelled"
+
+
+class DeadlineExceeded(RinglightError):
+    code = "deadline_exceeded"
 
 
 class OutOfMemory(RinglightError):
@@ -77,13 +100,33 @@ class NumericalError(RinglightError):
     code = "numerical_error"
 
 
+class OutputError(RinglightError):
+    code = "output_error"
+
+
+class StoreError(RinglightError):
+    code = "store_error"
+
+
 class WorkerError(RinglightError):
     code = "worker_error"
 
 
 ERRORS: dict[str, type[RinglightError]] = {
     kind.code: kind
-    for kind in (InvalidCheckpoint, InvalidLayout, InvalidSetting, Cancelled, OutOfMemory, NumericalError)
+    for kind in (
+        InvalidCheckpoint,
+        InvalidLayout,
+        InvalidSetting,
+        NotFound,
+        QueueFull,
+        Cancelled,
+        DeadlineExceeded,
+        OutOfMemory,
+        NumericalError,
+        OutputError,
+        StoreError,
+    )
 }
 
 

@@ -1,7 +1,9 @@
 """What crosses the corridor between the engine and a worker: tagged msgspec structs in MessagePack, never pickle.
 
-Engine -> rank 0: RunJob, CancelJob, Shutdown, which it tells the other ranks. Rank 0 -> engine: StageStarted,
-StepFinished, FramesDecoded, JobCompleted, JobFailed. Any rank -> engine: WorkerReady, WorkerFailed, GroupBroken.
+Engine -> rank 0: RunJob, CancelJob, Shutdown, which it tells the other ranks; Ping to any rank, which answers Pong.
+Rank 0 -> engine, of a job: StageStarted, StepFinished, StateSaved, PreviewMade, FramesDecoded, then Computed, and
+JobCompleted once the output is written; or JobFailed at any time. Any rank -> engine: WorkerReady, WorkerFailed,
+GroupBroken.
 """
 
 from __future__ import annotations
@@ -18,12 +20,22 @@ from ringlight.core.request import RequestLimits, VideoRequest
 
 
 class RunJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Make a video, its ranks laid out so, and write it to `output` (the extension says how)."""
+    """Make a video, its ranks laid out so, and write it to `output` (the extension says how).
+
+    With a `state_file` what it takes to go on is written there, before the first step, after the last, and at most every
+    `save_seconds` in between; where the file is there already, the job goes on from it. A preview is sent at most
+    every `preview_seconds`, 0 for none. `continues` is a video on this machine whose last frame is the request's first:
+    the output holds its frames, then the new ones without the first.
+    """
 
     job_id: str
     request: VideoRequest
     output: str
     layout: ParallelLayout = ParallelLayout()
+    state_file: str = ""
+    save_seconds: float = 5.0
+    preview_seconds: float = 0.0
+    continues: str = ""
 
 
 class CancelJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -34,6 +46,18 @@ class CancelJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """End the process once the job in hand is done."""
+
+
+class Ping(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Asks whether a process still runs."""
+
+    number: int
+
+
+class Pong(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to the Ping of this number, given whatever else the process does."""
+
+    number: int
 
 
 class WorkerReady(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -57,10 +81,31 @@ class StepFinished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     seconds: float
 
 
+class StateSaved(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The job's state after this many steps is on the disk: what is repeated begins there."""
+
+    job_id: str
+    step: int
+
+
+class PreviewMade(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A small JPEG picture of what the video will be, as far as can be told after this many steps."""
+
+    job_id: str
+    step: int
+    picture: bytes
+
+
 class FramesDecoded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     job_id: str
     num_done: int
     num_frames: int
+
+
+class Computed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The ranks are free for the next job; the output of this one is still being written."""
+
+    job_id: str
 
 
 class JobCompleted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -94,17 +139,17 @@ class GroupBroken(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     is_cause: bool
 
 
-ToWorker = RunJob | CancelJob | Shutdown
-JobMessage = StageStarted | StepFinished | FramesDecoded | JobCompleted | JobFailed
-FromWorker = (
-    WorkerReady | StageStarted | StepFinished | FramesDecoded | JobCompleted | JobFailed | WorkerFailed | GroupBroken
+ToWorker = RunJob | CancelJob | Shutdown | Ping
+JobMessage = (
+    StageStarted | StepFinished | StateSaved | PreviewMade | FramesDecoded | Computed | JobCompleted | JobFailed
 )
+FromWorker = WorkerReady | Pong | JobMessage | WorkerFailed | GroupBroken
 
 
 class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
     """Which of how many ranks a process is, and where they meet.
 
-    `local_rank` of `num_local` counts on this machine. Ranks meet at a store that rank 0 keeps at `host`:`port`;
+    `local_rank` of `num_local` counts on this machine, where the first rank has device `first_device`. Ranks meet at a store that rank 0 keeps at `host`:`port`;
     `listener` is the descriptor of a socket that already listens there, -1 where rank 0 is to open one.
     """
 
@@ -115,6 +160,7 @@ class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 0
     listener: int = -1
+    first_device: int = 0
 
 
 class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):

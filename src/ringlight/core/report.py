@@ -59,7 +59,10 @@ class RankReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One generation, measured. `stages` are rank 0's; they and `other_seconds` sum to `total_seconds`."""
+    """One generation, measured. `stages` are rank 0's; they and `other_seconds` sum to `total_seconds`.
+
+    `resumed_from_step` is the step after which a repeated job went on: what lies before it was measured by nobody.
+    """
 
     workload: dict[str, Any]
     workload_hash: str
@@ -73,6 +76,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     num_tokens: int
     outputs: list[str]
     num_slices: int = 1
+    resumed_from_step: int = 0
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -1,0 +1,1 @@
+"""The HTTP server: the API, its jobs on disk, and the page."""
