@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 from ringlight.core import messages
-from ringlight.core.report import MemoryReport, RankReport, RunReport
-
-Receive = Callable[[messages.JobMessage], None]
+from ringlight.core.report import MemoryReport, RankReport, RunReport, StageReport
+from ringlight.engine.replica import Lost, Receive
 
 
 def report_of(job: messages.RunJob) -> RunReport:
@@ -18,10 +16,10 @@ def report_of(job: messages.RunJob) -> RunReport:
         workload_hash="",
         layout=job.layout.name,
         environment={},
-        stages=[],
-        other_seconds=1.0,
+        stages=[StageReport(name="Denoising", seconds=1.0, peak_bytes=1)],
+        other_seconds=0.0,
         total_seconds=1.0,
-        step_seconds=[],
+        step_seconds=[0.5, 0.5],
         ranks=[RankReport(rank=0, stages=[], memory=memory, link={})],
         num_tokens=1,
         outputs=[job.output],
@@ -48,7 +46,7 @@ class FakeReplica:
     def is_ready(self) -> bool:
         return self.ready
 
-    def run(self, job: messages.RunJob, receive: Receive) -> None:
+    def run(self, job: messages.RunJob, receive: Receive, lost: Lost) -> None:
         self.events.append(f"run {job.request.prompt}")
         receive(messages.StageStarted(job_id=job.job_id, stage="Denoising"))
         for step in (1, 2):

@@ -17,7 +17,8 @@ from ringlight.core import messages
 from ringlight.core.errors import Cancelled, InvalidCheckpoint, InvalidRequest, RinglightError, WorkerError
 from ringlight.core.output import part_path
 from ringlight.engine.jobs import Job
-from tests.engine.replicas import FakeReplica, Receive
+from ringlight.engine.replica import Lost, Receive
+from tests.engine.replicas import FakeReplica
 from tests.engine.requests import small
 
 PATIENCE = 5.0  # seconds until something that should end counts as hanging
@@ -185,13 +186,18 @@ class Breaking(FakeReplica):
         super().__init__()
         self._error = error
 
-    def run(self, job: messages.RunJob, receive: Receive) -> None:
+    def run(self, job: messages.RunJob, receive: Receive, lost: Lost) -> None:
         if job.request.prompt == "break":
             part_path(Path(job.output), job.job_id).touch()
             self.events.append("break")
             self.ready = False
-            raise self._error
-        super().run(job, receive)
+            return self.break_off(lost)
+        super().run(job, receive, lost)
+
+    def break_off(self, lost: Lost) -> None:
+        if isinstance(self._error, RinglightError):
+            return lost(self._error)
+        raise self._error
 
 
 def test_a_dead_worker_fails_its_job_alone_and_leaves_no_part_files(tiny: Path, tmp_path: Path, output: str) -> None:

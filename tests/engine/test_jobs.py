@@ -97,8 +97,12 @@ def test_eta_follows_the_last_step() -> None:
     begun = fold(JobState(), messages.StageStarted(job_id="a", stage="Denoising"))
     assert begun.eta_seconds is None
     stepped = fold(begun, messages.StepFinished(job_id="a", step=1, num_steps=4, seconds=2.0))
-    assert stepped.eta_seconds == 6.0
-    assert fold(stepped, messages.StepFinished(job_id="a", step=4, num_steps=4, seconds=1.0)).eta_seconds == 0.0
+    assert stepped.eta_seconds == pytest.approx(3 * 2.0 + 4 * 2.0 / 9)  # and a tenth of the whole for what follows
+    only_steps = fold(
+        JobState(denoising_share=1.0), messages.StepFinished(job_id="a", step=1, num_steps=4, seconds=2.0)
+    )
+    assert only_steps.eta_seconds == 6.0
+    assert fold(only_steps, messages.StepFinished(job_id="a", step=4, num_steps=4, seconds=1.0)).eta_seconds == 0.0
 
 
 def test_problems_come_through_a_failure() -> None:

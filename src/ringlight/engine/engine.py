@@ -1,11 +1,11 @@
-"""Engine: the public way to make videos from Python. Takes requests, one after another, and never imports torch."""
+"""Engine: the public way to make videos from Python. Takes requests and never imports torch."""
 
 from __future__ import annotations
 
-import contextlib
-import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,23 +13,38 @@ from uuid import uuid4
 
 from ringlight.core import messages
 from ringlight.core.config import EngineConfig, read_defaults
-from ringlight.core.errors import Cancelled, InvalidLayout, InvalidRequest, Problem, RinglightError, WorkerError
+from ringlight.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidLayout,
+    InvalidRequest,
+    InvalidSetting,
+    Problem,
+    QueueFull,
+    RinglightError,
+    WorkerError,
+)
 from ringlight.core.layout import ParallelLayout, decide, layout_for
-from ringlight.core.output import check_output, remove_parts
+from ringlight.core.output import check_output
 from ringlight.core.picture import open_picture
-from ringlight.core.request import RequestLimits, VideoRequest
+from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
-from ringlight.engine.jobs import Job
+from ringlight.engine.jobs import Job, JobState, Keep
 from ringlight.engine.local import LocalReplica
+from ringlight.engine.pace import Pace
+from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
+from ringlight.engine.runner import ReplicaState, Runner
+
+TICK_SECONDS = 0.25  # how late a deadline may be noticed
 
 
 class Engine:
-    """A model held by worker processes, and a queue of jobs before it.
+    """A model held by worker processes, once or several times, and a queue of jobs before it.
 
     Use it as a context manager: leaving it ends the workers. `submit` returns at once; the workers are started by the
-    first call of `start` (or of `submit`), and load while jobs wait. If one dies, its job fails, all end, and the next
-    job starts new ones.
+    first call of `start` (or of `submit`), and load while jobs wait. If one dies, its job fails or is repeated (Keep),
+    all of its replica end, and new ones are started: for the next job, or, where the engine is `supervised`, at once.
     """
 
     def __init__(
@@ -38,32 +53,51 @@ class Engine:
         limits: RequestLimits | None = None,
         replica: Replica | None = None,
         guidance: bool | None = None,
+        *,
+        num_replicas: int = 1,
+        queue_size: int | None = None,
+        supervised: bool = False,
+        defaults: RequestDefaults | None = None,
     ) -> None:
         """Read the checkpoint's JSON and choose the layout. Raises InvalidCheckpoint, InvalidLayout. No weight is read.
 
         `guidance`: whether requests will use it, which decides what is left open of the layout; None goes by the
-        checkpoint's default. `choice` holds the layout and the reason for it.
+        checkpoint's default. `choice` holds the layout and the reason for it. `queue_size` is how many jobs may wait,
+        None for any number. `defaults` stand in the place of the checkpoint's.
         """
         self.config = config
         self.limits = limits or RequestLimits()
         self.spec = ModelSpec.read(Path(config.model_path))
-        self.defaults = read_defaults(Path(config.model_path))
+        self.defaults = defaults or read_defaults(Path(config.model_path))
         self.choice = decide(
             config.asked_layout,
             num_heads=self.spec.transformer.num_attention_heads,
             guidance=self.defaults.guidance_scale > 1 if guidance is None else guidance,
             num_nodes=config.nodes.num_nodes,
         )
-        self._replica: Replica = replica or LocalReplica(config, self.limits, self.choice.layout.num_ranks)
-        self._jobs: queue.Queue[Job | None] = queue.Queue()
-        self._running: Job | None = None
-        self._cancelled: set[str] = set()
-        self._lock = threading.Lock()
-        self._ready = threading.Event()
-        self._worker: messages.WorkerReady | None = None
-        self._failure: RinglightError | None = None
-        self._closed = False
-        self._thread: threading.Thread | None = None
+        self.queue = JobQueue()
+        self.pace = Pace(self.spec)
+        self._queue_size = queue_size
+        self._changed = threading.Condition()  # guards what follows; notified when a job is over or a replica starts
+        self._open: dict[str, Job] = {}  # all that are not over
+        self._admitted: set[str] = set()  # those of them that have a place, and are not in the queue yet
+        self._closing = threading.Event()
+        self._runners = [
+            Runner(f"replica-{number}", each, self.queue, supervised, self._notify)
+            for number, each in enumerate([replica] if replica is not None else self._replicas(num_replicas))
+        ]
+        self._clock = threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True)
+
+    def _replicas(self, number: int) -> Sequence[Replica]:
+        """Replicas side by side on this machine. Raises InvalidSetting where that is not possible."""
+        if number < 1:
+            raise InvalidSetting(f"num-replicas must be at least 1, not {number}")
+        if number > 1 and self.config.nodes.num_nodes > 1:
+            raise InvalidSetting("num-replicas above 1 are for one machine; serve each group of nodes by itself")
+        num_ranks = self.choice.layout.num_ranks
+        return [
+            LocalReplica(self.config, self.limits, num_ranks, first_device=index * num_ranks) for index in range(number)
+        ]
 
     def __enter__(self) -> Self:
         return self
@@ -74,21 +108,43 @@ class Engine:
         self.close()
 
     def start(self, wait: bool = True) -> messages.WorkerReady | None:
-        """Start the worker if it is not, and with `wait` return when it is ready. Raises what kept it from it."""
-        with self._lock:
-            if self._closed:
+        """Start the workers if they are not, and with `wait` return when a replica is ready.
+
+        Raises what kept all of them from it.
+        """
+        with self._changed:
+            if self._closing.is_set():
                 raise WorkerError("the engine is closed")
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="replica", daemon=True)
-                self._thread.start()
-        if wait:
-            self._ready.wait()
-            if self._failure is not None:
-                raise self._failure
-        return self._worker
+            if not self._clock.is_alive():
+                self._clock.start()
+                for runner in self._runners:
+                    runner.start()
+            if wait:
+                self._changed.wait_for(lambda: self._ready() or all(r.settled.is_set() for r in self._runners))
+                if (failure := self.failure) is not None:
+                    raise failure
+        return self._ready()
+
+    def _ready(self) -> messages.WorkerReady | None:
+        return next((runner.ready for runner in self._runners if runner.ready), None)
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    @property
+    def failure(self) -> RinglightError | None:
+        """What keeps every replica from starting; None where one is ready, or on its way."""
+        failures = [runner.failure for runner in self._runners]
+        return failures[0] if all(failures) else None
+
+    @property
+    def replicas(self) -> list[ReplicaState]:
+        """The replicas as they are now."""
+        return [runner.state for runner in self._runners]
 
     def request(self, prompt: str, **fields: Any) -> VideoRequest:
-        """A complete request: what is given, else the checkpoint's defaults, else the model card's."""
+        """A complete request: what is given, else the defaults of engine and checkpoint, else the model card's."""
         return self.defaults.complete(prompt, self.spec, **fields)
 
     def check(self, request: VideoRequest, output: str) -> None:
@@ -112,35 +168,8 @@ class Engine:
         per_node = layout.num_ranks // self.config.nodes.num_nodes
         return layout_for(layout, request.uses_guidance, self.spec.transformer.num_attention_heads, per_node)
 
-    def follow(self) -> None:
-        """Host this machine's ranks for an engine on another machine, until that one closes. Raises WorkerError."""
-        self._replica.start()
-        self._replica.follow()
-
-    def submit(
-        self,
-        request: VideoRequest,
-        output: str,
-        on_change: Callable[[Job], None] | None = None,
-        layout: ParallelLayout | None = None,
-    ) -> Job:
-        """Queue a video to be written to `output`. Raises InvalidRequest; all later errors come from `Job.wait`.
-
-        `on_change` is called from a thread of the engine whenever the job's state changes. `layout` may be any layout
-        of the engine's number of ranks (InvalidLayout for others); left out it is `layout_of` the request.
-        """
-        self.check(request, output)
-        layout = layout or self.layout_of(request)
-        self._check_layout(layout, request)
-        self.start(wait=False)
-        job = Job(f"video_{uuid4().hex}", request, layout, str(Path(output).absolute()), on_change)
-        with self._lock:  # once it is closed, nothing takes jobs any more
-            if self._closed:
-                raise WorkerError("the engine is closed")
-            self._jobs.put(job)
-        return job
-
-    def _check_layout(self, layout: ParallelLayout, request: VideoRequest) -> None:
+    def check_layout(self, layout: ParallelLayout, request: VideoRequest) -> None:
+        """Raise InvalidLayout unless this request can run so on this engine's ranks."""
         if layout.num_ranks != self.choice.layout.num_ranks:
             raise InvalidLayout(
                 f"{layout.name} has {layout.num_ranks} ranks and the engine {self.choice.layout.num_ranks}; "
@@ -149,71 +178,170 @@ class Engine:
         if layout.cfg > 1 and not request.uses_guidance:
             raise InvalidLayout(f"{layout.name} has two guidance branches and the request none; use guidance_scale > 1")
 
-    def cancel(self, job: Job) -> None:
-        """Stop a job: one that runs at its next step, one that waits before it starts. No effect on a finished one."""
-        with self._lock:
-            if job.state.is_over:
-                return
-            self._cancelled.add(job.id)
-            running = self._running is job
-        if not running:
-            job.fail(Cancelled("cancelled"))
-            return
-        with contextlib.suppress(WorkerError):  # a dead worker's job fails by itself
-            self._replica.cancel(job.id)
+    def follow(self) -> None:
+        """Host this machine's ranks for an engine on another machine, until that one closes. Raises WorkerError."""
+        (runner,) = self._runners
+        runner.replica.start()
+        runner.replica.follow()
 
-    def close(self) -> None:
-        """End the worker. Jobs that are not over fail as cancelled."""
-        with self._lock:
-            self._closed = True
-            thread, running = self._thread, self._running
-        if running is not None:
-            self.cancel(running)
-        self._jobs.put(None)
-        self._replica.close()
-        if thread is not None:
-            thread.join()
+    def submit(
+        self,
+        request: VideoRequest,
+        output: str,
+        on_change: Callable[[Job], None] | None = None,
+        layout: ParallelLayout | None = None,
+        *,
+        job_id: str | None = None,
+        priority: int = 0,
+        deadline_at: float | None = None,
+        keep: Keep | None = None,
+        continues: str = "",
+        preview_seconds: float = 0.0,
+        state: JobState | None = None,
+        accept: Callable[[Job], None] | None = None,
+    ) -> Job:
+        """Queue a video to be written to `output`. Raises InvalidRequest; all later errors come from `Job.wait`.
 
-    def _serve(self) -> None:
-        """The replica's thread: start the worker, then run one job after another."""
+        `on_change` is called from a thread of the engine whenever the job's state changes. `layout` may be any layout
+        of the engine's number of ranks (InvalidLayout for others); left out it is `layout_of` the request.
+
+        `accept` is called once there is a place in the queue (else QueueFull) and before the job can start; what it
+        raises is raised, and the job is not queued. The other arguments are Job's; a job with a `state` was accepted
+        before, and has a place whatever the queue's size.
+        """
+        self.check(request, output)
+        layout = layout or self.layout_of(request)
+        self.check_layout(layout, request)
+        self.start(wait=False)
+        job = Job(
+            job_id or f"video_{uuid4().hex}",
+            request,
+            layout,
+            str(Path(output).absolute()),
+            partial(self._tell, on_change),
+            priority=priority,
+            deadline_at=deadline_at,
+            keep=keep,
+            continues=continues,
+            preview_seconds=preview_seconds,
+            state=state,
+        )
+        if (estimate := self.pace.estimate(request)) is not None:
+            job.expect(estimate.denoising_seconds / estimate.total_seconds)
+        self._admit(job, is_bounded=state is None)
         try:
-            self._worker = self._replica.start()
-        except BaseException as error:  # whatever it is: nobody may wait for a worker that never comes
-            self._failure = as_ringlight_error(error)
-        self._ready.set()
-        while (job := self._jobs.get()) is not None:
-            if self._begin(job):
-                self._run(job)
+            if accept is not None:
+                accept(job)
+        except BaseException:
+            self._forget(job)
+            raise
+        self._enqueue(job)
+        return job
 
-    def _begin(self, job: Job) -> bool:
-        """Make a job the running one, unless it was cancelled while it waited or there is no worker."""
-        with self._lock:
-            if self._closed or job.id in self._cancelled:
-                error: RinglightError = Cancelled("cancelled")
-            elif self._failure is not None:
-                error = self._failure
-            else:
-                self._running = job
-                return True
-        job.fail(error)
-        return False
+    def _admit(self, job: Job, is_bounded: bool) -> None:
+        """Take a place among the jobs that wait. As many as there are free replicas need none."""
+        with self._changed:
+            if self._closing.is_set():
+                raise WorkerError("the engine is closed")
+            waiting = len(self.queue) + len(self._admitted)
+            free = sum(runner.running is None for runner in self._runners)
+            if is_bounded and self._queue_size is not None and waiting >= self._queue_size + free:
+                retry_seconds = self.pace.seconds_until_free(self._open.values())
+                raise QueueFull(f"{waiting} videos wait already; try again later", retry_seconds)
+            self._open[job.id] = job
+            self._admitted.add(job.id)
 
-    def _run(self, job: Job) -> None:
-        order = messages.RunJob(job_id=job.id, request=job.request, output=job.output, layout=job.layout)
+    def _enqueue(self, job: Job) -> None:
+        with self._changed:
+            self._admitted.discard(job.id)
+            is_closed = self._closing.is_set()
+            if not is_closed:
+                self.queue.put(job)
+        if is_closed:
+            job.fail(Cancelled("the engine was closed"))
+
+    def _forget(self, job: Job) -> None:
+        with self._changed:
+            self._open.pop(job.id, None)
+            self._admitted.discard(job.id)
+            self._changed.notify_all()
+
+    def _tell(self, on_change: Callable[[Job], None] | None, job: Job) -> None:
+        """A job has changed; called from any thread."""
+        if job.state.report is not None:
+            self.pace.learn(job.request, job.state.report)
         try:
-            if not self._replica.is_ready():
-                self._worker = self._replica.start()
-            if job.id in self._cancelled:  # meanwhile; those that are started now have not heard of it
-                raise Cancelled("cancelled")
-            self._replica.run(order, job.receive)
-        except BaseException as error:  # whatever it is: the next job finds ranks that are ready, or starts them
-            remove_parts(Path(job.output), job.id)
-            job.fail(Cancelled("the engine was closed") if self._closed else as_ringlight_error(error))
+            if on_change is not None:
+                on_change(job)
         finally:
-            with self._lock:
-                self._running = None
+            if job.state.is_over:
+                self._forget(job)
+
+    def cancel(self, job: Job, reason: RinglightError | None = None) -> None:
+        """Stop a job: one that runs at its next step, one that waits before it starts. No effect on a finished one.
+
+        It fails with the `reason`, by default Cancelled.
+        """
+        if job.state.is_over:
+            return
+        job.ask_to_stop(reason or Cancelled("cancelled"))
+        if self.queue.remove(job):
+            assert job.stop_reason is not None
+            return job.fail(job.stop_reason)
+        for runner in self._runners:
+            runner.cancel(job)
+
+    def position(self, job: Job) -> int | None:
+        """How many jobs are taken before it, counted from 1; 0 once it runs, None when it is over."""
+        if job.state.is_over:
+            return None
+        waiting = self.queue.jobs()
+        return waiting.index(job) + 1 if job in waiting else 0
+
+    def eta_seconds(self, job: Job) -> float | None:
+        """Seconds until it is expected to be over, from what this engine has measured; None where it knows nothing."""
+        waiting = self.queue.jobs()
+        if job not in waiting:
+            return None if job.state.is_over else self.pace.remaining_seconds(job)
+        running = [runner.running for runner in self._runners]
+        ahead = [*filter(None, running), *waiting[: waiting.index(job)]]
+        return self.pace.seconds_after(ahead, job, len(self._runners))
+
+    def drain(self, timeout_seconds: float) -> bool:
+        """Start no job any more, and wait for those that run. False if some are not over in that time."""
+        self.queue.pause()
+        with self._changed:
+            return self._changed.wait_for(self._none_runs, timeout_seconds)
+
+    def _none_runs(self) -> bool:
+        waiting = {job.id for job in self.queue.jobs()}
+        return not self._open.keys() - waiting - self._admitted
+
+    def close(self, abandon: bool = False) -> None:
+        """End the workers. Jobs that are not over fail as cancelled, or with `abandon` are left as they stand."""
+        with self._changed:
+            self._closing.set()
+            left = list(self._open.values())
+            self._changed.notify_all()
+        self.queue.pause()
+        for job in left:
+            if abandon:
+                job.abandon()
+            else:
+                self.cancel(job)
+        for runner in self._runners:
+            runner.close()
+        for job in left:  # those that no worker could be asked to stop
+            job.fail(Cancelled("the engine was closed"))
+
+    def _watch_deadlines(self) -> None:
+        while not self._closing.wait(TICK_SECONDS):
+            with self._changed:
+                jobs = list(self._open.values())
+            for job in jobs:
+                if job.deadline_at is not None and job.deadline_at < time.time() and job.stop_reason is None:
+                    self.cancel(job, _too_late(job, job.deadline_at))
 
 
-def as_ringlight_error(error: BaseException) -> RinglightError:
-    """An error of ours as it is; any other as a worker's failure."""
-    return error if isinstance(error, RinglightError) else WorkerError(f"{type(error).__name__}: {error}")
+def _too_late(job: Job, deadline_at: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"the video was not made in the {deadline_at - job.created_at:.0f} s that it was given")

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from ringlight.core import messages
-from ringlight.core.errors import RinglightError, from_code
+from ringlight.core.errors import Cancelled, RinglightError, from_code
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
@@ -20,12 +20,25 @@ logger = logging.getLogger(__name__)
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
 
-# Shares of a whole run, for a progress that never falls; denoising takes most of it.
-DENOISING_SHARE = 90
+RECOVERING = "Recovering"  # the stage of a job whose workers died, until others take it up
+DENOISING_SHARE = 0.9  # of a whole run, where nothing better is known
+
+
+class WorkersLost(msgspec.Struct, frozen=True, kw_only=True):
+    """The workers of a job died under it, and it will be repeated."""
+
+    job_id: str
+
+
+JobEvent = messages.JobMessage | WorkersLost
 
 
 class JobState(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a job at one moment. `step_seconds` is the last step's."""
+    """What is known of a job at one moment. `step_seconds` is the last step's.
+
+    `saved_step` is the step from which a repeat would go on, `deaths` how often workers died under the job, `preview` a
+    JPEG after `preview_step` steps. `denoising_share` is the part of the whole time that denoising is expected to take.
+    """
 
     status: Status = "queued"
     stage: str = ""
@@ -34,6 +47,12 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
     step_seconds: float = 0.0
     frames_done: int = 0
     num_frames: int = 0
+    saved_step: int = 0
+    deaths: int = 0
+    preview: bytes | None = None
+    preview_step: int = 0
+    denoising_share: float = DENOISING_SHARE
+    furthest: int = 0
     report: RunReport | None = None
     error: RinglightError | None = None
 
@@ -43,35 +62,66 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def progress(self) -> int:
-        """0 to 100; 100 only when completed."""
-        if self.status == "completed":
-            return 100
-        denoised = DENOISING_SHARE * self.step // self.num_steps if self.num_steps else 0
-        decoded = (99 - DENOISING_SHARE) * self.frames_done // self.num_frames if self.num_frames else 0
-        return denoised + decoded
+        """0 to 100, never falling; 100 only when completed."""
+        return 100 if self.status == "completed" else self.furthest
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds of denoising that remain at the pace of the last step; None before the first."""
-        return (self.num_steps - self.step) * self.step_seconds if self.step else None
+        """Seconds that remain at the pace of the last step, what follows denoising included; None before the first."""
+        if not self.step:
+            return None
+        after = (1 / self.denoising_share - 1) * self.num_steps * self.step_seconds
+        if self.num_frames:
+            after *= 1 - self.frames_done / self.num_frames
+        return (self.num_steps - self.step) * self.step_seconds + after
 
 
-def fold(state: JobState, message: messages.JobMessage) -> JobState:
-    """The state after a message of the worker. A job that is over stays as it is."""
+def fold(state: JobState, event: JobEvent) -> JobState:
+    """The state after an event. A job that is over stays as it is."""
     if state.is_over:
         return state
+    after = _fold(state, event)
+    return msgspec.structs.replace(after, furthest=max(state.furthest, _percent(after)))
+
+
+def _percent(state: JobState) -> int:
+    """How far the steps and frames are that have been told, at most 99."""
+    denoised = state.step / state.num_steps if state.num_steps else 0.0
+    decoded = state.frames_done / state.num_frames if state.num_frames else 0.0
+    return min(99, int(100 * (state.denoising_share * denoised + (1 - state.denoising_share) * decoded)))
+
+
+def _fold(state: JobState, event: JobEvent) -> JobState:
     change = msgspec.structs.replace
-    match message:
+    match event:
         case messages.StageStarted(stage=stage):
             return change(state, status="in_progress", stage=stage)
         case messages.StepFinished(step=step, num_steps=num_steps, seconds=seconds):
             return change(state, step=step, num_steps=num_steps, step_seconds=seconds)
+        case messages.StateSaved(step=step):
+            return change(state, saved_step=step)
+        case messages.PreviewMade(step=step, picture=picture):
+            return change(state, preview=picture, preview_step=step)
         case messages.FramesDecoded(num_done=num_done, num_frames=num_frames):
             return change(state, frames_done=num_done, num_frames=num_frames)
+        case messages.Computed():
+            return change(state, stage="Output")
+        case WorkersLost():
+            return change(
+                state, stage=RECOVERING, step=state.saved_step, frames_done=0, num_frames=0, deaths=state.deaths + 1
+            )
         case messages.JobCompleted(report=report):
-            return change(state, status="completed", report=report)
+            return change(state, status="completed", report=report, preview=None)
         case messages.JobFailed(code=code, message=text, problems=problems):
-            return change(state, status="failed", error=from_code(code, text, problems))
+            return change(state, status="failed", error=from_code(code, text, problems), preview=None)
+
+
+class Keep(msgspec.Struct, frozen=True, kw_only=True):
+    """How a job outlives its workers: where its state is saved and how often, and how often it may be repeated."""
+
+    state_file: str
+    save_seconds: float = 5.0
+    max_repeats: int = 2
 
 
 class Job:
@@ -84,19 +134,56 @@ class Job:
         layout: ParallelLayout,
         output: str,
         on_change: Callable[[Job], None] | None,
+        *,
+        priority: int = 0,
+        deadline_at: float | None = None,
+        keep: Keep | None = None,
+        continues: str = "",
+        preview_seconds: float = 0.0,
+        state: JobState | None = None,
     ) -> None:
+        """`priority`: higher goes first. `deadline_at`: when it fails if it is not over, in seconds since 1970.
+
+        `continues`, `preview_seconds`: as in messages.RunJob. `state`: of a job that another process began.
+        """
         self.id = job_id
         self.request = request
         self.layout = layout
         self.output = output
+        self.priority = priority
+        self.deadline_at = deadline_at
+        self.keep = keep
+        self.continues = continues
+        self.preview_seconds = preview_seconds
         self.created_at = time.time()
-        self._state = JobState()
+        self.arrival: int | None = None  # its number in the queue, once it has been there
+        self._state = state or JobState()
+        self._stop_reason: RinglightError | None = None
         self._changed = threading.Condition()
         self._on_change = on_change
 
     @property
     def state(self) -> JobState:
         return self._state
+
+    @property
+    def stop_reason(self) -> RinglightError | None:
+        """Why it has been asked to stop, if it has."""
+        return self._stop_reason
+
+    def order(self) -> messages.RunJob:
+        """What a worker is told."""
+        order = messages.RunJob(
+            job_id=self.id,
+            request=self.request,
+            output=self.output,
+            layout=self.layout,
+            preview_seconds=self.preview_seconds,
+            continues=self.continues,
+        )
+        if self.keep is None:
+            return order
+        return msgspec.structs.replace(order, state_file=self.keep.state_file, save_seconds=self.keep.save_seconds)
 
     def wait(self, timeout_seconds: float | None = None) -> RunReport:
         """Block until the job is over. Returns its report, raises its error, or TimeoutError."""
@@ -108,17 +195,39 @@ class Job:
         assert self._state.report is not None
         return self._state.report
 
-    def receive(self, message: messages.JobMessage) -> None:
-        """Fold a message of the worker into the job and tell whoever waits."""
+    def ask_to_stop(self, reason: RinglightError) -> None:
+        """Note why it should end; the first reason stands."""
         with self._changed:
-            before, self._state = self._state, fold(self._state, message)
+            self._stop_reason = self._stop_reason or reason
+
+    def expect(self, denoising_share: float) -> None:
+        """How much of the whole time denoising is expected to take, 0 to 1, for a progress that moves evenly."""
+        with self._changed:
+            self._state = msgspec.structs.replace(self._state, denoising_share=denoising_share)
+
+    def receive(self, event: JobEvent) -> None:
+        """Fold an event into the job and tell whoever waits."""
+        if isinstance(event, messages.JobFailed) and event.code == Cancelled.code and self._stop_reason is not None:
+            event = _failure(self.id, self._stop_reason)
+        with self._changed:
+            before, self._state = self._state, fold(self._state, event)
             self._changed.notify_all()
-        if self._on_change is not None and self._state is not before:
+            listener = self._on_change
+        if listener is not None and self._state is not before:
             try:
-                self._on_change(self)
+                listener(self)
             except BaseException:  # a listener's own; the worker's messages must still be read
                 logger.exception("a listener of job %s failed", self.id)
 
     def fail(self, error: RinglightError) -> None:
         """End the job with an error that did not come from a worker's message."""
-        self.receive(messages.JobFailed(job_id=self.id, code=error.code, message=str(error)))
+        self.receive(_failure(self.id, error))
+
+    def abandon(self) -> None:
+        """Nobody is told of changes any more: another process will go on with it."""
+        with self._changed:
+            self._on_change = None
+
+
+def _failure(job_id: str, error: RinglightError) -> messages.JobFailed:
+    return messages.JobFailed(job_id=job_id, code=error.code, message=str(error))

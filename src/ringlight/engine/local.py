@@ -6,30 +6,45 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.connection import wait
 
 from ringlight.core import messages
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import WorkerError, from_code
+from ringlight.core.errors import RinglightError, WorkerError, from_code
 from ringlight.core.request import RequestLimits
 from ringlight.engine import process
 from ringlight.engine.process import RankProcess
+from ringlight.engine.replica import Lost, Receive
 
 CAUSE_SECONDS = 1.0
+PINGS_PER_WATCHDOG = 5
 
 
 class LocalReplica:
-    """Worker processes on this machine, `num_ranks` over all machines. Rank 0 gives their messages on jobs."""
+    """Worker processes on this machine, `num_ranks` over all machines. Rank 0 gives their messages on jobs.
 
-    def __init__(self, config: EngineConfig, limits: RequestLimits, num_ranks: int = 1) -> None:
+    `first_device` is the first GPU of this machine that they take. Once they are ready a thread listens to them, and
+    asks each now and then whether it still runs: also ranks that are stopped all at once are found.
+    """
+
+    def __init__(
+        self, config: EngineConfig, limits: RequestLimits, num_ranks: int = 1, *, first_device: int = 0
+    ) -> None:
         self._config = config
         self._limits = limits
         self._num_ranks = num_ranks
+        self._first_device = first_device
         self._ranks: list[RankProcess] = []
         self._start_lock = threading.Lock()
         self._closed = False
         self._ready = False
+        self._listener: threading.Thread | None = None
+        self._jobs_lock = threading.Lock()
+        self._jobs: dict[str, tuple[Receive, Lost]] = {}
+        self._computing = ""
+        self._free = threading.Event()
+        self._loss: RinglightError | None = None
 
     @property
     def pids(self) -> list[int]:
@@ -46,52 +61,51 @@ class LocalReplica:
                 for setup in self._setups(listening):
                     self._ranks.append(RankProcess(setup))
         ready = self._await_ready()
-        self._ready = True
+        with self._jobs_lock:
+            self._ready, self._loss = True, None
+        self._listener = threading.Thread(target=self._listen, name="listener", daemon=True)
+        self._listener.start()
         return ready
 
     def is_ready(self) -> bool:
-        # Between jobs a rank has nothing to say but that it leaves, or by the end of its socket that it has.
-        return self._ready and not wait([rank.connection for rank in self._ranks], 0)
+        return self._ready
 
-    def run(self, job: messages.RunJob, receive: Callable[[messages.JobMessage], None]) -> None:
-        try:
-            self._run(job, receive)
-        except BaseException:
-            self._kill()
-            raise
-
-    def _run(self, job: messages.RunJob, receive: Callable[[messages.JobMessage], None]) -> None:
-        self._ranks[0].send(job)
-        for _, message in self._messages():
-            assert not isinstance(message, (messages.WorkerReady, messages.WorkerFailed, messages.GroupBroken))
-            if message.job_id == job.job_id:
-                receive(message)
-                if isinstance(message, (messages.JobCompleted, messages.JobFailed)):
-                    return
+    def run(self, job: messages.RunJob, receive: Receive, lost: Lost) -> None:
+        with self._jobs_lock:
+            if self._ready:
+                self._jobs[job.job_id] = (receive, lost)
+                self._computing = job.job_id
+                self._free.clear()
+            loss = None if self._ready else self._loss or WorkerError("the workers are not there")
+        if loss is not None:
+            return lost(loss)
+        with contextlib.suppress(WorkerError):  # the listener hears of it too, and knows why
+            self._ranks[0].send(job)
+        self._free.wait()
 
     def cancel(self, job_id: str) -> None:
-        for rank_0 in self._ranks[:1]:  # none while they are started
-            rank_0.send(messages.CancelJob(job_id=job_id))
+        if self._ready:
+            self._ranks[0].send(messages.CancelJob(job_id=job_id))
 
     def follow(self) -> None:
         """Host ranks of a replica whose rank 0 is on another machine, until that one ends them.
 
         Raises WorkerError when they end otherwise.
         """
-        with contextlib.suppress(EOFError):
-            for _ in self._messages(until_shutdown=True):
-                pass
+        assert self._listener is not None, "they have been started"
+        self._listener.join()
+        if self._loss is not None:
+            raise self._loss
 
     def close(self) -> None:
         with self._start_lock:
             self._closed = True
-        if not self._ready or self._ranks[0].place.rank > 0:  # they load, are out of step, or hear only of rank 0
-            return self._kill()
-        with contextlib.suppress(WorkerError):
-            self._ranks[0].send(messages.Shutdown())  # it tells the others, on every machine
-        deadline = time.monotonic() + process.CLOSE_SECONDS
-        for rank in self._ranks:
-            rank.wait(max(0.0, deadline - time.monotonic()))
+        if self._ready and self._ranks[0].place.rank == 0:  # the others hear only of rank 0
+            with contextlib.suppress(WorkerError):
+                self._ranks[0].send(messages.Shutdown())  # it tells the others, on every machine
+            deadline = time.monotonic() + process.CLOSE_SECONDS
+            for rank in self._ranks:
+                rank.wait(max(0.0, deadline - time.monotonic()))
         self._kill()
 
     def _setups(self, listening: contextlib.ExitStack) -> Iterator[messages.WorkerSetup]:
@@ -114,6 +128,7 @@ class LocalReplica:
                 host=host,
                 port=port,
                 listener=listener if rank == 0 else -1,
+                first_device=self._first_device,
             )
             yield messages.WorkerSetup(config=self._config, limits=self._limits, place=place)
 
@@ -132,37 +147,80 @@ class LocalReplica:
         self._kill()
         raise WorkerError(f"the worker was not ready after {timeout:g} s")
 
-    def _messages(
-        self, timeout_seconds: float | None = None, until_shutdown: bool = False
-    ) -> Iterator[tuple[RankProcess, messages.FromWorker]]:
-        """Messages of all ranks here as they come; ends after the timeout.
+    def _listen(self) -> None:
+        """The listener's thread: hand on what the ranks say, until they are gone."""
+        loss: RinglightError | None = None
+        try:
+            for _, message in self._messages():
+                if not isinstance(message, (messages.WorkerReady, messages.WorkerFailed, messages.Pong)):
+                    self._hand_on(message)
+        except RinglightError as error:
+            loss = error
+        except Exception as error:  # a message that cannot be understood, say: nobody may wait for ranks unheard
+            loss = WorkerError(f"{type(error).__name__}: {error}")
+            self._kill()
+        with self._jobs_lock:
+            self._ready, self._loss = False, loss
+            left, self._jobs = self._jobs, {}
+        for _, lost in left.values():
+            lost(loss or WorkerError("the workers have ended"))
+        self._free.set()
 
-        Raises, with all ranks ended, when one dies or says that it is out of step; EOFError when all have ended as they
-        were told.
+    def _hand_on(self, message: messages.FromWorker) -> None:
+        assert isinstance(message, messages.JobMessage)
+        is_last = isinstance(message, (messages.JobCompleted, messages.JobFailed))
+        with self._jobs_lock:
+            job = self._jobs.pop(message.job_id, None) if is_last else self._jobs.get(message.job_id)
+        if job is not None:
+            receive, _ = job
+            receive(message)
+        if message.job_id == self._computing and (is_last or isinstance(message, messages.Computed)):
+            self._free.set()
+
+    def _messages(self, timeout_seconds: float | None = None) -> Iterator[tuple[RankProcess, messages.FromWorker]]:
+        """Messages of all ranks here as they come; ends after the timeout, or when all ranks end as they were told.
+
+        Without a timeout the ranks are asked whether they still run. Raises, with all ranks ended, when one dies, is
+        silent for the watchdog's time, or says that it is out of step.
         """
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        beat_seconds = self._config.watchdog_seconds / PINGS_PER_WATCHDOG
+        next_beat = time.monotonic() + beat_seconds
         by_connection = {rank.connection: rank for rank in self._ranks}
-        while True:
-            remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
-            speaking = wait(list(by_connection), remaining)
-            if not speaking:
+        while by_connection:
+            now = time.monotonic()
+            if deadline is None and now >= next_beat:
+                self._ping(list(by_connection.values()))
+                next_beat = now + beat_seconds
+            remaining = (next_beat if deadline is None else deadline) - now
+            speaking = wait(list(by_connection), max(0.0, remaining))
+            if not speaking and deadline is not None:
                 return
             for connection in speaking:
                 rank = by_connection[connection]  # type: ignore[index]
                 try:
                     message = rank.receive()
                 except WorkerError as death:
-                    if until_shutdown and rank.wait(0) == 0:
-                        del by_connection[rank.connection]
-                        if not by_connection:
-                            raise EOFError from None
-                        continue
-                    raise self._end(rank, death) from None
+                    if rank.wait(0) != 0:
+                        raise self._end(rank, death) from None
+                    del by_connection[rank.connection]
+                    continue
                 if isinstance(message, messages.GroupBroken):
                     raise self._end(rank, message)
                 yield rank, message
 
-    def _end(self, rank: RankProcess, sign: WorkerError | messages.GroupBroken) -> Exception:
+    def _ping(self, ranks: list[RankProcess]) -> None:
+        """Ask all whether they still run. Raises when one has left as many questions unanswered as the watchdog allows.
+
+        Questions are counted, not seconds: where this process slept, the ranks have had no chance to answer.
+        """
+        for rank in ranks:
+            if rank.unanswered >= PINGS_PER_WATCHDOG:
+                silence = f"has not been heard of for {self._config.watchdog_seconds:g} s"
+                raise self._end(rank, WorkerError(f"rank {rank.place.rank} {silence}"))
+            rank.ping()
+
+    def _end(self, rank: RankProcess, sign: WorkerError | messages.GroupBroken) -> RinglightError:
         """End all ranks, of which one has given a sign that they are out of step. Returns the error that began it.
 
         The first sign need not be the cause: ranks notice that another is gone before we hear why.
@@ -187,9 +245,14 @@ class LocalReplica:
         return from_code(cause.code, cause.message) if isinstance(cause, messages.GroupBroken) else cause
 
     def _kill(self) -> None:
+        """End the processes; their sockets are closed once nobody listens to them any more."""
         self._ready = False
         for rank in self._ranks:
             rank.kill()
+        if self._listener is not None and self._listener is not threading.current_thread():
+            self._listener.join()
+        for rank in self._ranks:
+            rank.connection.close()
 
 
 def is_cause(sign: WorkerError | messages.GroupBroken) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ class RankProcess:
         self.connection: Connection
         self.connection, theirs = Pipe()
         self._send_lock = threading.Lock()
+        self.unanswered = 0
         inherited = [theirs.fileno()] + ([setup.place.listener] if setup.place.listener >= 0 else [])
         with theirs:
             arguments = [str(theirs.fileno()), msgspec.json.encode(setup).decode()]
@@ -53,9 +55,16 @@ class RankProcess:
         """The next message, waited for. Raises WorkerError when the process is gone."""
         try:
             message: messages.FromWorker = messages.from_worker_decoder.decode(self.connection.recv_bytes())
+            self.unanswered = 0  # whatever it says: it runs
             return message
         except (EOFError, OSError):
             raise self.death() from None
+
+    def ping(self) -> None:
+        """Ask whether it still runs. What it says next, an answer or not, sets `unanswered` to 0."""
+        self.unanswered += 1
+        with contextlib.suppress(WorkerError):  # its end shows when it is listened to
+            self.send(messages.Ping(number=self.unanswered))
 
     def death(self) -> WorkerError:
         """Why the socket has ended."""
@@ -76,10 +85,9 @@ class RankProcess:
             return None
 
     def kill(self) -> None:
-        """End it now, whatever it does, stopped or not, and close the socket."""
+        """End it now, whatever it does, stopped or not."""
         self._process.kill()
         self._process.wait()
-        self.connection.close()
 
 
 def launch(arguments: list[str], inherited: list[int], environment: dict[str, str]) -> subprocess.Popen[bytes]:

@@ -6,6 +6,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ringlight.core import messages
+from ringlight.core.errors import RinglightError
+
+Receive = Callable[[messages.JobMessage], None]
+Lost = Callable[[RinglightError], None]
 
 
 class Replica(Protocol):
@@ -16,11 +20,15 @@ class Replica(Protocol):
         ...
 
     def is_ready(self) -> bool:
-        """Whether all workers are there and wait for a job. Where not, `start` begins anew."""
+        """Whether all workers are there and in step. Where not, `start` begins anew."""
         ...
 
-    def run(self, job: messages.RunJob, receive: Callable[[messages.JobMessage], None]) -> None:
-        """Run one job to its end, handing on every message. Whatever it raises, the workers have ended."""
+    def run(self, job: messages.RunJob, receive: Receive, lost: Lost) -> None:
+        """Run one job; returns when the workers are free for another, or are lost.
+
+        Every message on the job goes to `receive`, from a thread of the replica, the last one perhaps after this has
+        returned: the output is written while another job runs. If the workers end before that, `lost` hears why.
+        """
         ...
 
     def cancel(self, job_id: str) -> None:
@@ -32,5 +40,5 @@ class Replica(Protocol):
         ...
 
     def close(self) -> None:
-        """End the workers. Safe to call twice."""
+        """End the workers, once outputs in hand are written. Safe to call twice."""
         ...

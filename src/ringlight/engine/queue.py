@@ -1,0 +1,66 @@
+"""JobQueue: the jobs that wait, in the order in which replicas take them."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+from ringlight.engine.jobs import Job
+
+QUARANTINE_DEATHS = 2
+
+
+class JobQueue:
+    """By priority, then by arrival; last come jobs whose workers have died twice, so that the others go on.
+
+    Safe to use from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, Job] = {}
+        self._counter = itertools.count()
+        self._changed = threading.Condition()
+        self._paused = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, job: Job) -> None:
+        """Let a job wait; one that comes back has the place that it had."""
+        with self._changed:
+            if job.arrival is None:
+                job.arrival = next(self._counter)
+            self._waiting[job.id] = job
+            self._changed.notify()
+
+    def take(self, timeout_seconds: float) -> Job | None:
+        """The next job, which does not wait any more; None if there is none in that time, or none is to be taken."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._waiting and not self._paused, timeout_seconds):
+                return None
+            job = self._ordered()[0]
+            del self._waiting[job.id]
+            return job
+
+    def remove(self, job: Job) -> bool:
+        """Take a job out; False if it does not wait here."""
+        with self._changed:
+            return self._waiting.pop(job.id, None) is not None
+
+    def jobs(self) -> list[Job]:
+        """All that wait, the next one first."""
+        with self._changed:
+            return self._ordered()
+
+    def pause(self) -> None:
+        """No job is taken any more."""
+        with self._changed:
+            self._paused = True
+
+    def _ordered(self) -> list[Job]:
+        return sorted(self._waiting.values(), key=_place)
+
+
+def _place(job: Job) -> tuple[bool, int, int]:
+    assert job.arrival is not None, "it was put here"
+    return job.state.deaths >= QUARANTINE_DEATHS, -job.priority, job.arrival

@@ -1,0 +1,158 @@
+"""The order in which jobs are taken, and who is turned away."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ringlight import Engine, EngineConfig
+from ringlight.core.errors import Cancelled, DeadlineExceeded, QueueFull
+from ringlight.engine.jobs import Job, JobState
+from tests.engine.processes import wait_until
+from tests.engine.replicas import FakeReplica
+from tests.engine.requests import small
+
+PATIENCE = 10.0
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> str:
+    return str(tmp_path / "film.mp4")
+
+
+def engine_with(tiny: Path, replica: FakeReplica, **settings: Any) -> Engine:
+    return Engine(EngineConfig(model_path=str(tiny)), None, replica, **settings)
+
+
+def test_higher_priorities_go_first_and_equal_ones_by_arrival(tiny: Path, output: str) -> None:
+    replica = FakeReplica(held=True)
+    with engine_with(tiny, replica) as engine:
+        first = engine.submit(small(engine, "first"), output)
+        assert replica.in_the_middle.wait(PATIENCE)
+        order = {"a": 0, "b": 5, "c": 0, "d": -1, "e": 5}
+        jobs = [engine.submit(small(engine, name), output, priority=priority) for name, priority in order.items()]
+        assert [engine.position(job) for job in jobs] == [3, 1, 4, 5, 2]
+        assert engine.position(first) == 0
+        replica.go_on.set()
+        for job in [first, *jobs]:
+            job.wait(PATIENCE)
+        assert engine.position(first) is None
+    assert [event[4:] for event in replica.events if event.startswith("run")] == ["first", "b", "e", "a", "c", "d"]
+
+
+def test_jobs_whose_workers_died_twice_go_last(tiny: Path, output: str) -> None:
+    replica = FakeReplica(held=True)
+    with engine_with(tiny, replica) as engine:
+        engine.submit(small(engine, "first"), output)
+        assert replica.in_the_middle.wait(PATIENCE)
+        suspect = engine.submit(small(engine, "suspect"), output, priority=9, state=JobState(deaths=2))
+        once = engine.submit(small(engine, "once"), output, state=JobState(deaths=1))
+        other = engine.submit(small(engine, "other"), output)
+        assert [engine.position(job) for job in (suspect, once, other)] == [3, 1, 2]
+
+
+@pytest.mark.parametrize("queue_size", [0, 1, 3])
+def test_a_full_queue_takes_what_runs_and_its_size_whatever_comes_at_once(
+    tiny: Path, output: str, queue_size: int
+) -> None:
+    replica = FakeReplica(held=True)
+    accepted: list[Job] = []
+    refused: list[QueueFull] = []
+    with engine_with(tiny, replica, queue_size=queue_size) as engine:
+        request = small(engine)
+
+        def submit() -> None:
+            try:
+                accepted.append(engine.submit(request, output))
+            except QueueFull as error:
+                refused.append(error)
+
+        threads = [threading.Thread(target=submit) for _ in range(40)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(accepted), len(refused)) == (queue_size + 1, 40 - queue_size - 1)
+        assert all(error.retry_seconds >= 1 for error in refused)
+        wait_until(replica.in_the_middle.is_set)
+        engine.cancel(accepted[-1])  # whether it runs or waits, there is a place now
+        with pytest.raises(Cancelled):
+            accepted[-1].wait(PATIENCE)
+        engine.submit(request, output)
+
+
+def test_what_the_acceptance_raises_is_raised_and_frees_the_place(tiny: Path, output: str) -> None:
+    replica = FakeReplica(held=True)
+    with engine_with(tiny, replica, queue_size=1) as engine:
+        engine.submit(small(engine, "runs"), output)
+        assert replica.in_the_middle.wait(PATIENCE)
+
+        def refuse(job: Job) -> None:
+            raise OSError("no room on the disk")
+
+        for _ in range(3):
+            with pytest.raises(OSError, match="no room"):
+                engine.submit(small(engine, "never"), output, accept=refuse)
+        engine.submit(small(engine, "waits"), output)
+        with pytest.raises(QueueFull):
+            engine.submit(small(engine), output, accept=refuse)
+
+
+def test_a_deadline_ends_jobs_that_wait_and_jobs_that_run(tiny: Path, output: str) -> None:
+    replica = FakeReplica(held=True)
+    with engine_with(tiny, replica) as engine:
+        running = engine.submit(small(engine, "runs"), output)
+        assert replica.in_the_middle.wait(PATIENCE)
+        waiting = engine.submit(small(engine, "late"), output, deadline_at=running.created_at)
+        with pytest.raises(DeadlineExceeded):
+            waiting.wait(PATIENCE)
+        running.deadline_at = running.created_at
+        with pytest.raises(DeadlineExceeded, match="not made in"):
+            running.wait(PATIENCE)
+    assert "run late" not in replica.events
+
+
+def test_draining_starts_nothing_and_waits_for_what_runs(tiny: Path, output: str) -> None:
+    replica = FakeReplica(held=True)
+    with engine_with(tiny, replica) as engine:
+        running, waiting = (engine.submit(small(engine, prompt), output) for prompt in "ab")
+        assert replica.in_the_middle.wait(PATIENCE)
+        assert not engine.drain(0.05)
+        threading.Timer(0.2, replica.go_on.set).start()
+        assert engine.drain(PATIENCE)
+        assert running.state.status == "completed"
+        assert waiting.state.status == "queued"
+
+
+def test_an_abandoned_job_tells_nobody_of_its_end(tiny: Path, output: str) -> None:
+    told: list[str] = []
+    replica = FakeReplica(held=True)
+    engine = engine_with(tiny, replica)
+    jobs = [engine.submit(small(engine, p), output, lambda job: told.append(job.state.status)) for p in "ab"]
+    assert replica.in_the_middle.wait(PATIENCE)
+    before = list(told)
+    engine.close(abandon=True)
+    assert told == before
+    assert "completed" not in told
+    assert "failed" not in told
+    assert all(job.state.is_over for job in jobs)
+
+
+def test_an_eta_comes_from_what_was_measured(tiny: Path, output: str) -> None:
+    replica = FakeReplica()
+    with engine_with(tiny, replica) as engine:
+        job = engine.submit(small(engine), output)
+        assert engine.eta_seconds(job) is None
+        job.wait(PATIENCE)
+        assert engine.eta_seconds(job) is None
+        replica.go_on.clear()
+        replica.in_the_middle.clear()
+        running, waiting = (engine.submit(small(engine, prompt, num_inference_steps=4), output) for prompt in "ab")
+        assert replica.in_the_middle.wait(PATIENCE)
+        # Two of four steps of half a second are done, and a report has told 0.5 s a step and 0 s for all else.
+        assert engine.eta_seconds(running) == pytest.approx(1.0)
+        assert engine.eta_seconds(waiting) == pytest.approx(3.0)
+        replica.go_on.set()

@@ -1,0 +1,177 @@
+"""What an engine does about workers that die: which jobs are repeated, how often, and how workers come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ringlight import Engine, EngineConfig
+from ringlight.core import messages
+from ringlight.core.errors import InvalidCheckpoint, OutOfMemory, RinglightError, WorkerError
+from ringlight.engine.jobs import RECOVERING, Job, Keep
+from ringlight.engine.replica import Lost, Receive
+from tests.engine.processes import wait_until
+from tests.engine.replicas import FakeReplica
+from tests.engine.requests import small
+
+PATIENCE = 10.0
+
+
+class Mortal(FakeReplica):
+    """Its workers die under jobs that `kill` names, and are to be started again."""
+
+    def __init__(self, kill: Callable[[messages.RunJob], RinglightError | None]) -> None:
+        super().__init__()
+        self._kill = kill
+
+    def run(self, job: messages.RunJob, receive: Receive, lost: Lost) -> None:
+        error = self._kill(job)
+        if error is None:
+            return super().run(job, receive, lost)
+        self.events.append(f"die {job.request.prompt}")
+        self.ready = False
+        receive(messages.StageStarted(job_id=job.job_id, stage="Denoising"))
+        receive(messages.StepFinished(job_id=job.job_id, step=3, num_steps=4, seconds=0.1))
+        receive(messages.StateSaved(job_id=job.job_id, step=2))
+        return lost(error)
+
+
+def dying(times: int, error: RinglightError | None = None) -> Callable[[messages.RunJob], RinglightError | None]:
+    """Workers die under the first so many runs of the prompt "poison"."""
+    left = [times]
+
+    def kill(job: messages.RunJob) -> RinglightError | None:
+        if job.request.prompt != "poison" or not left[0]:
+            return None
+        left[0] -= 1
+        return error or WorkerError("the worker process died (signal 9)")
+
+    return kill
+
+
+def supervised(tiny: Path, *replicas: FakeReplica) -> Engine:
+    (replica,) = replicas
+    return Engine(EngineConfig(model_path=str(tiny)), None, replica, supervised=True)
+
+
+def keep(folder: Path, **changes: int) -> Keep:
+    return Keep(state_file=str(folder / "state.safetensors"), **changes)
+
+
+def test_a_job_is_repeated_where_its_state_is_saved(tiny: Path, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    replica = Mortal(dying(1))
+    with supervised(tiny, replica) as engine:
+        job = engine.submit(
+            small(engine, "poison"),
+            str(tmp_path / "a.mp4"),
+            lambda job: seen.append((job.state.stage, job.state.step, job.state.progress)),
+            keep=keep(tmp_path),
+        )
+        job.wait(PATIENCE)
+        assert job.state.deaths == 1
+    assert (RECOVERING, 2, 67) in seen  # it goes on after the second step, and says no less than it did
+    assert [progress for *_, progress in seen] == sorted(progress for *_, progress in seen)
+    assert replica.events == ["start", "die poison", "start", "run poison", "close"]
+
+
+def test_a_job_without_a_place_to_keep_its_state_fails(tiny: Path, tmp_path: Path) -> None:
+    with supervised(tiny, Mortal(dying(1))) as engine, pytest.raises(WorkerError, match="signal 9"):
+        engine.submit(small(engine, "poison"), str(tmp_path / "a.mp4")).wait(PATIENCE)
+
+
+def test_a_job_that_kills_its_workers_lets_the_others_pass_and_fails_in_the_end(tiny: Path, tmp_path: Path) -> None:
+    replica = Mortal(dying(99))
+    output = str(tmp_path / "a.mp4")
+    with supervised(tiny, replica) as engine:
+        replica.ready = False
+        poison = engine.submit(small(engine, "poison"), output, keep=keep(tmp_path))
+        others = [engine.submit(small(engine, name), output, keep=keep(tmp_path)) for name in "abc"]
+        for other in others:
+            other.wait(PATIENCE)
+        with pytest.raises(WorkerError, match="repeated 2 times; the worker process died"):
+            poison.wait(PATIENCE)
+    ran = [event for event in replica.events if event.startswith(("run", "die"))]
+    assert ran == ["die poison", "die poison", "run a", "run b", "run c", "die poison"]
+
+
+@pytest.mark.parametrize(("max_repeats", "runs"), [(0, 1), (1, 2), (2, 3)])
+def test_the_number_of_repeats_is_bounded(tiny: Path, tmp_path: Path, max_repeats: int, runs: int) -> None:
+    replica = Mortal(dying(99))
+    with supervised(tiny, replica) as engine, pytest.raises(WorkerError):
+        engine.submit(
+            small(engine, "poison"), str(tmp_path / "a.mp4"), keep=keep(tmp_path, max_repeats=max_repeats)
+        ).wait(PATIENCE)
+    assert replica.events.count("die poison") == runs
+
+
+def test_what_a_repeat_would_not_mend_is_not_repeated(tiny: Path, tmp_path: Path) -> None:
+    """One rank that is out of memory ends its group, and would again."""
+    replica = Mortal(dying(1, OutOfMemory("rank 1: out of memory")))
+    with supervised(tiny, replica) as engine, pytest.raises(OutOfMemory):
+        engine.submit(small(engine, "poison"), str(tmp_path / "a.mp4"), keep=keep(tmp_path)).wait(PATIENCE)
+    assert replica.events.count("die poison") == 1
+
+
+def test_a_job_cancelled_while_its_workers_die_is_cancelled(tiny: Path, tmp_path: Path) -> None:
+    engine_: list[Engine] = []
+    job_: list[Job] = []
+
+    def kill(job: messages.RunJob) -> RinglightError:
+        wait_until(lambda: job_)
+        engine_[0].cancel(job_[0])
+        return WorkerError("the worker process died (signal 9)")
+
+    with supervised(tiny, Mortal(kill)) as engine:
+        engine_.append(engine)
+        job_.append(engine.submit(small(engine), str(tmp_path / "a.mp4"), keep=keep(tmp_path)))
+        with pytest.raises(RinglightError, match="cancelled"):
+            job_[0].wait(PATIENCE)
+
+
+def test_idle_workers_that_are_lost_come_back_without_a_job(tiny: Path) -> None:
+    replica = FakeReplica()
+    with supervised(tiny, replica) as engine:
+        engine.start()
+        replica.ready = False
+        wait_until(lambda: replica.events.count("start") == 2)
+        (state,) = engine.replicas
+        assert (state.name, state.restarts) == ("replica-0", 1)
+
+
+class StartsAtLast(FakeReplica):
+    """Fails to start a few times."""
+
+    def __init__(self, failures: int, error: RinglightError) -> None:
+        super().__init__()
+        self._failures = failures
+        self._error = error
+
+    def start(self) -> messages.WorkerReady:
+        if self.events.count("fail") < self._failures:
+            self.events.append("fail")
+            raise self._error
+        return super().start()
+
+
+def test_jobs_wait_until_workers_can_be_started(tiny: Path, tmp_path: Path) -> None:
+    replica = StartsAtLast(2, WorkerError("the device is busy"))
+    with supervised(tiny, replica) as engine:
+        job = engine.submit(small(engine), str(tmp_path / "a.mp4"), keep=keep(tmp_path))
+        job.wait(PATIENCE)
+    assert replica.events[:3] == ["fail", "fail", "start"]
+    assert job.state.deaths == 0
+
+
+def test_workers_that_can_never_start_are_not_tried_again_and_harm_no_job(tiny: Path, tmp_path: Path) -> None:
+    replica = StartsAtLast(99, InvalidCheckpoint("weights: missing"))
+    with supervised(tiny, replica) as engine:
+        job = engine.submit(small(engine), str(tmp_path / "a.mp4"), keep=keep(tmp_path))
+        wait_until(lambda: engine.failure is not None)
+        (state,) = engine.replicas
+        assert (state.status, state.problem) == ("failed", "weights: missing")
+        assert job.state.status == "queued"
+        engine.close(abandon=True)
+    assert replica.events.count("fail") == 1
