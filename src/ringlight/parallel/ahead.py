@@ -73,11 +73,15 @@ class Ahead:
         self._departing: list[Transfers] = []
         self._returning: list[tuple[list[Tensor], Transfers]] = []
 
-    def offer(self, part: slice, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
+    def runs(self, part: slice, longest: int) -> list[slice]:
+        return [part]
+
+    def offer(self, run: slice, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
         if not self._heads:
             self._allocate(k_BSHD)
         index, q_SHD, k_SHD, v_SHD = self._num_offered, q_BSHD[0], k_BSHD[0], v_BSHD[0]
-        assert part == self.parts[index], "parts are offered in order"
+        part = self.parts[index]
+        assert run == part, "parts are offered whole and in order"
         self._num_offered += 1
         own = self._mesh.ulysses.rank
         mine = slice(sum(self._heads[:own]), sum(self._heads[: own + 1]))

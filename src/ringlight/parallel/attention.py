@@ -11,7 +11,7 @@ Where the link is slow, `Ahead` (ahead.py) hides it behind what precedes and fol
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -20,21 +20,25 @@ from torch import Tensor
 from ringlight.attention.kernel import AttentionKernel, attend_more
 from ringlight.core.layout import split_sizes
 from ringlight.parallel.ahead import Ahead
-from ringlight.parallel.collectives import Transfers, start_exchange
+from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.shard import SequenceShard
 
 
 class SequenceAttention(Protocol):
     """The attention of one block after another, over the ranks of a sequence.
 
-    For each block: `offer` q, k and v of every part of this rank's tokens, `attend`, then take the `outputs`. Between
-    the offers and `attend`, and between `attend` and the outputs, data travels.
+    For each block: `offer` q, k and v of every run of every part of this rank's tokens, `attend`, then take the
+    `outputs`. Between the offers and `attend`, and between `attend` and the outputs, data travels.
     """
 
     parts: tuple[slice, ...]
 
-    def offer(self, part: slice, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
-        """Take q, k, v of one of `parts`, and send what others need of them. All ranks offer in the same order."""
+    def runs(self, part: slice, longest: int) -> list[slice]:
+        """The runs of tokens in which to offer a part: short ones, for less room, where they are copied anyway."""
+        ...
+
+    def offer(self, run: slice, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
+        """Take q, k, v of the next run, and send what others need of them. All ranks offer parts in the same order."""
         ...
 
     def attend(self) -> None:
@@ -59,7 +63,8 @@ def attend(
     """Attention of this rank's queries to the keys of the whole sequence, BSHD in the dtype of q."""
     attention = sequence_attention(shard, kernel, num_slices)
     for part in attention.parts:
-        attention.offer(part, q_BSHD[:, part], k_BSHD[:, part], v_BSHD[:, part])
+        for run in attention.runs(part, max(1, q_BSHD.shape[1])):
+            attention.offer(run, q_BSHD[:, run], k_BSHD[:, run], v_BSHD[:, run])
     attention.attend()
     return torch.cat([out for _, out in attention.outputs(is_last=True)], dim=1)
 
@@ -69,15 +74,24 @@ class Whole:
 
     def __init__(self, shard: SequenceShard, kernel: AttentionKernel) -> None:
         self.parts: tuple[slice, ...] = (slice(0, shard.stop - shard.start),)
+        self._is_alone = shard.mesh.sequence.size == 1
         self._ulysses = None if shard.mesh.ulysses.size == 1 else Ulysses(shard)
         self._ring = Ring(shard, kernel)
         self._out: Tensor | None = None
 
-    def offer(self, part: slice, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
-        if self._ulysses is None:
-            self._ring.start(q_BSHD, k_BSHD, v_BSHD)
-        else:
-            self._ulysses.start_to_heads(q_BSHD, k_BSHD, v_BSHD)
+    def runs(self, part: slice, longest: int) -> list[slice]:
+        if self._is_alone:
+            return [part]
+        begins = range(part.start, max(part.stop, part.start + 1), longest)
+        return [slice(begin, min(begin + longest, part.stop)) for begin in begins]
+
+    def offer(self, run: slice, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
+        if self._is_alone:
+            return self._ring.start(q_BSHD, k_BSHD, v_BSHD)
+        exchange = self._ulysses or self._ring
+        exchange.put(run, q_BSHD, k_BSHD, v_BSHD)
+        if run.stop == self.parts[0].stop:
+            exchange.depart()
 
     def attend(self) -> None:
         if self._ulysses is None:
@@ -102,19 +116,33 @@ class Ulysses:
         self._axis = shard.mesh.ulysses
         self._tokens = shard.ulysses_sizes
         self._heads: tuple[int, ...] = ()
-        self._qkv_S3hD = torch.empty(0)  # tokens of the group, heads of this rank; used for all blocks
+        # Tokens of the group, heads of this rank; tokens of this rank, heads of each. Used for all blocks.
+        self._qkv_S3hD, self._by_rank_S3hD = torch.empty(0), list[Tensor]()
         self._parts: list[Tensor] = []
         self._transfers: Transfers | None = None
 
-    def start_to_heads(self, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
-        """Send q, k and v of each rank's heads to it, in one message, and receive those of this one's."""
+    def put(self, run: slice, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
+        """Lay q, k and v of a run of own tokens ready, by the ranks that they are for."""
         if not self._heads:
             num_heads, width = q_BSHD.shape[2:]
+            own = self._tokens[self._axis.rank]
             self._heads = split_sizes(num_heads, self._axis.size)
             self._qkv_S3hD = q_BSHD.new_empty(sum(self._tokens), 3, self._heads[self._axis.rank], width)
-        by_rank = zip(*(x[0].split(self._heads, dim=1) for x in (q_BSHD, k_BSHD, v_BSHD)), strict=True)
-        sent = [torch.stack(qkv, dim=1) for qkv in by_rank]
-        self._transfers = start_exchange(sent, self._qkv_S3hD.split(self._tokens), self._axis, "ulysses")
+            self._by_rank_S3hD = [q_BSHD.new_empty(own, 3, heads, width) for heads in self._heads]
+            self._by_rank_S3hD[self._axis.rank] = self._qkv_S3hD.split(self._tokens)[self._axis.rank]
+        for index, whole_BSHD in enumerate((q_BSHD, k_BSHD, v_BSHD)):
+            for kept, heads in zip(self._by_rank_S3hD, whole_BSHD[0].split(self._heads, dim=1), strict=True):
+                kept[run, index] = heads
+
+    def depart(self) -> None:
+        """Send q, k and v of each rank's heads to it, in one message, and receive those of this one's."""
+        self._transfers = self._start(self._by_rank_S3hD, self._qkv_S3hD.split(self._tokens))
+
+    def _start(self, sent: Sequence[Tensor], received: Sequence[Tensor]) -> Transfers:
+        others = [rank for rank in range(self._axis.size) if rank != self._axis.rank]
+        return Transfers(
+            {i: sent[i].contiguous() for i in others}, {i: received[i] for i in others}, self._axis, "ulysses"
+        )
 
     def heads(self) -> tuple[Tensor, ...]:
         """q, k and v of the group's tokens and this rank's heads, BSHD."""
@@ -125,7 +153,9 @@ class Ulysses:
         """Send outputs of each rank's tokens to it, and receive those of this one's."""
         own, width = self._tokens[self._axis.rank], out_BSHD.shape[3]
         self._parts = [out_BSHD.new_empty(1, own, heads, width) for heads in self._heads]
-        self._transfers = start_exchange(out_BSHD.split(self._tokens, dim=1), self._parts, self._axis, "ulysses")
+        going = list(out_BSHD.split(self._tokens, dim=1))
+        self._transfers = self._start(going, self._parts)
+        self._parts[self._axis.rank] = going[self._axis.rank]
 
     def tokens(self) -> Tensor:
         """Outputs of all heads of own tokens, BSHD."""
@@ -147,18 +177,35 @@ class Ring:
         self._sizes = shard.ring_sizes
         self._kernel = kernel
         self._buffers: list[Tensor] = []
+        self._own: tuple[Tensor, Tensor] | None = None
         self._queries: Tensor | None = None
         self._held: list[Tensor] = []
         self._coming: tuple[Tensor, Transfers] | None = None
 
+    def put(self, run: slice, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
+        """Lay q, k and v of a run of own tokens ready, in buffers that are used for all blocks."""
+        if self._own is None:
+            batch, _, heads, width = q_BSHD.shape
+            shape = (batch, self._sizes[self._axis.rank], heads, width)
+            self._own = q_BSHD.new_empty(shape), k_BSHD.new_empty(2, *shape)
+        own_q_BSHD, own_2BSHD = self._own
+        own_q_BSHD[:, run], own_2BSHD[0, :, run], own_2BSHD[1, :, run] = q_BSHD, k_BSHD, v_BSHD
+
+    def depart(self) -> None:
+        """All own tokens lie ready: send k and v on their way."""
+        assert self._own is not None, "tokens are put before they depart"
+        self._begin(*self._own)
+
     def start(self, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
-        """Hold q, k, v, and send k and v on their way."""
-        self._queries = q_BSHD
-        self._held = [k_BSHD, v_BSHD]
+        """Hold q, k, v of all own tokens, and send k and v on their way."""
         if self._axis.size > 1:
-            held_2BSHD = torch.stack(self._held)
-            self._held = list(held_2BSHD.unbind(0))
-            self._coming = self._pass_on(held_2BSHD, hop=0)
+            self._begin(q_BSHD, torch.stack([k_BSHD, v_BSHD]))
+        else:
+            self._queries, self._held = q_BSHD, [k_BSHD, v_BSHD]
+
+    def _begin(self, q_BSHD: Tensor, held_2BSHD: Tensor) -> None:
+        self._queries, self._held = q_BSHD, list(held_2BSHD.unbind(0))
+        self._coming = self._pass_on(held_2BSHD, hop=0)
 
     def attend(self) -> Tensor:
         """Attention to all keys, BSHD in the dtype of q. What was held is given up."""

@@ -93,11 +93,3 @@ def gather_parts(x: Tensor, sizes: Sequence[int], axis: Axis, dim: int = 1, kind
     }
     Transfers(dict.fromkeys(others, mine), others, axis, kind).wait()
     return torch.cat([others.get(i, mine) for i in range(axis.size)], dim=dim)
-
-
-def start_exchange(sent: Sequence[Tensor], received: Sequence[Tensor], axis: Axis, kind: Kind) -> Transfers:
-    """`sent[i]` goes to rank i of the axis, and what rank i sent to this one fills `received[i]`."""
-    others = [i for i in range(axis.size) if i != axis.rank]
-    transfers = Transfers({i: sent[i].contiguous() for i in others}, {i: received[i] for i in others}, axis, kind)
-    received[axis.rank].copy_(sent[axis.rank])
-    return transfers

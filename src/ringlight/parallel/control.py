@@ -40,6 +40,8 @@ class Control:
         if self.size == 1:
             return message
         (length, *_) = self.agree(len(message))
+        if not length:
+            return b""
         content = torch.empty(length, dtype=torch.uint8)
         if self.rank == 0:
             content.copy_(torch.frombuffer(bytearray(message), dtype=torch.uint8))

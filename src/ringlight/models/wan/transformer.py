@@ -33,6 +33,7 @@ from ringlight.parallel.slices import seconds_of
 from ringlight.parallel.turns import in_turns
 
 SLICE_TOKENS = 4096
+OFFERED_TOKENS = {"cpu": 512, "cuda": 4096}  # at a time, where q, k and v are copied to be sent
 PROBE_TOKENS = {"cpu": 128, "cuda": 2048}
 
 
@@ -258,7 +259,8 @@ class WanTransformer(nn.Module):
 
         def offer(block: TransformerBlock, part: slice) -> None:
             modulation = time_rows.plus(block.scale_shift_table)
-            attention.offer(part, *block.qkv(x[:, part], shard.start + part.start, modulation, frequencies[part]))
+            for run in attention.runs(part, OFFERED_TOKENS[x.device.type]):
+                attention.offer(run, *block.qkv(x[:, run], shard.start + run.start, modulation, frequencies[run]))
 
         blocks = list(self._blocks())
         for part in attention.parts:
