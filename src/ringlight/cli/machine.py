@@ -45,6 +45,9 @@ Tf32 = Annotated[bool, typer.Option(help="TensorFloat-32 in float32 convolutions
 DecodeChunk = Annotated[
     int, typer.Option(min=0, help="Latent frames decoded at a time; 0 follows memory.", rich_help_panel=MACHINE)
 ]
+WarmUp = Annotated[
+    bool, typer.Option(help="Make the smallest video before saying that all is ready.", rich_help_panel=MACHINE)
+]
 
 NumGpus = Annotated[
     int | None,
@@ -66,6 +69,9 @@ NumSlices = Annotated[
         help="Slices in which keys and values are sent ahead; 1 sends all at once, 0 follows sizes and link.",
         rich_help_panel=LAYOUT,
     ),
+]
+NumReplicas = Annotated[
+    int, typer.Option(min=1, help="Copies of the model, each on ranks of its own; one queue.", rich_help_panel=LAYOUT)
 ]
 NumNodes = Annotated[
     int, typer.Option("--nnodes", help="Machines; run the same command on each.", rich_help_panel=LAYOUT)

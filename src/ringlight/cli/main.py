@@ -12,6 +12,8 @@ from typer.exceptions import TyperException
 from ringlight.cli.demo_checkpoint import demo_checkpoint
 from ringlight.cli.doctor import doctor
 from ringlight.cli.generate import generate
+from ringlight.cli.jobs import jobs
+from ringlight.cli.serve import serve
 from ringlight.core.errors import (
     Cancelled,
     InvalidCheckpoint,
@@ -51,6 +53,8 @@ def ringlight(
 
 
 app.command()(generate)
+app.command()(serve)
+app.add_typer(jobs)
 app.command(name="demo-checkpoint")(demo_checkpoint)
 app.command()(doctor)
 

@@ -65,17 +65,20 @@ class JobProgress:
 
     def __call__(self, job: Job) -> None:
         state = job.state
-        detail = describe(state)
-        self._bar.update(self._task, completed=state.progress, stage=state.stage or state.status, detail=detail)
-        if self._bar.disable and self._is_due(state):
-            self.say(f"{state.progress:3d}%  {state.stage}  {detail}".rstrip())
+        self.show(state.progress, state.stage or state.status, describe(state), state.is_over)
 
-    def _is_due(self, state: JobState) -> bool:
+    def show(self, percent: int, stage: str, detail: str, is_over: bool) -> None:
+        """Show how far a job is, and what it is doing."""
+        self._bar.update(self._task, completed=percent, stage=stage, detail=detail)
+        if self._bar.disable and not is_over and self._is_due(stage):
+            self.say(f"{percent:3d}%  {stage}  {detail}".rstrip())
+
+    def _is_due(self, stage: str) -> bool:
         """Plain lines: each stage as it starts, and one every few seconds within it."""
         now = time.monotonic()
-        if state.is_over or (state.stage == self._last_stage and now - self._last_print < PLAIN_EVERY_SECONDS):
+        if stage == self._last_stage and now - self._last_print < PLAIN_EVERY_SECONDS:
             return False
-        self._last_stage, self._last_print = state.stage, now
+        self._last_stage, self._last_print = stage, now
         return True
 
 

@@ -6,7 +6,7 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -129,6 +129,31 @@ def read_limits() -> RequestLimits:
         return msgspec.convert(given, RequestLimits, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidSetting(f"limits in the environment (RINGLIGHT_MAX_...): {error}") from None
+
+
+def read_environment() -> dict[str, str]:
+    """All of RINGLIGHT_* that is not empty, by what follows in lower case: RINGLIGHT_PORT=1 is {"port": "1"}."""
+    prefix = "RINGLIGHT_"
+    return {
+        name.removeprefix(prefix).lower(): text for name, text in os.environ.items() if name.startswith(prefix) and text
+    }
+
+
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """What a YAML file maps to what; an empty file maps nothing. Raises InvalidSetting."""
+    import yaml  # here, because workers import this module too
+
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise InvalidSetting(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: such as a date that is none
+        raise InvalidSetting(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InvalidSetting(f"{path}: must map names of settings to values, such as `port: 8898`")
+    return content
 
 
 def worker_environment(num_nodes: int = 1) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from ringlight.core.request import RequestLimits
+from ringlight.core.request import RequestDefaults, RequestLimits
 
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -19,13 +19,17 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     `served_model_name` is what responses and /v1/models call the model; empty: the name in the checkpoint.
 
     Jobs: at most `queue_size` wait; a job whose workers die is repeated at most `max_repeats` times, from the state
-    saved at most every `save_seconds`. `job_timeout_seconds` bounds a job from its creation, 0 does not. Videos are kept
-    `retention_seconds` after they end (0: for ever), the oldest less long where all need more than `retention_bytes`
-    (0: no bound). On SIGTERM a running job may go on for `drain_seconds`; what is not over then is resumed later.
+    saved at most every `save_seconds`. `job_timeout_seconds` bounds a job from its creation, 0 does not. Videos are
+    kept `retention_seconds` after they end (0: for ever), the oldest less long where all need more than
+    `retention_bytes` (0: no bound). On SIGTERM a running job may go on for `drain_seconds`; what is not over then is
+    resumed later.
 
     Safety: `api_key_file` has one key a line (`name:key`, `#` starts a comment), `api_keys` are given directly.
     `image_hosts` may be fetched from, and `webhook_hosts` called, on behalf of requests. `webhook_url` is called
     for every job.
+
+    `defaults` is what a request leaves out: the checkpoint's, with what the operator changed of them. None: the
+    checkpoint's as they are.
     """
 
     host: str = "127.0.0.1"
@@ -55,6 +59,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_secret_file: str = ""
     cors_origins: tuple[str, ...] = ()
     limits: RequestLimits = RequestLimits()
+    defaults: RequestDefaults | None = None
 
     log_format: LogFormat = "console"
     log_level: LogLevel = "info"

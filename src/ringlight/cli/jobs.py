@@ -1,0 +1,271 @@
+"""`ringlight jobs`: the videos of a running server, from a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ringlight.cli.generate import handled, interrupt, read_image
+from ringlight.cli.progress import JobProgress
+from ringlight.core.errors import InvalidRequest, InvalidSetting, RinglightError
+from ringlight.core.output import check_folder
+
+if TYPE_CHECKING:
+    from ringlight.client import Client, Video
+
+DEFAULT_URL = "http://127.0.0.1:8898"
+WIDE = 500  # columns, where no terminal says how many there are: another program reads all of each line
+PROMPT_CHARS = 60
+MAX_RETRIES = 2  # a second and a half; whoever sits before a terminal would rather know
+TIMES = ("created_at", "started_at", "completed_at", "expires_at")
+
+jobs = typer.Typer(name="jobs", no_args_is_help=True, help="Videos of a running server: create, list, wait, download.")
+
+
+class Variant(StrEnum):
+    video = "video"
+    thumbnail = "thumbnail"
+    spritesheet = "spritesheet"
+
+
+EXTENSIONS = {Variant.video: "mp4", Variant.thumbnail: "webp", Variant.spritesheet: "jpg"}
+
+Url = Annotated[str, typer.Option(help="Where the server is.", envvar="RINGLIGHT_URL")]
+ApiKey = Annotated[
+    str,
+    typer.Option(help="Key to the server; better in the environment.", envvar="RINGLIGHT_API_KEY", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+VideoId = Annotated[str, typer.Argument(help="Of the video.", show_default=False)]
+VideoIds = Annotated[list[str], typer.Argument(help="Of the videos.", show_default=False)]
+
+
+class Refused(InvalidSetting):
+    """What the server said no to, in its words and with its code: as a mistake of this command's user."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+class Failed(RinglightError):
+    """A video that failed, with the code of its cause."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+@jobs.command()
+def create(
+    prompt: Annotated[str, typer.Option(help="What the video shows.", show_default=False)],
+    image_path: Annotated[Path | None, typer.Option(help="First frame: a picture.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What it should not show.")] = None,
+    size: Annotated[str | None, typer.Option(help="Multiples of 32.", metavar="WxH")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Its length; or give --num-frames.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="4k+1.")] = None,
+    fps: Annotated[int | None, typer.Option(help="Frames a second.")] = None,
+    num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Weight of the prompt.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same video.")] = None,
+    priority: Annotated[int | None, typer.Option(help="-10 to 10; higher ones go first.")] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = "",
+    json_: Json = False,
+) -> None:
+    """Order a video and print its id. What is left out follows from the server's defaults."""
+    with connected(url, api_key) as client:
+        video = client.create(
+            prompt,
+            image=read_image(image_path),
+            negative_prompt=negative_prompt,
+            size=size,
+            seconds=None if seconds is None else f"{seconds:g}",
+            num_frames=num_frames,
+            fps=fps,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            seed=seed,
+            priority=priority,
+        )
+    print(as_json(video) if json_ else video.id)
+
+
+@jobs.command()
+def ls(
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 20,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = "",
+    json_: Json = False,
+) -> None:
+    """List videos, the newest first."""
+    with connected(url, api_key) as client:
+        videos = list(client.list(limit))
+    if json_:
+        print(as_json(videos))
+    else:
+        Console(width=None if sys.stdout.isatty() else WIDE).print(table(videos))
+
+
+@jobs.command()
+def show(
+    video_id: VideoId,
+    report: Annotated[bool, typer.Option("--report", help="Where its time and memory went instead.")] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = "",
+    json_: Json = False,
+) -> None:
+    """Show all that is known of a video."""
+    with connected(url, api_key) as client:
+        if report:
+            run = client.report(video_id)
+            print(run.to_json().decode() if json_ else run.table(), end="" if json_ else "\n")
+        else:
+            video = client.get(video_id)
+            print(as_json(video) if json_ else "\n".join(lines(video)))
+
+
+@jobs.command()
+def wait(
+    video_id: VideoId,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds at most; exit code 4 after them.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = "",
+    json_: Json = False,
+) -> None:
+    """Wait for a video, with progress. Ctrl-C ends the waiting and not the video.
+
+    Exit codes: 0 completed, 4 failed or not over in time, 130 interrupted.
+    """
+    with connected(url, api_key) as client, JobProgress(quiet) as progress:
+
+        def tell(video: Video) -> None:
+            progress.show(video.progress, video.stage or video.status, detail(video), video.is_over)
+
+        try:
+            with handled(interrupt):
+                video = client.wait(video_id, timeout, tell)
+        except KeyboardInterrupt:
+            progress.say(f"the video is still being made: ringlight jobs wait {video_id}, or cancel {video_id}")
+            raise
+        except TimeoutError as error:
+            raise Failed("timeout", str(error)) from None
+    print(as_json(video) if json_ else f"{video.id}  {video.status}")
+    if video.error is not None:
+        raise Failed(video.error.code, video.error.message)
+
+
+@jobs.command()
+def cancel(video_ids: VideoIds, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:
+    """Stop videos; those that are over stay as they are."""
+    with connected(url, api_key) as client:
+        for video_id in video_ids:
+            video = client.cancel(video_id)
+            print(f"{video.id}  {video.error.code if video.error else video.status}")
+
+
+@jobs.command()
+def rm(video_ids: VideoIds, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:
+    """Remove videos from the server; those that are not over are stopped."""
+    with connected(url, api_key) as client:
+        for video_id in video_ids:
+            client.delete(video_id)
+            print(f"{video_id}  deleted")
+
+
+@jobs.command()
+def download(
+    video_id: VideoId,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where it goes; left out: its id, in this folder.")
+    ] = None,
+    variant: Annotated[Variant, typer.Option(help="The video, or a picture of it.")] = Variant.video,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite what is there.")] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = "",
+) -> None:
+    """Fetch a completed video into a file and print its path."""
+    path = output or Path(f"{video_id}.{EXTENSIONS[variant]}")
+    check_folder(path, "output")
+    if path.exists() and not force:
+        raise InvalidRequest.of("output", f"{path} is there already; use --force to overwrite it")
+    with connected(url, api_key) as client:
+        try:
+            client.download(video_id, path, variant.value)
+        except OSError as error:
+            raise InvalidRequest.of("output", f"{path}: {error.strerror}") from None
+    print(path)
+
+
+@contextmanager
+def connected(url: str, api_key: str) -> Iterator[Client]:
+    """A client. What the server refuses becomes a mistake of the user's, what it fails at stays its own."""
+    from ringlight.client import ApiError, Client  # here, because it takes long and only these commands need it
+
+    with Client(url, api_key or None, max_retries=MAX_RETRIES) as client:
+        try:
+            yield client
+        except ApiError as error:
+            if error.status >= 500:
+                raise
+            param = f"{error.param}: " if error.param and not str(error).startswith(error.param) else ""
+            raise Refused(error.code, f"{param}{error}") from None
+
+
+def table(videos: list[Video]) -> Table:
+    """A line for each video."""
+    found = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("id", "status", "%", "size", "frames", "steps", "prompt"):
+        found.add_column(name, no_wrap=True, justify="right" if name in ("%", "frames", "steps") else "left")
+    for video in videos:
+        status = video.error.code if video.error else video.status
+        numbers = (video.num_frames, video.num_inference_steps)
+        prompt = " ".join((video.prompt or "").split())
+        shown = prompt if len(prompt) <= PROMPT_CHARS else f"{prompt[: PROMPT_CHARS - 3]}..."
+        row = [video.id, status, str(video.progress), video.size or "", *("" if n is None else str(n) for n in numbers)]
+        found.add_row(*row, Text(shown))
+    return found
+
+
+def lines(video: Video) -> Iterator[str]:
+    """Each field that has a value."""
+    for name, value in msgspec.to_builtins(video).items():
+        if value is None:
+            continue
+        if name in TIMES:
+            value = datetime.fromtimestamp(value).astimezone().isoformat(" ", "seconds")
+        elif name == "error":
+            value = f"{value['code']}: {value['message']}"
+        elif name == "stages":
+            value = ", ".join(f"{stage['name']} {stage['seconds']:.2f} s" for stage in value)
+        elif name == "memory":
+            continue  # a table of its own: --report
+        yield f"{name:<22} {value}"
+
+
+def detail(video: Video) -> str:
+    """Step, place in the queue and ETA, as far as they are known."""
+    parts = []
+    if video.status == "queued" and video.queue_position:
+        parts.append(f"place {video.queue_position} in the queue")
+    if video.step and video.num_inference_steps:
+        parts.append(f"step {video.step}/{video.num_inference_steps}")
+    if video.eta_seconds is not None:
+        parts.append(f"{video.eta_seconds:.0f} s left")
+    return ", ".join(parts)
+
+
+def as_json(value: Video | list[Video]) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()

@@ -1,0 +1,8 @@
+"""A client of a Ringlight server, for Python. Other clients of OpenAI's Videos API work too."""
+
+from ringlight.client.client import Client
+from ringlight.client.errors import ApiError, Unreachable
+from ringlight.client.events import Event
+from ringlight.client.video import Preview, Progress, Video
+
+__all__ = ["ApiError", "Client", "Event", "Preview", "Progress", "Unreachable", "Video"]

@@ -1,0 +1,204 @@
+"""Client: videos of a Ringlight server, from Python."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
+
+import msgspec
+
+from ringlight.client.errors import ApiError, Unreachable
+from ringlight.client.events import Event, read_events
+from ringlight.client.transport import Transport
+from ringlight.client.video import ModelPage, Video, VideoPage
+from ringlight.core.output import part_path
+from ringlight.core.report import RunReport
+
+URL = "http://127.0.0.1:8898"
+PAGE_SIZE = 100
+POLL_SECONDS = 1.0  # where the server does not say when to ask again
+PATIENCE_SECONDS = 60.0  # how long `wait` outlives a server that is being restarted
+POLL_HEADER = "openai-poll-after-ms"
+
+Variant = Literal["video", "thumbnail", "spritesheet"]
+Kind = TypeVar("Kind")
+
+
+class Client:
+    """One server. Use it as a context manager, from one thread or several.
+
+    All methods raise ApiError for what the server refuses and Unreachable where it does not answer. A lost connection
+    and an answer that says "later" are tried at most `max_retries` times more; no video is made twice by that.
+    """
+
+    def __init__(
+        self, url: str = URL, api_key: str | None = None, timeout_seconds: float = 30.0, max_retries: int = 3
+    ) -> None:
+        self._transport = Transport(url, api_key, timeout_seconds, max_retries)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def create(self, prompt: str, image: bytes | Path | None = None, **fields: Any) -> Video:
+        """Order a video. `image` is its first frame; `fields` are the API's (num_frames, size, seed ...).
+
+        It is acknowledged and will be made when this returns, whatever happens to the server then.
+        """
+        given = {"prompt": prompt} | {name: value for name, value in fields.items() if value is not None}
+        if image is None:
+            return self._post("/v1/videos", json=given)
+        content = image.read_bytes() if isinstance(image, Path) else image
+        form = {name: _as_form(value) for name, value in given.items()}
+        return self._post("/v1/videos", data=form, files={"input_reference": ("image", content)})
+
+    def get(self, video_id: str) -> Video:
+        return _decode(self._transport.send("GET", _path(video_id)).content, Video)
+
+    def list(self, limit: int | None = None, order: Literal["asc", "desc"] = "desc") -> Iterator[Video]:
+        """All videos, or the first `limit`; newest first unless `order` says asc. Pages are fetched as needed."""
+        after: str | None = None
+        left = limit
+        while left is None or left > 0:
+            query = {"limit": PAGE_SIZE if left is None else min(left, PAGE_SIZE), "order": order, "after": after}
+            params = {name: value for name, value in query.items() if value is not None}
+            page = _decode(self._transport.send("GET", "/v1/videos", params=params).content, VideoPage)
+            yield from page.data
+            if not page.has_more or not page.data:
+                return
+            after = page.data[-1].id
+            left = None if left is None else left - len(page.data)
+
+    def wait(
+        self,
+        video_id: str,
+        timeout_seconds: float | None = None,
+        on_change: Callable[[Video], None] | None = None,
+    ) -> Video:
+        """The video once it is over, completed or failed. Raises TimeoutError; the video goes on.
+
+        `on_change` is called with every state that differs from the one seen before. A server that is being restarted
+        is waited for.
+        """
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        heard = time.monotonic()
+        before: Video | None = None
+        while True:
+            try:
+                response = self._transport.send("GET", _path(video_id))
+            except (ApiError, Unreachable) as error:
+                if not error.is_passing or time.monotonic() - heard > PATIENCE_SECONDS:
+                    raise
+                pause_seconds = POLL_SECONDS
+            else:
+                heard = time.monotonic()
+                video = _decode(response.content, Video)
+                if on_change is not None and video != before:
+                    on_change(video)
+                before = video
+                if video.is_over:
+                    return video
+                pause_seconds = _poll_seconds(response.headers.get(POLL_HEADER))
+            left_seconds = math.inf if deadline is None else deadline - time.monotonic()
+            if left_seconds <= 0:
+                raise TimeoutError(f"{video_id} is not over after {timeout_seconds:g} s")
+            time.sleep(min(pause_seconds, left_seconds))
+
+    def events(self, video_id: str) -> Iterator[Event]:
+        """What happens to a video, as it happens, up to the Video that is over.
+
+        Ends earlier where the video is deleted or the server ends; a lost connection is Unreachable.
+        """
+        with self._transport.stream(_path(video_id, "events")) as body:
+            yield from read_events(body)
+
+    def cancel(self, video_id: str) -> Video:
+        """Stop a video; one that is over stays as it is."""
+        return _decode(self._transport.send("POST", _path(video_id, "cancel")).content, Video)
+
+    def delete(self, video_id: str) -> None:
+        """Remove a video and all that belongs to it; one that is not over is stopped."""
+        self._transport.send("DELETE", _path(video_id))
+
+    def remix(self, video_id: str, prompt: str) -> Video:
+        """The same settings and seed with another prompt."""
+        return self._post(_path(video_id, "remix"), json={"prompt": prompt})
+
+    def extend(self, video_id: str, prompt: str, seconds: float | None = None, **fields: Any) -> Video:
+        """A video that goes on from the last frame of a completed one, both joined."""
+        given = {"prompt": prompt, "video": {"id": video_id}, "seconds": None if seconds is None else f"{seconds:g}"}
+        return self._post("/v1/videos/extensions", json={k: v for k, v in (given | fields).items() if v is not None})
+
+    def download(self, video_id: str, path: Path, variant: Variant = "video") -> None:
+        """Write the video, or a picture of it, to `path`. What is there in the end is whole. Raises OSError."""
+        part = part_path(path, uuid4().hex)
+
+        def once() -> None:
+            content = self._transport.stream(_path(video_id, "content"), params={"variant": variant})
+            with content as body, part.open("wb") as file:
+                file.writelines(body)
+
+        try:
+            self._transport.persist(once)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def report(self, video_id: str) -> RunReport:
+        """Where time and memory of a completed video went."""
+        return _decode(self._transport.send("GET", _path(video_id, "report")).content, RunReport)
+
+    def models(self) -> tuple[str, ...]:
+        """The names of the models that the server has."""
+        return tuple(model.id for model in _decode(self._transport.send("GET", "/v1/models").content, ModelPage).data)
+
+    def is_ready(self) -> bool:
+        """Whether the server takes videos and has workers that make them; False also where it does not answer."""
+        try:
+            self._transport.once("GET", "/readyz")
+        except ApiError as error:
+            if error.status != 503:
+                raise
+            return False
+        except Unreachable:
+            return False
+        return True
+
+    def _post(self, path: str, **body: Any) -> Video:
+        """Create a video, once however often it is sent."""
+        headers = {"idempotency-key": uuid4().hex}
+        return _decode(self._transport.send("POST", path, headers=headers, **body).content, Video)
+
+
+def _path(video_id: str, *rest: str) -> str:
+    return "/".join(("/v1/videos", quote(video_id, safe=""), *rest))
+
+
+def _decode(content: bytes, kind: type[Kind]) -> Kind:
+    """Raises ApiError for an answer that is something else, as from another server."""
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.DecodeError as error:
+        raise ApiError(200, "unexpected_answer", f"not the answer of a Ringlight server: {error}") from None
+
+
+def _as_form(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _poll_seconds(milliseconds: str | None) -> float:
+    return int(milliseconds) / 1000 if milliseconds is not None and milliseconds.isdecimal() else POLL_SECONDS

@@ -1,0 +1,84 @@
+"""What a server refused, and a server that does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from ringlight.core.errors import RinglightError
+
+PASSING = (429, 503)
+
+
+class Said(msgspec.Struct, frozen=True):
+    """The server's own words about an error."""
+
+    message: str
+    code: str | None = None
+    param: str | None = None
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """The body of an answer that is an error."""
+
+    error: Said
+
+
+class ApiError(RinglightError):
+    """The server answered with an error. `param` names the field that is wrong, `request_id` the line in its log.
+
+    `is_passing`: the same request may be accepted later; in `retry_seconds`, where the server says when.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        param: str | None = None,
+        request_id: str | None = None,
+        is_passing: bool = False,
+        retry_seconds: float | None = None,
+    ) -> None:
+        self.status = status
+        self.code = code
+        self.param = param
+        self.request_id = request_id
+        self.is_passing = is_passing
+        self.retry_seconds = retry_seconds
+        super().__init__(message)
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+    @classmethod
+    def of(cls, status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
+        """From an answer. One that is not in the server's envelope comes from something in between, such as a proxy."""
+        try:
+            said = msgspec.json.decode(body, type=Envelope).error
+        except msgspec.DecodeError:
+            said = Said(f"HTTP status {status}: {body.decode(errors='replace').strip()[:200]}")
+        return cls(
+            status,
+            said.code or f"http_{status}",
+            said.message,
+            said.param,
+            headers.get("x-request-id"),
+            is_passing=status in PASSING and headers.get("x-should-retry") != "false",
+            retry_seconds=_seconds(headers.get("retry-after")),
+        )
+
+
+class Unreachable(RinglightError):
+    """No answer: the server is not there, or the connection was lost each time."""
+
+    code = "unreachable"
+    is_passing = True
+    retry_seconds: float | None = None
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """What a Retry-After header asks for; None where it is not a plain number of seconds."""
+    return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None

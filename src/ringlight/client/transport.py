@@ -1,0 +1,90 @@
+"""Sending requests: once more where that can help, and errors as exceptions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import httpx
+
+from ringlight.client.errors import ApiError, Unreachable
+from ringlight.core.errors import InvalidSetting
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 30.0
+
+Result = TypeVar("Result")
+
+
+class Transport:
+    """One server, and the key to it. What fails in passing is tried at most `max_retries` times more.
+
+    That is a lost connection, and an answer that says "later". Whoever creates something sends an idempotency key.
+    """
+
+    def __init__(self, url: str, api_key: str | None, timeout_seconds: float, max_retries: int) -> None:
+        """Raises InvalidSetting for what is no URL, or a key that no header can carry."""
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise InvalidSetting(f"url {url!r}: {error}") from None
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise InvalidSetting(f"url {url!r} is not one such as http://127.0.0.1:8898")
+        if api_key and not api_key.isascii():
+            raise InvalidSetting("the API key holds characters that are not ASCII")
+        headers = {"user-agent": f"ringlight/{version('ringlight')}"}
+        if api_key:
+            headers["authorization"] = f"Bearer {api_key}"
+        self.url = url.rstrip("/")
+        self._max_retries = max_retries
+        self._http = httpx.Client(headers=headers, timeout=timeout_seconds)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def send(self, method: str, path: str, **parts: Any) -> httpx.Response:
+        """The answer to a request, read. Raises ApiError and Unreachable."""
+        return self.persist(lambda: self.once(method, path, **parts))
+
+    @contextmanager
+    def stream(self, path: str, **parts: Any) -> Iterator[Iterator[bytes]]:
+        """The body of an answer as it comes. Raises ApiError and Unreachable, and once it has begun does not retry."""
+        response = self.persist(lambda: self.once("GET", path, stream=True, **parts))
+        with closing(response):
+            yield self._read(response)
+
+    def persist(self, call: Callable[[], Result]) -> Result:
+        """What a call returns, once it does; its last error where it does not."""
+        attempt = 0
+        while True:
+            try:
+                return call()
+            except (ApiError, Unreachable) as error:
+                if attempt == self._max_retries or not error.is_passing:
+                    raise
+                pause_seconds = FIRST_PAUSE_SECONDS * 2**attempt if error.retry_seconds is None else error.retry_seconds
+            time.sleep(min(pause_seconds, LONGEST_PAUSE_SECONDS))
+            attempt += 1
+
+    def once(self, method: str, path: str, stream: bool = False, **parts: Any) -> httpx.Response:
+        """As `send`, but not again where it fails; with `stream` the body of the answer is yet to be read."""
+        try:
+            response = self._http.send(self._http.build_request(method, self.url + path, **parts), stream=stream)
+            if not response.is_success:
+                with closing(response):
+                    raise ApiError.of(response.status_code, response.headers, response.read())
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+        return response
+
+    def _read(self, response: httpx.Response) -> Iterator[bytes]:
+        try:
+            yield from response.iter_bytes()
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, error: httpx.TransportError) -> Unreachable:
+        return Unreachable(f"{self.url}: {error or type(error).__name__}")

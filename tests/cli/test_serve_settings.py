@@ -1,0 +1,348 @@
+"""Flags, environment and file: which one wins, what is refused, and what a dry run says."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import typer.main
+
+from ringlight.cli.main import app
+from ringlight.core.errors import InvalidSetting
+from ringlight.core.request import RequestLimits
+from ringlight.core.settings import ServeSettings
+from tests.cli.commands import RINGLIGHT, TIMEOUT_SECONDS, ringlight
+from tests.core.checkpoints import copy_json
+
+KEY = "alice:0123456789abcdef"
+PAGE = (
+    "--model-type diffusion --model-path DIR "
+    "--num-gpus {0} --sp-degree {0} --ulysses-degree 1 --ring-degree {0} --port 8898"
+)
+
+
+class Listed(NamedTuple):
+    """What a dry run printed: settings as (value, source), and the lines at the end."""
+
+    settings: dict[str, tuple[str, str]]
+    end: dict[str, str]
+    text: str
+
+
+Dry = Callable[..., Listed]
+
+
+@pytest.fixture
+def checkpoint(tiny: Path, tmp_path: Path) -> Path:
+    """There is not a weight to be read."""
+    return copy_json(tiny, tmp_path / "checkpoint")
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("RINGLIGHT_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def dry(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Dry:
+    """Runs `ringlight serve --dry-run` with more flags."""
+
+    def run(*flags: object, model_path: object = checkpoint) -> Listed:
+        path = [] if model_path is None else ["--model-path", model_path]
+        arguments = ["serve", *path, "--data-dir", tmp_path / "kept", *flags, "--dry-run"]
+        assert not app([str(each) for each in arguments], standalone_mode=False)
+        text = capsys.readouterr().out
+        settings = {}
+        for line in text.splitlines():
+            if line.startswith("  "):
+                name, rest = line.split(maxsplit=1)
+                value, _, source = rest.rstrip().rpartition("  ")
+                settings[name] = (value.strip(), source)
+        end = dict(line.split(maxsplit=1) for line in text.rpartition("\n\n")[2].splitlines())
+        assert not (tmp_path / "kept").exists()
+        return Listed(settings, end, text)
+
+    return run
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_pages_command_word_for_word(checkpoint: Path, ranks: int) -> None:
+    command = PAGE.format(ranks).replace("DIR", str(checkpoint)).split()
+    done = ringlight("serve", *command, "--dry-run", folder=checkpoint.parent)
+    assert (done.code, done.err) == (0, "")
+    name = f"u1r{ranks}"
+    assert f"\nlayout  {name}: " in done.out
+    assert "\nmodel   ringlight-demo-tiny\n" in done.out
+    assert done.out.endswith(f"\nfolder  {checkpoint.parent / 'ringlight-data'}\n")
+    assert not (checkpoint.parent / "ringlight-data").exists()
+
+
+def test_a_flag_wins_over_the_environment_that_over_the_file_that_over_the_default(
+    dry: Dry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write(tmp_path, "port: 1\nqueue-size: 1\nsave_seconds: 1\nmax-repeats: null\n")
+    monkeypatch.setenv("RINGLIGHT_PORT", "2")
+    monkeypatch.setenv("RINGLIGHT_QUEUE_SIZE", "2")
+    monkeypatch.setenv("RINGLIGHT_DRAIN_TIMEOUT", "2")
+    monkeypatch.setenv("RINGLIGHT_LOG_LEVEL", "")  # as if it were not set
+    found = dry("--config", config, "--port", 3).settings
+    assert found["port"] == ("3", "flag")
+    assert found["queue-size"] == ("2", "RINGLIGHT_QUEUE_SIZE")
+    assert found["drain-timeout"] == ("2", "RINGLIGHT_DRAIN_TIMEOUT")
+    assert found["save-seconds"] == ("1", str(config))
+    assert found["max-repeats"] == ("2", "default")
+    assert found["log-level"] == ("info", "default")
+
+
+def test_the_file_and_the_model_from_the_environment(
+    dry: Dry, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write(tmp_path, "num-gpus: 2\ncfg-degree: 2\n")
+    monkeypatch.setenv("RINGLIGHT_CONFIG", str(config))
+    monkeypatch.setenv("RINGLIGHT_MODEL_PATH", str(checkpoint))
+    found = dry(model_path=None)
+    assert found.settings["model-path"] == (str(checkpoint), "RINGLIGHT_MODEL_PATH")
+    assert found.end["layout"] == "c2u1r1: as asked, nothing was left to choose"
+
+
+def test_every_kind_of_value(dry: Dry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write(
+        tmp_path,
+        "tf32: false\nno-auth: true\nwatchdog-timeout: 5\ndevice: cpu\nlog-format: json\nimage-host: [a.com, b.com]\n",
+    )
+    found = dry("--config", config).settings
+    names = ("tf32", "no-auth", "watchdog-timeout", "device", "log-format", "image-host")
+    assert [found[name][0] for name in names] == ["no", "yes", "5", "cpu", "json", "a.com, b.com"]
+    for name, text in {"TF32": "true", "NO_AUTH": "0", "DEVICE": "cuda", "IMAGE_HOST": "c.com, d.com,"}.items():
+        monkeypatch.setenv(f"RINGLIGHT_{name}", text)
+    found = dry("--config", config, "--cors-origin", "https://e.com", "--cors-origin", "https://f.com").settings
+    assert [found[name][0] for name in ("tf32", "no-auth", "device")] == ["yes", "no", "cuda"]
+    assert found["image-host"] == ("c.com, d.com", "RINGLIGHT_IMAGE_HOST")
+    assert found["cors-origin"] == ("https://e.com, https://f.com", "flag")
+
+
+def test_limits_and_defaults_add_up(dry: Dry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write(
+        tmp_path,
+        "limits: {max-frames: 81, max_steps: 20}\ndefaults: {width: 64, height: 64, seed: 7, flow_shift: 3}\n",
+    )
+    monkeypatch.setenv("RINGLIGHT_MAX_STEPS", "30")
+    monkeypatch.setenv("RINGLIGHT_DEFAULT", "height=96,negative_prompt=dark,num-frames=5")
+    found = dry("--config", config, "--default", "width=128", "--default", "guidance_scale=1").settings
+    assert found["max_frames"] == ("81", str(config))
+    assert found["max_steps"] == ("30", "RINGLIGHT_MAX_STEPS")
+    assert found["max_pixels"] == (str(RequestLimits().max_pixels), "default")
+    assert found["width"] == ("128", "--default")
+    assert found["guidance_scale"] == ("1", "--default")
+    assert found["height"] == ("96", "RINGLIGHT_DEFAULT")
+    assert found["num_frames"] == ("5", "RINGLIGHT_DEFAULT")
+    assert found["flow_shift"] == ("3", str(config))
+    assert found["num_inference_steps"] == ("8", "ringlight.json")
+    assert found["fps"] == ("24", "model card")
+
+
+def test_a_negative_prompt_keeps_its_commas(dry: Dry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RINGLIGHT_DEFAULT", "negative_prompt=dark, blurry,fps=8")
+    found = dry().settings
+    assert (found["negative_prompt"][0], found["fps"][0]) == ("dark, blurry", "8")
+
+
+def test_defaults_decide_the_layout(dry: Dry) -> None:
+    assert dry("--num-gpus", 2).end["layout"].startswith("c2u1r1: guidance needs two branches")
+    assert dry("--num-gpus", 2, "--default", "guidance_scale=1").end["layout"].startswith("u2r1: without guidance")
+
+
+def test_secrets_stay_secret(dry: Dry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RINGLIGHT_API_KEY", f"{KEY},fedcba9876543210")
+    monkeypatch.setenv("RINGLIGHT_STORE_URL", "postgresql+psycopg://ringlight:hush@db:5432/jobs?password=hush")
+    monkeypatch.setenv("RINGLIGHT_WEBHOOK_URL", "https://hooks.example.com/x?token=hush")
+    (tmp_path / "secret").write_text("whsec_" + "A" * 43 + "=")
+    found = dry("--host", "0.0.0.0", "--webhook-secret-file", tmp_path / "secret")
+    assert found.settings["api-key"] == ("alice:***, ***", "RINGLIGHT_API_KEY")
+    assert found.settings["store-url"][0] == "postgresql+psycopg://ringlight:***@db:5432/jobs?***"
+    assert found.settings["webhook-url"][0] == "https://hooks.example.com/x?***"
+    assert "hush" not in found.text and "0123456789abcdef" not in found.text and "fedcba" not in found.text
+
+
+def test_every_setting_has_a_flag(dry: Dry) -> None:
+    """All of them are listed, each by the name of its flag."""
+    renamed = {
+        "job_timeout_seconds": "job-timeout",
+        "drain_seconds": "drain-timeout",
+        "api_keys": "api-key",
+        "image_hosts": "image-host",
+        "webhook_hosts": "webhook-host",
+        "cors_origins": "cors-origin",
+    }
+    fields = set(ServeSettings.__struct_fields__) - {"limits", "defaults"}
+    serve = typer.main.get_group(app).commands["serve"]
+    flags = {option.opts[0].removeprefix("--") for option in serve.params}
+    listed = dry().settings
+    for field in fields:
+        name = renamed.get(field, field.replace("_", "-"))
+        assert name in flags and name in listed
+        assert listed[name][1] == ("flag" if name == "data-dir" else "default")
+    assert flags - set(listed) == {"config", "dry-run", "default"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prot: 8898", ["prot is not a setting", "did you mean port?"]),
+        ("image-hosts: [a.com]", ["image-hosts", "did you mean image-host?"]),
+        ("limit: {}", ["did you mean limits?"]),
+        ("dry-run: true", ["dry-run is not a setting"]),
+        ("default: [width=64]", ["did you mean defaults?"]),
+        ("port: '8898'", ["port: must be a whole number, not '8898'"]),
+        ("port: 88.5", ["port: "]),
+        ("port: true", ["port: must be a whole number, not True"]),
+        ("port: 70000", ["port: "]),
+        ("host: 127", ["host: must be text, not 127"]),
+        ("host: [a]", ["host: must not be a list"]),
+        ("tf32: 'no'", ["tf32: must be true or false, not 'no'"]),
+        ("save-seconds: a while", ["save-seconds: "]),
+        ("save-seconds: -1", ["save-seconds: "]),
+        ("device: tpu", ["device: ", "tpu"]),
+        ("image-host: a.com", ["image-host: must be a list of texts"]),
+        ("image-host: [1]", ["image-host: must be a list of texts"]),
+        ("data-dir: {a: b}", ["data-dir: must be text"]),
+        ("save-seconds: 1\nsave_seconds: 2", ["save_seconds stands there twice"]),
+        ("limits: {max_pixel: 3}", ["max_pixel", "did you mean max_pixels?"]),
+        ("limits: {max_pixels: '3'}", ["max_pixels: ", "int"]),
+        ("limits: 3", ["limits: must map names to values"]),
+        ("defaults: {widht: 64}", ["widht", "did you mean width?"]),
+        ("defaults: {width: 64.5}", ["width: "]),
+        ("defaults: [width]", ["defaults: must map"]),
+        ("[port]", ["must map names of settings to values"]),
+        ("3", ["must map names of settings to values"]),
+        ("1: 2", ["must map names of settings to values"]),
+        ("port: [", ["not YAML"]),
+        ("port: !!python/object/apply:os.getcwd []", ["not YAML"]),
+        ("prot: 1\nhost: 3", ["prot is not", "host: must be"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_is_refused_with_its_name_and_the_key(
+    dry: Dry, tmp_path: Path, text: str, words: list[str]
+) -> None:
+    config = write(tmp_path, text)
+    with pytest.raises(InvalidSetting) as caught:
+        dry("--config", config)
+    assert str(config) in str(caught.value) and "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("PORT", "tcp://10.0.0.1:8898", ["RINGLIGHT_PORT: "]),
+        ("PORT", "70000", ["RINGLIGHT_PORT: "]),
+        ("TF32", "perhaps", ["RINGLIGHT_TF32: "]),
+        ("LOG_FORMAT", "xml", ["RINGLIGHT_LOG_FORMAT: ", "xml"]),
+        ("MAX_PIXELS", "many", ["RINGLIGHT_MAX_PIXELS: "]),
+        ("DEFAULT", "width", ["RINGLIGHT_DEFAULT: 'width' is not KEY=VALUE"]),
+        ("DEFAULT", "widht=3", ["RINGLIGHT_DEFAULT: ", "did you mean width?"]),
+        ("CONFIG", "/nowhere.yaml", ["/nowhere.yaml: No such file"]),
+    ],
+)
+def test_a_wrong_variable_is_refused_with_its_name(
+    dry: Dry, monkeypatch: pytest.MonkeyPatch, name: str, text: str, words: list[str]
+) -> None:
+    monkeypatch.setenv(f"RINGLIGHT_{name}", text)
+    with pytest.raises(InvalidSetting) as caught:
+        dry()
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--default", "width"], ["--default: 'width' is not KEY=VALUE, such as num_frames=81"]),
+        (["--default", "widht=64"], ["--default: widht", "did you mean width?"]),
+        (["--default", "fps=fast"], ["--default: fps"]),
+        (["--default", "width=65"], ["defaults: width: 65 is not a positive multiple of 32 (nearest: 64)"]),
+        (["--default", "num_frames=6"], ["defaults: num_frames: 6 is not 4k+1"]),
+        (["--host", "0.0.0.0"], ["--host 0.0.0.0", "--api-key-file", "--no-auth"]),
+        (["--api-key-file", "/nowhere/keys"], ["/nowhere/keys"]),
+        (["--watchdog-timeout", "0"], ["watchdog-timeout"]),
+        (["--data-dir", "/dev/null/x"], ["data-dir /dev/null/x", "/dev/null is not a folder"]),
+        (["--data-dir", "x" * 300], ["data-dir xxx"]),
+    ],
+    ids=lambda value: " ".join(value)[:40],
+)
+def test_flags_that_cannot_be(dry: Dry, flags: list[str], words: list[str]) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        dry(*flags)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_limit_below_the_checkpoints_own_default_is_allowed(dry: Dry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients then have to say what they want; what the operator gave has to fit."""
+    monkeypatch.setenv("RINGLIGHT_MAX_STEPS", "4")
+    assert dry().settings["num_inference_steps"] == ("8", "ringlight.json")
+    with pytest.raises(InvalidSetting, match="num_inference_steps: 5 is not between 1 and 4"):
+        dry("--default", "num_inference_steps=5")
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (["--no-such-flag"], 2, "ringlight: usage: "),
+        (["--port", "many"], 2, "ringlight: usage: "),
+        (["--num-gpus", "3", "--cfg-degree", "2"], 3, "ringlight: invalid_layout: "),
+        (["--host", "0.0.0.0"], 3, "ringlight: invalid_setting: --host 0.0.0.0"),
+        (["--data-dir", "/proc/x"], 3, "ringlight: invalid_setting: data-dir /proc/x: "),
+        (["--webhook-host", "a.com"], 3, "ringlight: invalid_setting: webhooks need --webhook-secret-file"),
+        (["--config", "nowhere.yaml"], 3, "ringlight: invalid_setting: nowhere.yaml: "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_wrong_is_one_line(checkpoint: Path, flags: list[str], code: int, said: str) -> None:
+    """Without --dry-run: nothing has been started, and no folder made."""
+    done = ringlight("serve", "--model-path", checkpoint, *flags, folder=checkpoint.parent)
+    assert (done.code, done.out) == (code, "")
+    assert done.err.startswith(said) and done.err.count("\n") == 1
+    assert not (checkpoint.parent / "ringlight-data").exists()
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_loaded(checkpoint: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = ringlight("serve", "--model-path", checkpoint, "--port", port, folder=checkpoint.parent)
+    assert (done.code, done.out) == (3, "")
+    said = f"ringlight: invalid_setting: cannot listen on 127.0.0.1 port {port}: Address already in use"
+    assert done.err.splitlines()[-1] == said and "Traceback" not in done.err
+
+
+def test_a_variable_that_nothing_reads_is_told_of(checkpoint: Path) -> None:
+    done = subprocess.run(
+        [RINGLIGHT, "serve", "--model-path", checkpoint, "--dry-run"],
+        env=os.environ | {"RINGLIGHT_PROT": "3", "RINGLIGHT_URL": "http://localhost", "RINGLIGHT_DEFAULT": "fps=8"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stderr == "ringlight: RINGLIGHT_PROT is not a setting; did you mean RINGLIGHT_PORT?\n"
+
+
+def test_other_commands_do_not_wait_for_what_only_a_server_needs() -> None:
+    program = "import sys, ringlight.cli.main; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    imported = set(done.stdout.split())
+    assert "ringlight.cli.serve" in imported
+    assert not imported & {"fastapi", "uvicorn", "sqlalchemy", "httpx", "structlog", "yaml", "ringlight.client"}
