@@ -1,0 +1,123 @@
+"""The application: all parts of a server put together, in the order in which they are opened and closed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from anyio import to_thread
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from ringlight.core.config import EngineConfig
+from ringlight.core.settings import ServeSettings
+from ringlight.engine.runner import ReplicaState
+from ringlight.server import errors, middleware
+from ringlight.server.events import Watchers
+from ringlight.server.keys import ApiKeys, check_exposure
+from ringlight.server.logs import configure_logs
+from ringlight.server.meter import RequestMeter
+from ringlight.server.metrics import Metrics
+from ringlight.server.openapi import describe
+from ringlight.server.outbound import Outbound
+from ringlight.server.parts import Parts
+from ringlight.server.routes import content, pages, system, videos
+from ringlight.server.schemas import to_video
+from ringlight.server.serving import run
+from ringlight.server.tracing import Tracing, configure_tracing
+from ringlight.server.videos import Videos
+from ringlight.server.view import View
+from ringlight.server.webhooks import Webhooks
+
+__all__ = ["create_app", "run"]
+
+FETCH_SECONDS = 30.0  # for a picture by URL, or the address of a webhook
+
+
+def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
+    """A server's application. It holds the data folder from now on; workers start with its lifespan.
+
+    Raises InvalidSetting, InvalidCheckpoint, InvalidLayout, StoreError.
+    """
+    configure_logs(settings.log_format, settings.log_level)
+    check_exposure(settings)
+    keys, metrics = ApiKeys.from_settings(settings), Metrics()
+    image_hosts = Outbound(settings.image_hosts, FETCH_SECONDS, settings.limits.max_image_bytes)
+    webhook_hosts = Outbound(settings.webhook_hosts, FETCH_SECONDS, 0, purpose="webhook_url", param="webhook_url")
+    webhooks = Webhooks.from_settings(settings, metrics.observe_webhook)
+    tracing = configure_tracing(settings.otlp_endpoint)
+    collection = Videos(settings, config, Announcer(metrics, webhooks, tracing))
+    metrics.watch(Reading(collection), collection.model_names[0], collection.engine.choice.layout.name)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await to_thread.run_sync(collection.start)
+        yield
+        await to_thread.run_sync(collection.close)
+        await to_thread.run_sync(webhooks.close)
+        if tracing is not None:
+            await to_thread.run_sync(tracing.close)
+
+    app = FastAPI(title="Ringlight", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.parts = Parts(
+        settings=settings,
+        videos=collection,
+        keys=keys,
+        image_hosts=image_hosts,
+        webhook_hosts=webhook_hosts,
+        tracing=tracing,
+        metrics=metrics,
+        watchers=Watchers(collection),
+        started_at=time.time(),
+    )
+    for routes in (content, videos, system, pages):  # /v1/videos/sync before /v1/videos/{video_id}
+        app.include_router(routes.router)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    errors.install(app)
+    middleware.install(app, settings)
+    app.user_middleware.insert(1, Middleware(RequestMeter, metrics=metrics))  # in request ids, around all else
+    return app
+
+
+class Announcer:
+    """Tells of every video that is over: to metrics, traces and webhooks."""
+
+    def __init__(self, metrics: Metrics, webhooks: Webhooks, tracing: Tracing | None) -> None:
+        self._metrics = metrics
+        self._webhooks = webhooks
+        self._tracing = tracing
+
+    def __call__(self, view: View) -> None:
+        """A video has ended, and that is written down. Called from a thread."""
+        stored = view.stored
+        began_at, ended_at = stored.started_at, stored.completed_at
+        seconds = 0.0 if began_at is None or ended_at is None else ended_at - began_at
+        outcome = view.report if view.report is not None else ("" if stored.error is None else stored.error.code)
+        self._metrics.observe_job(outcome, seconds, stored.layout)
+        if self._tracing is not None:
+            self._tracing.record(stored, view.report)
+        self._webhooks.send(stored.webhook_url, f"video.{view.status}", to_video(view).model_dump())
+
+
+class Reading:
+    """What metrics read of the videos when somebody asks (metrics.Service)."""
+
+    def __init__(self, videos: Videos) -> None:
+        self._videos = videos
+
+    def queue_length(self) -> int:
+        """Jobs that wait."""
+        return len(self._videos.engine.queue)
+
+    def count_by_status(self) -> Mapping[str, int]:
+        """Jobs in the store. Raises StoreError."""
+        return {str(status): count for status, count in self._videos.store.count_by_status().items()}
+
+    def store_bytes(self) -> int:
+        """Bytes of all videos. Raises StoreError."""
+        return self._videos.store.total_output_bytes()
+
+    def replicas(self) -> Sequence[ReplicaState]:
+        """The replicas as they are."""
+        return self._videos.engine.replicas

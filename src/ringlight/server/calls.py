@@ -1,0 +1,370 @@
+"""What may be asked, as pydantic models: the fields of each call with their descriptions, and how they are read.
+
+Here types are checked and strings of a form become numbers. Whether the numbers can be made is VideoRequest's to say,
+which knows the model and the operator's limits, and names the nearest values that can.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
+
+import msgspec
+from anyio import CapacityLimiter, to_thread
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
+
+from ringlight.core.errors import InvalidRequest, Problem
+from ringlight.core.layout import ParallelLayout
+from ringlight.core.request import MAX_SEED, RequestDefaults, RequestLimits, VideoRequest
+from ringlight.core.spec import ModelSpec
+from ringlight.server.body import Body
+from ringlight.server.errors import ApiError, invalid
+from ringlight.server.outbound import Outbound
+from ringlight.server.pictures import check_picture, read_data_url
+from ringlight.server.view import Draft
+
+SIZE = re.compile(r"\s*([0-9]{1,6})\s*[xX×*]\s*([0-9]{1,6})\s*")
+SHOWN_CHARS = 80  # of what a client sent, in a message
+
+PEER_NAMES = {
+    "cfg_scale": "guidance_scale",
+    "duration": "seconds",
+    "first_frame": "input_reference",
+    "frame_rate": "fps",
+    "frames": "num_frames",
+    "image": "input_reference",
+    "image_url": "input_reference",
+    "length": "num_frames",
+    "reference_image": "input_reference",
+    "resolution": "size",
+    "shift": "flow_shift",
+    "steps": "num_inference_steps",
+    "video_id": "video",
+}
+"""What the same things are called elsewhere, to suggest ours; they are not accepted."""
+
+
+def _number(value: Any) -> Any:
+    """Forms send an empty string for what is left out; true and false would pass as 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("is true or false; send a number")
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _left_out_if_empty(value: Any) -> Any:
+    return None if value == "" else value
+
+
+def _image_reference(value: Any) -> Any:
+    return {"image_url": value} if isinstance(value, str) and value else _left_out_if_empty(value)
+
+
+def _video_reference(value: Any) -> Any:
+    return {"id": value} if isinstance(value, str) else value
+
+
+INTEGER, NUMBER = WithJsonSchema({"type": "integer"}), WithJsonSchema({"type": "number"})
+# Ranges stand in the schema alone: what lies beyond them is refused later, with the nearest value that can be made.
+Whole = Annotated[Annotated[int, Field(ge=-MAX_SEED, le=MAX_SEED), INTEGER] | None, BeforeValidator(_number)]
+Real = Annotated[Annotated[float, Field(allow_inf_nan=False), NUMBER] | None, BeforeValidator(_number)]
+Positive = Annotated[Annotated[float, Field(gt=0, le=30 * 86400)] | None, BeforeValidator(_number)]
+Length = Annotated[
+    Annotated[float, Field(gt=0, le=3600)] | None,
+    BeforeValidator(_number, json_schema_input_type=str | Annotated[float, Field(gt=0, le=3600)] | None),
+]
+Name = Annotated[Annotated[str, Field(max_length=512)] | None, BeforeValidator(_left_out_if_empty)]
+
+
+class Call(BaseModel):
+    """Fields that every call has that makes a video."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    file_fields: ClassVar[frozenset[str]] = frozenset()
+
+    prompt: str = Field(json_schema_extra={"minLength": 1}, examples=["A paper boat sails through a rainy street"])
+    """What the video shows."""
+    user: Name = None
+    """Free text that stands in every answer about this video, for instance whom you make it for."""
+    priority: Annotated[Annotated[int, Field(ge=-10, le=10)] | None, BeforeValidator(_number)] = None
+    """Higher is made first, among equals the first to come; -10 to 10, and 0 where it is left out."""
+    timeout_seconds: Positive = None
+    """The video fails with deadline_exceeded if it is not completed so many seconds after its creation."""
+    webhook_url: Annotated[Annotated[str, Field(max_length=2048)] | None, BeforeValidator(_left_out_if_empty)] = None
+    """Is called when the video is completed or has failed, if the operator allows its host."""
+
+
+class Lengthed(Call):
+    """Calls that say how long the new part is."""
+
+    seconds: Length = Field(None, examples=["5"])
+    """Length, as a string or a number. At 24 fps 4 seconds are 97 frames: the fewest that are not shorter."""
+    num_frames: Whole = Field(None, json_schema_extra={"minimum": 1})
+    """Frames, a multiple of 4 and one. Where both are given it wins over `seconds`."""
+    seed: Whole = Field(None, json_schema_extra={"minimum": 0, "maximum": MAX_SEED})
+    """The same request with the same seed gives the same pixels. Drawn where it is left out."""
+    negative_prompt: str | None = None
+    """What the video should not show."""
+    num_inference_steps: Whole = Field(None, json_schema_extra={"minimum": 1})
+    """Denoising steps; time grows with them."""
+    guidance_scale: Real = Field(None, json_schema_extra={"minimum": 0, "maximum": 100})
+    """How closely the prompt is followed. Up to 1 there is no guidance, and half the work."""
+    flow_shift: Real = Field(None, json_schema_extra={"minimum": 0.01, "maximum": 100})
+    """Shift of the noise schedule; larger spends more steps on structure."""
+
+
+class ImageReference(BaseModel):
+    """A picture by reference."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    image_url: Annotated[str | None, BeforeValidator(_left_out_if_empty)] = None
+    """A data URL (base64), or http(s) for hosts that the operator allows."""
+    file_id: Annotated[str | None, BeforeValidator(_left_out_if_empty)] = None
+    """Files are not kept by this server: always refused."""
+
+
+class VideoReference(BaseModel):
+    """A video of this server."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    id: str = Field(max_length=256)
+    """Such as `video_0c6a...`; it must be completed."""
+
+
+class CreateVideo(Lengthed):
+    """POST /v1/videos. What is left out comes from the defaults of the server and the checkpoint."""
+
+    file_fields: ClassVar[frozenset[str]] = frozenset({"input_reference"})
+
+    input_reference: Annotated[
+        ImageReference | None,
+        BeforeValidator(_image_reference, json_schema_input_type=str | ImageReference | None),
+    ] = None
+    """The first frame: a file (multipart), a URL, or an object with one. PNG, JPEG, WebP, BMP, GIF or TIFF."""
+    model: Name = None
+    """A name from /v1/models."""
+    size: Name = Field(None, examples=["1280x704"])
+    """Width x height in pixels, each a multiple of what /v1/models says (32 for Wan2.2)."""
+    width: Whole = Field(None, json_schema_extra={"minimum": 1})
+    """Instead of `size`."""
+    height: Whole = Field(None, json_schema_extra={"minimum": 1})
+    """Instead of `size`."""
+    fps: Whole = Field(None, json_schema_extra={"minimum": 1, "maximum": 240})
+    """Frames in a second of the video; the model was trained with 24."""
+    n: Whole = Field(None, json_schema_extra={"enum": [1, None]})
+    """Only 1: each video is a call of its own."""
+    layout: Name = Field(None, examples=["u1r2"])
+    """How the server's ranks share this video, such as u1r2 or c2u1r1; all of them are used in any case."""
+
+    @field_validator("size")
+    @classmethod
+    def _size(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        match = SIZE.fullmatch(value)
+        if match is None:
+            raise ValueError(f"{_shown(value)!r} is not WIDTHxHEIGHT, such as 1280x704")
+        return f"{int(match[1])}x{int(match[2])}"
+
+    @field_validator("n")
+    @classmethod
+    def _one(cls, value: int | None) -> int | None:
+        if value not in (None, 1):
+            raise ValueError("must be 1; send a call for each video")
+        return value
+
+    @property
+    def width_height(self) -> tuple[int | None, int | None]:
+        """What `size`, `width` and `height` say together, in pixels."""
+        if self.size is None:
+            return self.width, self.height
+        width, height = map(int, self.size.split("x"))
+        return width, height
+
+
+class RemixVideo(Call):
+    """POST /v1/videos/{id}/remix: everything as in that video, the seed too, but for the prompt."""
+
+
+class ExtendVideo(Lengthed):
+    """POST /v1/videos/extensions: goes on from the last frame of a video, joined to it.
+
+    What is left out is as in that video, except for the seed.
+    """
+
+    video: Annotated[VideoReference, BeforeValidator(_video_reference, json_schema_input_type=str | VideoReference)]
+    """The video to go on from: its id, or an object with it."""
+
+
+AnyCall = TypeVar("AnyCall", bound=Call)
+
+
+def parse(model: type[AnyCall], body: Body) -> AnyCall:
+    """The call that a body holds. Raises ApiError 400 that names every field that is wrong, missing or unknown."""
+    problems = [
+        Problem(_shown(name), _why_no_file(name, model)) for name in body.files if name not in model.file_fields
+    ]
+    call = None
+    try:
+        call = model.model_validate(body.fields)
+    except ValidationError as error:
+        told = {problem.field for problem in problems}  # a file in the place of a field is not missing too
+        found = [_problem(dict(item), model) for item in error.errors(include_url=False, include_input=False)]
+        problems = [problem for problem in found if problem.field not in told] + problems
+    if isinstance(call, CreateVideo):
+        problems += _contradictions(call)
+    if call is None or problems:
+        raise invalid(problems)
+    return call
+
+
+def _contradictions(call: CreateVideo) -> list[Problem]:
+    """A size that is said twice must be the same."""
+    if call.size is None:
+        return []
+    told = zip(("width", "height"), (call.width, call.height), call.width_height, strict=True)
+    return [
+        Problem(name, f"{said} contradicts size {call.size}; send one of them", str(meant))
+        for name, said, meant in told
+        if said is not None and said != meant
+    ]
+
+
+def _problem(item: Mapping[str, Any], model: type[Call]) -> Problem:
+    """One of pydantic's findings, in our words."""
+    path = [_shown(str(part)) for part in item["loc"]]
+    field = ".".join(path)
+    match item["type"]:
+        case "extra_forbidden":
+            known = model.model_fields if len(path) == 1 else {}
+            nearest = PEER_NAMES.get(field) or next(iter(difflib.get_close_matches(field, known, 1)), None)
+            return Problem(field, "is not a field of this call", nearest if nearest in known else None)
+        case "missing":
+            return Problem(field, "is missing")
+        case "value_error":
+            return Problem(field, str(item["ctx"]["error"]))
+    message = str(item["msg"]).replace("Input should", "should")
+    return Problem(field, message[:1].lower() + message[1:])
+
+
+def _why_no_file(name: str, model: type[Call]) -> str:
+    if name == "video" and name in model.model_fields:
+        return 'cannot be uploaded; name a video of this server, as {"id": "video_..."}'
+    return "is sent as a file and is not one of this call's files"
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= SHOWN_CHARS else f"{name[:SHOWN_CHARS]}..."
+
+
+class Collection(Protocol):
+    """What is asked of the collection of videos to make a draft."""
+
+    @property
+    def model_names(self) -> Sequence[str]: ...
+    @property
+    def spec(self) -> ModelSpec: ...
+    @property
+    def limits(self) -> RequestLimits: ...
+    @property
+    def defaults(self) -> RequestDefaults: ...
+    def complete(self, prompt: str, **fields: Any) -> VideoRequest: ...
+
+
+async def to_draft(
+    call: CreateVideo,
+    files: Mapping[str, bytes],
+    videos: Collection,
+    outbound: Outbound,
+    webhooks: Outbound | None = None,
+    decoders: CapacityLimiter | None = None,
+) -> Draft:
+    """What a call asks for, complete and checked, with its picture fetched and found whole.
+
+    `outbound` fetches pictures and `webhooks` may be called when a video is over; None calls nobody. `decoders` bounds
+    how many pictures are decoded at a time. Raises ApiError, InvalidRequest, InvalidLayout.
+    """
+    check_model(call.model, videos.model_names)
+    await check_webhook(call.webhook_url, webhooks)
+    layout = None if call.layout is None else ParallelLayout.parse(call.layout)
+    width, height = call.width_height
+    request = videos.complete(
+        call.prompt,
+        negative_prompt=call.negative_prompt,
+        width=width,
+        height=height,
+        num_frames=frames_for(call, call.fps or videos.defaults.fps, videos.spec),
+        fps=call.fps,
+        num_inference_steps=call.num_inference_steps,
+        guidance_scale=call.guidance_scale,
+        flow_shift=call.flow_shift,
+        seed=call.seed,
+    )
+    try:
+        request.check(videos.spec, videos.limits)
+    except InvalidRequest as error:
+        raise InvalidRequest([_as_asked(problem, call) for problem in error.problems]) from None
+    image = files.get("input_reference")
+    if image is None and call.input_reference is not None:
+        image = await _referenced(call.input_reference, outbound, videos.limits)
+    if image is not None:
+        await to_thread.run_sync(check_picture, image, request.width, request.height, videos.limits, limiter=decoders)
+        request = msgspec.structs.replace(request, image=image)
+    return Draft(
+        request=request,
+        user=call.user,
+        priority=call.priority or 0,
+        timeout_seconds=call.timeout_seconds,
+        webhook_url=call.webhook_url,
+        layout=layout,
+    )
+
+
+def check_model(model: str | None, model_names: Sequence[str]) -> None:
+    """Raise ApiError 404 unless the model is left out or one that is served."""
+    if model is not None and model not in model_names:
+        served = ", ".join(model_names)
+        raise ApiError(404, "model_not_found", f"model: {_shown(model)!r} is not served; {served} is", param="model")
+
+
+async def check_webhook(url: str | None, webhooks: Outbound | None) -> None:
+    """Raise ApiError 400 unless the URL is left out or may be called."""
+    if url is not None and webhooks is None:
+        message = "webhook_url: this server calls no webhooks that requests name"
+        raise ApiError(400, "webhook_url_refused", message, param="webhook_url")
+    if url is not None and webhooks is not None:
+        await webhooks.check(url)
+
+
+def frames_for(call: Lengthed, fps: int, spec: ModelSpec) -> int | None:
+    """Frames as they are given, else the fewest that the model can make and that last as long as `seconds`."""
+    if call.num_frames is not None or call.seconds is None:
+        return call.num_frames
+    multiple = spec.frame_multiple
+    wanted = call.seconds * fps - 1
+    return max(0, math.ceil(wanted / multiple - 1e-9)) * multiple + 1
+
+
+def _as_asked(problem: Problem, call: CreateVideo) -> Problem:
+    """Name the field that the client sent: it may have said size for width and height, or seconds for frames."""
+    if problem.field in ("width", "height") and call.size is not None:
+        return msgspec.structs.replace(problem, field="size", message=f"{problem.field} {problem.message}")
+    if problem.field == "num_frames" and call.num_frames is None and call.seconds is not None:
+        return msgspec.structs.replace(problem, field="seconds", message=f"num_frames {problem.message}")
+    return problem
+
+
+async def _referenced(reference: ImageReference, outbound: Outbound, limits: RequestLimits) -> bytes:
+    """The bytes of a picture that is named and not sent as a file."""
+    if reference.file_id is not None:
+        raise InvalidRequest.of("input_reference", "file_id is not supported; send the picture or its image_url")
+    if reference.image_url is None:
+        raise InvalidRequest.of("input_reference", "names no image_url")
+    if reference.image_url[:5].lower() == "data:":
+        return await to_thread.run_sync(read_data_url, reference.image_url, limits)
+    return await outbound.get(reference.image_url)

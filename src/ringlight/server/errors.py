@@ -1,0 +1,206 @@
+"""Every error that the API answers: one envelope, and one place that turns the core's errors into HTTP.
+
+{"error": {"message": "...", "type": "invalid_request_error", "param": "size", "code": "invalid_request"}}
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ringlight.core.errors import InvalidRequest, Problem, QueueFull, RinglightError
+from ringlight.server.codes import CODES
+
+logger = logging.getLogger(__name__)
+
+STATUS_CODES = {
+    400: "invalid_body",
+    401: "invalid_api_key",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    416: "range_not_satisfiable",
+    501: "unsupported",
+    503: "unavailable",
+}
+"""The code of an answer that the framework itself gives, by its status."""
+
+WIRE_NAMES = {"image": "input_reference"}
+"""Fields of VideoRequest that are called otherwise in the API."""
+
+
+class ApiError(RinglightError):
+    """An answer that is an error. `type` follows from the status unless given, and so do the headers about retries."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        type: str | None = None,  # noqa: A002 (its name on the wire)
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.type = type or error_type(status)
+        self.param = param
+        self.headers = _retry_headers(status, code) | dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """The envelope."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """The envelope with its status and headers."""
+        return JSONResponse(self.body(), self.status, self.headers)
+
+
+class IdempotencyConflict(RinglightError):
+    code = "idempotency_conflict"
+
+
+class VideoNotReady(RinglightError):
+    code = "video_not_ready"
+
+
+class Conflict(RinglightError):
+    """What was asked needs a finished video."""
+
+    code = "video_not_finished"
+
+
+class NotImplementedHere(RinglightError):
+    """The API has this call, the model cannot do it."""
+
+    code = "unsupported"
+
+
+def error_type(status: int) -> str:
+    """OpenAI's `type` of an error with this HTTP status."""
+    if status == 429:
+        return "rate_limit_error"
+    return "server_error" if status >= 500 and status != 501 else "invalid_request_error"
+
+
+def _retry_headers(status: int, code: str) -> dict[str, str]:
+    known = CODES.get(code)
+    headers = {}
+    if status in (409, 501) or (known is not None and known.retry is False):
+        headers["x-should-retry"] = "false"
+    if known is not None and known.retry_seconds is not None:
+        headers["Retry-After"] = str(math.ceil(known.retry_seconds))
+    return headers
+
+
+def invalid(problems: list[Problem]) -> ApiError:
+    """400 invalid_request: `param` is the first problem's field, the message names all of them, in the wire's names."""
+    renamed = [msgspec.structs.replace(p, field=WIRE_NAMES.get(p.field, p.field)) for p in problems]
+    return ApiError(400, InvalidRequest.code, "; ".join(map(str, renamed)), param=renamed[0].field)
+
+
+def to_api_error(error: RinglightError) -> ApiError:
+    """The answer for an error of the core, the engine or the store."""
+    match error:
+        case ApiError():
+            return error
+        case InvalidRequest():
+            return invalid(list(error.problems))
+        case QueueFull():
+            retry = {"Retry-After": str(max(1, math.ceil(error.retry_seconds)))}
+            return ApiError(429, error.code, str(error), headers=retry)
+    code = error.code if error.code in CODES else RinglightError.code
+    return ApiError(CODES[code].status, code, str(error))
+
+
+def _from_validation(error: RequestValidationError) -> ApiError:
+    """Path, query and header parameters that FastAPI itself checks: 400 as everywhere, not its own 422."""
+    problems = []
+    for item in error.errors():
+        where = [str(part) for part in item["loc"][1:]] or [str(item["loc"][0])]
+        problems.append(Problem(".".join(where), str(item["msg"])))
+    return invalid(problems or [Problem("request", "is not valid")])
+
+
+def _from_http(error: HTTPException, scope: Scope) -> ApiError:
+    code = STATUS_CODES.get(error.status_code, "invalid_request" if error.status_code < 500 else "internal_error")
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = f"there is no path {scope['path']}; /docs lists them"
+    elif error.status_code == 405:
+        message = f"{scope['path']} does not take {scope['method']}"
+    return ApiError(error.status_code, code, message, headers=error.headers)
+
+
+def unexpected(error: Exception, scope: Scope) -> ApiError:
+    """500 internal_error for a defect of ours; its traceback goes to the log, never to the client."""
+    logger.error("%s failed", scope.get("path"), exc_info=error)
+    return ApiError(500, "internal_error", "the server failed; its log has the cause under this x-request-id")
+
+
+class Unexpected:
+    """ASGI: a 500 in the envelope for any exception, inside the other middleware so that their headers reach it too.
+
+    Starlette's own handler of exceptions stands outside of all middleware, and raises again what it has answered.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except Exception as error:  # the last place where a defect can become an answer
+            if scope["type"] != "http" or started:
+                raise
+            await unexpected(error, scope).response()(scope, receive, send)
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer every error in the envelope. Before other middleware is added, so that this lies inside."""
+
+    async def ours(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RinglightError)
+        answer = to_api_error(error)
+        if answer.type == "server_error":
+            logger.error("%s failed: %s: %s", request.url.path, error.code, error)
+        return answer.response()
+
+    async def parameters(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return _from_validation(error).response()
+
+    async def framework(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return _from_http(error, request.scope).response()
+
+    async def outermost(request: Request, error: Exception) -> JSONResponse:
+        return unexpected(error, request.scope).response()
+
+    app.add_exception_handler(RinglightError, ours)
+    app.add_exception_handler(RequestValidationError, parameters)
+    app.add_exception_handler(HTTPException, framework)
+    app.add_exception_handler(Exception, outermost)
+    app.add_middleware(Unexpected)

@@ -1,0 +1,141 @@
+"""What a server keeps on the disk: one folder a video, held by one server at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Self
+
+from ringlight.core.errors import InvalidSetting, NotFound
+
+STRANGE_SECONDS = 60.0  # a younger folder may be that of a call that is about to be answered
+VIDEO_ID = re.compile(r"video_[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class VideoFolder:
+    """The files of one video."""
+
+    path: Path
+
+    @property
+    def image(self) -> Path:
+        """The picture that it begins with, as it was sent."""
+        return self.path / "input"
+
+    @property
+    def source(self) -> Path:
+        """The video that it continues."""
+        return self.path / "source.mp4"
+
+    @property
+    def state(self) -> Path:
+        """What it takes to go on with it after its workers have died."""
+        return self.path / "state.safetensors"
+
+    @property
+    def video(self) -> Path:
+        return self.path / "video.mp4"
+
+    @property
+    def thumbnail(self) -> Path:
+        return self.path / "thumbnail.webp"
+
+    @property
+    def spritesheet(self) -> Path:
+        return self.path / "spritesheet.jpg"
+
+    def write_image(self, encoded: bytes) -> None:
+        """Write the picture; it is on the disk when this returns."""
+        with self.image.open("wb") as file:
+            file.write(encoded)
+            file.flush()
+            os.fsync(file.fileno())
+        sync(self.path)
+
+    def keep_source(self, source: VideoFolder) -> None:
+        """Hold on to the video that this one continues, also when that one is deleted."""
+        try:
+            os.link(source.video, self.source)
+        except OSError:  # a file system without links
+            shutil.copyfile(source.video, self.source)
+        sync(self.path)
+
+    def remove_leftovers(self, is_completed: bool) -> None:
+        """Once it is over: what was there to make it. The picture stays, for a remix."""
+        self.state.unlink(missing_ok=True)
+        self.source.unlink(missing_ok=True)
+        if not is_completed:
+            self.video.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove all of it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class DataFolder:
+    """The folder of a server. `open` it once; no other server opens it until it is closed."""
+
+    def __init__(self, path: Path, lock: IO[bytes]) -> None:
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: str) -> Self:
+        """Make it where it is missing. Raises InvalidSetting where it cannot be used."""
+        folder = Path(path).absolute()
+        try:
+            (folder / "videos").mkdir(parents=True, exist_ok=True)
+            lock = (folder / "lock").open("ab")
+        except OSError as error:
+            raise InvalidSetting(f"data-dir {folder}: {error.strerror}; name a folder that can be written to") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise InvalidSetting(f"data-dir {folder} is in use by another server; name another folder") from None
+        return cls(folder, lock)
+
+    @property
+    def store_url(self) -> str:
+        """The database in it."""
+        return f"sqlite:///{self.path / 'jobs.sqlite'}"
+
+    def of(self, video_id: str) -> VideoFolder:
+        """The folder of a video. Raises NotFound for what is no video's name."""
+        if VIDEO_ID.fullmatch(video_id) is None:
+            raise NotFound(f"there is no video {video_id!r}")
+        return VideoFolder(self.path / "videos" / video_id)
+
+    def make(self, video_id: str) -> VideoFolder:
+        """A folder for a new video."""
+        folder = self.of(video_id)
+        folder.path.mkdir()
+        sync(folder.path.parent)
+        return folder
+
+    def remove_strangers(self, is_known: Callable[[str], bool]) -> None:
+        """Remove folders of videos that nobody knows: of calls that were never answered, or of deleted ones."""
+        newest = time.time() - STRANGE_SECONDS
+        for path in (self.path / "videos").iterdir():
+            if VIDEO_ID.fullmatch(path.name) and path.stat().st_mtime < newest and not is_known(path.name):
+                VideoFolder(path).remove()
+
+    def close(self) -> None:
+        """Another server may open it."""
+        self._lock.close()
+
+
+def sync(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,78 @@
+"""Drafts of videos that follow from another one: a remix of it, or its extension."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ringlight.core.errors import NotFound
+from ringlight.server.calls import Call, ExtendVideo, RemixVideo, frames_for
+from ringlight.server.derived import last_frame
+from ringlight.server.errors import Conflict
+from ringlight.server.folder import VIDEO_ID
+from ringlight.server.store import StoredJob
+from ringlight.server.videos import Videos
+from ringlight.server.view import Draft
+
+
+def to_remix(call: RemixVideo, source_id: str, videos: Videos, owner: str) -> Draft:
+    """A completed video with another prompt. Raises NotFound, Conflict.
+
+    The remix of an extension extends the same video, which must still be there.
+    """
+    source = _completed(source_id, videos, owner)
+    try:
+        image = videos.image(source)
+    except FileNotFoundError:  # deleted at this moment
+        raise NotFound(f"there is no video {source_id!r}") from None
+    request = msgspec.structs.replace(source.request, prompt=call.prompt, image=image)
+    if source.continues is not None:
+        videos.path(source.continues, owner)
+    draft = Draft(request=request, remixed_from=source.id, continues=source.continues)
+    return _as_called(draft, call, source)
+
+
+def to_extension(call: ExtendVideo, videos: Videos, owner: str) -> Draft:
+    """A video that goes on from the last frame of a completed one. Raises NotFound, Conflict, OutputError.
+
+    What the call leaves out is as in that one, but for the seed, which is drawn.
+    """
+    source = _completed(call.video.id, videos, owner)
+    before = source.request
+    frames = frames_for(call, before.fps, videos.spec)
+    asked = {
+        "negative_prompt": call.negative_prompt,
+        "num_frames": frames,
+        "num_inference_steps": call.num_inference_steps,
+        "guidance_scale": call.guidance_scale,
+        "flow_shift": call.flow_shift,
+    }
+    kept = msgspec.structs.asdict(before)
+    for name in ("prompt", "seed", "image"):
+        del kept[name]
+    given = {name: value for name, value in asked.items() if value is not None}
+    request = videos.complete(call.prompt, **(kept | given), seed=call.seed)
+    request.check(videos.spec, videos.limits)  # before a picture is made for nothing
+    picture = last_frame(videos.path(source.id, owner))
+    draft = Draft(request=msgspec.structs.replace(request, image=picture), continues=source.id)
+    return _as_called(draft, call, source)
+
+
+def _completed(video_id: str, videos: Videos, owner: str) -> StoredJob:
+    """A video to follow from. Raises NotFound, and Conflict where it is not completed."""
+    if VIDEO_ID.fullmatch(video_id) is None:
+        raise NotFound(f"there is no video {video_id[:80]!r}")
+    view = videos.get(video_id, owner)
+    if view.status != "completed":
+        raise Conflict(f"{video_id} is {view.status}; only a completed video can be followed by another")
+    return view.stored
+
+
+def _as_called(draft: Draft, call: Call, source: StoredJob) -> Draft:
+    """With what every call can say."""
+    return msgspec.structs.replace(
+        draft,
+        user=call.user if call.user is not None else source.user,
+        priority=call.priority or 0,
+        timeout_seconds=call.timeout_seconds,
+        webhook_url=call.webhook_url,
+    )

@@ -1,0 +1,213 @@
+"""Metrics for Prometheus: counted as things happen, or read when somebody asks. One prefix, base units, few labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+import ringlight
+from ringlight.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    NumericalError,
+    OutOfMemory,
+    OutputError,
+    StoreError,
+    WorkerError,
+)
+from ringlight.core.report import RunReport
+from ringlight.engine.runner import ReplicaState
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OTHER = "other"
+UP = frozenset({"ready", "busy"})
+FAILURES = (
+    Cancelled.code,
+    DeadlineExceeded.code,
+    NumericalError.code,
+    OutOfMemory.code,
+    OutputError.code,
+    WorkerError.code,
+)
+WEBHOOK_OUTCOMES = ("delivered", "failed", "dropped")
+
+REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+STEP_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
+JOB_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 90, 120, 180, 300, 600, 900, 1200, 1800, 2700, 3600)
+
+
+class Service(Protocol):
+    """What is read when somebody asks for the metrics, from any thread. After a StoreError its series are missing."""
+
+    def queue_length(self) -> int:
+        """How many jobs wait."""
+
+    def count_by_status(self) -> Mapping[str, int]:
+        """How many jobs the store has, by status. Raises StoreError."""
+
+    def store_bytes(self) -> int:
+        """Bytes of all videos that are kept. Raises StoreError."""
+
+    def replicas(self) -> Sequence[ReplicaState]:
+        """All replicas as they stand."""
+
+
+class Metrics:
+    """All that one server counts, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "ringlight_requests", "HTTP requests answered.", ["method", "route", "status"], registry=registry
+        )
+        self._request_seconds = Histogram(
+            "ringlight_request_seconds",
+            "Time from the head of a request to the end of its answer.",
+            ["method", "route"],
+            buckets=REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self._rejected = Counter("ringlight_rejected", "Requests answered with an error.", ["code"], registry=registry)
+        self._jobs_finished = Counter(
+            "ringlight_jobs_finished", "Jobs that ended.", ["status", "code"], registry=registry
+        )
+        self._job_seconds = Histogram(
+            "ringlight_job_seconds",
+            "Time from the start of a job to its end.",
+            ["status", "layout"],
+            buckets=JOB_BUCKETS,
+            registry=registry,
+        )
+        self._stage_seconds = Histogram(
+            "ringlight_stage_seconds",
+            "Time of a stage of a completed job, on rank 0.",
+            ["stage"],
+            buckets=JOB_BUCKETS,
+            registry=registry,
+        )
+        self._step_seconds = Histogram(
+            "ringlight_step_seconds",
+            "Time of a denoising step of a completed job.",
+            buckets=STEP_BUCKETS,
+            registry=registry,
+        )
+        self._link_wait_seconds = Counter(
+            "ringlight_link_wait_seconds", "Time that ranks waited for data, all ranks.", ["kind"], registry=registry
+        )
+        self._link_sent_bytes = Counter(
+            "ringlight_link_sent_bytes", "Bytes that ranks sent, all ranks.", ["kind"], registry=registry
+        )
+        self._memory_peak_bytes = Gauge(
+            "ringlight_memory_peak_bytes",
+            "Peak of memory in the last completed job.",
+            ["replica", "rank"],
+            registry=registry,
+        )
+        self._webhooks = Counter(
+            "ringlight_webhooks", "Webhooks, by what became of them.", ["outcome"], registry=registry
+        )
+
+        for code in FAILURES:  # series that are there from the start: the first failure is seen as an increase
+            self._jobs_finished.labels("failed", code)
+        for outcome in WEBHOOK_OUTCOMES:
+            self._webhooks.labels(outcome)
+
+    def watch(self, service: Service, model: str, layout: str) -> None:
+        """From now on read also what `service` knows, whenever somebody asks. `layout` is a name such as u1r2."""
+        self.registry.register(_Reading(service, model, layout))
+
+    def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """A request was answered. `route` is a template, `other` for paths that are none."""
+        method = method if method in METHODS else OTHER
+        self._requests.labels(method, route, str(status)).inc()
+        self._request_seconds.labels(method, route).observe(seconds)
+
+    def observe_rejected(self, code: str) -> None:
+        """A request was answered with an error of this code."""
+        self._rejected.labels(code).inc()
+
+    def observe_job(self, outcome: RunReport | str, seconds: float, layout: str, replica: str = "") -> None:
+        """A job ended, with its report or the code of its error. `seconds` are from its start, 0 if it never began."""
+        status, code = ("completed", "") if isinstance(outcome, RunReport) else ("failed", outcome)
+        self._jobs_finished.labels(status, code).inc()
+        if seconds > 0:
+            self._job_seconds.labels(status, layout).observe(seconds)
+        if isinstance(outcome, RunReport):
+            self._observe_report(outcome, replica)
+
+    def observe_webhook(self, outcome: str) -> None:
+        """A webhook was delivered, failed or dropped."""
+        self._webhooks.labels(outcome).inc()
+
+    def text(self) -> tuple[bytes, str]:
+        """All metrics as Prometheus reads them, and the Content-Type. Reads the store: call it in a thread."""
+        return generate_latest(_WithoutCreated(self.registry)), CONTENT_TYPE_PLAIN_0_0_4
+
+    def _observe_report(self, report: RunReport, replica: str) -> None:
+        for stage in report.stages:
+            self._stage_seconds.labels(stage.name).observe(stage.seconds)
+        for seconds in report.step_seconds:
+            self._step_seconds.observe(seconds)
+        for rank in report.ranks:
+            self._memory_peak_bytes.labels(replica, str(rank.rank)).set(rank.memory.peak_bytes)
+            for kind, link in rank.link.items():
+                self._link_wait_seconds.labels(kind).inc(link.wait_seconds)
+                self._link_sent_bytes.labels(kind).inc(link.sent_bytes)
+
+
+class _WithoutCreated(Collector):
+    """A registry without the series `..._created`, which would be half of all."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [sample for sample in metric.samples if sample.name != f"{metric.name}_created"]
+            yield metric
+
+
+class _Reading(Collector):
+    """Reads a service at the moment that somebody asks for its metrics."""
+
+    def __init__(self, service: Service, model: str, layout: str) -> None:
+        self._service = service
+        self._about = {"version": ringlight.__version__, "model": model, "layout": layout}
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("ringlight_queue_length", "Jobs that wait.", value=self._service.queue_length())
+        yield from self._read_store()
+        yield from self._read_replicas()
+
+    def _read_store(self) -> Iterator[Metric]:
+        jobs = GaugeMetricFamily("ringlight_jobs", "Jobs in the store.", labels=["status"])
+        try:
+            for status, count in self._service.count_by_status().items():
+                jobs.add_metric([status], count)
+            size_bytes = self._service.store_bytes()
+        except StoreError:  # the other metrics are wanted all the more
+            yield GaugeMetricFamily("ringlight_store_up", "Whether the store answers.", value=0)
+            return
+        yield GaugeMetricFamily("ringlight_store_up", "Whether the store answers.", value=1)
+        yield jobs
+        yield GaugeMetricFamily("ringlight_store_bytes", "Bytes of all videos that are kept.", value=size_bytes)
+
+    def _read_replicas(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("ringlight_worker_up", "Whether the ranks of a replica are ready.", labels=["replica"])
+        restarts = CounterMetricFamily(
+            "ringlight_worker_restarts", "Starts of a replica's ranks after the first.", labels=["replica"]
+        )
+        device = ""
+        for replica in self._service.replicas():
+            up.add_metric([replica.name], replica.status in UP)
+            restarts.add_metric([replica.name], replica.restarts)
+            device = device or str(replica.environment.get("device", ""))
+        yield up
+        yield restarts
+        about = self._about | {"device": device}
+        yield InfoMetricFamily("ringlight_build", "What runs here; the device once a replica is ready.", value=about)

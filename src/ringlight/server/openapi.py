@@ -1,0 +1,90 @@
+"""The description of the API (OpenAPI 3.1): bodies in the forms that they may take, and every error in its envelope."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+import ringlight
+from ringlight.server.calls import CreateVideo, ExtendVideo, RemixVideo
+from ringlight.server.codes import CODES
+from ringlight.server.schemas import ErrorEnvelope
+
+CALLS: tuple[type[BaseModel], ...] = (CreateVideo, ExtendVideo, RemixVideo)
+REFERENCE = "#/components/schemas/{model}"
+ALWAYS = (401, 500, 503)  # whatever is asked
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "CreateVideo": {"prompt": "A paper boat sails through a rainy street", "size": "1280x704", "seconds": "5"},
+    "ExtendVideo": {
+        "prompt": "The boat reaches the sea",
+        "seconds": "5",
+        "video": {"id": "video_0c6a1f8a5f3e4b0f9d6b2f1f6f0a7c3e"},
+    },
+    "RemixVideo": {"prompt": "A paper boat sails through a street full of snow"},
+}
+ABOUT = """\
+OpenAI's Videos API, with more beside it. Every error is `{"error": {message, type, param, code}}`, and every answer
+has an `x-request-id`. A key, where the server asks for one, goes into `Authorization: Bearer KEY`.
+"""
+
+
+def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors that a route may answer, for its documentation."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({*statuses, *ALWAYS}):
+        codes = ", ".join(f"`{code}`" for code, known in CODES.items() if known.status == status)
+        found[status] = {"model": ErrorEnvelope, "description": codes}
+    return found
+
+
+def takes(call: type[BaseModel]) -> dict[str, Any]:
+    """The body of a route that reads it by itself, for its documentation: one call in three encodings."""
+    name = call.__name__
+    reference = {"schema": {"$ref": REFERENCE.format(model=name)}, "example": EXAMPLES[name]}
+    form = reference if call is not CreateVideo else reference | {"schema": _with_file(name)}
+    content = {
+        "application/json": reference,
+        "multipart/form-data": form,
+        "application/x-www-form-urlencoded": reference,
+    }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _with_file(name: str) -> dict[str, Any]:
+    """In multipart the first frame may be a file."""
+    file = {"type": "string", "format": "binary"}
+    reference = {"$ref": REFERENCE.format(model=name)}
+    return {"anyOf": [reference, {"type": "object", "properties": {"input_reference": file}, "required": ["prompt"]}]}
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The whole description, made once."""
+    if app.openapi_schema is None:
+        described = get_openapi(
+            title="Ringlight",
+            version=ringlight.__version__,
+            description=ABOUT,
+            routes=app.routes,
+            tags=app.openapi_tags,
+        )
+        _, definitions = models_json_schema([(call, "validation") for call in CALLS], ref_template=REFERENCE)
+        schemas = described["components"]["schemas"]
+        schemas |= definitions["$defs"]
+        _drop_what_is_never_answered(described)
+        app.openapi_schema = described
+    return app.openapi_schema
+
+
+def _drop_what_is_never_answered(described: dict[str, Any]) -> None:
+    """FastAPI's own 422; ours is in the envelope, and of idempotency keys alone."""
+    own = "#/components/schemas/HTTPValidationError"
+    for path in described["paths"].values():
+        for operation in path.values():
+            if own in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        described["components"]["schemas"].pop(name, None)

@@ -1,0 +1,193 @@
+// Card: one video as it is seen, from the queue to the screen.
+
+import { tables } from "./report.js";
+import * as words from "./words.js";
+
+const OFFERED = {
+  queued: ["cancel", "reuse", "delete"],
+  in_progress: ["cancel", "reuse", "delete"],
+  completed: ["download", "again", "remix", "extend", "reuse", "delete"],
+  failed: ["reuse", "delete"],
+};
+const FOLLOWS = {
+  remix: { label: "A new prompt, with the same settings and seed", button: "Make the remix" },
+  extend: { label: "What happens next", button: "Extend it" },
+};
+const SURE_MS = 4000;
+
+export class Card {
+  // `acts`: what a button does, by its data-do; each gets this card, and throws an ApiError that is told here.
+  constructor(acts) {
+    this.root = document.querySelector("#card").content.cloneNode(true).firstElementChild;
+    this.acts = { play: () => this.play(), dismiss: () => this.dismiss(), ...acts };
+    this.video = null;
+    this.content = null; // a promise of the video's bytes
+    this.root.addEventListener("click", (event) => {
+      const button = event.target.closest("[data-do]");
+      if (button) this.act(button);
+    });
+    this.part(".follow").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.sendFollow();
+    });
+    this.part(".follow").addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.sendFollow();
+      if (event.key === "Escape") this.dismiss();
+    });
+    this.part(".report").addEventListener("toggle", () => this.part(".report").open && this.showReport());
+  }
+
+  part(selector) {
+    return this.root.querySelector(selector);
+  }
+
+  get isOver() {
+    return this.video.status === "completed" || this.video.status === "failed";
+  }
+
+  show(video) {
+    const before = this.video;
+    this.video = video;
+    this.root.dataset.status = video.status;
+    this.root.dataset.id = video.id;
+    this.root.setAttribute("aria-label", `${words.badge(video)}: ${video.prompt.slice(0, 80)}`);
+    this.part(".badge").textContent = words.badge(video);
+    this.part("time").textContent = words.ago(video.created_at);
+    this.part("time").title = words.date(video.created_at);
+    this.part(".origin").textContent = origin(video);
+    this.part(".live").hidden = this.isOver;
+    this.part("progress").value = video.progress;
+    this.part("progress").setAttribute("aria-label", `Progress: ${video.progress} %`);
+    this.part(".now").textContent = this.isOver ? "" : words.now(video);
+    this.part(".ring").style.setProperty("--done", `${video.progress}%`);
+    this.part(".ring span").textContent = video.status === "in_progress" ? `${video.progress} %` : "";
+    this.part(".failure").hidden = !video.error;
+    this.part(".failure").textContent = video.error?.message ?? "";
+    if (before?.status !== video.status) this.change();
+  }
+
+  // What only a new status changes.
+  change() {
+    const { video } = this;
+    this.part(".prompt").textContent = video.prompt;
+    this.part(".facts").replaceChildren(...words.facts(video).map((fact) => Object.assign(document.createElement("span"), { textContent: fact })));
+    this.part(".screen").style.aspectRatio = `${video.width} / ${video.height}`;
+    this.part(".screen").classList.toggle("upright", video.height > video.width);
+    const isDone = video.status === "completed";
+    this.part(".report").hidden = !isDone;
+    this.part(".play").hidden = !isDone;
+    this.part(".play").setAttribute("aria-label", `Play: ${video.prompt.slice(0, 80)}`);
+    this.part(".ring").hidden = this.isOver;
+    if (video.status === "failed") this.part(".picture").hidden = true;
+    for (const button of this.root.querySelectorAll(".actions [data-do]")) {
+      button.hidden = !OFFERED[video.status].includes(button.dataset.do);
+    }
+    if (isDone) this.acts.poster(this).then((blob) => this.setPicture(URL.createObjectURL(blob)), () => {}); // the play button does without
+  }
+
+  setPicture(source) {
+    const picture = this.part(".picture");
+    URL.revokeObjectURL(picture.src);
+    picture.src = source;
+    picture.hidden = false;
+    this.part("video").poster = source;
+  }
+
+  async act(button) {
+    const name = button.dataset.do;
+    if (name === "delete" && !button.dataset.sure) return askAgain(button);
+    if (FOLLOWS[name]) return this.openFollow(name);
+    button.setAttribute("aria-busy", "true");
+    await this.tell(() => this.acts[name](this));
+    button.removeAttribute("aria-busy");
+  }
+
+  // Whether it went well; words where it did not.
+  async tell(action) {
+    const place = this.part(".about > .problem");
+    place.hidden = true;
+    try {
+      await action();
+      return true;
+    } catch (error) {
+      place.textContent = error.message;
+      place.hidden = false;
+      return false;
+    }
+  }
+
+  load() {
+    this.content ??= this.acts.content(this).catch((error) => {
+      this.content = null; // so that it can be tried again
+      throw error;
+    });
+    return this.content;
+  }
+
+  async play(startsNow = true) {
+    const screen = this.part("video");
+    if (!screen.src) screen.src = URL.createObjectURL(await this.load());
+    screen.hidden = false;
+    this.part(".play").hidden = true;
+    this.part(".picture").hidden = true;
+    if (startsNow) await screen.play().catch(() => {}); // where the browser wants another click, the controls are there
+    if (startsNow) screen.focus();
+  }
+
+  openFollow(name) {
+    const form = this.part(".follow");
+    form.dataset.act = name;
+    form.hidden = false;
+    form.querySelector("label > span").textContent = FOLLOWS[name].label;
+    form.querySelector("[type=submit]").textContent = FOLLOWS[name].button;
+    form.querySelector(".more").hidden = name !== "extend";
+    form.elements.prompt.value = this.video.prompt;
+    form.elements.seconds.value = this.video.seconds;
+    form.elements.prompt.focus();
+    form.elements.prompt.select();
+  }
+
+  dismiss() {
+    const { act } = this.part(".follow").dataset;
+    this.part(".follow").hidden = true;
+    this.part(`.actions [data-do=${act}]`).focus();
+  }
+
+  async sendFollow() {
+    const form = this.part(".follow");
+    const fields = { prompt: form.elements.prompt.value };
+    if (form.dataset.act === "extend") fields.seconds = form.elements.seconds.value;
+    const button = form.querySelector("[type=submit]");
+    if (button.disabled) return;
+    button.disabled = true;
+    if (await this.tell(() => this.acts[form.dataset.act](this, fields))) form.hidden = true;
+    button.disabled = false;
+  }
+
+  async showReport() {
+    const place = this.part(".tables");
+    if (!place.childElementCount) await this.tell(async () => place.replaceChildren(...tables(await this.acts.report(this), this.video)));
+  }
+
+  close() {
+    for (const screen of [this.part("video"), this.part(".picture")]) URL.revokeObjectURL(screen.src);
+    this.root.remove();
+  }
+}
+
+function origin(video) {
+  const restarts = video.restarts ? `went on after its workers died (${video.restarts} ×)` : "";
+  const kind = video.extended_from_video_id ? "extension" : video.remixed_from_video_id ? "remix" : "";
+  return [kind, restarts].filter(Boolean).map((word) => `· ${word}`).join(" ");
+}
+
+// A second press within some seconds is meant.
+function askAgain(button) {
+  const words = button.textContent;
+  button.dataset.sure = "yes";
+  button.textContent = "Really delete?";
+  setTimeout(() => {
+    delete button.dataset.sure;
+    button.textContent = words;
+  }, SURE_MS);
+}

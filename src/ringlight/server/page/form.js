@@ -1,0 +1,184 @@
+// Form: what is asked of the server, and the words about it beside the field they are about.
+
+import { Picture } from "./picture.js";
+
+const NUMBERS = ["width", "height", "num_frames", "num_inference_steps", "fps", "guidance_scale", "flow_shift"];
+const WORDS = ["prompt", "negative_prompt", "seed", "layout"];
+
+export class Form {
+  // onSubmit(fields, file) resolves once the server has accepted, or throws an ApiError.
+  constructor(root, onSubmit) {
+    this.root = root;
+    this.fields = root.elements;
+    this.seconds = root.querySelector("#seconds");
+    this.onSubmit = onSubmit;
+    this.model = null;
+    this.picture = new Picture(root.querySelector("#drop"), () => this.complain(), (width, height) => {
+      [this.fields.width.value, this.fields.height.value] = this.sizeLike(width, height);
+      this.mark();
+    });
+    root.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.submit();
+    });
+    root.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) root.requestSubmit();
+    });
+    root.addEventListener("input", (event) => this.follow(event.target));
+    root.querySelector("#die").addEventListener("click", () => {
+      this.fields.seed.value = randomSeed();
+    });
+  }
+
+  // The server's defaults become the form's. `model` is an entry of /v1/models.
+  open(model, layout) {
+    this.model = model;
+    for (const name of [...NUMBERS, "negative_prompt"]) this.fields[name].value = model.defaults[name] ?? "";
+    this.fields.width.step = model.width_multiple;
+    this.fields.height.step = model.height_multiple;
+    this.fields.num_frames.step = model.frame_multiple;
+    for (const [name, preset] of Object.entries(this.presets())) {
+      const words = this.root.querySelector(`[name=preset][value=${name}] + span small`);
+      words.textContent = `${preset.steps} steps · ${(preset.frames / model.defaults.fps).toFixed(1)} s`;
+    }
+    const layouts = layoutsLike(layout);
+    const choice = new Option(`The server's choice (${layout})`, "");
+    this.fields.layout.replaceChildren(choice, ...layouts.map((name) => new Option(name, name)));
+    this.root.querySelector("[data-field=layout]").hidden = layouts.length < 2;
+    this.mark();
+  }
+
+  presets() {
+    const { num_inference_steps: steps, num_frames: frames } = this.model.defaults;
+    return {
+      draft: { steps: Math.max(1, Math.round(steps * 0.4)), frames: this.nearestFrames(frames / 2) },
+      standard: { steps, frames },
+      best: { steps: Math.round(steps * 1.5), frames },
+    };
+  }
+
+  shapes() {
+    const { width, height } = this.model.defaults;
+    const [long, short] = [Math.max(width, height), Math.min(width, height)];
+    return { landscape: [long, short], portrait: [short, long], square: this.sizeLike(1, 1) };
+  }
+
+  // About as many pixels as the default size has, never more, in the shape of width : height.
+  sizeLike(width, height) {
+    const { defaults, width_multiple, height_multiple } = this.model;
+    const scale = Math.sqrt((defaults.width * defaults.height) / (width * height));
+    const fit = (length, multiple) => Math.max(multiple, Math.floor((length * scale) / multiple) * multiple);
+    return [fit(width, width_multiple), fit(height, height_multiple)];
+  }
+
+  nearestFrames(frames) {
+    const multiple = this.model.frame_multiple;
+    return Math.max(0, Math.round((frames - 1) / multiple)) * multiple + 1;
+  }
+
+  // One field was changed: those that say the same in other words follow.
+  follow(field) {
+    this.complain();
+    if (!this.model) return;
+    const { width, height, num_frames: frames, fps, num_inference_steps: steps } = this.fields;
+    if (field.value === "custom") return width.focus();
+    if (field.name === "shape") [width.value, height.value] = this.shapes()[field.value];
+    if (field.name === "preset") ({ steps: steps.value, frames: frames.value } = this.presets()[field.value]);
+    if (field === this.seconds && field.value) frames.value = this.nearestFrames(field.value * fps.value);
+    this.mark(field === this.seconds);
+  }
+
+  // Which of the choices the numbers are, and how long that is.
+  mark(keepSeconds = false) {
+    const { shape, preset, width, height, num_frames: frames, fps, num_inference_steps: steps } = this.fields;
+    const size = [Number(width.value), Number(height.value)];
+    const shapeName = nameOf(this.shapes(), ([wide, high]) => wide === size[0] && high === size[1]);
+    shape.value = shapeName ?? "custom";
+    const isLikeThis = (one) => one.steps === Number(steps.value) && one.frames === Number(frames.value);
+    const presetName = nameOf(this.presets(), isLikeThis);
+    for (const option of preset) option.checked = option.value === presetName;
+    const length = frames.value / fps.value;
+    if (!keepSeconds) this.seconds.value = Number.isFinite(length) ? Number(length.toFixed(2)) : "";
+    this.picture.describe(size);
+  }
+
+  // The settings of a video that was made before.
+  reuse(video) {
+    for (const name of [...NUMBERS, "prompt", "negative_prompt", "seed"]) this.fields[name].value = video[name];
+    const isOffered = [...this.fields.layout.options].some((option) => option.value === video.layout);
+    this.fields.layout.value = isOffered ? video.layout : "";
+    this.complain();
+    this.mark();
+    this.fields.prompt.focus();
+  }
+
+  // What is sent. A number that is none goes as it is, for the server to name.
+  read() {
+    const fields = { prompt: this.fields.prompt.value, negative_prompt: this.fields.negative_prompt.value };
+    for (const name of [...NUMBERS, "seed", "layout"]) {
+      const { value, validity } = this.fields[name];
+      if (validity.badInput) fields[name] = "not a number";
+      else if (value.trim()) fields[name] = value.trim();
+    }
+    return fields;
+  }
+
+  async submit() {
+    const button = this.root.querySelector("[type=submit]");
+    if (button.disabled) return;
+    button.disabled = true;
+    this.complain();
+    try {
+      await this.onSubmit(this.read(), this.picture.file);
+    } catch (error) {
+      this.complain(error);
+    } finally {
+      button.disabled = false;
+    }
+  }
+
+  // The error's words beside the field that it names, else above the button. Without an error the old ones go.
+  complain(error = null) {
+    this.root.querySelector("#field-problem")?.remove();
+    for (const input of this.root.querySelectorAll("[aria-invalid]")) {
+      input.removeAttribute("aria-invalid");
+      input.removeAttribute("aria-describedby");
+    }
+    const name = error?.param && CSS.escape(error.param);
+    const place = name && this.root.querySelector(`[data-field~="${name}"]`);
+    const general = this.root.querySelector("#problem");
+    general.textContent = error && !place ? error.message : "";
+    general.hidden = !general.textContent;
+    if (!place) return;
+    const words = Object.assign(document.createElement("p"), { id: "field-problem", className: "problem", textContent: error.message });
+    words.setAttribute("role", "alert");
+    place.append(words);
+    const folded = place.closest("details");
+    if (folded) folded.open = true;
+    const input = place.querySelector(`[name="${name}"]`) ?? place.querySelector("input:not([type=radio]), textarea, select");
+    input.setAttribute("aria-invalid", "true");
+    input.setAttribute("aria-describedby", words.id);
+    input.focus();
+  }
+}
+
+export function randomSeed() {
+  return crypto.getRandomValues(new Uint32Array(1))[0];
+}
+
+function nameOf(table, isIt) {
+  return Object.keys(table).find((name) => isIt(table[name]));
+}
+
+// All layouts with as many ranks as this one: guidance branches (c) x Ulysses (u) x ring (r).
+function layoutsLike(name) {
+  const [, branches = 1, ulysses, ring] = /^(?:c(\d+))?u(\d+)r(\d+)$/.exec(name) ?? [];
+  const ranks = branches * ulysses * ring;
+  const found = [];
+  for (const c of [1, 2]) {
+    for (let u = 1; u <= ranks / c; u++) {
+      if (ranks % (c * u) === 0) found.push(`${c > 1 ? `c${c}` : ""}u${u}r${ranks / c / u}`);
+    }
+  }
+  return found;
+}

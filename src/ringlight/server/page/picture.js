@@ -1,0 +1,67 @@
+// Picture: the first frame of a video, dropped on the page, pasted, or chosen.
+
+export class Picture {
+  // onFit(width, height) is asked for a size of the picture's own shape.
+  constructor(root, onChange, onFit) {
+    this.root = root;
+    this.input = root.querySelector("input");
+    this.shown = root.querySelector("img");
+    this.onChange = onChange;
+    this.file = null;
+    this.size = [0, 0];
+    this.input.addEventListener("change", () => this.input.files.length && this.choose(this.input.files[0]));
+    this.shown.addEventListener("load", () => this.describe(this.size));
+    root.querySelector("[data-do=fit]").addEventListener("click", () => onFit(this.shown.naturalWidth, this.shown.naturalHeight));
+    root.querySelector("[data-do=remove]").addEventListener("click", () => {
+      this.choose(null);
+      this.input.focus();
+    });
+    this.listen();
+  }
+
+  // A picture may be dropped anywhere on the page, and pasted in any field.
+  listen() {
+    const hasFile = (event) => event.dataTransfer?.types.includes("Files");
+    const want = (event) => {
+      if (!hasFile(event)) return;
+      event.preventDefault();
+      this.root.classList.add("wanted");
+    };
+    addEventListener("dragenter", want);
+    addEventListener("dragover", want);
+    addEventListener("dragleave", (event) => event.relatedTarget ?? this.root.classList.remove("wanted"));
+    addEventListener("drop", (event) => {
+      if (!hasFile(event)) return;
+      event.preventDefault();
+      this.root.classList.remove("wanted");
+      this.choose(event.dataTransfer.files[0] ?? null);
+    });
+    addEventListener("paste", (event) => {
+      const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
+      if (file) this.choose(file);
+    });
+  }
+
+  choose(file) {
+    this.file = file;
+    this.input.value = "";
+    URL.revokeObjectURL(this.shown.src);
+    if (file) this.shown.src = URL.createObjectURL(file);
+    else this.shown.removeAttribute("src");
+    this.root.querySelector(".chosen").hidden = !file;
+    this.root.querySelector(".empty-drop").hidden = Boolean(file);
+    this.root.querySelector(".name").textContent = file?.name ?? "";
+    this.root.querySelector(".shape").textContent = "";
+    this.onChange();
+  }
+
+  // What becomes of the picture in a video of this size; nothing is said of what the browser cannot show.
+  describe([width, height]) {
+    this.size = [width, height];
+    const { naturalWidth: own, naturalHeight: high } = this.shown;
+    const isCut = own > 0 && Math.abs((own / high) * (height / width) - 1) > 0.02;
+    const words = isCut ? `${own} × ${high}, will be cut to the shape of ${width} × ${height}` : `${own} × ${high}`;
+    this.root.querySelector(".shape").textContent = own ? words : "";
+    this.root.querySelector("[data-do=fit]").hidden = !isCut;
+  }
+}

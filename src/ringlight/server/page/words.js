@@ -1,0 +1,74 @@
+// Words: numbers, times and names as people read them.
+
+const GIB = 2 ** 30, MIB = 2 ** 20;
+
+export function seconds(value) {
+  if (value < 1) return `${Math.round(value * 1000)} ms`;
+  if (value < 10) return `${value.toFixed(2)} s`;
+  if (value < 100) return `${value.toFixed(1)} s`;
+  return duration(value);
+}
+
+// Roughly, for what lies ahead.
+export function duration(value) {
+  const whole = Math.max(1, Math.round(value));
+  if (whole < 100) return `${whole} s`;
+  if (whole < 5400) return `${Math.floor(whole / 60)} min ${whole < 600 ? `${whole % 60} s` : ""}`.trim();
+  return `${Math.floor(whole / 3600)} h ${Math.round((whole % 3600) / 60)} min`;
+}
+
+export function ago(unixSeconds) {
+  const past = Math.max(0, Date.now() / 1000 - unixSeconds);
+  if (past < 50) return "just now";
+  if (past < 3300) return `${Math.max(1, Math.round(past / 60))} min ago`;
+  if (past < 79200) return `${Math.round(past / 3600)} h ago`;
+  return date(unixSeconds);
+}
+
+export function date(unixSeconds) {
+  return new Date(unixSeconds * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+}
+
+export function bytes(value) {
+  if (value >= GIB / 10) return `${(value / GIB).toFixed(2)} GiB`;
+  return `${(value / MIB).toFixed(value < MIB ? 2 : 1)} MiB`;
+}
+
+export function share(part, whole) {
+  return whole ? `${((100 * part) / whole).toFixed(1)} %` : "";
+}
+
+// "TextEncoding" -> "Text encoding"
+export function stage(name) {
+  return name.replace(/(?<=[a-z])[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
+}
+
+export function facts(video) {
+  return [
+    video.size.replace("x", " × "),
+    `${video.seconds} s`,
+    `${video.num_frames} frames at ${video.fps} fps`,
+    `${video.num_inference_steps} steps`,
+    `guidance ${video.guidance_scale}`,
+    `shift ${video.flow_shift}`,
+    `seed ${video.seed}`,
+    video.layout,
+  ];
+}
+
+// What a video that is not over does at this moment.
+export function now(video) {
+  const left = video.eta_seconds == null ? "" : `about ${duration(video.eta_seconds)} left`;
+  if (video.status === "queued") {
+    const before = video.queue_position > 1 ? `${video.queue_position - 1} before it` : "Next in line";
+    return [before, left].filter(Boolean).join(" · ");
+  }
+  const steps = video.stage === "Denoising" && video.step != null ? `step ${video.step} of ${video.num_inference_steps}` : "";
+  const name = video.stage === "Recovering" ? "Workers died; it goes on once they are back" : stage(video.stage ?? "Starting");
+  return [name, steps, left].filter(Boolean).join(" · ");
+}
+
+export function badge(video) {
+  if (video.status === "failed") return video.error?.code === "cancelled" ? "Cancelled" : "Failed";
+  return { queued: "Queued", in_progress: "In the making", completed: "Done" }[video.status];
+}

@@ -1,0 +1,74 @@
+"""What routes are given: the parts of a server, and who asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from anyio import CapacityLimiter
+from fastapi import Depends, Path, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from ringlight.core.errors import NotFound
+from ringlight.core.settings import ServeSettings
+from ringlight.server.events import Watchers
+from ringlight.server.folder import VIDEO_ID
+from ringlight.server.keys import ApiKeys
+from ringlight.server.metrics import Metrics
+from ringlight.server.outbound import Outbound
+from ringlight.server.schemas import EXAMPLE_ID
+from ringlight.server.tracing import Tracing
+from ringlight.server.videos import Videos
+
+MAX_DECODERS = 2  # pictures and videos that are decoded at a time
+
+bearer = HTTPBearer(auto_error=False, description="An API key, where the server asks for one.")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one server.
+
+    Pictures of requests are fetched from `image_hosts`, and their ends may be told to `webhook_hosts`. `started_at` is
+    in seconds since 1970.
+    """
+
+    settings: ServeSettings
+    videos: Videos
+    keys: ApiKeys
+    image_hosts: Outbound
+    webhook_hosts: Outbound
+    tracing: Tracing | None
+    metrics: Metrics
+    watchers: Watchers
+    started_at: float
+    decoders: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_DECODERS))
+
+
+async def parts_of(request: Request) -> Parts:
+    """The parts of the server that a request came to."""
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+Served = Annotated[Parts, Depends(parts_of)]
+
+
+async def owner_of(
+    request: Request, parts: Served, _documented: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+) -> str:
+    """Whose videos a request may see. Raises ApiError 401."""
+    return parts.keys.identify(request.headers.get("authorization"))
+
+
+async def checked_id(
+    video_id: Annotated[str, Path(description="Id of a video.", examples=[EXAMPLE_ID])],
+) -> str:
+    """An id that a video can have. Raises NotFound for any other text."""
+    if VIDEO_ID.fullmatch(video_id) is None:
+        raise NotFound(f"there is no video {video_id[:80]!r}")
+    return video_id
+
+
+Owner = Annotated[str, Depends(owner_of)]
+VideoId = Annotated[str, Depends(checked_id)]

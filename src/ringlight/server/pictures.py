@@ -1,0 +1,88 @@
+"""First frames from outside: data URLs, and the check that a picture is whole before its job is accepted."""
+
+from __future__ import annotations
+
+import binascii
+import io
+import re
+
+from PIL import Image
+
+from ringlight.core.errors import InvalidRequest
+from ringlight.core.picture import fit_picture, open_picture
+from ringlight.core.request import RequestLimits
+
+MAX_DECODED_BYTES = 196_000_000  # a PNG of 49 megapixels, a WebP of 12, a JPEG of nearly any size
+CORNER_PIXELS = 64
+DATA_URL = re.compile(r"data:([a-z0-9.+/-]*)((?:;[a-z0-9.+=\"_-]+)*?);base64,", re.IGNORECASE)
+DATA_URL_HEAD_CHARS = 256
+BASE64_CHUNK_CHARS = 4 * 2**20
+MEDIA_TYPES = ("", "application/octet-stream")  # beside image/*
+
+PIXEL_BYTES = {"WEBP": 16, "TIFF": 8}  # held while decoding, measured with Pillow 13; of other formats 4
+PROGRESSIVE_PIXEL_BYTES = 6  # of coefficients, beside the pixels
+
+
+def read_data_url(url: str, limits: RequestLimits) -> bytes:
+    """The bytes of a picture in a base64 data URL. Raises InvalidRequest."""
+    head = DATA_URL.match(url[:DATA_URL_HEAD_CHARS])
+    if head is None:
+        raise InvalidRequest.of("image", "is not a data URL such as data:image/png;base64,iVBORw0...")
+    media_type = head[1].lower()
+    if not media_type.startswith("image/") and media_type not in MEDIA_TYPES:
+        raise InvalidRequest.of("image", f"is of type {media_type}; send a picture")
+    num_bytes = (len(url) - head.end()) // 4 * 3
+    if num_bytes > limits.max_image_bytes + 2:  # two of them may be padding
+        raise InvalidRequest.of("image", f"has {num_bytes} bytes; the limit is {limits.max_image_bytes}")
+    decoded = io.BytesIO()
+    try:
+        if url.find("=", head.end(), len(url) - 2) >= 0:
+            raise ValueError("padding before the end")
+        for start in range(head.end(), len(url), BASE64_CHUNK_CHARS):  # in pieces, for a slice of all is a copy of all
+            decoded.write(binascii.a2b_base64(url[start : start + BASE64_CHUNK_CHARS], strict_mode=True))
+    except ValueError as error:  # binascii.Error is one, and so is what is not ASCII
+        raise InvalidRequest.of("image", f"is not base64: {error}") from None
+    return decoded.getvalue()
+
+
+def check_picture(encoded: bytes, width: int, height: int, limits: RequestLimits) -> None:
+    """Raise InvalidRequest unless the picture can be decoded whole, and fitted to a size in pixels.
+
+    Takes at most about MAX_DECODED_BYTES beside the picture itself: what needs more is refused by its header. Only a
+    corner is fitted, for that depends on the kind of picture and not on its pixels.
+    """
+    picture = open_picture(encoded, limits)
+    try:
+        num_bytes = _decoded_bytes(picture, width, height)
+        if num_bytes > MAX_DECODED_BYTES:
+            raise InvalidRequest.of(
+                "image",
+                f"needs {num_bytes} bytes while it is decoded; the limit is {MAX_DECODED_BYTES}; send a smaller one",
+            )
+        picture.load()
+        corner = picture.crop((0, 0, min(picture.width, CORNER_PIXELS), min(picture.height, CORNER_PIXELS)))
+    except InvalidRequest:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything for bytes that are damaged
+        raise InvalidRequest.of("image", f"is damaged and cannot be decoded: {error}") from None
+    finally:
+        picture.close()
+    _fit(corner, width, height)
+
+
+def _decoded_bytes(picture: Image.Image, width: int, height: int) -> int:
+    """What decoding takes, by the header. A JPEG will be decoded at a half, a quarter or an eighth if that is enough."""
+    num_bytes = 0
+    if picture.info.get("progressive"):
+        num_bytes = picture.width * picture.height * PROGRESSIVE_PIXEL_BYTES
+    picture.draft("RGB", (width, height))
+    return num_bytes + picture.width * picture.height * PIXEL_BYTES.get(picture.format or "", 4)
+
+
+def _fit(corner: Image.Image, width: int, height: int) -> None:
+    try:
+        fit_picture(corner, min(width, CORNER_PIXELS), min(height, CORNER_PIXELS))
+    except InvalidRequest:
+        raise
+    except Exception as error:  # as above
+        raise InvalidRequest.of("image", f"is of a kind that cannot be used: {error}") from None

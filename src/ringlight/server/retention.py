@@ -1,0 +1,67 @@
+"""Retention: what a server forgets by itself, and when."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from ringlight.core.errors import NotFound, StoreError
+from ringlight.server.folder import DataFolder
+from ringlight.server.store import JobStore
+
+logger = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 30.0
+
+
+class Retention:
+    """A thread that removes videos at their `expires_at`, and the oldest where all need more than `bound_bytes`."""
+
+    def __init__(self, store: JobStore, folder: DataFolder, bound_bytes: int, remove: Callable[[str], None]) -> None:
+        """`bound_bytes` 0: no bound. `remove` forgets a video by its id."""
+        self._store = store
+        self._folder = folder
+        self._bound_bytes = bound_bytes
+        self._remove = remove
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._sweep_all, name="retention", daemon=True)
+
+    def start(self) -> None:
+        """Begin, once."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def sweep(self) -> None:
+        """Remove what is to go now. Raises StoreError, OSError."""
+        for stored in self._store.expired(time.time()):
+            self._remove(stored.id)
+        excess = self._store.total_output_bytes() - self._bound_bytes if self._bound_bytes else 0
+        for stored in self._store.oldest_finished() if excess > 0 else []:
+            if excess <= 0:
+                break
+            self._remove(stored.id)
+            excess -= stored.output_bytes
+
+    def _sweep_all(self) -> None:
+        self._folder.remove_strangers(self._is_known)
+        while not self._closing.is_set():
+            try:
+                self.sweep()
+            except (StoreError, OSError) as error:
+                logger.error("expired videos cannot be removed: %s", error)
+            self._closing.wait(SWEEP_SECONDS)
+
+    def _is_known(self, video_id: str) -> bool:
+        try:
+            return bool(self._store.get(video_id))
+        except NotFound:
+            return False
+        except StoreError:
+            return True  # it may be

@@ -1,0 +1,156 @@
+"""Routes of what a video holds and tells: its files, its report, its events, and all at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import anyio
+from anyio import to_thread
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import PlainTextResponse, StreamingResponse
+
+from ringlight.core.errors import NotFound
+from ringlight.server.body import read_body
+from ringlight.server.calls import CreateVideo
+from ringlight.server.codes import CODES
+from ringlight.server.content import FileAnswer, client_leaves
+from ringlight.server.errors import ApiError
+from ringlight.server.openapi import answers, takes
+from ringlight.server.parts import Owner, Parts, Served, VideoId
+from ringlight.server.routes.videos import accept, drafted
+from ringlight.server.schemas import Report
+from ringlight.server.videos import Variant
+from ringlight.server.view import View
+
+MEDIA_TYPES: dict[Variant, tuple[str, str]] = {
+    "video": ("video/mp4", "mp4"),
+    "thumbnail": ("image/webp", "webp"),
+    "spritesheet": ("image/jpeg", "jpg"),
+}
+BYTES = {"schema": {"type": "string", "format": "binary"}}
+A_FILE: dict[str, Any] = {"content": {media_type: BYTES for media_type, _ in MEDIA_TYPES.values()}}
+A_VIDEO: dict[str, Any] = {"content": {"video/mp4": BYTES}}
+
+router = APIRouter(tags=["Content"])
+
+
+@router.get(
+    "/v1/videos/{video_id}/content",
+    response_class=Response,
+    responses={
+        **answers(400, 404, 416),
+        200: A_FILE | {"description": "The whole file"},
+        206: A_FILE | {"description": "The part of it that Range asks for"},
+        304: {"description": "The client has it already"},
+    },
+)
+@router.head("/v1/videos/{video_id}/content", include_in_schema=False)
+async def video_content(
+    video_id: VideoId,
+    parts: Served,
+    owner: Owner,
+    variant: Annotated[Variant, Query(description="The video, a picture of its middle, or a sheet of frames.")] = (
+        "video"
+    ),
+) -> Response:
+    """The file of a completed video. Range, If-Range, If-None-Match and HEAD are understood."""
+    limiter = None if variant == "video" else parts.decoders
+    path = await to_thread.run_sync(parts.videos.path, video_id, owner, variant, limiter=limiter)
+    media_type, extension = MEDIA_TYPES[variant]
+    return FileAnswer(path, media_type, f"{video_id}.{extension}")
+
+
+@router.get(
+    "/v1/videos/{video_id}/report",
+    response_model=Report,
+    responses={**answers(400, 404), 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+def video_report(
+    video_id: VideoId,
+    parts: Served,
+    owner: Owner,
+    format: Annotated[Literal["json", "table"], Query(description="JSON, or Markdown tables.")] = "json",  # noqa: A002
+) -> Response:
+    """Where the time and the memory of a completed video went, by stage and by rank."""
+    report = parts.videos.report(video_id, owner)
+    if format == "table":
+        return PlainTextResponse(report.table() + "\n")
+    return Response(report.to_json(), media_type="application/json")
+
+
+@router.get(
+    "/v1/videos/{video_id}/events",
+    response_class=StreamingResponse,
+    responses={
+        **answers(404),
+        200: {
+            "description": "Events until it is over",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+    },
+)
+async def video_events(video_id: VideoId, parts: Served, owner: Owner) -> Response:
+    """Follow a video: `status`, `progress` and `preview` events as they come, and `done` at the end."""
+    await parts.watchers.look(video_id, owner)  # a 404 has to come before the stream begins
+    return StreamingResponse(
+        parts.watchers.events(video_id, owner),
+        media_type="text/event-stream",
+        headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+    )
+
+
+@router.post(
+    "/v1/videos/sync",
+    response_class=Response,
+    responses={
+        **answers(400, 404, 409, 413, 415, 422, 429, 504),
+        200: A_VIDEO | {"description": "The video; its headers tell id, seed and time"},
+    },
+    openapi_extra=takes(CreateVideo),
+)
+async def create_video_sync(request: Request, parts: Served, owner: Owner) -> Response:
+    """Ask for a video and wait for it; the answer is the file. If the client goes away, the video is cancelled.
+
+    With an Idempotency-Key it is not: the same request again waits for the same video.
+    """
+    body = await read_body(request, parts.settings.max_body_bytes)
+    view = await accept(request, body, await drafted(body, parts), parts, owner)
+    end = await _await_end(request, view.stored.id, parts, owner)
+    if end is None:
+        raise ApiError(503, "unavailable", f"the server is stopping; {view.stored.id} will be made by the next one")
+    return await _file_of(end, parts)
+
+
+async def _await_end(request: Request, video_id: str, parts: Parts, owner: str) -> View | None:
+    """How a video ended; None if the server ends first. Cancels the video of a client that goes away."""
+    end, is_gone = None, False
+    async with anyio.create_task_group() as group:
+
+        async def until_gone() -> None:
+            nonlocal is_gone
+            await client_leaves(request.receive)
+            is_gone = True
+            group.cancel_scope.cancel()
+
+        group.start_soon(until_gone)
+        try:
+            end = await parts.watchers.end(video_id, owner)
+        except NotFound:
+            end = None
+        group.cancel_scope.cancel()
+    if is_gone and "idempotency-key" not in request.headers:
+        await to_thread.run_sync(parts.videos.cancel, video_id, owner)
+    return end
+
+
+async def _file_of(view: View, parts: Parts) -> Response:
+    """The video of a job that is over. Raises its error."""
+    stored, error = view.stored, view.stored.error
+    headers = {"x-video-id": stored.id, "x-seed": str(stored.request.seed)}
+    if error is not None:
+        status = CODES[error.code].status if error.code in CODES else 500
+        raise ApiError(status, error.code, error.message, param=error.param, headers=headers)
+    if view.report is not None:
+        headers["x-inference-time"] = f"{view.report.total_seconds:.3f}"
+    path = await to_thread.run_sync(parts.videos.path, stored.id, stored.owner, "video")
+    return FileAnswer(path, "video/mp4", f"{stored.id}.mp4", headers=headers)

@@ -1,0 +1,103 @@
+"""Routes of the server itself: what it serves, how it is, and what it has counted."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+
+import ringlight
+from ringlight.engine.runner import ReplicaState
+from ringlight.server.errors import ApiError
+from ringlight.server.openapi import answers
+from ringlight.server.parts import Owner, Parts, Served
+from ringlight.server.schemas import Alive, Health, ModelCard, ModelList, Ready, ReplicaHealth, Version
+
+router = APIRouter(tags=["Server"])
+
+
+@router.get("/v1/models", responses=answers())
+async def list_models(parts: Served, owner: Owner) -> ModelList:
+    """The models that are served: one."""
+    return ModelList(data=[_card(name, parts) for name in parts.videos.model_names])
+
+
+@router.get("/v1/models/{model:path}", responses=answers(404))
+async def retrieve_model(model: str, parts: Served, owner: Owner) -> ModelCard:
+    """A model, with what a request may leave out and what bounds it."""
+    if model not in parts.videos.model_names:
+        raise ApiError(404, "model_not_found", f"there is no model {model[:80]!r} here", param="model")
+    return _card(model, parts)
+
+
+@router.get("/livez")
+async def live() -> Alive:
+    """Whether the process answers. Touches nothing else."""
+    return Alive()
+
+
+@router.get("/readyz", response_model=Ready, responses=answers(503))
+async def ready(parts: Served) -> Response:
+    """Whether videos are being made: a replica is ready and the server is not stopping."""
+    status, reason = _standing(parts)
+    if status != "ready":
+        return ApiError(503, "unavailable", reason).response()  # not raised: it is no failure to be logged
+    return JSONResponse({"status": "ready"})
+
+
+@router.get("/health")
+async def health(parts: Served) -> Health:
+    """How the server and its replicas are. Always 200; /readyz says by its status."""
+    replicas = [ReplicaHealth(name=r.name, status=r.status, restarts=r.restarts) for r in _replicas(parts)]
+    return Health(status=_standing(parts)[0], replicas=replicas, queue_length=len(parts.videos.engine.queue))
+
+
+@router.get("/version")
+async def version(parts: Served) -> Version:
+    """What runs here."""
+    videos = parts.videos
+    return Version(version=ringlight.__version__, model=videos.model_names[0], layout=videos.engine.choice.layout.name)
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={**answers(), 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+def metrics(parts: Served, owner: Owner) -> Response:
+    """What has been counted, for Prometheus. Needs a key where others do: it tells of all owners' videos."""
+    text, content_type = parts.metrics.text()
+    return Response(text, headers={"content-type": content_type})
+
+
+def _card(name: str, parts: Parts) -> ModelCard:
+    videos = parts.videos
+    height_multiple, width_multiple = videos.spec.size_multiple
+    return ModelCard(
+        id=name,
+        created=int(parts.started_at),
+        defaults=msgspec.to_builtins(videos.defaults),
+        limits=msgspec.to_builtins(videos.limits),
+        width_multiple=width_multiple,
+        height_multiple=height_multiple,
+        frame_multiple=videos.spec.frame_multiple,
+    )
+
+
+def _replicas(parts: Parts) -> list[ReplicaState]:
+    return list(parts.videos.engine.replicas)
+
+
+def _standing(parts: Parts) -> tuple[Literal["ready", "starting", "draining", "failed"], str]:
+    """In a word, and why in a sentence."""
+    replicas = _replicas(parts)
+    if parts.videos.is_draining:
+        return "draining", "the server is stopping"
+    if any(replica.status in ("ready", "busy") for replica in replicas):
+        return "ready", ""
+    problems = "; ".join(f"{replica.name}: {replica.problem}" for replica in replicas if replica.problem)
+    if all(replica.status == "failed" for replica in replicas):
+        return "failed", f"no replica can start: {problems}"
+    return "starting", f"no replica is ready yet{': ' + problems if problems else ''}"

@@ -1,0 +1,245 @@
+"""JobStore: the jobs of a server, on a disk before they are acknowledged."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+from msgspec import UNSET, UnsetType
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, inspect, select, tuple_, update
+
+from ringlight.core.errors import NotFound, StoreError
+from ringlight.engine.jobs import Status
+from ringlight.server.database import Database
+from ringlight.server.errors import IdempotencyConflict
+from ringlight.server.stored import (
+    COLUMNS,
+    METADATA,
+    SCHEMA_VERSION,
+    Idempotency,
+    StoredError,
+    StoredJob,
+    idempotencies,
+    jobs,
+    to_job,
+    versions,
+)
+
+__all__ = ["Idempotency", "JobStore", "StoredError", "StoredJob"]
+
+Jobs = list[StoredJob]
+IS_UNFINISHED = jobs.c.status.in_(("queued", "in_progress"))
+
+
+class JobStore:
+    """Jobs in SQLite or PostgreSQL, for one server. Safe to use from any thread.
+
+    What a method changed is on the disk when it returns. Every method raises StoreError while the database fails, and
+    works again once that does.
+    """
+
+    def __init__(self, url: str, *, timeout_seconds: float = 5.0) -> None:
+        """Open, or make, the database at `url`: sqlite:///path or postgresql://user@host/database.
+
+        `timeout_seconds` bounds how long a call waits for a lock. Raises InvalidSetting where the URL is wrong, a
+        driver is missing or another server is there; StoreError where the database cannot be used.
+        """
+        self._database = Database(url, timeout_seconds)
+        try:
+            self._make_tables()
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_tables(self) -> None:
+        with self._database.write() as connection:
+            if not inspect(connection).has_table(versions.name):
+                METADATA.create_all(connection, checkfirst=False)  # a table of another's is an error
+                connection.execute(insert(versions).values(version=SCHEMA_VERSION))
+            found = connection.execute(select(versions.c.version)).scalar()
+        if found != SCHEMA_VERSION:
+            raise StoreError(
+                f"the database of jobs {self._database.name} has version {found} of the tables, and this Ringlight"
+                f" needs {SCHEMA_VERSION}: go on with the Ringlight that wrote it, or name another database"
+            )
+
+    def close(self) -> None:
+        """Disconnect; every later call raises StoreError. Let calls in other threads return first."""
+        self._database.close()
+
+    def add(self, job: StoredJob, idempotency: Idempotency | None = None) -> StoredJob:
+        """Keep a new job, whose request has no image, and return it; where its idempotency key is known, return the job
+        that came first instead. Raises IdempotencyConflict where that had another body."""
+        assert job.request.image is None, "images are kept in the job's folder"
+        values = {column.name: getattr(job, column.name) for column in COLUMNS}
+        with self._database.write() as connection:
+            if idempotency is not None and (earlier := _earlier(connection, job.owner, idempotency)) is not None:
+                return earlier
+            connection.execute(insert(jobs).values(values))
+            if idempotency is not None:
+                key = {"owner": job.owner, "key_sha256": _sha256(idempotency.key)}
+                connection.execute(delete(idempotencies).filter_by(**key))  # of a job outside the window
+                connection.execute(
+                    insert(idempotencies).values(key | {"body_sha256": idempotency.body_sha256, "job_id": job.id})
+                )
+        return job
+
+    def find(self, owner: str, idempotency: Idempotency) -> StoredJob | None:
+        """The job that `add` would return instead of a new one. Raises IdempotencyConflict."""
+        with self._database.read() as connection:
+            return _earlier(connection, owner, idempotency)
+
+    def get(self, job_id: str, owner: str | None = None) -> StoredJob:
+        """One job. Raises NotFound, also where it is not `owner`'s; None owns all."""
+        with self._database.read() as connection:
+            return _get(connection, job_id, owner)
+
+    def list(
+        self,
+        owner: str | None,
+        after: str | None,
+        limit: int,
+        order: Literal["asc", "desc"],
+        status: Status | None = None,
+    ) -> tuple[Jobs, bool]:
+        """At most `limit` jobs of an owner (None: of all) by time of creation, from the one that follows `after`, and
+        whether there are more. Raises NotFound where there is no job `after`."""
+        place = tuple_(jobs.c.created_at, jobs.c.id)
+        query = select(*COLUMNS).limit(limit + 1)
+        query = query.order_by(*(column.asc() if order == "asc" else column.desc() for column in place.clauses))
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        if status is not None:
+            query = query.where(jobs.c.status == status)
+        with self._database.read() as connection:
+            if after is not None:
+                last = _get(connection, after, owner)
+                edge = tuple_(*(last.created_at, last.id))
+                query = query.where(place > edge if order == "asc" else place < edge)
+            found = _all(connection, query)
+        return found[:limit], len(found) > limit
+
+    def unfinished(self) -> Jobs:
+        """All that are queued or in progress, in order of arrival."""
+        with self._database.read() as connection:
+            return _all(connection, select(*COLUMNS).where(IS_UNFINISHED).order_by(jobs.c.created_at, jobs.c.id))
+
+    def mark(
+        self,
+        job_id: str,
+        *,
+        status: Literal["queued", "in_progress"] | UnsetType = UNSET,
+        started_at: float | UnsetType | None = UNSET,
+        progress: int | UnsetType = UNSET,
+        deaths: int | UnsetType = UNSET,
+        layout: str | UnsetType = UNSET,
+    ) -> None:
+        """Change what is given of a job that is not over; no effect on one that is, or is not there."""
+        given = {"status": status, "started_at": started_at, "progress": progress, "deaths": deaths, "layout": layout}
+        values = {name: value for name, value in given.items() if value is not UNSET}
+        if values:
+            self._change(update(jobs).where(jobs.c.id == job_id, IS_UNFINISHED).values(values))
+
+    def finish(
+        self,
+        job_id: str,
+        status: Literal["completed", "failed"],
+        completed_at: float,
+        expires_at: float | None,
+        error: StoredError | None = None,
+        report: bytes | None = None,
+        output_bytes: int = 0,
+    ) -> bool:
+        """End a job. False, and no effect, where it was over already or is not there: there is one terminal state."""
+        values: dict[str, Any] = {
+            "status": status,
+            "completed_at": completed_at,
+            "expires_at": expires_at,
+            "error": error,
+            "report": report,
+            "has_report": report is not None,
+            "output_bytes": output_bytes,
+        }
+        if status == "completed":
+            values["progress"] = 100
+        return self._change(update(jobs).where(jobs.c.id == job_id, IS_UNFINISHED).values(values))
+
+    def report(self, job_id: str) -> bytes | None:
+        """The report that it was finished with; None where there is none."""
+        with self._database.read() as connection:
+            found: bytes | None = connection.execute(select(jobs.c.report).where(jobs.c.id == job_id)).scalar()
+        return found
+
+    def delete(self, job_id: str) -> bool:
+        """Forget a job and its idempotency keys. False where it is not there."""
+        return self._change(delete(jobs).where(jobs.c.id == job_id))
+
+    def expired(self, now: float, limit: int = 1000) -> Jobs:
+        """Finished jobs whose time was over before `now`, the longest over first, at most `limit`."""
+        query = select(*COLUMNS).where(jobs.c.expires_at <= now).order_by(jobs.c.expires_at, jobs.c.id).limit(limit)
+        with self._database.read() as connection:
+            return _all(connection, query)
+
+    def oldest_finished(self, limit: int = 1000) -> Jobs:
+        """Finished jobs whose output takes room, the one that ended first at the head, at most `limit`."""
+        query = select(*COLUMNS).where(jobs.c.completed_at.is_not(None), jobs.c.output_bytes > 0)
+        query = query.order_by(jobs.c.completed_at, jobs.c.id).limit(limit)
+        with self._database.read() as connection:
+            return _all(connection, query)
+
+    def total_output_bytes(self) -> int:
+        """The room that the outputs of all jobs take."""
+        with self._database.read() as connection:
+            return int(connection.execute(select(func.sum(jobs.c.output_bytes))).scalar() or 0)
+
+    def count_by_status(self) -> dict[Status, int]:
+        """How many jobs there are, of each status."""
+        counts: dict[Status, int] = dict.fromkeys(get_args(Status), 0)
+        with self._database.read() as connection:
+            for status, count in connection.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status)):
+                counts[status] = count
+        return counts
+
+    def _change(self, statement: Any) -> bool:
+        """Run a statement that changes one job; whether it did."""
+        with self._database.write() as connection:
+            return connection.execute(statement).rowcount == 1
+
+
+def _get(connection: Connection, job_id: str, owner: str | None) -> StoredJob:
+    where: list[ColumnElement[bool]] = [jobs.c.id == job_id]
+    if owner is not None:
+        where.append(jobs.c.owner == owner)
+    # What cannot be printed is no id, and PostgreSQL would not take it in a question.
+    row = connection.execute(select(*COLUMNS).where(*where)).one_or_none() if job_id.isprintable() else None
+    if row is None:
+        raise NotFound(f"there is no video {job_id!r}")
+    return to_job(row)
+
+
+def _all(connection: Connection, query: Select[Any]) -> Jobs:
+    rows: Sequence[Any] = connection.execute(query).all()
+    return [to_job(row) for row in rows]
+
+
+def _earlier(connection: Connection, owner: str, idempotency: Idempotency) -> StoredJob | None:
+    """The job that a key stands for, as far as it counts. Raises IdempotencyConflict."""
+    query = (
+        select(idempotencies.c.body_sha256, *COLUMNS)
+        .join(jobs, jobs.c.id == idempotencies.c.job_id)
+        .where(idempotencies.c.owner == owner, idempotencies.c.key_sha256 == _sha256(idempotency.key))
+    )
+    window_seconds = idempotency.window_seconds
+    row = connection.execute(query).one_or_none()
+    if row is None or (window_seconds is not None and row.created_at < time.time() - window_seconds):
+        return None
+    if row.body_sha256 != idempotency.body_sha256:
+        raise IdempotencyConflict(f"the idempotency key {idempotency.key!r} was used before, with another body")
+    return to_job(row)
+
+
+def _sha256(key: str) -> str:
+    """A key of any length and any characters as a column that can be indexed."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()

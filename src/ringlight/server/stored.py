@@ -1,0 +1,152 @@
+"""What is kept of a job, and the tables that keep it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Row,
+    Table,
+    Text,
+)
+from sqlalchemy.types import TypeDecorator
+
+from ringlight.core.request import VideoRequest
+from ringlight.engine.jobs import Status
+
+SCHEMA_VERSION = 1  # of the tables below, StoredError and VideoRequest: one more whenever any of them changes
+
+
+class StoredError(msgspec.Struct, frozen=True):
+    """Why a job failed, as a client is told."""
+
+    code: str
+    message: str
+    param: str | None = None
+    type: str = "server_error"
+
+
+class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
+    """One job. Times are seconds since 1970; `completed_at` is when it ended, failed or not.
+
+    `owner` is the name of the API key that made it, "" without keys. The request's image is not in it but in the job's
+    folder (`has_image`), its report apart from it (`has_report`). `layout` is a name such as "u1r2". Of `priority` the
+    higher goes first. `remixed_from` and `continues` are ids of other videos. `progress`, 0 to 100, is what was last
+    stored, and `deaths` how often workers died under it.
+    """
+
+    id: str
+    owner: str
+    status: Status = "queued"
+    request: VideoRequest
+    has_image: bool = False
+    model: str
+    layout: str
+    priority: int = 0
+    user: str | None = None
+    webhook_url: str | None = None
+    remixed_from: str | None = None
+    continues: str | None = None
+    created_at: float
+    started_at: float | None = None
+    completed_at: float | None = None
+    expires_at: float | None = None
+    deadline_at: float | None = None
+    progress: int = 0
+    deaths: int = 0
+    error: StoredError | None = None
+    has_report: bool = False
+    output_bytes: int = 0
+
+
+class Idempotency(msgspec.Struct, frozen=True):
+    """That creations of one owner with this key are one, if their bodies are equal.
+
+    With `window_seconds` only a job created so recently counts; without, any that is still kept.
+    """
+
+    key: str
+    body_sha256: str
+    window_seconds: float | None = None
+
+
+class AsJson(TypeDecorator[Any]):
+    """A msgspec struct in a column of JSON."""
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def __init__(self, kind: type[msgspec.Struct]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: Any, dialect: object) -> Any:
+        return msgspec.to_builtins(value)
+
+    def process_result_value(self, value: Any, dialect: object) -> Any:
+        return None if value is None else msgspec.convert(value, self.kind)
+
+
+METADATA = MetaData()
+
+versions = Table("schema_version", METADATA, Column("version", Integer, nullable=False))
+
+jobs = Table(
+    "jobs",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("request", AsJson(VideoRequest), nullable=False),
+    Column("has_image", Boolean, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("layout", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("user", Text),
+    Column("webhook_url", Text),
+    Column("remixed_from", Text),
+    Column("continues", Text),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("completed_at", Double),
+    Column("expires_at", Double),
+    Column("deadline_at", Double),
+    Column("progress", Integer, nullable=False),
+    Column("deaths", Integer, nullable=False),
+    Column("error", AsJson(StoredError)),
+    Column("has_report", Boolean, nullable=False),
+    Column("output_bytes", BigInteger, nullable=False),
+    Column("report", LargeBinary),
+    Index("jobs_by_owner", "owner", "created_at", "id"),
+    Index("jobs_by_creation", "created_at", "id"),
+    Index("jobs_by_status", "status", "output_bytes"),
+    Index("jobs_by_end", "completed_at"),
+    Index("jobs_by_expiry", "expires_at"),
+)
+
+idempotencies = Table(
+    "idempotencies",
+    METADATA,
+    Column("owner", Text, primary_key=True),
+    Column("key_sha256", Text, primary_key=True),
+    Column("body_sha256", Text, nullable=False),
+    Column("job_id", Text, ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False, index=True),
+)
+
+COLUMNS = tuple(jobs.c[name] for name in StoredJob.__struct_fields__)  # all but the report
+
+
+def to_job(row: Row[Any]) -> StoredJob:
+    """The job of a row that has COLUMNS, and perhaps others."""
+    return StoredJob(**{column.name: row._mapping[column] for column in COLUMNS})

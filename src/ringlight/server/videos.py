@@ -1,0 +1,278 @@
+"""Videos: the collection that the API serves. What it has acknowledged is on the disk, and ends in exactly one way."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import msgspec
+
+from ringlight.core.config import EngineConfig
+from ringlight.core.errors import NotFound, RinglightError, StoreError
+from ringlight.core.layout import ParallelLayout
+from ringlight.core.report import RunReport
+from ringlight.core.request import VideoRequest
+from ringlight.core.settings import ServeSettings
+from ringlight.engine.engine import Engine
+from ringlight.engine.jobs import Job, JobState, Keep
+from ringlight.server.derived import make_spritesheet, make_thumbnail
+from ringlight.server.errors import VideoNotReady
+from ringlight.server.folder import DataFolder
+from ringlight.server.ledger import Ledger
+from ringlight.server.retention import Retention
+from ringlight.server.store import Idempotency, JobStore, StoredJob
+from ringlight.server.view import Draft, View
+
+logger = logging.getLogger(__name__)
+
+CANCEL_SECONDS = 1.0  # to wait for a job's end, so that the answer to a cancel can tell it
+
+Variant = Literal["video", "thumbnail", "spritesheet"]
+OnEnd = Callable[[View], None]
+
+
+class Known(Exception):
+    """The job that an idempotency key stands for was accepted before."""
+
+    def __init__(self, stored: StoredJob) -> None:
+        self.stored = stored
+
+
+class Videos:
+    """Creates, finds, cancels and deletes videos, each its owner's. Safe to use from any thread.
+
+    A job is stored before it is acknowledged, and its end is stored before it is told: what a client has seen stays so,
+    whatever dies. What was not over when a server ended goes on when the next one is opened.
+    """
+
+    def __init__(self, settings: ServeSettings, config: EngineConfig, on_end: OnEnd = lambda view: None) -> None:
+        """Open store and folder, and take up what was left; `start` starts the workers.
+
+        `on_end` is called once for every job that ends, from a thread. Raises InvalidSetting, InvalidCheckpoint,
+        InvalidLayout, StoreError.
+        """
+        self.settings = settings
+        self.engine = Engine(
+            config,
+            settings.limits,
+            num_replicas=settings.num_replicas,
+            queue_size=settings.queue_size,
+            supervised=True,
+            defaults=settings.defaults,
+        )
+        self.defaults, self.limits, self.spec = self.engine.defaults, self.engine.limits, self.engine.spec
+        self.model_names = (settings.served_model_name or self.spec.name,)
+        self.folder = DataFolder.open(settings.data_dir)
+        self.store = JobStore(settings.store_url or self.folder.store_url)
+        self.is_draining = False
+        self._ledger = Ledger(self.store, self.folder, settings.retention_seconds, on_end)
+        self.retention = Retention(self.store, self.folder, settings.retention_bytes, self._remove)
+
+    def start(self) -> None:
+        """Start the workers, and go on with what was not over when the last server ended."""
+        self._ledger.start()
+        self.engine.start(wait=False)
+        for stored in self.store.unfinished():
+            self._take_up(stored)
+        self.retention.start()
+
+    def close(self, drain_seconds: float = 0.0) -> None:
+        """Let running jobs go on for so long, then end. What is not over stays in the store, to be gone on with."""
+        self.is_draining = True
+        if drain_seconds:
+            self.engine.drain(drain_seconds)
+        self.retention.close()
+        self.engine.close(abandon=True)
+        self._ledger.close()
+        self.store.close()
+        self.folder.close()
+
+    # What clients ask
+
+    def complete(self, prompt: str, **fields: Any) -> VideoRequest:
+        """A whole request: what is given, else the defaults of server and checkpoint, else the model card's."""
+        return self.engine.request(prompt, **fields)
+
+    def create(self, draft: Draft, owner: str, idempotency: Idempotency | None = None) -> View:
+        """Accept a video; it is on the disk when this returns.
+
+        Raises InvalidRequest, InvalidLayout, QueueFull, StoreError, IdempotencyConflict.
+        """
+        if self.is_draining:
+            raise StoreError("the server is stopping; send it again to the next one")
+        if idempotency is not None and (earlier := self.store.find(owner, idempotency)) is not None:
+            return self._view(earlier)
+        job_id = f"video_{uuid4().hex}"
+        folder = self.folder.make(job_id)
+        try:
+            job = self._submit(
+                self._new(job_id, draft, owner), draft.request, lambda stored: self._accept(stored, draft, idempotency)
+            )
+        except Known as known:
+            folder.remove()
+            return self._view(known.stored)
+        except BaseException:
+            folder.remove()
+            raise
+        return self._view(self.store.get(job.id))
+
+    def get(self, video_id: str, owner: str | None) -> View:
+        """Raises NotFound, also for a video of another owner; None is anybody."""
+        return self._view(self.store.get(video_id, owner), with_report=True)
+
+    def list(
+        self, owner: str | None, after: str | None, limit: int, order: Literal["asc", "desc"]
+    ) -> tuple[list[View], bool]:
+        """A page of videos, and whether there are more. Raises NotFound for an unknown `after`."""
+        jobs, has_more = self.store.list(owner, after, limit, order)
+        return [self._view(stored) for stored in jobs], has_more
+
+    def cancel(self, video_id: str, owner: str | None) -> View:
+        """Stop a job; a finished one stays as it is. Raises NotFound."""
+        stored = self.store.get(video_id, owner)
+        if (job := self._ledger.job(stored.id)) is not None:
+            self.engine.cancel(job)
+            self._ledger.await_end(stored.id, CANCEL_SECONDS)
+        return self.get(video_id, owner)
+
+    def delete(self, video_id: str, owner: str | None) -> None:
+        """Forget a video and remove its files; a job that is not over is stopped. Raises NotFound."""
+        stored = self.store.get(video_id, owner)
+        self._remove(stored.id)
+
+    def report(self, video_id: str, owner: str | None) -> RunReport:
+        """Where time and memory went. Raises NotFound before the video is completed."""
+        report = self._report(self.store.get(video_id, owner))
+        if report is None:
+            raise VideoNotReady(f"{video_id} has no report: it is not completed")
+        return report
+
+    def path(self, video_id: str, owner: str | None, variant: Variant = "video") -> Path:
+        """The file of a completed video, or of a picture made from it. Raises NotFound, VideoNotReady."""
+        stored = self.store.get(video_id, owner)
+        if stored.status != "completed":
+            raise VideoNotReady(f"{video_id} is {stored.status}; its content is there once it is completed")
+        folder = self.folder.of(stored.id)
+        path = {"video": folder.video, "thumbnail": folder.thumbnail, "spritesheet": folder.spritesheet}[variant]
+        if variant != "video" and not path.exists():
+            make = {"thumbnail": make_thumbnail, "spritesheet": make_spritesheet}[variant]
+            make(folder.video, path)
+        if not path.exists():
+            raise NotFound(f"the file of {video_id} is gone")
+        return path
+
+    def image(self, stored: StoredJob) -> bytes | None:
+        """The picture that a request began with."""
+        return self.folder.of(stored.id).image.read_bytes() if stored.has_image else None
+
+    def subscribe(self, video_id: str, owner: str | None, on_change: Callable[[], None]) -> Callable[[], None]:
+        """Have `on_change` called, from any thread, whenever a job changes; returns what ends that. Raises NotFound."""
+        stored = self.store.get(video_id, owner)
+        return self._ledger.subscribe(stored.id, on_change)
+
+    # From asked to queued
+
+    def _new(self, job_id: str, draft: Draft, owner: str) -> StoredJob:
+        request, now = draft.request, time.time()
+        layout = draft.layout or self.engine.layout_of(request)
+        timeouts = [seconds for seconds in (draft.timeout_seconds, self.settings.job_timeout_seconds) if seconds]
+        return StoredJob(
+            id=job_id,
+            owner=owner,
+            status="queued",
+            request=msgspec.structs.replace(request, image=None),
+            has_image=request.image is not None,
+            model=self.model_names[0],
+            layout=layout.name,
+            priority=draft.priority,
+            user=draft.user,
+            webhook_url=draft.webhook_url,
+            remixed_from=draft.remixed_from,
+            continues=draft.continues,
+            created_at=now,
+            deadline_at=now + min(timeouts) if timeouts else None,
+        )
+
+    def _accept(self, stored: StoredJob, draft: Draft, idempotency: Idempotency | None) -> None:
+        """There is a place in the queue: what is asked is on the disk when this returns."""
+        folder = self.folder.of(stored.id)
+        if draft.request.image is not None:
+            folder.write_image(draft.request.image)
+        if draft.continues is not None:
+            folder.keep_source(self.folder.of(draft.continues))
+        kept = self.store.add(stored, idempotency)
+        if kept.id != stored.id:
+            raise Known(kept)
+
+    def _submit(
+        self, stored: StoredJob, request: VideoRequest, accept: Callable[[StoredJob], None] | None = None
+    ) -> Job:
+        """Queue a job; without `accept` it is one that was accepted before."""
+        folder, settings = self.folder.of(stored.id), self.settings
+
+        def take_in(job: Job) -> None:
+            if accept is not None:
+                accept(stored)
+            self._ledger.follow(job)
+
+        return self.engine.submit(
+            request,
+            str(folder.video),
+            self._ledger.on_change,
+            ParallelLayout.parse(stored.layout),
+            job_id=stored.id,
+            priority=stored.priority,
+            deadline_at=stored.deadline_at,
+            keep=Keep(
+                state_file=str(folder.state), save_seconds=settings.save_seconds, max_repeats=settings.max_repeats
+            ),
+            continues="" if stored.continues is None else str(folder.source),
+            preview_seconds=settings.preview_seconds,
+            state=None if accept else JobState(deaths=stored.deaths, furthest=stored.progress),
+            accept=take_in,
+        )
+
+    def _take_up(self, stored: StoredJob) -> None:
+        """Go on with a job that another server accepted."""
+        try:
+            layout = ParallelLayout.parse(stored.layout)
+            if layout.num_ranks != self.engine.choice.layout.num_ranks:  # another layout is asked for now
+                stored = msgspec.structs.replace(stored, layout=self.engine.layout_of(stored.request).name)
+                self.store.mark(stored.id, layout=stored.layout)
+            request = msgspec.structs.replace(stored.request, image=self.image(stored))
+            self._submit(stored, request)
+        except (RinglightError, OSError) as error:  # what it began with is gone, or is over today's limits
+            logger.warning("%s cannot be gone on with: %s", stored.id, error)
+            self._ledger.write_end(
+                stored.id, error if isinstance(error, RinglightError) else StoreError(str(error)), None
+            )
+
+    def _remove(self, video_id: str) -> None:
+        """Forget a job: first what names it, then its files, which one that still runs may be writing."""
+        self.store.delete(video_id)
+        if (job := self._ledger.job(video_id)) is not None:
+            self.engine.cancel(job)
+        else:
+            self.folder.of(video_id).remove()
+        self._ledger.notify(video_id)
+
+    # What is shown
+
+    def _view(self, stored: StoredJob, with_report: bool = False) -> View:
+        job = self._ledger.job(stored.id)
+        if job is None:
+            return View(stored=stored, report=self._report(stored) if with_report else None)
+        return View(
+            stored=stored,
+            state=job.state,
+            queue_position=self.engine.position(job),
+            eta_seconds=self.engine.eta_seconds(job),
+        )
+
+    def _report(self, stored: StoredJob) -> RunReport | None:
+        encoded = self.store.report(stored.id) if stored.has_report else None
+        return None if encoded is None else msgspec.json.decode(encoded, type=RunReport)

@@ -1,0 +1,46 @@
+"""What goes into the collection of videos, and what is seen of one at a moment."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ringlight.core.layout import ParallelLayout
+from ringlight.core.report import RunReport
+from ringlight.core.request import VideoRequest
+from ringlight.engine.jobs import JobState, Status
+from ringlight.server.store import StoredJob
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call to create a video asked for, once it has been read and completed."""
+
+    request: VideoRequest
+    user: str | None = None
+    priority: int = 0
+    timeout_seconds: float | None = None
+    webhook_url: str | None = None
+    remixed_from: str | None = None
+    continues: str | None = None
+    layout: ParallelLayout | None = None
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as it stands at one moment. `state` is there while the engine has it, `report` once it is completed."""
+
+    stored: StoredJob
+    state: JobState | None = None
+    queue_position: int | None = None
+    eta_seconds: float | None = None
+    report: RunReport | None = None
+
+    @property
+    def status(self) -> Status:
+        """As clients see it: an end counts once it is written down."""
+        return self.stored.status if self.state is None or self.state.is_over else self.state.status
+
+    @property
+    def progress(self) -> int:
+        """0 to 100; it never falls, and is 100 only when completed."""
+        if self.status == "completed":
+            return 100
+        return max(self.stored.progress, 0 if self.state is None else min(99, self.state.progress))

@@ -1,0 +1,351 @@
+"""The page at / in a real Chromium, against a real server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, Route, expect
+
+from tests.server.browser import (
+    CHROMIUM,
+    CONTRASTS,
+    DROP,
+    PASTE,
+    PHONE,
+    WAIT_MS,
+    card,
+    chromium,
+    fill,
+    hand_over,
+    opened,
+    order,
+)
+from tests.server.served import Served, serve
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no Chromium at {CHROMIUM}: install the package"),
+]
+expect.set_options(timeout=WAIT_MS)
+
+KEY = "the-key-of-the-page-test"
+HOSTILE = '<img src=x onerror="window.pwned=1"><script>window.pwned=2</script> & "quotes"'
+FIRST_FOCUS = "#composer [name=prompt]"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser, served: Served) -> Iterator[Page]:
+    with opened(browser, served.url) as page:
+        yield page
+
+
+def delete_all(served: Served) -> None:
+    while videos := served.http.get("/v1/videos", params={"limit": 100}).json()["data"]:
+        for video in videos:
+            served.http.delete(f"/v1/videos/{video['id']}")
+
+
+def numbers(column: Locator) -> list[float]:
+    return [float(text) for text in column.all_inner_texts()]
+
+
+def test_a_video_that_begins_with_a_dropped_picture(
+    page: Page, served: Served, photograph: Path, tmp_path: Path
+) -> None:
+    hand_over(page, DROP, photograph)
+    expect(page.locator("#drop .name")).to_have_text(photograph.name)
+    expect(page.locator("#drop .shape")).to_contain_text("512 × 600, will be cut")
+    video_id = order(page, "she turns her head", seed=11)
+    assert (served.folder / "data/videos" / video_id / "input").read_bytes() == photograph.read_bytes()
+
+    made = card(page, video_id, "completed")
+    expect(made.locator(".prompt")).to_have_text("she turns her head")
+    expect(made.locator(".facts")).to_contain_text("64 × 64")
+    expect(made.locator(".facts")).to_contain_text("seed 11")
+    screen = made.locator("video")
+    expect(screen).to_have_attribute("src", re.compile("^blob:"))
+    page.wait_for_function("video => video.videoWidth === 64 && video.duration > 0.15", arg=screen.element_handle())
+    expect(screen).to_have_attribute("poster", re.compile("^blob:"))
+
+    with page.expect_download() as download:
+        made.get_by_role("button", name="Download").click()
+    assert download.value.suggested_filename == f"{video_id}.mp4"
+    download.value.save_as(tmp_path / "saved.mp4")
+    assert (tmp_path / "saved.mp4").read_bytes() == served.http.get(f"/v1/videos/{video_id}/content").content
+
+
+def test_the_report_adds_up(page: Page, served: Served) -> None:
+    made = card(page, order(page, "a report"), "completed")
+    stages = made.locator(".tables table").first
+    expect(stages.locator("tbody th").last).to_have_text("Other")
+    seconds, total = numbers(stages.locator("tbody td:nth-child(3)")), numbers(stages.locator("tfoot td:nth-child(3)"))
+    assert sum(seconds) == pytest.approx(total[0], abs=0.0005 * (len(seconds) + 1))
+    widths = stages.locator(".bar i").evaluate_all("bars => bars.map(bar => parseFloat(bar.style.width))")
+    assert widths == pytest.approx([100 * one / total[0] for one in seconds], abs=0.2)
+    expect(made.locator(".tables")).to_contain_text("Rank 0 on cpu")
+
+
+def test_progress_moves_and_cancel_ends_it(page: Page, served: Served) -> None:
+    video_id = order(page, "something long", num_inference_steps=1000)
+    running = card(page, video_id, "in_progress")
+    expect(running.locator(".now")).to_contain_text(re.compile(r"step \d+ of 1000 · about .* left"))
+    bar = running.locator("progress")
+    seen = [float(bar.evaluate("bar => bar.value"))]
+    for _ in range(3):
+        page.wait_for_function("([bar, last]) => bar.value > last", arg=[bar.element_handle(), seen[-1]])
+        seen.append(float(bar.evaluate("bar => bar.value")))
+    assert seen == sorted(set(seen)) and seen[-1] < 100
+    picture = running.locator(".picture")
+    expect(picture).to_have_attribute("src", re.compile("^data:image/jpeg;base64,"))
+    assert picture.evaluate("picture => picture.decode().then(() => picture.naturalWidth)") > 0
+
+    running.get_by_role("button", name="Cancel").click()
+    ended = card(page, video_id, "failed")
+    expect(ended.locator(".badge")).to_have_text("Cancelled")
+    expect(page.locator("#announcement")).to_have_text("Cancelled: something long")
+    assert served.get(video_id)["error"]["code"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("num_frames", "6", "nearest: 5"),
+        ("width", "65", "nearest: 64"),
+        ("num_inference_steps", "0", "between 1 and 1000"),
+        ("seed", "-1", "not between 0"),
+        ("seed", "x1", "integer"),
+        ("prompt", " ", "must not be empty"),
+    ],
+)
+def test_what_is_wrong_stands_beside_its_field(page: Page, field: str, value: str, words: str) -> None:
+    fill(page, "right")
+    page.locator(f"#composer [name={field}]").fill(value)
+    page.locator(".advanced").evaluate("folded => folded.open = false")
+    page.get_by_role("button", name="Make video").click()
+    wrong = page.locator(f"#composer [name={field}]")
+    expect(wrong).to_be_focused()
+    expect(wrong).to_have_attribute("aria-invalid", "true")
+    problem = page.locator(f"[data-field~={field}] .problem")
+    expect(problem).to_contain_text(words)
+    assert wrong.get_attribute("aria-describedby") == problem.get_attribute("id")
+    wrong.press("1")
+    expect(problem).to_have_count(0)
+
+
+def test_a_picture_that_is_none_is_told_beside_it(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "notes.jpg").write_text("not a picture")
+    hand_over(page, PASTE, tmp_path / "notes.jpg")
+    fill(page, "right")
+    page.get_by_role("button", name="Make video").click()
+    expect(page.locator("[data-field~=input_reference] .problem")).to_contain_text("not a picture")
+    page.get_by_role("button", name="Remove").click()
+    expect(page.locator("#drop-words")).to_be_visible()
+    assert page.locator(".problem:visible").count() == 0
+
+
+def test_with_the_keyboard_alone(page: Page, served: Served) -> None:
+    page.wait_for_function("document.querySelector('#num_frames').value")
+    visited = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        visited.append(
+            page.evaluate(
+                """() => {
+                  const one = document.activeElement;
+                  const outlined = [one, one.nextElementSibling, one.closest(".drop")];
+                  const shows = outlined.some((e) => e && getComputedStyle(e).outlineStyle !== "none");
+                  return [one.id || one.name || one.textContent.trim(), shows];
+                }"""
+            )
+        )
+        if visited[-1][0].startswith("Make video"):
+            break
+    assert [name for name, shows in visited if not shows] == []
+    names = [name for name, _ in visited]
+    assert {"prompt", "picture", "shape", "width", "preset", "num_frames", "seed", "die", "theme"} < set(names)
+
+    page.locator("#prompt").focus()
+    page.keyboard.type("typed, never clicked")
+    for name, value in {"width": "64", "height": "64", "num_frames": "5"}.items():
+        page.locator(f"#composer [name={name}]").focus()
+        page.keyboard.press("Control+a")
+        page.keyboard.type(value)
+    with page.expect_response(lambda answer: answer.request.method == "POST") as answered:
+        page.keyboard.press("Control+Enter")
+    video_id = answered.value.json()["id"]
+    made = card(page, video_id, "completed")
+    made.get_by_role("button", name="Delete").focus()
+    page.keyboard.press("Enter")
+    expect(made.get_by_role("button", name="Really delete?")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(made).to_have_count(0)
+    assert served.http.get(f"/v1/videos/{video_id}").status_code == 404
+
+
+def test_presets_and_shapes_set_the_numbers(page: Page) -> None:
+    fill(page, "")
+    fields = {name: page.locator(f"#composer [name={name}]") for name in ("width", "height", "num_frames", "seed")}
+    steps, seconds = page.locator("#num_inference_steps"), page.locator("#seconds")
+    for shape, size in {"Portrait": ("160", "256"), "Square": ("192", "192"), "Landscape": ("256", "160")}.items():
+        page.get_by_text(shape, exact=True).click()
+        assert (fields["width"].input_value(), fields["height"].input_value()) == size
+    page.get_by_text("Draft").click()
+    assert (steps.input_value(), fields["num_frames"].input_value(), seconds.input_value()) == ("3", "9", "0.38")
+    page.get_by_text("Best").click()
+    assert (steps.input_value(), fields["num_frames"].input_value()) == ("12", "17")
+    seconds.fill("2")
+    assert fields["num_frames"].input_value() == "49"
+    assert page.locator("[name=preset]:checked").count() == 0
+    page.get_by_label("Draw a random seed").click()
+    assert fields["seed"].input_value().isdecimal()
+
+
+def test_what_follows_from_a_video(page: Page, served: Served) -> None:
+    video_id = order(page, "the first one", seed=5)
+    made = card(page, video_id, "completed")
+
+    def follow(button: str, prompt: str | None = None) -> dict[str, object]:
+        with page.expect_response(lambda answer: answer.request.method == "POST") as answered:
+            made.get_by_role("button", name=button, exact=True).click()
+            if prompt is not None:
+                made.locator(".follow textarea").fill(prompt)
+                made.locator(".follow textarea").press("Control+Enter")
+        assert answered.value.ok, answered.value.text()
+        new = answered.value.json()
+        card(page, new["id"], "completed")
+        return dict(new)
+
+    remix = follow("Remix", "the second one")
+    assert (remix["remixed_from_video_id"], remix["prompt"], remix["seed"]) == (video_id, "the second one", 5)
+    extension = follow("Extend", "it goes on")
+    assert (extension["extended_from_video_id"], extension["prompt"]) == (video_id, "it goes on")
+    again = follow("Again")
+    assert again["prompt"] == "the first one" and again["seed"] != 5
+    expect(card(page, str(remix["id"])).locator(".origin")).to_contain_text("remix")
+
+    made.get_by_role("button", name="Use settings").click()
+    expect(page.locator("#prompt")).to_have_value("the first one")
+    expect(page.locator("#seed")).to_have_value("5")
+
+
+def test_an_order_whose_answer_was_lost_is_made_once(page: Page, served: Served) -> None:
+    def lose(route: Route) -> None:
+        route.fetch()  # the server has it, and nobody hears of that
+        route.abort()
+
+    page.route("**/v1/videos", lose, times=1)
+    fill(page, "only once")
+    page.get_by_role("button", name="Make video").click()
+    expect(page.locator("#problem")).to_contain_text("does not answer")
+    page.get_by_role("button", name="Make video").click()
+    page.locator("#videos .card", has_text="only once").wait_for()
+    listed = served.http.get("/v1/videos", params={"limit": 100}).json()["data"]
+    assert [video["prompt"] for video in listed].count("only once") == 1
+
+
+def test_text_stays_text(page: Page) -> None:
+    made = card(page, order(page, HOSTILE), "completed")
+    assert made.locator(".prompt").inner_text() == HOSTILE
+    assert made.locator(".prompt > *").count() == 0
+    made.get_by_role("button", name="Remix").click()
+    assert made.locator(".follow textarea").input_value() == HOSTILE
+    assert page.evaluate("window.pwned") is None
+
+
+def test_a_phone_needs_no_scrolling_sideways(browser: Browser, served: Served, photograph: Path) -> None:
+    with opened(browser, served.url, **PHONE) as page:
+        hand_over(page, DROP, photograph)
+        made = card(page, order(page, "w" * 300), "completed")
+        expect(made.locator(".tables table").first).to_be_visible()
+        made.get_by_role("button", name="Extend").click()
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE["viewport"]["width"]
+        heights = page.locator("button:visible").evaluate_all("all => all.map(one => one.offsetHeight)")
+        assert len(heights) > 8 and min(heights) >= 40
+
+
+def test_light_and_dark_are_both_readable(browser: Browser, served: Served) -> None:
+    grounds = {}
+    for scheme in ("light", "dark"):
+        with opened(browser, served.url, color_scheme=scheme) as page:
+            card(page, order(page, "a lamp in the window"), "completed").locator("tfoot").wait_for()
+            order(page, "a lamp that goes on and on", num_inference_steps=1000)
+            page.locator("#queue .card").wait_for()
+            fill(page, "", num_frames=6)
+            page.get_by_role("button", name="Make video").click()
+            page.locator("#field-problem").wait_for()
+            contrasts = page.evaluate(CONTRASTS)
+            assert len(contrasts) > 60
+            assert [(text, ratio) for text, ratio in contrasts if ratio < 4.5] == []
+            ground = "getComputedStyle(document.body).backgroundColor"
+            grounds[scheme] = page.evaluate(ground)
+            page.locator("#queue .card").get_by_role("button", name="Cancel").click()
+            page.locator("#theme").click()
+            switched = page.evaluate(ground)
+            assert switched != grounds[scheme]
+            page.reload()
+            assert page.evaluate(ground) == switched
+    assert grounds["light"] != grounds["dark"]
+
+
+def test_a_queue_longer_than_a_page_and_older_videos(page: Page, served: Served) -> None:
+    delete_all(served)
+    ids = [served.create(num_inference_steps=1000, prompt=f"number {position}")["id"] for position in range(24)]
+    try:
+        page.reload()
+        running = card(page, ids[0], "in_progress")  # the oldest one, beyond the first page of the list
+        expect(running.locator(".now")).to_contain_text("step")
+        assert page.locator("#queue .card").evaluate_all("all => all.map(one => one.dataset.id)") == ids
+        for video_id in ids:
+            served.http.post(f"/v1/videos/{video_id}/cancel")
+        expect(page.locator("#videos .card")).to_have_count(24)
+        page.reload()
+        expect(page.locator("#videos .card")).to_have_count(20)
+        page.get_by_role("button", name="Older videos").click()
+        expect(page.locator("#videos .card")).to_have_count(24)
+        newest_first = page.locator("#videos .card").evaluate_all("all => all.map(one => one.dataset.id)")
+        assert newest_first == ids[::-1]
+        expect(page.get_by_role("button", name="Older videos")).to_be_hidden()
+        served.http.delete(f"/v1/videos/{ids[23]}")
+        expect(page.locator("#videos .card")).to_have_count(23)
+    finally:
+        delete_all(served)
+
+
+def test_a_server_with_keys(browser: Browser, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"alice:{KEY}\n")
+    (tmp_path / "keys").chmod(0o600)
+    with serve(tmp_path, tiny, "--api-key-file", tmp_path / "keys") as server:
+        with opened(browser, server.url) as page:
+            lock = page.locator("#lock")
+            expect(lock).to_be_visible()
+            page.keyboard.press("Escape")
+            expect(lock).to_be_visible()
+            for wrong, words in {"wrong-key-0123456789": "key", "with space": "without spaces"}.items():
+                page.locator("#key").fill(wrong)
+                page.keyboard.press("Enter")
+                expect(lock.locator(".problem")).to_contain_text(words)
+            page.locator("#key").fill(KEY)
+            page.keyboard.press("Enter")
+            expect(lock).to_be_hidden()
+            made = card(page, order(page, "behind a door"), "completed")
+            expect(made.locator("video")).to_have_attribute("src", re.compile("^blob:"))
+            page.reload()
+            card(page, str(made.get_attribute("data-id")))
+            expect(lock).to_be_hidden()
+            page.get_by_role("button", name="Forget key").click()
+            expect(lock).to_be_visible()
+            assert KEY not in page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
+            page.locator("#key").fill(KEY)
+            page.keyboard.press("Enter")
+            expect(page.locator("#state")).to_have_text("Ready")
+            server.stop()
+            expect(page.locator("#trouble")).to_contain_text("does not answer")
