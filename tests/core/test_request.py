@@ -191,3 +191,10 @@ def test_a_workload_holds_a_pictures_hash_instead_of_its_bytes() -> None:
     }
     assert workload["height"] == 704
     assert asked().workload()["image"] is None
+
+
+def test_a_request_shows_itself_without_its_picture() -> None:
+    shown = repr(asked(image=bytes(10_000)))
+    assert "image='<10000 bytes>'" in shown
+    assert "prompt='a lighthouse in the fog'" in shown
+    assert len(shown) < 400

@@ -30,6 +30,13 @@ class VideoRequest(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     image: bytes | None = None
 
+    def __repr__(self) -> str:
+        """Without the picture's bytes: whoever logs a request would hold them several times over."""
+        fields = msgspec.structs.asdict(self)
+        if self.image is not None:
+            fields["image"] = f"<{len(self.image)} bytes>"
+        return f"VideoRequest({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
+
     @property
     def uses_guidance(self) -> bool:
         """Whether a second, unconditional forward is run at each step (guidance_scale > 1)."""
