@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = (
@@ -21,6 +21,7 @@ FLAGS = (
     "--disable-sync",
 )
 WAIT_MS = 60_000
+expect.set_options(timeout=WAIT_MS)
 DESKTOP: dict[str, Any] = {"viewport": {"width": 1440, "height": 1000}}
 PHONE: dict[str, Any] = {
     "viewport": {"width": 390, "height": 844},
@@ -61,19 +62,25 @@ CONTRASTS = """
     for (let one = element; one; one = one.parentElement) layers.push(parse(getComputedStyle(one).backgroundColor));
     return layers.reverse().reduce((under, layer) => over(layer, under), [255, 255, 255]);
   };
+  const linear = (one) => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4;
   const luminance = (colour) => {
-    const [r, g, b] = colour.map((one) => one / 255).map((one) => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = colour.map((one) => linear(one / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const wordsOf = (element, isField) => {
+    if (isField) return element.value || element.placeholder;
+    return [...element.childNodes].filter((one) => one.nodeType === 3).map((one) => one.data).join("").trim();
   };
   const found = [];
   for (const element of document.querySelectorAll("body *")) {
-    const field = element.matches("input:not([type=radio], [type=file], [type=checkbox]), textarea, select");
-    const own = field ? element.value || element.placeholder : [...element.childNodes].filter((one) => one.nodeType === 3).map((one) => one.data).join("").trim();
-    if (!own || !element.checkVisibility({ visibilityProperty: true }) || element.closest(".unseen, .skip, svg, noscript")) continue;
+    const isField = element.matches("input:not([type=radio], [type=file], [type=checkbox]), textarea, select");
+    const words = wordsOf(element, isField);
+    if (!words || !element.checkVisibility({ visibilityProperty: true })) continue;
+    if (element.closest(".unseen, .skip, svg, noscript")) continue;
     const under = ground(element);
-    const style = getComputedStyle(element, field && !element.value ? "::placeholder" : null);
+    const style = getComputedStyle(element, isField && !element.value ? "::placeholder" : null);
     const [a, b] = [luminance(over(parse(style.color), under)), luminance(under)].sort((x, y) => y - x);
-    found.push([own.slice(0, 40), (a + 0.05) / (b + 0.05)]);
+    found.push([words.slice(0, 40), (a + 0.05) / (b + 0.05)]);
   }
   return found;
 }
@@ -120,7 +127,7 @@ def hand_over(page: Page, script: str, picture: Path) -> None:
 
 def fill(page: Page, prompt: str, **fields: object) -> None:
     """Write into the form; fields are named as in the API. The shortest video is asked for, unless they say more."""
-    page.wait_for_function("document.querySelector('#num_frames').value")
+    expect(page.locator("#num_frames")).not_to_have_value("")  # the server's defaults are there
     page.locator(".advanced").evaluate("folded => folded.open = true")
     small = {"width": 64, "height": 64, "num_frames": 5, "num_inference_steps": 2}
     for name, value in (small | fields).items():

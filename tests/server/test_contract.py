@@ -11,36 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import av
-import httpx2
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types import Video
 from PIL import Image
 
-from tests.server.served import LONG, SMALL, Served
-
-REST = {name: value for name, value in SMALL.items() if name not in ("prompt", "size")}
-"""What the client has no arguments for."""
-OMITTED: Any = openai.omit
-LONGER = {name: value for name, value in LONG.items() if name not in ("prompt", "size")}
-
-
-class Counting(httpx2.HTTPTransport):
-    """Counts requests; loses the answers to the first `num_lost` of them after the server has sent them."""
-
-    def __init__(self, num_lost: int = 0) -> None:
-        super().__init__()
-        self.sent: list[httpx2.Request] = []
-        self._num_lost = num_lost
-
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        self.sent.append(request)
-        response = super().handle_request(request)
-        if len(self.sent) <= self._num_lost:
-            response.read()
-            raise httpx2.ReadError("the answer was lost")
-        return response
+from tests.server.sdk import LONGER, OMITTED, REST, Counting, create, extend, openai_client, poll
+from tests.server.served import Served
 
 
 @pytest.fixture
@@ -52,27 +30,6 @@ def transport() -> Counting:
 def client(served: Served, transport: Counting) -> Iterator[OpenAI]:
     with openai_client(served, transport) as client:
         yield client
-
-
-def openai_client(served: Served, transport: Counting) -> OpenAI:
-    return OpenAI(base_url=f"{served.url}/v1", api_key="any", http_client=httpx2.Client(transport=transport))
-
-
-def create(client: OpenAI, **more: Any) -> Video:
-    fields: Any = {"prompt": "a paper boat", "size": "64x64", "extra_body": REST} | more
-    return client.videos.create(**fields)
-
-
-def poll(client: OpenAI, video: Video) -> Video:
-    done = client.videos.poll(video.id, poll_interval_ms=50)
-    assert done.status == "completed", done.error
-    return done
-
-
-def extend(client: OpenAI, video_id: str) -> Video:
-    """The client's own argument takes no object, whatever its types say."""
-    fields: Any = {"prompt": "the sea", "seconds": "0.2", "video": OMITTED, "extra_body": {"video": {"id": video_id}}}
-    return client.videos.extend(**fields)
 
 
 @pytest.fixture(scope="module")
@@ -376,37 +333,3 @@ def test_an_unknown_model(client: OpenAI, transport: Counting) -> None:
     assert client.models.retrieve(model.id).id == model.id
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("sora-2")
-
-
-def test_a_lost_answer_makes_one_video(served: Served) -> None:
-    """The client sends a POST again without an idempotency key when its answer is lost."""
-    prompt = f"a lost answer {time.time()}"
-    transport = Counting(num_lost=2)
-    with openai_client(served, transport) as client:
-        video = create(client, prompt=prompt, input_reference=("a.png", picture(), "image/png"))
-        counts = [request.headers["x-stainless-retry-count"] for request in transport.sent]
-        assert counts == ["0", "1", "2"]
-        found = [each.id for each in client.videos.list(limit=100) if each.prompt == prompt]
-        assert found == [video.id]
-        again = create(client, prompt=prompt, input_reference=("a.png", picture(), "image/png"))
-        assert again.id != video.id  # nobody said that this is the same
-        poll(client, again)
-
-
-def picture() -> bytes:
-    encoded = io.BytesIO()
-    Image.new("RGB", (64, 64), "teal").save(encoded, "PNG")
-    return encoded.getvalue()
-
-
-def test_an_idempotency_key(client: OpenAI) -> None:
-    key = {"Idempotency-Key": f"key {time.time()}"}
-    first = create(client, extra_headers=key)
-    assert create(client, extra_headers=key).id == first.id
-    with pytest.raises(openai.UnprocessableEntityError) as caught:
-        create(client, prompt="another", extra_headers=key)
-    assert caught.value.code == "idempotency_conflict"
-    poll(client, first)
-    assert create(client, extra_headers=key).id == first.id
-    client.videos.delete(first.id)
-    assert create(client, extra_headers=key).id != first.id  # what is gone is nobody's

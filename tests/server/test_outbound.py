@@ -240,6 +240,14 @@ def test_rules(rule: str, allowed: list[str], refused: list[str]) -> None:
         assert refusal(to, url).code == "image_url_refused"
 
 
+@pytest.mark.parametrize(
+    "host", ["134744072", "0x08080808", "010.8.8.8", "8.8.2056", "8.8", "8.8.8.0x8", "[::8.8.8.8%1]"]
+)
+def test_numbers_are_written_as_addresses_or_not_at_all(host: str) -> None:
+    """Public ones too: what a resolver makes of them differs from one system to another."""
+    assert refusal(outbound("*", resolve=resolve_everything), f"http://{host}/").code == "image_url_refused"
+
+
 def test_no_rule_allows_nothing() -> None:
     assert refusal(outbound(resolve=resolve_everything), "http://good.test/").code == "image_url_refused"
 

@@ -15,7 +15,6 @@ from tests.server.browser import (
     DROP,
     PASTE,
     PHONE,
-    WAIT_MS,
     card,
     chromium,
     fill,
@@ -29,11 +28,9 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no Chromium at {CHROMIUM}: install the package"),
 ]
-expect.set_options(timeout=WAIT_MS)
 
 KEY = "the-key-of-the-page-test"
 HOSTILE = '<img src=x onerror="window.pwned=1"><script>window.pwned=2</script> & "quotes"'
-FIRST_FOCUS = "#composer [name=prompt]"
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +70,8 @@ def test_a_video_that_begins_with_a_dropped_picture(
     expect(made.locator(".facts")).to_contain_text("seed 11")
     screen = made.locator("video")
     expect(screen).to_have_attribute("src", re.compile("^blob:"))
-    page.wait_for_function("video => video.videoWidth === 64 && video.duration > 0.15", arg=screen.element_handle())
+    expect(screen).to_have_js_property("videoWidth", 64)
+    assert screen.evaluate("video => video.duration") == pytest.approx(5 / 24, abs=0.05)
     expect(screen).to_have_attribute("poster", re.compile("^blob:"))
 
     with page.expect_download() as download:
@@ -90,7 +88,7 @@ def test_the_report_adds_up(page: Page, served: Served) -> None:
     seconds, total = numbers(stages.locator("tbody td:nth-child(3)")), numbers(stages.locator("tfoot td:nth-child(3)"))
     assert sum(seconds) == pytest.approx(total[0], abs=0.0005 * (len(seconds) + 1))
     widths = stages.locator(".bar i").evaluate_all("bars => bars.map(bar => parseFloat(bar.style.width))")
-    assert widths == pytest.approx([100 * one / total[0] for one in seconds], abs=0.2)
+    assert widths == pytest.approx([100 * one / total[0] for one in seconds], abs=0.1 / total[0])
     expect(made.locator(".tables")).to_contain_text("Rank 0 on cpu")
 
 
@@ -101,7 +99,7 @@ def test_progress_moves_and_cancel_ends_it(page: Page, served: Served) -> None:
     bar = running.locator("progress")
     seen = [float(bar.evaluate("bar => bar.value"))]
     for _ in range(3):
-        page.wait_for_function("([bar, last]) => bar.value > last", arg=[bar.element_handle(), seen[-1]])
+        expect(bar).not_to_have_js_property("value", seen[-1])
         seen.append(float(bar.evaluate("bar => bar.value")))
     assert seen == sorted(set(seen)) and seen[-1] < 100
     picture = running.locator(".picture")
@@ -153,7 +151,7 @@ def test_a_picture_that_is_none_is_told_beside_it(page: Page, tmp_path: Path) ->
 
 
 def test_with_the_keyboard_alone(page: Page, served: Served) -> None:
-    page.wait_for_function("document.querySelector('#num_frames').value")
+    expect(page.locator("#num_frames")).not_to_have_value("")
     visited = []
     for _ in range(60):
         page.keyboard.press("Tab")
@@ -196,11 +194,11 @@ def test_presets_and_shapes_set_the_numbers(page: Page) -> None:
     fields = {name: page.locator(f"#composer [name={name}]") for name in ("width", "height", "num_frames", "seed")}
     steps, seconds = page.locator("#num_inference_steps"), page.locator("#seconds")
     for shape, size in {"Portrait": ("160", "256"), "Square": ("192", "192"), "Landscape": ("256", "160")}.items():
-        page.get_by_text(shape, exact=True).click()
+        page.get_by_role("radio", name=shape).check()
         assert (fields["width"].input_value(), fields["height"].input_value()) == size
-    page.get_by_text("Draft").click()
+    page.get_by_role("radio", name="Draft").check()
     assert (steps.input_value(), fields["num_frames"].input_value(), seconds.input_value()) == ("3", "9", "0.38")
-    page.get_by_text("Best").click()
+    page.get_by_role("radio", name="Best").check()
     assert (steps.input_value(), fields["num_frames"].input_value()) == ("12", "17")
     seconds.fill("2")
     assert fields["num_frames"].input_value() == "49"
@@ -269,7 +267,7 @@ def test_a_phone_needs_no_scrolling_sideways(browser: Browser, served: Served, p
         made.get_by_role("button", name="Extend").click()
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE["viewport"]["width"]
         heights = page.locator("button:visible").evaluate_all("all => all.map(one => one.offsetHeight)")
-        assert len(heights) > 8 and min(heights) >= 40
+        assert len(heights) > 8 and min(heights) >= 44
 
 
 def test_light_and_dark_are_both_readable(browser: Browser, served: Served) -> None:
@@ -323,29 +321,28 @@ def test_a_queue_longer_than_a_page_and_older_videos(page: Page, served: Served)
 def test_a_server_with_keys(browser: Browser, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(f"alice:{KEY}\n")
     (tmp_path / "keys").chmod(0o600)
-    with serve(tmp_path, tiny, "--api-key-file", tmp_path / "keys") as server:
-        with opened(browser, server.url) as page:
-            lock = page.locator("#lock")
-            expect(lock).to_be_visible()
-            page.keyboard.press("Escape")
-            expect(lock).to_be_visible()
-            for wrong, words in {"wrong-key-0123456789": "key", "with space": "without spaces"}.items():
-                page.locator("#key").fill(wrong)
-                page.keyboard.press("Enter")
-                expect(lock.locator(".problem")).to_contain_text(words)
-            page.locator("#key").fill(KEY)
+    with serve(tmp_path, tiny, "--api-key-file", tmp_path / "keys") as server, opened(browser, server.url) as page:
+        lock = page.locator("#lock")
+        expect(lock).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(lock).to_be_visible()
+        for wrong, words in {"wrong-key-0123456789": "key", "with space": "without spaces"}.items():
+            page.locator("#key").fill(wrong)
             page.keyboard.press("Enter")
-            expect(lock).to_be_hidden()
-            made = card(page, order(page, "behind a door"), "completed")
-            expect(made.locator("video")).to_have_attribute("src", re.compile("^blob:"))
-            page.reload()
-            card(page, str(made.get_attribute("data-id")))
-            expect(lock).to_be_hidden()
-            page.get_by_role("button", name="Forget key").click()
-            expect(lock).to_be_visible()
-            assert KEY not in page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
-            page.locator("#key").fill(KEY)
-            page.keyboard.press("Enter")
-            expect(page.locator("#state")).to_have_text("Ready")
-            server.stop()
-            expect(page.locator("#trouble")).to_contain_text("does not answer")
+            expect(lock.locator(".problem")).to_contain_text(words)
+        page.locator("#key").fill(KEY)
+        page.keyboard.press("Enter")
+        expect(lock).to_be_hidden()
+        made = card(page, order(page, "behind a door"), "completed")
+        expect(made.locator("video")).to_have_attribute("src", re.compile("^blob:"))
+        page.reload()
+        card(page, str(made.get_attribute("data-id")))
+        expect(lock).to_be_hidden()
+        page.get_by_role("button", name="Forget key").click()
+        expect(lock).to_be_visible()
+        assert KEY not in page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
+        page.locator("#key").fill(KEY)
+        page.keyboard.press("Enter")
+        expect(page.locator("#state")).to_have_text("Ready")
+        server.stop()
+        expect(page.locator("#trouble")).to_contain_text("does not answer")

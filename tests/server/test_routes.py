@@ -116,46 +116,6 @@ def test_progress_does_not_fall_when_cancelled(served: Served, long: dict[str, A
     assert served.http.post(f"/v1/videos/{long['id']}/cancel").json()["progress"] >= before
 
 
-# Idempotency, as raw headers
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "is_same"),
-    [
-        ({}, {}, False),
-        ({"x-stainless-retry-count": "0"}, {"x-stainless-retry-count": "0"}, False),
-        ({"x-stainless-retry-count": "0"}, {"x-stainless-retry-count": "1"}, True),
-        ({}, {"x-stainless-retry-count": "2"}, True),
-        ({}, {"x-stainless-retry-count": "many"}, False),
-        ({"Idempotency-Key": "k1"}, {"x-stainless-retry-count": "1"}, False),
-        ({"Idempotency-Key": "k2", "x-stainless-retry-count": "0"}, {"Idempotency-Key": "k2"}, True),
-        ({"Idempotency-Key": "k3"}, {"Idempotency-Key": "k4"}, False),
-    ],
-    ids=str,
-)
-def test_which_requests_are_one(
-    served: Served, first: dict[str, str], second: dict[str, str], is_same: bool, request: pytest.FixtureRequest
-) -> None:
-    prompt = request.node.name
-    ids = [served.create(headers, prompt=prompt)["id"] for headers in (first, second)]
-    assert (ids[0] == ids[1]) is is_same
-    for video_id in ids:
-        served.wait(video_id)
-
-
-def test_a_repetition_of_another_body_is_another(served: Served) -> None:
-    first = served.create(prompt="one body")
-    other = served.create({"x-stainless-retry-count": "1"}, prompt="another body")
-    assert first["id"] != other["id"]
-
-
-def test_a_remix_that_is_repeated_is_one(served: Served, finished: dict[str, Any]) -> None:
-    path, body = f"/v1/videos/{finished['id']}/remix", {"prompt": "a stone"}
-    first = served.http.post(path, json=body).json()
-    again = served.http.post(path, json=body, headers={"x-stainless-retry-count": "1"}).json()
-    assert first["id"] == again["id"]
-
-
 # The server itself
 
 

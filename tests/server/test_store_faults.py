@@ -27,11 +27,12 @@ from tests.server.stores import postgres as postgres
 from tests.server.stores import url as url
 
 SECRET = "no error quotes a prompt"
-QUICK_SECONDS = 0.2  # how long a store waits for a lock in tests where it waits in vain
+QUICK_SECONDS = 0.5  # how long a store waits for a lock in tests where it waits in vain
 
 ADD_FOR_EVER = """
 import sys
 from ringlight.server.store import Idempotency, JobStore
+from tests.server.stores import new_job
 store = JobStore(sys.argv[1])
 while True:
     job = new_job()
@@ -155,14 +156,12 @@ def test_a_server_that_was_killed_does_not_keep_the_next_one_out(url: str) -> No
 
 def test_who_lost_postgresql_to_another_server_writes_nothing(postgres: Postgres) -> None:
     url = postgres.new_database()
-    with opened(url, QUICK_SECONDS) as first:
+    with opened(url, timeout_seconds=1.0) as first:
         kept = first.add(new_job())
         postgres.stop()
         postgres.start()
-        with opened(url, QUICK_SECONDS) as second:
+        with opened(url) as second:
             assert "another server works with" in store_error(first)
-            with pytest.raises(StoreError, match="another server"):
-                first.finish(kept.id, "failed", 1.0, None)
             assert second.unfinished() == [kept]
             assert second.finish(kept.id, "completed", 1.0, None)
         assert not first.finish(kept.id, "failed", 1.0, None)

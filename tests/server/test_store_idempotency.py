@@ -50,6 +50,8 @@ def test_a_key_lives_as_long_as_its_job_whatever_became_of_it(store: JobStore) -
     assert store.add(new_job(), key).id == first.id
     assert store.delete(first.id)
     assert store.find("", key) is None
+    with store._database.read() as connection:  # a key that outlived its job would be seen nowhere else
+        assert connection.exec_driver_sql("SELECT count(*) FROM idempotencies").scalar() == 0
     second = store.add(new_job(), Idempotency("key", "other"))
     assert store.find("", Idempotency("key", "other")) == second
 

@@ -73,7 +73,7 @@ def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
     )
     for routes in (content, videos, system, pages):  # /v1/videos/sync before /v1/videos/{video_id}
         app.include_router(routes.router)
-    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    app.openapi = lambda: describe(app, needs_key=bool(len(keys)))  # type: ignore[method-assign]
     errors.install(app)
     middleware.install(app, settings)
     app.user_middleware.insert(1, Middleware(RequestMeter, metrics=metrics))  # in request ids, around all else

@@ -132,7 +132,7 @@ class VideoReference(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    id: str = Field(max_length=256)
+    id: str = Field(min_length=1, max_length=256)
     """Such as `video_0c6a...`; it must be completed."""
 
 

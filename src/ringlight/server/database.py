@@ -14,6 +14,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_
 from ringlight.core.errors import InvalidSetting, StoreError
 
 NUM_READERS = 8
+STATEMENT_SECONDS = 30.0  # what PostgreSQL gives one statement at most
 LOCK = 0x72696E676C69  # PostgreSQL's advisory lock that a server holds, one per database
 
 
@@ -130,9 +131,8 @@ class Database:
         connection.execute("PRAGMA foreign_keys = ON")
 
     def _prepare_postgres(self, connection: Any, _: object) -> None:
-        milliseconds = round(1000 * self._timeout_seconds)
-        connection.execute(f"SET lock_timeout = {milliseconds}")
-        connection.execute(f"SET statement_timeout = {2 * milliseconds}")  # the other one must be met first
+        connection.execute(f"SET lock_timeout = {round(1000 * self._timeout_seconds)}")
+        connection.execute(f"SET statement_timeout = {round(1000 * STATEMENT_SECONDS)}")
         connection.execute("SET synchronous_commit = on")
         connection.commit()
 

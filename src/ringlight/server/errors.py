@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ringlight.core.errors import InvalidRequest, Problem, QueueFull, RinglightError
+from ringlight.core.errors import InvalidLayout, InvalidRequest, Problem, QueueFull, RinglightError
 from ringlight.server.codes import CODES
 
 logger = logging.getLogger(__name__)
@@ -108,10 +108,9 @@ def _retry_headers(status: int, code: str) -> dict[str, str]:
     return headers
 
 
-def invalid(problems: list[Problem]) -> ApiError:
-    """400 invalid_request: `param` is the first problem's field, the message names all of them, in the wire's names."""
-    renamed = [msgspec.structs.replace(p, field=WIRE_NAMES.get(p.field, p.field)) for p in problems]
-    return ApiError(400, InvalidRequest.code, "; ".join(map(str, renamed)), param=renamed[0].field)
+def invalid(problems: Sequence[Problem]) -> ApiError:
+    """400 invalid_request: `param` is the first problem's field, the message names all of them."""
+    return ApiError(400, InvalidRequest.code, "; ".join(map(str, problems)), param=problems[0].field)
 
 
 def to_api_error(error: RinglightError) -> ApiError:
@@ -120,7 +119,11 @@ def to_api_error(error: RinglightError) -> ApiError:
         case ApiError():
             return error
         case InvalidRequest():
-            return invalid(list(error.problems))
+            names = [WIRE_NAMES.get(problem.field, problem.field) for problem in error.problems]
+            pairs = zip(error.problems, names, strict=True)
+            return invalid([msgspec.structs.replace(problem, field=name) for problem, name in pairs])
+        case InvalidLayout():
+            return ApiError(400, error.code, str(error), param="layout")
         case QueueFull():
             retry = {"Retry-After": str(max(1, math.ceil(error.retry_seconds)))}
             return ApiError(429, error.code, str(error), headers=retry)

@@ -61,7 +61,7 @@ def _with_file(name: str) -> dict[str, Any]:
     return {"anyOf": [reference, {"type": "object", "properties": {"input_reference": file}, "required": ["prompt"]}]}
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
+def describe(app: FastAPI, needs_key: bool) -> dict[str, Any]:
     """The whole description, made once."""
     if app.openapi_schema is None:
         described = get_openapi(
@@ -75,6 +75,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
         schemas = described["components"]["schemas"]
         schemas |= definitions["$defs"]
         _drop_what_is_never_answered(described)
+        if not needs_key:
+            _drop_keys(described)
         app.openapi_schema = described
     return app.openapi_schema
 
@@ -88,3 +90,12 @@ def _drop_what_is_never_answered(described: dict[str, Any]) -> None:
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         described["components"]["schemas"].pop(name, None)
+
+
+def _drop_keys(described: dict[str, Any]) -> None:
+    """What nobody asks for here."""
+    del described["components"]["securitySchemes"]
+    for path in described["paths"].values():
+        for operation in path.values():
+            operation.pop("security", None)
+            operation["responses"].pop("401", None)

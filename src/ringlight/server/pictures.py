@@ -71,7 +71,7 @@ def check_picture(encoded: bytes, width: int, height: int, limits: RequestLimits
 
 
 def _decoded_bytes(picture: Image.Image, width: int, height: int) -> int:
-    """What decoding takes, by the header. A JPEG will be decoded at a half, a quarter or an eighth if that is enough."""
+    """What decoding takes, by the header. A JPEG will be decoded at a half, a quarter or an eighth if that will do."""
     num_bytes = 0
     if picture.info.get("progressive"):
         num_bytes = picture.width * picture.height * PROGRESSIVE_PIXEL_BYTES

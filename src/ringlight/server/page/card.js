@@ -57,7 +57,6 @@ export class Card {
     this.part(".origin").textContent = origin(video);
     this.part(".live").hidden = this.isOver;
     this.part("progress").value = video.progress;
-    this.part("progress").setAttribute("aria-label", `Progress: ${video.progress} %`);
     this.part(".now").textContent = this.isOver ? "" : words.now(video);
     this.part(".ring").style.setProperty("--done", `${video.progress}%`);
     this.part(".ring span").textContent = video.status === "in_progress" ? `${video.progress} %` : "";
@@ -142,7 +141,7 @@ export class Card {
     form.querySelector("[type=submit]").textContent = FOLLOWS[name].button;
     form.querySelector(".more").hidden = name !== "extend";
     form.elements.prompt.value = this.video.prompt;
-    form.elements.seconds.value = this.video.seconds;
+    form.elements.seconds.value = Math.floor((100 * this.video.num_frames) / this.video.fps) / 100;
     form.elements.prompt.focus();
     form.elements.prompt.select();
   }

@@ -6,7 +6,7 @@ import { badge } from "./words.js";
 
 const PAGE = 20;
 const MAX_STREAMS = 2; // a browser opens six connections to a server, for all of its pages
-const BUSY_MS = 3000, IDLE_MS = 6000; // between two looks at the list
+const BUSY_MS = 3000, IDLE_MS = 6000, HIDDEN_MS = 30000; // between two looks at the list
 
 export class Shelf {
   constructor(api, onReuse, announce) {
@@ -75,8 +75,6 @@ export class Shelf {
 
   // Look at the list now and then from here on.
   async refresh() {
-    clearTimeout(this.timer);
-    if (document.hidden) return this.listen([]);
     try {
       await this.walk();
       say("");
@@ -84,7 +82,8 @@ export class Shelf {
       say(error.message);
     }
     clearTimeout(this.timer); // of a look that was asked for meanwhile
-    this.timer = setTimeout(() => this.refresh(), this.unfinished().length ? BUSY_MS : IDLE_MS);
+    const pause = document.hidden ? HIDDEN_MS : this.unfinished().length ? BUSY_MS : IDLE_MS;
+    this.timer = setTimeout(() => this.refresh(), pause);
   }
 
   // The newest page, and further ones as long as there are videos in them that are not over.
@@ -144,7 +143,16 @@ export class Shelf {
       find(name).parentElement.hidden = !cards.length;
     }
     find("empty").hidden = this.ids.length > 0;
-    this.listen(queue.slice(0, MAX_STREAMS).map(({ video }) => video.id));
+    document.title = queue.length ? `${queue[0].video.progress} % · Ringlight` : "Ringlight";
+    this.listen(document.hidden ? [] : queue.slice(0, MAX_STREAMS).map(({ video }) => video.id));
+  }
+
+  // What is heard aloud of progress are its quarters.
+  advance(card, progress) {
+    const quarter = Math.floor(progress.progress / 25);
+    if (quarter > Math.floor(card.video.progress / 25)) this.announce(`${25 * quarter} %: ${card.video.prompt.slice(0, 60)}`);
+    card.show({ ...card.video, ...progress });
+    document.title = `${this.unfinished()[0].video.progress} % · Ringlight`;
   }
 
   // Have events of these videos, and of no others.
@@ -168,7 +176,7 @@ export class Shelf {
         const card = this.cards.get(id);
         if (stream.signal.aborted || !card) return;
         if (name === "status" || name === "done") this.put(data);
-        else if (name === "progress") card.show({ ...card.video, ...data });
+        else if (name === "progress") this.advance(card, data);
         else if (name === "preview") card.setPicture(data.image);
       }
     } catch (error) {

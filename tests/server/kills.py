@@ -1,0 +1,347 @@
+"""Killing the server, killing and stopping its ranks: nothing that was acknowledged is lost or made twice.
+
+Only processes that the server under test has started are ever touched.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from tests.engine.processes import ends, wait_until
+from tests.server.films import (
+    FILMS,
+    RING,
+    SHORT,
+    STEPS,
+    Originals,
+    digests_of,
+    ranks_of,
+    replica_of,
+    sha256_of,
+    spread,
+    wait_for_step,
+    wait_until_idle,
+    wait_until_renewed,
+)
+from tests.server.served import Served, free_port
+
+Findings = dict[str, Any]
+
+MAX_OPEN = 6  # videos that a client keeps waiting
+MOMENTS = ("loading", "creating", "running", "finishing", "whenever")
+
+
+class Client:
+    """Creates one video after another, each under a key of its own, until each is acknowledged. Survives the server."""
+
+    def __init__(self, url: str, chance: random.Random) -> None:
+        self.acknowledged: dict[str, tuple[str, int]] = {}
+        """By key: the video's id, and the number of its film."""
+        self.asked_for = 0
+        self.sent_again = 0
+        self._url = url
+        self._chance = chance
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._create_all)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Return when the last one is acknowledged."""
+        self._ending.set()
+        self._thread.join()
+
+    def _create_all(self) -> None:
+        with httpx.Client(base_url=self._url, timeout=30.0, trust_env=False) as http:
+            while not self._ending.is_set():
+                self.asked_for += 1
+                self._create(http, f"film {self.asked_for} {uuid4().hex}", self._chance.randrange(len(FILMS)))
+                while not self._ending.is_set() and self._num_open(http) >= MAX_OPEN:
+                    self._ending.wait(0.1)
+
+    def _create(self, http: httpx.Client, key: str, film: int) -> None:
+        while True:
+            try:
+                answer = http.post("/v1/videos", json=FILMS[film], headers={"Idempotency-Key": key})
+            except httpx.TransportError:  # killed, or not there yet
+                self.sent_again += 1
+                time.sleep(0.05)
+                continue
+            assert answer.status_code == 200, answer.text
+            self.acknowledged[key] = (answer.json()["id"], film)
+            return
+
+    def _num_open(self, http: httpx.Client) -> int:
+        try:
+            return sum(video["status"] in ("queued", "in_progress") for video in videos_of(http))
+        except httpx.TransportError:
+            return MAX_OPEN
+
+
+def videos_of(http: httpx.Client) -> list[dict[str, Any]]:
+    """All videos, the newest first."""
+    found: list[dict[str, Any]] = []
+    after = ""
+    while True:
+        page = http.get(f"/v1/videos?limit=100{after}").json()
+        found += page["data"]
+        if not page["has_more"]:
+            return found
+        after = f"&after={page['last_id']}"
+
+
+def kill_the_server(folder: Path, checkpoint: Path, count: int, chance: random.Random) -> Findings:
+    """Kill the server `count` times while a client creates videos; the last one makes what is left.
+
+    In turn while it loads, creates, runs, finishes, and at any time.
+    """
+    options = ("--no-warm-up", "--save-seconds", 0.2)
+    expected = digests_of(folder / "undisturbed", checkpoint, FILMS, *options)
+    port = free_port()
+    client = Client(f"http://127.0.0.1:{port}", random.Random(chance.random()))
+    listening, ready, orphaned = [], [], []
+    moments: Counter[str] = Counter()
+    ends_seen: dict[str, dict[str, Any]] = {}
+    try:
+        for life in range(count + 1):
+            moment = MOMENTS[life % len(MOMENTS)] if life < count else "at last"
+            began = time.monotonic()
+            server = Served(folder, checkpoint, *options, port=port)
+            try:
+                server.wait_until_listening()
+                listening.append(time.monotonic() - began)
+                if moment != "loading":
+                    server.wait_until_ready()
+                    ready.append(time.monotonic() - began)
+                if moment == "at last":
+                    client.close()
+                    result = check_all(server, client, expected, ends_seen)
+                    break
+                wait_for_moment(server, moment, chance)
+                ends_seen |= {each["id"]: each for each in videos_of(server.http) if is_over(each)}
+                ranks = ranks_of(server)
+            finally:
+                server.stop(signal.SIGKILL)
+            moments[moment] += 1
+            killed_at = time.monotonic()
+            assert all(map(ends, ranks))
+            orphaned.append(time.monotonic() - killed_at)
+    finally:
+        client._ending.set()
+    return result | {
+        "kills": dict(moments),
+        "listening again, s": spread(listening),
+        "ready again, s": spread(ready),
+        "ranks ended after, s": spread(orphaned),
+    }
+
+
+def is_over(video: dict[str, Any]) -> bool:
+    return video["status"] in ("completed", "failed")
+
+
+def wait_for_moment(server: Served, moment: str, chance: random.Random) -> None:
+    """Return when it is time to kill."""
+    if moment == "running":
+        wait_until(lambda: any(each["status"] == "in_progress" for each in videos_of(server.http)))
+    elif moment == "finishing":
+        stage = chance.choice(["Decoding", "Output"])
+        before = sum(map(is_over, videos_of(server.http)))
+
+        def is_near_an_end() -> bool:
+            videos = videos_of(server.http)
+            return any(each["stage"] == stage for each in videos) or sum(map(is_over, videos)) > before
+
+        wait_until(is_near_an_end)
+    elif moment == "creating":
+        before = len(videos_of(server.http))
+        wait_until(lambda: len(videos_of(server.http)) > before)
+    time.sleep(chance.uniform(0, {"loading": 2.0, "whenever": 2.0, "running": 0.5}.get(moment, 0.02)))
+
+
+def check_all(
+    server: Served, client: Client, expected: list[str], ends_seen: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Every key has one video, which is completed and as it should be; what was over before has stayed as it was."""
+    wait_until(lambda: all(map(is_over, videos_of(server.http))), 600)
+    videos = {each["id"]: each for each in videos_of(server.http)}
+    acknowledged = dict(client.acknowledged.values())
+    assert len(client.acknowledged) == client.asked_for
+    assert videos.keys() == acknowledged.keys(), "exactly one video for each key"
+    assert [each for each in videos.values() if each["status"] != "completed"] == []
+    assert {video_id: videos[video_id] for video_id in ends_seen} == ends_seen
+    wrong = [video_id for video_id, film in acknowledged.items() if sha256_of(server, video_id) != expected[film]]
+    assert wrong == []
+    reports = [server.http.get(f"/v1/videos/{video_id}/report").json() for video_id in videos]
+    return {
+        "videos": len(videos),
+        "creates sent again": client.sent_again,
+        "lost": 0,
+        "made twice": 0,
+        "went on from a saved step": sum(report["resumed_from_step"] > 0 for report in reports),
+    }
+
+
+def kill_ranks(served: Served, originals: Originals, count: int, chance: random.Random) -> Findings:
+    """Kill one of two ranks in the middle of denoising, with two more videos waiting."""
+    renewed: list[float] = []
+    resumed = 0
+    for _ in range(count):
+        renewal, went_on = disturb(served, originals, [chance.randrange(2)], signal.SIGKILL, chance)
+        renewed.append(renewal)
+        resumed += went_on
+    return {
+        "kills": count,
+        "videos completed with identical frames": 3 * count,
+        "went on from a saved step": resumed,
+        "new ranks ready after, s": spread(renewed),
+    }
+
+
+def stop_ranks(served: Served, originals: Originals, count: int, chance: random.Random) -> Findings:
+    """SIGSTOP one rank and both, in the middle of denoising and idle; each `count` times."""
+    found: Findings = {"stops": 4 * count, "watchdog, s": 2}
+    for name, victims in (("one rank", [chance.randrange(2)]), ("both ranks", [0, 1])):
+        busy = [disturb(served, originals, victims, signal.SIGSTOP, chance)[0] for _ in range(count)]
+        idle = [stop_idle(served, originals, victims) for _ in range(count)]
+        found[f"{name}, busy: new ranks ready after, s"] = spread(busy)
+        found[f"{name}, idle: new ranks ready after, s"] = spread(idle)
+    return found
+
+
+def disturb(
+    served: Served, originals: Originals, victims: list[int], number: signal.Signals, chance: random.Random
+) -> tuple[float, bool]:
+    """Signal ranks under a video that has two others behind it: all are as they should be, and only it was repeated.
+
+    Returns the seconds until there were new ranks, and whether it went on from a saved step.
+    """
+    before, restarts = ranks_of(served, 2), replica_of(served)["restarts"]
+    struck, *others = [served.create(**film)["id"] for film in (STEPS, SHORT, SHORT)]
+    wait_for_step(served, struck, chance.randrange(1, 200))
+    began = time.monotonic()
+    for victim in victims:
+        os.kill(before[victim], number)
+    wait_until_renewed(served, restarts)
+    seconds = time.monotonic() - began
+    assert all(map(ends, before))
+    assert not set(before) & set(ranks_of(served, 2))
+    for video_id, film, deaths in zip((struck, *others), (STEPS, SHORT, SHORT), (1, 0, 0), strict=True):
+        video = served.wait(video_id)
+        assert video["restarts"] == deaths, video
+        assert sha256_of(served, video_id) == originals.sha256(film)
+    assert replica_of(served)["restarts"] == restarts + 1
+    return seconds, served.http.get(f"/v1/videos/{struck}/report").json()["resumed_from_step"] > 0
+
+
+def stop_idle(served: Served, originals: Originals, victims: list[int]) -> float:
+    """Stop ranks that have nothing to do. Returns the seconds until there were new ones."""
+    wait_until_idle(served)
+    before, restarts = ranks_of(served, 2), replica_of(served)["restarts"]
+    began = time.monotonic()
+    for victim in victims:
+        os.kill(before[victim], signal.SIGSTOP)
+    wait_until_renewed(served, restarts)
+    seconds = time.monotonic() - began
+    assert all(map(ends, before))
+    assert sha256_of(served, served.completed(**SHORT)["id"]) == originals.sha256(SHORT)
+    return seconds
+
+
+def kill_again_and_again(served: Served, originals: Originals, count: int, chance: random.Random) -> Findings:
+    """A video under which ranks die each time fails after two repeats, and others go before its last one."""
+    waited: list[float] = []
+    for _ in range(count):
+        restarts = replica_of(served)["restarts"]
+        poisoned = served.create(**STEPS)["id"]
+        others = [served.create(**SHORT)["id"] for _ in range(3)]
+        began = time.monotonic()
+        for deaths in range(3):
+            wait_for_step(served, poisoned, 1)
+            if deaths == 2:  # it has been put behind all others
+                assert [served.get(video_id)["status"] for video_id in others] == ["completed"] * 3
+            os.kill(ranks_of(served, 2)[chance.randrange(2)], signal.SIGKILL)
+            wait_until_renewed(served, restarts + deaths)
+        failed = served.wait(poisoned, "failed")
+        waited.append(time.monotonic() - began)
+        assert failed["error"]["code"] == "worker_error"
+        assert failed["error"]["message"].startswith("repeated 2 times; ")
+        assert "signal 9" in failed["error"]["message"]
+        assert failed["restarts"] == 2
+        for video_id in others:
+            assert served.get(video_id)["restarts"] == 0
+            assert sha256_of(served, video_id) == originals.sha256(SHORT)
+    return {"videos": count, "failed after two repeats with their cause": count, "took, s": spread(waited)}
+
+
+Stopping = Callable[[Path, Path, int, random.Random], Findings]
+
+
+def terminate(folder: Path, checkpoint: Path, count: int, chance: random.Random) -> Findings:
+    """SIGTERM with one video running and five queued: it is finished where there is time, else kept, and gone on with.
+
+    The third way is a second SIGTERM while the first one waits.
+    """
+    films = (STEPS, *[SHORT] * 5)
+    expected = digests_of(folder / "undisturbed", checkpoint, (STEPS, SHORT), *RING)
+    took: dict[str, list[float]] = {"finished": [], "kept": [], "second signal": []}
+    resumed = 0
+    for _ in range(count):
+        for way, drain_seconds in (("finished", 600), ("kept", 0), ("second signal", 600)):
+            home = folder / f"{way} {_}"
+            home.mkdir()
+            ids, seconds = stop_in_the_middle(home, checkpoint, films, drain_seconds, way, chance)
+            took[way].append(seconds)
+            server = Served(home, checkpoint, *RING)
+            try:
+                server.wait_until_ready()
+                reports = []
+                for video_id, film in zip(ids, films, strict=True):
+                    video = server.wait(video_id)
+                    assert video["restarts"] == 0
+                    assert sha256_of(server, video_id) == expected[0 if film is STEPS else 1]
+                    reports.append(server.http.get(f"/v1/videos/{video_id}/report").json())
+                resumed += reports[0]["resumed_from_step"] > 0
+                assert (reports[0]["resumed_from_step"] == 0) or way != "finished"
+            finally:
+                server.stop(signal.SIGKILL)
+    return {
+        "servers": 3 * count,
+        "exit codes": "all 0",
+        "went on from a saved step": resumed,
+        "ended after, s": {way: spread(seconds) for way, seconds in took.items()},
+    }
+
+
+def stop_in_the_middle(
+    home: Path, checkpoint: Path, films: tuple[dict[str, Any], ...], drain_seconds: float, way: str, chance: random.Random
+) -> tuple[list[str], float]:
+    """Start a server and end it by SIGTERM, once or twice. Returns the videos, and the seconds that it took."""
+    server = Served(home, checkpoint, *RING, "--drain-timeout", drain_seconds)
+    try:
+        server.wait_until_ready()
+        ids = [server.create(**film)["id"] for film in films]
+        wait_for_step(server, ids[0], chance.randrange(5, 50))
+        ranks = ranks_of(server, 2)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        if way == "second signal":
+            wait_until(lambda: server.http.get("/health").json()["status"] == "draining")
+            assert server.http.post("/v1/videos", json=SHORT).status_code == 503
+            server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(120) == 0
+        seconds = time.monotonic() - began
+        assert all(map(ends, ranks))
+        return ids, seconds
+    finally:
+        server.stop(signal.SIGKILL)
