@@ -22,8 +22,8 @@ from ringlight.core.request import RequestLimits, VideoRequest
 class RunJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Make a video, its ranks laid out so, and write it to `output` (the extension says how).
 
-    With a `state_file` what it takes to go on is written there, before the first step, after the last, and at most every
-    `save_seconds` in between; where the file is there already, the job goes on from it. A preview is sent at most
+    With a `state_file` what it takes to go on is written there, before the first step, after the last, and at most
+    every `save_seconds` in between; where the file is there already, the job goes on from it. A preview is sent at most
     every `preview_seconds`, 0 for none. `continues` is a video on this machine whose last frame is the request's first:
     the output holds its frames, then the new ones without the first.
     """
@@ -149,8 +149,9 @@ FromWorker = WorkerReady | Pong | JobMessage | WorkerFailed | GroupBroken
 class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
     """Which of how many ranks a process is, and where they meet.
 
-    `local_rank` of `num_local` counts on this machine, where the first rank has device `first_device`. Ranks meet at a store that rank 0 keeps at `host`:`port`;
-    `listener` is the descriptor of a socket that already listens there, -1 where rank 0 is to open one.
+    `local_rank` of `num_local` counts on this machine, where the first rank has device `first_device`. Ranks meet at a
+    store that rank 0 keeps at `host`:`port`; `listener` is the descriptor of a socket that already listens there, -1
+    where rank 0 is to open one.
     """
 
     rank: int = 0
