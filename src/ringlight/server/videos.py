@@ -115,6 +115,8 @@ class Videos:
         except Known as known:
             folder.remove()
             return self._view(known.stored)
+        except StoreError:  # it may be stored all the same; if not, its folder is found to be nobody's at the next start
+            raise
         except BaseException:
             folder.remove()
             raise
