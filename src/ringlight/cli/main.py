@@ -13,6 +13,7 @@ from ringlight.cli.demo_checkpoint import demo_checkpoint
 from ringlight.cli.doctor import doctor
 from ringlight.cli.generate import generate
 from ringlight.cli.jobs import jobs
+from ringlight.cli.plan import plan
 from ringlight.cli.serve import serve
 from ringlight.core.errors import (
     Cancelled,
@@ -54,6 +55,7 @@ def ringlight(
 
 app.command()(generate)
 app.command()(serve)
+app.command()(plan)
 app.add_typer(jobs)
 app.command(name="demo-checkpoint")(demo_checkpoint)
 app.command()(doctor)

@@ -1,0 +1,235 @@
+"""`ringlight plan`: what a request would take on every layout of some GPUs, without a GPU and without weights."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from ringlight.cli import machine
+from ringlight.cli.generate import parse_size
+from ringlight.core.config import read_defaults, read_limits
+from ringlight.core.errors import InvalidSetting
+from ringlight.core.request import RequestDefaults, VideoRequest
+from ringlight.core.spec import ModelSpec
+from ringlight.planner import catalogue
+from ringlight.planner.calibration import Calibration
+from ringlight.planner.fleet import FleetPlan, Kind, plan_fleet
+from ringlight.planner.hardware import Card, Hardware, Link, RunSettings, read_toml
+from ringlight.planner.model_card import WAN22_TI2V_5B
+from ringlight.planner.planner import Plan
+from ringlight.planner.planner import plan as plan_layouts
+from ringlight.planner.simulate import Load
+from ringlight.planner.tables import fleet_table, plan_tables
+
+HARDWARE, REQUEST, LOAD, RESULT = "Hardware", "Request", "Load", "Result"
+STAND_IN = "a prompt of ordinary length " * 11  # some 77 tokens; its words do not matter
+
+
+class ObjectiveChoice(StrEnum):
+    latency = "latency"
+    throughput = "throughput"
+    memory = "memory"
+
+
+class DtypeChoice(StrEnum):
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+class MixedRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A kind of request in a mix's file: what is left out is as on the command line."""
+
+    weight: float = 1.0
+    width: int | None = None
+    height: int | None = None
+    num_frames: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    image: bool | None = None
+
+
+class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of `[[request]]` tables."""
+
+    request: list[MixedRequest]
+
+
+def plan(
+    model_path: Annotated[
+        str | None, typer.Option(help="Checkpoint whose JSON is read; left out, Wan2.2-TI2V-5B.", show_default=False)
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(help=f"Card: {', '.join(catalogue.CARDS)}.", show_default="rtx4090", rich_help_panel=HARDWARE),
+    ] = None,
+    gpu_file: Annotated[Path | None, typer.Option(help="Card from a TOML file.", rich_help_panel=HARDWARE)] = None,
+    num_gpus: Annotated[int, typer.Option(min=1, help="Cards in all.", rich_help_panel=HARDWARE)] = 1,
+    link: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Between all of them: {', '.join(catalogue.LINKS)}.", show_default="pcie4", rich_help_panel=HARDWARE
+        ),
+    ] = None,
+    link_file: Annotated[Path | None, typer.Option(help="Link from a TOML file.", rich_help_panel=HARDWARE)] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Report of a u1r1 run, or what --save-calibration wrote.", rich_help_panel=HARDWARE),
+    ] = None,
+    save_calibration: Annotated[
+        Path | None, typer.Option(help="Keep what --calibration says as JSON.", rich_help_panel=HARDWARE)
+    ] = None,
+    dtype: Annotated[
+        DtypeChoice, typer.Option(help="Of the products.", rich_help_panel=HARDWARE)
+    ] = DtypeChoice.bfloat16,
+    vae_dtype: machine.VaeDtype = machine.VaeDtypeChoice.float32,
+    tf32: machine.Tf32 = True,
+    decode_chunk: machine.DecodeChunk = 0,
+    num_slices: machine.NumSlices = 0,
+    size: Annotated[str | None, typer.Option(help="Of the video.", metavar="WxH", rich_help_panel=REQUEST)] = None,
+    num_frames: Annotated[int | None, typer.Option(help="4k+1.", rich_help_panel=REQUEST)] = None,
+    num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=REQUEST)] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Off at 1 and below.", rich_help_panel=REQUEST)] = None,
+    image: Annotated[bool, typer.Option("--image", help="With a first frame.", rich_help_panel=REQUEST)] = False,
+    objective: Annotated[
+        ObjectiveChoice, typer.Option(help="What the best layout has least or most of.", rich_help_panel=RESULT)
+    ] = ObjectiveChoice.latency,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests a second, at random moments.", rich_help_panel=LOAD)
+    ] = None,
+    mix: Annotated[Path | None, typer.Option(help="TOML with [[request]] tables.", rich_help_panel=LOAD)] = None,
+    num_requests: Annotated[int, typer.Option(min=100, help="To simulate.", rich_help_panel=LOAD)] = 20_000,
+    seed: Annotated[int, typer.Option(help="Of the arrivals.", rich_help_panel=LOAD)] = 0,
+    p95: Annotated[
+        float | None, typer.Option(help="Promise in seconds: the fewest GPUs that keep it.", rich_help_panel=LOAD)
+    ] = None,
+    gpu_price: Annotated[float | None, typer.Option(help="Of a GPU hour.", rich_help_panel=LOAD)] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=RESULT)] = False,
+) -> None:
+    """Predict every layout of some GPUs: seconds by stage, link hidden and exposed, memory by rank; choose the best.
+
+    Needs no GPU and no weights. With --rate it simulates the queue before replicas of every layout instead.
+
+    Exit codes: 0, 2 usage, 3 invalid request, checkpoint or setting.
+    """
+    spec = WAN22_TI2V_5B if model_path is None else ModelSpec.read(Path(model_path))
+    defaults = RequestDefaults() if model_path is None else read_defaults(Path(model_path))
+    width, height = parse_size(size, None, None)
+    fields = {
+        "width": width,
+        "height": height,
+        "num_frames": num_frames,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+    }
+    request = request_with(spec, defaults, fields, image)
+    settings = RunSettings(
+        dtype=dtype.value, vae_dtype=vae_dtype.value, tf32=tf32, decode_chunk=decode_chunk, num_slices=num_slices
+    )
+    chosen_card = _card(gpu, gpu_file)
+    chosen_link = _link(link, link_file)
+    hardware = Hardware(card=chosen_card or catalogue.card("rtx4090"), link=chosen_link)
+    if calibration is not None:
+        known = Calibration.read(calibration, spec, chosen_card)
+        hardware, settings = known.hardware(chosen_link), known.settings
+        if save_calibration is not None:
+            save_calibration.write_bytes(known.to_json())
+    if rate is None:
+        made = plan_layouts(spec, request, hardware, num_gpus, objective.value, settings)
+        print(_json(made).decode() if json_ else said(made, spec, request, hardware, settings))
+    else:
+        kinds = [Kind(request)] if mix is None else _kinds(mix, spec, defaults, fields, image)
+        load = Load(rate=rate, num_requests=num_requests, seed=seed)
+        fleet = plan_fleet(
+            spec, kinds, hardware, num_gpus, load, settings=settings, p95_seconds=p95, gpu_price=gpu_price
+        )
+        print(_json(fleet).decode() if json_ else said_of_fleet(fleet, load, hardware))
+
+
+def request_with(spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], image: bool) -> VideoRequest:
+    """A request of this size with stand-ins for its prompts and its picture. Raises InvalidRequest."""
+    given = {"negative_prompt": STAND_IN.replace("prompt", "phrase"), "seed": 0, "image": b"\0" if image else None}
+    request = defaults.complete(STAND_IN, spec, **given | fields)
+    request.check(spec, read_limits())
+    return request
+
+
+def said(plan: Plan, spec: ModelSpec, request: VideoRequest, hardware: Hardware, settings: RunSettings) -> str:
+    """The tables of a plan, and what it was made for."""
+    num_tokens = spec.num_tokens(request.num_frames, request.height, request.width)
+    kind = "I2V" if request.image else "T2V"
+    chosen = "none fits" if plan.chosen is None else f"{plan.chosen.prediction.layout} for {plan.objective}"
+    lines = [
+        plan_tables(plan),
+        "",
+        f"{spec.name}: {request.width}x{request.height}, {request.num_frames} frames, {request.num_inference_steps} "
+        f"steps, guidance {request.guidance_scale:g}, {kind}; {num_tokens} tokens; {settings.dtype}, VAE "
+        f"{settings.vae_dtype}",
+        _of(hardware),
+        f"{chosen}",
+    ]
+    return "\n".join(lines)
+
+
+def said_of_fleet(fleet: FleetPlan, load: Load, hardware: Hardware) -> str:
+    """The table of fleets, and which one is best."""
+    best = fleet.chosen
+    chosen = "none keeps up" if best is None else f"{best.queue.num_replicas} x {best.layout} on {best.num_gpus} GPUs"
+    asked = f"{load.rate:g} requests a second (Poisson, seed {load.seed}, {load.num_requests} simulated)"
+    return "\n".join([fleet_table(fleet), "", asked, _of(hardware), chosen])
+
+
+def _of(hardware: Hardware) -> str:
+    """The hardware, and whether its figures were measured."""
+    basis = "calibrated by a run" if hardware.correction.by_stage else f"assumed from: {hardware.card.source}"
+    return f"{hardware.card.name}, {hardware.link.name}; {basis}; link: {hardware.link.source}"
+
+
+def _card(key: str | None, path: Path | None) -> Card | None:
+    if key is not None and path is not None:
+        raise InvalidSetting("give --gpu or --gpu-file, not both")
+    if path is not None:
+        return Card.read(path)
+    return None if key is None else catalogue.card(key)
+
+
+def _link(key: str | None, path: Path | None) -> Link:
+    if key is not None and path is not None:
+        raise InvalidSetting("give --link or --link-file, not both")
+    return read_toml(path, Link) if path is not None else catalogue.link(key or "pcie4")
+
+
+def _kinds(path: Path, spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], image: bool) -> list[Kind]:
+    """The kinds of requests of a mix's file. Raises InvalidSetting, and InvalidRequest for what cannot be made."""
+    kinds = []
+    for mixed in read_toml(path, Mix).request:
+        own = msgspec.structs.asdict(mixed)
+        weight, has_image = own.pop("weight"), own.pop("image")
+        changed = fields | {name: value for name, value in own.items() if value is not None}
+        request = request_with(spec, defaults, changed, image if has_image is None else has_image)
+        kinds.append(Kind(request, weight))
+    if not kinds:
+        raise InvalidSetting(f"{path}: has no [[request]]")
+    return kinds
+
+
+def _json(made: Plan | FleetPlan) -> bytes:
+    """Indented JSON with the figures that are derived."""
+    plain: dict[str, Any] = msgspec.to_builtins(made)
+    if isinstance(made, FleetPlan):
+        for fleet, shown in zip(made.choices, plain["choices"], strict=True):
+            shown["queue"] |= {"keeps_up": fleet.queue.keeps_up, "utilisation": fleet.queue.utilisation}
+    if isinstance(made, Plan):
+        for choice, shown in zip(made.choices, plain["choices"], strict=True):
+            shown["prediction"] |= _derived(choice.prediction)
+        if made.chosen is not None:
+            plain["chosen"]["prediction"] |= _derived(made.chosen.prediction)
+    return msgspec.json.format(msgspec.json.encode(plain), indent=2)
+
+
+def _derived(prediction: Any) -> dict[str, Any]:
+    names = ("total_seconds", "exposed_seconds", "hidden_seconds", "memory_bytes", "fits", "bound")
+    return {name: getattr(prediction, name) for name in names}

@@ -1,0 +1,156 @@
+"""Calibration: what one measured run says of the assumptions, kept as JSON to plan others by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ringlight.core.errors import InvalidSetting
+from ringlight.core.layout import ParallelLayout
+from ringlight.core.report import RunReport
+from ringlight.core.request import VideoRequest
+from ringlight.core.spec import ModelSpec
+from ringlight.planner import catalogue, decoder
+from ringlight.planner.costs import stage_costs, uses_winograd
+from ringlight.planner.hardware import Card, Correction, Hardware, Link, RunSettings
+from ringlight.planner.memory import decode_portion, decoding_bytes, denoising_bytes, weights_by_rank
+
+ALONE = ParallelLayout()
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True):
+    """One run on one rank. `card` is what its predictions start from, `correction` what it makes of them.
+
+    `flops_per_second` are what the run reached over whole stages, by network: for people, and beside a data sheet.
+    """
+
+    device: str
+    model: str
+    workload_hash: str
+    num_tokens: int
+    settings: RunSettings
+    card: Card
+    correction: Correction
+    flops_per_second: dict[str, float]
+
+    @classmethod
+    def of(cls, report: RunReport, spec: ModelSpec, card: Card | None = None) -> Calibration:
+        """From a report of a whole run on one rank. `card`: None takes the table's CPU core for a CPU.
+
+        Raises InvalidSetting for a run that tells too little: of several ranks, resumed, or of a card not named.
+        """
+        _require_telling(report)
+        card = card or _card_of(report)
+        settings, request = settings_of(report), request_of(report)
+        hardware = Hardware(card=card, link=catalogue.link("loopback"))
+        predicted = {stage.name: stage.seconds for stage in stage_costs(spec, request, ALONE, hardware, settings)}
+        measured = {stage.name: stage.seconds for stage in report.stages}
+        by_stage = {
+            name: measured[name] / seconds for name, seconds in predicted.items() if seconds and name in measured
+        }
+        known = sum(seconds for name, seconds in measured.items() if name in predicted)
+        base, growth = _memory(report, spec, request, hardware, settings)
+        return cls(
+            device=str(report.environment.get("device", "")),
+            model=spec.fingerprint,
+            workload_hash=report.workload_hash,
+            num_tokens=report.num_tokens,
+            settings=settings,
+            card=card,
+            correction=Correction(
+                by_stage=by_stage,
+                other_seconds=max(0.0, report.total_seconds - known),
+                base_bytes=base,
+                growth=growth,
+            ),
+            flops_per_second=_rates(spec, request, measured, hardware, settings),
+        )
+
+    @classmethod
+    def read(cls, path: Path, spec: ModelSpec, card: Card | None = None) -> Calibration:
+        """From a file: a calibration, or a report as `generate --report` writes it. Raises InvalidSetting."""
+        try:
+            content = path.read_bytes()
+            if "stages" in msgspec.json.decode(content, type=dict[str, Any]):
+                return cls.of(msgspec.json.decode(content, type=RunReport), spec, card)
+            return msgspec.json.decode(content, type=cls)
+        except OSError as error:
+            raise InvalidSetting(f"{path}: {error.strerror}") from None
+        except msgspec.DecodeError as error:
+            raise InvalidSetting(f"{path}: neither a calibration nor a report: {error}") from None
+
+    def hardware(self, link: Link) -> Hardware:
+        """The machine of this run, with a link."""
+        return Hardware(card=self.card, link=link, correction=self.correction)
+
+    def to_json(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+def request_of(report: RunReport) -> VideoRequest:
+    """The request that a report is of; a picture stands there as a single byte."""
+    fields = dict(report.workload)
+    fields["image"] = b"\0" if fields.get("image") else None
+    return msgspec.convert(fields, VideoRequest, builtin_types=(bytes,))
+
+
+def settings_of(report: RunReport) -> RunSettings:
+    """The settings that a report names."""
+    said = report.environment
+    return RunSettings(
+        dtype=said.get("dtype", "bfloat16"),
+        vae_dtype=said.get("vae_dtype", "float32"),
+        tf32=bool(said.get("tf32", True)),
+    )
+
+
+def _require_telling(report: RunReport) -> None:
+    if len(report.ranks) != 1:
+        raise InvalidSetting(f"a calibration needs a run on one rank, and this one is of {report.layout}")
+    if report.resumed_from_step:
+        raise InvalidSetting(f"a calibration needs a whole run; this one went on from step {report.resumed_from_step}")
+
+
+def _card_of(report: RunReport) -> Card:
+    if report.environment.get("device_type") == "cpu":
+        return catalogue.card("cpu-core")
+    raise InvalidSetting(f"name the card of {report.environment.get('device')!r} by --gpu or --gpu-file")
+
+
+def _memory(
+    report: RunReport, spec: ModelSpec, request: VideoRequest, hardware: Hardware, settings: RunSettings
+) -> tuple[int, dict[str, float]]:
+    """(bytes of the idle process beside its weights, measured per predicted byte of activations by stage)."""
+    weights, memory = weights_by_rank(spec, 1, settings)[0], report.worst_memory
+    idle = memory.idle_resident_bytes if memory.idle_resident_bytes is not None else weights
+    portion = decode_portion(spec, request, ALONE, hardware, settings)
+    predicted = {
+        "Denoising": denoising_bytes(spec, request, ALONE, hardware, settings),
+        "Decoding": decoding_bytes(spec, request, ALONE, portion, hardware, settings),
+    }
+    growth = {
+        stage.name: (stage.peak_bytes - idle) / predicted[stage.name]
+        for stage in report.stages
+        if stage.name in predicted and stage.peak_bytes > idle
+    }
+    return max(0, idle - weights), growth
+
+
+def _rates(
+    spec: ModelSpec, request: VideoRequest, measured: dict[str, float], hardware: Hardware, settings: RunSettings
+) -> dict[str, float]:
+    """Operations a second over whole stages."""
+    size = (request.num_frames, request.height, request.width)
+    _, frames, rows, columns = spec.latent_shape(*size)
+    forwards = request.num_inference_steps * (2 if request.uses_guidance else 1)
+    first, later = (
+        decoder.decode_flops(spec.vae, rows, rows, columns, is_first, uses_winograd(hardware, settings))
+        for is_first in (True, False)
+    )
+    done = {
+        "Denoising": forwards * spec.transformer.forward_flops(spec.num_tokens(*size)),
+        "Decoding": first + (frames - 1) * later,
+    }
+    return {name: flops / measured[name] for name, flops in done.items() if measured.get(name)}

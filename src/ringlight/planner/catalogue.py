@@ -1,0 +1,148 @@
+"""Common cards and links, each with its source. Figures are dense (no sparsity), per card and per direction."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+from ringlight.core.errors import InvalidSetting
+from ringlight.planner.hardware import Card, Fractions, Link
+
+GIB = 2**30
+TERA, GIGA = 1e12, 1e9
+
+# By generation, because parts of a data sheet mean different things: consumer cards clock above the figure that theirs
+# is computed with, data-centre cards below it under load. Kernels: cuBLAS; FlashAttention-2 (arXiv 2307.08691 reaches
+# 0.72 on A100), cuDNN on Hopper.
+ADA = Fractions(products=0.85, attention=0.80)
+AMPERE = Fractions(products=0.80, attention=0.65)
+HOPPER = Fractions(products=0.70, attention=0.60)
+UNTRIED = Fractions(products=0.65, attention=0.50, convolution=0.40)
+MEASURED = Fractions(products=1.0, attention=0.5, convolution=1.0, text=1.0, memory=1.0)
+
+
+def _card(
+    name: str,
+    tera: tuple[float, float, float],
+    memory_gib: float,
+    gigabytes_per_second: float,
+    source: str,
+    fractions: Fractions,
+) -> Card:
+    """`tera`: 10^12 operations a second in bfloat16 (float32 accumulation), TensorFloat-32 and float32."""
+    bf16, tf32, fp32 = (value * TERA for value in tera)
+    return Card(
+        name=name,
+        bf16_flops=bf16,
+        tf32_flops=tf32,
+        fp32_flops=fp32,
+        memory_bytes=int(memory_gib * GIB),
+        memory_bytes_per_second=gigabytes_per_second * GIGA,
+        source=source,
+        fractions=fractions,
+    )
+
+
+ADA_PAPER = "NVIDIA Ada GPU architecture white paper, appendix A"
+CARDS: dict[str, Card] = {
+    "rtx3090": _card(
+        "GeForce RTX 3090", (71, 35.6, 35.6), 24, 936, "NVIDIA GA102 architecture white paper, table 2", AMPERE
+    ),
+    "rtx4090": _card("GeForce RTX 4090", (165.2, 82.6, 82.6), 24, 1008, ADA_PAPER, ADA),
+    "rtx4090-48g": _card(
+        "GeForce RTX 4090, 48 GB", (165.2, 82.6, 82.6), 48, 1008, f"{ADA_PAPER}; memory doubled by resellers", ADA
+    ),
+    "rtx5090": _card(
+        "GeForce RTX 5090",
+        (209.5, 104.8, 104.8),
+        32,
+        1792,
+        "NVIDIA RTX Blackwell GPU architecture white paper, appendix A",
+        UNTRIED,
+    ),
+    "l40s": _card("L40S", (362, 183, 91.6), 48, 864, "NVIDIA L40S data sheet, halved where it counts sparsity", HOPPER),
+    "a6000": _card("RTX A6000", (154.8, 77.4, 38.7), 48, 768, "NVIDIA RTX A6000 data sheet, halved likewise", AMPERE),
+    "rtx6000-ada": _card(
+        "RTX 6000 Ada", (364, 182, 91.1), 48, 960, "NVIDIA RTX 6000 Ada data sheet, halved likewise", HOPPER
+    ),
+    "a100-40g": _card("A100 SXM 40 GB", (312, 156, 19.5), 40, 1555, "NVIDIA A100 data sheet", AMPERE),
+    "a100-80g": _card("A100 SXM 80 GB", (312, 156, 19.5), 80, 2039, "NVIDIA A100 data sheet", AMPERE),
+    "h100-pcie": _card("H100 PCIe", (756, 378, 51), 80, 2000, "NVIDIA H100 data sheet, halved likewise", HOPPER),
+    "h100-sxm": _card("H100 SXM", (989, 494, 67), 80, 3350, "NVIDIA H100 data sheet, halved likewise", HOPPER),
+    "h800-sxm": _card(
+        "H800 SXM", (989, 494, 67), 80, 3350, "as H100 SXM; its NVLink is slower (400 GB/s in both directions)", HOPPER
+    ),
+    "h200": _card("H200 SXM", (989, 494, 67), 141 / 1.0737, 4800, "NVIDIA H200 data sheet, halved likewise", HOPPER),
+    "h20": _card("H20", (148, 74, 44), 96, 4000, "vendors' tables; NVIDIA publishes no data sheet", HOPPER),
+    "b200": _card("B200", (2250, 1100, 75), 180, 7700, "NVIDIA Blackwell data sheet (HGX B200, per GPU)", UNTRIED),
+    "mi300x": _card("Instinct MI300X", (1307, 653, 163), 192, 5300, "AMD Instinct MI300X data sheet", UNTRIED),
+    "cpu-core": Card(
+        name="one CPU core (Zen 4, AVX-512)",
+        bf16_flops=13e9,
+        tf32_flops=107e9,
+        fp32_flops=107e9,
+        memory_bytes=8 * GIB,
+        memory_bytes_per_second=20 * GIGA,
+        source="measured: oneDNN with packed weights, one thread (docs/log.md), attention half of that; memory assumed",
+        fractions=MEASURED,
+        context_bytes=0,
+        launch_seconds=0.0,
+        is_cpu=True,
+    ),
+}
+
+
+def _link(name: str, gigabytes_per_second: float, micro: float, source: str, busy: float = 0.0) -> Link:
+    return Link(
+        name=name,
+        bytes_per_second=gigabytes_per_second * GIGA,
+        latency_seconds=micro * 1e-6,
+        source=source,
+        busy_seconds_per_byte=busy,
+    )
+
+
+PCI = "PCI-SIG rates: {} GB/s; 80 % of it achieved"
+HOST = "through host memory, where cards have no peer-to-peer (8-12 GB/s measured by others on 4th-generation slots)"
+LINKS: dict[str, Link] = {
+    "pcie3": _link("PCIe 3.0 x16 through the host", 6, 30, HOST + ", halved"),
+    "pcie4": _link("PCIe 4.0 x16 through the host", 10, 30, HOST),
+    "pcie4-x8": _link("PCIe 4.0 x8 through the host", 6, 30, HOST + ", limited by the slot"),
+    "pcie5": _link("PCIe 5.0 x16 through the host", 18, 30, HOST + ", doubled less the host's share"),
+    "pcie3-p2p": _link("PCIe 3.0 x16, peer-to-peer", 12.6, 15, PCI.format("15.75")),
+    "pcie4-p2p": _link("PCIe 4.0 x16, peer-to-peer", 25.2, 15, PCI.format("31.5")),
+    "pcie4-x8-p2p": _link("PCIe 4.0 x8, peer-to-peer", 12.6, 15, PCI.format("15.75")),
+    "pcie5-p2p": _link("PCIe 5.0 x16, peer-to-peer", 50.4, 15, PCI.format("63")),
+    "nvlink3": _link("NVLink 3 (A100)", 240, 10, "NVIDIA A100 data sheet: 300 GB/s each way; 80 %"),
+    "nvlink4": _link("NVLink 4 (H100)", 360, 10, "NVIDIA H100 data sheet: 450 GB/s each way; 80 %"),
+    "nvlink4-h800": _link("NVLink 4 (H800)", 160, 10, "vendors' tables: 200 GB/s each way; 80 %"),
+    "nvlink5": _link("NVLink 5 (B200)", 720, 10, "NVIDIA Blackwell data sheet: 900 GB/s each way; 80 %"),
+    "infiniband": _link("InfiniBand NDR, a port for each card", 45, 15, "400 Gbit/s; 90 %"),
+    "ethernet10": _link("Ethernet 10 Gbit/s", 1.1, 100, "10 Gbit/s; 90 %"),
+    "ethernet25": _link("Ethernet 25 Gbit/s", 2.8, 80, "25 Gbit/s; 90 %"),
+    "ethernet100": _link("Ethernet 100 Gbit/s", 11, 50, "100 Gbit/s; 90 %"),
+    "loopback": _link(
+        "TCP over loopback", 4, 100, "measured: 1.2 ms a MB of both cores (docs/log.md); rate assumed", busy=1.2e-9
+    ),
+}
+
+T = TypeVar("T")
+
+
+def card(key: str) -> Card:
+    """The card of this key. Raises InvalidSetting with the nearest ones."""
+    return _find("gpu", key, CARDS)
+
+
+def link(key: str) -> Link:
+    """The link of this key. Raises InvalidSetting with the nearest ones."""
+    return _find("link", key, LINKS)
+
+
+def _find(what: str, key: str, table: Mapping[str, T]) -> T:
+    found = table.get(key.lower())
+    if found is None:
+        near = difflib.get_close_matches(key.lower(), table, n=3, cutoff=0.4) or list(table)
+        raise InvalidSetting(f"{what} {key!r} is not in the table; {', '.join(near)} are (--{what}-file takes others)")
+    return found

@@ -1,0 +1,145 @@
+"""Seconds of Denoising: what a rank computes in a block, and what the link adds (replay)."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from ringlight.core.layout import ParallelLayout, split_sizes
+from ringlight.core.request import VideoRequest
+from ringlight.core.spec import ModelSpec, TransformerSpec
+from ringlight.core.traffic import attention_elements
+from ringlight.planner.hardware import Hardware, RunSettings
+from ringlight.planner.replay import Block, replay
+from ringlight.planner.weights import block_parameters
+
+# As parallel/slices and models/wan/transformer have them (tests hold them to that).
+SLICES_FROM = ((0.8, 4), (0.55, 3), (0.1, 2))
+SLICES_IN_TURNS_FROM = ((0.6, 2),)
+TURNS_FROM = 0.05
+LEAST_SLICE_TOKENS = 16
+SLICE_TOKENS = 4096
+
+
+class Sending(msgspec.Struct, frozen=True):
+    """How a rank's forwards send: slices, and whether two of them take turns."""
+
+    num_slices: int
+    take_turns: bool
+
+
+def choose_slices(link_to_layer: float, num_tokens: int, in_turns: bool) -> int:
+    """As parallel/slices chooses: how many slices of a rank's tokens are sent ahead."""
+    for ratio, num_slices in SLICES_IN_TURNS_FROM if in_turns else SLICES_FROM:
+        if link_to_layer >= ratio:
+            return max(1, min(num_slices, num_tokens // LEAST_SLICE_TOKENS))
+    return 1
+
+
+def elementwise_bytes(spec: TransformerSpec, itemsize: int) -> float:
+    """Bytes that norms, casts, modulation and residual sums of a block read and write for one token.
+
+    Counted from models/wan/transformer: hidden states and norms are float32, what goes into products is not. In terms
+    of the C channels 148 bytes of float32, 15 values of the products' dtype and two of the feed-forward's width.
+    """
+    return 148.0 * spec.inner_dim + itemsize * (15.0 * spec.inner_dim + 2.0 * spec.ffn_dim)
+
+
+def block_seconds(
+    spec: TransformerSpec,
+    layout: ParallelLayout,
+    num_tokens: int,
+    num_slices: int,
+    hardware: Hardware,
+    settings: RunSettings,
+) -> Block:
+    """A block on rank 0, which has most tokens and heads; without the bytes that it sends.
+
+    offer     = (2 n 3C^2) / products
+    attention = 4 G N h D / attention
+    finish    = 2 n (3C^2 + 2 C F) / products + elementwise bytes n / memory
+
+    for n own tokens of N, G tokens of the Ulysses group, h own heads of width D, C channels, F of the feed-forward.
+    Weights are read once for each slice and each 4,096 tokens of it: their bytes / memory. Kernels that are started
+    one after another bound it from below.
+    """
+    own = split_sizes(num_tokens, layout.sp)[0]
+    group = sum(split_sizes(num_tokens, layout.sp)[: layout.ulysses])
+    heads = split_sizes(spec.num_attention_heads, layout.ulysses)[0]
+    dim, itemsize = spec.inner_dim, settings.itemsize
+    products, memory = hardware.products(settings), hardware.memory_rate
+    passes = num_slices * math.ceil(own / num_slices / SLICE_TOKENS)
+    weights = block_parameters(spec) * itemsize / memory * passes
+    offer = 6.0 * own * dim**2 / products
+    attention = 4.0 * group * num_tokens * heads * spec.attention_head_dim / hardware.attention(settings)
+    finish = 2.0 * own * (3 * dim**2 + 2 * dim * spec.ffn_dim) / products
+    finish += weights + own * elementwise_bytes(spec, itemsize) / memory
+    missing = max(0.0, hardware.card.launch_seconds - offer - attention - finish)
+    offer, attention, finish = (hardware.corrected("Denoising", x) for x in (offer, attention, finish + missing))
+    return Block(offer=offer, attention=attention, finish=finish, num_ring=layout.ring, num_ulysses=layout.ulysses)
+
+
+def with_bytes(
+    block: Block, spec: TransformerSpec, layout: ParallelLayout, num_tokens: int, ahead: bool, itemsize: int
+) -> Block:
+    """The block with what rank 0 sends in it, by core/traffic's formulas."""
+    sent = attention_elements(layout, 0, num_tokens, spec.num_attention_heads, ahead)
+    unit = spec.attention_head_dim * itemsize
+    own = split_sizes(num_tokens, layout.sp)[0]
+    others_heads = spec.num_attention_heads - split_sizes(spec.num_attention_heads, layout.ulysses)[0]
+    there = 3 * own * others_heads
+    return msgspec.structs.replace(
+        block,
+        ring_bytes=float(sent["ring"] * unit),
+        there_bytes=float(there * unit),
+        back_bytes=float((sent["ulysses"] - there) * unit),
+    )
+
+
+def sending(
+    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
+) -> Sending:
+    """How the pipeline would send: by link seconds of a layer to its compute seconds (pipelines/wan22_ti2v)."""
+    if layout.sp == 1:
+        return Sending(settings.num_slices or 1, False)
+    network = spec.transformer
+    num_tokens = spec.num_tokens(request.num_frames, request.height, request.width)
+    block = block_seconds(network, layout, num_tokens, 1, hardware, settings)
+    block = with_bytes(block, network, layout, num_tokens, True, settings.itemsize)
+    sent = block.ring_bytes + block.there_bytes + block.back_bytes
+    ratio = sent / hardware.link.bytes_per_second / block.seconds
+    are_two = request.uses_guidance and layout.cfg == 1
+    num_slices = settings.num_slices or choose_slices(ratio, num_tokens // layout.sp, are_two)
+    return Sending(num_slices, are_two and (num_slices > 1 or ratio >= TURNS_FROM))
+
+
+def denoising_seconds(
+    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
+) -> tuple[float, float, float]:
+    """(compute, link in all, link exposed) seconds of all steps.
+
+    A step is one forward, or two with guidance on one rank group; each is `num_layers` blocks, replayed with their
+    messages. After it the head's output is gathered, and two branches exchange predictions, with nothing to hide under.
+    """
+    network, how = spec.transformer, sending(spec, request, layout, hardware, settings)
+    num_tokens = spec.num_tokens(request.num_frames, request.height, request.width)
+    block = block_seconds(network, layout, num_tokens, how.num_slices, hardware, settings)
+    block = with_bytes(block, network, layout, num_tokens, how.num_slices > 1, settings.itemsize)
+    forwards = 2 if request.uses_guidance and layout.cfg == 1 else 1
+    link = hardware.link
+    speed = (link.bytes_per_second, link.latency_seconds, link.busy_seconds_per_byte)
+    step = replay(block, network.num_layers, how.num_slices, forwards, how.take_turns, speed)
+    own = split_sizes(num_tokens, layout.sp)[0]
+    out = own * network.out_channels * math.prod(network.patch_size) * settings.itemsize
+    bare = forwards * _seconds(hardware, out * (layout.sp - 1), layout.sp - 1)
+    if layout.cfg == 2:
+        prediction = math.prod(spec.latent_shape(request.num_frames, request.height, request.width))
+        bare += _seconds(hardware, prediction * settings.itemsize, 1)
+    steps = request.num_inference_steps
+    return steps * step.computed, steps * (step.link + bare), steps * (step.exposed + bare)
+
+
+def _seconds(hardware: Hardware, num_bytes: float, num_messages: int) -> float:
+    """Of a transfer that nothing hides."""
+    return hardware.link.seconds(num_bytes, num_messages) + num_bytes * hardware.link.busy_seconds_per_byte

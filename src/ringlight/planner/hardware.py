@@ -1,0 +1,152 @@
+"""What a rank computes with and what lies between ranks: cards, links, and how much of a data sheet work reaches."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import msgspec
+
+from ringlight.core.errors import InvalidSetting
+
+DtypeName = Literal["float32", "bfloat16"]
+T = TypeVar("T", bound=msgspec.Struct)
+
+ITEMSIZES: dict[DtypeName, int] = {"float32": 4, "bfloat16": 2}
+
+
+class Fractions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which share of a data sheet's figure each kind of work reaches. Assumptions, until a calibration replaces them.
+
+    `products` and `text`: matrix products; `attention`: fused attention; `convolution`: 3x3x3 and 2x2; `memory`: work
+    that only reads and writes (norms, casts, activations, weights).
+    """
+
+    products: float = 0.70
+    attention: float = 0.60
+    convolution: float = 0.45
+    text: float = 0.50
+    memory: float = 0.80
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One device: dense operations a second by dtype, memory, and where the figures come from.
+
+    `tf32_flops` is what float32 convolutions use unless TensorFloat-32 is off. `context_bytes` is what the driver and
+    the communication library take beside the tensors. `launch_seconds`: the least that a block of the network takes,
+    however small, because its kernels have to be started.
+    """
+
+    name: str
+    bf16_flops: float
+    fp32_flops: float
+    tf32_flops: float
+    memory_bytes: int
+    memory_bytes_per_second: float
+    source: str
+    fractions: Fractions = Fractions()
+    context_bytes: int = 2**30
+    launch_seconds: float = 0.3e-3
+    is_cpu: bool = False
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """A card from a TOML file with these fields. Raises InvalidSetting naming file and field."""
+        return read_toml(path, cls)
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one rank reaches to another while as much comes in: achieved bytes a second, and seconds for a message.
+
+    `busy_seconds_per_byte` is what a byte takes from the computation itself (TCP on a CPU), which no overlap hides.
+    """
+
+    name: str
+    bytes_per_second: float
+    latency_seconds: float
+    source: str
+    busy_seconds_per_byte: float = 0.0
+
+    def seconds(self, num_bytes: float, num_messages: float = 1) -> float:
+        """How long bytes are on the way in so many messages one after another; nothing takes no time."""
+        return num_bytes / self.bytes_per_second + num_messages * self.latency_seconds if num_bytes else 0.0
+
+
+class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator sets that changes cost. `decode_chunk` and `num_slices` 0 follow as they do in a run."""
+
+    dtype: DtypeName = "bfloat16"
+    vae_dtype: DtypeName = "float32"
+    tf32: bool = True
+    decode_chunk: int = 0
+    num_slices: int = 0
+
+    @property
+    def itemsize(self) -> int:
+        return ITEMSIZES[self.dtype]
+
+    @property
+    def vae_itemsize(self) -> int:
+        return ITEMSIZES[self.vae_dtype]
+
+
+class Correction(msgspec.Struct, frozen=True, kw_only=True):
+    """What a measurement makes of the assumptions, by stage: measured seconds per predicted second.
+
+    `other_seconds` lie in no stage. `base_bytes` are the idle process beside its weights, and `growth` the measured per
+    predicted byte of activations, by stage; empty where nothing was measured.
+    """
+
+    by_stage: dict[str, float] = {}
+    other_seconds: float = 0.0
+    base_bytes: int = 0
+    growth: dict[str, float] = {}
+
+
+class Hardware(msgspec.Struct, frozen=True, kw_only=True):
+    """Equal cards with equal links between all of them, as far as they are known."""
+
+    card: Card
+    link: Link
+    correction: Correction = Correction()
+
+    def products(self, settings: RunSettings) -> float:
+        """Achieved operations a second of the transformer's matrix products."""
+        return self._peak(settings.dtype) * self.card.fractions.products
+
+    def attention(self, settings: RunSettings) -> float:
+        """Achieved operations a second of fused attention."""
+        return self._peak(settings.dtype) * self.card.fractions.attention
+
+    def text(self, settings: RunSettings) -> float:
+        """Achieved operations a second of the text encoder."""
+        return self._peak(settings.dtype) * self.card.fractions.text
+
+    def convolution(self, settings: RunSettings) -> float:
+        """Achieved operations a second of the VAE."""
+        tf32 = settings.tf32 and settings.vae_dtype == "float32"
+        return (self.card.tf32_flops if tf32 else self._peak(settings.vae_dtype)) * self.card.fractions.convolution
+
+    @property
+    def memory_rate(self) -> float:
+        """Achieved bytes a second read and written."""
+        return self.card.memory_bytes_per_second * self.card.fractions.memory
+
+    def corrected(self, stage: str, seconds: float) -> float:
+        """Seconds of a stage's own work after what a measurement says of it."""
+        return seconds * self.correction.by_stage.get(stage, 1.0)
+
+    def _peak(self, dtype: DtypeName) -> float:
+        return self.card.bf16_flops if dtype == "bfloat16" else self.card.fp32_flops
+
+
+def read_toml(path: Path, kind: type[T]) -> T:
+    """A struct from a TOML file. Raises InvalidSetting naming the file and what is wrong in it."""
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return msgspec.convert(values, kind)
+    except OSError as error:
+        raise InvalidSetting(f"{path}: {error.strerror}") from None
+    except (ValueError, msgspec.ValidationError) as error:  # ValueError: no UTF-8, no TOML
+        raise InvalidSetting(f"{path}: {error}") from None

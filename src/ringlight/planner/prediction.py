@@ -1,0 +1,202 @@
+"""Prediction: all that is expected of a request on a layout, and the nearest setting that fits where it does not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from ringlight.core.layout import ParallelLayout, layout_for
+from ringlight.core.request import VideoRequest
+from ringlight.core.spec import ModelSpec
+from ringlight.core.traffic import Traffic, decoding_bytes, denoising_bytes, encoding_bytes, text_bytes
+from ringlight.planner.costs import StageCost, prompt_tokens, stage_costs
+from ringlight.planner.denoising import sending
+from ringlight.planner.hardware import Hardware, RunSettings
+from ringlight.planner.memory import RankMemory, decode_portion, memory_by_rank, usable_bytes
+from ringlight.planner.weights import text_parts, text_runs
+
+Bound = Literal["compute", "link", "memory"]
+LINK_SHARE = 0.2  # of the total, from which exposed link seconds are what bounds a layout
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """One request on one layout. `layout` is what it runs on, which without guidance may differ from what was asked.
+
+    `stages` sum to `total_seconds`. `sent_bytes` are by rank and by kind, as in a report. `usable_bytes` is what a rank
+    may take.
+    """
+
+    layout: str
+    num_ranks: int
+    stages: list[StageCost]
+    memory: list[RankMemory]
+    sent_bytes: list[Traffic]
+    usable_bytes: int
+    num_slices: int
+    take_turns: bool
+    decode_chunk: int
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def exposed_seconds(self) -> float:
+        """Link seconds that add to the total."""
+        return sum(stage.exposed_seconds for stage in self.stages)
+
+    @property
+    def hidden_seconds(self) -> float:
+        """Link seconds under computation."""
+        return sum(stage.hidden_seconds for stage in self.stages)
+
+    @property
+    def worst_memory(self) -> RankMemory:
+        """The rank that needs most."""
+        return max(self.memory, key=lambda memory: memory.peak_bytes)
+
+    @property
+    def memory_bytes(self) -> list[int]:
+        """Peak of each rank."""
+        return [memory.peak_bytes for memory in self.memory]
+
+    @property
+    def fits(self) -> bool:
+        return self.worst_memory.peak_bytes <= self.usable_bytes
+
+    @property
+    def bound(self) -> Bound:
+        """What to have more of: memory where it does not fit, the link where a fifth of the time or more goes to
+        waiting for it, else computation."""
+        if not self.fits:
+            return "memory"
+        return "link" if self.exposed_seconds >= LINK_SHARE * self.total_seconds else "compute"
+
+    def seconds(self, stage: str) -> float | None:
+        """Seconds of a stage by its name in the report; None for one that is not run."""
+        return next((found.seconds for found in self.stages if found.name == stage), None)
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """The least change that makes a request fit: what is said to the user, and what is then predicted."""
+
+    flags: str
+    prediction: Prediction
+
+
+def predict(
+    spec: ModelSpec,
+    request: VideoRequest,
+    layout: ParallelLayout,
+    hardware: Hardware,
+    settings: RunSettings | None = None,
+) -> Prediction:
+    """What a request takes on ranks laid out as `layout`. Arithmetic alone: about a millisecond."""
+    settings = settings or RunSettings()
+    heads = spec.transformer.num_attention_heads
+    layout = layout_for(layout, request.uses_guidance, heads, layout.num_ranks)
+    how = sending(spec, request, layout, hardware, settings)
+    return Prediction(
+        layout=layout.name,
+        num_ranks=layout.num_ranks,
+        stages=stage_costs(spec, request, layout, hardware, settings),
+        memory=memory_by_rank(spec, request, layout, hardware, settings),
+        sent_bytes=[sent_by(rank, spec, request, layout, how.num_slices, settings) for rank in range(layout.num_ranks)],
+        usable_bytes=usable_bytes(hardware),
+        num_slices=how.num_slices,
+        take_turns=how.take_turns,
+        decode_chunk=decode_portion(spec, request, layout, hardware, settings),
+    )
+
+
+def sent_by(
+    rank: int,
+    spec: ModelSpec,
+    request: VideoRequest,
+    layout: ParallelLayout,
+    num_slices: int,
+    settings: RunSettings,
+) -> Traffic:
+    """Bytes that a rank sends for a request, by kind: core/traffic's formulas for every stage, summed.
+
+    Frames go as bytes, for a video; those of prompts follow from their length in characters, so they are about right.
+    """
+    ranks = layout.num_ranks
+    if ranks == 1:
+        return {}
+    size = (request.num_frames, request.height, request.width)
+    _, *latent_size = spec.latent_shape(*size)
+    frames, rows, columns = latent_size
+    guidance = request.uses_guidance
+    sent = Counter(
+        denoising_bytes(spec, layout, rank, size, request.num_inference_steps, guidance, num_slices, settings.itemsize)
+    )
+    sent.update(decoding_bytes(spec.vae, ranks, rank, (frames, rows, columns), 1, settings.vae_itemsize))
+    if request.image is not None:
+        sent.update(encoding_bytes(spec.vae, ranks, rank, (rows, columns), settings.vae_itemsize))
+    prompts = {request.prompt, request.negative_prompt} if guidance else {request.prompt}
+    values = sum(prompt_tokens(prompt, spec) for prompt in prompts) * spec.text_encoder.d_model
+    holders = sum(map(bool, text_runs(text_parts(spec.text_encoder), ranks)))
+    sent["text"] = text_bytes(holders, ranks, rank, values, settings.itemsize)
+    return {kind: count for kind, count in sent.items() if count}
+
+
+def nearest_that_fits(
+    spec: ModelSpec,
+    request: VideoRequest,
+    layout: ParallelLayout,
+    hardware: Hardware,
+    settings: RunSettings | None = None,
+    max_ranks: int | None = None,
+) -> Change | None:
+    """The first of ever larger changes with which a request fits; None where none does.
+
+    In this order: the decoder a portion at a time, in bfloat16; more ranks, up to `max_ranks` (None: the layout's own);
+    then a shorter and a smaller video. Raises nothing: whether the request fits as it is, is not asked.
+    """
+    settings = settings or RunSettings()
+    for flags, changed, other, there in _changes(spec, request, layout, settings, max_ranks or layout.num_ranks):
+        prediction = predict(spec, changed, there, hardware, other)
+        if prediction.fits:
+            return Change(flags=flags, prediction=prediction)
+    return None
+
+
+def _changes(
+    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, settings: RunSettings, max_ranks: int
+) -> Iterator[tuple[str, VideoRequest, RunSettings, ParallelLayout]]:
+    """Changes from small to large, with the flags that make them."""
+    single = msgspec.structs.replace(settings, decode_chunk=1)
+    half = msgspec.structs.replace(single, vae_dtype="bfloat16")
+    if settings.decode_chunk > 1:
+        yield "--decode-chunk 1", request, single, layout
+    if settings.vae_dtype == "float32":
+        yield "--vae-dtype bfloat16", request, half, layout
+    wider = [*_wider(layout, spec.transformer.num_attention_heads, max_ranks)]
+    for flags, other in (("", single), (" --vae-dtype bfloat16", half)):
+        for there in wider:
+            yield f"--num-gpus {there.num_ranks} ({there.name}){flags}", request, other, there
+    most = wider[-1] if wider else layout
+    placed = f"--num-gpus {most.num_ranks} ({most.name}) " if wider else ""
+    frames = request.num_frames
+    while frames > spec.frame_multiple:
+        frames = (frames // 2 - 1) // spec.frame_multiple * spec.frame_multiple + 1
+        shorter = msgspec.structs.replace(request, num_frames=max(1, frames))
+        yield f"{placed}--vae-dtype bfloat16 --num-frames {shorter.num_frames}", shorter, half, most
+    high, wide = spec.size_multiple
+    for share in (0.75, 0.5, 0.25):
+        width, height = (max(m, int(n * share) // m * m) for n, m in ((request.width, wide), (request.height, high)))
+        smaller = msgspec.structs.replace(request, width=width, height=height)
+        yield f"{placed}--vae-dtype bfloat16 --size {width}x{height}", smaller, half, most
+
+
+def _wider(layout: ParallelLayout, num_heads: int, max_ranks: int) -> Iterator[ParallelLayout]:
+    """The layout on two, three, four ... times as many ranks, by Ulysses where there are heads for it."""
+    for factor in range(2, max_ranks // layout.num_ranks + 1):
+        if num_heads % (layout.ulysses * factor) == 0:
+            yield msgspec.structs.replace(layout, ulysses=layout.ulysses * factor)
+        else:
+            yield msgspec.structs.replace(layout, ring=layout.ring * factor)

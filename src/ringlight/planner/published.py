@@ -1,0 +1,157 @@
+"""What others published of this model, beside what the plan says: a check of the model, row by row.
+
+`python -m ringlight.planner.published` prints the tables of docs/the_page.md. Nothing is fitted to a row: all rows use
+the catalogue's cards and links.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from ringlight.core.layout import ParallelLayout
+from ringlight.core.request import RequestDefaults, VideoRequest
+from ringlight.planner import catalogue
+from ringlight.planner.hardware import Hardware, RunSettings
+from ringlight.planner.model_card import WAN22_TI2V_5B
+from ringlight.planner.prediction import Prediction, predict
+from ringlight.planner.weights import transformer_parameters
+
+GIB = 2**30
+
+
+class Published(msgspec.Struct, frozen=True):
+    """A published row: who, on what, which work, and seconds by stage."""
+
+    source: str
+    card: str
+    link: str
+    layout: str
+    work: str
+    seconds: dict[str, float]
+
+
+WORK: dict[str, dict[str, Any]] = {
+    "page": {"num_frames": 25, "image": b"\0"},
+    "25 frames": {"num_frames": 25},
+    "121 frames": {"num_frames": 121},
+    "480p": {"num_frames": 49, "width": 832, "height": 480, "num_inference_steps": 40},
+}
+OFFICIAL, CHECK, OMNI = "official code", "SGLang's H100 check", "vLLM-Omni"
+ROWS = (
+    Published(
+        "the page",
+        "rtx4090-48g",
+        "pcie4",
+        "u1r1",
+        "page",
+        {"TextEncoding": 2.2261, "Denoising": 71.6785, "Decoding": 13.4314, "Total": 90.63},
+    ),
+    Published(
+        "the page",
+        "rtx4090-48g",
+        "pcie4",
+        "u1r2",
+        "page",
+        {"TextEncoding": 1.3965, "Denoising": 52.6358, "Decoding": 7.6708, "Total": 63.74},
+    ),
+    Published(OFFICIAL, "rtx4090-48g", "pcie4", "u1r1", "121 frames", {"Total": 534.7}),
+    Published(OFFICIAL, "rtx4090-48g", "pcie4", "u4r1", "121 frames", {"Total": 231.3}),
+    Published(OFFICIAL, "rtx4090-48g", "pcie4", "u8r1", "121 frames", {"Total": 157.2}),
+    Published(
+        CHECK,
+        "h100-sxm",
+        "nvlink4",
+        "u1r1",
+        "25 frames",
+        {"TextEncoding": 0.33, "Denoising": 12.7, "Decoding": 2.17, "Total": 15.6},
+    ),
+    Published(OMNI, "h800-sxm", "nvlink4-h800", "u1r1", "480p", {"Total": 22.5}),
+    Published(OMNI, "h800-sxm", "nvlink4-h800", "u1r2", "480p", {"Total": 14.7}),
+    Published(OMNI, "h800-sxm", "nvlink4-h800", "u2r1", "480p", {"Total": 14.5}),
+)
+
+
+def request_of(work: str) -> VideoRequest:
+    """The request that a row's work stands for."""
+    return RequestDefaults().complete("a prompt " * 34, WAN22_TI2V_5B, negative_prompt="b" * 300, seed=0, **WORK[work])
+
+
+def prediction_of(row: Published, layout: str | None = None) -> Prediction:
+    """What Ringlight would take there, on the row's layout or another."""
+    hardware = Hardware(card=catalogue.card(row.card), link=catalogue.link(row.link))
+    return predict(WAN22_TI2V_5B, request_of(row.work), ParallelLayout.parse(layout or row.layout), hardware)
+
+
+def as_they_do(row: Published) -> dict[str, float]:
+    """Seconds by stage with nothing of the link hidden, and one rank decoding alone, as the official code does."""
+    found, alone = prediction_of(row), prediction_of(row, "u1r1")
+    seconds = {stage.name: stage.compute_seconds + stage.link_seconds for stage in found.stages}
+    seconds["Decoding"] = alone.seconds("Decoding") or 0.0
+    return seconds | {"Total": sum(seconds.values())}
+
+
+def as_ringlight(row: Published, layout: str | None = None) -> dict[str, float]:
+    """Seconds by stage as Ringlight would run it."""
+    found = prediction_of(row, layout)
+    return {stage.name: stage.seconds for stage in found.stages} | {"Total": found.total_seconds}
+
+
+def errors() -> dict[tuple[str, str, str], tuple[float, float]]:
+    """(source, layout, stage) -> relative errors: as Ringlight runs, and with nothing hidden and one rank decoding."""
+    return {
+        (row.source, row.layout, stage): (
+            as_ringlight(row)[stage] / seconds - 1,
+            as_they_do(row)[stage] / seconds - 1,
+        )
+        for row in ROWS
+        for stage, seconds in row.seconds.items()
+    }
+
+
+def comparison_table() -> Iterator[str]:
+    """Every published figure beside both predictions."""
+    yield "| Source | Card | Layout | Stage | Published (s) | Ringlight (s) | Error | Unhidden (s) | Error |"
+    yield "|---|---|---|---|---:|---:|---:|---:|---:|"
+    for row in ROWS:
+        ours, theirs = as_ringlight(row), as_they_do(row)
+        for stage, seconds in row.seconds.items():
+            mine = f"{ours[stage]:.2f} | {ours[stage] / seconds - 1:+.0%}"
+            other = f"{theirs[stage]:.2f} | {theirs[stage] / seconds - 1:+.0%}"
+            name = row.source if row.work == "page" else f"{row.source}, {row.work}"
+            yield f"| {name} | {row.card} | {row.layout} | {stage} | {seconds:.2f} | {mine} | {other} |"
+
+
+def page_table() -> Iterator[str]:
+    """The page's layouts and the one that Ringlight would choose, on the page's cards."""
+    yield "| Layout | Denoising (s) | Decoding (s) | Total (s) | Speedup | Hidden / exposed (s) | Allocated (GiB) |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
+    base = prediction_of(ROWS[0])
+    for name in ("u1r1", "u1r2", "u2r1", "c2u1r1"):
+        found = prediction_of(ROWS[0], name)
+        stages = " | ".join(f"{found.seconds(stage) or 0:.2f}" for stage in ("Denoising", "Decoding"))
+        peak = found.worst_memory.peak_allocated_bytes / GIB
+        yield (
+            f"| {name} | {stages} | {found.total_seconds:.2f} | {base.total_seconds / found.total_seconds:.2f}x "
+            f"| {found.hidden_seconds:.2f} / {found.exposed_seconds:.2f} | {peak:.2f} |"
+        )
+
+
+def streaming_table() -> Iterator[str]:
+    """The page's Denoising if each forward streams all weights of the transformer from host memory under its work."""
+    yield "| Host to card (GB/s) | u1r1 (s) | u1r2 (s) | Speedup |"
+    yield "|---:|---:|---:|---:|"
+    num_bytes = transformer_parameters(WAN22_TI2V_5B.transformer)[0] * RunSettings().itemsize
+    forwards = 2 * request_of("page").num_inference_steps
+    computed = {name: prediction_of(ROWS[0], name).seconds("Denoising") or 0.0 for name in ("u1r1", "u1r2")}
+    for gigabytes in (25, 20, 16, 12):
+        one, two = (max(computed[name], forwards * num_bytes / gigabytes / 1e9) for name in ("u1r1", "u1r2"))
+        yield f"| {gigabytes} | {one:.1f} | {two:.1f} | {one / two:.2f}x |"
+
+
+TABLES = (page_table, streaming_table, comparison_table)
+
+if __name__ == "__main__":
+    print("\n\n".join("\n".join(table()) for table in TABLES))

@@ -1,0 +1,136 @@
+"""`ringlight plan`: its tables and JSON, from a card, a checkpoint, files and a calibration."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ringlight.cli.main import app
+from ringlight.core.errors import InvalidRequest, InvalidSetting
+from tests.cli.commands import ringlight
+
+HEAVY = ("torch", "diffusers", "transformers", "numpy", "av", "sqlalchemy", "fastapi")
+MIX = """
+[[request]]
+weight = 3
+num_frames = 25
+[[request]]
+num_frames = 49
+image = true
+"""
+CARD = """
+name = "a card of mine"
+bf16_flops = 100e12
+tf32_flops = 50e12
+fp32_flops = 40e12
+memory_bytes = 51539607552
+memory_bytes_per_second = 900e9
+source = "measured here"
+"""
+
+
+def planned(*arguments: object) -> str:
+    """What it prints. Raises what it refuses."""
+    done = CliRunner().invoke(app, ["plan", *map(str, arguments)], catch_exceptions=True)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def as_json(*arguments: object) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(planned(*arguments, "--json"))
+    return found
+
+
+def test_the_command_prints_tables_and_what_it_chose() -> None:
+    done = ringlight("plan", "--gpu", "rtx4090-48g", "--num-gpus", 2, "--num-frames", 25, "--image")
+    assert (done.code, done.err) == (0, "")
+    for part in ("| Layout |", "| u1r2 |", "- c2u1r1: chosen", "| **Total** |", "| Rank |", "6160 tokens", "I2V"):
+        assert part in done.out
+
+
+def test_planning_imports_nothing_heavy() -> None:
+    modules = ", ".join(f"ringlight.planner.{name}" for name in ("fleet", "tables", "calibration", "published"))
+    program = f"import sys, {modules}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert not set(done.stdout.split()) & set(HEAVY)
+
+
+def test_json_has_what_the_tables_show() -> None:
+    made = as_json("--gpu", "h100-sxm", "--link", "nvlink4", "--num-gpus", 4, "--size", "832x480")
+    chosen = made["chosen"]["prediction"]
+    assert chosen["fits"] is True
+    assert chosen["total_seconds"] == min(choice["prediction"]["total_seconds"] for choice in made["choices"])
+    assert chosen["bound"] in ("compute", "link")
+    assert len(chosen["memory_bytes"]) == chosen["num_ranks"]
+
+
+def test_a_checkpoints_own_numbers_and_defaults_are_read(tiny: Path) -> None:
+    text = planned(
+        "--model-path", tiny, "--gpu", "cpu-core", "--link", "loopback", "--dtype", "float32", "--num-gpus", 2
+    )
+    assert "256x160, 17 frames, 8 steps" in text
+
+
+def test_files_describe_cards_and_links(tmp_path: Path) -> None:
+    (tmp_path / "card.toml").write_text(CARD)
+    (tmp_path / "link.toml").write_text(
+        'name = "a wire"\nbytes_per_second = 1e9\nlatency_seconds = 1e-4\nsource = "measured here"\n'
+    )
+    text = planned("--gpu-file", tmp_path / "card.toml", "--link-file", tmp_path / "link.toml", "--num-gpus", 2)
+    assert "a card of mine, a wire" in text
+    (tmp_path / "card.toml").write_text(CARD + "speed = 1\n")
+    with pytest.raises(InvalidSetting, match="speed"):
+        planned("--gpu-file", tmp_path / "card.toml")
+    with pytest.raises(InvalidSetting, match="not both"):
+        planned("--gpu", "h100-sxm", "--gpu-file", tmp_path / "card.toml")
+
+
+def test_a_load_is_answered_with_fleets(tmp_path: Path) -> None:
+    (tmp_path / "mix.toml").write_text(MIX)
+    load = ("--gpu", "h100-sxm", "--num-gpus", 32, "--rate", 0.3, "--num-requests", 1000, "--gpu-price", 2)
+    assert "requests a second" in planned(*load)
+    mixed = as_json(*load, "--mix", tmp_path / "mix.toml", "--p95", 60)
+    assert mixed["chosen"]["queue"]["p95_seconds"] <= 60
+    assert mixed["choices"][0]["queue"]["keeps_up"] is True
+
+
+def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match="rtx4090"):
+        planned("--gpu", "rtx4091")
+    with pytest.raises(InvalidRequest, match="nearest: 25"):
+        planned("--num-frames", 26)
+    (tmp_path / "mix.toml").write_text("request = []\n")
+    with pytest.raises(InvalidSetting, match=r"\[\[request\]\]"):
+        planned("--rate", 1, "--mix", tmp_path / "mix.toml")
+
+
+@pytest.mark.slow
+def test_a_report_of_this_machine_calibrates(tiny: Path, tmp_path: Path) -> None:
+    """A run of one rank, then the plan of two from its report, and from what was kept of it."""
+    made = ringlight(
+        "generate", "--model-path", tiny, "--prompt", "a cat", "-o", tmp_path / "a.mp4", "--report", tmp_path / "a.json"
+    )
+    assert made.code == 0, made.err
+    here = ("--model-path", tiny, "--num-gpus", 2, "--link", "loopback")
+    text = planned(*here, "--calibration", tmp_path / "a.json", "--save-calibration", tmp_path / "known.json")
+    assert "calibrated by a run" in text
+    assert planned(*here, "--calibration", tmp_path / "known.json") == text
+    measured = json.loads((tmp_path / "a.json").read_text())
+    alone = next(
+        choice["prediction"]
+        for choice in as_json(*here, "--calibration", tmp_path / "known.json")["choices"]
+        if choice["prediction"]["layout"] == "u1r1"
+    )
+    stages = {stage["name"]: stage["compute_seconds"] for stage in alone["stages"]}
+    for stage in measured["stages"]:
+        if stage["name"] in ("Denoising", "Decoding"):
+            assert stages[stage["name"]] == pytest.approx(stage["seconds"], rel=1e-6)
+    assert alone["total_seconds"] == pytest.approx(measured["total_seconds"], rel=0.2)

@@ -1,0 +1,44 @@
+"""Models and machines to plan for: the demo checkpoint's numbers without a checkpoint, and a short way to hardware."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ringlight.core.layout import ParallelLayout
+from ringlight.core.request import RequestDefaults, VideoRequest
+from ringlight.core.spec import ModelSpec, TextEncoderSpec, TransformerSpec, VaeSpec
+from ringlight.models.wan.demo import SIZES, TEXT_ENCODER, TRANSFORMER, VAE
+from ringlight.planner import catalogue
+from ringlight.planner.hardware import Hardware
+from ringlight.planner.model_card import WAN22_TI2V_5B
+
+REAL = WAN22_TI2V_5B
+
+
+def demo_spec(size: str) -> ModelSpec:
+    """The numbers of a demo checkpoint."""
+    numbers = SIZES[size]
+    text = TEXT_ENCODER | numbers["text_encoder"] | {"vocab_size": 300}
+    transformer = TRANSFORMER | numbers["transformer"] | {"text_dim": text["d_model"]}
+    return ModelSpec(
+        name=size,
+        transformer=msgspec.convert(transformer, TransformerSpec),
+        vae=msgspec.convert(VAE | numbers["vae"], VaeSpec),
+        text_encoder=msgspec.convert(text, TextEncoderSpec),
+        scheduler=REAL.scheduler,
+    )
+
+
+def hardware(card: str, link: str) -> Hardware:
+    return Hardware(card=catalogue.card(card), link=catalogue.link(link))
+
+
+def request(spec: ModelSpec = REAL, **fields: Any) -> VideoRequest:
+    """A request with prompts of ordinary length; what is left out is the model card's."""
+    return RequestDefaults().complete("a cat " * 40, spec, negative_prompt="blurry " * 30, seed=0, **fields)
+
+
+def layout(name: str) -> ParallelLayout:
+    return ParallelLayout.parse(name)

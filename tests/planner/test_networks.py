@@ -1,0 +1,159 @@
+"""Parameters, operations, peaks and constants that the plan counts, against the networks themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from ringlight.attention.kernel import load_kernel
+from ringlight.core.spec import ModelSpec
+from ringlight.models.wan import transformer as transformer_module
+from ringlight.models.wan.checkpoint import fill_random, materialise
+from ringlight.models.wan.text_encoder import split_runs
+from ringlight.models.wan.transformer import WanTransformer
+from ringlight.models.wan.vae import WanVae
+from ringlight.parallel import ahead as ahead_module
+from ringlight.parallel import slices as slices_module
+from ringlight.parallel.halo import Bands
+from ringlight.parallel.mesh import ParallelMesh
+from ringlight.pipelines.stages import decoding as decoding_module
+from ringlight.planner import decoder, denoising, memory, weights
+from ringlight.planner.decoder_peak import DecoderPeak
+from ringlight.planner.hardware import RunSettings
+from ringlight.planner.replay import slice_weights
+from tests.planner.specs import REAL, demo_spec, hardware, layout, request
+
+META = torch.device("meta")
+CPU = torch.device("cpu")
+FLOAT32 = RunSettings(dtype="float32")
+
+
+def count(parameters: list[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+@pytest.mark.parametrize("spec", [REAL, demo_spec("tiny"), demo_spec("small")], ids=lambda spec: spec.name)
+def test_parameters_are_those_of_the_networks(spec: ModelSpec) -> None:
+    with META:
+        transformer, vae = WanTransformer(spec.transformer), WanVae(spec.vae)
+    kept = set(WanTransformer.KEPT_IN_FLOAT32)
+    in_float32 = [value for name, value in transformer.named_parameters() if kept & set(name.split("."))]
+    assert weights.transformer_parameters(spec.transformer) == (
+        count(list(transformer.parameters())),
+        count(in_float32),
+    )
+    assert weights.vae_parameters(spec.vae) == count(list(vae.parameters()))
+
+
+def test_the_built_in_card_has_the_published_sizes() -> None:
+    assert round(weights.transformer_parameters(REAL.transformer)[0] / 1e9, 4) == 4.9998
+    assert round(weights.vae_parameters(REAL.vae) / 1e6, 1) == 704.7
+    assert round(sum(weights.text_parts(REAL.text_encoder)) / 1e9, 2) == 5.68
+    assert round(decoder.history_elements(REAL.vae, 44, 80, is_split=False) / 1e9, 3) == 1.608
+    assert REAL.num_tokens(121, 704, 1280) == 27_280
+
+
+def test_the_vaes_operations_are_those_that_run() -> None:
+    vae_spec = REAL.vae
+    with torch.inference_mode(), META:
+        vae = WanVae(vae_spec)
+        frame = torch.empty(48, 1, 12, 20)
+        stream = vae.start_decoding(Bands.alone(12), 20, num_latents=2)
+        for first in (True, False):
+            with FlopCounterMode(display=False) as counter:
+                vae.decode_next(frame, stream, first)
+            formula = decoder.decode_flops(vae_spec, 12, 12, 20, first, winograd=False)
+            assert formula == pytest.approx(counter.get_total_flops(), rel=0.01)  # the count has a frame of border
+        with FlopCounterMode(display=False) as counter:
+            vae.encode(torch.empty(1, 192, 320, 3))
+        assert decoder.encode_flops(vae_spec, 12, 12, 20) == pytest.approx(counter.get_total_flops(), rel=0.001)
+
+
+def peak_bytes(run: Callable[[], object], trace: Path) -> int:
+    """The most that was allocated at once above what there was, as PyTorch's own allocator tells it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        run()
+    profiled.export_chrome_trace(str(trace))
+    events = [event for event in json.loads(trace.read_text())["traceEvents"] if event.get("name") == "[memory]"]
+    events.sort(key=lambda event: event["ts"])
+    before = events[0]["args"]["Total Allocated"] - events[0]["args"]["Bytes"]
+    most: int = max(event["args"]["Total Allocated"] for event in events) - before
+    return most
+
+
+@pytest.mark.parametrize("portion", [1, 2])
+def test_the_decoders_peak_is_what_it_allocates(portion: int, tmp_path: Path) -> None:
+    spec = demo_spec("tiny").vae
+    with META:
+        vae = WanVae(spec)
+    materialise(vae, CPU, torch.float32)
+    fill_random(vae, 0)
+    vae.optimise_layout()
+    latents = torch.randn(spec.z_dim, 1 + portion, 10, 14)
+
+    def decode() -> None:
+        stream = vae.start_decoding(Bands.alone(10), 14, num_latents=9)
+        vae.decode_next(latents[:, :1], stream, first=True)
+        vae.decode_next(latents[:, 1:], stream, first=False)
+
+    decode()  # makes the weights that it keeps
+    history = decoder.history_elements(spec, 10, 14, is_split=False)
+    formula = 4 * (history + DecoderPeak(spec, 10, 14, is_split=False, winograd=True).of(portion, has_history=True))
+    assert formula == pytest.approx(peak_bytes(decode, tmp_path / "trace.json"), rel=0.05)
+
+
+def test_the_peak_of_a_forward_is_what_it_allocates(tmp_path: Path) -> None:
+    spec = demo_spec("small")
+    with META:
+        transformer = WanTransformer(spec.transformer)
+    materialise(transformer, CPU, torch.float32, WanTransformer.KEPT_IN_FLOAT32)
+    fill_random(transformer, 0)
+    transformer.optimise_layout()
+    asked = request(spec, width=512, height=320, num_frames=25)
+    latents = torch.randn(1, *spec.latent_shape(25, 320, 512))
+    keys = transformer.text_keys(torch.randn(20, spec.transformer.text_dim), 512)
+
+    def forward() -> None:
+        transformer(latents, torch.tensor([5.0]), keys, load_kernel("flash_cpu"), ParallelMesh.alone())
+
+    forward()
+    formula = memory.denoising_bytes(spec, asked, layout("u1r1"), hardware("cpu-core", "loopback"), FLOAT32)
+    beside = 4 * memory.LATENTS_HELD * latents.numel()
+    beside += 2 * memory.TEXT_TOKENS * 2 * spec.transformer.inner_dim * spec.transformer.num_layers * 4
+    assert formula - beside == pytest.approx(peak_bytes(forward, tmp_path / "trace.json"), rel=0.1)
+
+
+def test_slices_are_chosen_as_the_pipeline_chooses() -> None:
+    for ratio in (0.0, 0.04, 0.05, 0.1, 0.3, 0.55, 0.6, 0.79, 0.8, 2.0):
+        for num_tokens in (1, 20, 33, 50, 5000):
+            for in_turns in (False, True):
+                asked = (ratio, num_tokens, in_turns)
+                assert denoising.choose_slices(*asked) == slices_module.choose_slices(*asked)
+    assert denoising.TURNS_FROM == slices_module.TURNS_FROM
+    for num_slices in (2, 3, 4, 5, 8):
+        sizes = ahead_module.slice_sizes(10**6, num_slices)
+        assert slice_weights(num_slices) == pytest.approx([size / 10**6 for size in sizes], abs=2e-6)
+
+
+def test_constants_are_those_of_the_workshop() -> None:
+    assert denoising.SLICE_TOKENS == transformer_module.SLICE_TOKENS == transformer_module.OFFERED_TOKENS["cuda"]
+    assert transformer_module.OFFERED_TOKENS["cpu"] == memory.CPU_RUN_TOKENS
+    assert (memory.MAX_PORTION, memory.FREE_SHARE) == (decoding_module.MAX_CHUNK, decoding_module.FREE_SHARE)
+
+
+def test_the_text_encoder_is_dealt_as_it_deals_itself() -> None:
+    for sizes in (
+        [5],
+        [1, 2, 3],
+        weights.text_parts(REAL.text_encoder),
+        weights.text_parts(demo_spec("tiny").text_encoder),
+    ):
+        for num_ranks in range(1, 30):
+            assert weights.text_runs(sizes, num_ranks) == split_runs(sizes, num_ranks)
