@@ -30,6 +30,10 @@ class Silent:
 
     def frames_decoded(self, num_done: int, num_frames: int) -> None: ...
 
+    def state_saved(self, step: int) -> None: ...
+
+    def preview_made(self, step: int, picture: bytes) -> None: ...
+
     def check_problem(self, problem: Exception | None) -> None:
         if problem is not None:
             raise problem

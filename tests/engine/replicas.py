@@ -66,6 +66,6 @@ class FakeReplica:
     def follow(self) -> None:
         self.events.append("follow")
 
-    def close(self) -> None:
+    def close(self, at_once: bool = False) -> None:
         self.events.append("close")
         self.go_on.set()

@@ -67,7 +67,7 @@ def test_a_listener_sees_the_job_go_on(tiny: Path, output: str) -> None:
     with engine_with(tiny, FakeReplica()) as engine:
         job = engine.submit(small(engine), output, lambda job: seen.append((job.state.status, job.state.step)))
         job.wait(PATIENCE)
-    assert seen == [("in_progress", 0), ("in_progress", 1), ("in_progress", 2), ("completed", 2)]
+    assert seen == [("in_progress", 0), ("in_progress", 0), ("in_progress", 1), ("in_progress", 2), ("completed", 2)]
     assert job.state.progress == 100
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from ringlight import Engine, EngineConfig, RequestLimits
 from ringlight.core.config import NodesConfig
-from ringlight.core.errors import InvalidRequest, NumericalError, OutOfMemory, RinglightError, WorkerError
+from ringlight.core.errors import InvalidRequest, NumericalError, OutOfMemory, OutputError, RinglightError, WorkerError
 from ringlight.core.layout import AskedLayout
 from ringlight.engine import process
 from ringlight.engine.jobs import Job
@@ -172,7 +172,7 @@ def test_both_ranks_fail_but_not_alike(pair: Pair, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["film.npy", "film.mp4", "film_%02d.png"])
 def test_a_full_disk_fails_the_job_on_all_ranks_together(pair: Pair, tmp_path: Path, name: str) -> None:
     before = pair.pids
-    said = fail(pair, "full 0 Decoding", WorkerError, tmp_path / name)
+    said = fail(pair, "full 0 Decoding", OutputError, tmp_path / name)
     assert f"{name}: File too large; make room" in said
     pair.run("room 0 TextEncoding", tmp_path / "b.npy")
     assert pair.makes_the_same_as_ever()
@@ -192,7 +192,7 @@ def test_a_folder_that_goes_away_fails_the_job_on_all_ranks_together(
         if job.state.stage == "TextEncoding":
             shutil.rmtree(folder, ignore_errors=True)
 
-    with pytest.raises(WorkerError, match="No such file"):
+    with pytest.raises(OutputError, match="No such file"):
         pair.run("a cat", folder / name, remove)
     assert pair.makes_the_same_as_ever()
     assert pair.pids == before

@@ -15,7 +15,7 @@ import safetensors.numpy
 from PIL import Image
 
 from ringlight import Engine
-from ringlight.core.errors import Cancelled, InvalidRequest, WorkerError
+from ringlight.core.errors import Cancelled, InvalidRequest, OutputError
 from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
 from ringlight.engine.jobs import Job
@@ -80,7 +80,7 @@ def test_progress_is_told_step_by_step_and_never_falls(engine: Engine, tmp_path:
         heard.append((state.stage, state.step, state.frames_done, state.progress))
 
     engine.submit(small(engine, num_inference_steps=4), str(tmp_path / "film.npy"), listen).wait(60)
-    assert list(dict.fromkeys(stage for stage, *_ in heard)) == STAGES
+    assert list(dict.fromkeys(stage for stage, *_ in heard)) == ["", *STAGES]  # "": taken, not begun
     assert list(dict.fromkeys(step for _, step, _, _ in heard)) == [0, 1, 2, 3, 4]
     assert list(dict.fromkeys(done for _, _, done, _ in heard)) == [0, 1, 5]
     progress = [whole for *_, whole in heard]
@@ -199,7 +199,7 @@ def test_an_output_that_becomes_impossible_fails_its_job_alone(engine: Engine, t
     job = engine.submit(small(engine, num_inference_steps=50), str(folder / "film.mp4"), listen)
     assert reached.wait(60)
     shutil.rmtree(folder)
-    with pytest.raises(WorkerError, match="No such file"):
+    with pytest.raises(OutputError, match="No such file"):
         job.wait(60)
     make(engine, small(engine), tmp_path / "film.npy")
 

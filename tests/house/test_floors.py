@@ -28,7 +28,10 @@ def test_nothing_imports_upward(tmp_path: Path) -> None:
     assert "0 kept" not in done.stdout
 
 
-@pytest.mark.parametrize("module", ["ringlight", "ringlight.cli.main", "ringlight.core.messages"])
+@pytest.mark.parametrize(
+    "module",
+    ["ringlight", "ringlight.cli.main", "ringlight.core.messages", "ringlight.server.app", "ringlight.client"],
+)
 def test_the_front_never_imports_torch(module: str) -> None:
     program = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

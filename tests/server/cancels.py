@@ -25,6 +25,7 @@ from tests.server.films import (
     sha256_of,
     spread,
     wait_until_idle,
+    wait_until_over,
 )
 from tests.server.served import Served
 
@@ -126,7 +127,7 @@ def cancel(served: Served, video_id: str, is_busy: bool) -> float:
     began = time.monotonic()
     answer = served.http.post(f"/v1/videos/{video_id}/cancel")
     assert answer.status_code == 200, answer.text
-    wait_until(lambda: served.get(video_id)["status"] in ("completed", "failed"))
+    wait_until_over(served, video_id)
     if not is_busy:
         wait_until(lambda: replica_of(served)["status"] == "ready")
     return round(time.monotonic() - began, 3)
@@ -167,13 +168,13 @@ def race_with_completion(served: Served, originals: Originals, count: int, chanc
     before = ranks_of(served, 2)
     delay_seconds, step_seconds = 0.2, 0.05
     outcomes: Counter[str] = Counter()
-    for number in range(count):
+    for _ in range(count):
         told = num_finished(served)
         video_id = served.create(**SHORT)["id"]
         time.sleep(max(0.0, delay_seconds + chance.uniform(-step_seconds, step_seconds)))
-        answers = at_once(lambda video_id=video_id: httpx.post(f"{served.url}/v1/videos/{video_id}/cancel", timeout=60))
+        answers = cancel_twice(f"{served.url}/v1/videos/{video_id}/cancel")
         assert [answer.status_code for answer in answers] == [200, 200]
-        wait_until(lambda video_id=video_id: served.get(video_id)["status"] in ("completed", "failed"))
+        wait_until_over(served, video_id)
         check_end(served, video_id, may_be_completed=True)
         assert num_finished(served) == told + 1
         is_completed = served.get(video_id)["status"] == "completed"
@@ -182,17 +183,15 @@ def race_with_completion(served: Served, originals: Originals, count: int, chanc
         step_seconds = max(0.01, step_seconds * 0.97)
         if is_completed:
             assert sha256_of(served, video_id) == original
-        if number % 50 == 0:
-            served.http.delete(f"/v1/videos/{video_id}")
     assert sha256_of(served, served.completed(**SHORT)["id"]) == original
     assert ranks_of(served, 2) == before
     return {"races": count, "ends": dict(outcomes), "videos with two ends": 0}
 
 
-def at_once(call: Callable[[], httpx.Response]) -> list[httpx.Response]:
-    """The answers to the same call from two threads."""
+def cancel_twice(url: str) -> list[httpx.Response]:
+    """The answers to the same call from two threads at once."""
     answers: list[httpx.Response] = []
-    threads = [threading.Thread(target=lambda: answers.append(call())) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: answers.append(httpx.post(url, timeout=60))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -16,9 +16,9 @@ RING = ("--num-gpus", 2, "--ring-degree", 2, "--watchdog-timeout", 2, "--save-se
 
 SHORT: Film = SMALL
 LONGER: Film = SMALL | {"seed": 8, "size": "256x160", "num_frames": 9, "num_inference_steps": 40}
-STEPS: Film = SMALL | {"seed": 9, "size": "256x160", "num_inference_steps": 300}
+STEPS: Film = SMALL | {"seed": 9, "size": "256x160", "num_inference_steps": 150}
 """Some seconds of denoising, in steps that a poll can see."""
-DECODED: Film = SMALL | {"seed": 10, "size": "256x160", "num_frames": 49, "num_inference_steps": 100}
+DECODED: Film = SMALL | {"seed": 10, "size": "256x160", "num_frames": 25, "num_inference_steps": 80}
 """Some seconds in every stage that takes any."""
 ENDLESS: Film = SMALL | {"size": "256x160", "num_inference_steps": 1000}
 FILMS = (SHORT, LONGER, STEPS)
@@ -83,7 +83,20 @@ def wait_until_renewed(served: Served, restarts: int) -> None:
 
 def wait_until_idle(served: Served) -> None:
     """Return when nothing waits and nothing runs."""
-    wait_until(lambda: replica_of(served)["status"] == "ready" and not served.http.get("/health").json()["queue_length"])
+    wait_until(
+        lambda: replica_of(served)["status"] == "ready" and not served.http.get("/health").json()["queue_length"]
+    )
+
+
+def wait_until_over(served: Served, video_id: str) -> dict[str, Any]:
+    """Wait until a video has ended, in whatever way."""
+    wait_until(lambda: served.get(video_id)["status"] in ("completed", "failed"))
+    return served.get(video_id)
+
+
+def wait_until_off_the_ranks(served: Served, video_id: str) -> None:
+    """Return when nothing is left to do for a video, which may not be written down yet."""
+    wait_until(lambda: served.get(video_id)["queue_position"] is None)
 
 
 def wait_for_step(served: Served, video_id: str, step: int) -> int:
@@ -101,7 +114,9 @@ def wait_for_step(served: Served, video_id: str, step: int) -> int:
 def num_finished(served: Served) -> int:
     """How many ends of jobs a server has told its metrics, each of which is to be told once."""
     lines = served.http.get("/metrics").text.splitlines()
-    return sum(int(float(line.rpartition(" ")[2])) for line in lines if line.startswith("ringlight_jobs_finished_total"))
+    return sum(
+        int(float(line.rpartition(" ")[2])) for line in lines if line.startswith("ringlight_jobs_finished_total")
+    )
 
 
 def spread(seconds: list[float]) -> dict[str, float]:

@@ -11,7 +11,6 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -34,11 +33,13 @@ from tests.server.films import (
     wait_until_idle,
     wait_until_renewed,
 )
-from tests.server.served import Served, free_port
+from tests.server.served import Served
 
 Findings = dict[str, Any]
+Video = dict[str, Any]
 
-MAX_OPEN = 6  # videos that a client keeps waiting
+MAX_OPEN = 4  # videos that a client keeps waiting
+VICTIMS = ([0], [1], [0, 1])
 MOMENTS = ("loading", "creating", "running", "finishing", "whenever")
 
 
@@ -48,24 +49,28 @@ class Client:
     def __init__(self, url: str, chance: random.Random) -> None:
         self.acknowledged: dict[str, tuple[str, int]] = {}
         """By key: the video's id, and the number of its film."""
-        self.asked_for = 0
-        self.sent_again = 0
+        self.num_asked = 0
+        self.num_sent_again = 0
         self._url = url
         self._chance = chance
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._create_all)
+        self._thread = threading.Thread(target=self._create_all, daemon=True)
         self._thread.start()
+
+    def stop(self) -> None:
+        """Ask for no more."""
+        self._ending.set()
 
     def close(self) -> None:
         """Return when the last one is acknowledged."""
-        self._ending.set()
+        self.stop()
         self._thread.join()
 
     def _create_all(self) -> None:
         with httpx.Client(base_url=self._url, timeout=30.0, trust_env=False) as http:
             while not self._ending.is_set():
-                self.asked_for += 1
-                self._create(http, f"film {self.asked_for} {uuid4().hex}", self._chance.randrange(len(FILMS)))
+                self.num_asked += 1
+                self._create(http, f"film {self.num_asked} {uuid4().hex}", self._chance.randrange(len(FILMS)))
                 while not self._ending.is_set() and self._num_open(http) >= MAX_OPEN:
                     self._ending.wait(0.1)
 
@@ -74,7 +79,7 @@ class Client:
             try:
                 answer = http.post("/v1/videos", json=FILMS[film], headers={"Idempotency-Key": key})
             except httpx.TransportError:  # killed, or not there yet
-                self.sent_again += 1
+                self.num_sent_again += 1
                 time.sleep(0.05)
                 continue
             assert answer.status_code == 200, answer.text
@@ -106,44 +111,46 @@ def kill_the_server(folder: Path, checkpoint: Path, count: int, chance: random.R
     In turn while it loads, creates, runs, finishes, and at any time.
     """
     options = ("--no-warm-up", "--save-seconds", 0.2)
-    expected = digests_of(folder / "undisturbed", checkpoint, FILMS, *options)
-    port = free_port()
-    client = Client(f"http://127.0.0.1:{port}", random.Random(chance.random()))
-    listening, ready, orphaned = [], [], []
+    server = Served(folder, checkpoint, *options)
+    try:
+        server.wait_until_ready()
+        made = [server.completed(**film) for film in FILMS]
+        expected = {number: sha256_of(server, video["id"]) for number, video in enumerate(made)}
+    finally:
+        server.stop(signal.SIGKILL)
+    client = Client(server.url, random.Random(chance.random()))
+    lives: dict[str, list[float]] = {"listening again, s": [], "ready again, s": [], "ranks ended after, s": []}
     moments: Counter[str] = Counter()
-    ends_seen: dict[str, dict[str, Any]] = {}
+    seen = {video["id"]: video for video in made}
     try:
         for life in range(count + 1):
-            moment = MOMENTS[life % len(MOMENTS)] if life < count else "at last"
+            moment = MOMENTS[life % len(MOMENTS)] if life < count else "never"
             began = time.monotonic()
-            server = Served(folder, checkpoint, *options, port=port)
+            server = Served(folder, checkpoint, *options, port=server.port)
             try:
                 server.wait_until_listening()
-                listening.append(time.monotonic() - began)
+                lives["listening again, s"].append(time.monotonic() - began)
                 if moment != "loading":
                     server.wait_until_ready()
-                    ready.append(time.monotonic() - began)
-                if moment == "at last":
+                    lives["ready again, s"].append(time.monotonic() - began)
+                if moment == "never":
                     client.close()
-                    result = check_all(server, client, expected, ends_seen)
-                    break
+                    return check_all(server, client, expected, seen) | {
+                        "kills": dict(moments),
+                        **{name: spread(seconds) for name, seconds in lives.items()},
+                    }
                 wait_for_moment(server, moment, chance)
-                ends_seen |= {each["id"]: each for each in videos_of(server.http) if is_over(each)}
+                seen |= {video["id"]: video for video in videos_of(server.http) if is_over(video)}
                 ranks = ranks_of(server)
             finally:
                 server.stop(signal.SIGKILL)
             moments[moment] += 1
             killed_at = time.monotonic()
             assert all(map(ends, ranks))
-            orphaned.append(time.monotonic() - killed_at)
+            lives["ranks ended after, s"].append(time.monotonic() - killed_at)
+        raise AssertionError("the last one is not killed")
     finally:
-        client._ending.set()
-    return result | {
-        "kills": dict(moments),
-        "listening again, s": spread(listening),
-        "ready again, s": spread(ready),
-        "ranks ended after, s": spread(orphaned),
-    }
+        client.stop()
 
 
 def is_over(video: dict[str, Any]) -> bool:
@@ -169,27 +176,33 @@ def wait_for_moment(server: Served, moment: str, chance: random.Random) -> None:
     time.sleep(chance.uniform(0, {"loading": 2.0, "whenever": 2.0, "running": 0.5}.get(moment, 0.02)))
 
 
-def check_all(
-    server: Served, client: Client, expected: list[str], ends_seen: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
+def check_all(server: Served, client: Client, expected: dict[int, str], seen: dict[str, Video]) -> Findings:
     """Every key has one video, which is completed and as it should be; what was over before has stayed as it was."""
     wait_until(lambda: all(map(is_over, videos_of(server.http))), 600)
-    videos = {each["id"]: each for each in videos_of(server.http)}
-    acknowledged = dict(client.acknowledged.values())
-    assert len(client.acknowledged) == client.asked_for
-    assert videos.keys() == acknowledged.keys(), "exactly one video for each key"
-    assert [each for each in videos.values() if each["status"] != "completed"] == []
-    assert {video_id: videos[video_id] for video_id in ends_seen} == ends_seen
-    wrong = [video_id for video_id, film in acknowledged.items() if sha256_of(server, video_id) != expected[film]]
-    assert wrong == []
-    reports = [server.http.get(f"/v1/videos/{video_id}/report").json() for video_id in videos]
+    videos = {video["id"]: video for video in videos_of(server.http)}
+    films = dict(client.acknowledged.values())
+    assert len(client.acknowledged) == client.num_asked
+    assert len(films) == client.num_asked
+    assert films.keys() <= videos.keys()
+    assert len(videos) == len(films) + len(FILMS), "one for each key, and those of before the first kill"
+    assert [video for video in videos.values() if video["status"] != "completed"] == []
+    assert {video_id: without_details(videos[video_id]) for video_id in seen} == {
+        video_id: without_details(video) for video_id, video in seen.items()
+    }
+    assert [video_id for video_id, film in films.items() if sha256_of(server, video_id) != expected[film]] == []
+    reports = [server.http.get(f"/v1/videos/{video_id}/report").json() for video_id in films]
     return {
-        "videos": len(videos),
-        "creates sent again": client.sent_again,
+        "videos": len(films),
+        "creates sent again": client.num_sent_again,
         "lost": 0,
         "made twice": 0,
         "went on from a saved step": sum(report["resumed_from_step"] > 0 for report in reports),
     }
+
+
+def without_details(video: Video) -> Video:
+    """A video as lists show it: they leave out what its report tells."""
+    return video | {"inference_time_s": None, "stages": None, "memory": None}
 
 
 def kill_ranks(served: Served, originals: Originals, count: int, chance: random.Random) -> Findings:
@@ -208,15 +221,29 @@ def kill_ranks(served: Served, originals: Originals, count: int, chance: random.
     }
 
 
-def stop_ranks(served: Served, originals: Originals, count: int, chance: random.Random) -> Findings:
-    """SIGSTOP one rank and both, in the middle of denoising and idle; each `count` times."""
-    found: Findings = {"stops": 4 * count, "watchdog, s": 2}
-    for name, victims in (("one rank", [chance.randrange(2)]), ("both ranks", [0, 1])):
-        busy = [disturb(served, originals, victims, signal.SIGSTOP, chance)[0] for _ in range(count)]
-        idle = [stop_idle(served, originals, victims) for _ in range(count)]
-        found[f"{name}, busy: new ranks ready after, s"] = spread(busy)
-        found[f"{name}, idle: new ranks ready after, s"] = spread(idle)
-    return found
+def stop_busy_ranks(served: Served, originals: Originals, count: int, chance: random.Random) -> Findings:
+    """SIGSTOP one of two ranks or both, in the middle of denoising, with two more videos waiting."""
+    victims = [chance.choice(VICTIMS) for _ in range(count)]
+    renewed = [disturb(served, originals, each, signal.SIGSTOP, chance)[0] for each in victims]
+    return stops(victims, renewed) | {"videos completed with identical frames": 3 * count}
+
+
+def stop_idle_ranks(served: Served, originals: Originals, count: int, chance: random.Random) -> Findings:
+    """SIGSTOP one of two ranks or both, when there is nothing to do; the next video is as ever."""
+    victims = [chance.choice(VICTIMS) for _ in range(count)]
+    renewed = [stop_idle(served, originals, each) for each in victims]
+    return stops(victims, renewed) | {"next videos identical": count}
+
+
+def stops(victims: list[list[int]], renewed: list[float]) -> Findings:
+    """What there is to say of ranks that were stopped."""
+    both = victims.count([0, 1])
+    return {
+        "one rank": len(victims) - both,
+        "both": both,
+        "watchdog, s": 2,
+        "new ranks ready after, s": spread(renewed),
+    }
 
 
 def disturb(
@@ -284,9 +311,6 @@ def kill_again_and_again(served: Served, originals: Originals, count: int, chanc
     return {"videos": count, "failed after two repeats with their cause": count, "took, s": spread(waited)}
 
 
-Stopping = Callable[[Path, Path, int, random.Random], Findings]
-
-
 def terminate(folder: Path, checkpoint: Path, count: int, chance: random.Random) -> Findings:
     """SIGTERM with one video running and five queued: it is finished where there is time, else kept, and gone on with.
 
@@ -296,9 +320,9 @@ def terminate(folder: Path, checkpoint: Path, count: int, chance: random.Random)
     expected = digests_of(folder / "undisturbed", checkpoint, (STEPS, SHORT), *RING)
     took: dict[str, list[float]] = {"finished": [], "kept": [], "second signal": []}
     resumed = 0
-    for _ in range(count):
+    for number in range(count):
         for way, drain_seconds in (("finished", 600), ("kept", 0), ("second signal", 600)):
-            home = folder / f"{way} {_}"
+            home = folder / f"{way} {number}"
             home.mkdir()
             ids, seconds = stop_in_the_middle(home, checkpoint, films, drain_seconds, way, chance)
             took[way].append(seconds)
@@ -324,7 +348,12 @@ def terminate(folder: Path, checkpoint: Path, count: int, chance: random.Random)
 
 
 def stop_in_the_middle(
-    home: Path, checkpoint: Path, films: tuple[dict[str, Any], ...], drain_seconds: float, way: str, chance: random.Random
+    home: Path,
+    checkpoint: Path,
+    films: tuple[dict[str, Any], ...],
+    drain_seconds: float,
+    way: str,
+    chance: random.Random,
 ) -> tuple[list[str], float]:
     """Start a server and end it by SIGTERM, once or twice. Returns the videos, and the seconds that it took."""
     server = Served(home, checkpoint, *RING, "--drain-timeout", drain_seconds)

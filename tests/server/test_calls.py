@@ -202,7 +202,8 @@ def test_files_only_where_they_belong() -> None:
 
 def test_remix_and_extension() -> None:
     assert read(RemixVideo, prompt="p", user="u").user == "u"
-    assert refused(RemixVideo, {"prompt": "p", "seed": 1}).param == "seed"
+    assert read(RemixVideo, prompt="p", seed="1").seed == 1
+    assert refused(RemixVideo, {"prompt": "p", "fps": 1}).param == "fps"
     for video in ("video_1", {"id": "video_1"}):
         assert read(ExtendVideo, prompt="p", video=video, seconds="4").video.id == "video_1"
     for wrong in (None, "", 3, {}, {"id": 1}, {"id": "v", "x": 1}, ["v"]):

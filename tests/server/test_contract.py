@@ -194,7 +194,7 @@ def test_deleting_stops_what_runs(client: OpenAI, served: Served) -> None:
 
 def test_content_in_all_variants(client: OpenAI, made_before: Video) -> None:
     content = {
-        variant: client.videos.download_content(made_before.id, variant=variant)  # type: ignore[arg-type]
+        variant: client.videos.download_content(made_before.id, variant=variant)
         for variant in ("video", "thumbnail", "spritesheet")
     }
     assert frames_of(content["video"].read()) == 5

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from ringlight.core.errors import OutputError
 from ringlight.core.request import VideoRequest
-from ringlight.pipelines.output import encode_video
+from ringlight.pipelines.output import open_writer
 from ringlight.server.derived import last_frame, make_spritesheet, make_thumbnail, spread
 
 CLOSE = 12.0  # mean difference of 0..255 that a lossy codec and a smaller size may make
@@ -40,7 +41,9 @@ def write_video(path: Path, frames: NDArray[np.uint8]) -> Path:
         flow_shift=1.0,
         seed=0,
     )
-    encode_video(iter(np.ascontiguousarray(frame) for frame in frames), path, request)
+    writer = open_writer(path, request, "test")
+    writer.write(torch.from_numpy(np.array(frames)))
+    writer.finish()
     return path
 
 

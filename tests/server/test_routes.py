@@ -57,6 +57,21 @@ def test_what_is_refused_is_refused_in_the_envelope(
     assert (answer.status_code, error_of(answer)["code"]) == (status, code)
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/videos", "GET, POST"),
+        (f"/v1/videos/{NOBODY}", "DELETE, GET"),
+        (f"/v1/videos/{NOBODY}/content", "GET, HEAD"),
+        ("/v1/videos/sync", "DELETE, GET, POST"),
+    ],
+)
+def test_which_methods_a_path_takes(served: Served, path: str, methods: str) -> None:
+    answer = served.http.put(path)
+    assert (answer.status_code, error_of(answer)["code"]) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == methods
+
+
 def test_the_head_of_content(served: Served, finished: dict[str, Any]) -> None:
     path = f"/v1/videos/{finished['id']}/content"
     whole, head = served.http.get(path), served.http.head(path)
@@ -131,6 +146,7 @@ def test_what_the_server_says_of_itself(served: Served) -> None:
     assert health["status"] == "ready"
     assert [replica["status"] for replica in health["replicas"]] in (["ready"], ["busy"])
     version = served.http.get("/version").json()
+    assert version.pop("device")
     assert version == {"version": ringlight.__version__, "model": model["id"], "layout": "u1r1"}
 
 

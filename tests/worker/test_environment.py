@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import Cancelled, InvalidLayout, InvalidSetting, OutOfMemory, WorkerError
+from ringlight.core.errors import Cancelled, InvalidLayout, InvalidSetting, OutOfMemory, OutputError, WorkerError
 from ringlight.core.messages import RankPlace, RunJob
 from ringlight.core.request import VideoRequest
 from ringlight.worker.environment import apply_settings, choose_device, choose_dtypes, describe
@@ -110,6 +110,7 @@ def test_other_errors_keep_their_kind_or_are_named(capsys: pytest.CaptureFixture
 
 def test_a_full_disk_is_told_in_a_line_that_names_the_output() -> None:
     told = output_error(OSError(errno.ENOSPC, "No space left on device"), JOB)
+    assert isinstance(told, OutputError)
     assert str(told).startswith(f"{JOB.output}: No space left on device; make room")
     assert output_error(OSError(errno.EIO, "Input/output error"), JOB) is None
     assert output_error(LookupError("no such thing"), JOB) is None

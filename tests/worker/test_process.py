@@ -50,6 +50,9 @@ class Wire:
         assert self._connection.poll(60)
         return messages.from_worker_decoder.decode(self._connection.recv_bytes())
 
+    def close(self) -> None:
+        self._connection.close()
+
     def receive_job(self, job_id: str) -> list[messages.FromWorker]:
         """All messages of a job, to its end."""
         received = [self.receive()]
@@ -103,6 +106,7 @@ def test_a_worker_answers_job_by_job_and_ends_when_told_to(workers: list[Worker]
     assert decoded == [(1, 5), (5, 5)]
     stages = [event.stage for event in events if isinstance(event, messages.StageStarted)]
     assert stages == [stage.name for stage in completed.report.stages]
+    assert events[-1] == messages.Computed(job_id="one")
 
     cancelled_before = messages.RunJob(job_id="two", request=REQUEST, output=str(tmp_path / "two.npy"))
     wire.send(messages.CancelJob(job_id="two"), cancelled_before)

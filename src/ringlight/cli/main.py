@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from ringlight.cli.bench import bench
+from ringlight.cli.compare import compare
 from ringlight.cli.demo_checkpoint import demo_checkpoint
 from ringlight.cli.doctor import doctor
 from ringlight.cli.generate import generate
@@ -56,6 +58,8 @@ def ringlight(
 app.command()(generate)
 app.command()(serve)
 app.command()(plan)
+app.command()(bench)
+app.command()(compare)
 app.add_typer(jobs)
 app.command(name="demo-checkpoint")(demo_checkpoint)
 app.command()(doctor)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +15,7 @@ import typer
 from ringlight.cli import listing, machine, settings
 from ringlight.cli.generate import host_ranks
 from ringlight.core.config import EngineConfig, NodesConfig, read_defaults
-from ringlight.core.errors import InvalidRequest, InvalidSetting
+from ringlight.core.errors import InvalidRequest, InvalidSetting, WorkerError
 from ringlight.core.layout import AskedLayout, LayoutChoice, decide
 from ringlight.core.request import RequestDefaults, RequestLimits
 from ringlight.core.settings import LogFormat, LogLevel, ServeSettings
@@ -21,6 +23,7 @@ from ringlight.core.spec import ModelSpec
 
 MODEL, SERVER, JOBS, SAFETY, SIGHT = "Model", "Server", "Jobs", "Safety", "Observability"
 USUAL = ServeSettings()
+REJOIN_SECONDS = 1.0
 
 
 class ModelType(StrEnum):
@@ -243,21 +246,30 @@ def serve(
         log_level=log_level,
         otlp_endpoint=otlp_endpoint,
     )
-    if node_rank > 0:
-        host_ranks(engine_config, defaults.guidance_scale > 1, quiet=False)
-        return
-    check_data_dir(Path(data_dir))
-    check_safety(serve_settings)
     if dry_run:
+        check_data_dir(Path(data_dir))
+        check_safety(serve_settings)
         print(listing.of_command(ctx, said_limits, said_defaults))
         print(
             f"\nmodel   {served_model_name or spec.name}\nlayout  {choice.reason}\nfolder  {Path(data_dir).absolute()}"
         )
         return
+    if node_rank > 0:
+        return keep_hosting(engine_config, defaults.guidance_scale > 1)
     # Here, because it takes as long to import as all else together, and other commands do not need it.
     from ringlight.server.app import create_app, run
 
     run(create_app(serve_settings, engine_config), serve_settings)
+
+
+def keep_hosting(config: EngineConfig, guidance: bool) -> None:
+    """Host this node's ranks until node 0 stops; where the group is lost, join the next one."""
+    while True:
+        try:
+            return host_ranks(config, guidance, quiet=False)
+        except WorkerError as error:
+            print(f"ringlight: {error}; joining again", file=sys.stderr)
+            time.sleep(REJOIN_SECONDS)
 
 
 def check_defaults(

@@ -330,7 +330,7 @@ class Engine:
             else:
                 self.cancel(job)
         for runner in self._runners:
-            runner.close()
+            runner.close(at_once=abandon)
         for job in left:  # those that no worker could be asked to stop
             job.fail(Cancelled("the engine was closed"))
 

@@ -30,14 +30,22 @@ class WorkersLost(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str
 
 
-JobEvent = messages.JobMessage | WorkersLost
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """A replica of this name takes the job up."""
+
+    job_id: str
+    replica: str
+
+
+JobEvent = messages.JobMessage | WorkersLost | Taken
 
 
 class JobState(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a job at one moment. `step_seconds` is the last step's.
 
-    `saved_step` is the step from which a repeat would go on, `deaths` how often workers died under the job, `preview` a
-    JPEG after `preview_step` steps. `denoising_share` is the part of the whole time that denoising is expected to take.
+    `saved_step` is the step from which a repeat would go on, `deaths` how often workers died under the job, `replica`
+    the one that took it last, `preview` a JPEG after `preview_step` steps. `denoising_share` is the part of the whole
+    time that denoising is expected to take, `furthest` the highest progress that was told.
     """
 
     status: Status = "queued"
@@ -51,6 +59,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
     deaths: int = 0
     preview: bytes | None = None
     preview_step: int = 0
+    replica: str = ""
     denoising_share: float = DENOISING_SHARE
     furthest: int = 0
     report: RunReport | None = None
@@ -106,6 +115,8 @@ def _fold(state: JobState, event: JobEvent) -> JobState:
             return change(state, frames_done=num_done, num_frames=num_frames)
         case messages.Computed():
             return change(state, stage="Output")
+        case Taken(replica=replica):
+            return change(state, status="in_progress", replica=replica)
         case WorkersLost():
             return change(
                 state, stage=RECOVERING, step=state.saved_step, frames_done=0, num_frames=0, deaths=state.deaths + 1

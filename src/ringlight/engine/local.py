@@ -97,10 +97,10 @@ class LocalReplica:
         if self._loss is not None:
             raise self._loss
 
-    def close(self) -> None:
+    def close(self, at_once: bool = False) -> None:
         with self._start_lock:
             self._closed = True
-        if self._ready and self._ranks[0].place.rank == 0:  # the others hear only of rank 0
+        if not at_once and self._ready and self._ranks[0].place.rank == 0:  # the others hear only of rank 0
             with contextlib.suppress(WorkerError):
                 self._ranks[0].send(messages.Shutdown())  # it tells the others, on every machine
             deadline = time.monotonic() + process.CLOSE_SECONDS

@@ -39,6 +39,6 @@ class Replica(Protocol):
         """Host ranks for an engine on another machine, until that one closes. Raises WorkerError."""
         ...
 
-    def close(self) -> None:
-        """End the workers, once outputs in hand are written. Safe to call twice."""
+    def close(self, at_once: bool = False) -> None:
+        """End the workers, once outputs in hand are written, or `at_once`. Safe to call twice."""
         ...

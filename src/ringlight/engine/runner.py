@@ -20,7 +20,7 @@ from ringlight.core.errors import (
     WorkerError,
 )
 from ringlight.core.output import remove_parts
-from ringlight.engine.jobs import Job, WorkersLost
+from ringlight.engine.jobs import Job, Taken, WorkersLost
 from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
 
@@ -114,10 +114,10 @@ class Runner:
             except WorkerError:
                 logger.info("%s: %s is cancelled by its workers' end", self.name, job.id)
 
-    def close(self) -> None:
+    def close(self, at_once: bool = False) -> None:
         """End the workers and the thread. A job that runs is lost."""
         self._closing.set()
-        self.replica.close()
+        self.replica.close(at_once)
         if self._thread.is_alive():
             self._thread.join()
 
@@ -147,6 +147,7 @@ class Runner:
         try:
             self.ready = self.replica.start()
             self.failure = None
+            logger.info("%s is ready, loaded in %.1f s", self.name, self.ready.load_seconds)
         except BaseException as error:  # whatever it is: nobody may wait for workers that never come
             self.failure = as_ringlight_error(error)
             if self._supervised and not self._closing.is_set():
@@ -165,6 +166,8 @@ class Runner:
                 self._sent = True
             if job.stop_reason is not None:
                 return job.fail(job.stop_reason)
+            logger.info("%s takes %s", self.name, job.id)
+            job.receive(Taken(job_id=job.id, replica=self.name))
             self.replica.run(job.order(), job.receive, lambda error: self._lose(job, error))
         except BaseException as error:  # whatever it is, the next job is served
             logger.exception("%s: %s", self.name, job.id)

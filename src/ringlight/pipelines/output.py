@@ -1,12 +1,13 @@
 """Frames to files. Frames stream in as they are decoded; a thread encodes them, so that encoding costs no time.
 
-Every writer works on part files beside the output and moves them into place at the end: what is there is whole.
+Every writer works on part files beside the output and moves them into place at the end: what is there is whole. The end
+of a file (what the encoder still holds, and the disk) takes its time, so it is a step of its own: `finish`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -23,8 +24,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ringlight.core.output import FRAME_NUMBER, make_readable, part_path
+from ringlight.core.output import FRAME_NUMBER, part_path
 from ringlight.core.request import VideoRequest
+from ringlight.pipelines.continued import frames_of
+from ringlight.pipelines.files import into_place
 
 QUEUED_CHUNKS = 4
 BT709 = 1
@@ -45,31 +48,51 @@ def to_unit_range(frames_FHWC: Tensor) -> Tensor:
 FrameConverter = Callable[[Tensor], Tensor]  # decoded frames in [-1, 1] to what a writer takes, on their own device
 
 
-class FrameWriter(Protocol):
-    """Takes frames as they come; `finish` returns the paths written, `abort` leaves nothing behind."""
+class Output(Protocol):
+    """Files on their way, all of whose content is known."""
+
+    def finish(self) -> list[str]:
+        """Write what is left and move the files into place, from any thread. Returns their paths."""
+        ...
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        ...
+
+
+class FrameWriter(Output, Protocol):
+    """An output that takes its frames as they come, to be finished after the last."""
 
     def write(self, frames_FHWC: Tensor) -> None:
         """Take frames (F, H, W, 3) as the `frame_converter` of this output has made them, on any device."""
         ...
 
-    def finish(self) -> list[str]: ...
 
-    def abort(self) -> None: ...
+def finish(output: Output) -> list[str]:
+    """Finish an output, or leave nothing of it behind. Returns the paths written."""
+    try:
+        return output.finish()
+    except BaseException:
+        output.abort()
+        raise
 
 
 class Encoder(Protocol):
-    """Encodes an iterator of uint8 frames (H, W, 3) into a part file; runs in a thread of its own."""
+    """Encodes uint8 frames (H, W, 3) into a part file, after those of a video that it continues; runs in a thread."""
 
-    def __call__(self, frames: Iterator[Frames], part: Path, request: VideoRequest) -> None: ...
+    def __call__(self, frames: Iterator[Frames], part: Path, request: VideoRequest, continues: Path | None) -> None: ...
 
 
-def encode_video(frames: Iterator[Frames], part: Path, request: VideoRequest) -> None:
-    """H.264 or VP9 by extension: 4:2:0, BT.709 and tagged so, ready for streaming."""
+def encode_video(frames: Iterator[Frames], part: Path, request: VideoRequest, continues: Path | None) -> None:
+    """H.264 or VP9 by extension: 4:2:0, BT.709 and tagged so, ready for streaming. The same frames give the same file.
+
+    x264's macroblock tree is left out for that: with it, encoding again gives other bytes now and then.
+    """
     codec, options = {
-        ".mp4": ("libx264", {"crf": "18", "preset": "fast"}),
+        ".mp4": ("libx264", {"crf": "18", "preset": "fast", "x264-params": "mbtree=0"}),
         ".webm": ("libvpx-vp9", {"crf": "24", "deadline": "good", "cpu-used": "4"}),
     }[part.suffix.lower()]
-    container_options = {"movflags": "+faststart"} if part.suffix.lower() == ".mp4" else {}
+    container_options = {".mp4": {"movflags": "+faststart"}, ".webm": {"fflags": "+bitexact"}}[part.suffix.lower()]
     with av.open(str(part), "w", options=container_options) as container:
         stream = container.add_stream(codec, rate=Fraction(request.fps), options=options)
         assert isinstance(stream, VideoStream)
@@ -77,16 +100,21 @@ def encode_video(frames: Iterator[Frames], part: Path, request: VideoRequest) ->
         context = stream.codec_context
         context.color_range, context.colorspace = int(ColorRange.MPEG), BT709
         context.color_primaries = context.color_trc = BT709
-        for pixels in frames:
-            picture = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+        pictures: Iterator[av.VideoFrame] = (av.VideoFrame.from_ndarray(pixels, format="rgb24") for pixels in frames)
+        if continues is not None:  # its last frame is our first
+            pictures = itertools.chain(frames_of(continues), itertools.islice(pictures, 1, None))
+        for number, picture in enumerate(pictures):
+            matched = picture.reformat(
                 format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
             )
-            container.mux(stream.encode(picture))
+            matched.pts, matched.time_base = number, Fraction(1, request.fps)
+            container.mux(stream.encode(matched))
         container.mux(stream.encode(None))
 
 
-def encode_gif(frames: Iterator[Frames], part: Path, request: VideoRequest) -> None:
+def encode_gif(frames: Iterator[Frames], part: Path, request: VideoRequest, continues: Path | None) -> None:
     """An endless animated GIF; its clock counts hundredths of a second, at least two per frame."""
+    assert continues is None, "no picture is continued"
     pictures = (Image.fromarray(pixels) for pixels in frames)
     duration = max(20, round(100 / request.fps) * 10)
     next(pictures).save(part, save_all=True, append_images=pictures, duration=duration, loop=0)
@@ -104,13 +132,13 @@ class EncodedWriter:
 
     convert = staticmethod(to_uint8)
 
-    def __init__(self, path: Path, request: VideoRequest, job_id: str) -> None:
+    def __init__(self, path: Path, request: VideoRequest, job_id: str, continues: Path | None) -> None:
         self._path = path
         self._part = part_path(path, job_id)
         self._queue: queue.Queue[Frames | None] = queue.Queue(QUEUED_CHUNKS)
         self._error: Exception | None = None
         self._abandoned = False
-        self._thread = threading.Thread(target=self._run, args=(request,), name="encoder", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(request, continues), name="encoder", daemon=True)
         self._thread.start()
 
     def write(self, frames_FHWC: Tensor) -> None:
@@ -122,10 +150,8 @@ class EncodedWriter:
         self._put(None)
         self._thread.join()
         if self._error is not None:
-            self._part.unlink(missing_ok=True)
             raise self._error
-        os.replace(self._part, self._path)
-        return [str(self._path)]
+        return into_place([(self._part, self._path)])
 
     def abort(self) -> None:
         self._abandoned = True
@@ -141,9 +167,9 @@ class EncodedWriter:
             except queue.Full:
                 continue
 
-    def _run(self, request: VideoRequest) -> None:
+    def _run(self, request: VideoRequest, continues: Path | None) -> None:
         try:
-            ENCODERS[self._part.suffix.lower()](self._frames(), self._part, request)
+            ENCODERS[self._part.suffix.lower()](self._frames(), self._part, request, continues)
         except Abandoned:
             pass
         except Exception as error:  # handed on by write() and finish()
@@ -164,7 +190,8 @@ class PngWriter:
 
     convert = staticmethod(to_uint8)
 
-    def __init__(self, path: Path, request: VideoRequest, job_id: str) -> None:
+    def __init__(self, path: Path, request: VideoRequest, job_id: str, continues: Path | None) -> None:
+        assert continues is None, "no picture is continued"
         self._path = path
         self._job_id = job_id
         self._parts: list[tuple[Path, Path]] = []
@@ -178,9 +205,7 @@ class PngWriter:
             Image.fromarray(pixels).save(self._parts[-1][0])
 
     def finish(self) -> list[str]:
-        for part, path in self._parts:
-            os.replace(part, path)
-        return [str(path) for _, path in self._parts]
+        return into_place(self._parts)
 
     def abort(self) -> None:
         for part, _ in self._parts:
@@ -192,7 +217,8 @@ class NpyWriter:
 
     convert = staticmethod(to_unit_range)
 
-    def __init__(self, path: Path, request: VideoRequest, job_id: str) -> None:
+    def __init__(self, path: Path, request: VideoRequest, job_id: str, continues: Path | None) -> None:
+        assert continues is None, "no array is continued"
         self._path = path
         self._part = part_path(path, job_id)
         shape = (request.num_frames, request.height, request.width, 3)
@@ -205,12 +231,27 @@ class NpyWriter:
 
     def finish(self) -> list[str]:
         self._file.close()
-        os.replace(self._part, self._path)
-        return [str(self._path)]
+        return into_place([(self._part, self._path)])
 
     def abort(self) -> None:
         with contextlib.suppress(OSError):  # what is left to write has no place
             self._file.close()
+        self._part.unlink(missing_ok=True)
+
+
+class LatentsWriter:
+    """Final latents (1, z, T, h, w), normalised as the transformer sees them."""
+
+    def __init__(self, latents: Tensor, path: Path, job_id: str) -> None:
+        self._latents = latents.contiguous().cpu()
+        self._path = path
+        self._part = part_path(path, job_id)
+
+    def finish(self) -> list[str]:
+        self._part.write_bytes(safetensors.torch.save({"latents": self._latents}))
+        return into_place([(self._part, self._path)])
+
+    def abort(self) -> None:
         self._part.unlink(missing_ok=True)
 
 
@@ -228,18 +269,9 @@ def frame_converter(path: Path) -> FrameConverter:
     return WRITERS[path.suffix.lower()].convert
 
 
-def open_writer(path: Path, request: VideoRequest, job_id: str) -> FrameWriter:
-    """The writer for this extension, ready for frames."""
-    return WRITERS[path.suffix.lower()](path, request, job_id)
+def open_writer(path: Path, request: VideoRequest, job_id: str, continues: Path | None = None) -> FrameWriter:
+    """The writer for this extension, ready for frames.
 
-
-def save_latents(latents: Tensor, path: Path, job_id: str) -> list[str]:
-    """Write final latents (1, z, T, h, w), normalised as the transformer sees them."""
-    part = part_path(path, job_id)
-    try:
-        safetensors.torch.save_file({"latents": latents.contiguous().cpu()}, part)
-        make_readable(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return [str(path)]
+    It writes the frames of the video `continues` first, and then leaves out the first that it is given.
+    """
+    return WRITERS[path.suffix.lower()](path, request, job_id, continues)

@@ -31,6 +31,14 @@ class JobEvents(Protocol):
 
     def frames_decoded(self, num_done: int, num_frames: int) -> None: ...
 
+    def state_saved(self, step: int) -> None:
+        """What it takes to go on after this many steps is on the disk. Called from any thread."""
+        ...
+
+    def preview_made(self, step: int, picture: bytes) -> None:
+        """A small JPEG of what the video will be, as far as can be told after this many steps."""
+        ...
+
     def check_cancelled(self, problem: Exception | None = None) -> None:
         """A boundary, which every rank of a job comes to: raise on all of them when the job should stop.
 
@@ -50,6 +58,7 @@ class Tracer:
         self.stages: list[StageReport] = []
         self.step_seconds: list[float] = []
         self.num_slices = 1
+        self.resumed_from_step = 0
         self.events = events
         self._device = device
         self._memory = memory
@@ -65,6 +74,13 @@ class Tracer:
         self.stages.append(StageReport(name=name, seconds=seconds, peak_bytes=self._memory.peak_bytes()))
         return result
 
+    def begin_last(self, name: str) -> None:
+        """Record a stage that goes on after the run: at 0 seconds, and with the memory that it begins with."""
+        self.events.check_cancelled()
+        self.events.stage_started(name)
+        self._memory.reset()
+        self.stages.append(StageReport(name=name, seconds=0.0, peak_bytes=self._memory.peak_bytes()))
+
     def _now(self) -> float:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
@@ -74,10 +90,12 @@ class Tracer:
 class StepClock:
     """Seconds of each denoising step, the device synchronised at its end; reports each to the events."""
 
-    def __init__(self, tracer: Tracer, device: torch.device, num_steps: int) -> None:
+    def __init__(self, tracer: Tracer, device: torch.device, num_steps: int, num_done: int = 0) -> None:
+        """`num_done` of the steps were done by another run."""
         self._tracer = tracer
         self._device = device
         self._num_steps = num_steps
+        self._num_done = num_done
         self._last = time.perf_counter()
 
     def tick(self) -> None:
@@ -88,4 +106,5 @@ class StepClock:
         steps = self._tracer.step_seconds
         steps.append(now - self._last)
         self._last = now
-        self._tracer.events.step_finished(len(steps), self._num_steps, steps[-1])
+        self._num_done += 1
+        self._tracer.events.step_finished(self._num_done, self._num_steps, steps[-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,10 @@ from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis, ParallelMesh
 from ringlight.parallel.slices import TURNS_FROM, Speeds, choose_slices, least, measure_link
-from ringlight.pipelines.output import frame_converter, open_writer, save_latents
+from ringlight.pipelines.continued import require_continuable
+from ringlight.pipelines.output import FrameWriter, LatentsWriter, Output, finish, frame_converter, open_writer
+from ringlight.pipelines.preview import Painter, Previews
+from ringlight.pipelines.resume import Progress, StateFile
 from ringlight.pipelines.stages.decoding import WRITING_RANK, decode
 from ringlight.pipelines.stages.denoising import Guided, denoise
 from ringlight.pipelines.stages.image_encoding import encode_image
@@ -64,44 +67,69 @@ class Wan22TI2V:
         self.speeds: Speeds | None = None
         self.transformer = self._load_transformer(dtype)
         self.vae = self._load_vae(vae_dtype)
+        self.painter = Painter(self.vae)
         self.prompts = PromptCache(self._load_text_encoder(dtype, world), config.prompt_cache_bytes)
 
-    @torch.inference_mode()
     def run(
         self, request: VideoRequest, output: Path, job_id: str, tracer: Tracer, mesh: ParallelMesh | None = None
     ) -> list[str]:
-        """Make one video and write it to `output`; returns the paths written. One line per stage.
+        """Make one video and write it to `output`; returns the paths written, on ranks other than 0 none."""
+        made = self.make(request, output, job_id, tracer, mesh)
+        return [] if made is None else finish(made)
 
-        Every rank of `mesh` (None: a single one) runs this alike; rank 0 writes, and the others return no paths.
+    @torch.inference_mode()
+    def make(
+        self,
+        request: VideoRequest,
+        output: Path,
+        job_id: str,
+        tracer: Tracer,
+        mesh: ParallelMesh | None = None,
+        state: StateFile | None = None,
+        preview_seconds: float = 0.0,
+        continues: Path | None = None,
+    ) -> Output | None:
+        """Make one video; returns its output, which is to be finished, on rank 0 and None on others.
+
+        One line per stage. Every rank of `mesh` (None: a single one) runs this alike. Denoising goes on from `state`
+        and saves to it. `preview_seconds` apart there are previews, with 0 none. The output begins with the frames of
+        the video `continues`, whose last one is the request's first.
         """
         mesh = mesh or ParallelMesh.alone()
         image = tracer.timed("InputValidation", validate_input, request, self.spec, self.limits)
+        if continues is not None:
+            _on_writer(partial(require_continuable, continues, output, request), mesh, tracer)
         texts = tracer.timed("TextEncoding", encode_text, request, self.prompts)
         first = None
         if image is not None:
             first = tracer.timed("ImageEncoding", encode_image, image, self.vae, self.device, mesh.world)
         noise = tracer.timed("LatentPreparation", prepare_latents, request, self.spec, self.device)
         times = tracer.timed("TimestepPreparation", prepare_timesteps, request, self.spec.scheduler, self.device)
-        latents = tracer.timed("Denoising", self._denoise, noise, first, times, texts, request, tracer, mesh)
+        latents = tracer.timed(
+            "Denoising", self._denoise, noise, first, times, texts, request, tracer, mesh, state, preview_seconds
+        )
         if output.suffix.lower() == ".safetensors":
-            return (
-                tracer.timed("Output", _on_writer, partial(save_latents, latents, output, job_id), mesh, tracer) or []
-            )
-        return self._write_video(latents, request, output, job_id, tracer, mesh)
+            tracer.begin_last("Output")
+            return LatentsWriter(latents, output, job_id) if mesh.world.rank == WRITING_RANK else None
+        return self._decode(latents, request, output, job_id, tracer, mesh, continues)
 
     def _denoise(
         self,
         noise: Tensor,
         first: Tensor | None,
-        scheduler: object,
+        scheduler: Any,
         texts: list[Tensor],
         request: VideoRequest,
         tracer: Tracer,
         mesh: ParallelMesh,
+        state: StateFile | None,
+        preview_seconds: float,
     ) -> Tensor:
         num_tokens = self.spec.num_tokens(request.num_frames, request.height, request.width)
         ratio, are_two = self.link_to_layer(request, mesh), len(texts) > mesh.cfg.size
-        tracer.num_slices = self.config.num_slices or choose_slices(ratio, num_tokens // mesh.layout.sp, are_two)
+        num_slices = self.config.num_slices or choose_slices(ratio, num_tokens // mesh.layout.sp, are_two)
+        begun = Progress(0, num_slices, noise) if state is None else state.begin(noise, scheduler, num_slices)
+        tracer.num_slices, tracer.resumed_from_step = begun.num_slices, begun.step
         guided = Guided(
             self.transformer,
             self.kernel,
@@ -109,19 +137,30 @@ class Wan22TI2V:
             texts,
             self.spec.max_text_tokens,
             request.guidance_scale,
-            tracer.num_slices,
-            take_turns=tracer.num_slices > 1 or ratio >= TURNS_FROM,
+            begun.num_slices,
+            take_turns=begun.num_slices > 1 or ratio >= TURNS_FROM,
         )
-        return denoise(noise, first, scheduler, guided, tracer)
+        previews = None
+        if preview_seconds and mesh.world.rank == WRITING_RANK and hasattr(scheduler, "sigmas"):
+            previews = Previews(self.painter, preview_seconds, tracer.events)
+        return denoise(begun.latents, first, scheduler, guided, tracer, begun.step, state, previews)
 
-    def _write_video(
-        self, latents: Tensor, request: VideoRequest, output: Path, job_id: str, tracer: Tracer, mesh: ParallelMesh
-    ) -> list[str]:
-        writer = _on_writer(partial(open_writer, output, request, job_id), mesh, tracer)
+    def _decode(
+        self,
+        latents: Tensor,
+        request: VideoRequest,
+        output: Path,
+        job_id: str,
+        tracer: Tracer,
+        mesh: ParallelMesh,
+        continues: Path | None,
+    ) -> FrameWriter | None:
+        writer = _on_writer(partial(open_writer, output, request, job_id, continues), mesh, tracer)
         try:
             chunk, convert = self.config.decode_chunk, frame_converter(output)
             tracer.timed("Decoding", decode, latents, self.vae, chunk, convert, writer, tracer.events, mesh.world)
-            return tracer.timed("Output", _on_writer, lambda: writer.finish() if writer else [], mesh, tracer) or []
+            tracer.begin_last("Output")
+            return writer
         except BaseException:
             if writer is not None:
                 writer.abort()

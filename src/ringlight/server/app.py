@@ -9,11 +9,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from anyio import to_thread
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from ringlight.core.config import EngineConfig
 from ringlight.core.settings import ServeSettings
 from ringlight.engine.runner import ReplicaState
 from ringlight.server import errors, middleware
+from ringlight.server.errors import ApiError
 from ringlight.server.events import Watchers
 from ringlight.server.keys import ApiKeys, check_exposure
 from ringlight.server.logs import configure_logs
@@ -32,6 +36,7 @@ from ringlight.server.webhooks import Webhooks
 
 __all__ = ["create_app", "run"]
 
+ROUTERS = (videos.router, content.router, system.router, pages.router)
 FETCH_SECONDS = 30.0  # for a picture by URL, or the address of a webhook
 
 
@@ -71,13 +76,25 @@ def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
         watchers=Watchers(collection),
         started_at=time.time(),
     )
-    for routes in (content, videos, system, pages):  # /v1/videos/sync before /v1/videos/{video_id}
-        app.include_router(routes.router)
+    for router in ROUTERS:
+        app.include_router(router)
     app.openapi = lambda: describe(app, needs_key=bool(len(keys)))  # type: ignore[method-assign]
     errors.install(app)
+    app.add_exception_handler(405, method_not_allowed)
     middleware.install(app, settings)
     app.user_middleware.insert(1, Middleware(RequestMeter, metrics=metrics))  # in request ids, around all else
     return app
+
+
+async def method_not_allowed(request: Request, error: Exception) -> Response:
+    """405 that names all methods of a path; the framework itself knows only those of the first route that has it."""
+    methods: set[str] = set()
+    for route in (route for router in ROUTERS for route in router.routes):
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            methods |= route.methods or set()
+    path, method = request.url.path, request.method
+    allow = {"Allow": ", ".join(sorted(methods))}
+    return ApiError(405, "method_not_allowed", f"{path} does not take {method}", headers=allow).response()
 
 
 class Announcer:
@@ -94,7 +111,8 @@ class Announcer:
         began_at, ended_at = stored.started_at, stored.completed_at
         seconds = 0.0 if began_at is None or ended_at is None else ended_at - began_at
         outcome = view.report if view.report is not None else ("" if stored.error is None else stored.error.code)
-        self._metrics.observe_job(outcome, seconds, stored.layout)
+        replica = "" if view.state is None else view.state.replica
+        self._metrics.observe_job(outcome, seconds, stored.layout, replica)
         if self._tracing is not None:
             self._tracing.record(stored, view.report)
         self._webhooks.send(stored.webhook_url, f"video.{view.status}", to_video(view).model_dump())

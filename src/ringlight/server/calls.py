@@ -190,6 +190,9 @@ class CreateVideo(Lengthed):
 class RemixVideo(Call):
     """POST /v1/videos/{id}/remix: everything as in that video, the seed too, but for the prompt."""
 
+    seed: Whole = Field(None, json_schema_extra={"minimum": 0, "maximum": MAX_SEED})
+    """Another seed than that video's, to try again."""
+
 
 class ExtendVideo(Lengthed):
     """POST /v1/videos/extensions: goes on from the last frame of a video, joined to it.

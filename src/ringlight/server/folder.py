@@ -51,21 +51,30 @@ class VideoFolder:
     def spritesheet(self) -> Path:
         return self.path / "spritesheet.jpg"
 
+    def make(self) -> None:
+        """Make it, for a new video."""
+        self.path.mkdir()
+
+    def sync(self) -> None:
+        """Have it and the names in it on the disk."""
+        sync(self.path)
+        sync(self.path.parent)
+
     def write_image(self, encoded: bytes) -> None:
-        """Write the picture; it is on the disk when this returns."""
+        """Write the picture; its bytes are on the disk when this returns, its name after `sync`."""
         with self.image.open("wb") as file:
             file.write(encoded)
             file.flush()
             os.fsync(file.fileno())
-        sync(self.path)
 
     def keep_source(self, source: VideoFolder) -> None:
         """Hold on to the video that this one continues, also when that one is deleted."""
         try:
             os.link(source.video, self.source)
+        except FileNotFoundError:
+            raise NotFound("the video to go on from was deleted") from None
         except OSError:  # a file system without links
             shutil.copyfile(source.video, self.source)
-        sync(self.path)
 
     def remove_leftovers(self, is_completed: bool) -> None:
         """Once it is over: what was there to make it. The picture stays, for a remix."""
@@ -113,12 +122,9 @@ class DataFolder:
             raise NotFound(f"there is no video {video_id!r}")
         return VideoFolder(self.path / "videos" / video_id)
 
-    def make(self, video_id: str) -> VideoFolder:
-        """A folder for a new video."""
-        folder = self.of(video_id)
-        folder.path.mkdir()
-        sync(folder.path.parent)
-        return folder
+    def holds_videos(self) -> bool:
+        """Whether there is a finished video in it."""
+        return any((self.path / "videos").glob("video_*/video.mp4"))
 
     def remove_strangers(self, is_known: Callable[[str], bool]) -> None:
         """Remove folders of videos that nobody knows: of calls that were never answered, or of deleted ones."""

@@ -24,10 +24,13 @@ def to_remix(call: RemixVideo, source_id: str, videos: Videos, owner: str) -> Dr
         image = videos.image(source)
     except FileNotFoundError:  # deleted at this moment
         raise NotFound(f"there is no video {source_id!r}") from None
-    request = msgspec.structs.replace(source.request, prompt=call.prompt, image=image)
+    seed = source.request.seed if call.seed is None else call.seed
+    request = msgspec.structs.replace(source.request, prompt=call.prompt, seed=seed, image=image)
     if source.continues is not None:
         videos.path(source.continues, owner)
-    draft = Draft(request=request, remixed_from=source.id, continues=source.continues)
+    draft = Draft(
+        request=request, remixed_from=source.id, continues=source.continues, frames_before=source.frames_before
+    )
     return _as_called(draft, call, source)
 
 
@@ -53,7 +56,9 @@ def to_extension(call: ExtendVideo, videos: Videos, owner: str) -> Draft:
     request = videos.complete(call.prompt, **(kept | given), seed=call.seed)
     request.check(videos.spec, videos.limits)  # before a picture is made for nothing
     picture = last_frame(videos.path(source.id, owner))
-    draft = Draft(request=msgspec.structs.replace(request, image=picture), continues=source.id)
+    request = msgspec.structs.replace(request, image=picture)
+    frames_before = source.frames_before + before.num_frames - 1  # the last one is the new part's first
+    draft = Draft(request=request, continues=source.id, frames_before=frames_before)
     return _as_called(draft, call, source)
 
 

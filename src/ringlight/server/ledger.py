@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
-from ringlight.core.errors import InvalidRequest, NotFound, RinglightError, StoreError
-from ringlight.core.report import RunReport
-from ringlight.engine.jobs import Job
+from ringlight.core.errors import Cancelled, InvalidRequest, NotFound, RinglightError, StoreError
+from ringlight.engine.jobs import Job, JobState
 from ringlight.server.folder import DataFolder
 from ringlight.server.store import JobStore, StoredError
 from ringlight.server.view import View
@@ -26,8 +23,8 @@ AGAIN_SECONDS = 1.0  # between two tries to write down how a job ended
 class Ledger:
     """The jobs of an engine between their acceptance and the moment when their end is on the disk.
 
-    Ends are written by a thread of its own, again and again where the store does not take them: no replica waits for a
-    disk. Safe to use from any thread.
+    A thread of its own writes, again and again where the store does not take it: no replica waits for a disk. Safe to
+    use from any thread.
     """
 
     def __init__(
@@ -38,16 +35,17 @@ class Ledger:
         self._folder = folder
         self._retention_seconds = retention_seconds
         self._on_end = on_end
-        self._changed = threading.Condition()  # guards what follows; notified when there is an end, or one is written
+        self._changed = threading.Condition()  # guards what follows; notified when there is news, or an end is written
         self._jobs: dict[str, Job] = {}
-        self._ended: dict[str, Job] = {}
-        self._told: dict[str, tuple[int, int]] = {}
+        self._began_at: dict[str, float] = {}
+        self._told: dict[str, tuple[int, int]] = {}  # deaths and saved step, as they are written or about to be
+        self._unwritten: dict[str, Job] = {}
         self._listeners: dict[str, dict[object, Callable[[], None]]] = {}
         self._closed = False
-        self._thread = threading.Thread(target=self._write_ends, name="ledger", daemon=True)
+        self._thread = threading.Thread(target=self._write_all, name="ledger", daemon=True)
 
     def start(self) -> None:
-        """Begin to write down ends, once."""
+        """Begin to write, once."""
         self._thread.start()
 
     def close(self) -> None:
@@ -62,10 +60,12 @@ class Ledger:
         """The job of a video, until its end is written."""
         return self._jobs.get(video_id)
 
-    def follow(self, job: Job) -> None:
-        """A job has been accepted."""
+    def follow(self, job: Job, began_at: float | None) -> None:
+        """A job has been accepted; `began_at` is when another server began it, if one did."""
         with self._changed:
             self._jobs[job.id] = job
+            if began_at is not None:
+                self._began_at[job.id] = began_at
 
     def await_end(self, video_id: str, timeout_seconds: float) -> None:
         """Return when its end is written, or after that time."""
@@ -73,14 +73,17 @@ class Ledger:
             self._changed.wait_for(lambda: video_id not in self._jobs, timeout_seconds)
 
     def on_change(self, job: Job) -> None:
-        """Called by the engine from any of its threads."""
-        if job.state.is_over:
+        """Called by the engine from any of its threads, which do not wait for a disk."""
+        state = job.state
+        news = (state.deaths, state.saved_step)
+        if state.is_over or self._told.get(job.id) != news:
             with self._changed:
-                self._ended[job.id] = job
+                self._told[job.id] = news
+                self._began_at.setdefault(job.id, time.time())
+                self._unwritten[job.id] = job
                 self._changed.notify_all()
-            return
-        self._mark(job)
-        self.notify(job.id)
+        if not state.is_over:  # an end is told once it is written
+            self.notify(job.id)
 
     def subscribe(self, video_id: str, on_change: Callable[[], None]) -> Callable[[], None]:
         """Have `on_change` called, from any thread, whenever a job changes; returns what ends that."""
@@ -104,8 +107,9 @@ class Ledger:
         for listener in listeners:
             listener()
 
-    def write_end(self, video_id: str, error: RinglightError | None, report: RunReport | None) -> None:
+    def write_end(self, video_id: str, state: JobState) -> None:
         """Write down how a job ended, tell it once, and remove what it no longer needs. Raises StoreError, OSError."""
+        error, report = state.error, state.report
         now, folder, kept_seconds = time.time(), self._folder.of(video_id), self._retention_seconds
         is_first = self._store.finish(
             video_id,
@@ -122,43 +126,47 @@ class Ledger:
             return folder.remove()
         folder.remove_leftovers(ended.status == "completed")
         if is_first:
+            logger.info("%s %s", video_id, "is completed" if error is None else f"failed: {error.code}: {error}")
             try:
-                self._on_end(View(stored=ended, report=report))
+                self._on_end(View(stored=ended, state=state, report=report))
             except Exception:  # a listener's own; the ends of other jobs must still be written
                 logger.exception("a listener of ends failed at %s", video_id)
 
-    def _mark(self, job: Job) -> None:
-        """Write down that a job has begun, was lost or saved: what another server would have to know."""
-        state = job.state
-        told, before = (state.deaths, state.saved_step), self._told.get(job.id)
-        if told == before:
-            return
-        self._told[job.id] = told
-        started: dict[str, Any] = {"started_at": time.time()} if before is None else {}
-        with contextlib.suppress(StoreError):  # the next change or its end is written, and until then we know better
-            self._store.mark(job.id, status="in_progress", deaths=state.deaths, progress=state.progress, **started)
-
-    def _write_ends(self) -> None:
+    def _write_all(self) -> None:
         """The ledger's thread."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._ended or self._closed)
-                ended, is_last_time = list(self._ended.values()), self._closed
-            written = [self._try_to_end(job) for job in ended]
+                self._changed.wait_for(lambda: self._unwritten or self._closed)
+                unwritten, self._unwritten = self._unwritten, {}
+                is_last_time = self._closed
+            left = {job.id: job for job in unwritten.values() if not self._try_to_write(job)}
             if is_last_time:
                 return
-            if not all(written):
+            if left:
                 with self._changed:
+                    self._unwritten = left | self._unwritten
                     self._changed.wait_for(lambda: self._closed, AGAIN_SECONDS)
 
-    def _try_to_end(self, job: Job) -> bool:
+    def _try_to_write(self, job: Job) -> bool:
+        """Write what another server would have to know of a job, or how it ended."""
+        state = job.state
         try:
-            self.write_end(job.id, job.state.error, job.state.report)
+            if not state.is_over:
+                began_at, progress = self._began_at[job.id], state.progress
+                self._store.mark(
+                    job.id, status="in_progress", started_at=began_at, deaths=state.deaths, progress=progress
+                )
+                return True
+            if state.error is not None:  # what was seen of its progress stays so
+                self._store.mark(job.id, progress=state.progress)
+            if state.error is not None:
+                self._store.mark(job.id, progress=state.progress)  # a failed job stays where it was
+            self.write_end(job.id, state)
         except (StoreError, OSError) as error:
-            logger.error("%s is over, but that cannot be written down yet: %s", job.id, error)
+            logger.error("the state of %s cannot be written down yet: %s", job.id, error)
             return False
         with self._changed:
-            for known in (self._ended, self._jobs, self._told):
+            for known in (self._jobs, self._began_at, self._told, self._unwritten):
                 known.pop(job.id, None)
             self._changed.notify_all()
         self.notify(job.id)
@@ -170,4 +178,6 @@ def as_stored(error: RinglightError) -> StoredError:
     if isinstance(error, InvalidRequest):
         field = error.problems[0].field
         return StoredError(code=error.code, message=str(error), param=field, type="invalid_request_error")
+    if isinstance(error, Cancelled):
+        return StoredError(code=error.code, message=str(error), type="cancelled")
     return StoredError(code=error.code, message=str(error))

@@ -39,7 +39,7 @@ READABLE_HEADERS = (
 
 
 class RequestIds:
-    """Gives every request an id, the client's own if that is a plain one; it is in the answer, the state and the log."""
+    """Gives every request an id, the client's own if that is a plain one, in the answer, the state and the log."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -92,7 +92,7 @@ class SameSite:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._refuses(scope["method"], Headers(scope=scope)):
-            refusal = ApiError(403, "forbidden", "a page of another origin may not do this; see --cors-origins")
+            refusal = ApiError(403, "forbidden", "a page of another origin may not do this; see --cors-origin")
             await refusal.response()(scope, receive, send)
             return
         await self.app(scope, receive, send)

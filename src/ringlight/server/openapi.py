@@ -6,15 +6,14 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import ringlight
-from ringlight.server.calls import CreateVideo, ExtendVideo, RemixVideo
+from ringlight.server.calls import Call, CreateVideo, ExtendVideo, RemixVideo
 from ringlight.server.codes import CODES
 from ringlight.server.schemas import ErrorEnvelope
 
-CALLS: tuple[type[BaseModel], ...] = (CreateVideo, ExtendVideo, RemixVideo)
+CALLS: tuple[type[Call], ...] = (CreateVideo, ExtendVideo, RemixVideo)
 REFERENCE = "#/components/schemas/{model}"
 ALWAYS = (401, 500, 503)  # whatever is asked
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -41,24 +40,34 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return found
 
 
-def takes(call: type[BaseModel]) -> dict[str, Any]:
+def takes(call: type[Call]) -> dict[str, Any]:
     """The body of a route that reads it by itself, for its documentation: one call in three encodings."""
     name = call.__name__
-    reference = {"schema": {"$ref": REFERENCE.format(model=name)}, "example": EXAMPLES[name]}
-    form = reference if call is not CreateVideo else reference | {"schema": _with_file(name)}
+    example = EXAMPLES[name]
+    as_form = {field: value["id"] if isinstance(value, dict) else value for field, value in example.items()}
     content = {
-        "application/json": reference,
-        "multipart/form-data": form,
-        "application/x-www-form-urlencoded": reference,
+        "application/json": {"schema": {"$ref": REFERENCE.format(model=name)}, "example": example},
+        "multipart/form-data": {"schema": {"$ref": REFERENCE.format(model=f"{name}Parts")}, "example": as_form},
+        "application/x-www-form-urlencoded": {
+            "schema": {"$ref": REFERENCE.format(model=f"{name}Form")},
+            "example": as_form,
+        },
     }
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _with_file(name: str) -> dict[str, Any]:
-    """In multipart the first frame may be a file."""
-    file = {"type": "string", "format": "binary"}
-    reference = {"$ref": REFERENCE.format(model=name)}
-    return {"anyOf": [reference, {"type": "object", "properties": {"input_reference": file}, "required": ["prompt"]}]}
+def _as_form(schema: dict[str, Any], files: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The same call in a form: a field is left out and never null, an object is named by its text, or is a file."""
+    properties = {}
+    for name, field in schema["properties"].items():
+        kinds = [kind for kind in field.get("anyOf", [field]) if "$ref" not in kind and kind.get("type") != "null"]
+        about = {key: value for key, value in field.items() if key not in ("anyOf", "default", "examples")}
+        if "enum" in about:
+            about["enum"] = [value for value in about["enum"] if value is not None]
+        if name in files:
+            kinds = [{"type": "string", "format": "binary"}]
+        properties[name] = about | (kinds[0] if len(kinds) == 1 else {"anyOf": kinds})
+    return schema | {"properties": properties}
 
 
 def describe(app: FastAPI, needs_key: bool) -> dict[str, Any]:
@@ -74,6 +83,10 @@ def describe(app: FastAPI, needs_key: bool) -> dict[str, Any]:
         _, definitions = models_json_schema([(call, "validation") for call in CALLS], ref_template=REFERENCE)
         schemas = described["components"]["schemas"]
         schemas |= definitions["$defs"]
+        for call in CALLS:
+            schema = schemas[call.__name__]
+            schemas[f"{call.__name__}Form"] = _as_form(schema)
+            schemas[f"{call.__name__}Parts"] = _as_form(schema, call.file_fields)
         _drop_what_is_never_answered(described)
         if not needs_key:
             _drop_keys(described)

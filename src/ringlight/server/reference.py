@@ -14,7 +14,7 @@ STYLE = """
 body { max-width: 60rem; margin: 0 auto; padding: 1rem; }
 h2 { margin-top: 2.5rem; } h2 code { font-size: 1.1rem; }
 pre { overflow-x: auto; padding: .75rem; border: 1px solid #8886; border-radius: .4rem; }
-table { border-collapse: collapse; width: 100%; }
+table { border-collapse: collapse; width: 100%; margin: 1rem 0; }
 td, th { text-align: left; vertical-align: top; padding: .3rem .6rem; }
 tr { border-top: 1px solid #8884; } td:first-child { white-space: nowrap; }
 nav ul { columns: 2 20rem; list-style: none; padding: 0; }
@@ -37,7 +37,11 @@ def render(described: dict[str, Any]) -> str:
         f'<li><a href="#{_anchor(method, path)}"><code>{method} {escape(path)}</code></a></li>'
         for method, path, _ in operations
     )
-    schemas = described["components"]["schemas"]
+    schemas = {
+        name: schema
+        for name, schema in described["components"]["schemas"].items()
+        if not name.endswith(("Form", "Parts"))  # the same calls once more, as forms
+    }
     parts = [
         f"<h1>{escape(described['info']['title'])} {escape(described['info']['version'])}</h1>",
         f"<p>{_text(described['info']['description'])}</p>",
@@ -61,8 +65,8 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[st
     if body:
         yield f"<p>Body: {_kind(next(iter(body.values()))['schema'])}, as {escape(', '.join(body))}.</p>"
     answers = [
-        (status, _answer_kind(answer), answer.get("description", ""))
-        for status, answer in operation["responses"].items()
+        (status, _answered(answer), answer.get("description", ""))
+        for status, answer in sorted(operation["responses"].items())
     ]
     yield _table(("Answer", "Kind", "Meaning"), answers)
 
@@ -99,7 +103,7 @@ def _kind(schema: dict[str, Any]) -> str:
     return escape(str(schema.get("format") or schema.get("type") or "anything"))
 
 
-def _answer_kind(answer: dict[str, Any]) -> str:
+def _answered(answer: dict[str, Any]) -> str:
     content = answer.get("content", {})
     return ", ".join(
         _kind(each["schema"]) if media == "application/json" and each.get("schema") else escape(media)

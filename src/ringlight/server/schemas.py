@@ -208,6 +208,7 @@ class Version(Answer):
     version: str
     model: str
     layout: str
+    device: str | None = Field(description="What the first replica runs on, once it is ready.")
 
 
 class Report(Answer):
@@ -240,7 +241,7 @@ def to_video(view: View) -> Video:
         size=f"{request.width}x{request.height}",
         width=request.width,
         height=request.height,
-        seconds=tidy_seconds(request.num_frames / request.fps),
+        seconds=tidy_seconds((stored.frames_before + request.num_frames) / request.fps),
         num_frames=request.num_frames,
         fps=request.fps,
         num_inference_steps=request.num_inference_steps,

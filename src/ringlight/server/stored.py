@@ -42,7 +42,8 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
 
     `owner` is the name of the API key that made it, "" without keys. The request's image is not in it but in the job's
     folder (`has_image`), its report apart from it (`has_report`). `layout` is a name such as "u1r2". Of `priority` the
-    higher goes first. `remixed_from` and `continues` are ids of other videos. `progress`, 0 to 100, is what was last
+    higher goes first. `remixed_from` and `continues` are ids of other videos, of the latter `frames_before` frames come
+    first. `progress`, 0 to 100, is what was last
     stored, and `deaths` how often workers died under it.
     """
 
@@ -58,6 +59,7 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     webhook_url: str | None = None
     remixed_from: str | None = None
     continues: str | None = None
+    frames_before: int = 0
     created_at: float
     started_at: float | None = None
     completed_at: float | None = None
@@ -117,6 +119,7 @@ jobs = Table(
     Column("webhook_url", Text),
     Column("remixed_from", Text),
     Column("continues", Text),
+    Column("frames_before", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("started_at", Double),
     Column("completed_at", Double),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from uuid import uuid4
 import msgspec
 
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import NotFound, RinglightError, StoreError
+from ringlight.core.errors import InvalidSetting, NotFound, RinglightError, StoreError
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
@@ -20,7 +21,7 @@ from ringlight.core.settings import ServeSettings
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job, JobState, Keep
 from ringlight.server.derived import make_spritesheet, make_thumbnail
-from ringlight.server.errors import VideoNotReady
+from ringlight.server.errors import ApiError, VideoNotReady
 from ringlight.server.folder import DataFolder
 from ringlight.server.ledger import Ledger
 from ringlight.server.retention import Retention
@@ -68,6 +69,11 @@ class Videos:
         self.model_names = (settings.served_model_name or self.spec.name,)
         self.folder = DataFolder.open(settings.data_dir)
         self.store = JobStore(settings.store_url or self.folder.store_url)
+        if self.folder.holds_videos() and not self.store.count_by_status():
+            raise InvalidSetting(
+                f"data-dir {settings.data_dir} holds videos that the database does not know; "
+                "name the database that does in --store-url, or another folder"
+            )
         self.is_draining = False
         self._ledger = Ledger(self.store, self.folder, settings.retention_seconds, on_end)
         self.retention = Retention(self.store, self.folder, settings.retention_bytes, self._remove)
@@ -76,7 +82,10 @@ class Videos:
         """Start the workers, and go on with what was not over when the last server ended."""
         self._ledger.start()
         self.engine.start(wait=False)
-        for stored in self.store.unfinished():
+        unfinished = self.store.unfinished()
+        if unfinished:
+            logger.info("going on with %d videos that were not over", len(unfinished))
+        for stored in unfinished:
             self._take_up(stored)
         self.retention.start()
 
@@ -88,6 +97,8 @@ class Videos:
         self.retention.close()
         self.engine.close(abandon=True)
         self._ledger.close()
+        with contextlib.suppress(StoreError):  # it is only to be told
+            logger.info("stopped; %d videos are kept for the next server", len(self.store.unfinished()))
         self.store.close()
         self.folder.close()
 
@@ -103,20 +114,24 @@ class Videos:
         Raises InvalidRequest, InvalidLayout, QueueFull, StoreError, IdempotencyConflict.
         """
         if self.is_draining:
-            raise StoreError("the server is stopping; send it again to the next one")
+            raise ApiError(503, "unavailable", "the server is stopping; send it again to the next one")
         if idempotency is not None and (earlier := self.store.find(owner, idempotency)) is not None:
             return self._view(earlier)
         job_id = f"video_{uuid4().hex}"
-        folder = self.folder.make(job_id)
+        folder = self.folder.of(job_id)
         try:
+            folder.make()
             job = self._submit(
                 self._new(job_id, draft, owner), draft.request, lambda stored: self._accept(stored, draft, idempotency)
             )
         except Known as known:
             folder.remove()
             return self._view(known.stored)
-        except StoreError:  # it may be stored all the same; if not, its folder is found to be nobody's at the next start
+        except StoreError:  # it may be stored all the same; if not, the next start finds the folder to be nobody's
             raise
+        except OSError as error:  # the disk is full, say
+            folder.remove()
+            raise StoreError(f"{self.settings.data_dir} cannot be written to: {error.strerror or error}") from error
         except BaseException:
             folder.remove()
             raise
@@ -124,7 +139,10 @@ class Videos:
 
     def get(self, video_id: str, owner: str | None) -> View:
         """Raises NotFound, also for a video of another owner; None is anybody."""
-        return self._view(self.store.get(video_id, owner), with_report=True)
+        stored = self.store.get(video_id, owner)
+        if stored.completed_at is None and self._ledger.job(stored.id) is None:  # its end was written meanwhile
+            stored = self.store.get(video_id, owner)
+        return self._view(stored, with_report=True)
 
     def list(
         self, owner: str | None, after: str | None, limit: int, order: Literal["asc", "desc"]
@@ -195,6 +213,7 @@ class Videos:
             webhook_url=draft.webhook_url,
             remixed_from=draft.remixed_from,
             continues=draft.continues,
+            frames_before=draft.frames_before,
             created_at=now,
             deadline_at=now + min(timeouts) if timeouts else None,
         )
@@ -206,6 +225,7 @@ class Videos:
             folder.write_image(draft.request.image)
         if draft.continues is not None:
             folder.keep_source(self.folder.of(draft.continues))
+        folder.sync()
         kept = self.store.add(stored, idempotency)
         if kept.id != stored.id:
             raise Known(kept)
@@ -219,7 +239,7 @@ class Videos:
         def take_in(job: Job) -> None:
             if accept is not None:
                 accept(stored)
-            self._ledger.follow(job)
+            self._ledger.follow(job, stored.started_at)
 
         return self.engine.submit(
             request,
@@ -249,9 +269,8 @@ class Videos:
             self._submit(stored, request)
         except (RinglightError, OSError) as error:  # what it began with is gone, or is over today's limits
             logger.warning("%s cannot be gone on with: %s", stored.id, error)
-            self._ledger.write_end(
-                stored.id, error if isinstance(error, RinglightError) else StoreError(str(error)), None
-            )
+            reason = error if isinstance(error, RinglightError) else StoreError(str(error))
+            self._ledger.write_end(stored.id, JobState(status="failed", error=reason))
 
     def _remove(self, video_id: str) -> None:
         """Forget a job: first what names it, then its files, which one that still runs may be writing."""
@@ -265,7 +284,8 @@ class Videos:
     # What is shown
 
     def _view(self, stored: StoredJob, with_report: bool = False) -> View:
-        job = self._ledger.job(stored.id)
+        is_over = stored.status in ("completed", "failed")
+        job = None if is_over else self._ledger.job(stored.id)  # which has it for a moment after its end is written
         if job is None:
             return View(stored=stored, report=self._report(stored) if with_report else None)
         return View(

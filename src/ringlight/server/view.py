@@ -12,7 +12,10 @@ from ringlight.server.store import StoredJob
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
-    """What a call to create a video asked for, once it has been read and completed."""
+    """What a call to create a video asked for, once it has been read and completed.
+
+    `continues` is the video that it goes on from, of which `frames_before` frames come before the new ones.
+    """
 
     request: VideoRequest
     user: str | None = None
@@ -21,6 +24,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     webhook_url: str | None = None
     remixed_from: str | None = None
     continues: str | None = None
+    frames_before: int = 0
     layout: ParallelLayout | None = None
 
 

@@ -22,7 +22,7 @@ class Corridor:
         self._connection = connection
         self._send_lock = threading.Lock()
         self._cancelled: set[str] = set()
-        self.running: messages.RunJob | None = None
+        self._in_hand: dict[str, messages.RunJob] = {}
         self.jobs: queue.Queue[messages.RunJob | messages.Shutdown] = queue.Queue()
         threading.Thread(target=self._receive, name="corridor", daemon=True).start()
 
@@ -33,10 +33,20 @@ class Corridor:
     def is_cancelled(self, job_id: str) -> bool:
         return job_id in self._cancelled
 
+    def take_up(self, job: messages.RunJob) -> None:
+        """From now on there may be part files of this job."""
+        self._in_hand[job.job_id] = job
+
+    def put_down(self, job: messages.RunJob) -> None:
+        """Nothing is left to do for this job."""
+        self._in_hand.pop(job.job_id, None)
+        self._cancelled.discard(job.job_id)
+
     def leave(self, last_word: messages.GroupBroken | None = None) -> None:
         """End this process at once, nothing half-written left behind."""
-        if (job := self.running) is not None:
-            remove_parts(Path(job.output), job.job_id)
+        for job in list(self._in_hand.values()):
+            for path in filter(None, (job.output, job.state_file)):
+                remove_parts(Path(path), job.job_id)
         if last_word is not None:
             with contextlib.suppress(OSError):  # the engine is gone too
                 self.send(last_word)
@@ -47,6 +57,8 @@ class Corridor:
             while True:
                 message = messages.to_worker_decoder.decode(self._connection.recv_bytes())
                 match message:
+                    case messages.Ping(number=number):
+                        self.send(messages.Pong(number=number))
                     case messages.CancelJob(job_id=job_id):
                         self._cancelled.add(job_id)
                     case messages.RunJob() | messages.Shutdown():

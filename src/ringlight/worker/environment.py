@@ -32,12 +32,13 @@ def choose_device(config: EngineConfig, place: RankPlace) -> torch.device:
             f"--device cuda: torch {torch.__version__} (built for CUDA: {built}) sees no CUDA device; "
             "install a CUDA build of torch and a driver, or use --device cpu"
         )
-    if (found := torch.cuda.device_count()) < place.num_local:
+    if (found := torch.cuda.device_count()) < place.first_device + place.num_local:
+        taken = f" after the {place.first_device} of other replicas" if place.first_device else ""
         raise InvalidLayout(
-            f"{place.num_local} ranks on this machine need a CUDA device each, and torch sees {found}; "
-            f"use --num-gpus {found}, or --device cpu"
+            f"{place.num_local} ranks on this machine need a CUDA device each{taken}, and torch sees {found}; "
+            f"use {'fewer replicas' if taken else f'--num-gpus {found}'}, or --device cpu"
         )
-    device = torch.device("cuda", place.local_rank)
+    device = torch.device("cuda", place.first_device + place.local_rank)
     torch.cuda.set_device(device)
     return device
 

@@ -34,6 +34,12 @@ class Events:
     def frames_decoded(self, num_done: int, num_frames: int) -> None:
         self._tell(messages.FramesDecoded(job_id=self._job.job_id, num_done=num_done, num_frames=num_frames))
 
+    def state_saved(self, step: int) -> None:
+        self._tell(messages.StateSaved(job_id=self._job.job_id, step=step))
+
+    def preview_made(self, step: int, picture: bytes) -> None:
+        self._tell(messages.PreviewMade(job_id=self._job.job_id, step=step, picture=picture))
+
     def check_cancelled(self, problem: Exception | None = None) -> None:
         is_cancelled = self._corridor.is_cancelled(self._job.job_id)
         self.check_problem(problem or (Cancelled("cancelled") if is_cancelled else None))

@@ -8,7 +8,7 @@ import traceback
 import torch
 
 from ringlight.core import messages
-from ringlight.core.errors import OutOfMemory, RinglightError, WorkerError
+from ringlight.core.errors import OutOfMemory, OutputError, RinglightError, WorkerError
 from ringlight.core.request import VideoRequest
 
 OUT_OF_MEMORY_WORDS = (
@@ -24,11 +24,16 @@ def as_failure(error: Exception, job: messages.RunJob) -> RinglightError:
     return output_error(error, job) or as_ringlight_error(error, too_large_message(job.request))
 
 
-def output_error(error: Exception, job: messages.RunJob) -> WorkerError | None:
+def output_error(error: Exception, job: messages.RunJob) -> OutputError | None:
     """What to report where the output cannot be written, else None."""
     if isinstance(error, OSError) and error.errno in OUTPUT_ERRNOS:
-        return WorkerError(f"{job.output}: {error.strerror}; make room or choose another place, and ask again")
+        return not_written(error, job)
     return None
+
+
+def not_written(error: OSError, job: messages.RunJob) -> OutputError:
+    """What to report of an error in writing the output."""
+    return OutputError(f"{job.output}: {error.strerror}; make room or choose another place, and ask again")
 
 
 def too_large_message(request: VideoRequest) -> str:

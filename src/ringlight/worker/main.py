@@ -20,19 +20,22 @@ import msgspec
 import torch
 
 from ringlight.core import messages
-from ringlight.core.errors import InvalidRequest, RinglightError, WorkerError, from_code
+from ringlight.core.errors import RinglightError, WorkerError, from_code
 from ringlight.core.report import RankReport, RunReport, workload_hash
 from ringlight.parallel.group import RankGroup
 from ringlight.parallel.link import LinkLost
 from ringlight.parallel.mesh import ParallelMesh
+from ringlight.pipelines.resume import StateFile
 from ringlight.pipelines.trace import Tracer
 from ringlight.pipelines.wan22_ti2v import Wan22TI2V
 from ringlight.worker import environment
 from ringlight.worker.corridor import Corridor
 from ringlight.worker.events import Events
 from ringlight.worker.failures import as_failure, as_ringlight_error
+from ringlight.worker.finishing import Finishing, failed
 from ringlight.worker.memory import meter_for
 from ringlight.worker.terms import terms_of
+from ringlight.worker.warming import warm_up
 
 TOO_LARGE_TO_LOAD = "the model's weights do not fit into this device's memory"
 
@@ -43,21 +46,27 @@ class Worker:
     def __init__(self, setup: messages.WorkerSetup, corridor: Corridor) -> None:
         start = time.perf_counter()
         self._corridor = corridor
+        self._finishing = Finishing(corridor)
         self._place = setup.place
         config = setup.config
         self._device = environment.choose_device(config, setup.place)
         environment.apply_settings(config, self._device, setup.place.num_local)
         dtype, vae_dtype = environment.choose_dtypes(config, self._device)
+        terms = terms_of(setup, self._device, dtype, vae_dtype)
+        self._numerics = {name: terms[name] for name in ("checkpoint", "load-format", "dtype", "device")}
         self._group = RankGroup.join(
             setup.place,
             self._device,
-            terms_of(setup, self._device, dtype, vae_dtype),
+            terms,
             config.startup_timeout_seconds,
             config.watchdog_seconds,
             self._leave,
         )
+        self._meter = meter_for(self._device, setup.place.rank)
         try:
             described = self._load(setup, dtype, vae_dtype)
+            if config.warm_up:
+                warm_up(self._pipeline, self._group, corridor, self._meter)
             self._group.control.agree(0)  # ready means that all are
         except LinkLost as lost:
             raise self._loss(lost) from lost
@@ -65,7 +74,6 @@ class Worker:
             failure = as_ringlight_error(error, TOO_LARGE_TO_LOAD)
             self._group.confess(failure.code, str(failure))
             raise failure from error
-        self._meter = meter_for(self._device, setup.place.rank)
         gc.collect()
         gc.freeze()  # what is loaded stays: to look through it again costs 0.2 s at the start of every job
         seconds = time.perf_counter() - start
@@ -84,13 +92,14 @@ class Worker:
     def serve(self) -> None:
         """Run jobs until told to stop."""
         while isinstance(job := self._next_order(), messages.RunJob):
-            ending = self._finish(job)
+            failure = self._work(job)
             self._group.expect(None)
-            if isinstance(ending, messages.JobFailed):
+            if failure is not None:
                 release_memory(self._device)
-            if self._place.rank == 0:
-                self._corridor.send(ending)
+                if self._place.rank == 0:
+                    self._corridor.send(failed(job, failure))
         self._group.leave()
+        self._finishing.wait()
 
     def _next_order(self) -> messages.ToWorker:
         """What the engine wants of rank 0, told to all ranks."""
@@ -103,15 +112,16 @@ class Worker:
             self._leave(loss.code, str(loss), is_cause=False)
             raise
 
-    def _finish(self, job: messages.RunJob) -> messages.JobCompleted | messages.JobFailed:
-        """Run a job and say how it ended. No error outlives this: its traceback would keep the job's tensors.
+    def _work(self, job: messages.RunJob) -> RinglightError | None:
+        """Run a job. Returns its failure, if any. No error outlives this: its traceback would keep the job's tensors.
 
         An error that all ranks raise alike ends this job alone. Any other ends the group.
         """
-        self._corridor.running = job
+        self._corridor.take_up(job)
         events = Events(self._corridor, self._group, job, self._pipeline.patience_seconds(job.request))
         try:
-            return messages.JobCompleted(job_id=job.job_id, report=self._run(job, events))
+            self._run(job, events)
+            return None
         except LinkLost as lost:
             loss = self._loss(lost)
             self._leave(loss.code, str(loss), is_cause=False)
@@ -124,20 +134,50 @@ class Worker:
                 except LinkLost:
                     self._leave(failure.code, str(failure), is_cause=True)
                 self._group.renew(self._device)
-            problems = list(failure.problems) if isinstance(failure, InvalidRequest) else []
-            return messages.JobFailed(job_id=job.job_id, code=failure.code, message=str(failure), problems=problems)
-        finally:
-            self._corridor.running = None
+            self._corridor.put_down(job)
+            return failure
 
-    def _run(self, job: messages.RunJob, events: Events) -> RunReport:
+    def _run(self, job: messages.RunJob, events: Events) -> None:
+        """Make the video; what is left of its output then goes on beside the next job."""
         request, pipeline = job.request, self._pipeline
         self._meter.start()
         self._group.link.reset()
         mesh = ParallelMesh.of(job.layout, self._place.rank, self._group.link)
         tracer = Tracer(self._device, self._meter, events)
+        state = self._state_file(job, events)
+        continues = Path(job.continues) if job.continues else None
         start = time.perf_counter()
-        outputs = pipeline.run(request, Path(job.output), job.job_id, tracer, mesh)
-        total = time.perf_counter() - start
+        try:
+            output = pipeline.make(
+                request, Path(job.output), job.job_id, tracer, mesh, state, job.preview_seconds, continues
+            )
+        finally:
+            if state is not None:
+                state.wait()
+        computed_at = time.perf_counter()
+        try:
+            report = self._report(job, tracer, computed_at - start)
+            self._group.expect(None)
+            if output is None:
+                self._corridor.put_down(job)
+            else:
+                self._finishing.begin(job, output, report, computed_at)
+        except BaseException:
+            if output is not None:
+                output.abort()
+            raise
+
+    def _state_file(self, job: messages.RunJob, events: Events) -> StateFile | None:
+        """What the job goes on from, and saves to. A state is good for the same work on the same weights and ranks."""
+        if not job.state_file:
+            return None
+        identity = workload_hash({"workload": job.request.workload(), "layout": job.layout.name} | self._numerics)
+        control = self._group.control
+        return StateFile(Path(job.state_file), job.save_seconds, identity, job.job_id, control, events)
+
+    def _report(self, job: messages.RunJob, tracer: Tracer, total_seconds: float) -> RunReport:
+        """The report of all ranks, which call this together, as far as the video is computed."""
+        request, spec = job.request, self._pipeline.spec
         mine = RankReport(
             rank=self._place.rank, stages=tracer.stages, memory=self._meter.report(), link=self._group.link.report()
         )
@@ -145,20 +185,21 @@ class Worker:
             msgspec.msgpack.decode(part, type=RankReport)
             for part in self._group.control.gather(msgspec.msgpack.encode(mine))
         ]
-        workload = request.workload() | {"model_sha256": pipeline.spec.fingerprint}
+        workload = request.workload() | {"model_sha256": spec.fingerprint}
         return RunReport(
             workload=workload,
             workload_hash=workload_hash(workload),
             layout=job.layout.name,
-            environment=self._environment | {"model": pipeline.spec.name},
+            environment=self._environment | {"model": spec.name},
             stages=tracer.stages,
-            other_seconds=total - sum(stage.seconds for stage in tracer.stages),
-            total_seconds=total,
+            other_seconds=total_seconds - sum(stage.seconds for stage in tracer.stages),
+            total_seconds=total_seconds,
             step_seconds=tracer.step_seconds,
             ranks=ranks,
-            num_tokens=pipeline.spec.num_tokens(request.num_frames, request.height, request.width),
-            outputs=outputs,
+            num_tokens=spec.num_tokens(request.num_frames, request.height, request.width),
+            outputs=[],
             num_slices=tracer.num_slices,
+            resumed_from_step=tracer.resumed_from_step,
         )
 
     def _loss(self, lost: LinkLost) -> RinglightError:

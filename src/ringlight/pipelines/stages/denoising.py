@@ -13,6 +13,8 @@ from ringlight.models.wan.transformer import WanTransformer
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.mesh import Axis, ParallelMesh
 from ringlight.parallel.turns import in_turns
+from ringlight.pipelines.preview import Previews
+from ringlight.pipelines.resume import Progress, StateFile
 from ringlight.pipelines.trace import StepClock, Tracer
 
 
@@ -41,7 +43,7 @@ class Guided:
         self._kernel = kernel
         self._mesh = mesh
         self._guidance_scale = guidance_scale
-        self._num_slices = num_slices
+        self.num_slices = num_slices
         self._take_turns = take_turns
         assert mesh.cfg.size in (1, len(texts)), "two branches need two prompts"
         own = texts if mesh.cfg.size == 1 else [texts[mesh.cfg.rank]]
@@ -50,7 +52,7 @@ class Guided:
     def predict(self, latents: Tensor, timesteps: Tensor) -> Tensor:
         """uncond + guidance_scale * (cond - uncond), or the conditional prediction alone, in float32."""
         forwards = [
-            self._transformer.steps(latents, timesteps, keys, self._kernel, self._mesh, self._num_slices)
+            self._transformer.steps(latents, timesteps, keys, self._kernel, self._mesh, self.num_slices)
             for keys in self._keys
         ]
         if self._take_turns:
@@ -74,24 +76,51 @@ def exchange(prediction: Tensor, cfg: Axis) -> list[Tensor]:
     return [prediction, other] if cfg.rank == 0 else [other, prediction]
 
 
-def denoise(latents: Tensor, first_frame: Tensor | None, scheduler: Any, guided: Guided, tracer: Tracer) -> Tensor:
-    """float32 latents (1, z, T, h, w) after all steps.
+def denoise(
+    latents: Tensor,
+    first_frame: Tensor | None,
+    scheduler: Any,
+    guided: Guided,
+    tracer: Tracer,
+    num_done: int = 0,
+    state: StateFile | None = None,
+    previews: Previews | None = None,
+) -> Tensor:
+    """float32 latents (1, z, T, h, w) after all steps, of which `num_done` are done already.
 
     With a first frame (1, z, 1, h, w) the model always sees it clean, at time 0, and it stands in the result.
+    Between steps the state is saved and previews are made, where somebody wants them.
     Raises NumericalError when latents stop being finite, Cancelled at the step after a cancel.
     """
-    clock = StepClock(tracer, latents.device, len(scheduler.timesteps))
-    for step, time in enumerate(scheduler.timesteps):
+    num_steps = len(scheduler.timesteps)
+    clock = StepClock(tracer, latents.device, num_steps, num_done)
+    for step, time in enumerate(scheduler.timesteps[num_done:], num_done):
         tracer.events.check_cancelled()
-        if first_frame is None:
-            noise = guided.predict(latents, time.view(1))
-        else:
+        seen, times = latents, time.view(1)
+        if first_frame is not None:
             seen = torch.cat([first_frame, latents[:, :, 1:]], dim=2)
-            noise = guided.predict(seen, torch.stack([torch.zeros_like(time), time]))
+            times = torch.stack([torch.zeros_like(time), time])
+        noise = guided.predict(seen, times)
         latents = scheduler.step(noise, time, latents, return_dict=False)[0]
         if not bool(latents.isfinite().all()):
-            raise NumericalError(f"latents are not finite after step {step + 1} of {len(scheduler.timesteps)}")
+            raise NumericalError(f"latents are not finite after step {step + 1} of {num_steps}")
         clock.tick()
+        if state is not None:
+            state.save(Progress(step + 1, guided.num_slices, latents), scheduler)
+        if previews is not None and previews.is_due():
+            previews.make(step + 1, without_noise(seen, noise, scheduler.sigmas[step], first_frame))
     if first_frame is not None:
         latents[:, :, :1] = first_frame
     return latents
+
+
+def without_noise(seen: Tensor, noise: Tensor, sigma: Tensor, first_frame: Tensor | None) -> Tensor:
+    """The latents that a step sees, less the noise that it predicts in them: what the video would be from here.
+
+    Latents at sigma are (1 - sigma) * video + sigma * noise, and the model predicts noise - video
+    (flow matching, arXiv 2210.02747).
+    """
+    video = seen - sigma.to(seen.device) * noise
+    if first_frame is not None:
+        video[:, :, :1] = first_frame
+    return video

@@ -37,6 +37,10 @@ class PromptCache:
             self._embeddings.popitem(last=False)
         return found
 
+    def forget(self) -> None:
+        """Leave no embeddings here. All ranks call it together."""
+        self._embeddings.clear()
+
 
 def encode_text(request: VideoRequest, prompts: PromptCache) -> list[Tensor]:
     """Embeddings of the prompt, and with guidance also of the negative prompt, on every rank."""

@@ -13,7 +13,8 @@ export function seconds(value) {
 export function duration(value) {
   const whole = Math.max(1, Math.round(value));
   if (whole < 100) return `${whole} s`;
-  if (whole < 5400) return `${Math.floor(whole / 60)} min ${whole < 600 ? `${whole % 60} s` : ""}`.trim();
+  if (whole < 600 && whole % 60) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  if (whole < 5400) return `${Math.round(whole / 60)} min`;
   return `${Math.floor(whole / 3600)} h ${Math.round((whole % 3600) / 60)} min`;
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Any, Literal
 
 import anyio
@@ -28,6 +29,17 @@ MEDIA_TYPES: dict[Variant, tuple[str, str]] = {
     "spritesheet": ("image/jpeg", "jpg"),
 }
 BYTES = {"schema": {"type": "string", "format": "binary"}}
+TEXT = {"schema": {"type": "string"}}
+EVENT = {
+    "schema": {
+        "type": "object",
+        "properties": {
+            "event": {"enum": ["status", "progress", "preview", "done"]},
+            "id": {"type": "string"},
+            "data": {"type": "string", "description": "JSON: a Video, or what a progress or preview holds."},
+        },
+    }
+}
 A_FILE: dict[str, Any] = {"content": {media_type: BYTES for media_type, _ in MEDIA_TYPES.values()}}
 A_VIDEO: dict[str, Any] = {"content": {"video/mp4": BYTES}}
 
@@ -63,7 +75,7 @@ async def video_content(
 @router.get(
     "/v1/videos/{video_id}/report",
     response_model=Report,
-    responses={**answers(400, 404), 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={**answers(400, 404), 200: {"content": {"text/plain": TEXT}}},
 )
 def video_report(
     video_id: VideoId,
@@ -83,10 +95,7 @@ def video_report(
     response_class=StreamingResponse,
     responses={
         **answers(404),
-        200: {
-            "description": "Events until it is over",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        },
+        200: {"description": "Events until it is over", "content": {"text/event-stream": EVENT}},
     },
 )
 async def video_events(video_id: VideoId, parts: Served, owner: Owner) -> Response:
@@ -115,14 +124,18 @@ async def create_video_sync(request: Request, parts: Served, owner: Owner) -> Re
     """
     body = await read_body(request, parts.settings.max_body_bytes)
     view = await accept(request, body, await drafted(body, parts), parts, owner)
-    end = await _await_end(request, view.stored.id, parts, owner)
+    video_id = view.stored.id
+    end, is_gone = await _end_or_leave(request, video_id, parts, owner)
+    if is_gone and "idempotency-key" not in request.headers:
+        await to_thread.run_sync(parts.videos.cancel, video_id, owner)
     if end is None:
-        raise ApiError(503, "unavailable", f"the server is stopping; {view.stored.id} will be made by the next one")
+        reason = "the server is stopping" if parts.watchers.is_closing else "somebody deleted it"
+        raise ApiError(503, "unavailable", f"{video_id} was not waited for to its end: {reason}")
     return await _file_of(end, parts)
 
 
-async def _await_end(request: Request, video_id: str, parts: Parts, owner: str) -> View | None:
-    """How a video ended; None if the server ends first. Cancels the video of a client that goes away."""
+async def _end_or_leave(request: Request, video_id: str, parts: Parts, owner: str) -> tuple[View | None, bool]:
+    """How a video ended, None where that cannot be waited for any more; and whether the client has gone away before."""
     end, is_gone = None, False
     async with anyio.create_task_group() as group:
 
@@ -133,14 +146,10 @@ async def _await_end(request: Request, video_id: str, parts: Parts, owner: str) 
             group.cancel_scope.cancel()
 
         group.start_soon(until_gone)
-        try:
+        with contextlib.suppress(NotFound):
             end = await parts.watchers.end(video_id, owner)
-        except NotFound:
-            end = None
         group.cancel_scope.cancel()
-    if is_gone and "idempotency-key" not in request.headers:
-        await to_thread.run_sync(parts.videos.cancel, video_id, owner)
-    return end
+    return end, is_gone
 
 
 async def _file_of(view: View, parts: Parts) -> Response:

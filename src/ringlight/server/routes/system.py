@@ -58,7 +58,13 @@ async def health(parts: Served) -> Health:
 async def version(parts: Served) -> Version:
     """What runs here."""
     videos = parts.videos
-    return Version(version=ringlight.__version__, model=videos.model_names[0], layout=videos.engine.choice.layout.name)
+    device = videos.engine.replicas[0].environment.get("device")
+    return Version(
+        version=ringlight.__version__,
+        model=videos.model_names[0],
+        layout=videos.engine.choice.layout.name,
+        device=None if device is None else str(device),
+    )
 
 
 @router.get(

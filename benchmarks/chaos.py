@@ -1,0 +1,135 @@
+"""What must hold, whatever happens: kills, stops, full disks, cancels and crowds, as often as it takes to believe it.
+
+    python benchmarks/chaos.py [SCENARIO[=COUNT] ...] [--seed 20] [--output benchmarks/results/chaos]
+
+Without names all scenarios are run with their full counts; `--list` shows them. Each is given a folder and servers of
+its own with the tiny demo checkpoint, on a CPU, two ranks in the layout u1r2 where not said otherwise. A promise that
+is broken is reported with its traceback, ends its scenario and makes the exit code 1; the others go on. Results are
+added to those of the same `--output` that other scenarios have left there, each with its own conditions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from tests.server.chaos import SCENARIOS
+
+from conditions import conditions
+from ringlight.models.wan.demo import write_demo_checkpoint
+
+Result = dict[str, Any]
+
+
+def run(name: str, count: int, seed: int, checkpoint: Path) -> Result:
+    """What a scenario has found, or how it failed."""
+    scenario = SCENARIOS[name]
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            found, failure = scenario.run(Path(folder), checkpoint, count, random.Random(seed)), None
+        except Exception:  # whatever it is, it is a finding, and the other scenarios are run
+            found, failure = {}, traceback.format_exc()
+    return {
+        "purpose": scenario.purpose,
+        "count": count,
+        "full count": scenario.count,
+        "seed": seed,
+        "kept": failure is None,
+        "found": found,
+        "failure": failure,
+        "took, s": round(time.monotonic() - began, 1),
+        "load average": round(os.getloadavg()[0], 1),
+        "conditions": conditions(),
+    }
+
+
+def table(results: dict[str, Result]) -> str:
+    """All scenarios in the order in which they are known."""
+    lines = ["| scenario | times | kept | found |", "|---|---:|---|---|"]
+    for name in SCENARIOS:
+        if name in results:
+            result = results[name]
+            found = "; ".join(f"{key}: {said(value)}" for key, value in result["found"].items())
+            times = f"{result['count']} of {result['full count']}"
+            lines.append(
+                f"| **{name}**: {result['purpose']} | {times} | {'yes' if result['kept'] else 'NO'} | {found} |"
+            )
+    return "\n".join(lines)
+
+
+def said(value: Any) -> str:
+    """A finding in words."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {said(each)}" for key, each in value.items())
+    return str(value)
+
+
+def write(output: Path, results: dict[str, Result]) -> None:
+    """Results as JSON and Markdown."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.with_suffix(".json").write_text(json.dumps(results, indent=2) + "\n")
+    latest = next(reversed(results.values()))
+    said_of = latest["conditions"] | {
+        "checkpoint": "demo tiny",
+        "seed": latest["seed"],
+        "load average while running": " to ".join(
+            str(pick(result["load average"] for result in results.values())) for pick in (min, max)
+        ),
+    }
+    head = "\n".join(f"- {name}: {value}" for name, value in said_of.items())
+    output.with_suffix(".md").write_text(f"# What holds, whatever happens\n\n{head}\n\n{table(results)}\n")
+
+
+def parse(asked: list[str]) -> dict[str, int]:
+    """Counts by name. Exits with a line for a name that is none."""
+    counts = {}
+    for each in asked or list(SCENARIOS):
+        name, _, count = each.partition("=")
+        if name not in SCENARIOS:
+            raise SystemExit(f"{name!r} is not one of: {', '.join(SCENARIOS)}")
+        counts[name] = int(count) if count else SCENARIOS[name].count
+    return counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO[=COUNT]")
+    parser.add_argument("--seed", type=int, default=20)
+    parser.add_argument("--output", type=Path, help="where results go: this name with .json and .md")
+    parser.add_argument("--list", action="store_true", help="print all scenarios and their counts")
+    options = parser.parse_args()
+    if options.list:
+        return print("\n".join(f"{name}={each.count}  {each.purpose}" for name, each in SCENARIOS.items()))
+    counts = parse(options.scenarios)
+    torch.set_num_threads(1)  # some ranks are forked from this process
+    known = options.output.with_suffix(".json") if options.output else None
+    results: dict[str, Result] = json.loads(known.read_bytes()) if known and known.exists() else {}
+    done = []
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "tiny"
+        write_demo_checkpoint(checkpoint, "tiny")
+        for name, count in counts.items():
+            result = results[name] = run(name, count, options.seed, checkpoint)
+            done.append(result)
+            print(
+                table({name: result}).splitlines()[-1], result["failure"] or "", f"({result['took, s']} s)", flush=True
+            )
+            if options.output:
+                write(options.output, results)
+    sys.exit(any(not result["kept"] for result in done))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+#!/usr/bin/env python3
+"""Writes the parts of docs/ that follow from the code: calls, fields, error codes, settings and metrics.
+
+They stand between `<!-- generated: NAME -->` and `<!-- end -->`; the rest of a file is left as it is.
+
+    scripts/write_docs.py            # write them
+    scripts/write_docs.py --check    # exit with 1 and name the files that are out of date; write nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import typer.main
+from fastapi import FastAPI
+from prometheus_client.metrics import MetricWrapperBase
+
+from ringlight.cli.main import app as commands
+from ringlight.cli.settings import ONLY_FLAGS, variable
+from ringlight.core.request import RequestDefaults, RequestLimits
+from ringlight.engine.runner import ReplicaState
+from ringlight.server.codes import CODES, Code
+from ringlight.server.metrics import FAILURES, Metrics
+from ringlight.server.openapi import describe
+from ringlight.server.routes import content, system, videos
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+FIRST_PANEL = "Model"  # of what must be given, which help shows without one
+UNBOUNDED = 2**62  # a range that ends beyond it says nothing to a reader
+
+
+def calls() -> str:
+    """A line for every call of the API."""
+    rows = [
+        (f"`{method.upper()} {path}`", first_sentence(operation.get("description", "")))
+        for path, methods in _described()["paths"].items()
+        for method, operation in methods.items()
+    ]
+    return table(("call", "what it does"), rows)
+
+
+def fields_of(name: str) -> str:
+    """A line for every field of one of the API's schemas."""
+    schema = _described()["components"]["schemas"][name]
+    required = schema.get("required", ()) if name in ("CreateVideo", "RemixVideo", "ExtendVideo") else ()
+    rows = [
+        (f"`{field}`", kind(each), ("Required. " if field in required else "") + each.get("description", ""))
+        for field, each in schema["properties"].items()
+    ]
+    return table(("field", "kind", "meaning"), rows)
+
+
+def codes() -> str:
+    """A section for every code of an error."""
+    return "\n".join(_section_of(name, code) for name, code in sorted(CODES.items())).rstrip()
+
+
+def settings() -> str:
+    """A table of flags for each group of `ringlight serve --help`."""
+    groups: dict[str, list[tuple[str, ...]]] = {}
+    for option in typer.main.get_group(commands).commands["serve"].params:
+        if option.name == "help":
+            continue
+        flags = ", ".join(f"`{flag}`" for flag in [*option.opts, *option.secondary_opts])
+        known = "" if option.name in ONLY_FLAGS and option.name not in ("config", "default") else _env(option.name)
+        row = (flags, known, _default(option), str(getattr(option, "help", "")))
+        groups.setdefault(getattr(option, "rich_help_panel", None) or FIRST_PANEL, []).append(row)
+    head = ("flag", "environment", "default", "meaning")
+    return "\n\n".join(f"**{title}**\n\n{table(head, rows)}" for title, rows in groups.items())
+
+
+def limits() -> str:
+    """A table of the limits that an operator sets on requests."""
+    rows = [(f"`{name}`", _env(name), f"{value}") for name, value in msgspec.structs.asdict(RequestLimits()).items()]
+    return table(("under `limits:`", "environment", "default"), rows)
+
+
+def defaults() -> str:
+    """A table of what a request may leave out."""
+    card = msgspec.structs.asdict(RequestDefaults())
+    said = {"seed": "drawn", "flow_shift": "of the checkpoint's scheduler", "negative_prompt": "empty"}
+    rows = [(f"`{name}`", said.get(name, f"{value}")) for name, value in card.items()]
+    return table(("under `defaults:`", "model card"), rows)
+
+
+def metrics() -> str:
+    """A table of all series that /metrics has."""
+    counted = Metrics()
+    counted.watch(Nothing(), "model", "u1r1")
+    # prometheus_client does not tell the labels of a metric that has no sample yet in any other way.
+    labels: dict[str, Sequence[str]] = {
+        next(iter(each.describe())).name: each._labelnames
+        for each in vars(counted).values()
+        if isinstance(each, MetricWrapperBase)
+    }
+    rows = []
+    for family in counted.registry.collect():
+        names = labels.get(family.name, getattr(family, "_labelnames", ()))
+        name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
+        rows.append((f"`{name}`", family.type, ", ".join(names), family.documentation))
+    return table(("series", "kind", "labels", "meaning"), sorted(rows))
+
+
+class Nothing:
+    """A server that has done nothing (metrics.Service)."""
+
+    def queue_length(self) -> int:
+        return 0
+
+    def count_by_status(self) -> Mapping[str, int]:
+        return {}
+
+    def store_bytes(self) -> int:
+        return 0
+
+    def replicas(self) -> Sequence[ReplicaState]:
+        return []
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "calls": calls,
+    "create-fields": lambda: fields_of("CreateVideo"),
+    "remix-fields": lambda: fields_of("RemixVideo"),
+    "extend-fields": lambda: fields_of("ExtendVideo"),
+    "video-fields": lambda: fields_of("Video"),
+    "model-fields": lambda: fields_of("ModelCard"),
+    "codes": codes,
+    "settings": settings,
+    "limits": limits,
+    "defaults": defaults,
+    "metrics": metrics,
+}
+
+
+def rewrite(text: str) -> str:
+    """A file with its generated parts as they should be. Raises KeyError for a name that is none of BLOCKS."""
+    return BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match[2]]()}\n{match[3]}", text)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *([each.replace("|", "\\|") for each in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def kind(schema: Mapping[str, Any]) -> str:
+    """What a field holds, in a few words."""
+    if "$ref" in schema:
+        return str(schema["$ref"].rpartition("/")[2])
+    if "anyOf" in schema:
+        kinds = dict.fromkeys(map(kind, schema["anyOf"]))
+        return " or ".join(each for each in kinds if each != "null") + _range(schema)
+    if "const" in schema or "enum" in schema:
+        values = schema.get("enum", [schema.get("const")])
+        return ", ".join(f"`{value}`" for value in values if value is not None)
+    if schema.get("type") == "array":
+        return f"list of {kind(schema.get('items', {}))}"
+    return str(schema.get("type", "anything")) + _range(schema)
+
+
+def first_sentence(text: str) -> str:
+    """Up to the first full stop that ends a sentence."""
+    return re.split(r"(?<=[.])\s", " ".join(text.split()), maxsplit=1)[0]
+
+
+def _described() -> dict[str, Any]:
+    app = FastAPI()
+    for routes in (videos, content, system):
+        app.include_router(routes.router)
+    return describe(app, needs_key=True)
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if high is None or high > UNBOUNDED:
+        return "" if low is None else f", from {low:g}"
+    return f", up to {high:g}" if low is None else f", {low:g} to {high:g}"
+
+
+def _section_of(name: str, code: Code) -> str:
+    where = f"HTTP {code.status}"
+    if name in FAILURES:
+        where += ", or the `error` of a video that failed"
+    headers = [] if code.retry is None else [f"x-should-retry: {str(code.retry).lower()}"]
+    headers += [] if code.retry_seconds is None else [f"retry-after: {code.retry_seconds:g}"]
+    if headers:
+        where += "; " + ", ".join(f"`{header}`" for header in headers)
+    return f"### `{name}`\n\n{where}\n\n{code.meaning} {code.remedy}\n"
+
+
+def _env(name: str | None) -> str:
+    return f"`{variable(name or '')}`"
+
+
+def _default(option: Any) -> str:
+    if option.required:
+        return "must be given"
+    value = option.default
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if value in (None, "", (), []):
+        return ""
+    return f"`{value:g}`" if isinstance(value, float) and value < 1e6 else f"`{value}`"
+
+
+def main() -> None:
+    """Exit codes: 0, 1 out of date."""
+    parser = argparse.ArgumentParser(description="Write the parts of docs/ that follow from the code.")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 where something is out of date"
+    )
+    parser.add_argument("--docs", type=Path, default=DOCS, help="the folder")
+    asked = parser.parse_args()
+    is_stale = False
+    for path in sorted(asked.docs.glob("*.md")):
+        before = path.read_text(encoding="utf-8")
+        after = rewrite(before)
+        if before == after:
+            continue
+        is_stale = True
+        print(f"{path.name}: {'out of date; run scripts/write_docs.py' if asked.check else 'written'}")
+        if not asked.check:
+            path.write_text(after, encoding="utf-8")
+    sys.exit(asked.check and is_stale)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Measuring servers over HTTP, and saying what was measured: the page, charts, a trace, comparisons and gates."""

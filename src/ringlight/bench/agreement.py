@@ -1,0 +1,69 @@
+"""Agreement: whether two videos of the same request show the same, frame by frame, after their codec."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ringlight.core.errors import OutputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Frame = NDArray[np.uint8]
+
+WHITE = 255
+
+
+class Agreement(msgspec.Struct, frozen=True, kw_only=True):
+    """A column's video of a kind of request beside the baseline's, over decoded RGB frames.
+
+    `max_difference` is the largest of any channel of any pixel, of 255; `psnr_db` over all frames, None where they are
+    identical. `problem` says why they cannot be compared.
+    """
+
+    column: str
+    kind: int
+    num_frames: int = 0
+    max_difference: int = 0
+    psnr_db: float | None = None
+    problem: str = ""
+
+
+def agree(column: str, kind: int, video: Path, baseline: Path) -> Agreement:
+    """Compare two video files."""
+    import numpy as np  # here and below, because only this needs them
+
+    num_frames, worst, squares, values = 0, 0, 0, 0
+    try:
+        for one, other in zip_longest(_frames(video), _frames(baseline)):
+            if one is None or other is None or one.shape != other.shape:
+                return Agreement(column=column, kind=kind, problem="frames differ in number or in size")
+            difference = np.abs(one.astype(np.int32) - other.astype(np.int32))
+            worst = max(worst, int(difference.max()))
+            squares += int(np.square(difference, dtype=np.int64).sum())
+            values += difference.size
+            num_frames += 1
+    except OutputError as error:
+        return Agreement(column=column, kind=kind, problem=str(error))
+    psnr = None if not squares else 10 * math.log10(WHITE**2 * values / squares)
+    return Agreement(column=column, kind=kind, num_frames=num_frames, max_difference=worst, psnr_db=psnr)
+
+
+def _frames(path: Path) -> Iterator[Frame]:
+    """RGB frames [H, W, 3] of a video. Raises OutputError."""
+    import av
+    import numpy as np
+
+    try:
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    except (av.FFmpegError, OSError) as error:
+        raise OutputError(f"{path.name} cannot be read: {error}") from None

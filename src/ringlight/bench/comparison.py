@@ -1,0 +1,198 @@
+"""Comparison: saved results side by side, once it is sure that they are of the same work."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ringlight.bench.figures import Measured, memory_rows, stage_rows, wait_rows
+from ringlight.bench.result import Result, read_result
+from ringlight.bench.tables import LEGEND, memory_table, stage_table
+from ringlight.core.errors import InvalidSetting
+from ringlight.core.report import RunReport
+
+MAX_DIFFERENCES = 6  # named of two workloads
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """The columns of one kind of request."""
+
+    title: str
+    columns: list[Measured]
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Results that stand side by side. `warnings` is what makes that questionable."""
+
+    parts: list[Part]
+    warnings: list[str]
+
+    def to_markdown(self) -> str:
+        """Warnings on top, then the page's tables with marks."""
+        lines = [*(f"**{warning}**" for warning in self.warnings)]
+        for part in self.parts:
+            if len(self.parts) > 1:
+                lines.append(f"### {part.title}")
+            rows = stage_rows(part.columns) + wait_rows(part.columns)
+            lines.append(stage_table(part.columns, rows, marks=True))
+            if memory := memory_rows(part.columns):
+                lines.append(memory_table(part.columns, memory, marks=True))
+            lines.append("\n".join(_references(part.columns)))
+        return "\n\n".join([*lines, LEGEND])
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """One file, and what it is of. `hashes` are those by which its work is known."""
+
+    name: str
+    found: Result | RunReport
+    workload: dict[str, Any]
+    hashes: frozenset[str]
+    model: str
+    dtypes: str
+    device: str
+
+
+def compare(paths: Sequence[Path], force: bool) -> Comparison:
+    """The results of files. Later files are held to the first: to the same layout, else to its baseline.
+
+    Raises InvalidSetting where workloads, models or dtypes differ; with `force` it warns of that instead.
+    """
+    sources = [_source(path, name) for path, name in zip(paths, _names(paths), strict=True)]
+    problems = [problem for source in sources[1:] for problem in _problems(sources[0], source)]
+    if problems and not force:
+        raise InvalidSetting(f"{'; '.join(problems)} (--force compares them all the same)")
+    warnings = [f"Not the same work: {problem}." for problem in problems]
+    warnings += [
+        f"Not the same device: {source.name} ran on {source.device}, {sources[0].name} on {sources[0].device}."
+        for source in sources[1:]
+        if source.device != sources[0].device
+    ]
+    warnings += [
+        f"{source.name} is not whole: it was interrupted, or requests failed."
+        for source in sources
+        if isinstance(source.found, Result) and (not source.found.is_whole or source.found.num_failed)
+    ]
+    num_kinds = max(len(source.found.titles) if isinstance(source.found, Result) else 1 for source in sources)
+    return Comparison(parts=[_part(sources, kind) for kind in range(num_kinds)], warnings=warnings)
+
+
+def columns_of(result: Result, kind: int, name: str = "") -> list[Measured]:
+    """The columns of a result for one kind of request, held to its baseline. `name` goes before each label."""
+    places = [column.name for column in result.columns]
+    baseline = places.index(result.baseline)
+    return [
+        Measured(
+            label=f"{name} {column.name}" if name else column.name,
+            layout=column.layout,
+            reports=[sample.report for sample in result.of(column.name, kind) if sample.report is not None],
+            reference=None if place == baseline else baseline,
+        )
+        for place, column in enumerate(result.columns)
+    ]
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Short names of files, each with as much of its path as tells it from the others."""
+    for part in (lambda path: path.stem, lambda path: f"{path.absolute().parent.name}/{path.stem}"):
+        names = [part(path) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{number}:{path.stem}" for number, path in enumerate(paths, 1)]
+
+
+def _source(path: Path, name: str) -> Source:
+    found = read_result(path)
+    reports = found.reports if isinstance(found, Result) else [found]
+    said = [report.environment for report in reports]
+    first = said[0] if said else {}
+    hashes = {report.workload_hash for report in reports}
+    return Source(
+        name=name,
+        found=found,
+        workload=found.workload,
+        hashes=frozenset(hashes | ({found.workload_hash} if isinstance(found, Result) else set())),
+        model=next((str(report.workload.get("model_sha256", "")) for report in reports), ""),
+        dtypes=f"{first.get('dtype', '')} with a VAE in {first.get('vae_dtype', '')}" if first else "",
+        device=str(first.get("device", "")),
+    )
+
+
+def _problems(first: Source, other: Source) -> Iterator[str]:
+    """Why two files are not of the same work. What one of them does not tell is no reason."""
+    both_results = isinstance(first.found, Result) and isinstance(other.found, Result)
+    same = first.found.workload_hash == other.found.workload_hash if both_results else first.hashes & other.hashes
+    if first.model and other.model and first.model != other.model:
+        yield f"{other.name} is of another model than {first.name} ({other.model[:8]}, {first.model[:8]})"
+    if first.dtypes and other.dtypes and first.dtypes != other.dtypes:
+        yield f"{other.name} is in {other.dtypes}, {first.name} in {first.dtypes}"
+    if not same:
+        found = [line for line in _differing(other.workload, first.workload) if not line.startswith("model_sha256")]
+        more = f" and {len(found) - MAX_DIFFERENCES} more" if len(found) > MAX_DIFFERENCES else ""
+        named = ", ".join(found[:MAX_DIFFERENCES]) + more
+        if named or first.model == other.model:
+            yield f"{other.name} is of another workload than {first.name} ({named or 'their hashes differ'})"
+
+
+def _differing(one: Any, other: Any, path: str = "") -> Iterator[str]:
+    """Where two plain values differ, by path: what stands in `one`, and what in `other`."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in dict.fromkeys([*one, *other]):
+            yield from _differing(one.get(name), other.get(name), f"{path}.{name}" if path else name)
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for place, (mine, its) in enumerate(zip(one, other, strict=True), 1):
+            yield from _differing(mine, its, f"{path} {place}")
+    elif one != other:
+        yield f"{path} {_shown(one)} and not {_shown(other)}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _part(sources: Sequence[Source], kind: int) -> Part:
+    """All columns of a kind of request; the first file's come first, and its baseline is everybody's."""
+    title, columns = "", list[Measured]()
+    layouts = Counter(layout for source in sources for layout in _layouts(source.found))
+    is_plain = max(layouts.values()) == 1
+    first: list[Measured] = []
+    for source in sources:
+        name = "" if is_plain else source.name
+        if isinstance(source.found, Result):
+            own = columns_of(source.found, kind, name) if kind < len(source.found.titles) else []
+            title = title or (source.found.titles[kind] if own else "")
+        else:
+            label = f"{name} {source.found.layout}" if name else source.found.layout
+            own = [Measured(label=label, layout=source.found.layout, reports=[source.found])] if kind == 0 else []
+        if source is sources[0]:
+            first = own
+        else:
+            own = [msgspec.structs.replace(column, reference=_reference(column, first)) for column in own]
+        columns += own
+    return Part(title=title or f"Request {kind + 1}", columns=columns)
+
+
+def _layouts(found: Result | RunReport) -> list[str]:
+    return [column.name for column in found.columns] if isinstance(found, Result) else [found.layout]
+
+
+def _reference(column: Measured, first: Sequence[Measured]) -> int | None:
+    """The column of the first file that another file's is held to."""
+    same = [place for place, other in enumerate(first) if other.layout == column.layout]
+    baseline = [place for place, other in enumerate(first) if other.reference is None]
+    return next(iter(same + baseline), None)
+
+
+def _references(columns: Sequence[Measured]) -> Iterator[str]:
+    """Who is compared with whom, where that is more than one."""
+    asked = {column.reference for column in columns if column.reference is not None}
+    for column in columns:
+        if column.reference is not None and len(asked) > 1:
+            yield f"- `{column.label}` is compared with `{columns[column.reference].label}`"
+        if not column.reports:
+            yield f"- `{column.label}` has no reports"

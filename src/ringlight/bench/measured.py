@@ -1,0 +1,151 @@
+"""What a benchmark measured, as sections of its page: stages, memory, link, spread, predictions, requests, agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ringlight.bench.comparison import columns_of
+from ringlight.bench.expected import BANDED_STAGES, ESTIMATED_KINDS, Expected, counted_bytes
+from ringlight.bench.figures import TOTAL, Measured, Spread, memory_rows, stage_rows, wait_rows
+from ringlight.bench.result import Result
+from ringlight.bench.tables import BLANK, markdown, memory_table, spread_table, stage_table
+from ringlight.core.report import GIB
+
+MIB = 2**20
+
+
+def tables(result: Result) -> Iterator[str]:
+    many = len(result.titles) > 1
+    for kind, title in enumerate(result.titles):
+        columns = columns_of(result, kind)
+        of = f", Request {kind + 1}" if many else ""
+        yield f"### Stage Time Breakdown{of}"
+        if many:
+            yield f"{title}."
+        yield stage_table(columns, rows := stage_rows(columns))
+        runs = ", ".join(f"{len(column.reports)} of `{column.label}`" for column in columns)
+        yield f"Medians of runs ({runs}), with the device synchronised at the ends of stages. Rows sum to Total."
+        yield f"### Memory Usage{of}"
+        if memory := memory_rows(columns):
+            yield memory_table(columns, memory)
+            yield _memory_note([row.name for row in memory])
+        else:
+            yield "No server reported its memory."
+        yield from _links(result, kind, columns, of)
+        yield f"### Spread{of}"
+        yield spread_table(columns, rows)
+        yield from _expected(result, kind, columns, of)
+
+
+def _memory_note(names: Sequence[str]) -> str:
+    gpu = "reserved and allocated by the caching allocator; overhead is reserved less allocated, the ratio overhead / reserved"
+    cpu = "resident memory, for a CPU has no such allocator: at its peak, idle with its weights, and the growth between"
+    kinds = [gpu] if "Peak GPU Memory" in names else []
+    kinds += [cpu] if "Peak Resident Memory" in names else []
+    return f"GB is 2^30 bytes. Of the rank that needed most: {'; '.join(kinds)}."
+
+
+def _links(result: Result, kind: int, columns: Sequence[Measured], of: str) -> Iterator[str]:
+    """What ranks waited for each other, and whether they sent what formulas say."""
+    lines = []
+    for column in columns:
+        said = {
+            found.num_slices: found.sent_bytes
+            for found in result.expected
+            if (found.column, found.kind) == (column.label, kind)
+        }
+        waits = {row.name.removeprefix("Link: "): row.values[0] for row in wait_rows([column])}
+        for traffic, wait in waits.items():
+            sent = [[rank.get(traffic, 0) for rank in counted_bytes(report)] for report in column.reports]
+            if traffic == "all" or wait is None or not any(map(any, sent)):
+                continue
+            formula, verdict = BLANK, BLANK
+            if said:
+                due = [[rank.get(traffic, 0) for rank in said[report.num_slices]] for report in column.reports]
+                formula = f"{max(map(max, due)) / MIB:.2f}"
+                verdict = "equal" if sent == due else "estimated" if traffic in ESTIMATED_KINDS else "**not equal**"
+            most = max(map(max, sent)) / MIB
+            lines.append([f"`{column.label}`", traffic, f"{wait.median:.4f}", f"{most:.2f}", formula, verdict])
+    if lines:
+        yield f"### Link{of}"
+        yield markdown(["Column", "Traffic", "Waited (s)", "Sent (MiB)", "By formula (MiB)", "Bytes"], lines, 2)
+        yield (
+            "Seconds of the rank that waited longest, bytes of the one that sent most; they are compared rank by rank. "
+            "Text is estimated, for the formula does not know how many tokens a prompt has."
+        )
+
+
+def _expected_of(result: Result, column: str, kind: int) -> Expected | None:
+    return next((found for found in result.expected if (found.column, found.kind) == (column, kind)), None)
+
+
+def _expected(result: Result, kind: int, columns: Sequence[Measured], of: str) -> Iterator[str]:
+    """Predicted beside measured, where there was a calibration."""
+    lines = []
+    for column in columns:
+        expected = _expected_of(result, column.label, kind)
+        if expected is None or expected.stages is None or expected.total_seconds is None:
+            continue
+        said = expected.stages | {TOTAL: expected.total_seconds}
+        for row in stage_rows([column]):
+            if (value := row.values[0]) is not None and row.name in said:
+                cells = [f"{said[row.name]:.4f}", f"{value.median:.4f}", _error(said[row.name], value.median)]
+                name = f"**{row.name}**" if row.name in (*BANDED_STAGES, TOTAL) else row.name
+                lines.append([f"`{column.label}`", name, *cells])
+        peak = next((row.values[0] for row in memory_rows([column])), None)
+        if peak is not None and expected.peak_bytes is not None:
+            gib = expected.peak_bytes / GIB
+            cells = [f"{gib:.2f}", f"{peak.median:.2f}", _error(gib, peak.median)]
+            lines.append([f"`{column.label}`", "Peak (GB)", *cells])
+    if lines:
+        yield f"### Predicted beside Measured{of}"
+        yield markdown(["Column", "Stage / Metric", "Predicted (s)", "Measured (s)", "Error"], lines, 2)
+
+
+def _error(predicted: float, measured: float) -> str:
+    return f"{predicted / measured - 1:+.1%}" if measured > 0 else BLANK
+
+
+def requests(result: Result) -> Iterator[str]:
+    yield "### Requests over HTTP"
+    shown = [column for column in result.columns if column.name != result.baseline]
+    shown += [column for column in result.columns if column.name == result.baseline]
+    samples = [result.of(column.name) for column in shown]
+    fates = ("completed", "failed", "timed_out")
+    lines = [["Sent", *(str(len(own)) for own in samples)]]
+    for fate in fates:
+        name = fate.replace("_", " ").capitalize()
+        lines.append([name, *(str(sum(sample.fate == fate for sample in own)) for own in samples)])
+    latencies = [sorted(s.latency_seconds for s in own if s.latency_seconds is not None) for own in samples]
+    for name, share in (("Latency, median (s)", 0.5), ("Latency, p95 (s)", 0.95), ("Latency, longest (s)", 1.0)):
+        lines.append([name, *(_quantile(found, share) for found in latencies)])
+    yield markdown(["", *(f"`{column.name}`" for column in shown)], lines)
+    yield "Latency is what a client sees: from sending a request to hearing that its video is completed."
+    errors = list(dict.fromkeys(f"- `{s.column}`: {s.error}" for s in result.samples if s.error))
+    if errors:
+        yield "\n".join(errors)
+
+
+def _quantile(values: Sequence[float], share: float) -> str:
+    """Nearest rank."""
+    if not values:
+        return BLANK
+    if share == 0.5:
+        spread = Spread.of(values)
+        return BLANK if spread is None else f"{spread.median:.2f}"
+    return f"{values[min(len(values) - 1, int(share * len(values)))]:.2f}"
+
+
+def agreement(result: Result) -> Iterator[str]:
+    if not result.agreements:
+        return
+    yield "### Agreement of Outputs"
+    lines = []
+    for found in result.agreements:
+        psnr = "identical" if found.psnr_db is None else f"{found.psnr_db:.1f}"
+        cells = (
+            [BLANK, BLANK, found.problem] if found.problem else [str(found.num_frames), str(found.max_difference), psnr]
+        )
+        lines.append([f"`{found.column}`", str(found.kind + 1), *cells])
+    yield markdown(["Column", "Request", "Frames", "Largest difference (of 255)", "PSNR (dB)"], lines)
+    yield f"Decoded frames beside those of `{result.baseline}`, same prompt and seed, first round."

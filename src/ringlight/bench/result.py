@@ -1,0 +1,133 @@
+"""Result: all that a benchmark found, with its conditions, as JSON that can be compared later, and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ringlight.bench.agreement import Agreement
+from ringlight.bench.expected import Expected
+from ringlight.bench.sending import Sample
+from ringlight.bench.servers import Started
+from ringlight.core.errors import InvalidSetting
+from ringlight.core.report import RunReport
+
+SCHEMA_VERSION = 1
+
+
+class Column(msgspec.Struct, frozen=True, kw_only=True):
+    """One who is measured: a layout of ours, or a server that runs already. `command` is as one would type it."""
+
+    name: str
+    layout: str = ""
+    command: str = ""
+    started: list[Started] = []
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured, and under which conditions. `baseline` is the name of the column that others are held to.
+
+    What no server told (`model_sha256`, `dtype`, ...) is empty. `is_whole`: every round was sent to its end.
+    """
+
+    name: str
+    description: str
+    workload: dict[str, Any]
+    workload_hash: str
+    titles: list[str]
+    baseline: str
+    num_rounds: int
+    columns: list[Column]
+    samples: list[Sample]
+    date: str
+    command: str
+    machine: dict[str, Any]
+    is_whole: bool = True
+    agreements: list[Agreement] = []
+    expected: list[Expected] = []
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def reports(self) -> list[RunReport]:
+        """Of all requests that have one."""
+        return [sample.report for sample in self.samples if sample.report is not None]
+
+    @property
+    def model(self) -> str:
+        return self.environment("model")
+
+    @property
+    def model_sha256(self) -> str:
+        return next((str(report.workload.get("model_sha256", "")) for report in self.reports), "")
+
+    @property
+    def num_failed(self) -> int:
+        """Requests that did not become videos, whatever the reason."""
+        return sum(sample.fate != "completed" for sample in self.samples)
+
+    def environment(self, name: str) -> str:
+        """What the servers' reports say of their surroundings; empty where there is none."""
+        return next((str(report.environment[name]) for report in self.reports if name in report.environment), "")
+
+    def of(self, column: str, kind: int | None = None) -> list[Sample]:
+        """The samples of a column, of one kind of request or of all."""
+        return [sample for sample in self.samples if sample.column == column and kind in (None, sample.kind)]
+
+    def to_json(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+    def to_csv(self) -> str:
+        """A line for each request: its fate, latency, seconds by stage, peaks, and waits and bytes of the link."""
+        rows = [_row(sample) for sample in self.samples]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+
+def read_result(path: Path) -> Result | RunReport:
+    """What `ringlight bench` or `ringlight generate --report` wrote. Raises InvalidSetting naming the file."""
+    try:
+        content = path.read_bytes()
+        is_result = "samples" in msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        found: Result | RunReport
+        if is_result:
+            found = msgspec.json.decode(content, type=Result)
+        else:
+            found = msgspec.json.decode(content, type=RunReport)
+    except OSError as error:
+        raise InvalidSetting(f"{path}: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise InvalidSetting(f"{path}: neither a benchmark's result nor a report: {error}") from None
+    if isinstance(found, Result) and found.schema_version > SCHEMA_VERSION:
+        raise InvalidSetting(f"{path}: written by a newer Ringlight (schema {found.schema_version})")
+    return found
+
+
+def _row(sample: Sample) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "layout": sample.column,
+        "round": sample.round,
+        "place": sample.place + 1,
+        "request": sample.kind + 1,
+        "fate": sample.fate,
+        "error": sample.error,
+        "latency_seconds": sample.latency_seconds,
+    }
+    if (report := sample.report) is None:
+        return row
+    row |= {f"{stage.name}_seconds": stage.seconds for stage in report.stages}
+    row |= {"Other_seconds": report.other_seconds, "Total_seconds": report.total_seconds}
+    worst = report.worst_memory
+    for name in ("peak_reserved_bytes", "peak_allocated_bytes", "peak_resident_bytes", "resident_growth_bytes"):
+        if (value := getattr(worst, name)) is not None:
+            row[name] = value
+    for kind, link in report.worst_link.items():
+        row |= {f"{kind}_wait_seconds": link.wait_seconds, f"{kind}_sent_bytes": link.sent_bytes}
+    return row

@@ -1,0 +1,115 @@
+"""Figures as Markdown tables, in the columns and the formatting of the published page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ringlight.bench.figures import TOTAL, Difference, Measured, Row, Spread, differ, order
+
+BLANK = "-"
+NOISE, UNKNOWN = "~", "?"
+LEGEND = (
+    f"{NOISE} the difference is not larger than what repetitions differ by (half of each column's spread, added): "
+    f"noise. {UNKNOWN} not repeated on one of the sides, so its noise is not known."
+)
+
+
+def stage_table(columns: Sequence[Measured], rows: Sequence[Row], marks: bool = False) -> str:
+    """Seconds side by side, with the speedup of each column over the one it is compared with."""
+    return _table("Stage / Metric", "(s)", "Speedup", columns, [_stage_line(columns, row, marks) for row in rows])
+
+
+def memory_table(columns: Sequence[Measured], rows: Sequence[Row], marks: bool = False) -> str:
+    """GiB side by side, as GB like the page's, with differences; of ratios in percent points."""
+    return _table("Memory Metric", "(GB)", "Delta", columns, [_memory_line(columns, row, marks) for row in rows])
+
+
+def spread_table(columns: Sequence[Measured], rows: Sequence[Row]) -> str:
+    """Medians with least, most and median absolute deviation."""
+    shown = order(columns)
+    head = [f"{title(columns, place)}: median (min-max), MAD" for place in shown]
+    lines = [[row.name, *(_spread(row.values[place]) for place in shown)] for row in rows]
+    return markdown(["Stage / Metric (s)", *head], lines)
+
+
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]], texts: int = 1) -> str:
+    """A table whose first `texts` columns are texts, and the others numbers."""
+    rule = "|".join("---" if place < texts else "---:" for place in range(len(head)))
+    return "\n".join([f"| {' | '.join(head)} |", f"|{rule}|", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def title(columns: Sequence[Measured], place: int) -> str:
+    """How a column is called in a table."""
+    baseline = " baseline" if len(columns) > 1 and columns[place].reference is None else ""
+    return f"`{columns[place].label}`{baseline}"
+
+
+def _table(first: str, unit: str, compared: str, columns: Sequence[Measured], lines: Iterable[Sequence[str]]) -> str:
+    shown = order(columns)
+    named = [place for place in shown if columns[place].reference is not None]
+    heads = [compared] if len(named) == 1 else [f"{compared} of `{columns[place].label}`" for place in named]
+    return markdown([first, *(f"{title(columns, place)} {unit}" for place in shown), *heads], lines)
+
+
+def _differences(columns: Sequence[Measured], row: Row) -> list[Difference | None]:
+    """Of the columns that are compared with another, in the order in which they are shown."""
+    return [
+        differ(row.values[place], row.values[reference])
+        for place in order(columns)
+        if (reference := columns[place].reference) is not None
+    ]
+
+
+def _stage_line(columns: Sequence[Measured], row: Row, marks: bool) -> list[str]:
+    is_total = row.name == TOTAL
+    values = [row.values[place] for place in order(columns)]
+    cells = [
+        BLANK if value is None else f"{value.median:.2f}" if is_total else f"{value.median:.4f}" for value in values
+    ]
+    for found in _differences(columns, row):
+        speedup = None if found is None else found.speedup
+        cells.append(BLANK if speedup is None else f"{speedup:.2f}x")
+    cells = [row.name, *cells]
+    if is_total:
+        cells = [f"**{cell}**" for cell in cells]
+    return _marked(cells, columns, row) if marks else cells
+
+
+def _memory_line(columns: Sequence[Measured], row: Row, marks: bool) -> list[str]:
+    values = [row.values[place] for place in order(columns)]
+    is_ratio = row.unit == "ratio"
+    cells = [
+        BLANK if value is None else f"{value.median:.1%}" if is_ratio else f"{value.median:.2f}" for value in values
+    ]
+    for found in _differences(columns, row):
+        cells.append(BLANK if found is None else delta_text(found.delta, is_ratio))
+    cells = [row.name, *cells]
+    return _marked(cells, columns, row) if marks else cells
+
+
+def delta_text(delta: float, is_ratio: bool) -> str:
+    """A difference with its sign: of ratios in percent points."""
+    return f"{100 * delta:+.1f}pp" if is_ratio else f"{delta:+.2f}"
+
+
+def _marked(cells: list[str], columns: Sequence[Measured], row: Row) -> list[str]:
+    """With a sign behind each difference that may be none."""
+    differences = _differences(columns, row)
+    first = len(cells) - len(differences)
+    return cells[:first] + [
+        cell if cell.strip("*") == BLANK else f"{cell}{mark(found)}"
+        for cell, found in zip(cells[first:], differences, strict=True)
+    ]
+
+
+def mark(found: Difference | None) -> str:
+    """The sign of a difference: none where it is larger than noise."""
+    if found is None or found.is_noise is False:
+        return ""
+    return f" {UNKNOWN if found.is_noise is None else NOISE}"
+
+
+def _spread(value: Spread | None) -> str:
+    if value is None:
+        return BLANK
+    return f"{value.median:.4f} ({value.low:.4f}-{value.high:.4f}), {value.mad:.4f}"

@@ -1,0 +1,267 @@
+"""Workload: which requests are sent to a server, and when, as a TOML file says it. Equal hashes mean equal work.
+
+    name = "portrait"
+    repeats = 2                  # the list of requests, so many times in a round
+    concurrency = 1              # a closed loop: so many at a time. Or, at random moments drawn from a seed:
+    # arrival_rate = 0.5         # requests a second
+    # arrival_seed = 0
+
+    [[request]]
+    prompt = "a whale rises above the clouds"
+    image = "whale.jpg"          # first frame, beside this file; "given": the one of --image
+    size = "1280x704"
+    num_frames = 25
+    num_inference_steps = 50
+    guidance_scale = 5.0
+
+Nothing is left to a server's defaults: what a file does not say has the value that stands here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import random
+import re
+import tomllib
+from itertools import accumulate
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from ringlight.core.errors import InvalidRequest, InvalidSetting
+from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
+from ringlight.core.spec import ModelSpec
+
+GIVEN = "given"
+SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=30 * 86400)]
+
+
+class RequestKind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One kind of request. `image` is a path, relative to the workload's file, or "given"; None makes T2V."""
+
+    prompt: str
+    size: str
+    num_frames: Count
+    num_inference_steps: Count
+    guidance_scale: float
+    negative_prompt: str = ""
+    fps: Count = 24
+    flow_shift: float = 5.0
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    image: str | None = None
+
+    @property
+    def width_height(self) -> tuple[int, int]:
+        """In pixels. Raises ValueError for a size that is none."""
+        match = SIZE.fullmatch(self.size)
+        if match is None:
+            raise ValueError(f"size {self.size!r} is not WIDTHxHEIGHT, such as 1280x704")
+        return int(match[1]), int(match[2])
+
+    @property
+    def title(self) -> str:
+        """What it is, in short."""
+        kind = "T2V" if self.image is None else "I2V"
+        return (
+            f"{kind}, {self.size}, {self.num_frames} frames, {self.num_inference_steps} steps, "
+            f"guidance {self.guidance_scale:g}"
+        )
+
+
+class WorkloadFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a file holds. `timeout_seconds` bounds each request from the moment it is sent.
+
+    `fresh_prompts` ends every prompt with a number of its own, for servers remember the prompts that they encoded.
+    """
+
+    request: list[RequestKind]
+    name: str = ""
+    description: str = ""
+    repeats: Count = 1
+    warm_up: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 1
+    concurrency: Count | None = None
+    arrival_rate: Annotated[float, msgspec.Meta(gt=0, le=1e6)] | None = None
+    arrival_seed: int | None = None
+    timeout_seconds: Seconds = 3600.0
+    fresh_prompts: bool = True
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """One request as it is sent: which of the workload's kinds it is, and when, in seconds from the round's begin."""
+
+    kind: int
+    fields: dict[str, Any]
+    image: bytes | None = None
+    at_seconds: float = 0.0
+
+
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
+    """What was said, and the bytes of the pictures by kind."""
+
+    said: WorkloadFile
+    images: tuple[bytes | None, ...]
+
+    @classmethod
+    def usual(cls, defaults: RequestDefaults, spec: ModelSpec) -> Workload:
+        """What a checkpoint makes of a prompt alone, once a round."""
+        kind = RequestKind(
+            prompt="A paper boat sails through a rainy street at night, neon signs are mirrored in the water.",
+            negative_prompt=defaults.negative_prompt,
+            size=f"{defaults.width}x{defaults.height}",
+            num_frames=defaults.num_frames,
+            num_inference_steps=defaults.num_inference_steps,
+            guidance_scale=defaults.guidance_scale,
+            fps=defaults.fps,
+            flow_shift=spec.scheduler.flow_shift if defaults.flow_shift is None else defaults.flow_shift,
+        )
+        return cls(said=WorkloadFile(request=[kind], name=f"defaults of {spec.name}"), images=(None,))
+
+    @property
+    def name(self) -> str:
+        return self.said.name
+
+    @property
+    def kinds(self) -> list[RequestKind]:
+        return self.said.request
+
+    @property
+    def concurrency(self) -> int | None:
+        """Requests at a time in a closed loop; None where they arrive by a rate."""
+        return None if self.said.arrival_rate else self.said.concurrency or 1
+
+    def content(self) -> dict[str, Any]:
+        """All that makes the work, as plain JSON; a picture stands there as its SHA-256 and its size in bytes."""
+        plain: dict[str, Any] = msgspec.to_builtins(self.said)
+        for name in ("name", "description", "request"):
+            del plain[name]
+        plain["concurrency"] = self.concurrency
+        kinds: list[dict[str, Any]] = msgspec.to_builtins(self.kinds)
+        for kind, image in zip(kinds, self.images, strict=True):
+            if image is not None:
+                kind["image"] = {"sha256": hashlib.sha256(image).hexdigest(), "bytes": len(image)}
+        return {"requests": kinds, **plain}
+
+    @property
+    def sha256(self) -> str:
+        """Over the content; name, description and where a picture lies do not count."""
+        return hashlib.sha256(msgspec.json.encode(self.content(), order="deterministic")).hexdigest()
+
+    def round(self, number: int) -> list[Order]:
+        """The requests of a round, which is the same for all who are measured; rounds count from 1."""
+        count = len(self.kinds) * self.said.repeats
+        draw = random.Random(f"{self.said.arrival_seed or 0} {number}")
+        rate = self.said.arrival_rate
+        moments = accumulate(draw.expovariate(rate) for _ in range(count)) if rate else [0.0] * count
+        first = (number - 1) * count + 1
+        return [
+            self._order(place % len(self.kinds), f"({first + place})", moment) for place, moment in enumerate(moments)
+        ]
+
+    def warm_up(self) -> list[Order]:
+        """Requests that are sent before those that count."""
+        return [self._order(place % len(self.kinds), f"(warm-up {place + 1})") for place in range(self.said.warm_up)]
+
+    def video_request(self, kind: int) -> VideoRequest:
+        """A kind as the engine has it."""
+        asked = self.kinds[kind]
+        width, height = asked.width_height
+        fields: dict[str, Any] = msgspec.structs.asdict(asked)
+        del fields["size"]
+        return VideoRequest(**fields | {"width": width, "height": height, "image": self.images[kind]})
+
+    def check(self, spec: ModelSpec, limits: RequestLimits) -> None:
+        """Raise InvalidSetting naming every request that the model cannot make, and all that is wrong with it."""
+        problems = []
+        for kind in range(len(self.kinds)):
+            try:
+                self.video_request(kind).check(spec, limits)
+            except InvalidRequest as error:
+                problems.append(f"request {kind + 1}: {error}")
+        if problems:
+            raise InvalidSetting(f"workload {self.name}: {'; '.join(problems)}")
+
+    def _order(self, kind: int, mark: str, moment: float = 0.0) -> Order:
+        fields: dict[str, Any] = msgspec.structs.asdict(self.kinds[kind])
+        del fields["image"]
+        if self.said.fresh_prompts:
+            for name in ("prompt", "negative_prompt"):
+                fields[name] = f"{fields[name]} {mark}" if fields[name] else ""
+        return Order(kind=kind, fields=fields, image=self.images[kind], at_seconds=moment)
+
+
+def read_workload(path: Path, image: Path | None = None) -> Workload:
+    """The workload of a TOML file. `image` is what requests mean by image = "given".
+
+    Raises InvalidSetting naming the file, and every name in it that is not known with the nearest that is.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidSetting(f"{path}: {error.strerror}") from None
+    except ValueError as error:  # no UTF-8, no TOML
+        raise InvalidSetting(f"{path}: {error}") from None
+    if problems := _unknown(values):
+        raise InvalidSetting(f"{path}: {'; '.join(problems)}")
+    try:
+        said = msgspec.convert(values, WorkloadFile)
+    except msgspec.ValidationError as error:
+        raise InvalidSetting(f"{path}: {error}") from None
+    if not said.name:
+        said = msgspec.structs.replace(said, name=path.stem)
+    if problems := [*_contradictions(said)]:
+        raise InvalidSetting(f"{path}: {'; '.join(problems)}")
+    return Workload(said=said, images=tuple(_picture(asked, path, image) for asked in said.request))
+
+
+def _unknown(values: dict[str, Any]) -> list[str]:
+    """Names that no workload has."""
+    requests = values.get("request")
+    tables: list[tuple[str, dict[str, Any], type[msgspec.Struct]]] = [("", values, WorkloadFile)]
+    if isinstance(requests, list):
+        tables += [
+            (f"request {number}: ", table, RequestKind)
+            for number, table in enumerate(requests, 1)
+            if isinstance(table, dict)
+        ]
+    found = []
+    for place, table, kind in tables:
+        known = [field.name for field in msgspec.structs.fields(kind)]
+        for name in table.keys() - set(known):
+            nearest = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+            hint = f"nearest: {nearest[0]}" if nearest else f"there are {', '.join(known)}"
+            found.append(f"{place}there is no {name} ({hint})")
+    return sorted(found)
+
+
+def _contradictions(said: WorkloadFile) -> list[str]:
+    """What each value allows and all of them together do not."""
+    problems = []
+    if not said.request:
+        problems.append("has no [[request]]")
+    if said.arrival_rate is not None and said.concurrency is not None:
+        problems.append("give concurrency (a closed loop) or arrival_rate, not both")
+    if said.arrival_rate is None and said.arrival_seed is not None:
+        problems.append("arrival_seed goes with arrival_rate")
+    for number, asked in enumerate(said.request, 1):
+        try:
+            _ = asked.width_height
+        except ValueError as error:
+            problems.append(f"request {number}: {error}")
+    return problems
+
+
+def _picture(asked: RequestKind, path: Path, given: Path | None) -> bytes | None:
+    if asked.image is None:
+        return None
+    if asked.image == GIVEN and given is None:
+        raise InvalidSetting(f"{path}: a request needs a first frame; name a picture with --image")
+    source = given if asked.image == GIVEN and given is not None else path.parent / asked.image
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise InvalidSetting(f"{source}: {error.strerror}") from None

@@ -1,0 +1,203 @@
+"""The state of a job in a file: what it takes to go on with denoising where another process stopped.
+
+That is the latents, and what the scheduler remembers of earlier steps: safetensors, with JSON in its metadata for what
+is not a tensor. Nothing is pickled. What is continued from it ends with the very latents of a run that never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import threading
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ringlight.core.output import part_path
+from ringlight.parallel.control import Control
+from ringlight.pipelines.files import into_place
+from ringlight.pipelines.trace import JobEvents
+
+logger = logging.getLogger(__name__)
+
+SAVING_RANK = 0
+FORMAT = 1
+# By class of diffusers' schedulers, all that a step changes in one and a later step reads.
+REMEMBERED = {
+    "UniPCMultistepScheduler": (
+        "model_outputs",
+        "timestep_list",
+        "last_sample",
+        "lower_order_nums",
+        "this_order",
+        "_step_index",
+    ),
+    "DPMSolverMultistepScheduler": ("model_outputs", "lower_order_nums", "_step_index"),
+    "FlowMatchEulerDiscreteScheduler": ("_step_index",),
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Denoising after so many steps: latents (1, z, T, h, w), float32, and the slices that they were made with."""
+
+    step: int
+    num_slices: int
+    latents: Tensor
+
+
+class StateFile:
+    """Reads and writes the state of one job. Rank 0 has the file; the other ranks hear from it what it holds.
+
+    A state that cannot be used, because it is damaged or another job's (another model or layout since the server
+    started anew, say), is logged and left alone: the job was promised, so it is made from the start. Where a state
+    cannot be saved, that is logged once, and the job goes on.
+    """
+
+    def __init__(
+        self, path: Path, save_seconds: float, identity: str, job_id: str, control: Control, events: JobEvents
+    ) -> None:
+        """`identity` names all that a state depends on; at most every `save_seconds` there is a new one."""
+        self._path = path
+        self._part = part_path(path, job_id)
+        self._save_seconds = save_seconds
+        self._identity = f"{FORMAT} {identity}"
+        self._control = control
+        self._events = events
+        self._thread: threading.Thread | None = None
+        self._next_save = -math.inf
+        self._saves = control.rank == SAVING_RANK
+        self._has_warned = False
+
+    def begin(self, noise: Tensor, scheduler: Any, num_slices: int) -> Progress:
+        """Where to go on, the same on all ranks, which call this together; the scheduler then remembers what it did.
+
+        Without a usable state that is the noise, and so many slices, which are saved as the first one.
+        """
+        if type(scheduler).__name__ not in REMEMBERED:
+            logger.warning("%s: %s cannot be resumed, so nothing is saved", self._path, type(scheduler).__name__)
+            self._saves = False
+            return Progress(0, num_slices, noise)
+        content = self._control.broadcast(self._usable() if self._control.rank == SAVING_RANK else b"")
+        if content:
+            progress, memory = unpack(content, self._identity, noise.device)
+            vars(scheduler).update(memory)
+            return progress
+        progress = Progress(0, num_slices, noise)
+        self.save(progress, scheduler)
+        return progress
+
+    def save(self, progress: Progress, scheduler: Any) -> None:
+        """Take a copy, and write it in a thread, if one is due: before all steps, after the last, and now and then.
+
+        A copy that is due while the one before is still being written waits for a later step.
+        """
+        if not self._saves:
+            return
+        if progress.step in (0, len(scheduler.timesteps)):
+            self.wait()
+        elif time.monotonic() < self._next_save or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._next_save = time.monotonic() + self._save_seconds
+        work = (progress.step, *pack(progress, memory_of(scheduler), self._identity))
+        self._thread = threading.Thread(target=self._write, args=work, name="state", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return once nothing is being written."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _usable(self) -> bytes:
+        """The file's content if it is whole and this job's, else nothing."""
+        try:
+            content = self._path.read_bytes()
+            unpack(content, self._identity, torch.device("cpu"))
+            return content
+        except FileNotFoundError:
+            return b""
+        except (OSError, ValueError) as error:
+            logger.warning("%s: not used, the job begins anew: %s", self._path, error)
+            return b""
+
+    def _write(self, step: int, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        metadata["checksum"] = checksum(tensors, metadata["plain"])
+        try:
+            self._part.write_bytes(safetensors.torch.save(tensors, metadata))
+            into_place([(self._part, self._path)])
+        except OSError as error:
+            self._part.unlink(missing_ok=True)
+            if not self._has_warned:
+                logger.warning("%s: not saved, a repeat would begin earlier: %s", self._path, error)
+            self._has_warned = True
+            return
+        self._events.state_saved(step)
+
+
+def memory_of(scheduler: Any) -> dict[str, Any]:
+    """What a scheduler remembers of its steps: tensors, numbers and None, and lists of these, by attribute."""
+    names = REMEMBERED[type(scheduler).__name__]
+    return {name: getattr(scheduler, name) for name in names if hasattr(scheduler, name)}
+
+
+def pack(progress: Progress, memory: dict[str, Any], identity: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Copies of all tensors in the memory of the host, and the metadata that go with them."""
+    tensors = {"latents": _copy(progress.latents)}
+    names = {name: _take_tensors(value, name, tensors) for name, value in memory.items()}
+    plain = {"step": progress.step, "num_slices": progress.num_slices, "memory": names}
+    return tensors, {"identity": identity, "plain": json.dumps(plain)}
+
+
+def unpack(content: bytes, identity: str, device: torch.device) -> tuple[Progress, dict[str, Any]]:
+    """The progress and the scheduler's memory of a file. Raises ValueError unless it is whole and of this identity."""
+    try:
+        tensors = safetensors.torch.load(content)
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise ValueError(f"damaged: {error}") from None
+    if metadata.get("identity") != identity:
+        raise ValueError("it is of another request, model, precision or layout")
+    if metadata.get("checksum") != checksum(tensors, metadata.get("plain", "")):
+        raise ValueError("damaged: the checksum is another")
+    plain = json.loads(metadata["plain"])
+    there = {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}
+    memory = {name: _give_tensors(value, there) for name, value in plain["memory"].items()}
+    return Progress(plain["step"], plain["num_slices"], there["latents"]), memory
+
+
+def checksum(tensors: dict[str, Tensor], plain: str) -> str:
+    """CRC-32 of all values."""
+    found = zlib.crc32(plain.encode())
+    for _, tensor in sorted(tensors.items()):
+        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"
+
+
+def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` with the names of its tensors in their place; copies of them go into `tensors`."""
+    if isinstance(value, Tensor):
+        tensors[name] = _copy(value)
+        return {"tensor": name}
+    if isinstance(value, list):
+        return [_take_tensors(part, f"{name}.{i}", tensors) for i, part in enumerate(value)]
+    return value
+
+
+def _give_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The reverse of `_take_tensors`."""
+    if isinstance(value, dict):
+        return tensors[value["tensor"]]
+    return [_give_tensors(part, tensors) for part in value] if isinstance(value, list) else value
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()

@@ -1,0 +1,73 @@
+"""The smallest videos, made before the first job: what is chosen, connected and allocated once is then done."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from PIL import Image
+
+from ringlight.core import messages
+from ringlight.core.layout import ParallelLayout, decide
+from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
+from ringlight.core.spec import ModelSpec
+from ringlight.parallel.group import RankGroup
+from ringlight.parallel.mesh import ParallelMesh
+from ringlight.pipelines.output import finish
+from ringlight.pipelines.trace import MemoryMeter, Tracer
+from ringlight.pipelines.wan22_ti2v import Wan22TI2V
+from ringlight.worker.corridor import Corridor
+from ringlight.worker.events import Events
+
+NUM_STEPS = 2  # the scheduler's second step is not as its first
+
+
+class Unheard(Events):
+    """The boundaries of a job of our own, of which the engine hears nothing."""
+
+    def _tell(self, message: messages.JobMessage) -> None: ...
+
+
+def warm_up(pipeline: Wan22TI2V, group: RankGroup, corridor: Corridor, meter: MemoryMeter) -> None:
+    """Make the smallest videos, with and without a picture, previews included. All ranks call it together."""
+    layout = usual_layout(pipeline, group.place.num_ranks)
+    mesh = ParallelMesh.of(layout, group.place.rank, group.link)
+    with tempfile.TemporaryDirectory(prefix="ringlight-warm-up-") as folder:
+        output = Path(folder) / "video.mp4"
+        for request in smallest_requests(pipeline.spec, pipeline.limits):
+            job = messages.RunJob(job_id="warm-up", request=request, output=str(output), layout=layout)
+            events = Unheard(corridor, group, job, pipeline.patience_seconds(request))
+            tracer = Tracer(pipeline.device, meter, events)
+            made = pipeline.make(request, output, job.job_id, tracer, mesh, preview_seconds=1.0)
+            if made is not None:
+                finish(made)
+    pipeline.prompts.forget()
+    group.expect(None)
+
+
+def usual_layout(pipeline: Wan22TI2V, num_ranks: int) -> ParallelLayout:
+    """The layout of requests with guidance that ask for none."""
+    config, heads = pipeline.config, pipeline.spec.transformer.num_attention_heads
+    asked = msgspec.structs.replace(config.asked_layout, num_gpus=num_ranks)
+    return decide(asked, num_heads=heads, guidance=True, num_nodes=config.nodes.num_nodes).layout
+
+
+def smallest_requests(spec: ModelSpec, limits: RequestLimits) -> Iterator[VideoRequest]:
+    """Text-to-video and image-to-video, with guidance, of as many frames as are decoded in two portions."""
+    height, width = spec.size_multiple
+    num_frames = 1 + spec.frame_multiple
+    image = io.BytesIO()
+    Image.new("RGB", (width, height), "gray").save(image, "PNG")
+    for picture in (None, image.getvalue()):
+        yield RequestDefaults(seed=0).complete(
+            "warm-up",
+            spec,
+            width=width,
+            height=height,
+            num_frames=num_frames if num_frames <= limits.max_frames else 1,
+            num_inference_steps=min(NUM_STEPS, limits.max_steps),
+            image=picture,
+        )

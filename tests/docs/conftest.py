@@ -1,0 +1,3 @@
+"""The server that the examples of the pages talk to."""
+
+from tests.server.served import served as served

@@ -1,0 +1,164 @@
+"""A checkpoint that cannot be trusted ends `ringlight serve` in one line, and nothing listens afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from torch import Tensor
+
+from ringlight.models.wan.demo import write_demo_checkpoint
+from tests.server.served import Served
+from tests.worker.test_loading import Trap
+from tests.worker.weights import FILE, INDEX, rewrite
+
+pytestmark = pytest.mark.slow
+
+EXIT_SECONDS = 60.0
+SHARDED = {"missing shards", "a shard that is a link"}
+
+
+def pickled(folder: Path) -> None:
+    (folder / "transformer" / FILE).unlink()
+    (folder / "transformer" / "diffusion_pytorch_model.bin").write_bytes(trap(folder))
+
+
+def disguised(folder: Path) -> None:
+    (folder / "transformer" / FILE).write_bytes(trap(folder))
+
+
+def pickled_encoder(folder: Path) -> None:
+    for weights in (folder / "text_encoder").glob("*.safetensors"):
+        weights.unlink()
+    (folder / "text_encoder" / "pytorch_model.bin").write_bytes(trap(folder))
+
+
+def trap(folder: Path) -> bytes:
+    return pickle.dumps(Trap(folder / "sprung"))
+
+
+def endless_header(folder: Path) -> None:
+    (folder / "vae" / FILE).write_bytes(struct.pack("<Q", 2**60) + b"{}")
+
+
+def large_header(folder: Path) -> None:
+    """A gigabyte of header that takes no place on the disk."""
+    path = folder / "transformer" / FILE
+    path.write_bytes(struct.pack("<Q", 2**30) + b"{")
+    os.truncate(path, 2**30 + 8)
+
+
+def header_of_many(folder: Path) -> None:
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    header = json.dumps({f"t{number}": entry for number in range(200_000)}).encode()
+    (folder / "transformer" / FILE).write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+
+
+def header_of_a_petabyte(folder: Path) -> None:
+    entry = {"dtype": "F32", "shape": [2**24, 2**24], "data_offsets": [0, 2**50]}
+    header = json.dumps({"patch_embedding.weight": entry}).encode()
+    (folder / "transformer" / FILE).write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+
+
+def wrong_shapes(folder: Path) -> None:
+    name = "blocks.0.ffn.net.2.weight"
+    rewrite(folder / "transformer" / FILE, lambda tensors: tensors.update({name: tensors[name].T.contiguous()}))
+
+
+def missing_shards(folder: Path) -> None:
+    for shard in sorted((folder / "transformer").glob("*.safetensors"))[:2]:
+        shard.unlink()
+
+
+def linked_shard(folder: Path) -> None:
+    shard = sorted((folder / "transformer").glob("*.safetensors"))[0]
+    shard.rename(folder.parent / "outside.safetensors")
+    shard.symlink_to(folder.parent / "outside.safetensors")
+
+
+def linked_folder(folder: Path) -> None:
+    (folder / "vae").rename(folder.parent / "elsewhere")
+    (folder / "vae").symlink_to(folder.parent / "elsewhere")
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "pickled weights": pickled,
+    "a pickle under the right name": disguised,
+    "a pickled text encoder": pickled_encoder,
+    "an endless header": endless_header,
+    "a header of a gigabyte": large_header,
+    "a header of 200,000 tensors": header_of_many,
+    "a tensor of a petabyte": header_of_a_petabyte,
+    "wrong shapes": wrong_shapes,
+    "missing shards": missing_shards,
+    "a shard that is a link": linked_shard,
+    "a folder that is a link": linked_folder,
+}
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sharded") / "tiny"
+    write_demo_checkpoint(folder, "tiny", shard_bytes=2 * 2**20)
+    return folder
+
+
+class Ended(NamedTuple):
+    """What a server left that could not begin, after so many seconds."""
+
+    folder: Path
+    code: int
+    log: str
+    is_listening: bool
+    seconds: float
+
+
+def serve_damaged(place: Path, checkpoint: Path, damage: str) -> Ended:
+    """Serve a damaged copy of a checkpoint until it ends."""
+    shutil.copytree(checkpoint, place / "checkpoint")
+    DAMAGES[damage](place / "checkpoint")
+    began = time.monotonic()
+    server = Served(place, place / "checkpoint", "--no-warm-up")
+    try:
+        code = server.process.wait(EXIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        code = server.stop(signal.SIGKILL)
+    seconds = time.monotonic() - began
+    with socket.socket() as probe:
+        is_listening = probe.connect_ex(("127.0.0.1", server.port)) == 0
+    return Ended(place / "checkpoint", code, server.log, is_listening, seconds)
+
+
+@pytest.fixture(scope="module")
+def ended(tiny: Path, sharded: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+    """A server for each damage, two at a time."""
+
+    def serve(damage: str) -> Ended:
+        return serve_damaged(tmp_path_factory.mktemp("damaged"), sharded if damage in SHARDED else tiny, damage)
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(DAMAGES, pool.map(serve, DAMAGES), strict=True))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_it_is_refused_in_one_line(ended: dict[str, Ended], damage: str) -> None:
+    folder, code, log, is_listening, _ = ended[damage]
+    assert code == 3, log
+    assert not is_listening
+    said = [line for line in log.splitlines() if not line.startswith("{")]
+    assert len(said) == 1 and said[0].startswith("ringlight: invalid_checkpoint: "), log
+    assert str(folder) in said[0] and len(said[0]) < 2000
+    assert "Traceback" not in log
+    assert not (folder / "sprung").exists()
