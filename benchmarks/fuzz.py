@@ -1,10 +1,11 @@
-"""What a server makes of requests that nobody should send: five thousand from its own description, and damaged pictures.
+"""What a server makes of what nobody should send: requests from its own description, damaged pictures, bad weights.
 
     python benchmarks/fuzz.py [--cases 5000] [--seed 20261124] [--output benchmarks/results]
 
 A server with the tiny demo checkpoint on a CPU, asked over loopback by one client. First what schemathesis makes of
-/openapi.json, in rounds with one seed after the other until there were so many cases. Then two hundred damaged pictures.
-Then `ringlight serve` on checkpoints that cannot be trusted. The exit code is 1 if anything was not as it should be.
+/openapi.json, in rounds with one seed after the other until there were so many cases. Then two hundred damaged
+pictures. Then `ringlight serve` on checkpoints that cannot be trusted. The exit code is 1 if anything was not as it
+should be.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def described(folder: Path, checkpoint: Path, seed: int, num_cases: int) -> tupl
 def pictures(folder: Path, checkpoint: Path, seed: int) -> tuple[list[str], list[str]]:
     """Damaged pictures: rows of a table, and what failed."""
     sent = damaged(seed)
-    answers, failures, made = [], [], []
+    answers, failures = [], []
     with serve(folder, checkpoint, *OPTIONS, **SMALL_VIDEOS) as server:
         before_bytes = memory_bytes(server.process.pid, "VmRSS")
         for number, picture in enumerate(sent):
@@ -125,8 +126,9 @@ def main() -> None:
         *asked,
         *sent,
         "",
-        "Calls that wait for a video (sync, events) are left out of the times. 501 is the answer to an edit, 504 that to",
-        "a synchronous call whose own `timeout_seconds` is over; both are described. Memory is that of the API process.",
+        "Calls that wait for a video (sync, events) are left out of the times. 501 is the answer to an edit, 504 that",
+        "to a synchronous call whose own `timeout_seconds` is over; both are described. Memory is that of the API",
+        "process.",
         "",
         "| `ringlight serve` on a checkpoint with | exit code | after, s |",
         "|---|---:|---:|",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,12 +84,18 @@ def test_a_job_without_a_place_to_keep_its_state_fails(tiny: Path, tmp_path: Pat
 
 
 def test_a_job_that_kills_its_workers_lets_the_others_pass_and_fails_in_the_end(tiny: Path, tmp_path: Path) -> None:
-    replica = Mortal(dying(99))
+    all_wait, kills = threading.Event(), dying(99)
+
+    def kill(job: messages.RunJob) -> RinglightError | None:
+        assert all_wait.wait(PATIENCE)
+        return kills(job)
+
+    replica = Mortal(kill)
     output = str(tmp_path / "a.mp4")
     with supervised(tiny, replica) as engine:
-        replica.ready = False
         poison = engine.submit(small(engine, "poison"), output, keep=keep(tmp_path))
         others = [engine.submit(small(engine, name), output, keep=keep(tmp_path)) for name in "abc"]
+        all_wait.set()
         for other in others:
             other.wait(PATIENCE)
         with pytest.raises(WorkerError, match="repeated 2 times; the worker process died"):
@@ -175,3 +182,18 @@ def test_workers_that_can_never_start_are_not_tried_again_and_harm_no_job(tiny: 
         assert job.state.status == "queued"
         engine.close(abandon=True)
     assert replica.events.count("fail") == 1
+
+
+def test_a_job_that_did_not_fit_hears_what_would(tiny: Path, tmp_path: Path) -> None:
+    """From the memory that the workers have told of, whether one rank ran out or all did."""
+
+    class Small(Mortal):
+        def start(self) -> messages.WorkerReady:
+            ready = super().start()
+            told = {"device_type": "cpu", "memory_bytes": 340 * 2**20, "dtype": "float32", "vae_dtype": "float32"}
+            return messages.WorkerReady(environment=told, load_seconds=ready.load_seconds)
+
+    with supervised(tiny, Small(dying(1, OutOfMemory("rank 1: does not fit")))) as engine:
+        job = engine.submit(small(engine, "poison", num_frames=81, width=512, height=320), str(tmp_path / "a.mp4"))
+        with pytest.raises(OutOfMemory, match=r"does not fit; predicted to fit with --.*GiB\)"):
+            job.wait(PATIENCE)

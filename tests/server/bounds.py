@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 
@@ -16,6 +18,7 @@ from ringlight.core.errors import NotFound
 from ringlight.core.layout import AskedLayout
 from ringlight.core.settings import ServeSettings
 from ringlight.engine import process
+from ringlight.server.folder import STRANGE_SECONDS
 from ringlight.server.videos import Videos
 from ringlight.server.view import Draft, View
 from tests.cli.commands import ringlight
@@ -151,6 +154,28 @@ def forget_by_bytes(folder: Path, checkpoint: Path, count: int, chance: random.R
     return {"videos": count, "bound, bytes": BOUND_BYTES, "kept": num_kept, "bytes left": left}
 
 
+def forget_strangers(folder: Path, checkpoint: Path, count: int, chance: random.Random) -> Findings:
+    """Folders of calls that were never answered are removed after a minute, whenever they come; others stay."""
+    with forked_videos(folder, checkpoint) as videos:
+        kept = made(videos).stored
+        for _ in range(count):
+            stranger, young = (videos.folder.of(f"video_{uuid4().hex}") for _ in range(2))
+            for each, age_seconds in ((stranger, STRANGE_SECONDS), (young, 0.0), (videos.folder.of(kept.id), 1e6)):
+                each.path.mkdir(exist_ok=True)
+                made_at = time.time() - age_seconds
+                os.utime(each.path, (made_at, made_at))
+            time.sleep(0.1)  # now the first one is older than that
+            videos.retention.sweep()
+            assert [each.path.exists() for each in (stranger, young)] == [False, True]
+            assert is_there(videos, kept.id)
+    return {"strangers removed": count}
+
+
+def wait_until_empty(folder: Path) -> None:
+    """Return when nothing is left in a folder."""
+    wait_until(lambda: list(folder.iterdir()) == [])
+
+
 def is_there(videos: Videos, video_id: str) -> bool:
     """Whether a video is found, and has its file."""
     try:
@@ -180,7 +205,7 @@ def fail_in_ranks(folder: Path, checkpoint: Path, count: int, chance: random.Ran
                 assert failed.stored.error is not None
                 assert failed.stored.error.code == code
                 left = folder / "data" / "videos" / failed.stored.id
-                wait_until(lambda left=left: list(left.iterdir()) == [])
+                wait_until_empty(left)
                 assert videos.path(made(videos).stored.id, ALICE).read_bytes() == original
                 failures[code] = failures.get(code, 0) + 1
     return {"failures": failures, "next videos identical": sum(failures.values())}

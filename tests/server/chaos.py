@@ -73,5 +73,6 @@ SCENARIOS: dict[str, Scenario] = {
     "deadlines": on_server(bounds.meet_deadlines, 5),
     "priorities": on_server(bounds.keep_priorities, 30),
     "retention by age": alone(bounds.forget_by_age, 5),
+    "strangers": alone(bounds.forget_strangers, 3),
     "retention by bytes": alone(bounds.forget_by_bytes, 6),
 }

@@ -214,7 +214,8 @@ def wrong_lengths(chance: random.Random) -> Iterator[Sent]:
         content = bytearray(encoded(textured(chance)))
         content[8:12] = struct.pack(">I", length)
         yield Sent(f"PNG whose IHDR has {length} bytes", bytes(content), "refused")
-    for length, fate in ((0, "refused"), (1, "refused"), (2**31 - 1, "either"), (2**32 - 1, "either")):
+    fates: dict[int, Fate] = {0: "refused", 1: "refused", 2**31 - 1: "either", 2**32 - 1: "either"}
+    for length, fate in fates.items():
         content = bytearray(encoded(textured(chance)))
         start = content.index(b"IDAT") - 4
         content[start : start + 4] = struct.pack(">I", length)

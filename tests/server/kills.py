@@ -40,7 +40,7 @@ Video = dict[str, Any]
 
 MAX_OPEN = 4  # videos that a client keeps waiting
 VICTIMS = ([0], [1], [0, 1])
-MOMENTS = ("loading", "creating", "running", "finishing", "whenever")
+MOMENTS = ("running", "finishing", "creating", "loading", "whenever")
 
 
 class Client:
@@ -108,7 +108,7 @@ def videos_of(http: httpx.Client) -> list[dict[str, Any]]:
 def kill_the_server(folder: Path, checkpoint: Path, count: int, chance: random.Random) -> Findings:
     """Kill the server `count` times while a client creates videos; the last one makes what is left.
 
-    In turn while it loads, creates, runs, finishes, and at any time.
+    In turn while it makes a video, ends one, takes one in, loads, and at any time.
     """
     options = ("--no-warm-up", "--save-seconds", 0.2)
     server = Served(folder, checkpoint, *options)
@@ -255,7 +255,7 @@ def disturb(
     """
     before, restarts = ranks_of(served, 2), replica_of(served)["restarts"]
     struck, *others = [served.create(**film)["id"] for film in (STEPS, SHORT, SHORT)]
-    wait_for_step(served, struck, chance.randrange(1, 200))
+    wait_for_step(served, struck, chance.randrange(1, 100))
     began = time.monotonic()
     for victim in victims:
         os.kill(before[victim], number)

@@ -25,9 +25,10 @@ ROOT = Path(__file__).parents[2]
 OTHER_FORMS = """
 2130706433 0x7f000001 0x7f.1 017700000001 0177.0.0.1 0177.0.0.01 127.1 127.0.1 0x7f.0.0.1 127.0.0.1. 2130706433. 0 0x0 1
 0xa9fea9fe 2852039166 0251.0376.0251.0376 169.254.43518 [::ffff:7f00:1] [::ffff:127.0.0.1] [0:0:0:0:0:ffff:7f00:1]
-[::7f00:1] [::1] [::] [fe80::1%25lo] [fe80::1%lo] [::1%25lo] [64:ff9b::7f00:1] [2002:7f00:1::] localhost LOCALHOST localhost.
-ip6-localhost localhost.localdomain ①②⑦.⓪.⓪.① １２７.0.0.1 127。0。0。1 %31%32%37.0.0.1 127.0.0.1%00.good.test
-""".split()
+[::7f00:1] [::1] [::] [fe80::1%25lo] [fe80::1%lo] [::1%25lo] [64:ff9b::7f00:1] [2002:7f00:1::] localhost LOCALHOST
+localhost. ip6-localhost localhost.localdomain ①②⑦.⓪.⓪.① １２７.0.0.1 127。0。0。1
+%31%32%37.0.0.1 127.0.0.1%00.good.test
+"""
 
 
 class Seen(ThreadingHTTPServer):
@@ -87,7 +88,7 @@ def fields(url: str) -> list[dict[str, Any]]:
     return [{"input_reference": {"image_url": url}}, {"input_reference": url}, {"webhook_url": url}]
 
 
-@pytest.mark.parametrize("host", [f"[{a}]" if ":" in a else a for a in NOT_PUBLIC.split()] + OTHER_FORMS)
+@pytest.mark.parametrize("host", [f"[{a}]" if ":" in a else a for a in NOT_PUBLIC.split()] + OTHER_FORMS.split())
 def test_no_way_to_write_an_address_that_is_not_public(server: Served, secret: Seen, host: str) -> None:
     port = secret.server_address[1]
     for url in (

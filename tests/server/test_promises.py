@@ -59,6 +59,7 @@ def test_on_a_server(pair: tuple[Served, Originals], scenario: OnServer, count: 
         (bounds.fail_in_ranks, 1),
         (bounds.forget_by_age, 2),
         (bounds.forget_by_bytes, 4),
+        (bounds.forget_strangers, 1),
     ],
     ids=lambda each: getattr(each, "__name__", None),
 )

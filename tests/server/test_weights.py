@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from torch import Tensor
 
 from ringlight.models.wan.demo import write_demo_checkpoint
 from tests.server.served import Served
 from tests.worker.test_loading import Trap
-from tests.worker.weights import FILE, INDEX, rewrite
+from tests.worker.weights import FILE, rewrite
 
 pytestmark = pytest.mark.slow
 

@@ -58,6 +58,18 @@ def test_every_rank_of_a_machine_needs_a_device_of_its_own(monkeypatch: pytest.M
         choose_device(config(device="cuda"), RankPlace(rank=5, num_ranks=8, local_rank=1, num_local=4))
 
 
+def test_replicas_of_a_machine_take_devices_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    second = RankPlace(rank=1, num_ranks=2, local_rank=1, num_local=2, first_device=2)
+    assert choose_device(config(device="cuda"), second) == torch.device("cuda", 3)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(InvalidLayout, match=r"after the 2 of other replicas, and torch sees 3; use fewer replicas"):
+        choose_device(config(device="cuda"), second)
+    assert choose_device(config(device="cpu"), second) == CPU
+
+
 @pytest.mark.parametrize(("num_threads", "num_local"), [(0, 2), (0, 1000), (3, 2)])
 def test_ranks_of_a_machine_share_its_cores(num_threads: int, num_local: int) -> None:
     before = torch.get_num_threads()

@@ -41,16 +41,17 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
             lines.append(stage_table(part.columns, rows, marks=True))
             if memory := memory_rows(part.columns):
                 lines.append(memory_table(part.columns, memory, marks=True))
-            lines.append("\n".join(_references(part.columns)))
+            if references := [*_references(part.columns)]:
+                lines.append("\n".join(references))
         return "\n\n".join([*lines, LEGEND])
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """One file, and what it is of. `hashes` are those by which its work is known."""
+    """One file, and what it is of: `fields` of its first run, and `hashes` by which its work is known."""
 
     name: str
     found: Result | RunReport
-    workload: dict[str, Any]
+    fields: dict[str, Any]
     hashes: frozenset[str]
     model: str
     dtypes: str
@@ -114,7 +115,7 @@ def _source(path: Path, name: str) -> Source:
     return Source(
         name=name,
         found=found,
-        workload=found.workload,
+        fields=reports[0].workload if reports else {},
         hashes=frozenset(hashes | ({found.workload_hash} if isinstance(found, Result) else set())),
         model=next((str(report.workload.get("model_sha256", "")) for report in reports), ""),
         dtypes=f"{first.get('dtype', '')} with a VAE in {first.get('vae_dtype', '')}" if first else "",
@@ -131,7 +132,8 @@ def _problems(first: Source, other: Source) -> Iterator[str]:
     if first.dtypes and other.dtypes and first.dtypes != other.dtypes:
         yield f"{other.name} is in {other.dtypes}, {first.name} in {first.dtypes}"
     if not same:
-        found = [line for line in _differing(other.workload, first.workload) if not line.startswith("model_sha256")]
+        mine, its = (source.found.workload if both_results else source.fields for source in (first, other))
+        found = [line for line in _differing(its, mine) if not line.startswith("model_sha256")]
         more = f" and {len(found) - MAX_DIFFERENCES} more" if len(found) > MAX_DIFFERENCES else ""
         named = ", ".join(found[:MAX_DIFFERENCES]) + more
         if named or first.model == other.model:

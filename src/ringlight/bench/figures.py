@@ -87,24 +87,25 @@ def differ(value: Spread | None, reference: Spread | None) -> Difference | None:
     )
 
 
-def stage_rows(columns: Sequence[Measured]) -> list[Row]:
-    """Seconds of every stage of rank 0, then Other, then Total.
+def stage_medians(columns: Sequence[Measured]) -> list[Row]:
+    """Seconds of every stage of rank 0, then Other, then Total, each by itself: medians need not sum to one another."""
+    rows = [_row(name, "s", columns, partial(_stage_seconds, name)) for name in _stage_names(columns)]
+    other = _row(OTHER, "s", columns, lambda report: report.other_seconds)
+    return [*rows, other, _row(TOTAL, "s", columns, lambda report: report.total_seconds)]
 
-    Each stage and Total are medians; Other is what is left of Total, so that rows sum to it. Where runs vary it can
-    differ from the median of what lay in no stage, and be below zero.
+
+def stage_rows(columns: Sequence[Measured]) -> list[Row]:
+    """Medians of stages and of Total, with Other as what is left of Total, so that rows sum to it.
+
+    Where runs vary this Other differs from the median of what lay in no stage, and can be below zero.
     """
-    names = list(
-        dict.fromkeys(stage.name for column in columns for report in column.reports for stage in report.stages)
-    )
-    rows = [_row(name, "s", columns, partial(_stage_seconds, name)) for name in names]
-    beside = _row(OTHER, "s", columns, lambda report: report.other_seconds)
-    total = _row(TOTAL, "s", columns, lambda report: report.total_seconds)
+    *stages, other, total = stage_medians(columns)
     rest: list[Spread | None] = []
-    for place, (spread, whole) in enumerate(zip(beside.values, total.values, strict=True)):
-        stages = sum(found.median for row in rows if (found := row.values[place]) is not None)
-        left = None if whole is None else whole.median - stages
+    for place, (spread, whole) in enumerate(zip(other.values, total.values, strict=True)):
+        named = sum(found.median for row in stages if (found := row.values[place]) is not None)
+        left = None if whole is None else whole.median - named
         rest.append(None if spread is None or left is None else msgspec.structs.replace(spread, median=left))
-    return [*rows, msgspec.structs.replace(beside, values=rest), total]
+    return [*stages, msgspec.structs.replace(other, values=rest), total]
 
 
 def memory_rows(columns: Sequence[Measured]) -> list[Row]:
@@ -167,6 +168,19 @@ def _memory_row(name: str, columns: Sequence[Measured], read: Callable[[MemoryRe
         return None if value is None else value / GIB
 
     return _row(name, "GB", columns, in_gib)
+
+
+def _stage_names(columns: Sequence[Measured]) -> list[str]:
+    """All stages, each behind the one that it follows in its own report."""
+    names: list[str] = []
+    for column in columns:
+        for report in column.reports:
+            place = 0
+            for stage in report.stages:
+                if stage.name not in names:
+                    names.insert(place, stage.name)
+                place = names.index(stage.name) + 1
+    return names
 
 
 def _stage_seconds(name: str, report: RunReport) -> float | None:

@@ -1,4 +1,4 @@
-"""What a benchmark measured, as sections of its page: stages, memory, link, spread, predictions, requests, agreement."""
+"""What was measured, as sections of the page: stages, memory, link, spread, predictions, requests, agreement."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ from collections.abc import Iterator, Sequence
 
 from ringlight.bench.comparison import columns_of
 from ringlight.bench.expected import BANDED_STAGES, ESTIMATED_KINDS, Expected, counted_bytes
-from ringlight.bench.figures import TOTAL, Measured, Spread, memory_rows, stage_rows, wait_rows
+from ringlight.bench.figures import (
+    TOTAL,
+    Measured,
+    Row,
+    Spread,
+    differ,
+    memory_rows,
+    stage_medians,
+    stage_rows,
+    wait_rows,
+)
 from ringlight.bench.result import Result
 from ringlight.bench.tables import BLANK, markdown, memory_table, spread_table, stage_table
 from ringlight.core.report import GIB
@@ -24,7 +34,10 @@ def tables(result: Result) -> Iterator[str]:
             yield f"{title}."
         yield stage_table(columns, rows := stage_rows(columns))
         runs = ", ".join(f"{len(column.reports)} of `{column.label}`" for column in columns)
-        yield f"Medians of runs ({runs}), with the device synchronised at the ends of stages. Rows sum to Total."
+        yield (
+            f"Medians of runs ({runs}), with the device synchronised at the ends of stages. Other is what is left of "
+            "Total, so that rows sum to it."
+        )
         yield f"### Memory Usage{of}"
         if memory := memory_rows(columns):
             yield memory_table(columns, memory)
@@ -33,12 +46,29 @@ def tables(result: Result) -> Iterator[str]:
             yield "No server reported its memory."
         yield from _links(result, kind, columns, of)
         yield f"### Spread{of}"
-        yield spread_table(columns, rows)
+        yield spread_table(columns, stage_medians(columns))
+        yield from _noise(columns, rows)
         yield from _expected(result, kind, columns, of)
 
 
+def _noise(columns: Sequence[Measured], rows: Sequence[Row]) -> Iterator[str]:
+    """Which differences mean nothing."""
+    for place, column in enumerate(columns):
+        if column.reference is None:
+            continue
+        found = {row.name: differ(row.values[place], row.values[column.reference]) for row in rows}
+        noise = [f"`{name}`" for name, difference in found.items() if difference and difference.is_noise]
+        if any(difference and difference.is_noise is None for difference in found.values()):
+            yield f"How far `{column.label}` and the baseline differ by chance is not known: one was measured once."
+        elif noise:
+            yield (
+                f"Of `{column.label}`, these differ from the baseline by no more than repetitions do (half of each "
+                f"spread, added): {', '.join(noise)}."
+            )
+
+
 def _memory_note(names: Sequence[str]) -> str:
-    gpu = "reserved and allocated by the caching allocator; overhead is reserved less allocated, the ratio overhead / reserved"
+    gpu = "reserved and allocated by the caching allocator, reserved less allocated, and that over reserved"
     cpu = "resident memory, for a CPU has no such allocator: at its peak, idle with its weights, and the growth between"
     kinds = [gpu] if "Peak GPU Memory" in names else []
     kinds += [cpu] if "Peak Resident Memory" in names else []
@@ -119,6 +149,9 @@ def requests(result: Result) -> Iterator[str]:
     latencies = [sorted(s.latency_seconds for s in own if s.latency_seconds is not None) for own in samples]
     for name, share in (("Latency, median (s)", 0.5), ("Latency, p95 (s)", 0.95), ("Latency, longest (s)", 1.0)):
         lines.append([name, *(_quantile(found, share) for found in latencies)])
+    told = [[s.inference_seconds for s in own if s.inference_seconds is not None] for own in samples]
+    if any(told):
+        lines.append(["Of that at work, says the server, median (s)", *(_quantile(found, 0.5) for found in told)])
     yield markdown(["", *(f"`{column.name}`" for column in shown)], lines)
     yield "Latency is what a client sees: from sending a request to hearing that its video is completed."
     errors = list(dict.fromkeys(f"- `{s.column}`: {s.error}" for s in result.samples if s.error))

@@ -86,12 +86,11 @@ def _config(column: Column) -> str:
 def _setup(result: Result) -> str:
     dtype, vae_dtype = result.environment("dtype"), result.environment("vae_dtype")
     devices = max((len(report.ranks) for report in result.reports), default=0)
-    is_cpu = result.environment("device_type") == "cpu"
-    what = (
-        f"CPU: `{result.environment('device')}`, at most {devices} processes"
-        if is_cpu
-        else (f"GPU: `{result.environment('device') or 'not known'} * {devices}`")
-    )
+    device, cores = result.environment("device"), result.machine.get("cores")
+    if result.environment("device_type") == "cpu":
+        what = f"CPU: `{device}`, {cores} cores for at most {devices} ranks"
+    else:
+        what = f"GPU: `{device} * {devices}`" if device else "Device: not known"
     lines = [
         f"- Model: `{result.model or 'not known'}`",
         f"- {what}",
@@ -133,8 +132,8 @@ def _workload(result: Result) -> Iterator[str]:
         "; every prompt ends with a number of its own, so that none is in a cache" if content["fresh_prompts"] else ""
     )
     yield (
-        f"In a round: {content['warm_up']} to warm up, not counted, then {content['repeats']} x {len(kinds)} requests, {how}"
-        f"{fresh}. SHA-256 of the workload: `{result.workload_hash}`."
+        f"In a round: {content['warm_up']} to warm up, not counted, then {content['repeats']} x {len(kinds)} requests, "
+        f"{how}{fresh}. SHA-256 of the workload: `{result.workload_hash}`."
     )
 
 

@@ -154,8 +154,9 @@ def _figure(width: float, height: float) -> tuple[Any, Axes]:
 
 
 def _legend(axes: Axes, number: int) -> None:
+    """Below the chart, where it covers nothing."""
     if number > 1:
-        axes.legend(frameon=False, fontsize=8, loc="best")
+        axes.figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=number)
 
 
 def _save(figure: Any, axes: Axes, path: Path, title: str, note: str) -> tuple[str, str]:

@@ -96,11 +96,8 @@ def read_result(path: Path) -> Result | RunReport:
     try:
         content = path.read_bytes()
         is_result = "samples" in msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-        found: Result | RunReport
-        if is_result:
-            found = msgspec.json.decode(content, type=Result)
-        else:
-            found = msgspec.json.decode(content, type=RunReport)
+        kind: type[Result] | type[RunReport] = Result if is_result else RunReport
+        found: Result | RunReport = msgspec.json.decode(content, type=kind)
     except OSError as error:
         raise InvalidSetting(f"{path}: {error.strerror}") from None
     except msgspec.DecodeError as error:

@@ -69,7 +69,7 @@ def serving(place: Place, layout: ParallelLayout, number: int) -> Iterator[tuple
 
     Raises WorkerError with what it said last where it does not start.
     """
-    with TemporaryDirectory(prefix="ringlight-bench-") as folder:
+    with TemporaryDirectory(prefix="ringlight-bench-", ignore_cleanup_errors=True) as folder:
         flags = ["--model-type", "diffusion", "--model-path", str(place.model_path), *layout_flags(layout)]
         flags += [*place.flags, "--port", "0", "--data-dir", folder]
         log_path = place.logs / f"{layout.name}_round{number}.log"

@@ -55,11 +55,13 @@ def _latency(columns: Sequence[Measured], rows: Sequence[Row], place: int, of: s
 
 
 def _changes(rows: Sequence[Row], place: int, reference: int) -> list[tuple[str, float, float]]:
-    """(stage, change in seconds, speedup), the largest change first."""
+    """(stage, change in seconds, speedup) of all changes that are more than noise, the largest first."""
     found = []
     for row in rows:
         difference = differ(row.values[place], row.values[reference])
-        if row.name not in (OTHER, TOTAL) and difference is not None and difference.speedup is not None:
+        if row.name in (OTHER, TOTAL) or difference is None or difference.is_noise:
+            continue
+        if difference.speedup is not None:
             found.append((row.name, difference.delta, difference.speedup))
     return sorted(found, key=lambda change: -abs(change[1]))
 

@@ -48,13 +48,13 @@ def compare(
     if len(results) != len(set(results)):
         raise InvalidSetting("the same file is named twice")
     comparison = compare_results(results, force)
-    print(comparison.to_markdown())
     verdicts = [
         verdict
         for part in comparison.parts
         for gate in gates
         for verdict in gate.verdicts(part.columns, all_rows(part.columns))
     ]
+    print(comparison.to_markdown())
     if verdicts:
         print("\n" + "\n".join(f"- {verdict}" for verdict in verdicts))
     if any(verdict.has_failed for verdict in verdicts):

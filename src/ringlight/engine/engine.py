@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +35,7 @@ from ringlight.engine.pace import Pace
 from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
 from ringlight.engine.runner import ReplicaState, Runner
+from ringlight.planner.advice import advice
 
 TICK_SECONDS = 0.25  # how late a deadline may be noticed
 
@@ -83,7 +84,7 @@ class Engine:
         self._admitted: set[str] = set()  # those of them that have a place, and are not in the queue yet
         self._closing = threading.Event()
         self._runners = [
-            Runner(f"replica-{number}", each, self.queue, supervised, self._notify)
+            Runner(f"replica-{number}", each, self.queue, supervised, self._notify, self._advise)
             for number, each in enumerate([replica] if replica is not None else self._replicas(num_replicas))
         ]
         self._clock = threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True)
@@ -290,6 +291,9 @@ class Engine:
             return job.fail(job.stop_reason)
         for runner in self._runners:
             runner.cancel(job)
+
+    def _advise(self, job: Job, environment: Mapping[str, object]) -> str | None:
+        return advice(self.spec, job.request, job.layout, environment, self.config.decode_chunk)
 
     def position(self, job: Job) -> int | None:
         """How many jobs are taken before it, counted from 1; 0 once it runs, None when it is over."""

@@ -100,7 +100,8 @@ class LocalReplica:
     def close(self, at_once: bool = False) -> None:
         with self._start_lock:
             self._closed = True
-        if not at_once and self._ready and self._ranks[0].place.rank == 0:  # the others hear only of rank 0
+        may_end_well = self._ready and not (at_once and self._jobs)
+        if may_end_well and self._ranks[0].place.rank == 0:  # the others hear only of rank 0
             with contextlib.suppress(WorkerError):
                 self._ranks[0].send(messages.Shutdown())  # it tells the others, on every machine
             deadline = time.monotonic() + process.CLOSE_SECONDS

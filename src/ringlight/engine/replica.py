@@ -40,5 +40,5 @@ class Replica(Protocol):
         ...
 
     def close(self, at_once: bool = False) -> None:
-        """End the workers, once outputs in hand are written, or `at_once`. Safe to call twice."""
+        """End the workers, once outputs in hand are written, or `at_once` also with a job. Safe to call twice."""
         ...

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from ringlight.core.errors import (
     InvalidCheckpoint,
     InvalidLayout,
     InvalidSetting,
+    OutOfMemory,
     RinglightError,
     WorkerError,
 )
@@ -49,6 +51,7 @@ class Runner:
 
     `supervised`: workers that are lost are started again at once, and for as long as it takes; jobs wait meanwhile.
     Otherwise the next job starts them, and fails if it cannot. `on_settled` is called after every start, good or bad.
+    `advise` tells what would fit where a job's memory did not suffice, from what the workers told of their device.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Runner:
         queue: JobQueue,
         supervised: bool = False,
         on_settled: Callable[[], None] = lambda: None,
+        advise: Callable[[Job, Mapping[str, object]], str | None] = lambda job, environment: None,
     ) -> None:
         self.name = name
         self.replica = replica
@@ -67,6 +71,7 @@ class Runner:
         self._queue = queue
         self._supervised = supervised
         self._on_settled = on_settled
+        self._advise = advise
         self._lock = threading.Lock()
         self._running: Job | None = None
         self._sent = False
@@ -168,13 +173,23 @@ class Runner:
                 return job.fail(job.stop_reason)
             logger.info("%s takes %s", self.name, job.id)
             job.receive(Taken(job_id=job.id, replica=self.name))
-            self.replica.run(job.order(), job.receive, lambda error: self._lose(job, error))
+            self.replica.run(job.order(), partial(self._hear, job), partial(self._lose, job))
         except BaseException as error:  # whatever it is, the next job is served
             logger.exception("%s: %s", self.name, job.id)
             self._lose(job, as_ringlight_error(error))
         finally:
             with self._lock:
                 self._running = None
+
+    def _hear(self, job: Job, message: messages.JobMessage) -> None:
+        if isinstance(message, messages.JobFailed) and message.code == OutOfMemory.code:
+            message = msgspec.structs.replace(message, message=self._with_advice(job, message.message))
+        job.receive(message)
+
+    def _with_advice(self, job: Job, text: str) -> str:
+        """What to do where memory ran out, said after `text`."""
+        found = self._advise(job, self.ready.environment) if self.ready else None
+        return f"{text}; {found}" if found else text
 
     def _lose(self, job: Job, error: RinglightError) -> None:
         """The workers have ended under a job: repeat it if that may help, else fail it."""
@@ -183,6 +198,8 @@ class Runner:
             return job.fail(job.stop_reason)
         if self._closing.is_set():
             return job.fail(Cancelled("the engine was closed"))
+        if isinstance(error, OutOfMemory):
+            return job.fail(OutOfMemory(self._with_advice(job, str(error))))
         if job.keep is None or not isinstance(error, WorkerError):
             return job.fail(error)
         if job.state.deaths >= job.keep.max_repeats:

@@ -87,11 +87,14 @@ def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
 
 
 async def method_not_allowed(request: Request, error: Exception) -> Response:
-    """405 that names all methods of a path; the framework itself knows only those of the first route that has it."""
-    methods: set[str] = set()
-    for route in (route for router in ROUTERS for route in router.routes):
-        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
-            methods |= route.methods or set()
+    """405 that names all methods of a path; the framework itself knows only those of the first route that has it.
+
+    A path that is written out, such as /v1/videos/sync, has no methods from one with an id in that place.
+    """
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, Route)]
+    found = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    written_out = [route for route in found if not route.param_convertors]
+    methods = {method for route in written_out or found for method in route.methods or ()}
     path, method = request.url.path, request.method
     allow = {"Allow": ", ".join(sorted(methods))}
     return ApiError(405, "method_not_allowed", f"{path} does not take {method}", headers=allow).response()

@@ -75,6 +75,7 @@ Length = Annotated[
     Annotated[float, Field(gt=0, le=3600)] | None,
     BeforeValidator(_number, json_schema_input_type=str | Annotated[float, Field(gt=0, le=3600)] | None),
 ]
+IdText = Annotated[str, Field(min_length=1, max_length=256)]
 Name = Annotated[Annotated[str, Field(max_length=512)] | None, BeforeValidator(_left_out_if_empty)]
 
 
@@ -132,7 +133,7 @@ class VideoReference(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    id: str = Field(min_length=1, max_length=256)
+    id: IdText
     """Such as `video_0c6a...`; it must be completed."""
 
 
@@ -200,7 +201,10 @@ class ExtendVideo(Lengthed):
     What is left out is as in that video, except for the seed.
     """
 
-    video: Annotated[VideoReference, BeforeValidator(_video_reference, json_schema_input_type=str | VideoReference)]
+    video: Annotated[
+        VideoReference,
+        BeforeValidator(_video_reference, json_schema_input_type=IdText | VideoReference),
+    ]
     """The video to go on from: its id, or an object with it."""
 
 

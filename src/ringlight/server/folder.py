@@ -126,12 +126,17 @@ class DataFolder:
         """Whether there is a finished video in it."""
         return any((self.path / "videos").glob("video_*/video.mp4"))
 
-    def remove_strangers(self, is_known: Callable[[str], bool]) -> None:
-        """Remove folders of videos that nobody knows: of calls that were never answered, or of deleted ones."""
+    def remove_strangers(self, is_known: Callable[[str], bool], since: float) -> float:
+        """Remove folders of videos that nobody knows: of calls that were never answered, or of deleted ones.
+
+        Looks at those that have changed `since` a time; returns the time to be given the next time. Raises OSError.
+        """
         newest = time.time() - STRANGE_SECONDS
         for path in (self.path / "videos").iterdir():
-            if VIDEO_ID.fullmatch(path.name) and path.stat().st_mtime < newest and not is_known(path.name):
+            is_old = VIDEO_ID.fullmatch(path.name) and since <= path.stat().st_mtime < newest
+            if is_old and not is_known(path.name):
                 VideoFolder(path).remove()
+        return newest
 
     def close(self) -> None:
         """Another server may open it."""

@@ -25,6 +25,7 @@ class Retention:
         self._folder = folder
         self._bound_bytes = bound_bytes
         self._remove = remove
+        self._looked_at = 0.0  # all folders that have not changed since are known
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._sweep_all, name="retention", daemon=True)
 
@@ -40,6 +41,7 @@ class Retention:
 
     def sweep(self) -> None:
         """Remove what is to go now. Raises StoreError, OSError."""
+        self._looked_at = self._folder.remove_strangers(self._is_known, self._looked_at)
         for stored in self._store.expired(time.time()):
             self._remove(stored.id)
         excess = self._store.total_output_bytes() - self._bound_bytes if self._bound_bytes else 0
@@ -50,7 +52,6 @@ class Retention:
             excess -= stored.output_bytes
 
     def _sweep_all(self) -> None:
-        self._folder.remove_strangers(self._is_known)
         while not self._closing.is_set():
             try:
                 self.sweep()

@@ -70,6 +70,7 @@ def describe(
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
         "device_type": device.type,
+        "memory_bytes": _memory_bytes(device),
         "dtype": str(dtype).removeprefix("torch."),
         "vae_dtype": str(vae_dtype).removeprefix("torch."),
         "attention_kernel": kernel,
@@ -82,6 +83,13 @@ def describe(
         "versions": versions(),
         "commit": _commit(),
     }
+
+
+def _memory_bytes(device: torch.device) -> int:
+    """All memory of a GPU, or of this machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def versions() -> dict[str, str]:
