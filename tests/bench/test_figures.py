@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
 
@@ -161,13 +160,3 @@ def test_waits_are_the_worst_ranks() -> None:
         "Link: ring": 0.5,
         "Link: all": 0.75,
     }
-
-
-def test_the_rows_are_those_of_the_page_we_set_out_from(request: pytest.FixtureRequest) -> None:
-    """Where the page is at hand, its own lines."""
-    page = Path(request.config.rootpath).parent / "shared" / "seed" / "ring_sp_benchmark.md"
-    if not page.exists():
-        pytest.skip("the page is not here")
-    published = page.read_text().splitlines()
-    for line in (*PAGE_STAGE_TABLE.splitlines(), *PAGE_MEMORY_TABLE.splitlines()):
-        assert line in published or line.startswith("| Other")

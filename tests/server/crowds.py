@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -32,9 +34,11 @@ async def _poll_and_submit(served: Served, original: str, num_seconds: int, chan
     seconds: dict[str, list[float]] = {"GET": [], "POST": [], "/livez": []}
     ids: list[str] = []
     until = time.monotonic() + num_seconds
-    async with clients(served, NUM_POLLERS + 20) as http:
+    async with clients(served, NUM_POLLERS + 2) as (submitter, prober, *pollers):
 
-        async def timed(kind: str, path: str, method: str = "GET", **content: Any) -> httpx.Response:
+        async def timed(
+            kind: str, http: httpx.AsyncClient, path: str, method: str = "GET", **content: Any
+        ) -> httpx.Response:
             began = time.monotonic()
             answer = await http.request(method, path, **content)
             seconds[kind].append(time.monotonic() - began)
@@ -42,17 +46,17 @@ async def _poll_and_submit(served: Served, original: str, num_seconds: int, chan
             return answer
 
         async def submit() -> None:
-            ids.append((await timed("POST", "/v1/videos", "POST", json=SHORT)).json()["id"])
+            ids.append((await timed("POST", submitter, "/v1/videos", "POST", json=SHORT)).json()["id"])
 
-        async def poll() -> None:
-            await timed("GET", f"/v1/videos/{chance.choice(ids)}")
+        async def poll(http: httpx.AsyncClient) -> None:
+            await timed("GET", http, f"/v1/videos/{chance.choice(ids)}")
 
         await submit()
         async with asyncio.TaskGroup() as group:
             group.create_task(every(60 / SUBMITS_PER_MINUTE, until, submit))
-            group.create_task(every(LIVEZ_SECONDS, until, lambda: timed("/livez", "/livez")))
-            for _ in range(NUM_POLLERS):
-                group.create_task(every(1.0, until, poll, first=chance.random()))
+            group.create_task(every(LIVEZ_SECONDS, until, lambda: timed("/livez", prober, "/livez")))
+            for poller in pollers:
+                group.create_task(every(1.0, until, partial(poll, poller), first=chance.random()))
     for video_id in ids:
         served.wait(video_id)
         assert sha256_of(served, video_id) == original
@@ -76,11 +80,16 @@ async def every(seconds: float, until: float, call: Callable[[], Awaitable[objec
 
 
 @asynccontextmanager
-async def clients(served: Served, number: int) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of so many connections, which stay open."""
-    limits = httpx.Limits(max_connections=number, max_keepalive_connections=number)
-    async with httpx.AsyncClient(base_url=served.url, timeout=60.0, limits=limits, trust_env=False) as http:
-        yield http
+async def clients(served: Served, number: int) -> AsyncIterator[list[httpx.AsyncClient]]:
+    """So many clients, each with its connection: a pool for all would look through the whole of it at every call."""
+    context = ssl.create_default_context()  # what takes longest to make
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(
+                httpx.AsyncClient(base_url=served.url, timeout=60.0, trust_env=False, verify=context)
+            )
+            for _ in range(number)
+        ]
 
 
 def create_at_once(served: Served, originals: Originals, count: int, chance: random.Random) -> Findings:
@@ -112,15 +121,15 @@ def create_at_once(served: Served, originals: Originals, count: int, chance: ran
 
 async def _create_at_once(served: Served, number: int) -> tuple[list[httpx.Response], list[float]]:
     took: list[float] = []
-    async with clients(served, number) as http:
+    async with clients(served, number) as creators:
 
-        async def create() -> httpx.Response:
+        async def create(http: httpx.AsyncClient) -> httpx.Response:
             began = time.monotonic()
             answer = await http.post("/v1/videos", json=ENDLESS)
             took.append(time.monotonic() - began)
             return answer
 
-        return list(await asyncio.gather(*(create() for _ in range(number)))), took
+        return list(await asyncio.gather(*map(create, creators))), took
 
 
 def add_up_overhead(served: Served, originals: Originals, count: int, chance: random.Random) -> Findings:

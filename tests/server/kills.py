@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import httpx
@@ -205,84 +205,90 @@ def without_details(video: Video) -> Video:
     return video | {"inference_time_s": None, "stages": None, "memory": None}
 
 
+class Renewal(NamedTuple):
+    """Seconds from a signal until the ranks of before had all been ended, and until new ones could make videos."""
+
+    ended: float
+    ready: float
+
+
 def kill_ranks(served: Served, originals: Originals, count: int, chance: random.Random) -> Findings:
     """Kill one of two ranks in the middle of denoising, with two more videos waiting."""
-    renewed: list[float] = []
-    resumed = 0
+    renewals, resumed = [], 0
     for _ in range(count):
         renewal, went_on = disturb(served, originals, [chance.randrange(2)], signal.SIGKILL, chance)
-        renewed.append(renewal)
+        renewals.append(renewal)
         resumed += went_on
     return {
         "kills": count,
         "videos completed with identical frames": 3 * count,
         "went on from a saved step": resumed,
-        "new ranks ready after, s": spread(renewed),
+        **said(renewals),
     }
 
 
 def stop_busy_ranks(served: Served, originals: Originals, count: int, chance: random.Random) -> Findings:
     """SIGSTOP one of two ranks or both, in the middle of denoising, with two more videos waiting."""
     victims = [chance.choice(VICTIMS) for _ in range(count)]
-    renewed = [disturb(served, originals, each, signal.SIGSTOP, chance)[0] for each in victims]
-    return stops(victims, renewed) | {"videos completed with identical frames": 3 * count}
+    renewals = [disturb(served, originals, each, signal.SIGSTOP, chance)[0] for each in victims]
+    return stops(victims) | said(renewals) | {"videos completed with identical frames": 3 * count}
 
 
 def stop_idle_ranks(served: Served, originals: Originals, count: int, chance: random.Random) -> Findings:
     """SIGSTOP one of two ranks or both, when there is nothing to do; the next video is as ever."""
     victims = [chance.choice(VICTIMS) for _ in range(count)]
-    renewed = [stop_idle(served, originals, each) for each in victims]
-    return stops(victims, renewed) | {"next videos identical": count}
+    renewals = []
+    for each in victims:
+        wait_until_idle(served)
+        renewals.append(strike(served, each, signal.SIGSTOP))
+        assert sha256_of(served, served.completed(**SHORT)["id"]) == originals.sha256(SHORT)
+    return stops(victims) | said(renewals) | {"next videos identical": count}
 
 
-def stops(victims: list[list[int]], renewed: list[float]) -> Findings:
-    """What there is to say of ranks that were stopped."""
+def stops(victims: list[list[int]]) -> Findings:
+    """What was stopped how often."""
     both = victims.count([0, 1])
+    return {"one rank": len(victims) - both, "both": both, "watchdog, s": 2}
+
+
+def said(renewals: list[Renewal]) -> Findings:
+    """How long ranks took to be renewed."""
     return {
-        "one rank": len(victims) - both,
-        "both": both,
-        "watchdog, s": 2,
-        "new ranks ready after, s": spread(renewed),
+        "old ranks ended after, s": spread([renewal.ended for renewal in renewals]),
+        "new ranks ready after, s": spread([renewal.ready for renewal in renewals]),
     }
 
 
 def disturb(
     served: Served, originals: Originals, victims: list[int], number: signal.Signals, chance: random.Random
-) -> tuple[float, bool]:
+) -> tuple[Renewal, bool]:
     """Signal ranks under a video that has two others behind it: all are as they should be, and only it was repeated.
 
-    Returns the seconds until there were new ranks, and whether it went on from a saved step.
+    Also returns whether it went on from a saved step.
     """
-    before, restarts = ranks_of(served, 2), replica_of(served)["restarts"]
+    restarts = replica_of(served)["restarts"]
     struck, *others = [served.create(**film)["id"] for film in (STEPS, SHORT, SHORT)]
     wait_for_step(served, struck, chance.randrange(1, 100))
-    began = time.monotonic()
-    for victim in victims:
-        os.kill(before[victim], number)
-    wait_until_renewed(served, restarts)
-    seconds = time.monotonic() - began
-    assert all(map(ends, before))
-    assert not set(before) & set(ranks_of(served, 2))
+    renewal = strike(served, victims, number)
     for video_id, film, deaths in zip((struck, *others), (STEPS, SHORT, SHORT), (1, 0, 0), strict=True):
         video = served.wait(video_id)
         assert video["restarts"] == deaths, video
         assert sha256_of(served, video_id) == originals.sha256(film)
     assert replica_of(served)["restarts"] == restarts + 1
-    return seconds, served.http.get(f"/v1/videos/{struck}/report").json()["resumed_from_step"] > 0
+    return renewal, served.http.get(f"/v1/videos/{struck}/report").json()["resumed_from_step"] > 0
 
 
-def stop_idle(served: Served, originals: Originals, victims: list[int]) -> float:
-    """Stop ranks that have nothing to do. Returns the seconds until there were new ones."""
-    wait_until_idle(served)
+def strike(served: Served, victims: list[int], number: signal.Signals) -> Renewal:
+    """Signal ranks; all of them end, and there are new ones."""
     before, restarts = ranks_of(served, 2), replica_of(served)["restarts"]
     began = time.monotonic()
     for victim in victims:
-        os.kill(before[victim], signal.SIGSTOP)
-    wait_until_renewed(served, restarts)
-    seconds = time.monotonic() - began
+        os.kill(before[victim], number)
     assert all(map(ends, before))
-    assert sha256_of(served, served.completed(**SHORT)["id"]) == originals.sha256(SHORT)
-    return seconds
+    ended = time.monotonic() - began
+    wait_until_renewed(served, restarts)
+    assert not set(before) & set(ranks_of(served, 2))
+    return Renewal(ended, time.monotonic() - began)
 
 
 def kill_again_and_again(served: Served, originals: Originals, count: int, chance: random.Random) -> Findings:

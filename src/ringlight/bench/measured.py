@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from ringlight.bench.comparison import columns_of
@@ -166,7 +167,7 @@ def _quantile(values: Sequence[float], share: float) -> str:
     if share == 0.5:
         spread = Spread.of(values)
         return BLANK if spread is None else f"{spread.median:.2f}"
-    return f"{values[min(len(values) - 1, int(share * len(values)))]:.2f}"
+    return f"{values[math.ceil(share * len(values)) - 1]:.2f}"
 
 
 def agreement(result: Result) -> Iterator[str]:

@@ -124,9 +124,10 @@ class UnderWay:
             self._running.add(video_id)
             video = self._follow(video, sent + self._turn.timeout_seconds)
             latency = time.monotonic() - sent
-        except TimeoutError as error:
+        except TimeoutError:
             self._cancel(video_id)
-            return msgspec.structs.replace(begun, fate="timed_out", video_id=video_id, error=str(error))
+            error = f"not over after {self._turn.timeout_seconds:g} s"
+            return msgspec.structs.replace(begun, fate="timed_out", video_id=video_id, error=error)
         except (ApiError, Unreachable) as error:
             return msgspec.structs.replace(begun, video_id=video_id, error=f"{error.code}: {error}")
         finally:
@@ -159,7 +160,7 @@ class UnderWay:
         finally:
             timer.cancel()
         if time.monotonic() >= deadline and video.status != "completed":
-            raise TimeoutError(f"not over after {self._turn.timeout_seconds:g} s")
+            raise TimeoutError
         return video if video.is_over else self._client.wait(video.id, deadline - time.monotonic())
 
     def _report(self, video_id: str) -> RunReport | None:

@@ -139,7 +139,7 @@ def bench(
         place = Place(model_path=model_path, flags=tuple(given), logs=output / "logs")
     target = Target(place=place, url=url, api_key=api_key or None)
     benchmark = Benchmark(asked, names, target, rounds, output, (lambda line: None) if quiet else _tell)
-    command = shlex.join(["ringlight", *sys.argv[1:]])
+    command = _command(api_key)
 
     def finish() -> Result:
         between = _link(link, benchmark)
@@ -186,6 +186,12 @@ def _link(key: str | None, benchmark: Benchmark) -> Link:
     """What lies between ranks: as told, else loopback between processes on a CPU and PCIe between GPUs."""
     kinds = {sample.report.environment.get("device_type") for sample in benchmark.samples if sample.report}
     return catalogue.link(key or ("loopback" if kinds == {"cpu"} else "pcie4"))
+
+
+def _command(api_key: str) -> str:
+    """What was typed, without the key, for it goes to files that are shown around."""
+    words = [word.replace(api_key, "KEY") if api_key else word for word in sys.argv[1:]]
+    return shlex.join(["ringlight", *words])
 
 
 def _text(value: Any) -> str:

@@ -348,4 +348,6 @@ class Engine:
 
 
 def _too_late(job: Job, deadline_at: float) -> DeadlineExceeded:
-    return DeadlineExceeded(f"the video was not made in the {deadline_at - job.created_at:.0f} s that it was given")
+    return DeadlineExceeded(
+        f"the video was not made in the {max(0.0, deadline_at - job.created_at):.3g} s that it was given"
+    )

@@ -1,0 +1,178 @@
+"""`ringlight bench`: real servers measured over HTTP, what is refused, and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ringlight.bench.expected import counted_bytes
+from ringlight.bench.result import Result, read_result
+from tests.cli.commands import Done, Running, ringlight
+from tests.engine.processes import is_alive, wait_until
+from tests.server.served import Served, serve
+
+WORKLOAD = """
+repeats = {repeats}
+warm_up = 1
+timeout_seconds = 120
+
+[[request]]
+prompt = "a paper boat"
+negative_prompt = "blurry"
+image = "given"
+size = "64x64"
+num_frames = 5
+num_inference_steps = {steps}
+guidance_scale = 5
+seed = 7
+"""
+
+
+@pytest.fixture
+def workload(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(WORKLOAD.format(repeats=2, steps=2))
+    return path
+
+
+def read(folder: Path) -> Result:
+    found = read_result(folder / "result.json")
+    assert isinstance(found, Result)
+    return found
+
+
+@pytest.mark.slow
+def test_two_layouts_over_http(tiny: Path, tmp_path: Path, workload: Path, photograph: Path) -> None:
+    output, trace = tmp_path / "found", tmp_path / "trace.json"
+    done = ringlight(
+        *("bench", "--model-path", tiny, "--layouts", "u1r1", "u1r2", "--workload", workload, "--image", photograph),
+        *("--rounds", 1, "--num-threads", 1, "--output", output, "--trace", trace, "--quiet"),
+    )
+    assert (done.code, done.err) == (0, "")
+    assert done.out == (output / "report.md").read_text()
+    found = read(output)
+    assert found.is_whole and found.baseline == "u1r1"
+    assert [(s.column, s.place, s.fate) for s in found.samples] == [
+        (column, place, "completed") for column in ("u1r1", "u1r2") for place in (0, 1)
+    ]
+    for sample in found.samples:
+        report = sample.report
+        assert report is not None and report.layout == sample.column
+        assert sum(stage.seconds for stage in report.stages) + report.other_seconds == pytest.approx(
+            report.total_seconds
+        )
+        assert sample.latency_seconds is not None and sample.latency_seconds > report.total_seconds
+        assert report.stages[2].name == "ImageEncoding" and len(report.step_seconds) == 2
+    for expected in found.expected:
+        for sample in found.of(expected.column):
+            assert sample.report is not None
+            counted = counted_bytes(sample.report)
+            assert len(counted) == len(expected.sent_bytes)
+            for said, sent in zip(expected.sent_bytes, counted, strict=True):
+                assert said.keys() == sent.keys()
+                assert {k: n for k, n in said.items() if k != "text"} == {k: n for k, n in sent.items() if k != "text"}
+    assert [expected.column for expected in found.expected] == ["u1r1", "u1r2"]
+    assert found.expected[1].sent_bytes[0]["ring"] > 0
+    (agreement,) = found.agreements
+    assert (agreement.num_frames, agreement.problem) == (5, "") and (agreement.psnr_db or 99) > 35
+    assert "| u1r2" not in done.out and "| `u1r2` | ring |" in done.out and "**not equal**" not in done.out
+    names = {path.name for path in output.rglob("*") if path.is_file()}
+    assert names >= {"report.md", "result.json", "runs.csv", "stages.png", "u1r2_request1.mp4", "u1r1_round1.log"}
+    assert json.loads(trace.read_text())["traceEvents"]
+    for column in found.columns:
+        assert "--num-gpus" in column.started[0].command and column.started[0].ready_seconds > 0
+    compared = ringlight("compare", output / "result.json", "--fail-if", "Total > 1000x")
+    assert compared.code == 0 and "- passed: Total > 1000x: u1r2" in compared.out
+
+
+@pytest.fixture
+def server(tiny: Path, tmp_path: Path) -> Iterator[Served]:
+    (tmp_path / "server").mkdir()
+    with serve(tmp_path / "server", tiny, "--no-warm-up") as server:
+        yield server
+
+
+@pytest.mark.slow
+def test_a_server_that_runs_already(server: Served, tmp_path: Path, workload: Path, photograph: Path) -> None:
+    output = tmp_path / "found"
+    measured = ("bench", "--url", server.url, "--workload", workload, "--rounds", 1, "--output", output, "--quiet")
+    assert ringlight(*measured, "--image", photograph).code == 0
+    found = read(output)
+    assert [(s.column, s.fate) for s in found.samples] == [("server", "completed")] * 2
+    assert found.columns[0].layout == "u1r1" and found.columns[0].started == []
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    done = ringlight(*measured, "--image", broken)
+    assert done.code == 4 and "2 of 2 requests failed" in done.err
+    assert "2 of 2 requests failed" in done.out
+    refused = ringlight(*measured, "--image", photograph, "--layouts", "u1r2")
+    assert refused.code == 4 and read(output).num_failed == 2
+
+
+@pytest.mark.slow
+def test_an_interruption_leaves_no_process_and_keeps_what_was_measured(tiny: Path, tmp_path: Path) -> None:
+    workload, output = tmp_path / "long.toml", tmp_path / "found"
+    kinds = WORKLOAD.format(repeats=1, steps=2) + WORKLOAD.format(repeats=1, steps=1000).partition("\n\n")[2]
+    workload.write_text(kinds.replace('image = "given"\n', ""))
+    running = Running(
+        tmp_path,
+        *("bench", "--model-path", tiny, "--layouts", "u1r2", "--workload", workload),
+        *("--rounds", 2, "--num-threads", 1, "--output", output),
+    )
+    try:
+        running.wait_for("request 1 completed")
+        (server,) = running.workers()
+        threads = Path(f"/proc/{server}/task").glob("*/children")
+        ranks = [int(pid) for children in threads for pid in children.read_text().split()]
+        assert len(ranks) == 2
+    finally:
+        running.interrupt(signal.SIGINT)
+        try:
+            done: Done = running.end()
+        finally:
+            running.kill()
+    assert done.code == 130 and "what was measured until then" in done.err and "Traceback" not in done.err
+    wait_until(lambda: not any(map(is_alive, [server, *ranks])))
+    found = read(output)
+    assert not found.is_whole and [sample.fate for sample in found.samples] == ["completed"]
+    assert "was interrupted" in (output / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--layouts", "u1r1"], "name a checkpoint with --model-path"),
+        (["--model-path", "TINY"], "name --layouts"),
+        (["--model-path", "TINY", "--layouts", "u1r1", "r2u1"], "'r2u1' is not a layout"),
+        (["--model-path", "TINY", "--layouts", "u1r1", "--workload", "absent.toml"], "absent.toml: No such file"),
+        (["--model-path", "TINY", "--layouts", "u1r1", "--calibration", "absent.json"], "absent.json: No such file"),
+        (["--model-path", "absent", "--layouts", "u1r1"], "absent"),
+        (["--url", "http://127.0.0.1:1"], "name a --workload"),
+        (["--model-path", "TINY", "--layouts", "u1r1", "--output", "file/found"], "file/found"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_a_server_is_started(
+    tiny: Path, tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    done = ringlight("bench", *(str(tiny) if each == "TINY" else each for each in arguments), folder=tmp_path)
+    assert done.code == 3 and says in done.err and "Traceback" not in done.err
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_start_says_why(tiny: Path, tmp_path: Path) -> None:
+    """The tiny checkpoint has four heads, and the folder's tokenizer is gone."""
+    copy = tmp_path / "broken"
+    copy.mkdir()
+    for each in tiny.iterdir():
+        if each.name != "tokenizer":
+            os.symlink(each, copy / each.name)
+    for checkpoint, layout in ((tiny, "u5r1"), (copy, "u1r1")):
+        done = ringlight("bench", "--model-path", checkpoint, "--layouts", layout, "--output", tmp_path / "found")
+        assert done.code == 4 and "the server ended with 3: ringlight: invalid_" in done.err
+        assert (tmp_path / "found" / "logs" / f"{layout}_round1.log").exists()
