@@ -59,7 +59,7 @@ def test_layouts_are_held_to_themselves_in_the_first_file(tmp_path: Path) -> Non
     assert "- `b u1r2` is compared with `a u1r2`" in found.to_markdown()
     (part,) = found.parts
     denoising = next(row for row in all_rows(part.columns) if row.name == "Denoising")
-    assert [value.median for value in denoising.values if value] == [4.0, 2.0, 1.0, 4.0, 3.0]
+    assert [value.value for value in denoising.values if value] == [4.0, 2.0, 1.0, 4.0, 3.0]
 
 
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
-"""Figures: rows of the page's tables as medians with their spread, for any number of columns side by side."""
+"""Figures: rows of the page's tables with their spread, for any number of columns side by side.
+
+A column's rows are those of one of its runs, the one whose Total is the median (of two in the middle the faster): so
+they belong together and sum to it, which medians of each would not.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +43,13 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
         return (self.high - self.low) / 2 if self.n > 1 else None
 
 
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """What is shown of a column in a row, and how all of its runs spread."""
+
+    value: float
+    spread: Spread
+
+
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """A column: how it is called, its runs, and which other column, by its place, it is compared with."""
 
@@ -47,17 +58,23 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     reports: list[RunReport]
     reference: int | None = None
 
+    @property
+    def middle(self) -> RunReport | None:
+        """The run whose Total is the median; None without runs."""
+        runs = sorted(self.reports, key=lambda report: report.total_seconds)
+        return runs[(len(runs) - 1) // 2] if runs else None
+
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a table: a value for each column, None where that has none."""
 
     name: str
     unit: Unit
-    values: list[Spread | None]
+    values: list[Figure | None]
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """A column beside the one it is compared with. `ratio` is value / reference, None where that is nothing.
+    """A column beside the one it is compared with. `ratio` is value / reference, None where one of them is nothing.
 
     `is_noise`: no larger than what repetitions differ by; None where one of them was not repeated.
     """
@@ -72,66 +89,35 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
         return 1 / self.ratio if self.ratio else None
 
 
-def differ(value: Spread | None, reference: Spread | None) -> Difference | None:
+def differ(one: Figure | None, reference: Figure | None) -> Difference | None:
     """None where one of them is missing."""
-    if value is None or reference is None:
+    if one is None or reference is None:
         return None
-    delta = value.median - reference.median
-    noises = [spread.noise for spread in (value, reference)]
+    delta = one.value - reference.value
+    noises = [figure.spread.noise for figure in (one, reference)]
     known = [noise for noise in noises if noise is not None]
-    positive = value.median > 0 and reference.median > 0
+    positive = one.value > 0 and reference.value > 0
     return Difference(
         delta=delta,
-        ratio=value.median / reference.median if positive else None,
+        ratio=one.value / reference.value if positive else None,
         is_noise=abs(delta) <= sum(known) if len(known) == len(noises) else None,
     )
 
 
-def stage_medians(columns: Sequence[Measured]) -> list[Row]:
-    """Seconds of every stage of rank 0, then Other, then Total, each by itself: medians need not sum to one another."""
+def stage_rows(columns: Sequence[Measured]) -> list[Row]:
+    """Seconds of every stage of rank 0, then Other, then Total."""
     rows = [_row(name, "s", columns, partial(_stage_seconds, name)) for name in _stage_names(columns)]
     other = _row(OTHER, "s", columns, lambda report: report.other_seconds)
     return [*rows, other, _row(TOTAL, "s", columns, lambda report: report.total_seconds)]
 
 
-def stage_rows(columns: Sequence[Measured]) -> list[Row]:
-    """Medians of stages and of Total, with Other as what is left of Total, so that rows sum to it.
-
-    Where runs vary this Other differs from the median of what lay in no stage, and can be below zero.
-    """
-    *stages, other, total = stage_medians(columns)
-    rest: list[Spread | None] = []
-    for place, (spread, whole) in enumerate(zip(other.values, total.values, strict=True)):
-        named = sum(found.median for row in stages if (found := row.values[place]) is not None)
-        left = None if whole is None else whole.median - named
-        rest.append(None if spread is None or left is None else msgspec.structs.replace(spread, median=left))
-    return [*stages, msgspec.structs.replace(other, values=rest), total]
-
-
 def memory_rows(columns: Sequence[Measured]) -> list[Row]:
-    """Of the rank that needed most. On CUDA the caching allocator's; on a CPU the resident size. Without values: none.
-
-    Overhead is reserved less allocated, and the ratio is overhead / reserved, also of medians.
-    """
-    reserved = _memory_row("Peak GPU Memory", columns, lambda memory: memory.peak_reserved_bytes)
-    allocated = _memory_row("Peak Allocated", columns, lambda memory: memory.peak_allocated_bytes)
-    overhead = _memory_row("Memory Overhead", columns, lambda memory: memory.overhead_bytes)
-    ratio = _row("Overhead Ratio", "ratio", columns, lambda report: report.worst_memory.overhead_ratio)
-    slack: list[Spread | None] = []
-    shares: list[Spread | None] = []
-    for peak, used, over, share in zip(reserved.values, allocated.values, overhead.values, ratio.values, strict=True):
-        if peak is None or used is None or over is None or share is None:
-            slack.append(None)
-            shares.append(None)
-        else:
-            left = peak.median - used.median
-            slack.append(msgspec.structs.replace(over, median=left))
-            shares.append(msgspec.structs.replace(share, median=left / peak.median if peak.median else 0.0))
+    """Of the rank that needed most: on CUDA the caching allocator's, on a CPU the resident size."""
     rows = [
-        reserved,
-        allocated,
-        msgspec.structs.replace(overhead, values=slack),
-        msgspec.structs.replace(ratio, values=shares),
+        _memory_row("Peak GPU Memory", columns, lambda memory: memory.peak_reserved_bytes),
+        _memory_row("Peak Allocated", columns, lambda memory: memory.peak_allocated_bytes),
+        _memory_row("Memory Overhead", columns, lambda memory: memory.overhead_bytes),
+        _row("Overhead Ratio", "ratio", columns, lambda report: report.worst_memory.overhead_ratio),
         _memory_row("Peak Resident Memory", columns, lambda memory: memory.peak_resident_bytes),
         _memory_row("Idle Worker", columns, lambda memory: memory.idle_resident_bytes),
         _memory_row("Growth over Idle", columns, lambda memory: memory.resident_growth_bytes),
@@ -158,8 +144,13 @@ def order(columns: Sequence[Measured]) -> list[int]:
 
 
 def _row(name: str, unit: Unit, columns: Sequence[Measured], read: Callable[[RunReport], float | None]) -> Row:
-    values = [[value for report in column.reports if (value := read(report)) is not None] for column in columns]
-    return Row(name=name, unit=unit, values=[Spread.of(found) for found in values])
+    return Row(name=name, unit=unit, values=[_figure(column, read) for column in columns])
+
+
+def _figure(column: Measured, read: Callable[[RunReport], float | None]) -> Figure | None:
+    value = None if column.middle is None else read(column.middle)
+    spread = Spread.of([found for report in column.reports if (found := read(report)) is not None])
+    return None if value is None or spread is None else Figure(value=value, spread=spread)
 
 
 def _memory_row(name: str, columns: Sequence[Measured], read: Callable[[MemoryReport], int | None]) -> Row:

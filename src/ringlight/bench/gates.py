@@ -92,7 +92,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
         column, value = columns[place], row.values[place]
         reference = None if column.reference is None else row.values[column.reference]
         difference = differ(value, reference)
-        found: float | None = None if value is None else value.median
+        found: float | None = None if value is None else value.value
         if self.measure in RELATIVE:
             found = None if difference is None else 100 * difference.delta
             if self.measure != "pp":

@@ -14,7 +14,6 @@ from ringlight.bench.figures import (
     Spread,
     differ,
     memory_rows,
-    stage_medians,
     stage_rows,
     wait_rows,
 )
@@ -36,8 +35,8 @@ def tables(result: Result) -> Iterator[str]:
         yield stage_table(columns, rows := stage_rows(columns))
         runs = ", ".join(f"{len(column.reports)} of `{column.label}`" for column in columns)
         yield (
-            f"Medians of runs ({runs}), with the device synchronised at the ends of stages. Other is what is left of "
-            "Total, so that rows sum to it."
+            f"Runs: {runs}. Shown is the one whose Total is the median (of two in the middle the faster), so that rows "
+            "sum to Total; all of them stand under Spread. The device is synchronised at the ends of stages."
         )
         yield f"### Memory Usage{of}"
         if memory := memory_rows(columns):
@@ -47,7 +46,7 @@ def tables(result: Result) -> Iterator[str]:
             yield "No server reported its memory."
         yield from _links(result, kind, columns, of)
         yield f"### Spread{of}"
-        yield spread_table(columns, stage_medians(columns))
+        yield spread_table(columns, rows)
         yield from _noise(columns, rows)
         yield from _expected(result, kind, columns, of)
 
@@ -96,7 +95,7 @@ def _links(result: Result, kind: int, columns: Sequence[Measured], of: str) -> I
                 formula = f"{max(map(max, due)) / MIB:.2f}"
                 verdict = "equal" if sent == due else "estimated" if traffic in ESTIMATED_KINDS else "**not equal**"
             most = max(map(max, sent)) / MIB
-            lines.append([f"`{column.label}`", traffic, f"{wait.median:.4f}", f"{most:.2f}", formula, verdict])
+            lines.append([f"`{column.label}`", traffic, f"{wait.value:.4f}", f"{most:.2f}", formula, verdict])
     if lines:
         yield f"### Link{of}"
         yield markdown(["Column", "Traffic", "Waited (s)", "Sent (MiB)", "By formula (MiB)", "Bytes"], lines, 2)
@@ -120,17 +119,21 @@ def _expected(result: Result, kind: int, columns: Sequence[Measured], of: str) -
         said = expected.stages | {TOTAL: expected.total_seconds}
         for row in stage_rows([column]):
             if (value := row.values[0]) is not None and row.name in said:
-                cells = [f"{said[row.name]:.4f}", f"{value.median:.4f}", _error(said[row.name], value.median)]
+                cells = [
+                    f"{said[row.name]:.4f}",
+                    f"{value.spread.median:.4f}",
+                    _error(said[row.name], value.spread.median),
+                ]
                 name = f"**{row.name}**" if row.name in (*BANDED_STAGES, TOTAL) else row.name
                 lines.append([f"`{column.label}`", name, *cells])
         peak = next((row.values[0] for row in memory_rows([column])), None)
         if peak is not None and expected.peak_bytes is not None:
             gib = expected.peak_bytes / GIB
-            cells = [f"{gib:.2f}", f"{peak.median:.2f}", _error(gib, peak.median)]
+            cells = [f"{gib:.2f}", f"{peak.spread.median:.2f}", _error(gib, peak.spread.median)]
             lines.append([f"`{column.label}`", "Peak (GB)", *cells])
     if lines:
         yield f"### Predicted beside Measured{of}"
-        yield markdown(["Column", "Stage / Metric", "Predicted (s)", "Measured (s)", "Error"], lines, 2)
+        yield markdown(["Column", "Stage / Metric", "Predicted (s)", "Measured, median (s)", "Error"], lines, 2)
 
 
 def _error(predicted: float, measured: float) -> str:

@@ -44,18 +44,18 @@ def draw(result: Result, folder: Path) -> list[tuple[str, str]]:
 def _stages(columns: Sequence[Measured], path: Path) -> tuple[str, str]:
     """Horizontal bars, a group for each stage."""
     rows = stage_rows(columns)
-    longest = max(value.median for value in rows[-1].values if value is not None)
-    rows = [row for row in rows if any(value and value.median >= MIN_SHARE * longest for value in row.values)]
+    longest = max(value.value for value in rows[-1].values if value is not None)
+    rows = [row for row in rows if any(value and value.value >= MIN_SHARE * longest for value in row.values)]
     figure, axes = _figure(8, 1.2 + 0.32 * len(rows) * (len(columns) + 0.6))
     width = 0.8 / len(columns)
     for place, column in enumerate(columns):
-        values = [0.0 if (value := row.values[place]) is None else max(0.0, value.median) for row in rows]
+        values = [0.0 if (value := row.values[place]) is None else max(0.0, value.value) for row in rows]
         places = [number + (place - (len(columns) - 1) / 2) * width for number in range(len(rows))]
         bars = axes.barh(places, values, 0.9 * width, color=COLOURS[place % len(COLOURS)], label=column.label)
         axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=3, fontsize=8, color=QUIET)
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.invert_yaxis()
-    axes.set_xlabel("seconds (median)")
+    axes.set_xlabel("seconds")
     axes.margins(x=0.12)
     _legend(axes, len(columns))
     return _save(figure, axes, path, "Seconds by stage", f"up to {TOTAL}, shorter ones left out")

@@ -26,7 +26,7 @@ def sentences(columns: Sequence[Measured], agreements: Sequence[Agreement]) -> I
     if not others:
         total = stages[-1].values[0] if columns else None
         if total is not None:
-            yield f"One video takes `{total.median:.2f}s` (median of {total.n})."
+            yield f"One video takes `{total.value:.2f}s` (median of {total.spread.n})."
 
 
 def _latency(columns: Sequence[Measured], rows: Sequence[Row], place: int, of: str) -> Iterator[str]:
@@ -38,7 +38,7 @@ def _latency(columns: Sequence[Measured], rows: Sequence[Row], place: int, of: s
     if value is None or base is None or found is None or found.speedup is None:
         yield f"End-to-end latency{of} cannot be compared: a server made no report."
         return
-    numbers = f"from `{base.median:.2f}s` to `{value.median:.2f}s` (`{found.speedup:.2f}x`)"
+    numbers = f"from `{base.value:.2f}s` to `{value.value:.2f}s` (`{found.speedup:.2f}x`)"
     if found.is_noise:
         yield f"End-to-end latency{of} goes {numbers}, no more than repetitions differ by."
     else:
@@ -49,7 +49,7 @@ def _latency(columns: Sequence[Measured], rows: Sequence[Row], place: int, of: s
         whole = sum(abs(delta) for _, delta, _ in changes if delta * sign > 0)
         main = [(name, speedup) for name, delta, speedup in changes if delta * sign > MAIN_SHARE * whole > 0]
         is_main = (found.delta < 0) == (sign < 0)
-        if main and (is_main or whole > MAIN_SHARE * base.median):
+        if main and (is_main or whole > MAIN_SHARE * base.value):
             named = [f"`{name}` (`{speedup:.2f}x`)" for name, speedup in main[:MAX_NAMED]]
             yield f"{f'Main {what}' if is_main else what.capitalize()} come from {_listed(named)}."
 
@@ -78,7 +78,7 @@ def _memory(columns: Sequence[Measured], rows: Sequence[Row], place: int) -> Ite
     if absolute:
         row, first = absolute[0]
         base = row.values[reference]
-        much = base is not None and abs(first.delta) > NOTICEABLE * base.median
+        much = base is not None and abs(first.delta) > NOTICEABLE * base.value
         verb = "drops" if first.delta < 0 else "rises"
         named = ", ".join(f"`{row.name} {delta_text(difference.delta, False)}GB`" for row, difference in absolute)
         how = f"{verb} {'noticeably' if much else 'little'}"
@@ -95,11 +95,11 @@ def _waits(columns: Sequence[Measured], stages: Sequence[Row], waits: Sequence[R
     whole = values.pop("Link: all", None)
     if whole is None or total is None or not values:
         return
-    name, most = max(values.items(), key=lambda item: item[1].median)
+    name, most = max(values.items(), key=lambda item: item[1].value)
     kind = name.removeprefix("Link: ")
     yield (
-        f"A rank of `{columns[place].label}` waited up to `{whole.median:.2f}s` for the others "
-        f"({whole.median / total.median:.0%} of the total), most of it for `{kind}` (`{most.median:.2f}s`)."
+        f"A rank of `{columns[place].label}` waited up to `{whole.value:.2f}s` for the others "
+        f"({whole.value / total.value:.0%} of the total), most of it for `{kind}` (`{most.value:.2f}s`)."
     )
 
 

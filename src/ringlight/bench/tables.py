@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ringlight.bench.figures import TOTAL, Difference, Measured, Row, Spread, differ, order
+from ringlight.bench.figures import TOTAL, Difference, Figure, Measured, Row, differ, order
 
 BLANK = "-"
 NOISE, UNKNOWN = "~", "?"
@@ -63,9 +63,7 @@ def _differences(columns: Sequence[Measured], row: Row) -> list[Difference | Non
 def _stage_line(columns: Sequence[Measured], row: Row, marks: bool) -> list[str]:
     is_total = row.name == TOTAL
     values = [row.values[place] for place in order(columns)]
-    cells = [
-        BLANK if value is None else f"{value.median:.2f}" if is_total else f"{value.median:.4f}" for value in values
-    ]
+    cells = [BLANK if value is None else f"{value.value:.2f}" if is_total else f"{value.value:.4f}" for value in values]
     for found in _differences(columns, row):
         speedup = None if found is None else found.speedup
         cells.append(BLANK if speedup is None else f"{speedup:.2f}x")
@@ -78,9 +76,7 @@ def _stage_line(columns: Sequence[Measured], row: Row, marks: bool) -> list[str]
 def _memory_line(columns: Sequence[Measured], row: Row, marks: bool) -> list[str]:
     values = [row.values[place] for place in order(columns)]
     is_ratio = row.unit == "ratio"
-    cells = [
-        BLANK if value is None else f"{value.median:.1%}" if is_ratio else f"{value.median:.2f}" for value in values
-    ]
+    cells = [BLANK if value is None else f"{value.value:.1%}" if is_ratio else f"{value.value:.2f}" for value in values]
     for found in _differences(columns, row):
         cells.append(BLANK if found is None else delta_text(found.delta, is_ratio))
     cells = [row.name, *cells]
@@ -109,7 +105,8 @@ def mark(found: Difference | None) -> str:
     return f" {UNKNOWN if found.is_noise is None else NOISE}"
 
 
-def _spread(value: Spread | None) -> str:
-    if value is None:
+def _spread(figure: Figure | None) -> str:
+    if figure is None:
         return BLANK
-    return f"{value.median:.4f} ({value.low:.4f}-{value.high:.4f}), {value.mad:.4f}"
+    spread = figure.spread
+    return f"{spread.median:.4f} ({spread.low:.4f}-{spread.high:.4f}), {spread.mad:.4f}"
