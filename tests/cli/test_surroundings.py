@@ -7,7 +7,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.cli.commands import RINGLIGHT, TIMEOUT_SECONDS, ringlight
+
+pytestmark = pytest.mark.slow  # a real server, or several processes
+
 
 SMALL = ["--prompt", "a cat", "--size", "64x64", "--num-frames", "1", "--num-inference-steps", "1"]
 

@@ -16,6 +16,9 @@ from tests.cli.commands import ringlight
 from tests.docs.examples import Example, examples_of, run
 from tests.server.served import NOBODY, Served
 
+pytestmark = pytest.mark.slow  # a real server, or several processes
+
+
 ROOT = Path(__file__).parents[2]
 API = examples_of(ROOT / "docs/api.md")
 SERVE = examples_of(ROOT / "README.md", "## Serve")

@@ -13,6 +13,9 @@ import pytest
 from tests.engine.processes import wait_until
 from tests.server.served import NOBODY, SMALL, Served, error_of, serve
 
+pytestmark = pytest.mark.slow  # a real server, or several processes
+
+
 ALICE, BOB = "a" * 20, "b" * 20
 
 

@@ -20,6 +20,9 @@ from tests.server.hostile import OPTIONS, SMALL_VIDEOS, check, request, unharmed
 from tests.server.served import Served, free_port, serve
 from tests.server.test_outbound import NOT_PUBLIC
 
+pytestmark = pytest.mark.slow  # a real server, or several processes
+
+
 ROOT = Path(__file__).parents[2]
 
 OTHER_FORMS = """

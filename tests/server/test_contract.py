@@ -20,6 +20,8 @@ from PIL import Image
 from tests.server.sdk import LONGER, OMITTED, REST, Counting, create, extend, openai_client, poll
 from tests.server.served import Served
 
+pytestmark = pytest.mark.slow  # a real server, or several processes
+
 
 @pytest.fixture
 def transport() -> Counting:

@@ -32,6 +32,9 @@ from tests.server.hostile import (
 )
 from tests.server.served import NOBODY, Served, serve
 
+pytestmark = pytest.mark.slow  # a real server, or several processes
+
+
 SEED = 20_261_124
 
 FORM = "application/x-www-form-urlencoded"

@@ -15,6 +15,8 @@ from PIL import Image
 from tests.server.sdk import Counting, create, openai_client, poll
 from tests.server.served import Served
 
+pytestmark = pytest.mark.slow  # a real server, or several processes
+
 
 @pytest.fixture
 def transport() -> Counting:

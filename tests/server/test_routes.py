@@ -12,6 +12,8 @@ import ringlight
 from tests.engine.processes import wait_until
 from tests.server.served import LONG, NOBODY, SMALL, Served, error_of
 
+pytestmark = pytest.mark.slow  # a real server, or several processes
+
 
 @pytest.mark.parametrize("kind", ["json", "data", "files"])
 def test_create_in_every_encoding(served: Served, kind: str) -> None:

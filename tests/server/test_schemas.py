@@ -123,7 +123,7 @@ def test_one_that_was_cancelled_has_failed_with_that_code() -> None:
         "code": "cancelled",
         "message": "cancelled",
         "param": None,
-        "type": "server_error",
+        "type": "cancelled",
     }
 
 

@@ -26,6 +26,8 @@ from ringlight.server.serving import listen
 from tests.engine.processes import ends, wait_until
 from tests.server.served import LONG, SMALL, Served, error_of
 
+pytestmark = pytest.mark.slow  # a real server, or several processes
+
 
 @contextmanager
 def starting(folder: Path, checkpoint: Path, *options: object) -> Iterator[Served]:

@@ -52,6 +52,7 @@ def test_every_field_is_kept_also_by_the_next_server(url: str) -> None:
         webhook_url="https://example.com/hook",
         remixed_from="video_1",
         continues="video_2",
+        frames_before=16,
         created_at=1795512884.1392002,
         deadline_at=0.1 + 0.2,
     )

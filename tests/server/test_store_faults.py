@@ -26,6 +26,9 @@ from tests.server.stores import path as path
 from tests.server.stores import postgres as postgres
 from tests.server.stores import url as url
 
+pytestmark = pytest.mark.slow  # a real server, or several processes
+
+
 SECRET = "no error quotes a prompt"
 QUICK_SECONDS = 0.5  # how long a store waits for a lock in tests where it waits in vain
 

@@ -21,6 +21,8 @@ from tests.server.stores import new_job, opened
 from tests.server.stores import path as path
 from tests.server.stores import postgres as postgres
 
+pytestmark = pytest.mark.slow  # a real server, or several processes
+
 
 def test_no_question_reads_the_whole_table(path: Path) -> None:
     """SQLite's own plan of every statement that the store makes finds its jobs by an index, or reads only an index."""

@@ -17,6 +17,9 @@ import pytest
 from tests.server.hostile import OPTIONS, SMALL_VIDEOS, check, connect, exchange, receive, request, unharmed
 from tests.server.served import NOBODY, Served, serve
 
+pytestmark = pytest.mark.slow  # a real server, or several processes
+
+
 ALICE, BOB = "a" * 20, "b" * 20
 KEYS = ("--api-key", f"alice:{ALICE}", "--api-key", f"bob:{BOB}")
 

@@ -17,6 +17,8 @@ import pytest
 from tests.engine.processes import wait_until
 from tests.server.served import LONG, SMALL, Served, error_of
 
+pytestmark = pytest.mark.slow  # a real server, or several processes
+
 
 def test_sync_answers_with_the_video(served: Served, finished: dict[str, Any]) -> None:
     answer = served.http.post("/v1/videos/sync", json=SMALL)

@@ -27,7 +27,7 @@ from ringlight.server.videos import Videos
 from ringlight.server.view import View
 
 HEARTBEAT_SECONDS = 15.0
-PAUSE_SECONDS = 0.1  # at least, between two looks at a video
+PAUSE_SECONDS = 0.04  # at least, between two looks at a video
 LOOK_SECONDS = 5.0  # at most, for what nobody tells: the place in the queue
 TICK_SECONDS = 1.0  # within which the end of the server is noticed
 MAX_LOOKS = 8  # at a time, of all listeners together: their threads are not those of other requests
