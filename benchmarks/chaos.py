@@ -77,18 +77,23 @@ def said(value: Any) -> str:
 
 
 def write(output: Path, results: dict[str, Result]) -> None:
-    """Results as JSON and Markdown."""
+    """Results as JSON, each with its own conditions, and Markdown, with those of all."""
     output.parent.mkdir(parents=True, exist_ok=True)
     output.with_suffix(".json").write_text(json.dumps(results, indent=2) + "\n")
-    latest = next(reversed(results.values()))
-    said_of = latest["conditions"] | {
-        "checkpoint": "demo tiny",
-        "seed": latest["seed"],
-        "load average while running": " to ".join(
-            str(pick(result["load average"] for result in results.values())) for pick in (min, max)
-        ),
+    first = next(iter(results.values()))["conditions"]
+    conditions_of_all = {
+        name: ", ".join(sorted({str(result["conditions"][name]) for result in results.values()}))
+        for name in first
+        if name != "command"  # each scenario's own
     }
-    head = "\n".join(f"- {name}: {value}" for name, value in said_of.items())
+    loads = [result["load average"] for result in results.values()]
+    conditions_of_all |= {
+        "checkpoint": "demo tiny",
+        "seed": ", ".join(sorted({str(result["seed"]) for result in results.values()})),
+        "load average at the ends": f"{min(loads)} to {max(loads)}",
+        "command": "python benchmarks/chaos.py SCENARIO=TIMES ...",
+    }
+    head = "\n".join(f"- {name}: {value}" for name, value in conditions_of_all.items())
     output.with_suffix(".md").write_text(f"# What holds, whatever happens\n\n{head}\n\n{table(results)}\n")
 
 

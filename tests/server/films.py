@@ -18,7 +18,7 @@ SHORT: Film = SMALL
 LONGER: Film = SMALL | {"seed": 8, "size": "256x160", "num_frames": 9, "num_inference_steps": 40}
 STEPS: Film = SMALL | {"seed": 9, "size": "256x160", "num_inference_steps": 150}
 """Some seconds of denoising, in steps that a poll can see."""
-DECODED: Film = SMALL | {"seed": 10, "size": "256x160", "num_frames": 25, "num_inference_steps": 80}
+DECODED: Film = SMALL | {"seed": 10, "size": "256x160", "num_frames": 17, "num_inference_steps": 60}
 """Some seconds in every stage that takes any."""
 ENDLESS: Film = SMALL | {"size": "256x160", "num_inference_steps": 1000}
 FILMS = (SHORT, LONGER, STEPS)

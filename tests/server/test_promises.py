@@ -43,7 +43,6 @@ def pair(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple
         (disks.lock_the_store, 1),
         (kills.kill_ranks, 1),
         (kills.stop_busy_ranks, 1),
-        (kills.stop_idle_ranks, 1),
     ],
     ids=lambda each: getattr(each, "__name__", None),
 )
