@@ -7,6 +7,7 @@ worker's own program, with faults planted at the places where it tells how far i
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -70,6 +71,8 @@ def fork_rank(arguments: list[str], inherited: list[int], environment: dict[str,
         os.environ.clear()
         os.environ.update(environment)
         os.setsid()
+        gc.collect()  # sockets that nobody holds any more close now, and not when others have their numbers
+        gc.freeze()
         close_sockets_but(inherited)
         plant()
         sys.argv = ["worker", *arguments]
