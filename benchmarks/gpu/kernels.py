@@ -20,8 +20,8 @@ from gpu.report import Row, Section, error_line, within
 from gpu.scale import MAX_TEXT_ROWS, Scale
 from ringlight.attention.kernel import KERNELS, PREFERRED, AttentionKernel, load_kernel, merge
 from ringlight.attention.reference import Reference
+from ringlight.core.portions import SLICE_TOKENS
 from ringlight.models.wan.conditioning import TextKeys
-from ringlight.models.wan.transformer import SLICE_TOKENS
 
 HEADS = 3
 HEAD_DIMS = (64, 128)

@@ -15,8 +15,9 @@ from gpu.conditions import GIB
 from gpu.report import Row, release_memory
 from gpu.scale import MAX_TEXT_ROWS, Scale
 from gpu.transformer import DTYPE
+from ringlight.core.portions import split_runs
 from ringlight.models.wan.checkpoint import fill_random
-from ringlight.models.wan.text_encoder import TextEncoder, split_runs
+from ringlight.models.wan.text_encoder import TextEncoder
 from ringlight.parallel.link import Link
 from ringlight.parallel.mesh import Axis
 

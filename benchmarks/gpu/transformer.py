@@ -20,9 +20,10 @@ from gpu.rates import Rates, allow_tf32
 from gpu.report import Row, Section, within
 from gpu.scale import MAX_TEXT_ROWS, Scale, Video
 from ringlight.attention.kernel import PREFERRED, AttentionKernel, choose_kernel, load_kernel
+from ringlight.core.portions import SLICE_TOKENS
 from ringlight.models.wan.conditioning import Modulation, TextKeys
 from ringlight.models.wan.rope import rope_frequencies, rotate_
-from ringlight.models.wan.transformer import SLICE_TOKENS, TransformerBlock, WanTransformer, rms_norm
+from ringlight.models.wan.transformer import TransformerBlock, WanTransformer, rms_norm
 from ringlight.parallel.mesh import ParallelMesh
 
 DTYPE = torch.bfloat16

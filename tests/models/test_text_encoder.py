@@ -13,10 +13,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.portions import split_runs
 from ringlight.models.wan import checkpoint as checkpoint_module
 from ringlight.models.wan.checkpoint import fill_random
 from ringlight.models.wan.demo import TEXT_ENCODER, write_demo_checkpoint
-from ringlight.models.wan.text_encoder import TextEncoder, clean_prompt, split_runs
+from ringlight.models.wan.text_encoder import TextEncoder, clean_prompt
 from tests.models.text_encoders import axes, loaded, unfilled
 from tests.oracle import load_oracle
 from tests.ours import load_pipeline

@@ -14,20 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ringlight.attention.kernel import load_kernel
 from ringlight.core.spec import ModelSpec
-from ringlight.models.wan import transformer as transformer_module
 from ringlight.models.wan.checkpoint import fill_random, materialise
-from ringlight.models.wan.text_encoder import split_runs
 from ringlight.models.wan.transformer import WanTransformer
 from ringlight.models.wan.vae import WanVae
-from ringlight.parallel import ahead as ahead_module
-from ringlight.parallel import slices as slices_module
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.mesh import ParallelMesh
-from ringlight.pipelines.stages import decoding as decoding_module
-from ringlight.planner import decoder, denoising, memory, weights
+from ringlight.planner import decoder, memory, weights
 from ringlight.planner.decoder_peak import DecoderPeak
 from ringlight.planner.hardware import RunSettings
-from ringlight.planner.replay import slice_weights
 from tests.planner.specs import REAL, demo_spec, hardware, layout, request
 
 META = torch.device("meta")
@@ -128,32 +122,3 @@ def test_the_peak_of_a_forward_is_what_it_allocates(tmp_path: Path) -> None:
     beside = 4 * memory.LATENTS_HELD * latents.numel()
     beside += 2 * memory.TEXT_TOKENS * 2 * spec.transformer.inner_dim * spec.transformer.num_layers * 4
     assert formula - beside == pytest.approx(peak_bytes(forward, tmp_path / "trace.json"), rel=0.1)
-
-
-def test_slices_are_chosen_as_the_pipeline_chooses() -> None:
-    for ratio in (0.0, 0.04, 0.05, 0.1, 0.3, 0.55, 0.6, 0.79, 0.8, 2.0):
-        for num_tokens in (1, 20, 33, 50, 5000):
-            for in_turns in (False, True):
-                asked = (ratio, num_tokens, in_turns)
-                assert denoising.choose_slices(*asked) == slices_module.choose_slices(*asked)
-    assert denoising.TURNS_FROM == slices_module.TURNS_FROM
-    for num_slices in (2, 3, 4, 5, 8):
-        sizes = ahead_module.slice_sizes(10**6, num_slices)
-        assert slice_weights(num_slices) == pytest.approx([size / 10**6 for size in sizes], abs=2e-6)
-
-
-def test_constants_are_those_of_the_workshop() -> None:
-    assert denoising.SLICE_TOKENS == transformer_module.SLICE_TOKENS == transformer_module.OFFERED_TOKENS["cuda"]
-    assert transformer_module.OFFERED_TOKENS["cpu"] == memory.CPU_RUN_TOKENS
-    assert (memory.MAX_PORTION, memory.FREE_SHARE) == (decoding_module.MAX_CHUNK, decoding_module.FREE_SHARE)
-
-
-def test_the_text_encoder_is_dealt_as_it_deals_itself() -> None:
-    for sizes in (
-        [5],
-        [1, 2, 3],
-        weights.text_parts(REAL.text_encoder),
-        weights.text_parts(demo_spec("tiny").text_encoder),
-    ):
-        for num_ranks in range(1, 30):
-            assert weights.text_runs(sizes, num_ranks) == split_runs(sizes, num_ranks)

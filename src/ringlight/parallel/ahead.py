@@ -23,19 +23,10 @@ from torch import Tensor
 
 from ringlight.attention.kernel import AttentionKernel, attend_more
 from ringlight.core.layout import split_sizes
+from ringlight.core.portions import slice_sizes
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.link import Kind
 from ringlight.parallel.shard import SequenceShard
-
-WEIGHTS = {2: (1, 1), 4: (1, 2, 3, 2)}  # of the slices, by their number, where measured (docs/log.md)
-
-
-def slice_sizes(num_tokens: int, num_slices: int) -> tuple[int, ...]:
-    """Tokens of each slice: few in the first, so that it leaves soon, and not too many in the last, which is waited for
-    with nothing left to do but attend to it."""
-    weights = WEIGHTS.get(num_slices) or (1, *[2] * (num_slices - 2), 1)
-    ends = [num_tokens * part // sum(weights) for part in accumulate(weights, initial=0)]
-    return tuple(stop - start for start, stop in pairwise(ends))
 
 
 class Route(NamedTuple):

@@ -1,4 +1,4 @@
-"""How many slices to send ahead: from the sizes of a request, the speed of the link and that of the device."""
+"""How fast link and device are, from which the number of slices follows (core/portions)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,6 @@ from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis
 
-# Link seconds to compute seconds of a layer from which so many slices pay, and from which two forwards on the same
-# ranks should take turns, which by themselves hide most (docs/log.md).
-SLICES_FROM = ((0.8, 4), (0.55, 3), (0.1, 2))
-SLICES_IN_TURNS_FROM = ((0.6, 2),)
-TURNS_FROM = 0.05
-LEAST_SLICE_TOKENS = 16
 PROBE_BYTES = (2**16, 2**20, 2**24)
 LONG_PROBE_SECONDS = 0.02
 
@@ -27,17 +21,6 @@ class Speeds(msgspec.Struct, frozen=True, kw_only=True):
 
     link_bytes_per_second: float
     flops_per_second: float
-
-
-def choose_slices(link_to_layer: float, num_tokens: int, in_turns: bool) -> int:
-    """Slices of a rank's `num_tokens` tokens, where a layer's data is so much longer on the link than its work takes.
-
-    One where there is little to hide: every slice costs some messages, and reads the weights once more.
-    """
-    for ratio, num_slices in SLICES_IN_TURNS_FROM if in_turns else SLICES_FROM:
-        if link_to_layer >= ratio:
-            return max(1, min(num_slices, num_tokens // LEAST_SLICE_TOKENS))
-    return 1
 
 
 def measure_link(world: Axis, control: Control, device: torch.device) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ringlight.attention.kernel import AttentionKernel, choose_kernel
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.portions import TURNS_FROM, choose_slices
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
 from ringlight.core.traffic import attention_elements
@@ -22,7 +23,7 @@ from ringlight.models.wan.transformer import WanTransformer
 from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis, ParallelMesh
-from ringlight.parallel.slices import TURNS_FROM, Speeds, choose_slices, least, measure_link
+from ringlight.parallel.slices import Speeds, least, measure_link
 from ringlight.pipelines.continued import require_continuable
 from ringlight.pipelines.output import FrameWriter, LatentsWriter, Output, finish, frame_converter, open_writer
 from ringlight.pipelines.preview import Painter, Previews

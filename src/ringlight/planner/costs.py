@@ -12,6 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, split_sizes
+from ringlight.core.portions import split_runs
 from ringlight.core.request import VideoRequest
 from ringlight.core.spec import ModelSpec
 from ringlight.core.traffic import encoding_bytes, text_bytes
@@ -19,7 +20,7 @@ from ringlight.planner import decoder
 from ringlight.planner.denoising import denoising_seconds
 from ringlight.planner.hardware import Hardware, RunSettings
 from ringlight.planner.memory import decode_portion
-from ringlight.planner.weights import checkpoint_parameters, text_parts, text_runs
+from ringlight.planner.weights import checkpoint_parameters, text_parts
 
 CHARACTERS_PER_TOKEN = 4  # of English; a prompt is never tokenised here
 PROMPT_SECONDS = 0.005  # tokenising, and one layer after another of few tokens: assumed
@@ -76,7 +77,7 @@ def text_encoding(
     """
     prompts = [request.prompt, request.negative_prompt] if request.uses_guidance else [request.prompt]
     lengths = [prompt_tokens(prompt, spec) for prompt in dict.fromkeys(prompts)]
-    holders = sum(map(bool, text_runs(text_parts(spec.text_encoder), layout.num_ranks)))
+    holders = sum(map(bool, split_runs(text_parts(spec.text_encoder), layout.num_ranks)))
     read = sum(text_parts(spec.text_encoder)[1:]) * settings.itemsize / hardware.memory_rate
     one = max(read + spec.text_encoder.flops(length) / hardware.text(settings) for length in lengths) + PROMPT_SECONDS
     turns = holders - 1 + len(lengths)

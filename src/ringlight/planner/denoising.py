@@ -7,6 +7,7 @@ import math
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, split_sizes
+from ringlight.core.portions import SLICE_TOKENS, TURNS_FROM, choose_slices
 from ringlight.core.request import VideoRequest
 from ringlight.core.spec import ModelSpec, TransformerSpec
 from ringlight.core.traffic import attention_elements
@@ -14,27 +15,12 @@ from ringlight.planner.hardware import Hardware, RunSettings
 from ringlight.planner.replay import Block, replay
 from ringlight.planner.weights import block_parameters
 
-# As parallel/slices and models/wan/transformer have them (tests hold them to that).
-SLICES_FROM = ((0.8, 4), (0.55, 3), (0.1, 2))
-SLICES_IN_TURNS_FROM = ((0.6, 2),)
-TURNS_FROM = 0.05
-LEAST_SLICE_TOKENS = 16
-SLICE_TOKENS = 4096
-
 
 class Sending(msgspec.Struct, frozen=True):
     """How a rank's forwards send: slices, and whether two of them take turns."""
 
     num_slices: int
     take_turns: bool
-
-
-def choose_slices(link_to_layer: float, num_tokens: int, in_turns: bool) -> int:
-    """As parallel/slices chooses: how many slices of a rank's tokens are sent ahead."""
-    for ratio, num_slices in SLICES_IN_TURNS_FROM if in_turns else SLICES_FROM:
-        if link_to_layer >= ratio:
-            return max(1, min(num_slices, num_tokens // LEAST_SLICE_TOKENS))
-    return 1
 
 
 def elementwise_bytes(spec: TransformerSpec, itemsize: int) -> float:

@@ -11,11 +11,12 @@ import math
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, split_sizes
+from ringlight.core.portions import OFFERED_TOKENS, SLICE_TOKENS, decoded_latents
 from ringlight.core.request import VideoRequest
 from ringlight.core.spec import ModelSpec, TransformerSpec
 from ringlight.planner import decoder
 from ringlight.planner.decoder_peak import DecoderPeak
-from ringlight.planner.denoising import SLICE_TOKENS, sending
+from ringlight.planner.denoising import sending
 from ringlight.planner.hardware import Hardware, RunSettings
 from ringlight.planner.weights import (
     text_parameters,
@@ -25,8 +26,6 @@ from ringlight.planner.weights import (
 )
 
 SLACK = 0.15  # of activations, reserved beyond what is allocated: assumed
-MAX_PORTION, FREE_SHARE = 8, 0.25  # as pipelines/stages/decoding has them (tests hold them to that)
-CPU_RUN_TOKENS = 512
 LATENTS_HELD = 10  # noise, latents, predictions, the scheduler's history
 TEXT_TOKENS = 100
 
@@ -100,7 +99,7 @@ def denoising_bytes(
     own, dim, item = split_sizes(num_tokens, layout.sp)[0], network.inner_dim, settings.itemsize
     one = own * dim
     buffers = _buffer_bytes(layout, how.num_slices, one, item)
-    run = own if layout.sp == 1 else min(own, CPU_RUN_TOKENS if hardware.card.is_cpu else SLICE_TOKENS)
+    run = own if layout.sp == 1 else min(own, OFFERED_TOKENS["cpu" if hardware.card.is_cpu else "cuda"])
     if how.num_slices > 1:
         run = math.ceil(2 * own / (2 * how.num_slices - 2))
     making = run * dim * (6 * item if item == 4 else 5 * item + 8)
@@ -150,7 +149,7 @@ def decode_portion(
     free = usable_bytes(hardware) - max(weights_by_rank(spec, layout.num_ranks, settings))
     pixels = split_sizes(rows, layout.num_ranks)[0] * columns * (vae.scale_factor_spatial // vae.patch_size) ** 2
     each = 5 * pixels * vae.scale_factor_temporal * vae.decoder_dim * vae.dim_mult[1] * settings.vae_itemsize
-    return max(1, min(MAX_PORTION, int(FREE_SHARE * free) // each))
+    return decoded_latents(free, each)
 
 
 def usable_bytes(hardware: Hardware) -> int:

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, layout_for
+from ringlight.core.portions import split_runs
 from ringlight.core.request import VideoRequest
 from ringlight.core.spec import ModelSpec
 from ringlight.core.traffic import Traffic, decoding_bytes, denoising_bytes, encoding_bytes, text_bytes
@@ -16,7 +17,7 @@ from ringlight.planner.costs import StageCost, prompt_tokens, stage_costs
 from ringlight.planner.denoising import sending
 from ringlight.planner.hardware import Hardware, RunSettings
 from ringlight.planner.memory import RankMemory, decode_portion, memory_by_rank, usable_bytes
-from ringlight.planner.weights import text_parts, text_runs
+from ringlight.planner.weights import text_parts
 
 Bound = Literal["compute", "link", "memory"]
 LINK_SHARE = 0.2  # of the total, from which exposed link seconds are what bounds a layout
@@ -139,7 +140,7 @@ def sent_by(
         sent.update(encoding_bytes(spec.vae, ranks, rank, (rows, columns), settings.vae_itemsize))
     prompts = {request.prompt, request.negative_prompt} if guidance else {request.prompt}
     values = sum(prompt_tokens(prompt, spec) for prompt in prompts) * spec.text_encoder.d_model
-    holders = sum(map(bool, text_runs(text_parts(spec.text_encoder), ranks)))
+    holders = sum(map(bool, split_runs(text_parts(spec.text_encoder), ranks)))
     sent["text"] = text_bytes(holders, ranks, rank, values, settings.itemsize)
     return {kind: count for kind, count in sent.items() if count}
 

@@ -11,6 +11,8 @@ from collections.abc import Generator
 
 import msgspec
 
+from ringlight.core.portions import slice_weights
+
 Program = Generator[None, None, None]
 
 
@@ -75,12 +77,6 @@ class Rank:
         self.now = max(self.now, arrival)
 
 
-def slice_weights(num_slices: int) -> list[float]:
-    """Shares of a rank's tokens in each slice that is sent ahead (parallel/ahead)."""
-    weights = {2: (1, 1), 4: (1, 2, 3, 2)}.get(num_slices) or (1, *[2] * (num_slices - 2), 1)
-    return [weight / sum(weights) for weight in weights]
-
-
 def whole(rank: Rank, block: Block, num_blocks: int) -> Program:
     """All tokens at once: keys and values of the next ring rank travel while the kernel runs on what is held."""
 
@@ -119,7 +115,7 @@ def ahead(rank: Rank, block: Block, num_blocks: int, num_slices: int) -> Program
     Of attention, own queries with own keys wait for nothing; all early slices come next, the last ones at the end, and
     what goes back to other ranks of a Ulysses group is sent before the rest of the own.
     """
-    weights = slice_weights(num_slices)
+    weights = [weight / sum(slice_weights(num_slices)) for weight in slice_weights(num_slices)]
     num_ranks = block.num_ring * block.num_ulysses
     own_q, own_k, late = 1 / block.num_ulysses, 1 / num_ranks, weights[-1]
     first = own_q * own_k

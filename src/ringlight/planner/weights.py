@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
+from ringlight.core.portions import split_runs
 from ringlight.core.spec import ModelSpec, TextEncoderSpec, TransformerSpec, VaeSpec
 from ringlight.planner import decoder
 
@@ -51,23 +51,10 @@ def text_parts(spec: TextEncoderSpec) -> list[int]:
     return parts
 
 
-def text_runs(sizes: Sequence[int], num_ranks: int) -> list[range]:
-    """Which of these parts each rank holds: runs of neighbours of about one size, as the text encoder deals them."""
-    runs, stop, left = [], 0, sum(sizes)
-    for ranks in range(num_ranks, 0, -1):
-        start, taken = stop, 0
-        while stop < len(sizes) and (stop == start or (2 * taken + sizes[stop]) * ranks <= 2 * left):
-            taken += sizes[stop]
-            stop += 1
-        runs.append(range(start, stop))
-        left -= taken
-    return runs
-
-
 def text_parameters(spec: TextEncoderSpec, num_ranks: int) -> list[int]:
     """Parameters of the text encoder that each rank holds."""
     sizes = text_parts(spec)
-    return [sum(sizes[part] for part in run) for run in text_runs(sizes, num_ranks)]
+    return [sum(sizes[part] for part in run) for run in split_runs(sizes, num_ranks)]
 
 
 def checkpoint_parameters(spec: ModelSpec) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
 from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.portions import split_runs
 from ringlight.core.spec import read_json
 from ringlight.models.wan.checkpoint import materialise
 from ringlight.parallel.collectives import Transfers, gather_parts
@@ -50,23 +51,6 @@ def load_tokenizer(folder: Path) -> Any:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def split_runs(sizes: Sequence[int], parts: int) -> list[range]:
-    """Items over ranks, each a run of neighbours of about the same size: which items each rank holds.
-
-    A rank takes an item if at least half of it lies within an even share of what is left. As long as there are items
-    it takes one, so that the ranks without any are the last ones.
-    """
-    runs, stop, left = [], 0, sum(sizes)
-    for ranks in range(parts, 0, -1):
-        start, taken = stop, 0
-        while stop < len(sizes) and (stop == start or (2 * taken + sizes[stop]) * ranks <= 2 * left):
-            taken += sizes[stop]
-            stop += 1
-        runs.append(range(start, stop))
-        left -= taken
-    return runs
 
 
 class TextEncoder(nn.Module):

@@ -22,6 +22,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ringlight.attention.kernel import AttentionKernel
+from ringlight.core.portions import OFFERED_TOKENS, SLICE_TOKENS
 from ringlight.core.spec import TransformerSpec
 from ringlight.models.linear import Linear
 from ringlight.models.wan.conditioning import Modulation, TextKeys
@@ -32,8 +33,6 @@ from ringlight.parallel.shard import SequenceShard
 from ringlight.parallel.slices import seconds_of
 from ringlight.parallel.turns import in_turns
 
-SLICE_TOKENS = 4096
-OFFERED_TOKENS = {"cpu": 512, "cuda": 4096}  # at a time, where q, k and v are copied to be sent
 PROBE_TOKENS = {"cpu": 128, "cuda": 2048}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ringlight.core.portions import decoded_latents
 from ringlight.core.spec import VaeSpec
 from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.collectives import gather_parts
@@ -13,8 +14,6 @@ from ringlight.parallel.mesh import Axis
 from ringlight.pipelines.output import FrameConverter, FrameWriter
 from ringlight.pipelines.trace import JobEvents
 
-MAX_CHUNK = 8
-FREE_SHARE = 0.25
 WRITING_RANK = 0
 
 
@@ -121,4 +120,4 @@ def chunk_for_memory(spec: VaeSpec, dtype: torch.dtype, device: torch.device, la
     # The widest activations: full resolution before unpatching, five of them alive at once.
     pixels = latent_pixels * (spec.scale_factor_spatial // spec.patch_size) ** 2
     per_latent = 5 * pixels * spec.scale_factor_temporal * spec.decoder_dim * spec.dim_mult[1] * dtype.itemsize
-    return max(1, min(MAX_CHUNK, int(FREE_SHARE * (free_bytes + reserved_slack)) // per_latent))
+    return decoded_latents(free_bytes + reserved_slack, per_latent)

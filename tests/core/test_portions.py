@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ringlight.parallel.ahead import slice_sizes
-from ringlight.parallel.slices import choose_slices
+from ringlight.core.portions import choose_slices, slice_sizes
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""In what portions work is done: slices of tokens that are sent ahead, runs of tokens, latent frames, layers by rank.
+
+Workers go by these, and plans reckon with them. Arithmetic alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+# Link seconds to compute seconds of a layer from which so many slices pay, and from which two forwards on the same
+# ranks should take turns, which by themselves hide most (docs/log.md).
+SLICES_FROM = ((0.8, 4), (0.55, 3), (0.1, 2))
+SLICES_IN_TURNS_FROM = ((0.6, 2),)
+TURNS_FROM = 0.05
+LEAST_SLICE_TOKENS = 16
+SLICE_WEIGHTS = {2: (1, 1), 4: (1, 2, 3, 2)}  # by the number of slices, where measured (docs/log.md)
+
+SLICE_TOKENS = 4096  # at a time, of what follows attention: the feed-forward's activations are wide
+OFFERED_TOKENS = {"cpu": 512, "cuda": 4096}  # at a time, where q, k and v are copied to be sent
+
+MAX_DECODED_LATENTS = 8
+FREE_SHARE = 0.25  # of free memory that decoding may take
+
+
+def choose_slices(link_to_layer: float, num_tokens: int, in_turns: bool) -> int:
+    """Slices of a rank's `num_tokens` tokens, where a layer's data is so much longer on the link than its work takes.
+
+    One where there is little to hide: every slice costs some messages, and reads the weights once more.
+    """
+    for ratio, num_slices in SLICES_IN_TURNS_FROM if in_turns else SLICES_FROM:
+        if link_to_layer >= ratio:
+            return max(1, min(num_slices, num_tokens // LEAST_SLICE_TOKENS))
+    return 1
+
+
+def slice_weights(num_slices: int) -> tuple[int, ...]:
+    """How large each slice is, beside the others: the first is small, so that it leaves soon, and the last not too
+    large, for it is waited for with nothing left to do but attend to it."""
+    return SLICE_WEIGHTS.get(num_slices) or (1, *[2] * (num_slices - 2), 1)
+
+
+def slice_sizes(num_tokens: int, num_slices: int) -> tuple[int, ...]:
+    """Tokens of each slice."""
+    weights = slice_weights(num_slices)
+    ends = [num_tokens * part // sum(weights) for part in accumulate(weights, initial=0)]
+    return tuple(stop - start for start, stop in pairwise(ends))
+
+
+def decoded_latents(free_bytes: int, bytes_per_latent: int) -> int:
+    """How many latent frames to decode at a time: as many as a quarter of free memory holds, at least one."""
+    return max(1, min(MAX_DECODED_LATENTS, int(FREE_SHARE * free_bytes) // bytes_per_latent))
+
+
+def split_runs(sizes: Sequence[int], parts: int) -> list[range]:
+    """Items over ranks, each a run of neighbours of about the same size: which items each rank holds.
+
+    A rank takes an item if at least half of it lies within an even share of what is left. As long as there are items
+    it takes one, so that the ranks without any are the last ones.
+    """
+    runs, stop, left = [], 0, sum(sizes)
+    for ranks in range(parts, 0, -1):
+        start, taken = stop, 0
+        while stop < len(sizes) and (stop == start or (2 * taken + sizes[stop]) * ranks <= 2 * left):
+            taken += sizes[stop]
+            stop += 1
+        runs.append(range(start, stop))
+        left -= taken
+    return runs
