@@ -85,7 +85,7 @@ def _run_rank(rank: int, num_ranks: int, scale: Scale, checks: Checks, folder: P
                 timed = replace(finding, seconds=time.perf_counter() - started)
                 print(json.dumps(asdict(timed)), file=file, flush=True)
         dist.barrier()
-    except Exception as error:
+    except Exception as error:  # whatever breaks is told by the process that waits for this rank
         traceback.print_exc()
         (folder / f"{rank}.error").write_text(error_line(error), encoding="utf-8")
         raise SystemExit(1) from None

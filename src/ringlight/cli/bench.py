@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ringlight.cli import machine
-from ringlight.cli.generate import handled, interrupt
+from ringlight.cli.signals import handled, interrupt
 from ringlight.core.config import read_defaults, read_limits
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.layout import ParallelLayout

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ringlight.cli import machine
+from ringlight.cli.nodes import host_ranks, say_layout
 from ringlight.cli.progress import JobProgress
+from ringlight.cli.request_flags import parse_size, read_image
+from ringlight.cli.signals import interruptible
 from ringlight.core.config import EngineConfig, NodesConfig, read_limits
 from ringlight.core.errors import Cancelled, InvalidRequest
 from ringlight.core.layout import AskedLayout
@@ -151,32 +150,6 @@ def generate(
     print(done.to_json().decode() if json_ else summary(done), end="" if json_ else "\n")
 
 
-def host_ranks(config: EngineConfig, guidance: bool | None, quiet: bool) -> None:
-    """Host this node's ranks until node 0 is done. Raises what ended them before."""
-    with Engine(config, read_limits(), guidance=guidance) as engine, JobProgress(quiet) as progress:
-        say_layout(engine, progress)
-        with handled(interrupt):
-            engine.follow()
-
-
-def say_layout(engine: Engine, progress: JobProgress) -> None:
-    """How many ranks are laid out, and why so, where there is more than one."""
-    if engine.choice.layout.num_ranks > 1:
-        progress.say(engine.choice.reason)
-
-
-def parse_size(size: str | None, width: int | None, height: int | None) -> tuple[int | None, int | None]:
-    """Width and height from --size or from their own flags, which may not contradict each other."""
-    if size is None:
-        return width, height
-    if width is not None or height is not None:
-        raise typer.BadParameter("give --size, or --width and --height, not both", param_hint="--size")
-    match = re.fullmatch(r"(\d+)[xX×*](\d+)", size.strip())
-    if match is None:
-        raise typer.BadParameter(f"{size!r} is not WIDTHxHEIGHT, such as 1280x704", param_hint="--size")
-    return int(match[1]), int(match[2])
-
-
 def check_report(path: Path, output: str) -> None:
     """Raise InvalidRequest unless the report can be written, beside the video and not over it."""
     check_folder(path, "report")
@@ -194,49 +167,6 @@ def write_report(report: RunReport, path: Path) -> None:
         raise InvalidRequest.of("report", f"{path}: {error.strerror}") from None
     finally:
         part.unlink(missing_ok=True)
-
-
-def read_image(path: Path | None) -> bytes | None:
-    """The bytes of the picture. Raises InvalidRequest when the file cannot be read."""
-    if path is None:
-        return None
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidRequest.of("image", f"{path}: {error.strerror or error}") from None
-
-
-@contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """An event that is set by the first Ctrl-C, SIGTERM or lost terminal; a second one raises KeyboardInterrupt."""
-    interrupted = threading.Event()
-
-    def on_signal(number: int, frame: object) -> None:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        interrupted.set()
-
-    with handled(on_signal):
-        yield interrupted
-
-
-def interrupt(number: int, frame: object) -> None:
-    """A handler of signals, also where they were ignored before, as in the background of a script."""
-    raise KeyboardInterrupt
-
-
-@contextmanager
-def handled(handler: Callable[[int, object], None]) -> Iterator[None]:
-    """A handler for the signals that ask a command to end."""
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored under nohup
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
 
 
 def wait(engine: Engine, job: Job, interrupted: threading.Event, progress: JobProgress) -> RunReport:

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ringlight.cli.generate import handled, interrupt, read_image
 from ringlight.cli.progress import JobProgress
+from ringlight.cli.request_flags import read_image
+from ringlight.cli.signals import handled, interrupt
 from ringlight.core.errors import InvalidRequest, InvalidSetting, RinglightError
 from ringlight.core.output import check_folder
 

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from ringlight.cli import machine
-from ringlight.cli.generate import parse_size
+from ringlight.cli.request_flags import parse_size
 from ringlight.core.config import read_defaults, read_limits
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.request import RequestDefaults, VideoRequest

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -13,9 +11,9 @@ from typing import Annotated
 import typer
 
 from ringlight.cli import listing, machine, settings
-from ringlight.cli.generate import host_ranks
+from ringlight.cli.nodes import keep_hosting
 from ringlight.core.config import EngineConfig, NodesConfig, read_defaults
-from ringlight.core.errors import InvalidRequest, InvalidSetting, WorkerError
+from ringlight.core.errors import InvalidRequest, InvalidSetting
 from ringlight.core.layout import AskedLayout, LayoutChoice, decide
 from ringlight.core.request import RequestDefaults, RequestLimits
 from ringlight.core.settings import LogFormat, LogLevel, ServeSettings
@@ -23,7 +21,6 @@ from ringlight.core.spec import ModelSpec
 
 MODEL, SERVER, JOBS, SAFETY, SIGHT = "Model", "Server", "Jobs", "Safety", "Observability"
 USUAL = ServeSettings()
-REJOIN_SECONDS = 1.0
 
 
 class ModelType(StrEnum):
@@ -260,16 +257,6 @@ def serve(
     from ringlight.server.app import create_app, run
 
     run(create_app(serve_settings, engine_config), serve_settings)
-
-
-def keep_hosting(config: EngineConfig, guidance: bool) -> None:
-    """Host this node's ranks until node 0 stops; where the group is lost, join the next one."""
-    while True:
-        try:
-            return host_ranks(config, guidance, quiet=False)
-        except WorkerError as error:
-            print(f"ringlight: {error}; joining again", file=sys.stderr)
-            time.sleep(REJOIN_SECONDS)
 
 
 def check_defaults(

@@ -23,7 +23,7 @@ from ringlight.models.wan.transformer import WanTransformer
 from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis, ParallelMesh
-from ringlight.parallel.slices import Speeds, least, measure_link
+from ringlight.parallel.speeds import Speeds, least, measure_link
 from ringlight.pipelines.continued import require_continuable
 from ringlight.pipelines.output import FrameWriter, LatentsWriter, Output, finish, frame_converter, open_writer
 from ringlight.pipelines.preview import Painter, Previews

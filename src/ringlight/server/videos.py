@@ -89,11 +89,9 @@ class Videos:
             self._take_up(stored)
         self.retention.start()
 
-    def close(self, drain_seconds: float = 0.0) -> None:
-        """Let running jobs go on for so long, then end. What is not over stays in the store, to be gone on with."""
+    def close(self) -> None:
+        """End the workers. What is not over stays in the store, to be gone on with."""
         self.is_draining = True
-        if drain_seconds:
-            self.engine.drain(drain_seconds)
         self.retention.close()
         self.engine.close(abandon=True)
         self._ledger.close()
@@ -127,7 +125,7 @@ class Videos:
         except Known as known:
             folder.remove()
             return self._view(known.stored)
-        except StoreError:  # it may be stored all the same; if not, the next start finds the folder to be nobody's
+        except StoreError:  # it may be stored all the same; if not, a sweep finds the folder to be nobody's
             raise
         except OSError as error:  # the disk is full, say
             folder.remove()

@@ -30,7 +30,7 @@ from ringlight.models.wan.rope import rope_frequencies, rotate_
 from ringlight.parallel.attention import sequence_attention
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.shard import SequenceShard
-from ringlight.parallel.slices import seconds_of
+from ringlight.parallel.speeds import seconds_of
 from ringlight.parallel.turns import in_turns
 
 PROBE_TOKENS = {"cpu": 128, "cuda": 2048}

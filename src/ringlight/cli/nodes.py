@@ -1,0 +1,38 @@
+"""The ranks of this machine, for a command that runs on several."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from ringlight.cli.progress import JobProgress
+from ringlight.cli.signals import handled, interrupt
+from ringlight.core.config import EngineConfig, read_limits
+from ringlight.core.errors import WorkerError
+from ringlight.engine.engine import Engine
+
+REJOIN_SECONDS = 1.0
+
+
+def host_ranks(config: EngineConfig, guidance: bool | None, quiet: bool) -> None:
+    """Host this node's ranks until node 0 is done. Raises what ended them before."""
+    with Engine(config, read_limits(), guidance=guidance) as engine, JobProgress(quiet) as progress:
+        say_layout(engine, progress)
+        with handled(interrupt):
+            engine.follow()
+
+
+def keep_hosting(config: EngineConfig, guidance: bool) -> None:
+    """Host this node's ranks until node 0 stops; where the group is lost, join the next one."""
+    while True:
+        try:
+            return host_ranks(config, guidance, quiet=False)
+        except WorkerError as error:
+            print(f"ringlight: {error}; joining again", file=sys.stderr)
+            time.sleep(REJOIN_SECONDS)
+
+
+def say_layout(engine: Engine, progress: JobProgress) -> None:
+    """How many ranks are laid out, and why so, where there is more than one."""
+    if engine.choice.layout.num_ranks > 1:
+        progress.say(engine.choice.reason)
