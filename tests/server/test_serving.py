@@ -238,3 +238,15 @@ def test_who_reads_slowly_gets_all(port: int) -> None:
 def is_answered(port: int) -> bool:
     with connect(port) as client:
         return b"200 OK" in ask(client)
+
+
+def test_a_folder_of_another_database_is_left_alone(tiny: Path, tmp_path: Path) -> None:
+    """It would be cleared of all its videos, which no job here knows."""
+    video = tmp_path / "data" / "videos" / f"video_{'0' * 32}" / "video.mp4"
+    video.parent.mkdir(parents=True)
+    video.write_bytes(b"a film")
+    with starting(tmp_path, tiny, "--no-warm-up") as server:
+        assert server.process.wait(60) == 3
+        (line,) = [line for line in server.log.splitlines() if "data-dir" in line]
+        assert "--store-url" in line
+    assert video.read_bytes() == b"a film"

@@ -69,7 +69,7 @@ class Videos:
         self.model_names = (settings.served_model_name or self.spec.name,)
         self.folder = DataFolder.open(settings.data_dir)
         self.store = JobStore(settings.store_url or self.folder.store_url)
-        if self.folder.holds_videos() and not self.store.count_by_status():
+        if self.folder.holds_videos() and not any(self.store.count_by_status().values()):
             raise InvalidSetting(
                 f"data-dir {settings.data_dir} holds videos that the database does not know; "
                 "name the database that does in --store-url, or another folder"

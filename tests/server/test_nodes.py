@@ -1,0 +1,53 @@
+"""A server over two nodes, both of them on this machine: ranks of the second one that die are there again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import RINGLIGHT
+from tests.engine.processes import wait_until
+from tests.server.served import Served, free_port, serve
+
+pytestmark = pytest.mark.slow  # a real server with workers of two nodes
+
+
+@pytest.fixture
+def nodes(tiny: Path, tmp_path: Path) -> Iterator[tuple[Served, subprocess.Popen[bytes]]]:
+    """The server on node 0, and the process that hosts the ranks of node 1."""
+    shared = ["--num-gpus", "2", "--ring-degree", "2", "--nnodes", "2", "--watchdog-timeout", "2", "--no-warm-up"]
+    shared += ["--dist-init-addr", f"127.0.0.1:{free_port()}", "--num-threads", "1"]
+    node_1 = [RINGLIGHT, "serve", "--model-path", str(tiny), "--node-rank", "1", *shared]
+    with (tmp_path / "node_1").open("wb") as log:
+        follower = subprocess.Popen(node_1, stdout=log, stderr=log)
+    try:
+        with serve(tmp_path, tiny, "--save-seconds", 0.5, *shared) as server:
+            yield server, follower
+    finally:
+        follower.kill()
+        follower.wait()
+
+
+def test_a_lost_node_joins_again_and_the_video_goes_on(nodes: tuple[Served, subprocess.Popen[bytes]]) -> None:
+    server, follower = nodes
+    undisturbed = server.completed(num_inference_steps=200)
+    video = server.create(num_inference_steps=200)["id"]
+    wait_until(lambda: (server.get(video)["step"] or 0) > 20)
+    os.kill(worker_of(follower), signal.SIGKILL)
+    assert server.wait(video)["restarts"] == 1
+    contents = [server.http.get(f"/v1/videos/{each}/content").content for each in (undisturbed["id"], video)]
+    assert contents[0] == contents[1]
+    assert server.stop() == 0
+    assert follower.wait(30) == 0, "it ends when node 0 has drained"
+
+
+def worker_of(process: subprocess.Popen[bytes]) -> int:
+    """The process id of the one rank that a node hosts."""
+    tasks = Path(f"/proc/{process.pid}/task").iterdir()
+    (pid,) = (int(pid) for task in tasks for pid in (task / "children").read_text().split())
+    return pid
