@@ -336,7 +336,8 @@ def waiting_at_once(shard: Any, kernel: Any, num_slices: int) -> Any:
     class Waiting(Whole):
         def offer(self, *part_q_k_v: Any) -> None:
             super().offer(*part_q_k_v)
-            self._ring._coming[1].wait()  # type: ignore[index]
+            if self._ring._coming is not None:  # all runs are offered
+                self._ring._coming[1].wait()
 
     return Waiting(shard, kernel)
 

@@ -80,6 +80,24 @@ class SecurityHeaders:
         await self.app(scope, receive, send_with_headers)
 
 
+class OneFraming:
+    """Refuses a request with two accounts of where its body ends, and closes: proxies before us may take the other one.
+
+    RFC 9112, section 6.1. What follows on that connection is not read as a request.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and {"content-length", "transfer-encoding"} <= set(Headers(scope=scope)):
+            said = "Content-Length and Transfer-Encoding exclude each other"
+            refusal = ApiError(400, "invalid_body", said, headers={"connection": "close"})
+            await refusal.response()(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
 class SameSite:
     """Refuses what a page of another site sends from somebody's browser; without keys it could use their machine.
 
@@ -153,6 +171,7 @@ class BodyLimit:
 def install(app: FastAPI, settings: ServeSettings) -> None:
     """Add all of these to `app`; call `errors.install` before. The last one added is the outermost."""
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(OneFraming)
     app.add_middleware(SameSite, allowed_origins=settings.cors_origins)
     if settings.cors_origins:
         app.add_middleware(
