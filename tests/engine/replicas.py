@@ -11,16 +11,17 @@ from ringlight.engine.replica import Lost, Receive
 
 def report_of(job: messages.RunJob) -> RunReport:
     memory = MemoryReport(rank=0, device="cpu", peak_resident_bytes=1)
+    stages = [StageReport(name="Denoising", seconds=1.0, peak_bytes=1)]
     return RunReport(
         workload=job.request.workload(),
         workload_hash="",
         layout=job.layout.name,
         environment={},
-        stages=[StageReport(name="Denoising", seconds=1.0, peak_bytes=1)],
+        stages=stages,
         other_seconds=0.0,
         total_seconds=1.0,
         step_seconds=[0.5, 0.5],
-        ranks=[RankReport(rank=0, stages=[], memory=memory, link={})],
+        ranks=[RankReport(rank=0, stages=stages, memory=memory, link={})],
         num_tokens=1,
         outputs=[job.output],
     )

@@ -141,11 +141,34 @@ def test_an_abandoned_job_tells_nobody_of_its_end(tiny: Path, output: str) -> No
     assert all(job.state.is_over for job in jobs)
 
 
+def test_an_eta_is_as_planned_until_something_was_measured(tiny: Path, output: str) -> None:
+    replica = FakeReplica(held=True)
+    with engine_with(tiny, replica) as engine:
+        running, waiting = (engine.submit(small(engine, prompt), output) for prompt in "ab")
+        assert replica.in_the_middle.wait(PATIENCE)
+        assert running.plan is not None and waiting.plan is not None
+        assert engine.eta_seconds(waiting) == pytest.approx(
+            engine.eta_seconds(running) + waiting.plan.total_seconds  # type: ignore[operator]
+        )
+        replica.go_on.set()
+
+
+def test_nothing_is_planned_on_a_machine_that_is_not_known(tiny: Path, output: str) -> None:
+    replica = FakeReplica(held=True)
+    config = EngineConfig(model_path=str(tiny), device="cuda")  # which no test machine has
+    with Engine(config, None, replica) as engine:
+        running, waiting = (engine.submit(small(engine, prompt), output) for prompt in "ab")
+        assert replica.in_the_middle.wait(PATIENCE)
+        assert engine.eta_seconds(waiting) is None
+        replica.go_on.set()
+        assert running.wait(PATIENCE).predicted is None
+        assert waiting.wait(PATIENCE).predicted is None
+
+
 def test_an_eta_comes_from_what_was_measured(tiny: Path, output: str) -> None:
     replica = FakeReplica()
     with engine_with(tiny, replica) as engine:
         job = engine.submit(small(engine), output)
-        assert engine.eta_seconds(job) is None
         job.wait(PATIENCE)
         assert engine.eta_seconds(job) is None
         replica.go_on.clear()

@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, StreamingRespon
 
 import ringlight
 from ringlight.core.errors import NotFound, QueueFull, StoreError
-from ringlight.core.report import LinkReport, MemoryReport, RankReport, RunReport, StageReport
+from ringlight.core.report import LinkReport, MemoryReport, PredictedReport, RankReport, RunReport, StageReport
 from ringlight.engine.runner import ReplicaState
 from ringlight.server import errors
 from ringlight.server.meter import RequestMeter
@@ -82,6 +82,7 @@ def report() -> RunReport:
         ranks=[rank(0), rank(1)],
         num_tokens=100,
         outputs=["video.mp4"],
+        predicted=PredictedReport(basis="H100", stages={"Denoising": 30.0}, total_seconds=81.0, peak_bytes=2**30),
     )
 
 
@@ -140,6 +141,16 @@ def test_a_completed_job_tells_stages_steps_links_and_memory(metrics: Metrics) -
     assert value(metrics, "ringlight_link_wait_seconds_total", kind="ring") == 2.0
     assert value(metrics, "ringlight_link_sent_bytes_total", kind="ring") == 2000
     assert value(metrics, "ringlight_memory_peak_bytes", replica="replica-0", rank="1") == 2 * 2**30
+
+
+def test_predictions_are_held_against_what_was_measured(metrics: Metrics) -> None:
+    of = "ringlight_predicted_over_measured_ratio"
+    assert value(metrics, f"{of}_sum", stage="Denoising") == 0.75
+    assert value(metrics, f"{of}_sum", stage="Total") == 2.0
+    assert value(metrics, f"{of}_count", stage="Total") == 1
+    resumed = msgspec.structs.replace(report(), resumed_from_step=2)  # whose measured part is not the whole
+    metrics.observe_job(resumed, 41.0, "u1r2", "replica-0")
+    assert value(metrics, f"{of}_count", stage="Total") == 1
 
 
 def test_failed_jobs_are_counted_by_code_and_timed_if_they_began(metrics: Metrics) -> None:

@@ -6,7 +6,6 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from os import sched_getaffinity, sysconf
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from ringlight.bench.sending import Sample, Turn, send
 from ringlight.bench.servers import Place, Started, serving, shown_command
 from ringlight.bench.workload import Workload
 from ringlight.client import ApiError, Client, Unreachable
+from ringlight.core.host import memory_bytes, num_cores
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import GIB
 from ringlight.core.spec import ModelSpec
@@ -180,7 +180,7 @@ def expectations(samples: Sequence[Sample], spec: ModelSpec, known: Calibration 
 def machine() -> dict[str, Any]:
     """The machine that the requests were sent from, which for our own servers is theirs too."""
     return {
-        "cores": len(sched_getaffinity(0)),
-        "memory_gib": round(sysconf("SC_PAGE_SIZE") * sysconf("SC_PHYS_PAGES") / GIB, 1),
+        "cores": num_cores(),
+        "memory_gib": round(memory_bytes() / GIB, 1),
         "system": platform.platform(),
     }

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from ringlight.core.config import worker_environment
+from ringlight.core.host import memory_bytes, num_cores
 
 PACKAGES = (
     "ringlight",
@@ -63,15 +64,14 @@ def doctor(
 
 def gather() -> dict[str, dict[str, Any]]:
     """Facts by group."""
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "packages": {name: _version(name) for name in PACKAGES},
         "machine": {
             "python": sys.version.split()[0],
             "executable": sys.executable,
             "platform": platform.platform(),
-            "cpus": len(os.sched_getaffinity(0)),
-            "memory_gib": round(memory_bytes / 2**30, 1),
+            "cpus": num_cores(),
+            "memory_gib": round(memory_bytes() / 2**30, 1),
             "disk_free_gib": round(shutil.disk_usage(os.getcwd()).free / 2**30, 1),
         },
         "torch": _ask_torch(),

@@ -14,11 +14,12 @@ from ringlight.cli.nodes import host_ranks, say_layout
 from ringlight.cli.progress import JobProgress
 from ringlight.cli.request_flags import parse_size, read_image
 from ringlight.cli.signals import interruptible
-from ringlight.core.config import EngineConfig, NodesConfig, read_limits
+from ringlight.core.config import EngineConfig, NodesConfig, read_defaults, read_limits
 from ringlight.core.errors import Cancelled, InvalidRequest
 from ringlight.core.layout import AskedLayout
 from ringlight.core.output import KINDS, check_folder, part_path
 from ringlight.core.report import RunReport
+from ringlight.core.spec import ModelSpec
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job
 
@@ -77,6 +78,8 @@ def generate(
     ring_degree: machine.RingDegree = None,
     cfg_degree: machine.CfgDegree = None,
     num_slices: machine.NumSlices = 0,
+    calibration: machine.Calibration = "",
+    memory_check: machine.MemoryCheck = True,
     nnodes: machine.NumNodes = 1,
     node_rank: machine.NodeRank = 0,
     dist_init_addr: machine.DistInitAddr = "",
@@ -93,8 +96,9 @@ def generate(
     The report goes to stdout, progress and logs to stderr. Width, height, frames, fps, steps and guidance come from
     the checkpoint's ringlight.json where they are left out, else from the model card.
 
-    Degrees that are left out follow from those that are given, else from what is fastest. With --nnodes the same
-    command runs on every node, each with its own --node-rank; nodes above 0 only host ranks, and print no report.
+    Degrees that are left out follow from those that are given, else from what is predicted to be fastest here. With
+    --nnodes the same command runs on every node, each with its own --node-rank; nodes above 0 only host ranks, and
+    print no report.
 
     Exit codes: 0, 2 usage, 3 invalid request or checkpoint, 4 worker failure, 130 interrupted.
     """
@@ -118,33 +122,39 @@ def generate(
         ),
         nodes=NodesConfig(num_nodes=nnodes, node_rank=node_rank, init_address=dist_init_addr),
         num_slices=num_slices,
+        calibration=calibration,
+        memory_check=memory_check,
     )
-    guidance = None if guidance_scale is None else guidance_scale > 1
+    spec = ModelSpec.read(Path(model_path))
+    request = read_defaults(Path(model_path)).complete(
+        prompt,
+        spec,
+        negative_prompt=negative_prompt,
+        image=read_image(image_path),
+        width=wide,
+        height=high,
+        num_frames=num_frames,
+        fps=fps,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        flow_shift=flow_shift,
+        seed=seed,
+    )
     if node_rank > 0:
-        host_ranks(config, guidance, quiet)
+        host_ranks(config, request, quiet)
         return
     if report is not None:
         check_report(report, output)
-    with Engine(config, read_limits(), guidance=guidance) as engine:
-        request = engine.request(
-            prompt,
-            negative_prompt=negative_prompt,
-            image=read_image(image_path),
-            width=wide,
-            height=high,
-            num_frames=num_frames,
-            fps=fps,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            flow_shift=flow_shift,
-            seed=seed,
-        )
-        with JobProgress(quiet) as progress, interruptible() as interrupted:
-            job = engine.submit(request, output, progress)
-            say_layout(engine, progress)
-            if job.layout != engine.choice.layout:
-                progress.say(f"{job.layout.name} for this request: without guidance both branches share its tokens")
-            done = wait(engine, job, interrupted, progress)
+    with (
+        Engine(config, read_limits(), typical=request) as engine,
+        JobProgress(quiet) as progress,
+        interruptible() as interrupted,
+    ):
+        job = engine.submit(request, output, progress)
+        say_layout(engine, progress)
+        if job.layout != engine.choice.layout:
+            progress.say(f"{job.layout.name} for this request: without guidance both branches share its tokens")
+        done = wait(engine, job, interrupted, progress)
     if report is not None:
         write_report(done, report)
     print(done.to_json().decode() if json_ else summary(done), end="" if json_ else "\n")

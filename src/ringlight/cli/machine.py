@@ -70,6 +70,17 @@ NumSlices = Annotated[
         rich_help_panel=LAYOUT,
     ),
 ]
+Calibration = Annotated[
+    str,
+    typer.Option(
+        help="Report of a u1r1 run on this machine (generate --report): plans go by it.",
+        metavar="FILE",
+        rich_help_panel=LAYOUT,
+    ),
+]
+MemoryCheck = Annotated[
+    bool, typer.Option(help="Refuse what is predicted not to fit, before anything is loaded.", rich_help_panel=LAYOUT)
+]
 NumReplicas = Annotated[
     int, typer.Option(min=1, help="Copies of the model, each on ranks of its own; one queue.", rich_help_panel=LAYOUT)
 ]

@@ -9,24 +9,25 @@ from ringlight.cli.progress import JobProgress
 from ringlight.cli.signals import handled, interrupt
 from ringlight.core.config import EngineConfig, read_limits
 from ringlight.core.errors import WorkerError
+from ringlight.core.request import VideoRequest
 from ringlight.engine.engine import Engine
 
 REJOIN_SECONDS = 1.0
 
 
-def host_ranks(config: EngineConfig, guidance: bool | None, quiet: bool) -> None:
+def host_ranks(config: EngineConfig, typical: VideoRequest, quiet: bool) -> None:
     """Host this node's ranks until node 0 is done. Raises what ended them before."""
-    with Engine(config, read_limits(), guidance=guidance) as engine, JobProgress(quiet) as progress:
+    with Engine(config, read_limits(), typical=typical) as engine, JobProgress(quiet) as progress:
         say_layout(engine, progress)
         with handled(interrupt):
             engine.follow()
 
 
-def keep_hosting(config: EngineConfig, guidance: bool) -> None:
+def keep_hosting(config: EngineConfig, typical: VideoRequest) -> None:
     """Host this node's ranks until node 0 stops; where the group is lost, join the next one."""
     while True:
         try:
-            return host_ranks(config, guidance, quiet=False)
+            return host_ranks(config, typical, quiet=False)
         except WorkerError as error:
             print(f"ringlight: {error}; joining again", file=sys.stderr)
             time.sleep(REJOIN_SECONDS)

@@ -15,6 +15,7 @@ from ringlight.core.config import read_defaults, read_limits
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.core.spec import ModelSpec
+from ringlight.engine.foresight import ORDINARY_PROMPT
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import Calibration
 from ringlight.planner.fleet import FleetPlan, Kind, plan_fleet
@@ -26,7 +27,6 @@ from ringlight.planner.simulate import Load
 from ringlight.planner.tables import fleet_table, plan_tables
 
 HARDWARE, REQUEST, LOAD, RESULT = "Hardware", "Request", "Load", "Result"
-STAND_IN = "a prompt of ordinary length " * 11  # some 77 tokens; its words do not matter
 
 
 class ObjectiveChoice(StrEnum):
@@ -151,8 +151,12 @@ def plan(
 
 def request_with(spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], image: bool) -> VideoRequest:
     """A request of this size with stand-ins for its prompts and its picture. Raises InvalidRequest."""
-    given = {"negative_prompt": STAND_IN.replace("prompt", "phrase"), "seed": 0, "image": b"\0" if image else None}
-    request = defaults.complete(STAND_IN, spec, **given | fields)
+    given = {
+        "negative_prompt": ORDINARY_PROMPT.replace("prompt", "phrase"),
+        "seed": 0,
+        "image": b"\0" if image else None,
+    }
+    request = defaults.complete(ORDINARY_PROMPT, spec, **given | fields)
     request.check(spec, read_limits())
     return request
 

@@ -14,10 +14,11 @@ from ringlight.cli import listing, machine, settings
 from ringlight.cli.nodes import keep_hosting
 from ringlight.core.config import EngineConfig, NodesConfig, read_defaults
 from ringlight.core.errors import InvalidRequest, InvalidSetting
-from ringlight.core.layout import AskedLayout, LayoutChoice, decide
+from ringlight.core.layout import AskedLayout
 from ringlight.core.request import RequestDefaults, RequestLimits
 from ringlight.core.settings import LogFormat, LogLevel, ServeSettings
 from ringlight.core.spec import ModelSpec
+from ringlight.engine.foresight import ORDINARY_PROMPT, Foresight
 
 MODEL, SERVER, JOBS, SAFETY, SIGHT = "Model", "Server", "Jobs", "Safety", "Observability"
 USUAL = ServeSettings()
@@ -58,6 +59,8 @@ def serve(
     ring_degree: machine.RingDegree = None,
     cfg_degree: machine.CfgDegree = None,
     num_slices: machine.NumSlices = 0,
+    calibration: machine.Calibration = "",
+    memory_check: machine.MemoryCheck = True,
     num_replicas: machine.NumReplicas = USUAL.num_replicas,
     nnodes: machine.NumNodes = 1,
     node_rank: machine.NodeRank = 0,
@@ -203,6 +206,8 @@ def serve(
         nodes=NodesConfig(num_nodes=nnodes, node_rank=node_rank, init_address=dist_init_addr),
         num_slices=num_slices,
         warm_up=warm_up,
+        calibration=calibration,
+        memory_check=memory_check,
     )
     stated: settings.Stated = ctx.obj
     spec = ModelSpec.read(Path(model_path))
@@ -211,7 +216,8 @@ def serve(
     limits = RequestLimits(**settings.values(said_limits))
     defaults = RequestDefaults(**settings.values(said_defaults))
     check_defaults(said_defaults, defaults, spec, limits)
-    choice = choose_layout(engine_config, spec, defaults)
+    typical = defaults.complete(ORDINARY_PROMPT, spec)
+    choice = Foresight(engine_config, spec, limits, num_replicas).choose(typical)
     serve_settings = ServeSettings(
         host=host,
         port=port,
@@ -252,7 +258,7 @@ def serve(
         )
         return
     if node_rank > 0:
-        return keep_hosting(engine_config, defaults.guidance_scale > 1)
+        return keep_hosting(engine_config, typical)
     # Here, because it takes as long to import as all else together, and other commands do not need it.
     from ringlight.server.app import create_app, run
 
@@ -271,16 +277,6 @@ def check_defaults(
     except InvalidRequest as error:
         if problems := [str(problem) for problem in error.problems if problem.field in given]:
             raise InvalidSetting(f"defaults: {'; '.join(problems)}") from None
-
-
-def choose_layout(config: EngineConfig, spec: ModelSpec, defaults: RequestDefaults) -> LayoutChoice:
-    """The layout as the engine will choose it. Raises InvalidLayout."""
-    return decide(
-        config.asked_layout,
-        num_heads=spec.transformer.num_attention_heads,
-        guidance=defaults.guidance_scale > 1,
-        num_nodes=config.nodes.num_nodes,
-    )
 
 
 def check_safety(serve_settings: ServeSettings) -> None:

@@ -71,7 +71,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     `num_slices` is the number of slices of a rank's tokens whose keys and values are sent ahead of the next block, one
     slice under the computation of another: 0 to follow from sizes and link, 1 to send all at once. A rank that has not
     been heard of for `watchdog_seconds` is lost. `warm_up`: the smallest video is made before the workers say that they
-    are ready. Raises InvalidSetting.
+    are ready. `calibration` is the file of a report or calibration of this machine that plans go by, empty for none;
+    `memory_check`: what is predicted not to fit is refused. Raises InvalidSetting.
     """
 
     model_path: str
@@ -89,6 +90,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     nodes: NodesConfig = NodesConfig()
     num_slices: int = 0
     warm_up: bool = False
+    calibration: str = ""
+    memory_check: bool = True
 
     def __post_init__(self) -> None:
         if self.num_slices < 0:
@@ -137,6 +140,11 @@ def read_environment() -> dict[str, str]:
     return {
         name.removeprefix(prefix).lower(): text for name, text in os.environ.items() if name.startswith(prefix) and text
     }
+
+
+def read_visible_devices() -> str | None:
+    """The GPUs that are shown to torch, as the environment says; None where all are."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def read_settings_file(path: Path) -> dict[str, Any]:

@@ -119,15 +119,8 @@ def decide(asked: AskedLayout, *, num_heads: int, guidance: bool, num_nodes: int
 
     Raises InvalidLayout where the model has too few heads, or the nodes would not have equally many ranks.
     """
-    _check_heads(asked, num_heads)
-    _check_nodes(asked, num_nodes)
+    fitting = candidates(asked, num_heads=num_heads, num_nodes=num_nodes)
     ranks_per_node = asked.num_ranks // num_nodes
-    fitting = list(_fitting(asked, num_heads))
-    if not fitting:
-        raise InvalidLayout(
-            f"ring-degree {asked.ring_degree} leaves more Ulysses ranks than the {num_heads} heads of the model; "
-            "leave --ring-degree out"
-        )
 
     def preference(layout: ParallelLayout) -> tuple[bool, bool, bool, int]:
         return (
@@ -145,6 +138,19 @@ def decide(asked: AskedLayout, *, num_heads: int, guidance: bool, num_nodes: int
     if not reasons:
         reasons = ["as asked, nothing was left to choose" if layout.num_ranks > 1 else "one rank has nothing to split"]
     return LayoutChoice(layout=layout, reason=f"{layout.name}: {'; '.join(reasons)}")
+
+
+def candidates(asked: AskedLayout, *, num_heads: int, num_nodes: int = 1) -> list[ParallelLayout]:
+    """All layouts that have what is asked for, at least one. Raises InvalidLayout as `decide` does."""
+    _check_heads(asked, num_heads)
+    _check_nodes(asked, num_nodes)
+    fitting = list(_fitting(asked, num_heads))
+    if not fitting:
+        raise InvalidLayout(
+            f"ring-degree {asked.ring_degree} leaves more Ulysses ranks than the {num_heads} heads of the model; "
+            "leave --ring-degree out"
+        )
+    return fitting
 
 
 def layout_for(layout: ParallelLayout, guidance: bool, num_heads: int, ranks_per_node: int) -> ParallelLayout:

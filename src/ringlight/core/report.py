@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 SCHEMA_VERSION = 2
 GIB = 2**30
+TOTAL = "Total"
 
 
 class StageReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,10 +60,23 @@ class RankReport(msgspec.Struct, frozen=True, kw_only=True):
     link: dict[str, LinkReport]
 
 
+class PredictedReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What was expected of a run before it began: seconds by stage (Other is one), in all, and the worst rank's peak.
+
+    `basis` names the machine that it was reckoned for, and where its figures come from.
+    """
+
+    basis: str
+    stages: dict[str, float]
+    total_seconds: float
+    peak_bytes: int
+
+
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     """One generation, measured. `stages` are rank 0's; they and `other_seconds` sum to `total_seconds`.
 
     `resumed_from_step` is the step after which a repeated job went on: what lies before it was measured by nobody.
+    `predicted` is what a plan of the whole run said; None where nothing is known of the machine.
     """
 
     workload: dict[str, Any]
@@ -77,6 +92,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     outputs: list[str]
     num_slices: int = 1
     resumed_from_step: int = 0
+    predicted: PredictedReport | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -103,6 +119,20 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
             for kind, links in found.items()
         }
 
+    @property
+    def predicted_over_measured(self) -> dict[str, float]:
+        """By stage, and of Total, for a whole run that was predicted; stages that nobody predicts are left out."""
+        said = self.predicted
+        if said is None or self.resumed_from_step:
+            return {}
+        measured = {stage.name: stage.seconds for stage in self.stages} | {TOTAL: self.total_seconds}
+        predicted = said.stages | {TOTAL: said.total_seconds}
+        return {
+            name: predicted[name] / seconds
+            for name, seconds in measured.items()
+            if seconds > 0 and predicted.get(name, 0.0) > 0
+        }
+
     def slowest(self, position: int) -> StageReport:
         """The longest of all ranks' stages at this position."""
         return max((rank.stages[position] for rank in self.ranks), key=lambda stage: stage.seconds)
@@ -126,21 +156,36 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         return "\n\n".join("\n".join(part) for part in parts)
 
     def _stage_table(self) -> list[str]:
-        """With more than one rank also the slowest rank's seconds; peaks of memory are the worst rank's."""
-        many = len(self.ranks) > 1
-        head, rule = ("Slowest rank (s) | ", "---:|") if many else ("", "")
-        lines = [f"| Stage | Seconds | Share | {head}Peak memory (GiB) |", f"|---|---:|---:|{rule}---:|"]
-        for position, stage in enumerate(self.stages):
-            slowest = f"{self.slowest(position).seconds:.4f} | " if many else ""
-            peak = f"{self.worst_peak_bytes(position) / GIB:.2f}"
-            lines.append(f"| {stage.name} | {stage.seconds:.4f} | {self._share(stage.seconds)} | {slowest}{peak} |")
-        blank = " | " if many else ""
-        lines.append(f"| Other | {self.other_seconds:.4f} | {self._share(self.other_seconds)} | {blank} |")
-        total = f"| **Total** | **{self.total_seconds:.4f}** | 100% | {blank}"
-        return [*lines, f"{total}{self.worst_memory.peak_bytes / GIB:.2f} |"]
+        """Peaks of memory are the worst rank's. With more than one rank also the slowest rank's seconds."""
+        slowest = [f"{self.slowest(position).seconds:.4f}" for position in range(len(self.stages))]
+        columns = {
+            "Stage": [*(stage.name for stage in self.stages), "Other", "**Total**"],
+            "Seconds": [*(f"{seconds:.4f}" for seconds in self._seconds), f"**{self.total_seconds:.4f}**"],
+            "Share": [*(f"{seconds / self.total_seconds:.1%}" for seconds in self._seconds), "100%"],
+            "Predicted (s)": self._predicted_column(),
+            "Slowest rank (s)": [*slowest, "", ""] if len(self.ranks) > 1 else [],
+            "Peak memory (GiB)": [
+                *(f"{self.worst_peak_bytes(position) / GIB:.2f}" for position in range(len(self.stages))),
+                "",
+                f"{self.worst_memory.peak_bytes / GIB:.2f}",
+            ],
+        }
+        shown = {name: cells for name, cells in columns.items() if cells}
+        rule = "|---|" + "---:|" * (len(shown) - 1)
+        return [_row(shown), rule, *(_row(cells) for cells in zip(*shown.values(), strict=True))]
 
-    def _share(self, seconds: float) -> str:
-        return f"{seconds / self.total_seconds:.1%}"
+    @property
+    def _seconds(self) -> list[float]:
+        return [*(stage.seconds for stage in self.stages), self.other_seconds]
+
+    def _predicted_column(self) -> list[str]:
+        """Nothing for a run that went on from a saved step: the prediction is of a whole one."""
+        said = self.predicted
+        if said is None or self.resumed_from_step:
+            return []
+        names = [*(stage.name for stage in self.stages), "Other"]
+        seconds = [said.stages.get(name, 0.0) for name in names]
+        return [f"{value:.4f}" for value in [*seconds, said.total_seconds]]
 
     def _rank_table(self) -> list[str]:
         lines = [
@@ -182,6 +227,10 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         ]
         lines += [f"| {name} | {(value or 0) / GIB:.2f} |" for name, value in gpu_rows]
         return [*lines, f"| Overhead Ratio | {worst.overhead_ratio or 0:.1%} |"]
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def workload_hash(workload: dict[str, Any]) -> str:

@@ -24,11 +24,12 @@ from ringlight.core.errors import (
     RinglightError,
     WorkerError,
 )
-from ringlight.core.layout import ParallelLayout, decide, layout_for
+from ringlight.core.layout import ParallelLayout, layout_for
 from ringlight.core.output import check_output
 from ringlight.core.picture import open_picture
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
+from ringlight.engine.foresight import ORDINARY_PROMPT, Foresight
 from ringlight.engine.jobs import Job, JobState, Keep
 from ringlight.engine.local import LocalReplica
 from ringlight.engine.pace import Pace
@@ -53,31 +54,34 @@ class Engine:
         config: EngineConfig,
         limits: RequestLimits | None = None,
         replica: Replica | None = None,
-        guidance: bool | None = None,
+        typical: VideoRequest | None = None,
         *,
         num_replicas: int = 1,
         queue_size: int | None = None,
         supervised: bool = False,
         defaults: RequestDefaults | None = None,
     ) -> None:
-        """Read the checkpoint's JSON and choose the layout. Raises InvalidCheckpoint, InvalidLayout. No weight is read.
+        """Read the checkpoint's JSON and choose the layout. No weight is read.
 
-        `guidance`: whether requests will use it, which decides what is left open of the layout; None goes by the
-        checkpoint's default. `choice` holds the layout and the reason for it. `queue_size` is how many jobs may wait,
-        None for any number. `defaults` stand in the place of the checkpoint's.
+        Raises InvalidCheckpoint, InvalidSetting, and InvalidLayout, also where a typical request is predicted not to
+        fit into this machine's memory.
+
+        `typical` is a request like those that will come, which decides what is left open of the layout; None is one of
+        all defaults. `choice` holds the layout and the reason for it. `queue_size` is how many jobs may wait, None for
+        any number. `defaults` stand in the place of the checkpoint's.
         """
         self.config = config
         self.limits = limits or RequestLimits()
         self.spec = ModelSpec.read(Path(config.model_path))
         self.defaults = defaults or read_defaults(Path(config.model_path))
-        self.choice = decide(
-            config.asked_layout,
-            num_heads=self.spec.transformer.num_attention_heads,
-            guidance=self.defaults.guidance_scale > 1 if guidance is None else guidance,
-            num_nodes=config.nodes.num_nodes,
-        )
+        if num_replicas < 1:
+            raise InvalidSetting(f"num-replicas must be at least 1, not {num_replicas}")
+        typical = typical or self.defaults.complete(ORDINARY_PROMPT, self.spec)
+        foresight = Foresight(config, self.spec, self.limits, num_replicas)
+        self.choice = foresight.choose(typical)
+        self._foresight = foresight
         self.queue = JobQueue()
-        self.pace = Pace(self.spec)
+        self.pace = Pace(is_planned=foresight.machine is not None)
         self._queue_size = queue_size
         self._changed = threading.Condition()  # guards what follows; notified when a job is over or a replica starts
         self._open: dict[str, Job] = {}  # all that are not over
@@ -91,8 +95,6 @@ class Engine:
 
     def _replicas(self, number: int) -> Sequence[Replica]:
         """Replicas side by side on this machine. Raises InvalidSetting where that is not possible."""
-        if number < 1:
-            raise InvalidSetting(f"num-replicas must be at least 1, not {number}")
         if number > 1 and self.config.nodes.num_nodes > 1:
             raise InvalidSetting("num-replicas above 1 are for one machine; serve each group of nodes by itself")
         num_ranks = self.choice.layout.num_ranks
@@ -201,7 +203,9 @@ class Engine:
         state: JobState | None = None,
         accept: Callable[[Job], None] | None = None,
     ) -> Job:
-        """Queue a video to be written to `output`. Raises InvalidRequest; all later errors come from `Job.wait`.
+        """Queue a video to be written to `output`. Raises InvalidRequest, also for what is predicted not to fit.
+
+        All later errors come from `Job.wait`.
 
         `on_change` is called from a thread of the engine whenever the job's state changes. `layout` may be any layout
         of the engine's number of ranks (InvalidLayout for others); left out it is `layout_of` the request.
@@ -213,6 +217,9 @@ class Engine:
         self.check(request, output)
         layout = layout or self.layout_of(request)
         self.check_layout(layout, request)
+        plan = self._foresight.plan(request, layout)
+        if state is None:
+            self._foresight.check_memory(request, layout, plan)
         self.start(wait=False)
         job = Job(
             job_id or f"video_{uuid4().hex}",
@@ -226,8 +233,10 @@ class Engine:
             continues=continues,
             preview_seconds=preview_seconds,
             state=state,
+            plan=plan,
+            basis=self._foresight.basis,
         )
-        if (estimate := self.pace.estimate(request)) is not None:
+        if (estimate := self.pace.estimate(plan)) is not None:
             job.expect(estimate.denoising_seconds / estimate.total_seconds)
         self._admit(job, is_bounded=state is None)
         try:
@@ -269,8 +278,8 @@ class Engine:
 
     def _tell(self, on_change: Callable[[Job], None] | None, job: Job) -> None:
         """A job has changed; called from any thread."""
-        if job.state.report is not None:
-            self.pace.learn(job.request, job.state.report)
+        if job.state.report is not None and job.plan is not None:
+            self.pace.learn(job.plan, job.state.report)
         try:
             if on_change is not None:
                 on_change(job)
@@ -303,7 +312,7 @@ class Engine:
         return waiting.index(job) + 1 if job in waiting else 0
 
     def eta_seconds(self, job: Job) -> float | None:
-        """Seconds until it is expected to be over, from what this engine has measured; None where it knows nothing."""
+        """Seconds until it is expected to be over, as planned and as measured here; None where nothing is known."""
         waiting = self.queue.jobs()
         if job not in waiting:
             return None if job.state.is_over else self.pace.remaining_seconds(job)

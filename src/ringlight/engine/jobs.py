@@ -9,12 +9,14 @@ from collections.abc import Callable
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from ringlight.core import messages
 from ringlight.core.errors import Cancelled, RinglightError, from_code
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
+from ringlight.planner.prediction import Prediction
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +92,7 @@ def fold(state: JobState, event: JobEvent) -> JobState:
     if state.is_over:
         return state
     after = _fold(state, event)
-    return msgspec.structs.replace(after, furthest=max(state.furthest, _percent(after)))
+    return replace(after, furthest=max(state.furthest, _percent(after)))
 
 
 def _percent(state: JobState) -> int:
@@ -101,30 +103,29 @@ def _percent(state: JobState) -> int:
 
 
 def _fold(state: JobState, event: JobEvent) -> JobState:
-    change = msgspec.structs.replace
     match event:
         case messages.StageStarted(stage=stage):
-            return change(state, status="in_progress", stage=stage)
+            return replace(state, status="in_progress", stage=stage)
         case messages.StepFinished(step=step, num_steps=num_steps, seconds=seconds):
-            return change(state, step=step, num_steps=num_steps, step_seconds=seconds)
+            return replace(state, step=step, num_steps=num_steps, step_seconds=seconds)
         case messages.StateSaved(step=step):
-            return change(state, saved_step=step)
+            return replace(state, saved_step=step)
         case messages.PreviewMade(step=step, picture=picture):
-            return change(state, preview=picture, preview_step=step)
+            return replace(state, preview=picture, preview_step=step)
         case messages.FramesDecoded(num_done=num_done, num_frames=num_frames):
-            return change(state, frames_done=num_done, num_frames=num_frames)
+            return replace(state, frames_done=num_done, num_frames=num_frames)
         case messages.Computed():
-            return change(state, stage="Output")
+            return replace(state, stage="Output")
         case Taken(replica=replica):
-            return change(state, status="in_progress", replica=replica)
+            return replace(state, status="in_progress", replica=replica)
         case WorkersLost():
-            return change(
+            return replace(
                 state, stage=RECOVERING, step=state.saved_step, frames_done=0, num_frames=0, deaths=state.deaths + 1
             )
         case messages.JobCompleted(report=report):
-            return change(state, status="completed", report=report, preview=None)
+            return replace(state, status="completed", report=report, preview=None)
         case messages.JobFailed(code=code, message=text, problems=problems):
-            return change(state, status="failed", error=from_code(code, text, problems), preview=None)
+            return replace(state, status="failed", error=from_code(code, text, problems), preview=None)
 
 
 class Keep(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,10 +153,13 @@ class Job:
         continues: str = "",
         preview_seconds: float = 0.0,
         state: JobState | None = None,
+        plan: Prediction | None = None,
+        basis: str = "",
     ) -> None:
         """`priority`: higher goes first. `deadline_at`: when it fails if it is not over, in seconds since 1970.
 
         `continues`, `preview_seconds`: as in messages.RunJob. `state`: of a job that another process began.
+        `plan` is what it should take; with a `basis`, which says what that was reckoned from, its report tells it.
         """
         self.id = job_id
         self.request = request
@@ -166,6 +170,8 @@ class Job:
         self.keep = keep
         self.continues = continues
         self.preview_seconds = preview_seconds
+        self.plan = plan
+        self._basis = basis
         self.created_at = time.time()
         self.arrival: int | None = None  # its number in the queue, once it has been there
         self._state = state or JobState()
@@ -194,7 +200,7 @@ class Job:
         )
         if self.keep is None:
             return order
-        return msgspec.structs.replace(order, state_file=self.keep.state_file, save_seconds=self.keep.save_seconds)
+        return replace(order, state_file=self.keep.state_file, save_seconds=self.keep.save_seconds)
 
     def wait(self, timeout_seconds: float | None = None) -> RunReport:
         """Block until the job is over. Returns its report, raises its error, or TimeoutError."""
@@ -214,12 +220,15 @@ class Job:
     def expect(self, denoising_share: float) -> None:
         """How much of the whole time denoising is expected to take, 0 to 1, for a progress that moves evenly."""
         with self._changed:
-            self._state = msgspec.structs.replace(self._state, denoising_share=denoising_share)
+            self._state = replace(self._state, denoising_share=denoising_share)
 
     def receive(self, event: JobEvent) -> None:
         """Fold an event into the job and tell whoever waits."""
         if isinstance(event, messages.JobFailed) and event.code == Cancelled.code and self._stop_reason is not None:
             event = _failure(self.id, self._stop_reason)
+        if isinstance(event, messages.JobCompleted) and self.plan is not None and self._basis:
+            predicted = self.plan.report(self._basis)
+            event = replace(event, report=replace(event.report, predicted=predicted))
         with self._changed:
             before, self._state = self._state, fold(self._state, event)
             self._changed.notify_all()

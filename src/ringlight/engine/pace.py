@@ -1,4 +1,4 @@
-"""Pace: how long videos take here, learnt from those that were made."""
+"""Pace: how long videos take here: as planned, times what those that were made took of their plans."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from ringlight.core.report import RunReport
-from ringlight.core.request import VideoRequest
-from ringlight.core.spec import ModelSpec
 from ringlight.engine.jobs import Job
+from ringlight.planner.prediction import Prediction
 
 WEIGHT_OF_NEWEST = 0.5
-UNKNOWN_SECONDS = 10.0  # until a place is free, where nothing has been measured
+UNKNOWN_SECONDS = 10.0  # until a place is free, where nothing is known
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -28,37 +27,45 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 class Pace:
-    """Seconds per arithmetic operation of denoising, and per pixel of everything else. Safe to use from any thread."""
+    """Measured seconds per planned second, of denoising and of everything else. Safe to use from any thread.
 
-    def __init__(self, spec: ModelSpec) -> None:
-        self._spec = spec
+    `is_planned`: plans are of this machine, and count from the start; else only what was measured makes them so.
+    """
+
+    def __init__(self, is_planned: bool) -> None:
         self._lock = threading.Lock()
-        self._per_flop: float | None = None
-        self._per_pixel: float | None = None
+        self._denoising: float | None = 1.0 if is_planned else None
+        self._other: float | None = self._denoising
+        self._has_learnt = False
 
-    def learn(self, request: VideoRequest, report: RunReport) -> None:
+    def learn(self, plan: Prediction, report: RunReport) -> None:
         """From a finished video; one that was resumed tells less, for part of it was not measured."""
-        if not report.step_seconds:
+        planned = _planned(plan)
+        if not report.step_seconds or not planned.denoising_seconds or not planned.other_seconds:
             return
-        per_step = sum(report.step_seconds) / len(report.step_seconds)
-        denoising = next((stage.seconds for stage in report.stages if stage.name == "Denoising"), 0.0)
+        num_steps = int(report.workload["num_inference_steps"])
+        denoising = sum(report.step_seconds) / len(report.step_seconds) * num_steps / planned.denoising_seconds
+        measured = sum(stage.seconds for stage in report.stages if stage.name == "Denoising")
+        other = (report.total_seconds - measured) / planned.other_seconds
         with self._lock:
-            self._per_flop = _moved(self._per_flop, per_step / self._flops_per_step(request))
-            self._per_pixel = _moved(self._per_pixel, (report.total_seconds - denoising) / _pixels(request))
+            weight = WEIGHT_OF_NEWEST if self._has_learnt else 1.0
+            self._denoising = _moved(self._denoising, denoising, weight)
+            self._other = _moved(self._other, other, weight)
+            self._has_learnt = True
 
-    def estimate(self, request: VideoRequest) -> Estimate | None:
-        """What a request is expected to take, None before anything was learnt."""
+    def estimate(self, plan: Prediction) -> Estimate | None:
+        """What a request is expected to take, None while nothing is known."""
+        planned = _planned(plan)
         with self._lock:
-            if self._per_flop is None or self._per_pixel is None:
+            if self._denoising is None or self._other is None:
                 return None
-            denoising = self._per_flop * self._flops_per_step(request) * request.num_inference_steps
-            return Estimate(denoising, self._per_pixel * _pixels(request))
+            return Estimate(self._denoising * planned.denoising_seconds, self._other * planned.other_seconds)
 
     def remaining_seconds(self, job: Job) -> float | None:
         """Of a job that runs: by its own steps once there are some, else as estimated."""
         if (seconds := job.state.eta_seconds) is not None:
             return seconds
-        estimate = self.estimate(job.request)
+        estimate = None if job.plan is None else self.estimate(job.plan)
         return None if estimate is None else estimate.total_seconds
 
     def seconds_after(self, ahead: Sequence[Job], job: Job, num_replicas: int) -> float | None:
@@ -74,14 +81,11 @@ class Pace:
         known = [seconds for job in jobs if (seconds := self.remaining_seconds(job)) is not None]
         return max(1.0, min(known, default=UNKNOWN_SECONDS))
 
-    def _flops_per_step(self, request: VideoRequest) -> float:
-        num_tokens = self._spec.num_tokens(request.num_frames, request.height, request.width)
-        return self._spec.transformer.forward_flops(num_tokens) * (2 if request.uses_guidance else 1)
+
+def _planned(plan: Prediction) -> Estimate:
+    denoising = plan.seconds("Denoising") or 0.0
+    return Estimate(denoising, plan.total_seconds - denoising)
 
 
-def _moved(before: float | None, newest: float) -> float:
-    return newest if before is None else before + WEIGHT_OF_NEWEST * (newest - before)
-
-
-def _pixels(request: VideoRequest) -> int:
-    return request.num_frames * request.height * request.width
+def _moved(before: float | None, newest: float, weight: float) -> float:
+    return newest if before is None else before + weight * (newest - before)

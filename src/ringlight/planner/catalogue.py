@@ -78,13 +78,13 @@ CARDS: dict[str, Card] = {
     "b200": _card("B200", (2250, 1100, 75), 180, 7700, "NVIDIA Blackwell data sheet (HGX B200, per GPU)", UNTRIED),
     "mi300x": _card("Instinct MI300X", (1307, 653, 163), 192, 5300, "AMD Instinct MI300X data sheet", UNTRIED),
     "cpu-core": Card(
-        name="one CPU core (Zen 4, AVX-512)",
+        name="Zen 4 core",
         bf16_flops=13e9,
         tf32_flops=107e9,
         fp32_flops=107e9,
         memory_bytes=8 * GIB,
         memory_bytes_per_second=20 * GIGA,
-        source="measured: oneDNN with packed weights, one thread (docs/log.md), attention half of that; memory assumed",
+        source="measured: oneDNN, AVX-512, packed weights, one thread (docs/log.md), attention half; memory assumed",
         fractions=MEASURED,
         context_bytes=0,
         launch_seconds=0.0,
@@ -127,6 +127,33 @@ LINKS: dict[str, Link] = {
     ),
 }
 
+NAMES = (
+    ("rtx 3090", "rtx3090"),
+    ("rtx 4090", "rtx4090"),
+    ("rtx 5090", "rtx5090"),
+    ("l40s", "l40s"),
+    ("rtx a6000", "a6000"),
+    ("rtx 6000 ada", "rtx6000-ada"),
+    ("a100", "a100-80g"),
+    ("h100 pcie", "h100-pcie"),
+    ("h100 nvl", "h100-pcie"),
+    ("h100", "h100-sxm"),
+    ("h800", "h800-sxm"),
+    ("h200", "h200"),
+    ("h20", "h20"),
+    ("b200", "b200"),
+)
+"""What stands in a driver's name of a card, and the card; the first that is found there counts."""
+
+NVLINKS = {
+    "a100-80g": "nvlink3",
+    "h100-sxm": "nvlink4",
+    "h200": "nvlink4",
+    "h20": "nvlink4",
+    "h800-sxm": "nvlink4-h800",
+    "b200": "nvlink5",
+}
+
 T = TypeVar("T")
 
 
@@ -138,6 +165,25 @@ def card(key: str) -> Card:
 def link(key: str) -> Link:
     """The link of this key. Raises InvalidSetting with the nearest ones."""
     return _find("link", key, LINKS)
+
+
+def card_named(name: str) -> Card | None:
+    """The card that a driver calls so, such as "NVIDIA H100 80GB HBM3"; None for one that the table does not have."""
+    key = _key_of(name)
+    return None if key is None else CARDS[key]
+
+
+def link_between(name: str, pcie: tuple[int, int], *, has_nvlink: bool, is_peer: bool) -> Link:
+    """The link between cards of this driver's name. `pcie`: (generation, lanes) of their slots."""
+    if has_nvlink and (key := NVLINKS.get(_key_of(name) or "")) is not None:
+        return LINKS[key]
+    generation, lanes = min(max(pcie[0], 3), 5), pcie[1]
+    narrower = "-x8" if lanes <= 8 and generation == 4 else ""
+    return LINKS[f"pcie{generation}{narrower}{'-p2p' if is_peer else ''}"]
+
+
+def _key_of(name: str) -> str | None:
+    return next((key for part, key in NAMES if part in name.lower()), None)
 
 
 def _find(what: str, key: str, table: Mapping[str, T]) -> T:

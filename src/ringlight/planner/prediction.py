@@ -10,6 +10,7 @@ import msgspec
 
 from ringlight.core.layout import ParallelLayout, layout_for
 from ringlight.core.portions import split_runs
+from ringlight.core.report import PredictedReport
 from ringlight.core.request import VideoRequest
 from ringlight.core.spec import ModelSpec
 from ringlight.core.traffic import Traffic, decoding_bytes, denoising_bytes, encoding_bytes, text_bytes
@@ -75,6 +76,15 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
         if not self.fits:
             return "memory"
         return "link" if self.exposed_seconds >= LINK_SHARE * self.total_seconds else "compute"
+
+    def report(self, basis: str) -> PredictedReport:
+        """As it stands in the report of the run."""
+        return PredictedReport(
+            basis=basis,
+            stages={stage.name: stage.seconds for stage in self.stages},
+            total_seconds=self.total_seconds,
+            peak_bytes=self.worst_memory.peak_bytes,
+        )
 
     def seconds(self, stage: str) -> float | None:
         """Seconds of a stage by its name in the report; None for one that is not run."""

@@ -38,6 +38,7 @@ WEBHOOK_OUTCOMES = ("delivered", "failed", "dropped")
 
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 STEP_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
+RATIO_BUCKETS = (0.25, 0.5, 0.67, 0.8, 0.87, 0.95, 1.05, 1.15, 1.25, 1.5, 2, 4)
 JOB_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 90, 120, 180, 300, 600, 900, 1200, 1800, 2700, 3600)
 
 
@@ -108,6 +109,13 @@ class Metrics:
             ["replica", "rank"],
             registry=registry,
         )
+        self._predicted_ratio = Histogram(
+            "ringlight_predicted_over_measured_ratio",
+            "Predicted over measured time of a completed job's stages, and Total, where the machine is known.",
+            ["stage"],
+            buckets=RATIO_BUCKETS,
+            registry=registry,
+        )
         self._webhooks = Counter(
             "ringlight_webhooks", "Webhooks, by what became of them.", ["outcome"], registry=registry
         )
@@ -151,6 +159,8 @@ class Metrics:
     def _observe_report(self, report: RunReport, replica: str) -> None:
         for stage in report.stages:
             self._stage_seconds.labels(stage.name).observe(stage.seconds)
+        for name, ratio in report.predicted_over_measured.items():
+            self._predicted_ratio.labels(name).observe(ratio)
         for seconds in report.step_seconds:
             self._step_seconds.observe(seconds)
         for rank in report.ranks:

@@ -106,7 +106,7 @@ class Video(Answer):
     queue_position: int | None = None
     """Place in the queue from 1; 0 while it runs, null when it is over."""
     eta_seconds: float | None = None
-    """Seconds until it is expected to be completed; null where the server has not measured enough to say."""
+    """Seconds until it is expected to be completed, as planned and as measured; null while nothing is known."""
     restarts: int = 0
     """How often its workers died; it went on from its last saved step."""
     inference_time_s: float | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import torch
 
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidLayout, InvalidSetting
+from ringlight.core.host import memory_bytes, num_cores
 from ringlight.core.messages import RankPlace
 
 PACKAGES = ("ringlight", "torch", "diffusers", "transformers", "av")
@@ -58,7 +58,7 @@ def apply_settings(config: EngineConfig, device: torch.device, num_local: int) -
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     elif device.type == "cpu" and num_local > 1:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_local))
+        torch.set_num_threads(max(1, num_cores() // num_local))
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = config.tf32
 
@@ -89,7 +89,7 @@ def _memory_bytes(device: torch.device) -> int:
     """All memory of a GPU, or of this machine."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return memory_bytes()
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,92 @@
+"""The layout of an engine, chosen by what is predicted on its machine."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from ringlight.core.errors import InvalidLayout
+from ringlight.core.layout import AskedLayout, ParallelLayout, decide
+from ringlight.planner import catalogue
+from ringlight.planner.choosing import ALIKE, Machine, choose, shortage
+from ringlight.planner.hardware import Hardware, RunSettings
+from ringlight.planner.planner import layouts
+from tests.planner.specs import REAL, request
+
+FILM = request(REAL)
+
+
+def machine(card: str = "h100-sxm", link: str = "nvlink4", **changes: int) -> Machine:
+    found = msgspec.structs.replace(catalogue.card(card), **changes)
+    hardware = Hardware(card=found, link=catalogue.link(link))
+    return Machine(hardware=hardware, settings=RunSettings(), basis=f"{found.name}, {link}", most_ranks=8)
+
+
+@pytest.mark.parametrize("link", ["nvlink4", "pcie4", "ethernet10"])
+@pytest.mark.parametrize("num_gpus", [2, 4, 6, 8])
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_none_with_as_many_ranks_is_predicted_to_be_faster(num_gpus: int, link: str, guidance: float) -> None:
+    film = msgspec.structs.replace(FILM, guidance_scale=guidance)
+    here = machine(link=link)
+    chosen = choose(REAL, film, AskedLayout(num_gpus=num_gpus), here).layout
+    taken = here.predict(REAL, film, chosen).total_seconds
+    others = [layout for layout in layouts(REAL, num_gpus, guidance > 1) if layout.num_ranks == num_gpus]
+    assert chosen.num_ranks == num_gpus and len(others) > 1
+    assert taken <= (1 + ALIKE) * min(here.predict(REAL, film, layout).total_seconds for layout in others)
+
+
+def test_equals_are_left_to_the_rule_and_its_reason_is_told() -> None:
+    asked = AskedLayout(num_gpus=2)
+    rule = decide(asked, num_heads=24, guidance=True, num_nodes=1)
+    choice = choose(REAL, FILM, asked, machine())
+    assert choice.layout == rule.layout
+    assert choice.reason.startswith(f"{rule.reason}; predicted ") and "(u" in choice.reason
+
+
+def test_the_plan_overrules_the_rule_where_it_says_otherwise() -> None:
+    """24 heads on 16 ranks: the rule takes Ulysses as far as it divides both; a slow link wants what sends least."""
+    asked = AskedLayout(num_gpus=2, cfg_degree=1)
+    slow = machine(link="ethernet10")
+    found = {name: slow.predict(REAL, FILM, ParallelLayout.parse(name)).total_seconds for name in ("u2r1", "u1r2")}
+    best = min(found, key=lambda name: found[name])
+    choice = choose(REAL, FILM, asked, slow)
+    assert choice.layout.name == best or max(found.values()) <= (1 + ALIKE) * min(found.values())
+    assert f"{found[choice.layout.name]:.3g} s" in choice.reason
+
+
+def test_what_does_not_fit_is_not_chosen() -> None:
+    """Two branches side by side hold a whole sequence each; halves of one need less."""
+    asked, names = AskedLayout(num_gpus=2), ("c2u1r1", "u2r1", "u1r2")
+    here = machine(link="pcie4")
+    needs = {name: here.predict(REAL, FILM, ParallelLayout.parse(name)).worst_memory.peak_bytes for name in names}
+    least = min(needs, key=lambda name: needs[name])
+    context = here.hardware.card.context_bytes
+    tight = machine(link="pcie4", memory_bytes=needs[least] + context + 2**20)
+    assert choose(REAL, FILM, asked, tight).layout.name == least
+    assert shortage_of("c2u1r1", tight) is not None or needs["c2u1r1"] == needs[least]
+
+
+def shortage_of(name: str, here: Machine) -> str | None:
+    layout = ParallelLayout.parse(name)
+    return shortage(REAL, FILM, layout, here, here.predict(REAL, FILM, layout))
+
+
+def test_a_shortage_names_what_fits() -> None:
+    said = shortage_of("u1r1", machine(memory_bytes=24 * 2**30))
+    assert said is not None
+    assert "on a rank of u1r1, which has 23.0 (H100 SXM); predicted to fit with --" in said
+    assert shortage_of("u1r1", machine()) is None
+
+
+@pytest.mark.parametrize("here", [None, machine()])
+def test_several_nodes_and_unknown_machines_go_by_the_rule(here: Machine | None) -> None:
+    asked = AskedLayout(num_gpus=8)
+    nodes = 1 if here is None else 2
+    assert choose(REAL, FILM, asked, here, nodes) == decide(asked, num_heads=24, guidance=True, num_nodes=nodes)
+
+
+def test_what_is_asked_for_stays() -> None:
+    asked = AskedLayout(num_gpus=8, ring_degree=4)
+    assert choose(REAL, FILM, asked, machine()).layout.ring == 4
+    with pytest.raises(InvalidLayout):
+        choose(REAL, FILM, AskedLayout(ulysses_degree=25), machine())
