@@ -25,6 +25,7 @@ from ringlight.core.report import GIB, RunReport
 from ringlight.core.request import RequestLimits
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job, JobState
+from ringlight.engine.machine import find_cards, hardware_of
 from ringlight.models.wan.demo import write_demo_checkpoint
 
 WAIT_SECONDS = 120.0
@@ -50,7 +51,9 @@ def run(section: Section, scale: Scale) -> None:
             device=device_name(scale.device),
             decode_chunk=1,
             startup_timeout_seconds=WAIT_SECONDS,
+            memory_check=False,  # what does not fit is to fail in a worker, not before
         )
+        section.attempt("the card as plans see it", partial(_name_card, scale))
         with Engine(config) as engine:
             section.attempt("worker starts", partial(_start, engine))
             for kind, image in (("T2V", None), ("I2V", photograph().read_bytes())):
@@ -64,6 +67,18 @@ def run(section: Section, scale: Scale) -> None:
                 section.attempt(label, partial(_cancel, label, engine, folder, scale, stage))
         label = "out of memory"
         section.attempt(label, partial(_run_out_of_memory, label, config, folder, scale))
+
+
+def _name_card(scale: Scale) -> Iterator[Row]:
+    """Without a plan of its card an engine chooses layouts by rule, and refuses nothing before it is loaded."""
+    found = find_cards()
+    hardware = hardware_of(found) if found else None
+    told = "not in the table" if hardware is None else f"{hardware.card.name}, {hardware.link.name}"
+    names = (
+        ", ".join(f"{card.name} ({card.memory_bytes / GIB:.1f} GiB)" for card in found) or "the driver names no card"
+    )
+    held = hardware is not None or scale.device.type == "cpu"
+    yield within("the card as plans see it", f"{names}: {told}", "in planner/catalogue", held)
 
 
 def _start(engine: Engine) -> Iterator[Row]:
@@ -99,7 +114,9 @@ def _make_video(label: str, engine: Engine, folder: Path, scale: Scale, image: b
 
 def _stages(report: RunReport) -> str:
     stages = ", ".join(f"{stage.name} {stage.seconds:.3f}" for stage in report.stages)
-    return f"{report.total_seconds:.2f} s ({stages}); peak {report.worst_memory.peak_bytes / GIB:.2f} GiB"
+    ratios = ", ".join(f"{name} {ratio:.2f}" for name, ratio in report.predicted_over_measured.items())
+    peak = f"peak {report.worst_memory.peak_bytes / GIB:.2f} GiB"
+    return f"{report.total_seconds:.2f} s ({stages}); {peak}; predicted over measured: {ratios or 'unknown'}"
 
 
 def _peak_bytes(report: RunReport) -> int:

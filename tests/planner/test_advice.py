@@ -31,6 +31,13 @@ def test_the_least_change_is_named(gib: int, layout: str, part: str) -> None:
     assert said.endswith(f"of {gib}.0 GiB)")
 
 
+def test_ranks_on_a_cpu_share_its_memory() -> None:
+    """So that more of them are no remedy, and each has its part."""
+    machine = {"device_type": "cpu", "dtype": "float32", "vae_dtype": "float32", "memory_bytes": 120 * 2**30}
+    said = advice(SPEC, REQUEST, ParallelLayout.parse("u1r2"), machine, 1)
+    assert said is not None and "--num-gpus" not in said and said.endswith("of 60.0 GiB)")
+
+
 def test_nothing_is_said_where_nothing_fits_or_nothing_is_known() -> None:
     assert advice(SPEC, REQUEST, ParallelLayout(), CARD | {"memory_bytes": 2**30}, 0) is None
     assert advice(SPEC, REQUEST, ParallelLayout(), CARD, 0) is None

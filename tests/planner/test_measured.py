@@ -114,6 +114,19 @@ def test_a_calibration_comes_back_from_its_file(tmp_path: Path) -> None:
         Calibration.read(tmp_path / "absent.json", SMALL)
 
 
+def test_a_calibration_comes_from_the_median_of_a_benchmark(tmp_path: Path) -> None:
+    """Of its runs on one rank; those of others, of failures and of repeats tell nothing."""
+    change, report = msgspec.structs.replace, report_of_one_rank(document(FIRST))
+    runs = [change(report, other_seconds=added, total_seconds=report.total_seconds + added) for added in (9, 0, 1)]
+    other = [change(report, ranks=report.ranks * 2, total_seconds=0.0), change(report, resumed_from_step=3), None]
+    file = tmp_path / "result.json"
+    file.write_bytes(msgspec.json.encode({"samples": [{"report": each} for each in [*runs, *other]]}))
+    assert Calibration.read(file, SMALL) == Calibration.of(runs[2], SMALL)
+    file.write_bytes(msgspec.json.encode({"samples": [{"report": each} for each in other]}))
+    with pytest.raises(InvalidSetting, match=r"result\.json: .* name u1r1"):
+        Calibration.read(file, SMALL)
+
+
 def test_a_calibration_needs_a_run_that_tells_all() -> None:
     report = report_of_one_rank(document(FIRST))
     with pytest.raises(InvalidSetting, match="one rank"):

@@ -68,7 +68,10 @@ def bench(
     num_slices: machine.NumSlices = 0,
     calibration: Annotated[
         Path | None,
-        typer.Option(help="Report of a u1r1 run of any shape: predict what is measured.", rich_help_panel=PREDICTED),
+        typer.Option(
+            help="Report or bench result of u1r1 runs of any shape: predict what is measured.",
+            rich_help_panel=PREDICTED,
+        ),
     ] = None,
     gpu: Annotated[
         str | None, typer.Option(help="Card of the calibration, where it names none.", rich_help_panel=PREDICTED)

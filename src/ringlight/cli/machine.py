@@ -73,7 +73,7 @@ NumSlices = Annotated[
 Calibration = Annotated[
     str,
     typer.Option(
-        help="Report of a u1r1 run on this machine (generate --report): plans go by it.",
+        help="Report or bench result of u1r1 runs on this machine: plans go by it.",
         metavar="FILE",
         rich_help_panel=LAYOUT,
     ),

@@ -77,7 +77,9 @@ def plan(
     link_file: Annotated[Path | None, typer.Option(help="Link from a TOML file.", rich_help_panel=HARDWARE)] = None,
     calibration: Annotated[
         Path | None,
-        typer.Option(help="Report of a u1r1 run, or what --save-calibration wrote.", rich_help_panel=HARDWARE),
+        typer.Option(
+            help="Report or bench result of u1r1 runs, or what --save-calibration wrote.", rich_help_panel=HARDWARE
+        ),
     ] = None,
     save_calibration: Annotated[
         Path | None, typer.Option(help="Keep what --calibration says as JSON.", rich_help_panel=HARDWARE)

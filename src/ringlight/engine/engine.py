@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
+import msgspec
+
 from ringlight.core import messages
 from ringlight.core.config import EngineConfig, read_defaults
 from ringlight.core.errors import (
@@ -24,6 +26,7 @@ from ringlight.core.errors import (
     RinglightError,
     WorkerError,
 )
+from ringlight.core.host import num_cores
 from ringlight.core.layout import ParallelLayout, layout_for
 from ringlight.core.output import check_output
 from ringlight.core.picture import open_picture
@@ -97,10 +100,11 @@ class Engine:
         """Replicas side by side on this machine. Raises InvalidSetting where that is not possible."""
         if number > 1 and self.config.nodes.num_nodes > 1:
             raise InvalidSetting("num-replicas above 1 are for one machine; serve each group of nodes by itself")
-        num_ranks = self.choice.layout.num_ranks
-        return [
-            LocalReplica(self.config, self.limits, num_ranks, first_device=index * num_ranks) for index in range(number)
-        ]
+        num_ranks, config = self.choice.layout.num_ranks, self.config
+        if number > 1 and not config.num_threads:  # they share the cores of this machine
+            threads = max(1, num_cores() // (number * num_ranks))
+            config = msgspec.structs.replace(config, num_threads=threads)
+        return [LocalReplica(config, self.limits, num_ranks, first_device=index * num_ranks) for index in range(number)]
 
     def __enter__(self) -> Self:
         return self
@@ -249,13 +253,13 @@ class Engine:
         return job
 
     def _admit(self, job: Job, is_bounded: bool) -> None:
-        """Take a place among the jobs that wait. As many as there are free replicas need none."""
+        """Take a place among the jobs that wait, beside one for each replica."""
         with self._changed:
             if self._closing.is_set():
                 raise WorkerError("the engine is closed")
-            waiting = len(self.queue) + len(self._admitted)
-            free = sum(runner.running is None for runner in self._runners)
-            if is_bounded and self._queue_size is not None and waiting >= self._queue_size + free:
+            held = sum(not job.state.is_computed for job in self._open.values())
+            if is_bounded and self._queue_size is not None and held >= self._queue_size + len(self._runners):
+                waiting = len(self.queue) + len(self._admitted)
                 retry_seconds = self.pace.seconds_until_free(self._open.values())
                 raise QueueFull(f"{waiting} videos wait already; try again later", retry_seconds)
             self._open[job.id] = job

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
 
+OUTPUT = "Output"  # the stage in which ranks are free for the next job
 RECOVERING = "Recovering"  # the stage of a job whose workers died, until others take it up
 DENOISING_SHARE = 0.9  # of a whole run, where nothing better is known
 
@@ -72,6 +73,11 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
         return self.status in ("completed", "failed")
 
     @property
+    def is_computed(self) -> bool:
+        """Whether the ranks are done with it: they encode its last frames, or it is over."""
+        return self.is_over or self.stage == OUTPUT
+
+    @property
     def progress(self) -> int:
         """0 to 100, never falling; 100 only when completed."""
         return 100 if self.status == "completed" else self.furthest
@@ -115,7 +121,7 @@ def _fold(state: JobState, event: JobEvent) -> JobState:
         case messages.FramesDecoded(num_done=num_done, num_frames=num_frames):
             return replace(state, frames_done=num_done, num_frames=num_frames)
         case messages.Computed():
-            return replace(state, stage="Output")
+            return replace(state, stage=OUTPUT)
         case Taken(replica=replica):
             return replace(state, status="in_progress", replica=replica)
         case WorkersLost():

@@ -130,7 +130,7 @@ def _cores(config: EngineConfig, num_local: int, num_replicas: int) -> Hardware:
     """A rank's share of this machine's cores and memory, as so many of the table's core."""
     num_ranks, core = num_local * num_replicas, catalogue.card("cpu-core")
     share = num_cores() / num_ranks
-    cores = min(config.num_threads or max(1.0, num_cores() // num_local), share, UNSCALED_CORES)
+    cores = min(config.num_threads or max(1.0, num_cores() // num_ranks), share, UNSCALED_CORES)
     card = msgspec.structs.replace(
         core,
         name=f"{cores:g} x {core.name}",

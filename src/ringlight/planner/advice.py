@@ -28,11 +28,16 @@ def advice(
     memory_bytes = environment.get("memory_bytes")
     if not isinstance(memory_bytes, int):
         return None
-    kind = card("cpu-core" if environment.get("device_type") == "cpu" else ANY_CARD)
+    is_cpu = environment.get("device_type") == "cpu"
+    if is_cpu:  # whose ranks share its memory: more of them have no more of it
+        memory_bytes //= layout.num_ranks
+    kind = card("cpu-core" if is_cpu else ANY_CARD)
     hardware = Hardware(card=msgspec.structs.replace(kind, memory_bytes=memory_bytes), link=link(ANY_LINK))
     dtypes = {name: environment[name] for name in ("dtype", "vae_dtype")}
     settings = msgspec.convert({**dtypes, "decode_chunk": decode_chunk}, RunSettings)
-    change = nearest_that_fits(spec, request, layout, hardware, settings, max_ranks=MOST_RANKS)
+    change = nearest_that_fits(
+        spec, request, layout, hardware, settings, max_ranks=layout.num_ranks if is_cpu else MOST_RANKS
+    )
     if change is None:
         return None
     gib = change.prediction.worst_memory.peak_bytes / 2**30

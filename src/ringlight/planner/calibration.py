@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -70,16 +69,22 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def read(cls, path: Path, spec: ModelSpec, card: Card | None = None) -> Calibration:
-        """From a file: a calibration, or a report as `generate --report` writes it. Raises InvalidSetting."""
+        """From a file: a calibration, a report as `generate --report` writes it, or the result of `bench`.
+
+        Raises InvalidSetting.
+        """
         try:
             content = path.read_bytes()
-            if "stages" in msgspec.json.decode(content, type=dict[str, Any]):
+            fields = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+            if "samples" in fields:
+                return cls.of(_telling_report(path, fields["samples"]), spec, card)
+            if "stages" in fields:
                 return cls.of(msgspec.json.decode(content, type=RunReport), spec, card)
             return msgspec.json.decode(content, type=cls)
         except OSError as error:
             raise InvalidSetting(f"{path}: {error.strerror}") from None
         except msgspec.DecodeError as error:
-            raise InvalidSetting(f"{path}: neither a calibration nor a report: {error}") from None
+            raise InvalidSetting(f"{path}: no calibration, report or benchmark's result: {error}") from None
 
     def hardware(self, link: Link) -> Hardware:
         """The machine of this run, with a link."""
@@ -87,6 +92,22 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_json(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+class _Sample(msgspec.Struct, frozen=True):
+    """Of one request in a benchmark's result, what is read of it here."""
+
+    report: RunReport | None = None
+
+
+def _telling_report(path: Path, samples: msgspec.Raw) -> RunReport:
+    """The median of a benchmark's whole runs on one rank, by their totals. Raises InvalidSetting where it has none."""
+    reports = [sample.report for sample in msgspec.json.decode(samples, type=list[_Sample])]
+    telling = [each for each in reports if each is not None and len(each.ranks) == 1 and not each.resumed_from_step]
+    if not telling:
+        raise InvalidSetting(f"{path}: a calibration needs a run on one rank; name u1r1 among the layouts of bench")
+    telling.sort(key=lambda report: report.total_seconds)
+    return telling[len(telling) // 2]
 
 
 def request_of(report: RunReport) -> VideoRequest:
