@@ -26,10 +26,10 @@ from ringlight.cli.main import app as commands
 from ringlight.cli.settings import ONLY_FLAGS, variable
 from ringlight.core.request import RequestDefaults, RequestLimits
 from ringlight.engine.runner import ReplicaState
-from ringlight.server.codes import CODES, Code
-from ringlight.server.metrics import FAILURES, Metrics
-from ringlight.server.openapi import describe
-from ringlight.server.routes import content, system, videos
+from ringlight.server.api.openapi import describe
+from ringlight.server.api.routes import content, system, videos
+from ringlight.server.http.codes import CODES, Code
+from ringlight.server.observability.metrics import FAILURES, Metrics
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ringlight.server.webhooks import SECRET_PREFIX, sign
+from ringlight.server.safety.webhooks import SECRET_PREFIX, sign
 from tests.cli.commands import ringlight
 from tests.docs.examples import Example, examples_of, run
 from tests.server.served import NOBODY, Served

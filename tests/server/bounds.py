@@ -18,9 +18,9 @@ from ringlight.core.errors import NotFound
 from ringlight.core.layout import AskedLayout
 from ringlight.core.settings import ServeSettings
 from ringlight.engine import process
-from ringlight.server.folder import STRANGE_SECONDS
-from ringlight.server.videos import Videos
-from ringlight.server.view import Draft, View
+from ringlight.server.collection.folder import STRANGE_SECONDS
+from ringlight.server.collection.videos import Videos
+from ringlight.server.collection.view import Draft, View
 from tests.cli.commands import ringlight
 from tests.engine.faults import fork_rank
 from tests.engine.processes import wait_until

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from ringlight.core.request import VideoRequest
-from ringlight.server.store import JobStore, StoredJob
+from ringlight.server.collection.store import JobStore, StoredJob
 from tests.server.postgres import Postgres, running_postgres, why_not
 
 REQUEST = VideoRequest(

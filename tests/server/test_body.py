@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai import OpenAI
 
-from ringlight.server import body, errors
-from ringlight.server.body import Body, read_body
-from ringlight.server.errors import ApiError
+from ringlight.server.http import body, errors
+from ringlight.server.http.body import Body, read_body
+from ringlight.server.http.errors import ApiError
 from tests.server.serving import serving
 
 MAX_BYTES = 80 * 2**20

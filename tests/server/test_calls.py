@@ -22,12 +22,12 @@ from PIL import Image
 from ringlight.core.errors import InvalidLayout, InvalidRequest
 from ringlight.core.request import MAX_SEED, RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
-from ringlight.server.body import Body
-from ringlight.server.calls import AnyCall, Call, CreateVideo, ExtendVideo, RemixVideo, frames_for, parse, to_draft
-from ringlight.server.errors import ApiError, to_api_error
-from ringlight.server.outbound import Outbound
-from ringlight.server.pictures import check_picture
-from ringlight.server.view import Draft
+from ringlight.server.api.calls import AnyCall, Call, CreateVideo, ExtendVideo, RemixVideo, frames_for, parse, to_draft
+from ringlight.server.collection.view import Draft
+from ringlight.server.http.body import Body
+from ringlight.server.http.errors import ApiError, to_api_error
+from ringlight.server.safety.outbound import Outbound
+from ringlight.server.safety.pictures import check_picture
 
 NOBODY = Outbound((), 1, 10**6)
 
@@ -442,7 +442,7 @@ import io, json, resource, sys, zlib
 from PIL import Image
 from ringlight.core.errors import InvalidRequest
 from ringlight.core.request import RequestLimits
-from ringlight.server.pictures import check_picture
+from ringlight.server.safety.pictures import check_picture
 
 def chunk(kind, content):
     return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)

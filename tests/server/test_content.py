@@ -16,8 +16,8 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from ringlight.server import errors
-from ringlight.server.content import FileAnswer
+from ringlight.server.http import errors
+from ringlight.server.http.content import FileAnswer
 from tests.engine.processes import wait_until
 
 SIZE = 1000

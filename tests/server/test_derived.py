@@ -15,7 +15,7 @@ from PIL import Image
 from ringlight.core.errors import OutputError
 from ringlight.core.request import VideoRequest
 from ringlight.pipelines.output import open_writer
-from ringlight.server.derived import last_frame, make_spritesheet, make_thumbnail, spread
+from ringlight.server.collection.derived import last_frame, make_spritesheet, make_thumbnail, spread
 
 CLOSE = 12.0  # mean difference of 0..255 that a lossy codec and a smaller size may make
 

@@ -13,9 +13,9 @@ from starlette.types import ASGIApp
 
 from ringlight.core import errors as core
 from ringlight.core.settings import ServeSettings
-from ringlight.server import errors, middleware
-from ringlight.server.codes import CODES
-from ringlight.server.errors import ApiError, to_api_error
+from ringlight.server.http import errors, middleware
+from ringlight.server.http.codes import CODES
+from ringlight.server.http.errors import ApiError, to_api_error
 from tests.server.serving import serving
 
 RAISED: dict[str, Exception] = {

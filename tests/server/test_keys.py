@@ -12,9 +12,9 @@ import pytest
 
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.settings import ServeSettings
-from ringlight.server import keys as module
-from ringlight.server.errors import ApiError
-from ringlight.server.keys import ApiKeys, check_exposure, is_loopback
+from ringlight.server.http.errors import ApiError
+from ringlight.server.safety import keys as module
+from ringlight.server.safety.keys import ApiKeys, check_exposure, is_loopback
 
 ALICE, BOB, BARE = "alice-0123456789abcdef", "bob:with:colons-0123456789", "bare-key-0123456789"
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from ringlight.server.logs import CONTROLS, escape_controls, hide_secrets
+from ringlight.server.observability.logs import CONTROLS, escape_controls, hide_secrets
 
 KEY = "sk-0123456789abcdef"
 PROGRAM = f"""
 import logging, logging.config, warnings
 import structlog, uvicorn.config
-from ringlight.server.logs import configure_logs
+from ringlight.server.observability.logs import configure_logs
 
 logging.config.dictConfig(uvicorn.config.LOGGING_CONFIG)
 configure_logs(FORMAT, "info")

@@ -24,9 +24,9 @@ import ringlight
 from ringlight.core.errors import NotFound, QueueFull, StoreError
 from ringlight.core.report import LinkReport, MemoryReport, PredictedReport, RankReport, RunReport, StageReport
 from ringlight.engine.runner import ReplicaState
-from ringlight.server import errors
-from ringlight.server.meter import RequestMeter
-from ringlight.server.metrics import Metrics
+from ringlight.server.http import errors
+from ringlight.server.observability.meter import RequestMeter
+from ringlight.server.observability.metrics import Metrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD, ALERTS = DEPLOY / "grafana" / "ringlight.json", DEPLOY / "prometheus-alerts.yml"

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
 
 from ringlight.core.settings import ServeSettings
-from ringlight.server import errors, middleware
+from ringlight.server.http import errors, middleware
 from tests.server.serving import serving
 
 LIMIT = 100_000

@@ -17,8 +17,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 
 from ringlight.core.errors import InvalidSetting
-from ringlight.server.errors import ApiError
-from ringlight.server.outbound import Outbound, resolve_host
+from ringlight.server.http.errors import ApiError
+from ringlight.server.safety.outbound import Outbound, resolve_host
 
 PICTURE = bytes(range(256)) * 100
 PUBLIC = "93.184.216.34"

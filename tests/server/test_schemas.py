@@ -13,11 +13,11 @@ from ringlight.core.messages import PreviewMade, StageStarted, StepFinished
 from ringlight.core.report import MemoryReport, RankReport, RunReport, StageReport
 from ringlight.core.request import VideoRequest
 from ringlight.engine.jobs import JobEvent, JobState, WorkersLost, fold
-from ringlight.server.events import Teller
-from ringlight.server.ledger import as_stored
-from ringlight.server.schemas import Video, poll_after_ms, tidy_seconds, to_list, to_video
-from ringlight.server.store import StoredJob
-from ringlight.server.view import View
+from ringlight.server.api.events import Teller
+from ringlight.server.api.schemas import Video, poll_after_ms, tidy_seconds, to_list, to_video
+from ringlight.server.collection.ledger import as_stored
+from ringlight.server.collection.store import StoredJob
+from ringlight.server.collection.view import View
 
 OPENAI_KEYS = set(ClientVideo.model_fields)
 ID = "video_" + "0" * 32

@@ -20,8 +20,8 @@ import uvicorn
 from starlette.responses import PlainTextResponse
 
 from ringlight.core.errors import InvalidSetting
-from ringlight.server import connection
-from ringlight.server.connection import Connection
+from ringlight.server.http import connection
+from ringlight.server.http.connection import Connection
 from ringlight.server.serving import listen
 from tests.engine.processes import ends, wait_until
 from tests.server.served import LONG, SMALL, Served, error_of

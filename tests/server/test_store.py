@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from ringlight.core.errors import NotFound, StoreError
-from ringlight.server.store import JobStore, StoredError, StoredJob
+from ringlight.server.collection.store import JobStore, StoredError, StoredJob
 from tests.server.stores import at_once, new_job
 from tests.server.stores import postgres as postgres
 from tests.server.stores import store as store

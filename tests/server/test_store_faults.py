@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from ringlight.core.errors import InvalidSetting, StoreError
-from ringlight.server.store import Idempotency, JobStore, StoredError, StoredJob
+from ringlight.server.collection.store import Idempotency, JobStore, StoredError, StoredJob
 from tests.engine.processes import wait_until
 from tests.server.postgres import Postgres
 from tests.server.stores import new_job, opened
@@ -34,7 +34,7 @@ QUICK_SECONDS = 0.5  # how long a store waits for a lock in tests where it waits
 
 ADD_FOR_EVER = """
 import sys
-from ringlight.server.store import Idempotency, JobStore
+from ringlight.server.collection.store import Idempotency, JobStore
 from tests.server.stores import new_job
 store = JobStore(sys.argv[1])
 while True:

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from ringlight.core.errors import InvalidSetting, NotFound, StoreError
-from ringlight.server.store import Idempotency, JobStore
+from ringlight.server.collection.store import Idempotency, JobStore
 from tests.server.postgres import Postgres
 from tests.server.stores import new_job, opened
 from tests.server.stores import path as path
@@ -93,7 +93,7 @@ def test_a_missing_driver_is_named_only_where_it_is_asked_for(tmp_path: Path) ->
 import sys
 sys.modules["psycopg"] = None
 from ringlight.core.errors import InvalidSetting
-from ringlight.server.store import JobStore
+from ringlight.server.collection.store import JobStore
 JobStore("sqlite:///{tmp_path}/jobs.sqlite").close()
 try:
     JobStore("postgresql://localhost/jobs")
@@ -108,7 +108,7 @@ except InvalidSetting as error:
 def test_sqlite_does_not_need_the_driver_of_postgresql(tmp_path: Path) -> None:
     program = f"""
 import sys
-from ringlight.server.store import JobStore
+from ringlight.server.collection.store import JobStore
 JobStore("sqlite:///{tmp_path}/jobs.sqlite").close()
 assert "psycopg" not in sys.modules
 assert "torch" not in sys.modules

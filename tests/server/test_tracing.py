@@ -17,8 +17,8 @@ import ringlight
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.report import LinkReport, MemoryReport, RankReport, RunReport, StageReport
 from ringlight.core.request import VideoRequest
-from ringlight.server.stored import StoredError, StoredJob
-from ringlight.server.tracing import Tracing, configure_tracing
+from ringlight.server.collection.stored import StoredError, StoredJob
+from ringlight.server.observability.tracing import Tracing, configure_tracing
 
 START = 1_790_000_000.0
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -234,19 +234,19 @@ def test_a_caller_that_does_not_sample_is_respected(collector: Collector) -> Non
 
 def test_without_an_endpoint_opentelemetry_is_not_imported() -> None:
     program = (
-        "import sys; from ringlight.server.tracing import configure_tracing; "
+        "import sys; from ringlight.server.observability.tracing import configure_tracing; "
         "assert configure_tracing('') is None; print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     modules = done.stdout.split()
-    assert "ringlight.server.tracing" in modules
+    assert "ringlight.server.observability.tracing" in modules
     assert not [module for module in modules if module.startswith("opentelemetry")]
 
 
 def test_a_missing_package_is_named() -> None:
     program = (
         "import sys; sys.modules['opentelemetry.sdk'] = None; "
-        "from ringlight.server.tracing import configure_tracing; configure_tracing('http://127.0.0.1:1')"
+        "from ringlight.server.observability.tracing import configure_tracing; configure_tracing('http://127.0.0.1:1')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1

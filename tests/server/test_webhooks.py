@@ -17,9 +17,9 @@ from openai import InvalidWebhookSignatureError, OpenAI
 
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.settings import ServeSettings
-from ringlight.server import webhooks as module
-from ringlight.server.outbound import Outbound
-from ringlight.server.webhooks import Outcome, Webhooks, read_secret, sign
+from ringlight.server.safety import webhooks as module
+from ringlight.server.safety.outbound import Outbound
+from ringlight.server.safety.webhooks import Outcome, Webhooks, read_secret, sign
 
 SECRET = bytes(range(32))
 WHSEC = "whsec_" + base64.b64encode(SECRET).decode()

@@ -281,8 +281,8 @@ def check_defaults(
 
 def check_safety(serve_settings: ServeSettings) -> None:
     """Raise InvalidSetting for keys or secrets that are none, or where none guards an address that others reach."""
-    from ringlight.server.keys import ApiKeys, check_exposure  # here, because only this command needs them
-    from ringlight.server.webhooks import Webhooks
+    from ringlight.server.safety.keys import ApiKeys, check_exposure  # here, because only this command needs them
+    from ringlight.server.safety.webhooks import Webhooks
 
     check_exposure(serve_settings)
     ApiKeys.from_settings(serve_settings)

@@ -16,23 +16,23 @@ from starlette.routing import Match, Route
 from ringlight.core.config import EngineConfig
 from ringlight.core.settings import ServeSettings
 from ringlight.engine.runner import ReplicaState
-from ringlight.server import errors, middleware
-from ringlight.server.errors import ApiError
-from ringlight.server.events import Watchers
-from ringlight.server.keys import ApiKeys, check_exposure
-from ringlight.server.logs import configure_logs
-from ringlight.server.meter import RequestMeter
-from ringlight.server.metrics import Metrics
-from ringlight.server.openapi import describe
-from ringlight.server.outbound import Outbound
-from ringlight.server.parts import Parts
-from ringlight.server.routes import content, pages, system, videos
-from ringlight.server.schemas import to_video
+from ringlight.server.api.events import Watchers
+from ringlight.server.api.openapi import describe
+from ringlight.server.api.parts import Parts
+from ringlight.server.api.routes import content, pages, system, videos
+from ringlight.server.api.schemas import to_video
+from ringlight.server.collection.videos import Videos
+from ringlight.server.collection.view import View
+from ringlight.server.http import errors, middleware
+from ringlight.server.http.errors import ApiError
+from ringlight.server.observability.logs import configure_logs
+from ringlight.server.observability.meter import RequestMeter
+from ringlight.server.observability.metrics import Metrics
+from ringlight.server.observability.tracing import Tracing, configure_tracing
+from ringlight.server.safety.keys import ApiKeys, check_exposure
+from ringlight.server.safety.outbound import Outbound
+from ringlight.server.safety.webhooks import Webhooks
 from ringlight.server.serving import run
-from ringlight.server.tracing import Tracing, configure_tracing
-from ringlight.server.videos import Videos
-from ringlight.server.view import View
-from ringlight.server.webhooks import Webhooks
 
 __all__ = ["create_app", "run"]
 

@@ -17,8 +17,8 @@ from fastapi import FastAPI
 
 from ringlight.core.errors import InvalidSetting, RinglightError
 from ringlight.core.settings import ServeSettings
-from ringlight.server.connection import Connection
-from ringlight.server.parts import Parts
+from ringlight.server.api.parts import Parts
+from ringlight.server.http.connection import Connection
 
 logger = logging.getLogger(__name__)
 

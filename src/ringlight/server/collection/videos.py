@@ -20,13 +20,13 @@ from ringlight.core.request import VideoRequest
 from ringlight.core.settings import ServeSettings
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job, JobState, Keep
-from ringlight.server.derived import make_spritesheet, make_thumbnail
-from ringlight.server.errors import ApiError, VideoNotReady
-from ringlight.server.folder import DataFolder
-from ringlight.server.ledger import Ledger
-from ringlight.server.retention import Retention
-from ringlight.server.store import Idempotency, JobStore, StoredJob
-from ringlight.server.view import Draft, View
+from ringlight.server.collection.derived import make_spritesheet, make_thumbnail
+from ringlight.server.collection.folder import DataFolder
+from ringlight.server.collection.ledger import Ledger
+from ringlight.server.collection.retention import Retention
+from ringlight.server.collection.store import Idempotency, JobStore, StoredJob
+from ringlight.server.collection.view import Draft, View
+from ringlight.server.http.errors import ApiError, VideoNotReady
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ import msgspec
 
 from ringlight.core.errors import Cancelled, InvalidRequest, NotFound, RinglightError, StoreError
 from ringlight.engine.jobs import Job, JobState
-from ringlight.server.folder import DataFolder
-from ringlight.server.store import JobStore, StoredError
-from ringlight.server.view import View
+from ringlight.server.collection.folder import DataFolder
+from ringlight.server.collection.store import JobStore, StoredError
+from ringlight.server.collection.view import View
 
 logger = logging.getLogger(__name__)
 

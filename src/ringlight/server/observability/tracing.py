@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import ringlight
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.report import RunReport
-from ringlight.server.stored import StoredJob
+from ringlight.server.collection.stored import StoredJob
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

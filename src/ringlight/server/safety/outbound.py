@@ -19,8 +19,8 @@ import anyio.to_thread
 import httpx
 
 from ringlight.core.errors import InvalidSetting
-from ringlight.server.addresses import DEFAULT_PORTS, HostRule, is_disguised, is_public
-from ringlight.server.errors import ApiError
+from ringlight.server.http.errors import ApiError
+from ringlight.server.safety.addresses import DEFAULT_PORTS, HostRule, is_disguised, is_public
 
 MAX_REDIRECTS = 3
 MAX_URL_CHARS = 4096

@@ -1,7 +1,7 @@
 """Reading what a request carries: JSON, a form or multipart, as one dictionary, with a bound on everything.
 
-Values stay as they came (a form has only strings); calls.py makes numbers of them. Refused here is what no field could
-want: duplicates, NaN, infinity, NUL, half surrogate pairs, deep or endless structures.
+Values stay as they came (a form has only strings); api/calls.py makes numbers of them. Refused here is what no field
+could want: duplicates, NaN, infinity, NUL, half surrogate pairs, deep or endless structures.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import anyio.to_thread
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
-from ringlight.server.errors import ApiError
-from ringlight.server.multipart import MultipartReader, Part, decode, invalid_body
+from ringlight.server.http.errors import ApiError
+from ringlight.server.http.multipart import MultipartReader, Part, decode, invalid_body
 
 MAX_VALUES = 200
 MAX_DEPTH = 8

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ringlight.core.errors import InvalidLayout, InvalidRequest, Problem, QueueFull, RinglightError
-from ringlight.server.codes import CODES
+from ringlight.server.http.codes import CODES
 
 logger = logging.getLogger(__name__)
 

@@ -30,8 +30,8 @@ import msgspec
 
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.settings import ServeSettings
-from ringlight.server.errors import ApiError
-from ringlight.server.outbound import Outbound
+from ringlight.server.http.errors import ApiError
+from ringlight.server.safety.outbound import Outbound
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 
 from ringlight.core.errors import NotFound, StoreError
-from ringlight.server.folder import DataFolder
-from ringlight.server.store import JobStore
+from ringlight.server.collection.folder import DataFolder
+from ringlight.server.collection.store import JobStore
 
 logger = logging.getLogger(__name__)
 

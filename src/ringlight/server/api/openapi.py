@@ -9,9 +9,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 import ringlight
-from ringlight.server.calls import Call, CreateVideo, ExtendVideo, RemixVideo
-from ringlight.server.codes import CODES
-from ringlight.server.schemas import ErrorEnvelope
+from ringlight.server.api.calls import Call, CreateVideo, ExtendVideo, RemixVideo
+from ringlight.server.api.schemas import ErrorEnvelope
+from ringlight.server.http.codes import CODES
 
 CALLS: tuple[type[Call], ...] = (CreateVideo, ExtendVideo, RemixVideo)
 REFERENCE = "#/components/schemas/{model}"

@@ -11,14 +11,14 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from ringlight.core.errors import NotFound
 from ringlight.core.settings import ServeSettings
-from ringlight.server.events import Watchers
-from ringlight.server.folder import VIDEO_ID
-from ringlight.server.keys import ApiKeys
-from ringlight.server.metrics import Metrics
-from ringlight.server.outbound import Outbound
-from ringlight.server.schemas import EXAMPLE_ID
-from ringlight.server.tracing import Tracing
-from ringlight.server.videos import Videos
+from ringlight.server.api.events import Watchers
+from ringlight.server.api.schemas import EXAMPLE_ID
+from ringlight.server.collection.folder import VIDEO_ID
+from ringlight.server.collection.videos import Videos
+from ringlight.server.observability.metrics import Metrics
+from ringlight.server.observability.tracing import Tracing
+from ringlight.server.safety.keys import ApiKeys
+from ringlight.server.safety.outbound import Outbound
 
 MAX_DECODERS = 2  # pictures and videos that are decoded at a time
 

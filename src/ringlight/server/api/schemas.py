@@ -8,8 +8,8 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from ringlight.engine.jobs import Status
-from ringlight.server.store import StoredError
-from ringlight.server.view import View
+from ringlight.server.collection.store import StoredError
+from ringlight.server.collection.view import View
 
 LEAST_POLL_MS, MOST_POLL_MS, UNKNOWN_POLL_MS = 500, 10_000, 1000
 POLLS_TO_THE_END = 50  # of a client that keeps the first interval it was told: it learns of the end 1 % late

@@ -11,17 +11,17 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from ringlight.core.errors import NotFound
-from ringlight.server.body import read_body
-from ringlight.server.calls import CreateVideo
-from ringlight.server.codes import CODES
-from ringlight.server.content import FileAnswer, client_leaves
-from ringlight.server.errors import ApiError
-from ringlight.server.openapi import answers, takes
-from ringlight.server.parts import Owner, Parts, Served, VideoId
-from ringlight.server.routes.videos import accept, drafted
-from ringlight.server.schemas import Report
-from ringlight.server.videos import Variant
-from ringlight.server.view import View
+from ringlight.server.api.calls import CreateVideo
+from ringlight.server.api.openapi import answers, takes
+from ringlight.server.api.parts import Owner, Parts, Served, VideoId
+from ringlight.server.api.routes.videos import accept, drafted
+from ringlight.server.api.schemas import Report
+from ringlight.server.collection.videos import Variant
+from ringlight.server.collection.view import View
+from ringlight.server.http.body import read_body
+from ringlight.server.http.codes import CODES
+from ringlight.server.http.content import FileAnswer, client_leaves
+from ringlight.server.http.errors import ApiError
 
 MEDIA_TYPES: dict[Variant, tuple[str, str]] = {
     "video": ("video/mp4", "mp4"),

@@ -8,7 +8,7 @@ from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
 from ringlight.engine.jobs import JobState, Status
-from ringlight.server.store import StoredJob
+from ringlight.server.collection.store import StoredJob
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from typing import Self
 
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.settings import ServeSettings
-from ringlight.server.errors import ApiError
+from ringlight.server.http.errors import ApiError
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from fastapi.responses import JSONResponse
 
 import ringlight
 from ringlight.engine.runner import ReplicaState
-from ringlight.server.errors import ApiError
-from ringlight.server.openapi import answers
-from ringlight.server.parts import Owner, Parts, Served
-from ringlight.server.schemas import Alive, Health, ModelCard, ModelList, Ready, ReplicaHealth, Version
+from ringlight.server.api.openapi import answers
+from ringlight.server.api.parts import Owner, Parts, Served
+from ringlight.server.api.schemas import Alive, Health, ModelCard, ModelList, Ready, ReplicaHealth, Version
+from ringlight.server.http.errors import ApiError
 
 router = APIRouter(tags=["Server"])
 

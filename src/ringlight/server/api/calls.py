@@ -20,11 +20,11 @@ from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import MAX_SEED, RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
-from ringlight.server.body import Body
-from ringlight.server.errors import ApiError, invalid
-from ringlight.server.outbound import Outbound
-from ringlight.server.pictures import check_picture, read_data_url
-from ringlight.server.view import Draft
+from ringlight.server.collection.view import Draft
+from ringlight.server.http.body import Body
+from ringlight.server.http.errors import ApiError, invalid
+from ringlight.server.safety.outbound import Outbound
+from ringlight.server.safety.pictures import check_picture, read_data_url
 
 SIZE = re.compile(r"\s*([0-9]{1,6})\s*[xX×*]\s*([0-9]{1,6})\s*")
 SHOWN_CHARS = 80  # of what a client sent, in a message

@@ -7,15 +7,15 @@ from typing import Annotated, Literal
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from ringlight.server.body import Body, read_body
-from ringlight.server.calls import CreateVideo, ExtendVideo, RemixVideo, check_webhook, parse, to_draft
-from ringlight.server.errors import ApiError, NotImplementedHere
-from ringlight.server.following import to_extension, to_remix
-from ringlight.server.openapi import answers, takes
-from ringlight.server.parts import Owner, Parts, Served, VideoId
-from ringlight.server.schemas import Video, VideoDeleted, VideoList, poll_after_ms, to_list, to_video
-from ringlight.server.store import Idempotency
-from ringlight.server.view import Draft, View
+from ringlight.server.api.calls import CreateVideo, ExtendVideo, RemixVideo, check_webhook, parse, to_draft
+from ringlight.server.api.following import to_extension, to_remix
+from ringlight.server.api.openapi import answers, takes
+from ringlight.server.api.parts import Owner, Parts, Served, VideoId
+from ringlight.server.api.schemas import Video, VideoDeleted, VideoList, poll_after_ms, to_list, to_video
+from ringlight.server.collection.store import Idempotency
+from ringlight.server.collection.view import Draft, View
+from ringlight.server.http.body import Body, read_body
+from ringlight.server.http.errors import ApiError, NotImplementedHere
 
 MAX_KEY_LENGTH = 255
 RETRY_SECONDS = 120.0  # in which a client may send the same again because the answer did not reach it

@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 
 from ringlight.core.errors import NotFound
-from ringlight.server.calls import Call, ExtendVideo, RemixVideo, frames_for
-from ringlight.server.derived import last_frame
-from ringlight.server.errors import Conflict
-from ringlight.server.folder import VIDEO_ID
-from ringlight.server.store import StoredJob
-from ringlight.server.videos import Videos
-from ringlight.server.view import Draft
+from ringlight.server.api.calls import Call, ExtendVideo, RemixVideo, frames_for
+from ringlight.server.collection.derived import last_frame
+from ringlight.server.collection.folder import VIDEO_ID
+from ringlight.server.collection.store import StoredJob
+from ringlight.server.collection.videos import Videos
+from ringlight.server.collection.view import Draft
+from ringlight.server.http.errors import Conflict
 
 
 def to_remix(call: RemixVideo, source_id: str, videos: Videos, owner: str) -> Draft:

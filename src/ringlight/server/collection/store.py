@@ -12,9 +12,8 @@ from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, 
 
 from ringlight.core.errors import NotFound, StoreError
 from ringlight.engine.jobs import Status
-from ringlight.server.database import Database
-from ringlight.server.errors import IdempotencyConflict
-from ringlight.server.stored import (
+from ringlight.server.collection.database import Database
+from ringlight.server.collection.stored import (
     COLUMNS,
     METADATA,
     SCHEMA_VERSION,
@@ -26,6 +25,7 @@ from ringlight.server.stored import (
     to_job,
     versions,
 )
+from ringlight.server.http.errors import IdempotencyConflict
 
 __all__ = ["Idempotency", "JobStore", "StoredError", "StoredJob"]
 

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
-from ringlight.server.content import FileAnswer
-from ringlight.server.reference import POLICY, render
+from ringlight.server.api.reference import POLICY, render
+from ringlight.server.http.content import FileAnswer
 
 FOLDER = Path(str(files("ringlight.server"))) / "page"
 MEDIA_TYPES = {

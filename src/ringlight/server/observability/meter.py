@@ -8,8 +8,8 @@ import time
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ringlight.server.codes import CODES
-from ringlight.server.metrics import OTHER, Metrics
+from ringlight.server.http.codes import CODES
+from ringlight.server.observability.metrics import OTHER, Metrics
 
 logger = logging.getLogger("ringlight.access")
 

@@ -22,9 +22,9 @@ from anyio import CapacityLimiter, to_thread
 from pydantic import BaseModel
 
 from ringlight.core.errors import NotFound
-from ringlight.server.schemas import to_video
-from ringlight.server.videos import Videos
-from ringlight.server.view import View
+from ringlight.server.api.schemas import to_video
+from ringlight.server.collection.videos import Videos
+from ringlight.server.collection.view import View
 
 HEARTBEAT_SECONDS = 15.0
 PAUSE_SECONDS = 0.04  # at least, between two looks at a video

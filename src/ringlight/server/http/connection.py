@@ -12,8 +12,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from ringlight.server.errors import ApiError
-from ringlight.server.middleware import RequestIds
+from ringlight.server.http.errors import ApiError
+from ringlight.server.http.middleware import RequestIds
 
 HEAD_SECONDS = 20.0  # for the head of a request, from its first byte or from the beginning of the connection
 STALL_SECONDS = 60.0  # in which a client takes nothing of what is sent

@@ -1,0 +1,1 @@
+"""HTTP itself: errors and their codes, bodies, files, connections, and what surrounds every call."""
