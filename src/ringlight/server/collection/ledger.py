@@ -159,8 +159,6 @@ class Ledger:
                 return True
             if state.error is not None:  # what was seen of its progress stays so
                 self._store.mark(job.id, progress=state.progress)
-            if state.error is not None:
-                self._store.mark(job.id, progress=state.progress)  # a failed job stays where it was
             self.write_end(job.id, state)
         except (StoreError, OSError) as error:
             logger.error("the state of %s cannot be written down yet: %s", job.id, error)

@@ -76,7 +76,7 @@ class Videos:
             )
         self.is_draining = False
         self._ledger = Ledger(self.store, self.folder, settings.retention_seconds, on_end)
-        self.retention = Retention(self.store, self.folder, settings.retention_bytes, self._remove)
+        self.retention = Retention(self.store, self.folder, settings.retention_bytes, self._remove, self._adopt)
 
     def start(self) -> None:
         """Start the workers, and go on with what was not over when the last server ended."""
@@ -125,7 +125,7 @@ class Videos:
         except Known as known:
             folder.remove()
             return self._view(known.stored)
-        except StoreError:  # it may be stored all the same; if not, a sweep finds the folder to be nobody's
+        except StoreError:  # it may be stored all the same; a sweep takes it up, or finds the folder to be nobody's
             raise
         except OSError as error:  # the disk is full, say
             folder.remove()
@@ -269,6 +269,16 @@ class Videos:
             logger.warning("%s cannot be gone on with: %s", stored.id, error)
             reason = error if isinstance(error, RinglightError) else StoreError(str(error))
             self._ledger.write_end(stored.id, JobState(status="failed", error=reason))
+
+    def _adopt(self, stored: StoredJob) -> None:
+        """Take up a job that is not over, unless it is followed or has ended meanwhile."""
+        if self.is_draining or self._ledger.job(stored.id) is not None:
+            return
+        with contextlib.suppress(NotFound):
+            stored = self.store.get(stored.id)
+            if stored.completed_at is None and self._ledger.job(stored.id) is None:
+                logger.warning("%s was accepted although the database did not say so; it is queued now", stored.id)
+                self._take_up(stored)
 
     def _remove(self, video_id: str) -> None:
         """Forget a job: first what names it, then its files, which one that still runs may be writing."""
