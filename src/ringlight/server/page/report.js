@@ -45,6 +45,7 @@ function note(report, video) {
     `${report.num_tokens.toLocaleString()} tokens on ${report.ranks.length} rank${report.ranks.length > 1 ? "s" : ""} (${report.layout}).`,
     isCuda ? "Memory: allocated, and the allocator's overhead." : "Memory: of the idle worker, and its growth.",
     report.ranks.length > 1 ? "Link: the rank that waited longest." : "",
+    report.predicted && !report.resumed_from_step ? `Predicted before it began: ${seconds(report.predicted.total_seconds)}.` : "",
     report.resumed_from_step ? `It was resumed after step ${report.resumed_from_step}; what lay before is not in these numbers.` : "",
     video.expires_at ? `Kept until ${date(video.expires_at)}.` : "",
     video.id,
