@@ -23,9 +23,9 @@ from ringlight.core.config import EngineConfig
 from ringlight.core.errors import Cancelled, OutOfMemory, RinglightError
 from ringlight.core.report import GIB, RunReport
 from ringlight.core.request import RequestLimits
+from ringlight.engine.driver import find_cards, hardware_of
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job, JobState
-from ringlight.engine.machine import find_cards, hardware_of
 from ringlight.models.wan.demo import write_demo_checkpoint
 
 WAIT_SECONDS = 120.0
@@ -71,7 +71,7 @@ def run(section: Section, scale: Scale) -> None:
 
 def _name_card(scale: Scale) -> Iterator[Row]:
     """Without a plan of its card an engine chooses layouts by rule, and refuses nothing before it is loaded."""
-    found = find_cards()
+    found = find_cards() or []
     hardware = hardware_of(found) if found else None
     told = "not in the table" if hardware is None else f"{hardware.card.name}, {hardware.link.name}"
     names = (

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from ringlight import Engine, EngineConfig
-from ringlight.core import host
+from ringlight.core import host, messages
+from ringlight.core.config import NodesConfig
 from ringlight.core.errors import InvalidLayout, InvalidRequest, InvalidSetting
 from ringlight.core.layout import AskedLayout
 from ringlight.core.report import RunReport
-from ringlight.core.request import RequestLimits
-from ringlight.engine.machine import DriverCard, hardware_of, this_machine
+from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
+from ringlight.engine.driver import DriverCard, hardware_of, visible
+from ringlight.engine.machine import this_machine
+from ringlight.planner import catalogue
+from ringlight.planner.calibration import Calibration
 from tests.engine.replicas import FakeReplica
 from tests.engine.requests import small
 
@@ -21,7 +28,13 @@ GIB = 2**30
 
 
 def card(name: str = "NVIDIA H100 80GB HBM3", **changes: object) -> DriverCard:
-    fields = {"memory_bytes": 80 * GIB, "pcie": (5, 16), "has_nvlink": True, "has_peer_access": True}
+    fields = {
+        "uuid": f"GPU-{name}",
+        "memory_bytes": 80 * GIB,
+        "pcie": (5, 16),
+        "has_nvlink": True,
+        "has_peer_access": True,
+    }
     return DriverCard(name=name, **fields | changes)  # type: ignore[arg-type]
 
 
@@ -33,7 +46,13 @@ def card(name: str = "NVIDIA H100 80GB HBM3", **changes: object) -> DriverCard:
         (card("NVIDIA H20"), "H20", "NVLink 4 (H100)"),
         (card("NVIDIA H100 PCIe", has_nvlink=False), "H100 PCIe", "PCIe 5.0 x16, peer-to-peer"),
         (
-            card("NVIDIA GeForce RTX 4090", has_nvlink=False, has_peer_access=False, pcie=(4, 16)),
+            card(
+                "NVIDIA GeForce RTX 4090",
+                memory_bytes=24 * GIB,
+                has_nvlink=False,
+                has_peer_access=False,
+                pcie=(4, 16),
+            ),
             "GeForce RTX 4090",
             "PCIe 4.0 x16 through the host",
         ),
@@ -42,7 +61,14 @@ def card(name: str = "NVIDIA H100 80GB HBM3", **changes: object) -> DriverCard:
             "GeForce RTX 3090",
             "PCIe 4.0 x8 through the host",
         ),
-        (card("NVIDIA A100-SXM4-40GB", memory_bytes=40 * GIB), "A100 SXM 80 GB", "NVLink 3 (A100)"),
+        (card("NVIDIA A100-SXM4-40GB", memory_bytes=40 * GIB), "A100 SXM 40 GB", "NVLink 3 (A100)"),
+        (card("NVIDIA A100-SXM4-80GB"), "A100 SXM 80 GB", "NVLink 3 (A100)"),
+        (card("NVIDIA A100 80GB PCIe", pcie=(4, 16)), "A100 SXM 80 GB", "PCIe 4.0 x16, peer-to-peer"),
+        (
+            card("NVIDIA GeForce RTX 4090", memory_bytes=48 * GIB, has_nvlink=False, pcie=(4, 16)),
+            "GeForce RTX 4090, 48 GB",
+            "PCIe 4.0 x16, peer-to-peer",
+        ),
     ],
     ids=lambda value: value.name if isinstance(value, DriverCard) else None,
 )
@@ -55,11 +81,37 @@ def test_a_driver_names_card_memory_and_link(found: DriverCard, known: str, link
 
 @pytest.mark.parametrize(
     "found",
-    [[card("NVIDIA GeForce GTX 1080")], [card(), card("NVIDIA H200")], [card(is_divided=True)]],
-    ids=["not in the table", "different", "divided"],
+    [
+        [card("NVIDIA GeForce GTX 1080")],
+        [card("NVIDIA GeForce RTX 4090 Laptop GPU")],
+        [card("NVIDIA H100 NVL")],
+        [card(), card("NVIDIA H200")],
+        [card(is_divided=True)],
+    ],
+    ids=["not in the table", "laptop", "another memory", "different", "divided"],
 )
 def test_other_cards_are_not_known(found: list[DriverCard]) -> None:
     assert hardware_of(found) is None
+
+
+@pytest.mark.parametrize(
+    ("shown", "names"),
+    [
+        (None, "abc"),
+        ("", ""),
+        ("-1", ""),
+        ("1", "b"),
+        ("2,0", "ca"),
+        ("0,-1,2", "a"),  # up to the first that is none
+        ("7", ""),
+        ("GPU-c", "c"),
+        ("GPU-", ""),
+        ("MIG-GPU-a/1/0", None),
+    ],
+)
+def test_the_environment_hides_cards_as_cuda_reads_it(shown: str | None, names: str | None) -> None:
+    found = visible([card(name) for name in "abc"], shown)
+    assert (None if found is None else "".join(each.name for each in found)) == names
 
 
 def test_ranks_share_the_cores_and_the_memory_of_a_cpu(tiny: Path) -> None:
@@ -71,30 +123,57 @@ def test_ranks_share_the_cores_and_the_memory_of_a_cpu(tiny: Path) -> None:
     assert half.fp32_flops == pytest.approx(2 * quarter.fp32_flops) or host.num_cores() > 8
 
 
-def test_a_container_bounds_memory(tmp_path: Path) -> None:
-    assert list(host._limits(tmp_path)) == []
+def test_a_container_bounds_memory_and_cores(tmp_path: Path) -> None:
+    assert host.memory_bytes(tmp_path) > 4096 and host.num_cores(tmp_path) >= 1
     (tmp_path / "memory.max").write_text("max\n")
-    assert list(host._limits(tmp_path)) == []
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert host.memory_bytes(tmp_path) > 4096 and host.num_cores(tmp_path) == len(os.sched_getaffinity(0))
     (tmp_path / "memory.max").write_text("4096\n")
-    assert list(host._limits(tmp_path)) == [4096]
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert (host.memory_bytes(tmp_path), host.num_cores(tmp_path)) == (4096, 1)
 
 
-def test_what_does_not_fit_is_refused_before_anything_is_loaded(tiny: Path, tmp_path: Path) -> None:
-    replica = FakeReplica()
-    engine = Engine(EngineConfig(model_path=str(tiny)), HUGE, replica)
-    huge = small(engine, width=16_000, height=16_000, num_frames=81)
-    said = r"16000x16000 with 81 frames needs [0-9.]+ GiB on a rank of u1r1.*predicted to fit with"
-    with engine, pytest.raises(InvalidRequest, match=said) as e:
+SHORTAGE = r"16000x16000 with 81 frames needs [0-9.]+ GiB on a rank of u1r1, which has [0-9.]+ "
+
+
+def huge_for(tiny: Path, config: EngineConfig | None = None) -> tuple[Engine, VideoRequest]:
+    engine = Engine(config or EngineConfig(model_path=str(tiny)), HUGE, FakeReplica())
+    return engine, small(engine, width=16_000, height=16_000, num_frames=81)
+
+
+def test_a_request_that_does_not_fit_is_refused_with_one_that_does(tiny: Path, tmp_path: Path) -> None:
+    engine, huge = huge_for(tiny)
+    with engine, pytest.raises(InvalidRequest, match=SHORTAGE) as refused:
         engine.submit(huge, str(tmp_path / "a.mp4"))
-    assert e.value.problems[0].field == "size" and "--no-memory-check" in str(e.value)
-    with pytest.raises(InvalidLayout, match=said):
-        Engine(engine.config, HUGE, replica, typical=huge)
-    assert replica.events == ["close"]
+    (problem,) = refused.value.problems
+    assert problem.nearest is not None and "--" not in str(refused.value)  # flags are the operator's
+    changed = {"num_frames": int(problem.nearest)} if problem.field == "num_frames" else size_of(problem.nearest)
+    with Engine(engine.config, HUGE, FakeReplica()) as engine:
+        engine.submit(msgspec.structs.replace(huge, **changed), str(tmp_path / "a.mp4")).wait(10)
+
+
+def size_of(text: str) -> dict[str, int]:
+    return dict(zip(("width", "height"), map(int, text.split("x")), strict=True))
+
+
+def test_a_typical_request_that_does_not_fit_is_refused_before_anything_is_loaded(tiny: Path) -> None:
+    engine, huge = huge_for(tiny)
+    with pytest.raises(InvalidLayout, match=SHORTAGE + r".*; predicted to fit with --.* \(--no-memory-check tries"):
+        Engine(engine.config, HUGE, FakeReplica(), typical=huge)
+
+
+def test_defaults_that_do_not_fit_are_told_and_smaller_videos_are_made(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    large = RequestDefaults(width=16_000, height=16_000, num_frames=81)
+    with Engine(EngineConfig(model_path=str(tiny)), HUGE, FakeReplica(), defaults=large) as engine:
+        assert "a video of all defaults will be refused: 16000x16000" in caplog.text
+        engine.submit(small(engine), str(tmp_path / "a.mp4")).wait(10)
 
 
 def test_the_check_of_memory_can_be_left_out(tiny: Path, tmp_path: Path) -> None:
     config = EngineConfig(model_path=str(tiny), memory_check=False)
-    huge = small(Engine(config, HUGE, FakeReplica()), width=32_000, height=32_000, num_frames=81)
+    _, huge = huge_for(tiny, config)
     with Engine(config, HUGE, FakeReplica(), typical=huge) as engine:
         engine.submit(huge, str(tmp_path / "a.mp4")).wait(10)
 
@@ -111,7 +190,7 @@ def test_every_report_carries_what_was_predicted(tiny: Path, tmp_path: Path) -> 
         job = engine.submit(small(engine), str(tmp_path / "a.mp4"))
         report = job.wait(10)
     said, plan = report.predicted, job.plan
-    assert said is not None and plan is not None and "Zen 4 core" in said.basis
+    assert said is not None and plan is not None and said.basis.endswith("reckoned as of a Zen 4")
     assert said.stages["Denoising"] == plan.seconds("Denoising")
     assert said.total_seconds == pytest.approx(sum(said.stages.values())) == plan.total_seconds
     assert said.peak_bytes == plan.worst_memory.peak_bytes
@@ -138,10 +217,48 @@ def test_plans_go_by_a_calibration_of_this_machine(tiny: Path, tmp_path: Path) -
 
 def complete(report: RunReport) -> RunReport:
     """As real workers report: a fake's says nothing of its device."""
-    import msgspec
-
-    said = {"device": "a CPU", "device_type": "cpu", "dtype": "float32", "vae_dtype": "float32"}
+    said: dict[str, Any] = {"device": "a CPU", "device_type": "cpu", "dtype": "float32", "vae_dtype": "float32"}
+    said["num_threads"] = host.num_cores()
     return msgspec.structs.replace(report, environment=said)
+
+
+def test_workers_on_another_device_make_plans_void(tiny: Path, tmp_path: Path) -> None:
+    """The driver named no card, say, and torch found one."""
+
+    class Elsewhere(FakeReplica):
+        def start(self) -> messages.WorkerReady:
+            said = {"device": "H100", "device_type": "cuda"}
+            return msgspec.structs.replace(super().start(), environment=said)
+
+    with Engine(EngineConfig(model_path=str(tiny)), None, Elsewhere()) as engine:
+        engine.start()
+        job = engine.submit(small(engine), str(tmp_path / "a.mp4"))
+        assert job.wait(10).predicted is None and not job.is_planned_here
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "another"}, "of another model"),
+        ({"card": catalogue.card("h100-sxm"), "device": "H100"}, "is of 'H100', and this machine has"),
+    ],
+)
+def test_a_calibration_of_something_else(tiny: Path, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    engine = Engine(EngineConfig(model_path=str(tiny)), None, FakeReplica())
+    with engine:
+        report = complete(engine.submit(small(engine), str(tmp_path / "a.mp4")).wait(10))
+    known = msgspec.structs.replace(Calibration.of(report, engine.spec), **changes)
+    (tmp_path / "known.json").write_bytes(known.to_json())
+    with pytest.raises(InvalidSetting, match=said):
+        Engine(EngineConfig(model_path=str(tiny), calibration=str(tmp_path / "known.json")), None, FakeReplica())
+
+
+def test_plans_of_several_machines_tell_no_seconds(tiny: Path, tmp_path: Path) -> None:
+    nodes = NodesConfig(num_nodes=2, init_address="127.0.0.1:29500")
+    config = EngineConfig(model_path=str(tiny), asked_layout=AskedLayout(num_gpus=2), nodes=nodes)
+    with Engine(config, None, FakeReplica()) as engine:
+        job = engine.submit(small(engine), str(tmp_path / "a.mp4"))
+        assert job.wait(10).predicted is None and not job.is_planned_here
 
 
 def test_a_calibration_that_is_none(tiny: Path, tmp_path: Path) -> None:

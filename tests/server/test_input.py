@@ -149,12 +149,14 @@ def test_heads_that_lie(server: Served, framing: str) -> None:
     assert answer.status in (400, 413, 431, 501)
 
 
-def test_both_framings_end_the_connection(server: Served) -> None:
-    """What would be a second request to one that goes by the length is not taken for one."""
+@pytest.mark.parametrize("more", ["", "Sec-Fetch-Site: cross-site\r\n", "Authorization: Bearer wrong\r\n"])
+def test_both_framings_end_the_connection(server: Served, more: str) -> None:
+    """What would be a second request to one that goes by the length is not taken for one, whoever else refuses it."""
     smuggled = b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n"
-    head = f"POST /v1/videos HTTP/1.1\r\nHost: here\r\nContent-Type: {JSON}\r\nContent-Length: {5 + len(smuggled)}\r\n"
+    head = f"POST /v1/videos HTTP/1.1\r\nHost: here\r\nContent-Type: {JSON}\r\n{more}"
+    framing = f"Content-Length: {5 + len(smuggled)}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     with connect(server.port) as connection:
-        connection.sendall(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + smuggled)
+        connection.sendall((head + framing).encode() + smuggled)
         answered = b""
         with contextlib.suppress(ConnectionResetError):
             while received := connection.recv(10_000):

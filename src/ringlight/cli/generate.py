@@ -130,7 +130,7 @@ def generate(
         prompt,
         spec,
         negative_prompt=negative_prompt,
-        image=read_image(image_path),
+        image=read_image(image_path) if node_rank == 0 else None,
         width=wide,
         height=high,
         num_frames=num_frames,

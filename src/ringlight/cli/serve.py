@@ -217,7 +217,6 @@ def serve(
     defaults = RequestDefaults(**settings.values(said_defaults))
     check_defaults(said_defaults, defaults, spec, limits)
     typical = defaults.complete(ORDINARY_PROMPT, spec)
-    choice = Foresight(engine_config, spec, limits, num_replicas).choose(typical)
     serve_settings = ServeSettings(
         host=host,
         port=port,
@@ -252,6 +251,7 @@ def serve(
     if dry_run:
         check_data_dir(Path(data_dir))
         check_safety(serve_settings)
+        choice = Foresight(engine_config, spec, limits, num_replicas).choose(None, typical)
         print(listing.of_command(ctx, said_limits, said_defaults))
         print(
             f"\nmodel   {served_model_name or spec.name}\nlayout  {choice.reason}\nfolder  {Path(data_dir).absolute()}"

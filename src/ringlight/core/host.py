@@ -9,14 +9,22 @@ from pathlib import Path
 CONTAINER_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # cgroup version 2 and 1
 
 
-def num_cores() -> int:
-    """CPU cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
+CONTAINERS = Path("/sys/fs/cgroup")
 
 
-def memory_bytes() -> int:
+def num_cores(containers: Path = CONTAINERS) -> int:
+    """CPU cores that this process may run on, or the container's share of their time in whole cores."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = (containers / "cpu.max").read_text().split()
+    except (OSError, ValueError):  # no container, or one of the first version
+        return cores
+    return min(cores, max(1, int(quota) // int(period))) if quota.isdecimal() else cores
+
+
+def memory_bytes(containers: Path = CONTAINERS) -> int:
     """Main memory, or the container's share of it."""
-    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_limits(Path("/sys/fs/cgroup"))])
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_limits(containers)])
 
 
 def _limits(root: Path) -> Iterator[int]:

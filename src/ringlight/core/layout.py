@@ -86,6 +86,17 @@ class AskedLayout(msgspec.Struct, frozen=True, kw_only=True):
             _check_branches(self.num_gpus, sequence)
         _check_product("num-gpus", self.num_gpus, {"cfg-degree": self.cfg_degree} | sequence)
 
+    @classmethod
+    def of(cls, layout: ParallelLayout) -> AskedLayout:
+        """All of a layout, so that nothing is left to `decide`."""
+        return cls(
+            num_gpus=layout.num_ranks,
+            sp_degree=layout.sp,
+            ulysses_degree=layout.ulysses,
+            ring_degree=layout.ring,
+            cfg_degree=layout.cfg,
+        )
+
     @property
     def num_ranks(self) -> int:
         """`num_gpus`, or the fewest ranks that have the degrees asked for."""

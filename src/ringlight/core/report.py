@@ -11,6 +11,7 @@ import msgspec
 SCHEMA_VERSION = 2
 GIB = 2**30
 TOTAL = "Total"
+LEAST_SECONDS = 1e-3  # that a stage took, for a ratio to tell anything
 
 
 class StageReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +122,10 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def predicted_over_measured(self) -> dict[str, float]:
-        """By stage, and of Total, for a whole run that was predicted; stages that nobody predicts are left out."""
+        """By stage, and of Total, for a whole run that was predicted.
+
+        Stages that nobody predicts are left out, and those that took no time: a prompt that was known, say.
+        """
         said = self.predicted
         if said is None or self.resumed_from_step:
             return {}
@@ -130,7 +134,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         return {
             name: predicted[name] / seconds
             for name, seconds in measured.items()
-            if seconds > 0 and predicted.get(name, 0.0) > 0
+            if seconds >= LEAST_SECONDS and predicted.get(name, 0.0) > 0
         }
 
     def slowest(self, position: int) -> StageReport:
@@ -184,8 +188,8 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         if said is None or self.resumed_from_step:
             return []
         names = [*(stage.name for stage in self.stages), "Other"]
-        seconds = [said.stages.get(name, 0.0) for name in names]
-        return [f"{value:.4f}" for value in [*seconds, said.total_seconds]]
+        seconds = [said.stages.get(name) for name in names]
+        return [f"{value:.4f}" if value else "" for value in [*seconds, said.total_seconds]]
 
     def _rank_table(self) -> list[str]:
         lines = [

@@ -27,7 +27,7 @@ from ringlight.core.errors import (
     WorkerError,
 )
 from ringlight.core.host import num_cores
-from ringlight.core.layout import ParallelLayout, layout_for
+from ringlight.core.layout import AskedLayout, ParallelLayout, layout_for
 from ringlight.core.output import check_output
 from ringlight.core.picture import open_picture
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
@@ -39,7 +39,6 @@ from ringlight.engine.pace import Pace
 from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
 from ringlight.engine.runner import ReplicaState, Runner
-from ringlight.planner.advice import advice
 
 TICK_SECONDS = 0.25  # how late a deadline may be noticed
 
@@ -66,12 +65,12 @@ class Engine:
     ) -> None:
         """Read the checkpoint's JSON and choose the layout. No weight is read.
 
-        Raises InvalidCheckpoint, InvalidSetting, and InvalidLayout, also where a typical request is predicted not to
-        fit into this machine's memory.
+        Raises InvalidCheckpoint, InvalidSetting, and InvalidLayout, also where a typical request, or without one
+        whatever video, is predicted not to fit into this machine's memory.
 
         `typical` is a request like those that will come, which decides what is left open of the layout; None is one of
-        all defaults. `choice` holds the layout and the reason for it. `queue_size` is how many jobs may wait, None for
-        any number. `defaults` stand in the place of the checkpoint's.
+        all defaults. `choice` holds the layout and the reason for it. `queue_size` is how many jobs may wait beside
+        one for each replica, None for any number. `defaults` stand in the place of the checkpoint's.
         """
         self.config = config
         self.limits = limits or RequestLimits()
@@ -79,12 +78,10 @@ class Engine:
         self.defaults = defaults or read_defaults(Path(config.model_path))
         if num_replicas < 1:
             raise InvalidSetting(f"num-replicas must be at least 1, not {num_replicas}")
-        typical = typical or self.defaults.complete(ORDINARY_PROMPT, self.spec)
-        foresight = Foresight(config, self.spec, self.limits, num_replicas)
-        self.choice = foresight.choose(typical)
-        self._foresight = foresight
+        self._foresight = Foresight(config, self.spec, self.limits, num_replicas)
+        self.choice = self._foresight.choose(typical, self.defaults.complete(ORDINARY_PROMPT, self.spec))
         self.queue = JobQueue()
-        self.pace = Pace(is_planned=foresight.machine is not None)
+        self.pace = Pace()
         self._queue_size = queue_size
         self._changed = threading.Condition()  # guards what follows; notified when a job is over or a replica starts
         self._open: dict[str, Job] = {}  # all that are not over
@@ -100,7 +97,8 @@ class Engine:
         """Replicas side by side on this machine. Raises InvalidSetting where that is not possible."""
         if number > 1 and self.config.nodes.num_nodes > 1:
             raise InvalidSetting("num-replicas above 1 are for one machine; serve each group of nodes by itself")
-        num_ranks, config = self.choice.layout.num_ranks, self.config
+        num_ranks, chosen = self.choice.layout.num_ranks, AskedLayout.of(self.choice.layout)
+        config = msgspec.structs.replace(self.config, asked_layout=chosen)  # so that workers warm up as they will run
         if number > 1 and not config.num_threads:  # they share the cores of this machine
             threads = max(1, num_cores() // (number * num_ranks))
             config = msgspec.structs.replace(config, num_threads=threads)
@@ -221,6 +219,8 @@ class Engine:
         self.check(request, output)
         layout = layout or self.layout_of(request)
         self.check_layout(layout, request)
+        if (ready := self._ready()) is not None:
+            self._foresight.meet(ready.environment)
         plan = self._foresight.plan(request, layout)
         if state is None:
             self._foresight.check_memory(request, layout, plan)
@@ -238,9 +238,10 @@ class Engine:
             preview_seconds=preview_seconds,
             state=state,
             plan=plan,
-            basis=self._foresight.basis,
+            is_planned_here=self._foresight.tells_seconds,
+            predicted=self._foresight.predicted,
         )
-        if (estimate := self.pace.estimate(plan)) is not None:
+        if (estimate := self.pace.estimate(plan, job.is_planned_here)) is not None:
             job.expect(estimate.denoising_seconds / estimate.total_seconds)
         self._admit(job, is_bounded=state is None)
         try:
@@ -259,9 +260,8 @@ class Engine:
                 raise WorkerError("the engine is closed")
             held = sum(not job.state.is_computed for job in self._open.values())
             if is_bounded and self._queue_size is not None and held >= self._queue_size + len(self._runners):
-                waiting = len(self.queue) + len(self._admitted)
                 retry_seconds = self.pace.seconds_until_free(self._open.values())
-                raise QueueFull(f"{waiting} videos wait already; try again later", retry_seconds)
+                raise QueueFull(f"{held} videos are on their way already; try again later", retry_seconds)
             self._open[job.id] = job
             self._admitted.add(job.id)
 
@@ -306,7 +306,7 @@ class Engine:
             runner.cancel(job)
 
     def _advise(self, job: Job, environment: Mapping[str, object]) -> str | None:
-        return advice(self.spec, job.request, job.layout, environment, self.config.decode_chunk)
+        return self._foresight.remedy(job.request, job.layout, environment)
 
     def position(self, job: Job) -> int | None:
         """How many jobs are taken before it, counted from 1; 0 once it runs, None when it is over."""

@@ -2,65 +2,126 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidLayout, InvalidRequest
 from ringlight.core.layout import LayoutChoice, ParallelLayout
+from ringlight.core.report import PredictedReport, RunReport
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
 from ringlight.engine.machine import this_machine
-from ringlight.planner import catalogue
-from ringlight.planner.choosing import choose, shortage
-from ringlight.planner.hardware import Hardware
+from ringlight.planner import advice, catalogue
+from ringlight.planner.choosing import Machine, choose
+from ringlight.planner.hardware import Hardware, RunSettings
 from ringlight.planner.prediction import Prediction, predict
 
+logger = logging.getLogger(__name__)
+
 ORDINARY_PROMPT = "a prompt of ordinary length " * 11  # some 77 tokens; its words do not matter
-ANY_CARD, ANY_LINK = "h100-sxm", "pcie4"  # whose plans have the right shape where the machine is not known
+SOME_CARD = Hardware(card=catalogue.card("h100-sxm"), link=catalogue.link("pcie4"))  # for the shape of plans alone
+SOME_RANKS = 8  # that advice goes up to where nobody knows how many cards there are
+TRY_ANYWAY = "--no-memory-check tries it all the same"
 
 
 class Foresight:
     """Plans of one model on this machine. `machine` is None where nothing is known of its cards."""
 
     def __init__(self, config: EngineConfig, spec: ModelSpec, limits: RequestLimits, num_replicas: int = 1) -> None:
-        """Look at the machine. Raises InvalidSetting for a calibration that cannot be read."""
+        """Look at the machine. Raises InvalidSetting for a calibration that is of no use here."""
         self._config = config
         self._spec = spec
         self._limits = limits
-        num_local = max(1, config.asked_layout.num_ranks // config.nodes.num_nodes)
-        self.machine = this_machine(config, spec, num_local, num_replicas)
+        self._per_machine = max(1, config.asked_layout.num_ranks // config.nodes.num_nodes) * num_replicas
+        num_local = self._per_machine // num_replicas
+        self.machine: Machine | None = this_machine(config, spec, num_local, num_replicas)
 
     @property
-    def basis(self) -> str:
-        """What plans are reckoned from, in words; empty where they are of no machine in particular."""
-        return "" if self.machine is None else self.machine.basis
+    def tells_seconds(self) -> bool:
+        """Whether plans are of this machine; of several, whose links differ, only memory is known."""
+        return self.machine is not None and self._config.nodes.num_nodes == 1
 
-    def choose(self, typical: VideoRequest) -> LayoutChoice:
-        """The layout for requests like this one. Raises InvalidLayout, also where it would not fit.
+    def choose(self, typical: VideoRequest | None, defaults: VideoRequest) -> LayoutChoice:
+        """The layout for requests like a typical one, else like one of all defaults.
 
-        There is no plan of a request that cannot be made; whoever submits it hears why.
+        Raises InvalidLayout, also where the typical one is predicted not to fit. Without one, where nothing does: a
+        server whose defaults are too large may be asked for smaller videos, and is warned.
         """
-        config, machine = self._config, self.machine
-        try:
-            typical.check(self._spec, self._limits)
-        except InvalidRequest:
-            machine = None
-        choice = choose(self._spec, typical, config.asked_layout, machine, config.nodes.num_nodes)
-        if machine is not None and (lacking := self._shortage(typical, choice.layout)) is not None:
+        config, request = self._config, typical or defaults
+        machine = self.machine if self._can_be_made(request) else None
+        choice = choose(self._spec, request, config.asked_layout, machine, config.nodes.num_nodes)
+        if machine is None or (lacking := self._shortage(request, choice.layout)) is None:
+            return choice
+        told = advice.remedy(self._spec, request, choice.layout, machine) or "no smaller video fits either"
+        lacking = f"{lacking}; {told} ({TRY_ANYWAY})"
+        high, wide = self._spec.size_multiple
+        least = msgspec.structs.replace(request, width=wide, height=high, num_frames=1)
+        if typical is not None or self._shortage(least, choice.layout) is not None:
             raise InvalidLayout(lacking)
+        logger.warning("a video of all defaults will be refused: %s", lacking)
         return choice
 
     def plan(self, request: VideoRequest, layout: ParallelLayout) -> Prediction:
         """What a request takes on a layout: here, or where nothing is known of this machine, on some card."""
         if self.machine is not None:
             return self.machine.predict(self._spec, request, layout)
-        some = Hardware(card=catalogue.card(ANY_CARD), link=catalogue.link(ANY_LINK))
-        return predict(self._spec, request, layout, some)
+        return predict(self._spec, request, layout, SOME_CARD)
 
     def check_memory(self, request: VideoRequest, layout: ParallelLayout, plan: Prediction) -> None:
-        """Raise InvalidRequest for a request that is predicted not to fit."""
-        if (lacking := self._shortage(request, layout, plan)) is not None:
-            raise InvalidRequest.of("size", lacking)
+        """Raise InvalidRequest for a request that is predicted not to fit, with the smaller one that does."""
+        if self.machine is None or (lacking := self._shortage(request, layout, plan)) is None:
+            return
+        found = advice.smaller_video(self._spec, request, layout, self.machine)
+        field, nearest = found or ("size", None)
+        raise InvalidRequest.of(field, lacking, nearest)
+
+    def predicted(self, plan: Prediction, report: RunReport) -> PredictedReport | None:
+        """What the plan of a job said, for its report; None where it was of another kind of device."""
+        if self.machine is None or not self.tells_seconds or not self._is_of(report.environment):
+            return None
+        return plan.report(self.machine.basis)
+
+    def meet(self, environment: Mapping[str, Any]) -> None:
+        """Forget the machine where workers say that they compute on something else."""
+        if not self._is_of(environment):
+            logger.warning("plans are left out: workers compute on %s", environment.get("device"))
+            self.machine = None
+
+    def remedy(self, request: VideoRequest, layout: ParallelLayout, environment: Mapping[str, Any]) -> str | None:
+        """What to change where memory ran out on workers that tell this of their device; None where nobody knows."""
+        machine = self.machine or self._machine_of(environment)
+        return None if machine is None else advice.remedy(self._spec, request, layout, machine)
+
+    def _can_be_made(self, request: VideoRequest) -> bool:
+        """There is no plan of other requests; whoever submits them hears why."""
+        try:
+            request.check(self._spec, self._limits)
+        except InvalidRequest:
+            return False
+        return True
 
     def _shortage(self, request: VideoRequest, layout: ParallelLayout, plan: Prediction | None = None) -> str | None:
         if self.machine is None or not self._config.memory_check:
             return None
-        return shortage(self._spec, request, layout, self.machine, plan or self.plan(request, layout))
+        return advice.shortage(request, self.machine, plan or self.plan(request, layout))
+
+    def _is_of(self, environment: Mapping[str, Any]) -> bool:
+        kind = environment.get("device_type")
+        return self.machine is None or kind is None or (kind == "cpu") == self.machine.hardware.card.is_cpu
+
+    def _machine_of(self, environment: Mapping[str, Any]) -> Machine | None:
+        """A card of which only the memory is known, for plans of memory alone."""
+        memory_bytes = environment.get("memory_bytes")
+        if not isinstance(memory_bytes, int):
+            return None
+        is_cpu = environment.get("device_type") == "cpu"
+        card = catalogue.card("cpu-core") if is_cpu else SOME_CARD.card
+        share = memory_bytes // self._per_machine if is_cpu else memory_bytes
+        fields = {name: environment[name] for name in ("dtype", "vae_dtype") if name in environment}
+        settings = msgspec.convert(fields | {"decode_chunk": self._config.decode_chunk}, RunSettings)
+        hardware = Hardware(card=msgspec.structs.replace(card, memory_bytes=share), link=SOME_CARD.link)
+        return Machine(hardware=hardware, settings=settings, basis="", most_ranks=1 if is_cpu else SOME_RANKS)

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from ringlight.core import messages
 from ringlight.core.errors import Cancelled, RinglightError, from_code
 from ringlight.core.layout import ParallelLayout
-from ringlight.core.report import RunReport
+from ringlight.core.report import PredictedReport, RunReport
 from ringlight.core.request import VideoRequest
 from ringlight.planner.prediction import Prediction
 
@@ -24,6 +24,7 @@ Status = Literal["queued", "in_progress", "completed", "failed"]
 
 OUTPUT = "Output"  # the stage in which ranks are free for the next job
 RECOVERING = "Recovering"  # the stage of a job whose workers died, until others take it up
+LEAST_SHARE = 0.01
 DENOISING_SHARE = 0.9  # of a whole run, where nothing better is known
 
 
@@ -160,12 +161,13 @@ class Job:
         preview_seconds: float = 0.0,
         state: JobState | None = None,
         plan: Prediction | None = None,
-        basis: str = "",
+        is_planned_here: bool = False,
+        predicted: Callable[[Prediction, RunReport], PredictedReport | None] = lambda plan, report: None,
     ) -> None:
         """`priority`: higher goes first. `deadline_at`: when it fails if it is not over, in seconds since 1970.
 
         `continues`, `preview_seconds`: as in messages.RunJob. `state`: of a job that another process began.
-        `plan` is what it should take; with a `basis`, which says what that was reckoned from, its report tells it.
+        `plan` is what it should take, here or only in proportion; `predicted` is what its report tells of that.
         """
         self.id = job_id
         self.request = request
@@ -177,7 +179,8 @@ class Job:
         self.continues = continues
         self.preview_seconds = preview_seconds
         self.plan = plan
-        self._basis = basis
+        self.is_planned_here = is_planned_here
+        self._predicted = predicted
         self.created_at = time.time()
         self.arrival: int | None = None  # its number in the queue, once it has been there
         self._state = state or JobState()
@@ -226,14 +229,14 @@ class Job:
     def expect(self, denoising_share: float) -> None:
         """How much of the whole time denoising is expected to take, 0 to 1, for a progress that moves evenly."""
         with self._changed:
-            self._state = replace(self._state, denoising_share=denoising_share)
+            self._state = replace(self._state, denoising_share=max(LEAST_SHARE, denoising_share))
 
     def receive(self, event: JobEvent) -> None:
         """Fold an event into the job and tell whoever waits."""
         if isinstance(event, messages.JobFailed) and event.code == Cancelled.code and self._stop_reason is not None:
             event = _failure(self.id, self._stop_reason)
-        if isinstance(event, messages.JobCompleted) and self.plan is not None and self._basis:
-            predicted = self.plan.report(self._basis)
+        if isinstance(event, messages.JobCompleted) and self.plan is not None:
+            predicted = self._predicted(self.plan, event.report)
             event = replace(event, report=replace(event.report, predicted=predicted))
         with self._changed:
             before, self._state = self._state, fold(self._state, event)

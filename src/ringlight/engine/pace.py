@@ -29,14 +29,13 @@ class Estimate(msgspec.Struct, frozen=True):
 class Pace:
     """Measured seconds per planned second, of denoising and of everything else. Safe to use from any thread.
 
-    `is_planned`: plans are of this machine, and count from the start; else only what was measured makes them so.
+    Until there are any, plans count as they are where they are of this machine; elsewhere nothing is known.
     """
 
-    def __init__(self, is_planned: bool) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._denoising: float | None = 1.0 if is_planned else None
-        self._other: float | None = self._denoising
-        self._has_learnt = False
+        self._denoising: float | None = None
+        self._other: float | None = None
 
     def learn(self, plan: Prediction, report: RunReport) -> None:
         """From a finished video; one that was resumed tells less, for part of it was not measured."""
@@ -48,24 +47,22 @@ class Pace:
         measured = sum(stage.seconds for stage in report.stages if stage.name == "Denoising")
         other = (report.total_seconds - measured) / planned.other_seconds
         with self._lock:
-            weight = WEIGHT_OF_NEWEST if self._has_learnt else 1.0
-            self._denoising = _moved(self._denoising, denoising, weight)
-            self._other = _moved(self._other, other, weight)
-            self._has_learnt = True
+            self._denoising, self._other = _moved(self._denoising, denoising), _moved(self._other, other)
 
-    def estimate(self, plan: Prediction) -> Estimate | None:
-        """What a request is expected to take, None while nothing is known."""
+    def estimate(self, plan: Prediction, is_ours: bool) -> Estimate | None:
+        """What a request is expected to take. `is_ours`: the plan is of this machine. None while nothing is known."""
         planned = _planned(plan)
         with self._lock:
-            if self._denoising is None or self._other is None:
-                return None
-            return Estimate(self._denoising * planned.denoising_seconds, self._other * planned.other_seconds)
+            denoising, other = self._denoising, self._other
+        if denoising is not None and other is not None:
+            return Estimate(denoising * planned.denoising_seconds, other * planned.other_seconds)
+        return planned if is_ours else None
 
     def remaining_seconds(self, job: Job) -> float | None:
         """Of a job that runs: by its own steps once there are some, else as estimated."""
         if (seconds := job.state.eta_seconds) is not None:
             return seconds
-        estimate = None if job.plan is None else self.estimate(job.plan)
+        estimate = None if job.plan is None else self.estimate(job.plan, job.is_planned_here)
         return None if estimate is None else estimate.total_seconds
 
     def seconds_after(self, ahead: Sequence[Job], job: Job, num_replicas: int) -> float | None:
@@ -87,5 +84,5 @@ def _planned(plan: Prediction) -> Estimate:
     return Estimate(denoising, plan.total_seconds - denoising)
 
 
-def _moved(before: float | None, newest: float, weight: float) -> float:
-    return newest if before is None else before + weight * (newest - before)
+def _moved(before: float | None, newest: float) -> float:
+    return newest if before is None else before + WEIGHT_OF_NEWEST * (newest - before)

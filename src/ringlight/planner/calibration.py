@@ -36,7 +36,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, report: RunReport, spec: ModelSpec, card: Card | None = None) -> Calibration:
-        """From a report of a whole run on one rank. `card`: None takes the table's CPU core for a CPU.
+        """From a report of a whole run on one rank. `card`: None takes so many of the table's cores for a CPU.
 
         Raises InvalidSetting for a run that tells too little: of several ranks, resumed, or of a card not named.
         """
@@ -101,13 +101,17 @@ class _Sample(msgspec.Struct, frozen=True):
 
 
 def _telling_report(path: Path, samples: msgspec.Raw) -> RunReport:
-    """The median of a benchmark's whole runs on one rank, by their totals. Raises InvalidSetting where it has none."""
+    """The median of a benchmark's whole runs on one rank, of its largest request, by their totals.
+
+    Raises InvalidSetting where it has none.
+    """
     reports = [sample.report for sample in msgspec.json.decode(samples, type=list[_Sample])]
     telling = [each for each in reports if each is not None and len(each.ranks) == 1 and not each.resumed_from_step]
     if not telling:
         raise InvalidSetting(f"{path}: a calibration needs a run on one rank; name u1r1 among the layouts of bench")
-    telling.sort(key=lambda report: report.total_seconds)
-    return telling[len(telling) // 2]
+    largest = max(telling, key=lambda report: (report.num_tokens, report.total_seconds)).workload_hash
+    found = sorted((r for r in telling if r.workload_hash == largest), key=lambda report: report.total_seconds)
+    return found[len(found) // 2]
 
 
 def request_of(report: RunReport) -> VideoRequest:
@@ -136,8 +140,11 @@ def _require_telling(report: RunReport) -> None:
 
 def _card_of(report: RunReport) -> Card:
     if report.environment.get("device_type") == "cpu":
-        return catalogue.card("cpu-core")
-    raise InvalidSetting(f"name the card of {report.environment.get('device')!r} by --gpu or --gpu-file")
+        return catalogue.cores(int(report.environment.get("num_threads") or 1))
+    device = report.environment.get("device")
+    raise InvalidSetting(
+        f"the calibration is of {device!r}: name its card by --gpu or --gpu-file, or run on such a one"
+    )
 
 
 def _memory(

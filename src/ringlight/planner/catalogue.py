@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Mapping
 from typing import TypeVar
 
+import msgspec
+
 from ringlight.core.errors import InvalidSetting
 from ringlight.planner.hardware import Card, Fractions, Link
 
@@ -78,7 +80,7 @@ CARDS: dict[str, Card] = {
     "b200": _card("B200", (2250, 1100, 75), 180, 7700, "NVIDIA Blackwell data sheet (HGX B200, per GPU)", UNTRIED),
     "mi300x": _card("Instinct MI300X", (1307, 653, 163), 192, 5300, "AMD Instinct MI300X data sheet", UNTRIED),
     "cpu-core": Card(
-        name="Zen 4 core",
+        name="Zen 4",
         bf16_flops=13e9,
         tf32_flops=107e9,
         fp32_flops=107e9,
@@ -127,25 +129,34 @@ LINKS: dict[str, Link] = {
     ),
 }
 
-NAMES = (
-    ("rtx 3090", "rtx3090"),
-    ("rtx 4090", "rtx4090"),
-    ("rtx 5090", "rtx5090"),
-    ("l40s", "l40s"),
-    ("rtx a6000", "a6000"),
-    ("rtx 6000 ada", "rtx6000-ada"),
-    ("a100", "a100-80g"),
-    ("h100 pcie", "h100-pcie"),
-    ("h100 nvl", "h100-pcie"),
-    ("h100", "h100-sxm"),
-    ("h800", "h800-sxm"),
-    ("h200", "h200"),
-    ("h20", "h20"),
-    ("b200", "b200"),
+SCALED_CORES = 8  # more do not make one rank faster in proportion: assumed
+
+NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("laptop", ()),
+    ("rtx 3090 ti", ()),
+    ("rtx 3090", ("rtx3090",)),
+    ("rtx 4090 d", ()),
+    ("rtx 4090", ("rtx4090", "rtx4090-48g")),
+    ("rtx 5090", ("rtx5090",)),
+    ("l40s", ("l40s",)),
+    ("rtx a6000", ("a6000",)),
+    ("rtx 6000 ada", ("rtx6000-ada",)),
+    ("a100", ("a100-40g", "a100-80g")),
+    ("h100 pcie", ("h100-pcie",)),
+    ("h100 nvl", ()),
+    ("h100", ("h100-sxm",)),
+    ("h800 pcie", ()),
+    ("h800", ("h800-sxm",)),
+    ("h200 nvl", ()),
+    ("h200", ("h200",)),
+    ("h20", ("h20",)),
+    ("gb200", ()),
+    ("b200", ("b200",)),
 )
-"""What stands in a driver's name of a card, and the card; the first that is found there counts."""
+"""What stands in a driver's name of a card, and the cards that it may be, by their memory; the first found counts."""
 
 NVLINKS = {
+    "a100-40g": "nvlink3",
     "a100-80g": "nvlink3",
     "h100-sxm": "nvlink4",
     "h200": "nvlink4",
@@ -167,23 +178,37 @@ def link(key: str) -> Link:
     return _find("link", key, LINKS)
 
 
-def card_named(name: str) -> Card | None:
+def cores(count: float) -> Card:
+    """So many cores of a CPU, each taken for the table's; with that one's memory."""
+    core, used = CARDS["cpu-core"], min(count, SCALED_CORES)
+    return msgspec.structs.replace(
+        core,
+        name=f"{count:g} CPU core{'' if count == 1 else 's'}, reckoned as of a {core.name}",
+        bf16_flops=used * core.bf16_flops,
+        tf32_flops=used * core.tf32_flops,
+        fp32_flops=used * core.fp32_flops,
+        memory_bytes_per_second=used * core.memory_bytes_per_second,
+    )
+
+
+def card_named(name: str, memory_bytes: int) -> Card | None:
     """The card that a driver calls so, such as "NVIDIA H100 80GB HBM3"; None for one that the table does not have."""
-    key = _key_of(name)
-    return None if key is None else CARDS[key]
+    keys = _keys_of(name)
+    return min((CARDS[key] for key in keys), key=lambda card: abs(card.memory_bytes - memory_bytes), default=None)
 
 
 def link_between(name: str, pcie: tuple[int, int], *, has_nvlink: bool, is_peer: bool) -> Link:
     """The link between cards of this driver's name. `pcie`: (generation, lanes) of their slots."""
-    if has_nvlink and (key := NVLINKS.get(_key_of(name) or "")) is not None:
-        return LINKS[key]
+    nvlinks = [NVLINKS[key] for key in _keys_of(name) if key in NVLINKS]
+    if has_nvlink and nvlinks and "pcie" not in name.lower():  # which has bridges between two at most
+        return LINKS[nvlinks[0]]
     generation, lanes = min(max(pcie[0], 3), 5), pcie[1]
     narrower = "-x8" if lanes <= 8 and generation == 4 else ""
     return LINKS[f"pcie{generation}{narrower}{'-p2p' if is_peer else ''}"]
 
 
-def _key_of(name: str) -> str | None:
-    return next((key for part, key in NAMES if part in name.lower()), None)
+def _keys_of(name: str) -> tuple[str, ...]:
+    return next((keys for part, keys in NAMES if part in name.lower()), ())
 
 
 def _find(what: str, key: str, table: Mapping[str, T]) -> T:

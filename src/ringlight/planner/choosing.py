@@ -1,4 +1,4 @@
-"""Choosing: the layout of an engine by what is predicted on its machine, and whether what is asked fits there."""
+"""Choosing: the layout of an engine, by what is predicted on its machine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from ringlight.core.layout import AskedLayout, LayoutChoice, ParallelLayout, can
 from ringlight.core.request import VideoRequest
 from ringlight.core.spec import ModelSpec
 from ringlight.planner.hardware import Hardware, RunSettings
-from ringlight.planner.prediction import Prediction, nearest_that_fits, predict
+from ringlight.planner.prediction import Prediction, predict
 
-GIB = 2**30
 ALIKE = 0.05  # layouts this close cannot be told apart by a model; the rule of core/layout decides
 
 
@@ -69,22 +68,6 @@ def _comparison(
     others = [layout for layout in ranked if layout != best]
     said = f"predicted {found[best].total_seconds:.3g} s for {_asked_for(typical)} on {machine.basis}"
     return f"{said} ({others[0].name} {found[others[0]].total_seconds:.3g} s)" if others else f"{said}, where it fits"
-
-
-def shortage(
-    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, machine: Machine, prediction: Prediction
-) -> str | None:
-    """How much memory a request lacks on a layout here, and the least change with which it fits; None where it does."""
-    if prediction.fits:
-        return None
-    needed, usable = prediction.worst_memory.peak_bytes / GIB, prediction.usable_bytes / GIB
-    said = (
-        f"{_asked_for(request)} needs {needed:.1f} GiB on a rank of {prediction.layout}, "
-        f"which has {usable:.1f} ({machine.hardware.card.name})"
-    )
-    nearest = nearest_that_fits(spec, request, layout, machine.hardware, machine.settings, machine.most_ranks)
-    remedy = f"predicted to fit with {nearest.flags}" if nearest else "no smaller video fits either"
-    return f"{said}; {remedy} (--no-memory-check tries it all the same)"
 
 
 def _asked_for(request: VideoRequest) -> str:

@@ -176,6 +176,14 @@ def nearest_that_fits(
     return None
 
 
+def nearest_video_that_fits(
+    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
+) -> VideoRequest | None:
+    """The same request, of as many frames, or of the size, as fit with nothing else changed; None where none do."""
+    smaller = _smaller_videos(spec, request)
+    return next((video for video in smaller if predict(spec, video, layout, hardware, settings).fits), None)
+
+
 def _changes(
     spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, settings: RunSettings, max_ranks: int
 ) -> Iterator[tuple[str, VideoRequest, RunSettings, ParallelLayout]]:
@@ -192,16 +200,22 @@ def _changes(
             yield f"--num-gpus {there.num_ranks} ({there.name}){flags}", request, other, there
     most = wider[-1] if wider else layout
     placed = f"--num-gpus {most.num_ranks} ({most.name}) " if wider else ""
+    for video in _smaller_videos(spec, request):
+        is_shorter = video.num_frames != request.num_frames
+        flag = f"--num-frames {video.num_frames}" if is_shorter else f"--size {video.width}x{video.height}"
+        yield f"{placed}--vae-dtype bfloat16 {flag}", video, half, most
+
+
+def _smaller_videos(spec: ModelSpec, request: VideoRequest) -> Iterator[VideoRequest]:
+    """Ever shorter ones, then ever smaller ones."""
     frames = request.num_frames
     while frames > spec.frame_multiple:
-        frames = (frames // 2 - 1) // spec.frame_multiple * spec.frame_multiple + 1
-        shorter = msgspec.structs.replace(request, num_frames=max(1, frames))
-        yield f"{placed}--vae-dtype bfloat16 --num-frames {shorter.num_frames}", shorter, half, most
+        frames = max(1, (frames // 2 - 1) // spec.frame_multiple * spec.frame_multiple + 1)
+        yield msgspec.structs.replace(request, num_frames=frames)
     high, wide = spec.size_multiple
     for share in (0.75, 0.5, 0.25):
         width, height = (max(m, int(n * share) // m * m) for n, m in ((request.width, wide), (request.height, high)))
-        smaller = msgspec.structs.replace(request, width=width, height=height)
-        yield f"{placed}--vae-dtype bfloat16 --size {width}x{height}", smaller, half, most
+        yield msgspec.structs.replace(request, width=width, height=height)
 
 
 def _wider(layout: ParallelLayout, num_heads: int, max_ranks: int) -> Iterator[ParallelLayout]:

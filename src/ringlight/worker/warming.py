@@ -49,7 +49,7 @@ def warm_up(pipeline: Wan22TI2V, group: RankGroup, corridor: Corridor, meter: Me
 
 
 def usual_layout(pipeline: Wan22TI2V, num_ranks: int) -> ParallelLayout:
-    """The layout of requests with guidance that ask for none."""
+    """The layout of requests with guidance that ask for none: as the engine chose it, or where it is left open."""
     config, heads = pipeline.config, pipeline.spec.transformer.num_attention_heads
     asked = msgspec.structs.replace(config.asked_layout, num_gpus=num_ranks)
     return decide(asked, num_heads=heads, guidance=True, num_nodes=config.nodes.num_nodes).layout

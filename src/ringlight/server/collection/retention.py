@@ -71,7 +71,7 @@ class Retention:
             try:
                 self.sweep()
             except (StoreError, OSError) as error:
-                logger.error("expired videos cannot be removed: %s", error)
+                logger.error("looking after the videos has to wait: %s", error)
             self._closing.wait(SWEEP_SECONDS)
 
     def _is_known(self, video_id: str) -> bool:

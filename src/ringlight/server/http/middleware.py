@@ -171,7 +171,6 @@ class BodyLimit:
 def install(app: FastAPI, settings: ServeSettings) -> None:
     """Add all of these to `app`; call `errors.install` before. The last one added is the outermost."""
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(OneFraming)
     app.add_middleware(SameSite, allowed_origins=settings.cors_origins)
     if settings.cors_origins:
         app.add_middleware(
@@ -181,5 +180,6 @@ def install(app: FastAPI, settings: ServeSettings) -> None:
             allow_headers=["*"],
             expose_headers=READABLE_HEADERS,
         )
+    app.add_middleware(OneFraming)  # around all that answers by itself
     app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestIds)
