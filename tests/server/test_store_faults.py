@@ -165,6 +165,8 @@ def test_who_lost_postgresql_to_another_server_writes_nothing(postgres: Postgres
         postgres.start()
         with opened(url) as second:
             assert "another server works with" in store_error(first)
+            with pytest.raises(StoreError, match="another server"):
+                first.settle((), 10)  # or both would send what waits
             assert second.unfinished() == [kept]
             assert second.finish(kept.id, "completed", 1.0, None)
         assert not first.finish(kept.id, "failed", 1.0, None)

@@ -1,4 +1,7 @@
-"""Webhooks: signed as the standard says, tried again, bounded, and never sent where they must not go."""
+"""Webhooks: signed as the standard says, tried again, bounded, and never sent where they must not go.
+
+Their outbox is one in memory here; test_outbox.py has those that outlive a server.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import base64
 import json
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+import time
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import Empty, Queue
@@ -15,11 +20,11 @@ from typing import Any
 import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
 
-from ringlight.core.errors import InvalidSetting
+from ringlight.core.errors import InvalidSetting, StoreError
 from ringlight.core.settings import ServeSettings
 from ringlight.server.safety import webhooks as module
 from ringlight.server.safety.outbound import Outbound
-from ringlight.server.safety.webhooks import Outcome, Webhooks, read_secret, sign
+from ringlight.server.safety.webhooks import Delivery, Outcome, Webhooks, read_secret, sign
 
 SECRET = bytes(range(32))
 WHSEC = "whsec_" + base64.b64encode(SECRET).decode()
@@ -77,19 +82,62 @@ def receiver() -> Iterator[Receiver]:
         thread.join()
 
 
+class Mailbox:
+    """An outbox in memory, which fails while it is not `open`."""
+
+    def __init__(self, tells_operator: bool) -> None:
+        self._tells_operator = tells_operator
+        self.open = True
+        self.waiting: dict[Delivery, None] = {}
+        self.events: dict[str, tuple[str, Mapping[str, Any]]] = {}
+
+    def add(self, url: str | None, event: str, data: Mapping[str, Any]) -> None:
+        event_id, video_id = f"evt_{uuid.uuid4().hex}", f"video_{uuid.uuid4().hex}"
+        self.events[video_id] = (event, data)
+        for target in ([url] if url else []) + ([None] if self._tells_operator else []):
+            self.waiting[Delivery(event_id, video_id, target, time.time())] = None
+
+    def settle(self, over: Collection[Delivery], limit: int) -> Sequence[Delivery]:
+        self._ask()
+        for each in over:
+            self.waiting.pop(each, None)
+        return list(self.waiting)[:limit]
+
+    def event(self, video_id: str) -> tuple[str, Mapping[str, Any]] | None:
+        self._ask()
+        return self.events.get(video_id)
+
+    def _ask(self) -> None:
+        if not self.open:
+            raise StoreError("the database is locked")
+
+
+class Sending:
+    """Webhooks with an outbox of their own."""
+
+    def __init__(self, webhooks: Webhooks, outbox: Mailbox) -> None:
+        self.webhooks, self.outbox, self.close = webhooks, outbox, webhooks.close
+        webhooks.start(outbox)
+
+    def send(self, url: str | None, event: str, data: Mapping[str, Any]) -> None:
+        self.outbox.add(url, event, data)
+        self.webhooks.wake()
+
+
 class Sender:
-    """Webhooks whose outcomes can be waited for. Requests may name this machine, which in earnest is refused."""
+    """Makes webhooks whose outcomes can be waited for. Requests may name this machine, which in earnest is refused."""
 
     def __init__(self) -> None:
         self.outcomes: Queue[Outcome] = Queue()
-        self.open: list[Webhooks] = []
+        self.open: list[Sending] = []
 
     def __call__(
         self, url: str = "", hosts: tuple[str, ...] = (), retry_seconds: Sequence[float] = SOON, private: bool = True
-    ) -> Webhooks:
+    ) -> Sending:
         settings = ServeSettings(webhook_url=url, webhook_hosts=hosts)
         outbound = Outbound(hosts, 10, 0, purpose="webhook_url", param="webhook_url", allow_private=private)
-        made = Webhooks(settings, SECRET, outbound, count=self.outcomes.put, retry_seconds=retry_seconds)
+        webhooks = Webhooks(settings, SECRET, outbound, count=self.outcomes.put, retry_seconds=retry_seconds)
+        made = Sending(webhooks, Mailbox(tells_operator=bool(url)))
         self.open.append(made)
         return made
 
@@ -159,11 +207,11 @@ def test_the_operator_and_the_request_hear_the_same(receiver: Receiver, sender: 
     assert other[1]["host"] == receiver.host
 
 
-def test_nobody_to_tell_is_nothing_to_do(sender: Sender) -> None:
-    webhooks = Webhooks.from_settings(ServeSettings(), count=sender.outcomes.put)
+def test_without_a_secret_all_is_kept_for_a_server_that_has_one(sender: Sender) -> None:
+    webhooks = Sending(Webhooks.from_settings(ServeSettings(), sender.outcomes.put), Mailbox(tells_operator=True))
     webhooks.send(None, "video.completed", VIDEO)
     webhooks.close()
-    assert sender.outcomes.empty()
+    assert sender.outcomes.empty() and len(webhooks.outbox.waiting) == 1
 
 
 @pytest.mark.parametrize("path", ["/operator", "/request"])
@@ -232,20 +280,23 @@ def test_one_that_waits_holds_no_other_up(receiver: Receiver, sender: Sender) ->
     webhooks.send(None, "video.completed", VIDEO)
     assert sender.wait() == ["delivered"]
     webhooks.close()
-    assert sender.wait() == ["failed"]
+    (kept,) = webhooks.outbox.waiting
+    assert sender.outcomes.empty() and webhooks.outbox.events[kept.video_id][0] == "video.failed"
 
 
-def test_no_more_wait_than_may(receiver: Receiver, sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_are_taken_up_than_may(receiver: Receiver, sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_WAITING", 3)
     receiver.gate.clear()
     webhooks = sender(receiver.url())
     for _ in range(5):
         webhooks.send(None, "video.completed", VIDEO)
-    assert sender.wait(2) == ["dropped", "dropped"]
+    for _ in range(3):
+        receiver.arrived.get(timeout=30)
+    with pytest.raises(Empty):
+        receiver.arrived.get(timeout=0.2)
     receiver.gate.set()
-    assert sender.wait(3) == ["delivered"] * 3
-    webhooks.send(None, "video.completed", VIDEO)
-    assert sender.wait() == ["delivered"]
+    assert sender.wait(5) == ["delivered"] * 5
+    assert len({unwrap(got)["id"] for got in receiver.got}) == 5
 
 
 def test_no_more_are_sent_at_once_than_may(receiver: Receiver, sender: Sender) -> None:
@@ -279,15 +330,15 @@ def test_closing_does_not_wait_for_a_receiver_that_hangs(receiver: Receiver, sen
     webhooks.send(None, "video.completed", VIDEO)
     receiver.arrived.get(timeout=30)
     webhooks.close(timeout_seconds=0.1)
-    assert sender.wait() == ["failed"]
+    assert sender.outcomes.empty() and len(webhooks.outbox.waiting) == 1
 
 
-def test_after_closing_events_are_dropped(receiver: Receiver, sender: Sender) -> None:
+def test_after_closing_events_are_kept(receiver: Receiver, sender: Sender) -> None:
     webhooks = sender(receiver.url())
     webhooks.close()
     webhooks.close()
     webhooks.send(None, "video.completed", VIDEO)
-    assert sender.wait() == ["dropped"]
+    assert sender.outcomes.empty() and len(webhooks.outbox.waiting) == 1
     assert receiver.got == []
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from typing import Any
 
+import msgspec
 from anyio import to_thread
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -14,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from ringlight.core.config import EngineConfig
+from ringlight.core.errors import NotFound
 from ringlight.core.settings import ServeSettings
 from ringlight.engine.runner import ReplicaState
 from ringlight.server.api.events import Watchers
@@ -21,6 +24,7 @@ from ringlight.server.api.openapi import describe
 from ringlight.server.api.parts import Parts
 from ringlight.server.api.routes import content, pages, system, videos
 from ringlight.server.api.schemas import to_video
+from ringlight.server.collection.store import StoredDelivery
 from ringlight.server.collection.videos import Videos
 from ringlight.server.collection.view import View
 from ringlight.server.http import errors, middleware
@@ -31,7 +35,7 @@ from ringlight.server.observability.metrics import Metrics
 from ringlight.server.observability.tracing import Tracing, configure_tracing
 from ringlight.server.safety.keys import ApiKeys, check_exposure
 from ringlight.server.safety.outbound import Outbound
-from ringlight.server.safety.webhooks import Webhooks
+from ringlight.server.safety.webhooks import Delivery, Webhooks
 from ringlight.server.serving import run
 
 __all__ = ["create_app", "run"]
@@ -58,9 +62,10 @@ def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await to_thread.run_sync(collection.start)
+        webhooks.start(Events(collection))
         yield
+        await to_thread.run_sync(webhooks.close)  # which needs the store
         await to_thread.run_sync(collection.close)
-        await to_thread.run_sync(webhooks.close)
         if tracing is not None:
             await to_thread.run_sync(tracing.close)
 
@@ -118,7 +123,27 @@ class Announcer:
         self._metrics.observe_job(outcome, seconds, stored.layout, replica)
         if self._tracing is not None:
             self._tracing.record(stored, view.report)
-        self._webhooks.send(stored.webhook_url, f"video.{view.status}", to_video(view).model_dump())
+        self._webhooks.wake()
+
+
+class Events:
+    """What webhooks have to tell: the ends of videos, as they are kept with them (webhooks.Outbox)."""
+
+    def __init__(self, videos: Videos) -> None:
+        self._videos = videos
+
+    def settle(self, over: Collection[Delivery], limit: int) -> Sequence[Delivery]:
+        """Forget deliveries that are over; the oldest of the others. Raises StoreError."""
+        kept = self._videos.store.settle([StoredDelivery(*msgspec.structs.astuple(each)) for each in over], limit)
+        return [Delivery(*msgspec.structs.astuple(each)) for each in kept]
+
+    def event(self, video_id: str) -> tuple[str, Mapping[str, Any]] | None:
+        """What happened to a video, and the video as the API shows it; None where it is deleted. Raises StoreError."""
+        try:
+            view = self._videos.get(video_id, None)
+        except NotFound:
+            return None
+        return f"video.{view.status}", to_video(view).model_dump()
 
 
 class Reading:

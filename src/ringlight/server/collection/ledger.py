@@ -28,13 +28,22 @@ class Ledger:
     """
 
     def __init__(
-        self, store: JobStore, folder: DataFolder, retention_seconds: float, on_end: Callable[[View], None]
+        self,
+        store: JobStore,
+        folder: DataFolder,
+        retention_seconds: float,
+        on_end: Callable[[View], None],
+        tells_operator: bool,
     ) -> None:
-        """`on_end` is called once for every job that ends, after that is written, from the ledger's thread."""
+        """`on_end` is called once for every job that ends, after that is written, from the ledger's thread.
+
+        `tells_operator`: with each end it is written that the operator's webhook is to hear of it.
+        """
         self._store = store
         self._folder = folder
         self._retention_seconds = retention_seconds
         self._on_end = on_end
+        self._tells_operator = tells_operator
         self._changed = threading.Condition()  # guards what follows; notified when there is news, or an end is written
         self._jobs: dict[str, Job] = {}
         self._began_at: dict[str, float] = {}
@@ -119,6 +128,7 @@ class Ledger:
             None if error is None else as_stored(error),
             None if report is None else msgspec.json.encode(report),
             folder.video.stat().st_size if error is None else 0,
+            self._tells_operator,
         )
         try:
             ended = self._store.get(video_id)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, get_args
+from uuid import uuid4
 
 from msgspec import UNSET, UnsetType
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, inspect, select, tuple_, update
@@ -18,8 +19,10 @@ from ringlight.server.collection.stored import (
     METADATA,
     SCHEMA_VERSION,
     Idempotency,
+    StoredDelivery,
     StoredError,
     StoredJob,
+    deliveries,
     idempotencies,
     jobs,
     to_job,
@@ -27,7 +30,7 @@ from ringlight.server.collection.stored import (
 )
 from ringlight.server.http.errors import IdempotencyConflict
 
-__all__ = ["Idempotency", "JobStore", "StoredError", "StoredJob"]
+__all__ = ["Idempotency", "JobStore", "StoredDelivery", "StoredError", "StoredJob"]
 
 Jobs = list[StoredJob]
 IS_UNFINISHED = jobs.c.status.in_(("queued", "in_progress"))
@@ -59,6 +62,10 @@ class JobStore:
                 METADATA.create_all(connection, checkfirst=False)  # a table of another's is an error
                 connection.execute(insert(versions).values(version=SCHEMA_VERSION))
             found = connection.execute(select(versions.c.version)).scalar()
+            if found == 1:  # which had no deliveries
+                deliveries.create(connection, checkfirst=False)
+                connection.execute(update(versions).values(version=SCHEMA_VERSION))
+                found = SCHEMA_VERSION
         if found != SCHEMA_VERSION:
             raise StoreError(
                 f"the database of jobs {self._database.name} has version {found} of the tables, and this Ringlight"
@@ -151,8 +158,11 @@ class JobStore:
         error: StoredError | None = None,
         report: bytes | None = None,
         output_bytes: int = 0,
+        tells_operator: bool = False,
     ) -> bool:
-        """End a job. False, and no effect, where it was over already or is not there: there is one terminal state."""
+        """End a job, and note at the same moment whom to tell: the webhook that its request names, and the operator's
+        where there is one. False, and no effect, where it was over already or is not there: there is one terminal
+        state."""
         values: dict[str, Any] = {
             "status": status,
             "completed_at": completed_at,
@@ -164,7 +174,31 @@ class JobStore:
         }
         if status == "completed":
             values["progress"] = 100
-        return self._change(update(jobs).where(jobs.c.id == job_id, IS_UNFINISHED).values(values))
+        with self._database.write() as connection:
+            if connection.execute(update(jobs).where(jobs.c.id == job_id, IS_UNFINISHED).values(values)).rowcount == 0:
+                return False
+            tells_client = bool(connection.execute(select(jobs.c.webhook_url).where(jobs.c.id == job_id)).scalar())
+            event = {"event_id": f"evt_{uuid4().hex}", "job_id": job_id, "created_at": completed_at}
+            for is_operators, is_told in ((False, tells_client), (True, tells_operator)):
+                if is_told:
+                    connection.execute(insert(deliveries).values(event | {"is_operators": is_operators}))
+        return True
+
+    def settle(self, over: Collection[StoredDelivery], limit: int) -> Sequence[StoredDelivery]:
+        """Forget deliveries that are over; the others, the oldest at the head, at most `limit`.
+
+        Only the server that holds the database is told, so that no other one sends the same.
+        """
+        columns = (*deliveries.c, jobs.c.webhook_url)
+        query = select(*columns).join(jobs, jobs.c.id == deliveries.c.job_id).limit(limit)
+        with self._database.write() as connection:
+            for each in over:
+                connection.execute(delete(deliveries).filter_by(event_id=each.event_id, is_operators=each.url is None))
+            rows = connection.execute(query.order_by(deliveries.c.created_at)).all()
+        return [
+            StoredDelivery(row.event_id, row.job_id, None if row.is_operators else row.webhook_url, row.created_at)
+            for row in rows
+        ]
 
     def report(self, job_id: str) -> bytes | None:
         """The report that it was finished with; None where there is none."""
@@ -173,7 +207,7 @@ class JobStore:
         return found
 
     def delete(self, job_id: str) -> bool:
-        """Forget a job and its idempotency keys. False where it is not there."""
+        """Forget a job, its idempotency keys and whom to tell of it. False where it is not there."""
         return self._change(delete(jobs).where(jobs.c.id == job_id))
 
     def expired(self, now: float, limit: int = 1000) -> Jobs:

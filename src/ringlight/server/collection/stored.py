@@ -25,7 +25,7 @@ from sqlalchemy.types import TypeDecorator
 from ringlight.core.request import VideoRequest
 from ringlight.engine.jobs import Status
 
-SCHEMA_VERSION = 1  # of the tables below, StoredError and VideoRequest: one more whenever any of them changes
+SCHEMA_VERSION = 2  # of the tables below, StoredError and VideoRequest: one more whenever any of them changes
 
 
 class StoredError(msgspec.Struct, frozen=True):
@@ -81,6 +81,15 @@ class Idempotency(msgspec.Struct, frozen=True):
     key: str
     body_sha256: str
     window_seconds: float | None = None
+
+
+class StoredDelivery(msgspec.Struct, frozen=True):
+    """That somebody is to be told of a job's end: the request's `url`, or None for the operator's."""
+
+    event_id: str
+    job_id: str
+    url: str | None
+    created_at: float
 
 
 class AsJson(TypeDecorator[Any]):
@@ -145,6 +154,15 @@ idempotencies = Table(
     Column("key_sha256", Text, primary_key=True),
     Column("body_sha256", Text, nullable=False),
     Column("job_id", Text, ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False, index=True),
+)
+
+deliveries = Table(
+    "deliveries",
+    METADATA,
+    Column("event_id", Text, primary_key=True),
+    Column("is_operators", Boolean, primary_key=True),
+    Column("job_id", Text, ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("created_at", Double, nullable=False, index=True),
 )
 
 COLUMNS = tuple(jobs.c[name] for name in StoredJob.__struct_fields__)  # all but the report

@@ -75,7 +75,8 @@ class Videos:
                 "name the database that does in --store-url, or another folder"
             )
         self.is_draining = False
-        self._ledger = Ledger(self.store, self.folder, settings.retention_seconds, on_end)
+        tells_operator = bool(settings.webhook_url)
+        self._ledger = Ledger(self.store, self.folder, settings.retention_seconds, on_end, tells_operator)
         self.retention = Retention(self.store, self.folder, settings.retention_bytes, self._remove, self._adopt)
 
     def start(self) -> None:

@@ -4,7 +4,9 @@
     webhook-timestamp: 1790000000        when this try was made, in seconds since 1970
     webhook-signature: v1,BASE64         HMAC-SHA256 of "ID.TIMESTAMP.BODY" under the secret
 
-Events wait in memory: those that a server has not delivered when it ends are not sent again by the next one.
+Events wait in an outbox that outlives the server: what one has not delivered when it ends, however it ends, the next
+one takes up, with all tries before it. They arrive at least once: a server that dies between an answer and its note of
+that sends the event again, under the same id.
 """
 
 from __future__ import annotations
@@ -18,17 +20,16 @@ import hmac
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 from urllib.parse import urlsplit
-from uuid import uuid4
 
 import httpx
 import msgspec
 
-from ringlight.core.errors import InvalidSetting
+from ringlight.core.errors import InvalidSetting, StoreError
 from ringlight.core.settings import ServeSettings
 from ringlight.server.http.errors import ApiError
 from ringlight.server.safety.outbound import Outbound
@@ -45,30 +46,34 @@ SECRET_FORM = (
 )
 RETRY_SECONDS = (2.0, 10.0, 60.0, 300.0)  # between five tries
 TIMEOUT_SECONDS = 15.0  # of one try
-MAX_WAITING = 1000
+MAX_WAITING = 1000  # in memory; others stay in the outbox
 MAX_AT_ONCE = 8
+LOOK_SECONDS = 10.0  # between two looks into the outbox where nothing happens, say because it failed
 GONE = 410  # "do not send here any more"
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """One event on its way to one place. The operator's own URL may be anywhere, a request's only where allowed."""
+    """One event on its way to one place: the URL of a request, which may be only where allowed, or the operator's own,
+    wherever that is by now (None)."""
 
-    url: str
-    is_operators: bool
     event_id: str
-    body: bytes
+    video_id: str
+    url: str | None
+    created_at: float
 
-    @property
-    def host(self) -> str:
-        """What may be logged of the URL, whose path is often a secret."""
-        try:
-            return httpx.URL(self.url).netloc.decode("ascii")
-        except httpx.InvalidURL:
-            return "what is no URL"
+
+class Outbox(Protocol):
+    """Where events wait until they are over. Called from threads; raises StoreError, and then nothing has changed."""
+
+    def settle(self, over: Collection[Delivery], limit: int) -> Sequence[Delivery]:
+        """Forget deliveries that are over; the others, the oldest at the head, at most `limit`."""
+
+    def event(self, video_id: str) -> tuple[str, Mapping[str, Any]] | None:
+        """What happened to a video, and the video as the API shows it, the same each time; None where it is deleted."""
 
 
 class Webhooks:
-    """Sends events from any thread, in the background, trying again for some minutes. Close it."""
+    """Delivers what waits in an outbox, in the background, trying again for some minutes. Close it."""
 
     def __init__(
         self,
@@ -89,14 +94,12 @@ class Webhooks:
             raise InvalidSetting("--webhook-url must be an http(s) URL without a user name")
         self._settings, self._secret, self._outbound = settings, secret, outbound
         self._count, self._retry_seconds = count, tuple(retry_seconds)
-        self._lock = threading.Lock()
-        self._num_waiting = 0
-        self._is_closed = False
-        self._thread: threading.Thread | None = None  # from the first event on, with its loop
+        self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._closing = asyncio.Event()
+        self._news, self._closing = asyncio.Event(), asyncio.Event()
         self._at_once = asyncio.Semaphore(MAX_AT_ONCE)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[Delivery, asyncio.Task[None]] = {}
+        self._over: set[Delivery] = set()  # and still in the outbox
 
     @classmethod
     def from_settings(cls, settings: ServeSettings, count: Callable[[Outcome], None] = lambda outcome: None) -> Self:
@@ -105,115 +108,138 @@ class Webhooks:
         outbound = Outbound(settings.webhook_hosts, TIMEOUT_SECONDS, 0, purpose="webhook_url", param="webhook_url")
         return cls(settings, read_secret(Path(path)) if path else b"", outbound, count=count)
 
-    def send(self, url: str | None, event: str, data: Mapping[str, Any]) -> None:
-        """Tell the request's `url`, if it has one, and the operator's that `event` happened. Returns at once.
+    def start(self, outbox: Outbox) -> None:
+        """Begin, once, with what is in the outbox; without a secret it stays there for a server that may send."""
+        if not self._secret:
+            return
+        self._outbox, self._loop = outbox, asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, args=(self._loop,), name="webhooks", daemon=True)
+        self._thread.start()
 
-        `data` is the video as the API shows it. What cannot be sent is logged and counted, never raised.
-        """
-        now, event_id = time.time(), f"evt_{uuid4().hex}"
-        content = {
-            "id": event_id,
-            "object": "event",
-            "type": event,
-            "created_at": int(now),
-            "timestamp": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "data": data,
-        }
-        body = msgspec.json.encode(content)
-        for target, is_operators in ((url, False), (self._settings.webhook_url, True)):
-            if target:
-                self._enqueue(Delivery(target, is_operators, event_id, body))
+    def wake(self) -> None:
+        """There is something new in the outbox. From any thread, at any time; returns at once."""
+        self._call(self._news.set)
 
     def close(self, timeout_seconds: float = 5.0) -> None:
-        """Let tries that are under way end, for so long; what waits for its next try is given up."""
-        with self._lock:
-            was_closed, self._is_closed = self._is_closed, True
-        if was_closed or self._thread is None or self._loop is None:
+        """Let tries that are under way end, for so long; all that is not over stays in the outbox."""
+        if self._thread is None:
             return
-        self._loop.call_soon_threadsafe(self._closing.set)
+        self._call(self._closing.set)
+        self._call(self._news.set)
         self._thread.join(timeout_seconds)
-        if self._thread.is_alive():
-            with contextlib.suppress(RuntimeError):  # the loop has ended just now
-                self._loop.call_soon_threadsafe(self._cancel_all)
-            self._thread.join(1.0)
+        self._call(self._cancel_all)
+        self._thread.join(1.0)
 
-    def _enqueue(self, delivery: Delivery) -> None:
-        with self._lock:
-            if not self._is_closed and self._num_waiting < MAX_WAITING:
-                self._num_waiting += 1
-                if self._loop is None:
-                    self._loop = asyncio.new_event_loop()
-                    self._thread = threading.Thread(target=self._run, args=(self._loop,), name="webhooks", daemon=True)
-                    self._thread.start()
-                self._loop.call_soon_threadsafe(self._begin, delivery)
-                return
-        reason = "the server is stopping" if self._is_closed else f"{MAX_WAITING} others wait"
-        logger.error("webhook %s to %s is dropped: %s", delivery.event_id, delivery.host, reason)
-        self._count("dropped")
+    def _call(self, function: Callable[[], None]) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(function)
 
     # In the thread
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._client = httpx.AsyncClient(trust_env=False)
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        async with self._client:
-            await self._closing.wait()
-            while self._tasks:
-                await asyncio.wait(self._tasks)
+        async with httpx.AsyncClient(trust_env=False) as self._client:
+            while not self._closing.is_set():
+                self._news.clear()
+                for delivery in await self._settle(MAX_WAITING):
+                    if delivery not in self._tasks and len(self._tasks) < MAX_WAITING:
+                        self._tasks[delivery] = asyncio.create_task(self._deliver(delivery))
+                await _wait(self._news, LOOK_SECONDS)
+            if self._tasks:
+                await asyncio.wait(self._tasks.values())
+            await self._settle(0)
 
-    def _begin(self, delivery: Delivery) -> None:
-        task = asyncio.create_task(self._deliver(delivery))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def _settle(self, limit: int) -> Sequence[Delivery]:
+        """Tell the outbox what is over; what else is in it, which is nothing as long as it fails."""
+        over = frozenset(self._over)
+        try:
+            found = await asyncio.to_thread(self._outbox.settle, over, limit)
+        except StoreError as error:
+            logger.error("the outbox of webhooks cannot be looked into yet: %s", error)
+            return []
+        self._over -= over
+        return [delivery for delivery in found if delivery not in self._over]
 
     def _cancel_all(self) -> None:
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
 
     async def _deliver(self, delivery: Delivery) -> None:
-        outcome: Outcome = "failed"
-        problem = "the server is stopping"
+        outcome: Outcome | None = None  # it stays in the outbox
+        host = _host(self._url(delivery))
         try:
-            for pause_seconds in (*self._retry_seconds, None):
-                async with self._at_once:
-                    problem, is_final = await self._try(delivery)
-                if not problem:
-                    outcome = "delivered"
-                    return
-                if is_final or pause_seconds is None or await self._closes_within(pause_seconds):
-                    return
-                logger.info("webhook %s to %s: %s; tried again", delivery.event_id, delivery.host, problem)
+            outcome, problem = await self._result(delivery)
+        except StoreError as error:
+            problem = str(error)
+        except Exception:  # an error of ours, which another try would not mend
+            logger.exception("webhook %s to %s", delivery.event_id, host)
+            outcome, problem = "failed", "see above"
         finally:
-            if outcome == "failed":
-                logger.error("webhook %s to %s is given up: %s", delivery.event_id, delivery.host, problem)
-            self._count(outcome)
-            with self._lock:
-                self._num_waiting -= 1
+            del self._tasks[delivery]
+        if outcome is None:
+            logger.info("webhook %s to %s is kept: %s", delivery.event_id, host, problem)
+            return
+        if outcome != "delivered":
+            logger.error("webhook %s to %s is given up: %s", delivery.event_id, host, problem)
+        self._count(outcome)
+        self._over.add(delivery)
+        self._news.set()
 
-    async def _closes_within(self, seconds: float) -> bool:
-        try:
-            await asyncio.wait_for(self._closing.wait(), seconds)
-        except TimeoutError:
-            return False
-        return True
+    async def _result(self, delivery: Delivery) -> tuple[Outcome | None, str]:
+        """What became of it after all tries, None where the server ends before, and what was wrong."""
+        for pause_seconds in (*self._retry_seconds, None):
+            async with self._at_once:
+                if self._closing.is_set():
+                    return None, "the server is stopping"
+                outcome, problem = await self._try(delivery)
+            if outcome is not None or pause_seconds is None:
+                break
+            logger.info("webhook %s to %s: %s; tried again", delivery.event_id, _host(self._url(delivery)), problem)
+            await _wait(self._closing, pause_seconds)
+        return outcome or "failed", problem
 
-    async def _try(self, delivery: Delivery) -> tuple[str, bool]:
-        """What was wrong, "" where nothing was, and whether there is no use in another try."""
+    async def _try(self, delivery: Delivery) -> tuple[Outcome | None, str]:
+        """What became of it, None where another try may be of use, and what was wrong."""
+        body, url = await asyncio.to_thread(self._body, delivery), self._url(delivery)
+        if body is None or not url:
+            return "dropped", "its video is deleted" if url else "there is no --webhook-url any more"
         headers = {"content-type": "application/json", "user-agent": "ringlight"}
-        headers |= sign(self._secret, delivery.event_id, int(time.time()), delivery.body)
+        headers |= sign(self._secret, delivery.event_id, int(time.time()), body)
         try:
-            post = self._post if delivery.is_operators else self._outbound.post
-            status = await post(delivery.url, delivery.body, headers)
+            post = self._post if delivery.url is None else self._outbound.post
+            status = await post(url, body, headers)
         except ApiError as error:
-            return str(error), error.code == "webhook_url_refused"
+            return "failed" if error.code == "webhook_url_refused" else None, str(error)
         except TimeoutError:
-            return f"no answer in {TIMEOUT_SECONDS:g} s", False
+            return None, f"no answer in {TIMEOUT_SECONDS:g} s"
         except httpx.HTTPError as error:
-            return f"{type(error).__name__} {error}".strip(), False
-        return ("" if 200 <= status < 300 else f"answered {status}"), status == GONE
+            return None, f"{type(error).__name__} {error}".strip()
+        if 200 <= status < 300:
+            return "delivered", ""
+        return "failed" if status == GONE else None, f"answered {status}"
+
+    def _body(self, delivery: Delivery) -> bytes | None:
+        """The same for every try; None where there is nothing to tell any more. Raises StoreError."""
+        event = self._outbox.event(delivery.video_id)
+        if event is None:
+            return None
+        happened_at = datetime.fromtimestamp(delivery.created_at, UTC)
+        content = {
+            "id": delivery.event_id,
+            "object": "event",
+            "type": event[0],
+            "created_at": int(delivery.created_at),
+            "timestamp": happened_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "data": event[1],
+        }
+        return msgspec.json.encode(content)
+
+    def _url(self, delivery: Delivery) -> str:
+        return self._settings.webhook_url if delivery.url is None else delivery.url
 
     async def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
         """The status of the answer, whose body is not read."""
@@ -222,6 +248,12 @@ class Webhooks:
             self._client.stream("POST", url, content=body, headers=dict(headers), timeout=None) as response,
         ):
             return response.status_code
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Return when it happens, or after that time."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
 
 
 def sign(secret: bytes, event_id: str, timestamp: int, body: bytes) -> dict[str, str]:
@@ -257,3 +289,11 @@ def _is_plain(url: str) -> bool:
     except (httpx.InvalidURL, ValueError):
         return False
     return parts.scheme in ("http", "https") and bool(host) and not parts.userinfo
+
+
+def _host(url: str) -> str:
+    """What may be logged of a URL, whose path is often a secret."""
+    try:
+        return httpx.URL(url).netloc.decode("ascii")
+    except httpx.InvalidURL:
+        return "what is no URL"
