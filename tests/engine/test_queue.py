@@ -10,7 +10,7 @@ import pytest
 
 from ringlight import Engine, EngineConfig
 from ringlight.core.errors import Cancelled, DeadlineExceeded, QueueFull
-from ringlight.engine.jobs import Job, JobState
+from ringlight.engine.jobs import Job, JobState, Taken
 from tests.engine.processes import wait_until
 from tests.engine.replicas import FakeReplica
 from tests.engine.requests import small
@@ -151,6 +151,16 @@ def test_an_eta_is_as_planned_until_something_was_measured(tiny: Path, output: s
             engine.eta_seconds(running) + waiting.plan.total_seconds  # type: ignore[operator]
         )
         replica.go_on.set()
+
+
+def test_an_eta_falls_while_the_first_step_runs(tiny: Path) -> None:
+    engine = Engine(EngineConfig(model_path=str(tiny)), None, FakeReplica())
+    request = small(engine)
+    plan = engine._foresight.plan(request, engine.choice.layout)
+    job = Job("video_1", request, engine.choice.layout, "a.mp4", None, plan=plan, is_planned_here=True)
+    assert engine.pace.remaining_seconds(job) == plan.total_seconds
+    job.receive(Taken(job_id=job.id, replica="replica-0"))
+    assert 0 <= (engine.pace.remaining_seconds(job) or 0.0) < plan.total_seconds
 
 
 def test_nothing_is_planned_on_a_machine_that_is_not_known(tiny: Path, output: str) -> None:

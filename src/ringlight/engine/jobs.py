@@ -182,6 +182,7 @@ class Job:
         self.is_planned_here = is_planned_here
         self._predicted = predicted
         self.created_at = time.time()
+        self._taken_at: float | None = None
         self.arrival: int | None = None  # its number in the queue, once it has been there
         self._state = state or JobState()
         self._stop_reason: RinglightError | None = None
@@ -226,6 +227,11 @@ class Job:
         with self._changed:
             self._stop_reason = self._stop_reason or reason
 
+    @property
+    def run_seconds(self) -> float:
+        """Since a replica took it up; 0 before that."""
+        return 0.0 if self._taken_at is None else time.monotonic() - self._taken_at
+
     def expect(self, denoising_share: float) -> None:
         """How much of the whole time denoising is expected to take, 0 to 1, for a progress that moves evenly."""
         with self._changed:
@@ -238,6 +244,8 @@ class Job:
         if isinstance(event, messages.JobCompleted) and self.plan is not None:
             predicted = self._predicted(self.plan, event.report)
             event = replace(event, report=replace(event.report, predicted=predicted))
+        if isinstance(event, Taken):
+            self._taken_at = time.monotonic()
         with self._changed:
             before, self._state = self._state, fold(self._state, event)
             self._changed.notify_all()

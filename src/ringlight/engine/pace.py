@@ -59,11 +59,11 @@ class Pace:
         return planned if is_ours else None
 
     def remaining_seconds(self, job: Job) -> float | None:
-        """Of a job that runs: by its own steps once there are some, else as estimated."""
+        """By a job's own steps once there are some, else as estimated, less what it has run."""
         if (seconds := job.state.eta_seconds) is not None:
             return seconds
         estimate = None if job.plan is None else self.estimate(job.plan, job.is_planned_here)
-        return None if estimate is None else estimate.total_seconds
+        return None if estimate is None else max(0.0, estimate.total_seconds - job.run_seconds)
 
     def seconds_after(self, ahead: Sequence[Job], job: Job, num_replicas: int) -> float | None:
         """Until a job that waits is over, those ahead of it shared out over the replicas."""
