@@ -8,7 +8,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import pytest
 
 from tests.engine.processes import wait_until
 
@@ -29,6 +31,11 @@ def ringlight(*arguments: object, folder: Path | None = None) -> Done:
     command = [RINGLIGHT, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False, cwd=folder)
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def slow(*cases: tuple[Any, ...]) -> list[Any]:
+    """Parameters of a test of which others stand for these: each is a command that has to start."""
+    return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
 
 
 def together(commands: Iterable[list[object]]) -> list[Done]:

@@ -12,7 +12,7 @@ import pytest
 
 from ringlight.bench.expected import counted_bytes
 from ringlight.bench.result import Result, read_result
-from tests.cli.commands import Done, Running, ringlight
+from tests.cli.commands import Done, Running, ringlight, slow
 from tests.engine.processes import is_alive, wait_until
 from tests.server.served import Served, serve
 
@@ -148,11 +148,16 @@ def test_an_interruption_leaves_no_process_and_keeps_what_was_measured(tiny: Pat
     [
         (["--layouts", "u1r1"], "name a checkpoint with --model-path"),
         (["--model-path", "TINY"], "name --layouts"),
-        (["--model-path", "TINY", "--layouts", "u1r1", "r2u1"], "'r2u1' is not a layout"),
-        (["--model-path", "TINY", "--layouts", "u1r1", "--workload", "absent.toml"], "absent.toml: No such file"),
-        (["--model-path", "TINY", "--layouts", "u1r1", "--calibration", "absent.json"], "absent.json: No such file"),
-        (["--model-path", "absent", "--layouts", "u1r1"], "absent"),
-        (["--url", "http://127.0.0.1:1"], "name a --workload"),
+        *slow(
+            (["--model-path", "TINY", "--layouts", "u1r1", "r2u1"], "'r2u1' is not a layout"),
+            (["--model-path", "TINY", "--layouts", "u1r1", "--workload", "absent.toml"], "absent.toml: No such file"),
+            (
+                ["--model-path", "TINY", "--layouts", "u1r1", "--calibration", "absent.json"],
+                "absent.json: No such file",
+            ),
+            (["--model-path", "absent", "--layouts", "u1r1"], "absent"),
+            (["--url", "http://127.0.0.1:1"], "name a --workload"),
+        ),
         (["--model-path", "TINY", "--layouts", "u1r1", "--output", "file/found"], "file/found"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +73,7 @@ def interrupt(running: Running, plan: Plan, folder: Path) -> Interrupted:
 
 @pytest.fixture(scope="module")
 def interrupted(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Interrupted]]:
-    """All commands by name: they load at the same time, and are interrupted one after another."""
+    """All commands by name: they load at the same time, and each is interrupted as soon as it has said its word."""
     folders = {name: tmp_path_factory.mktemp("interrupted") for name in PLANS}
     started: dict[str, Running] = {}
     try:
@@ -80,7 +81,9 @@ def interrupted(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             arguments = ["--model-path", tiny, "--prompt", "a cat", "--num-threads", 1, *plan.flags]
             log = tmp_path_factory.mktemp("log")
             started[name] = Running(log, "generate", *arguments, "-o", folders[name] / plan.output)
-        yield {name: interrupt(started[name], plan, folders[name]) for name, plan in PLANS.items()}
+        with ThreadPoolExecutor(len(PLANS)) as pool:
+            ended = pool.map(lambda name: interrupt(started[name], PLANS[name], folders[name]), PLANS)
+        yield dict(zip(PLANS, ended, strict=True))
     finally:
         for running in started.values():
             running.kill()

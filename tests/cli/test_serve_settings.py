@@ -17,7 +17,7 @@ from ringlight.cli.main import app
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.request import RequestLimits
 from ringlight.core.settings import ServeSettings
-from tests.cli.commands import RINGLIGHT, TIMEOUT_SECONDS, ringlight
+from tests.cli.commands import RINGLIGHT, TIMEOUT_SECONDS, ringlight, slow
 from tests.core.checkpoints import copy_json
 
 KEY = "alice:0123456789abcdef"
@@ -301,12 +301,14 @@ def test_a_limit_below_the_checkpoints_own_default_is_allowed(dry: Dry, monkeypa
     ("flags", "code", "said"),
     [
         (["--no-such-flag"], 2, "ringlight: usage: "),
-        (["--port", "many"], 2, "ringlight: usage: "),
         (["--num-gpus", "3", "--cfg-degree", "2"], 3, "ringlight: invalid_layout: "),
         (["--host", "0.0.0.0"], 3, "ringlight: invalid_setting: --host 0.0.0.0"),
-        (["--data-dir", "/proc/x"], 3, "ringlight: invalid_setting: data-dir /proc/x: "),
-        (["--webhook-host", "a.com"], 3, "ringlight: invalid_setting: webhooks need --webhook-secret-file"),
-        (["--config", "nowhere.yaml"], 3, "ringlight: invalid_setting: nowhere.yaml: "),
+        *slow(
+            (["--port", "many"], 2, "ringlight: usage: "),
+            (["--data-dir", "/proc/x"], 3, "ringlight: invalid_setting: data-dir /proc/x: "),
+            (["--webhook-host", "a.com"], 3, "ringlight: invalid_setting: webhooks need --webhook-secret-file"),
+            (["--config", "nowhere.yaml"], 3, "ringlight: invalid_setting: nowhere.yaml: "),
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -36,6 +36,7 @@ def test_what_is_generated_is_up_to_date() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_part_that_is_out_of_date_is_found_and_mended_and_all_else_stays(copied: Path) -> None:
     write_docs("--docs", copied)
     path = copied / "operations.md"

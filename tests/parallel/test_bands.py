@@ -27,7 +27,8 @@ from tests.parallel.ranks import on_ranks
 # Latent frames, rows, columns and chunk. One row: ranks with nothing to do; 44 and 30 rows: 704 and 480 pixels.
 VIDEOS = [(3, 1, 4, 1), (1, 2, 2, 1), (4, 3, 2, 2), (6, 5, 4, 3), (5, 10, 2, 1), (2, 44, 2, 1), (3, 30, 2, 8)]
 PICTURES = [(1, 4), (2, 2), (3, 2), (5, 6), (10, 4), (44, 2), (30, 2)]  # latent rows and columns
-RANKS = [2, 3, 4]
+RANKS = [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)]
+FEW_RANKS = [2, pytest.param(4, marks=pytest.mark.slow)]
 BOUND = 2e-5
 
 
@@ -107,7 +108,7 @@ def test_pixels_differ_where_rounding_sits_on_the_edge_only(tiny: Path) -> None:
     vae = load_pipeline(tiny).vae
 
     def work(mesh: ParallelMesh) -> Tensor:
-        return flat([frames_written(vae, video, to_uint8, mesh.world) for video in VIDEOS])
+        return flat([frames_written(vae, video, to_uint8, mesh.world) for video in VIDEOS[3:5]])
 
     alone = work(ParallelMesh.alone())
     difference = (on_ranks(layout_of(2), work)[0].int() - alone.int()).abs()
@@ -201,7 +202,7 @@ def test_a_slow_link_changes_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(right, alone, rtol=0, atol=BOUND)
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+@pytest.mark.parametrize("num_ranks", [1, *FEW_RANKS])
 @pytest.mark.parametrize("num_latents", [1, 2, 4])
 def test_what_the_writer_raises_all_ranks_raise(tiny: Path, num_ranks: int, num_latents: int) -> None:
     """Together, with nothing left under way: the next video over the same ranks is whole."""
@@ -244,7 +245,7 @@ def in_order(traffic: Traffic) -> list[int]:
 
 @pytest.mark.parametrize(("convert", "frame_bytes"), [(to_uint8, 1), (to_unit_range, 4)], ids=["pixels", "floats"])
 @pytest.mark.parametrize("video", [(1, 3, 2, 1), (4, 5, 4, 2)], ids=str)
-@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("num_ranks", FEW_RANKS)
 def test_bytes_of_decoding(
     tiny: Path, num_ranks: int, video: tuple[int, int, int, int], convert: FrameConverter, frame_bytes: int
 ) -> None:
@@ -256,7 +257,7 @@ def test_bytes_of_decoding(
 
 
 @pytest.mark.parametrize("picture", [(3, 2), (5, 4)], ids=str)
-@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("num_ranks", FEW_RANKS)
 def test_bytes_of_encoding(tiny: Path, num_ranks: int, picture: tuple[int, int]) -> None:
     vae = load_pipeline(tiny).vae
     work = kinds_sent(lambda axis: encode_image(picture_of(*picture), vae, CPU, axis))

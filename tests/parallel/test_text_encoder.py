@@ -29,6 +29,8 @@ LAYOUTS = [
     ParallelLayout(ulysses=5),  # a rank for the tiny encoder's token table, two for its layers and two for nothing
     ParallelLayout(ring=9),  # more than the small encoder's table and layers
 ]
+QUICK_LAYOUTS = [ParallelLayout(ring=2), ParallelLayout(ring=3)]
+DTYPES = [torch.float32, torch.bfloat16]
 PROMPTS = ["", "a cat", "a wooden boat drifts across a calm lake " * 80, "一只猫在雨中奔跑，电影感", "café 🐈", "a cat"]
 
 
@@ -61,17 +63,24 @@ def sent_bytes(link: Link) -> int:
     return report["text"].sent_bytes if report else 0
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+@pytest.mark.parametrize(
+    "layout",
+    [pytest.param(layout, marks=() if layout in QUICK_LAYOUTS else pytest.mark.slow) for layout in LAYOUTS],
+    ids=lambda layout: layout.name,
+)
 @pytest.mark.parametrize("size", ["tiny", "small"])
-def test_every_rank_has_the_bits_of_one_rank(
-    request: pytest.FixtureRequest, size: str, layout: ParallelLayout, dtype: torch.dtype
-) -> None:
+def test_every_rank_has_the_bits_of_one_rank(request: pytest.FixtureRequest, size: str, layout: ParallelLayout) -> None:
     checkpoint: Path = request.getfixturevalue(size)
-    alone = encoded(checkpoint, dtype, nothing)(ParallelMesh.alone())
-    assert len(alone) > MAX_TOKENS
+
+    def work(mesh: ParallelMesh) -> Tensor:
+        """In each dtype; as float32, which holds every bfloat16."""
+        return torch.stack([encoded(checkpoint, dtype, nothing)(mesh).float() for dtype in DTYPES])
+
+    alone = work(ParallelMesh.alone())
+    assert alone.shape[1] > MAX_TOKENS
     assert alone.isfinite().all()
-    for result in on_ranks(layout, encoded(checkpoint, dtype, nothing)):
+    assert not torch.equal(*alone)
+    for result in on_ranks(layout, work):
         assert torch.equal(result, alone)
 
 
@@ -113,7 +122,10 @@ def test_planted_bugs_show(small: Path, bug: Callable[[TextEncoder], None]) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("layout", "holders"), [(ParallelLayout(ring=2), 2), (ParallelLayout(ring=5), 3)])
+@pytest.mark.parametrize(
+    ("layout", "holders"),
+    [(ParallelLayout(ring=2), 2), pytest.param(ParallelLayout(ring=5), 3, marks=pytest.mark.slow)],
+)
 def test_hidden_states_go_to_the_next_and_embeddings_to_all(
     tiny: Path, layout: ParallelLayout, holders: int, dtype: torch.dtype
 ) -> None:
@@ -134,7 +146,11 @@ A, B, C = ["a cat", ""], ["a dog runs along the beach", ""], ["a cat", "一只�
 
 
 @pytest.mark.parametrize("max_bytes", [0, 4096, 2**20])
-@pytest.mark.parametrize("layout", [ParallelLayout(ring=2), ParallelLayout(ring=5)], ids=lambda layout: layout.name)
+@pytest.mark.parametrize(
+    "layout",
+    [ParallelLayout(ring=2), pytest.param(ParallelLayout(ring=5), marks=pytest.mark.slow)],
+    ids=lambda layout: layout.name,
+)
 def test_caches_remember_and_forget_alike(tiny: Path, layout: ParallelLayout, max_bytes: int) -> None:
     def work(mesh: ParallelMesh) -> Tensor:
         """After each request: its embeddings, and then all that the cache holds, least recently used first."""

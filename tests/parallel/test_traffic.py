@@ -18,30 +18,40 @@ from tests.parallel.ranks import on_ranks
 
 KINDS = ("ring", "ulysses", "gather", "cfg")
 NAMES = ("u1r2", "u2r1", "u1r3", "u3r1", "u2r2", "c2u1r1", "c2u1r2", "u5r1", "u1r5")
+QUICK_NAMES = ("u1r3", "u2r2", "c2u1r1")
+SIZES = ((224, 160, 5), (32, 32, 1))
+SLICES = (1, 4)
 
 
-@pytest.mark.parametrize("num_slices", [1, 4])
-@pytest.mark.parametrize("name", NAMES)
-def test_denoising_sends_what_the_formula_says(
-    tiny: Path, spec: ModelSpec, tmp_path: Path, name: str, num_slices: int
-) -> None:
-    """Also for one token, and for ranks without heads or tokens."""
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK_NAMES else pytest.mark.slow) for name in NAMES]
+)
+def test_denoising_sends_what_the_formula_says(tiny: Path, spec: ModelSpec, tmp_path: Path, name: str) -> None:
+    """Also for one token, and for ranks without heads or tokens; all cases one after another over the same ranks."""
     layout = ParallelLayout.parse(name)
-    pipeline = load_pipeline(tiny, num_slices=num_slices)
-    for width, height, num_frames in ((224, 160, 5), (32, 32, 1)):
-        request = RequestDefaults().complete(
+    cases = [(size, num_slices) for size in SIZES for num_slices in SLICES]
+    pipelines = {num_slices: load_pipeline(tiny, num_slices=num_slices) for num_slices in SLICES}
+    requests = {
+        (width, height, num_frames): RequestDefaults().complete(
             "a cat", spec, width=width, height=height, num_frames=num_frames, num_inference_steps=2, seed=1
         )
+        for width, height, num_frames in SIZES
+    }
 
-        def sent(mesh: ParallelMesh, request: object = request) -> Tensor:
-            pipeline.run(request, tmp_path / "a.safetensors", "job", new_tracer(), mesh)  # type: ignore[arg-type]
+    def sent(mesh: ParallelMesh) -> Tensor:
+        counted = []
+        for size, num_slices in cases:
+            mesh.world.link.reset()
+            pipelines[num_slices].run(requests[size], tmp_path / "a.safetensors", "job", new_tracer(), mesh)
             report = mesh.world.link.report()
-            return torch.tensor([report[kind].sent_bytes if kind in report else 0 for kind in KINDS])
+            counted.append([report[kind].sent_bytes if kind in report else 0 for kind in KINDS])
+        return torch.tensor(counted)
 
-        for rank, counted in enumerate(on_ranks(layout, sent)):
+    for rank, by_case in enumerate(on_ranks(layout, sent)):
+        for ((width, height, num_frames), num_slices), counted in zip(cases, by_case.tolist(), strict=True):
             size = (num_frames, height, width)
             formula = denoising_bytes(spec, layout, rank, size, 2, True, num_slices, itemsize=4)
-            assert dict(zip(KINDS, counted.tolist(), strict=True)) == {kind: formula.get(kind, 0) for kind in KINDS}
+            assert dict(zip(KINDS, counted, strict=True)) == {kind: formula.get(kind, 0) for kind in KINDS}
 
 
 @pytest.mark.parametrize(("ulysses", "ring"), [(2, 1), (1, 2), (2, 2), (4, 2), (2, 4)])

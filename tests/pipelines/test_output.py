@@ -15,7 +15,9 @@ from ringlight.pipelines.output import LatentsWriter, Output, finish, open_write
 SIZE, NUM_FRAMES = (192, 320), 9
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif"])
+@pytest.mark.parametrize(
+    "suffix", [".mp4", pytest.param(".webm", marks=pytest.mark.slow), pytest.param(".gif", marks=pytest.mark.slow)]
+)
 def test_the_same_frames_give_the_same_file(spec: ModelSpec, photograph: Path, tmp_path: Path, suffix: str) -> None:
     """So that a video which was made again after a fault is the very same, also as it is seen."""
     height, width = SIZE

@@ -116,38 +116,40 @@ def on(layout: ParallelLayout, work: Callable[[ParallelMesh], None]) -> None:
 
 
 @pytest.mark.parametrize("with_image", [False, True], ids=["t2v", "i2v"])
-@pytest.mark.parametrize("step", [1, 2, 4, NUM_STEPS])
 @by_name
 def test_what_goes_on_is_bitwise_what_never_stopped(
-    tiny: Path, spec: ModelSpec, photograph: Path, tmp_path: Path, layout: ParallelLayout, step: int, with_image: bool
+    tiny: Path, spec: ModelSpec, photograph: Path, tmp_path: Path, layout: ParallelLayout, with_image: bool
 ) -> None:
+    """Broken off after each of these steps, and taken up by other processes where there are several ranks."""
     pipeline = load_pipeline(tiny)
     request = request_for(spec, photograph if with_image else None)
     whole = tmp_path / "whole"
-    whole.mkdir()
+    folders = {step: tmp_path / str(step) for step in (1, 2, 4, NUM_STEPS)}
+    for folder in (whole, *folders.values()):
+        folder.mkdir()
 
-    def never_stopped(mesh: ParallelMesh) -> None:
+    def begun(mesh: ParallelMesh) -> None:
         run(pipeline, request, whole, mesh, Watched(), keep=False)
-
-    def broken_off(mesh: ParallelMesh) -> None:
-        events = Watched(step)
-        with pytest.raises(Broken):
-            run(pipeline, request, tmp_path, mesh, events)
-        assert events.saved == ([*range(step + 1)] if mesh.world.rank == 0 else [])
+        for step, folder in folders.items():
+            events = Watched(step)
+            with pytest.raises(Broken):
+                run(pipeline, request, folder, mesh, events)
+            assert events.saved == ([*range(step + 1)] if mesh.world.rank == 0 else [])
 
     def gone_on(mesh: ParallelMesh) -> None:
-        events = Watched()
-        tracer = run(pipeline, request, tmp_path, mesh, events)
-        rest = [*range(step + 1, NUM_STEPS + 1)]
-        assert (tracer.resumed_from_step, events.steps, len(tracer.step_seconds)) == (step, rest, len(rest))
-        assert events.saved == (rest if mesh.world.rank == 0 else [])
+        for step, folder in folders.items():
+            events = Watched()
+            tracer = run(pipeline, request, folder, mesh, events)
+            rest = [*range(step + 1, NUM_STEPS + 1)]
+            assert (tracer.resumed_from_step, events.steps, len(tracer.step_seconds)) == (step, rest, len(rest))
+            assert events.saved == (rest if mesh.world.rank == 0 else [])
 
-    on(layout, never_stopped)
-    on(layout, broken_off)
-    assert not (tmp_path / "latents.safetensors").exists()
+    on(layout, begun)
+    assert [path.parent for path in tmp_path.glob("*/latents.safetensors")] == [whole]
     on(layout, gone_on)
-    assert torch.equal(latents_in(tmp_path), latents_in(whole))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["latents.safetensors", "state.safetensors", "whole"]
+    for folder in folders.values():
+        assert torch.equal(latents_in(folder), latents_in(whole))
+        assert sorted(path.name for path in folder.iterdir()) == ["latents.safetensors", "state.safetensors"]
 
 
 @pytest.fixture
