@@ -68,12 +68,25 @@ def test_what_is_merely_tight_is_not_refused() -> None:
     assert shortage_of(tight) is None
 
 
-def test_a_client_is_told_what_it_can_change() -> None:
-    here = machine(33)
+@pytest.mark.parametrize(("gib", "field"), [(33, "size"), (26, "size")])
+def test_a_client_is_told_the_largest_size_that_fits(gib: float, field: str) -> None:
+    here = machine(gib)
+    assert shortage_of(here) is not None
     found = smaller_video(SPEC, REQUEST, ParallelLayout(), here)
-    assert found is not None
-    field, nearest = found
-    changed = {"num_frames": int(nearest)} if field == "num_frames" else {}
-    assert changed and shortage_of(here) is not None
-    smaller = msgspec.structs.replace(REQUEST, **changed)
-    assert here.predict(SPEC, smaller, ParallelLayout()).fits
+    assert found is not None and found[0] == field
+    width, height = map(int, found[1].split("x"))
+    assert fits(here, width=width, height=height)
+    assert not fits(here, width=width + 40 + 32, height=height + 22 + 32)  # a 32nd more, and what rounding took
+
+
+def test_a_client_is_told_the_most_frames_that_fit() -> None:
+    """Of a long film, whose sequence is what needs the memory."""
+    long = msgspec.structs.replace(REQUEST, num_frames=2001)
+    here = machine(50)
+    found = smaller_video(SPEC, long, ParallelLayout(), here)
+    assert found is not None and found[0] == "num_frames"
+    assert fits(here, num_frames=int(found[1])) and not fits(here, num_frames=int(found[1]) + 4)
+
+
+def fits(here: Machine, **changes: int) -> bool:
+    return here.predict(SPEC, msgspec.structs.replace(REQUEST, **changes), ParallelLayout()).fits

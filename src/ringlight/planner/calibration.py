@@ -140,7 +140,9 @@ def _require_telling(report: RunReport) -> None:
 
 def _card_of(report: RunReport) -> Card:
     if report.environment.get("device_type") == "cpu":
-        return catalogue.cores(int(report.environment.get("num_threads") or 1))
+        cores = catalogue.cores(int(report.environment.get("num_threads") or 1))
+        memory_bytes = int(report.environment.get("memory_bytes") or cores.memory_bytes)
+        return msgspec.structs.replace(cores, memory_bytes=memory_bytes)
     device = report.environment.get("device")
     raise InvalidSetting(
         f"the calibration is of {device!r}: name its card by --gpu or --gpu-file, or run on such a one"

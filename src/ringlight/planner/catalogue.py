@@ -183,7 +183,7 @@ def cores(count: float) -> Card:
     core, used = CARDS["cpu-core"], min(count, SCALED_CORES)
     return msgspec.structs.replace(
         core,
-        name=f"{count:g} CPU core{'' if count == 1 else 's'}, reckoned as of a {core.name}",
+        name=f"{count:.3g} CPU core{'' if count == 1 else 's'}, reckoned as of a {core.name}",
         bf16_flops=used * core.bf16_flops,
         tf32_flops=used * core.tf32_flops,
         fp32_flops=used * core.fp32_flops,

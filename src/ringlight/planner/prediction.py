@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter
 from collections.abc import Iterator
 from typing import Literal
@@ -166,56 +167,73 @@ def nearest_that_fits(
     """The first of ever larger changes with which a request fits; None where none does.
 
     In this order: the decoder a portion at a time, in bfloat16; more ranks, up to `max_ranks` (None: the layout's own);
-    then a shorter and a smaller video. Raises nothing: whether the request fits as it is, is not asked.
+    a shorter or smaller video; that with all of the others. Raises nothing: whether the request fits as it is, is not
+    asked.
     """
     settings = settings or RunSettings()
-    for flags, changed, other, there in _changes(spec, request, layout, settings, max_ranks or layout.num_ranks):
-        prediction = predict(spec, changed, there, hardware, other)
+    changes = [*_changes(layout, spec.transformer.num_attention_heads, settings, max_ranks or layout.num_ranks)]
+    for flags, other, there in changes:
+        prediction = predict(spec, request, there, hardware, other)
         if prediction.fits:
             return Change(flags=flags, prediction=prediction)
+    for flags, other, there in [("", settings, layout), *changes[-1:]]:
+        video = nearest_video_that_fits(spec, request, there, hardware, other)
+        if video is not None:
+            is_shorter = video.num_frames != request.num_frames
+            flag = f"--num-frames {video.num_frames}" if is_shorter else f"--size {video.width}x{video.height}"
+            prediction = predict(spec, video, there, hardware, other)
+            return Change(flags=f"{flags} {flag}".strip(), prediction=prediction)
     return None
 
 
 def nearest_video_that_fits(
     spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
 ) -> VideoRequest | None:
-    """The same request, of as many frames, or of the size, as fit with nothing else changed; None where none do."""
-    smaller = _smaller_videos(spec, request)
-    return next((video for video in smaller if predict(spec, video, layout, hardware, settings).fits), None)
+    """The same request, of as many frames as fit, or where only a picture would, of the largest size; None where none.
+
+    With nothing else changed; sizes in 32nds of the one asked for.
+    """
+    for smaller in (_shorter_videos(spec, request), _smaller_videos(spec, request)):
+        count = bisect.bisect_left(
+            smaller, True, key=lambda video: not predict(spec, video, layout, hardware, settings).fits
+        )
+        if count:  # they need ever more
+            return smaller[count - 1]
+    return None
 
 
 def _changes(
-    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, settings: RunSettings, max_ranks: int
-) -> Iterator[tuple[str, VideoRequest, RunSettings, ParallelLayout]]:
-    """Changes from small to large, with the flags that make them."""
-    single = msgspec.structs.replace(settings, decode_chunk=1)
-    half = msgspec.structs.replace(single, vae_dtype="bfloat16")
-    if settings.decode_chunk > 1:
-        yield "--decode-chunk 1", request, single, layout
+    layout: ParallelLayout, num_heads: int, settings: RunSettings, max_ranks: int
+) -> Iterator[tuple[str, RunSettings, ParallelLayout]]:
+    """Changes of settings and layout from small to large, with the flags that make them."""
+    change = msgspec.structs.replace
+    single = change(settings, decode_chunk=1) if settings.decode_chunk > 1 else settings
+    dtypes = [("", single)]
+    if single != settings:
+        yield "--decode-chunk 1", single, layout
     if settings.vae_dtype == "float32":
-        yield "--vae-dtype bfloat16", request, half, layout
-    wider = [*_wider(layout, spec.transformer.num_attention_heads, max_ranks)]
-    for flags, other in (("", single), (" --vae-dtype bfloat16", half)):
-        for there in wider:
-            yield f"--num-gpus {there.num_ranks} ({there.name}){flags}", request, other, there
-    most = wider[-1] if wider else layout
-    placed = f"--num-gpus {most.num_ranks} ({most.name}) " if wider else ""
-    for video in _smaller_videos(spec, request):
-        is_shorter = video.num_frames != request.num_frames
-        flag = f"--num-frames {video.num_frames}" if is_shorter else f"--size {video.width}x{video.height}"
-        yield f"{placed}--vae-dtype bfloat16 {flag}", video, half, most
+        half = change(single, vae_dtype="bfloat16")
+        dtypes.append((" --vae-dtype bfloat16", half))
+        yield "--vae-dtype bfloat16", half, layout
+    for flags, other in dtypes:
+        for there in _wider(layout, num_heads, max_ranks):
+            yield f"--num-gpus {there.num_ranks} ({there.name}){flags}", other, there
 
 
-def _smaller_videos(spec: ModelSpec, request: VideoRequest) -> Iterator[VideoRequest]:
-    """Ever shorter ones, then ever smaller ones."""
-    frames = request.num_frames
-    while frames > spec.frame_multiple:
-        frames = max(1, (frames // 2 - 1) // spec.frame_multiple * spec.frame_multiple + 1)
-        yield msgspec.structs.replace(request, num_frames=frames)
+def _shorter_videos(spec: ModelSpec, request: VideoRequest) -> list[VideoRequest]:
+    """All that are still videos, ever longer."""
+    step = spec.frame_multiple
+    return [msgspec.structs.replace(request, num_frames=n) for n in range(1 + step, request.num_frames, step)]
+
+
+def _smaller_videos(spec: ModelSpec, request: VideoRequest) -> list[VideoRequest]:
+    """Sizes of about the same shape, ever larger."""
     high, wide = spec.size_multiple
-    for share in (0.75, 0.5, 0.25):
-        width, height = (max(m, int(n * share) // m * m) for n, m in ((request.width, wide), (request.height, high)))
-        yield msgspec.structs.replace(request, width=width, height=height)
+    sizes = dict.fromkeys(
+        (max(wide, request.width * part // 32 // wide * wide), max(high, request.height * part // 32 // high * high))
+        for part in range(1, 32)
+    )
+    return [msgspec.structs.replace(request, width=width, height=height) for width, height in sizes]
 
 
 def _wider(layout: ParallelLayout, num_heads: int, max_ranks: int) -> Iterator[ParallelLayout]:

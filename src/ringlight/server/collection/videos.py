@@ -13,7 +13,7 @@ from uuid import uuid4
 import msgspec
 
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import InvalidSetting, NotFound, RinglightError, StoreError
+from ringlight.core.errors import Cancelled, InvalidSetting, NotFound, RinglightError, StoreError
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
@@ -151,11 +151,17 @@ class Videos:
         return [self._view(stored) for stored in jobs], has_more
 
     def cancel(self, video_id: str, owner: str | None) -> View:
-        """Stop a job; a finished one stays as it is. Raises NotFound."""
+        """Stop a job; a finished one stays as it is. Raises NotFound, StoreError.
+
+        Its end is written before this returns, also where its ranks have still to come to the end of a step.
+        """
         stored = self.store.get(video_id, owner)
         if (job := self._ledger.job(stored.id)) is not None:
             self.engine.cancel(job)
             self._ledger.await_end(stored.id, CANCEL_SECONDS)
+            if self._ledger.job(stored.id) is not None:
+                self._ledger.write_end(stored.id, JobState(status="failed", error=Cancelled("cancelled")))
+                self._ledger.notify(stored.id)
         return self.get(video_id, owner)
 
     def delete(self, video_id: str, owner: str | None) -> None:
