@@ -1,6 +1,6 @@
 """A link slower than the machine: what ring and Ulysses lose on it, and what sending ahead and taking turns keep.
 
-    sudo python benchmarks/slow_link.py [--runs 5] [--ratios 0 0.25 0.4545 1] [--output benchmarks/results]
+    sudo python benchmarks/slow_link.py [--runs 5] [--ratios 0 0.25 0.4545 1] [--frames 8] [--output benchmarks/results]
 
 Two ranks with a core and a thread each live in two network namespaces joined by a veth pair, whose rate `tc tbf` limits
 so that a hop (one rank's keys and values of one block) takes a chosen share of the seconds that a rank computes in a
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from conditions import conditions
 
-TOKENS_GRID = (8, 32, 32)  # latent frames, height, width: 2,048 tokens
+USUAL_FRAMES, ROWS, COLUMNS = 8, 32, 32  # of latents: 256 tokens a frame
 MODEL = {"num_attention_heads": 8, "attention_head_dim": 64, "ffn_dim": 2048}
 NUM_LAYERS = 12
 GUIDANCE = ("off", "on")
@@ -140,36 +140,35 @@ def two_ranks(network: Network) -> Iterator[list[Rank]]:
                 rank.close()
 
 
-def seconds_of(ranks: list[Rank], variant: Variant | None, guidance: str) -> float:
+def seconds_of(ranks: list[Rank], variant: Variant | None, guidance: str, frames: int) -> float:
     """Seconds of one prediction: by both ranks, or (None) by rank 0 alone."""
-    order = {"guidance": guidance, "variant": variant}
+    order = {"guidance": guidance, "variant": variant, "frames": frames}
     taking_part = ranks if variant is not None else ranks[:1]
     for rank in taking_part:
         rank.start(order)
     return max(rank.result()["seconds"] for rank in taking_part)
 
 
-def measure(network: Network, guidance: str, ratios: list[float], runs: int) -> list[dict[str, Any]]:
+def measure(network: Network, guidance: str, ratios: list[float], runs: int, frames: int) -> list[dict[str, Any]]:
     """Speedups of all variants at every ratio of hop to layer."""
     rows: list[dict[str, Any]] = []
     with two_ranks(network) as ranks:
-        seconds_of(ranks, None, guidance)
-        alone = statistics.median(seconds_of(ranks, None, guidance) for _ in range(3))
+        seconds_of(ranks, None, guidance, frames)
+        alone = statistics.median(seconds_of(ranks, None, guidance, frames) for _ in range(3))
         forwards = 2 if guidance == "on" else 1
         layer_seconds = alone / (NUM_LAYERS * forwards) / 2
-        tokens = TOKENS_GRID[0] * TOKENS_GRID[1] * TOKENS_GRID[2] // 4
-        hop_bits = 8 * 4 * 2 * (tokens // 2) * MODEL["num_attention_heads"] * MODEL["attention_head_dim"]
+        hop_bits = 8 * 4 * 2 * (tokens_of(frames) // 2) * MODEL["num_attention_heads"] * MODEL["attention_head_dim"]
         for ratio in ratios:
             rate = hop_bits / (ratio * layer_seconds) if ratio else None
             network.limit(rate)
             every = variants(guidance)
             for variant in every[:1] + every[-1:]:
-                seconds_of(ranks, variant, guidance)
+                seconds_of(ranks, variant, guidance, frames)
             taken: dict[Variant | None, list[float]] = {variant: [] for variant in [None, *every]}
             for turn in range(runs):
                 order = list(taken)
                 for variant in order if turn % 2 == 0 else reversed(order):
-                    taken[variant].append(seconds_of(ranks, variant, guidance))
+                    taken[variant].append(seconds_of(ranks, variant, guidance, frames))
             one = statistics.median(taken[None])
             for variant in every:
                 seconds = statistics.median(taken[variant])
@@ -184,6 +183,10 @@ def measure(network: Network, guidance: str, ratios: list[float], runs: int) -> 
                     flush=True,
                 )
     return rows
+
+
+def tokens_of(frames: int) -> int:
+    return frames * ROWS * COLUMNS // 4
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -227,23 +230,25 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def write(rows: list[dict[str, Any]], folder: Path, runs: int) -> None:
+def write(rows: list[dict[str, Any]], folder: Path, runs: int, frames: int) -> None:
     """Results as JSON, Markdown and PNG."""
     folder.mkdir(parents=True, exist_ok=True)
+    tokens = tokens_of(frames)
+    name = "slow_link" if frames == USUAL_FRAMES else f"slow_link_{tokens}_tokens"
     said = conditions() | {
-        "checkpoint": f"random weights: {MODEL}, {NUM_LAYERS} layers, 2,048 tokens",
+        "checkpoint": f"random weights: {MODEL}, {NUM_LAYERS} layers, {tokens:,} tokens",
         "link": "two network namespaces, veth, tc tbf",
         "rounds": runs,
     }
     document = {"conditions": said, "rows": rows}
-    (folder / "slow_link.json").write_text(json.dumps(document, indent=1) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
     lines = "\n".join(f"- {name}: {value}" for name, value in said.items())
     text = (
         f"# A slow link\n\n{lines}\n\nSpeedup over one rank, and in brackets what is lost against the best of the "
-        f"same layout without a limit.\n\n{table(rows)}\n![speedups](slow_link.png)\n"
+        f"same layout without a limit.\n\n{table(rows)}\n![speedups]({name}.png)\n"
     )
-    (folder / "slow_link.md").write_text(text)
-    plot(rows, folder / "slow_link.png")
+    (folder / f"{name}.md").write_text(text)
+    plot(rows, folder / f"{name}.png")
 
 
 # --- what runs in a rank ------------------------------------------------------------------------------------------
@@ -263,9 +268,12 @@ def serve(rank: int, store_path: str) -> None:
     link = Link()
     link.open("gloo", torch.device("cpu"))
     model, keys = build(NUM_LAYERS)
-    latents = torch.randn(1, 48, *TOKENS_GRID, generator=torch.Generator().manual_seed(1))
+    latents = torch.empty(0)
     for line in sys.stdin:
         order = json.loads(line)
+        shape = (1, 48, order["frames"], ROWS, COLUMNS)
+        if latents.shape != shape:
+            latents = torch.randn(shape, generator=torch.Generator().manual_seed(1))
         variant = None if order["variant"] is None else Variant(*order["variant"])
         link.reset()
         start = time.perf_counter()
@@ -346,6 +354,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--ratios", type=float, nargs="+", default=list(RATIOS))
+    parser.add_argument("--frames", type=int, default=USUAL_FRAMES, help="of latents, 256 tokens each")
     parser.add_argument("--guidance", nargs="+", choices=GUIDANCE, default=list(GUIDANCE))
     parser.add_argument("--output", type=Path, help="folder for slow_link.json, .md and .png")
     options = parser.parse_args()
@@ -355,13 +364,15 @@ def main() -> None:
     try:
         network.make()
         rows = [
-            row for guidance in options.guidance for row in measure(network, guidance, options.ratios, options.runs)
+            row
+            for guidance in options.guidance
+            for row in measure(network, guidance, options.ratios, options.runs, options.frames)
         ]
     finally:
         network.remove()
     print(table(rows))
     if options.output:
-        write(rows, options.output, options.runs)
+        write(rows, options.output, options.runs, options.frames)
 
 
 if __name__ == "__main__":
