@@ -150,7 +150,7 @@ def test_results_of_a_later_program_are_refused(tmp_path: Path) -> None:
 
 def verdicts(folder: Path, gate: str, *found: Result | RunReport) -> list[Verdict]:
     (part,) = compare(saved(folder, *found), force=True).parts
-    return list(Gate.parse(gate).verdicts(part.columns, all_rows(part.columns)))
+    return list(Gate.parse(gate).verdicts(part.columns, all_rows(part.columns), part.held))
 
 
 @pytest.mark.parametrize(
@@ -189,6 +189,19 @@ def test_a_gate_looks_at_every_column_but_the_baseline(tmp_path: Path) -> None:
         ("u2r1", True),
     ]
     assert [each.has_failed for each in verdicts(tmp_path, "Total > 1", run("u1r1", 4.0))] == [True]
+
+
+def test_with_several_files_gates_are_about_the_later_ones(tmp_path: Path) -> None:
+    """Within the first file c2u1r1 is slower than u1r1, which the later file is no worse for."""
+    same = result({"u1r1": [run("u1r1", 4.0)], "c2u1r1": [run("c2u1r1", 5.0)]})
+    later = [("b u1r1", False), ("b c2u1r1", False)]
+    assert [(each.column, each.has_failed) for each in verdicts(tmp_path, "Total > 1.05x", same, same)] == later
+    assert [each.column for each in verdicts(tmp_path, "Total > 1", same, same)] == ["b u1r1", "b c2u1r1"]
+    slower = result({"u1r1": [run("u1r1", 4.0)], "c2u1r1": [run("c2u1r1", 6.0)]})
+    found = verdicts(tmp_path, "Total > 1.05x", same, slower)
+    assert [each.has_failed for each in found] == [False, True]
+    assert found[1].found == pytest.approx(8.1 / 7.1)
+    assert [each.column for each in verdicts(tmp_path, "Total > 1.05x", same)] == ["c2u1r1"]
 
 
 def test_a_gate_that_fires_on_noise_says_so(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from ringlight.bench.sending import Sample
 from ringlight.bench.trace import to_trace
 from ringlight.bench.workload import RequestKind, Workload, WorkloadFile
 from ringlight.core.report import LinkReport
-from tests.bench.reports import page_report, result, run
+from tests.bench.reports import cpu_memory, page_report, result, run
 
 HEADINGS = [
     "# Ring SP Benchmark: Wan2.2-TI2V-5B-Diffusers (u1r2 vs Baseline)",
@@ -101,6 +101,25 @@ def test_the_summary_is_computed_from_the_numbers() -> None:
     same = result({"u1r1": [run("u1r1", 4.0), run("u1r1", 4.2)], "u1r2": [run("u1r2", 4.1), run("u1r2", 4.2)]})
     said = to_markdown(same).partition("## Summary")[2]
     assert "no more than repetitions differ by" in said and "Main" not in said
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        (0.47, 0.44, "is about the same on `u1r2` (`Peak Resident Memory -0.03GB`)"),
+        (20.0, 20.8, "is about the same on `u1r2` (`Peak Resident Memory +0.80GB`)"),
+        (20.0, 21.2, "rises noticeably on `u1r2` (`Peak Resident Memory +1.20GB`)"),
+        (1.0, 0.8, "drops noticeably on `u1r2` (`Peak Resident Memory -0.20GB`)"),
+    ],
+)
+def test_words_about_memory_fit_the_number(before: float, after: float, says: str) -> None:
+    found = result(
+        {
+            "u1r1": [run("u1r1", 4.0, memory=[cpu_memory(0, before, 0.4)])],
+            "u1r2": [run("u1r2", 2.0, memory=[cpu_memory(rank, after, 0.4) for rank in (0, 1)])],
+        }
+    )
+    assert f"Absolute memory usage {says}." in to_markdown(found).partition("## Summary")[2]
 
 
 def test_bytes_by_formula_stand_beside_those_counted() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ringlight.core.report import RunReport
-from tests.bench.reports import run
+from tests.bench.reports import result, run
 from tests.cli.commands import ringlight
 
 
@@ -35,6 +35,19 @@ def test_a_gate_fails_with_a_code_of_its_own(files: list[Path]) -> None:
     done = ringlight("compare", files[1], files[0], "--fail-if", "Total > 1.05x")
     assert (done.code, done.err) == (1, "")
     assert "- failed: Total > 1.05x: u1r1 has 1.488x" in done.out
+
+
+def test_a_file_that_is_as_the_first_passes_whatever_the_first_holds(tmp_path: Path) -> None:
+    found = result({"u1r1": [run("u1r1", 4.0)], "c2u1r1": [run("c2u1r1", 5.0)]})
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.json").write_bytes(found.to_json())
+    done = ringlight("compare", "a.json", "b.json", "--fail-if", "Total > 1.05x", folder=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert [line for line in done.out.splitlines() if "1.05x" in line] == [
+        "- passed: Total > 1.05x: b u1r1 has 1x, a difference that may be noise",
+        "- passed: Total > 1.05x: b c2u1r1 has 1x, a difference that may be noise",
+    ]
+    assert ringlight("compare", "a.json", "--fail-if", "Total > 1.05x", folder=tmp_path).code == 1
 
 
 @pytest.mark.parametrize(

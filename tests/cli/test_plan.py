@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from ringlight.cli.main import app
+from ringlight.cli.plan import request_with
 from ringlight.core.errors import InvalidRequest, InvalidSetting
+from ringlight.core.report import RunReport
+from ringlight.core.request import RequestDefaults
+from ringlight.planner import catalogue
+from ringlight.planner.model_card import WAN22_TI2V_5B
+from tests.bench.reports import CPU, report
 from tests.cli.commands import ringlight
 
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "av", "sqlalchemy", "fastapi")
@@ -100,6 +108,78 @@ def test_a_load_is_answered_with_fleets(tmp_path: Path) -> None:
     mixed = as_json(*load, "--mix", tmp_path / "mix.toml", "--p95", 60)
     assert mixed["chosen"]["queue"]["p95_seconds"] <= 60
     assert mixed["choices"][0]["queue"]["keeps_up"] is True
+
+
+def test_why_no_fleet_is_chosen(tmp_path: Path) -> None:
+    load = ("--gpu", "h100-sxm", "--num-gpus", 8, "--num-frames", 25, "--num-requests", 200)
+    late = planned(*load, "--rate", 0.01, "--p95", 0.5).splitlines()[-1]
+    assert re.fullmatch(
+        r"none keeps the promise of 0\.5 s; the closest that keeps up is .+, with a p95 of \d+\.\d s", late
+    )
+    assert planned(*load, "--rate", 100, "--p95", 0.5).splitlines()[-1] == "none keeps up"
+    (tmp_path / "card.toml").write_text(CARD.replace("51539607552", "1048576"))
+    small = ("--gpu-file", tmp_path / "card.toml", "--rate", 0.01, "--num-requests", 200)
+    assert planned(*small).splitlines()[-1] == "none fits"
+
+
+@pytest.mark.parametrize("flags", [("--p95", 9), ("--num-requests", 100), ("--seed", 0), ("--gpu-price", 2)])
+def test_flags_of_a_load_need_its_rate(flags: tuple[object, ...]) -> None:
+    with pytest.raises(InvalidSetting, match=f"{flags[0]}.*--rate"):
+        planned(*flags)
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf"])
+def test_a_rate_is_more_than_nothing(rate: str) -> None:
+    done = CliRunner().invoke(app, ["plan", "--rate", rate])
+    assert done.exit_code == 2 and "must be more than 0" in done.output
+
+
+def test_the_fields_of_a_mix_are_told(tmp_path: Path) -> None:
+    said = " ".join(CliRunner().invoke(app, ["plan", "--help"], env={"COLUMNS": "400"}).output.split())
+    fields = "weight, width, height, num_frames, num_inference_steps, guidance_scale, image"
+    assert f"TOML of [[request]] tables, each with any of {fields}." in said
+    (tmp_path / "mix.toml").write_text(MIX + "steps = 4\n")
+    with pytest.raises(
+        InvalidSetting, match=rf"unknown field `steps`.*\[\[request\]\] tables, each with any of {fields}"
+    ):
+        planned("--rate", 1, "--mix", tmp_path / "mix.toml")
+
+
+def one_rank(**environment: object) -> RunReport:
+    """A report of a run of the published model on one rank."""
+    request = request_with(WAN22_TI2V_5B, RequestDefaults(), {"num_frames": 25}, False)
+    told = report("u1r1", {"Denoising": 40.0, "Decoding": 20.0}, environment=CPU | environment)
+    return msgspec.structs.replace(told, workload=request.workload())
+
+
+def test_a_calibration_names_card_and_dtypes_and_loopback_lies_between_processes(tmp_path: Path) -> None:
+    on_cpu, on_gpu, kept = tmp_path / "cpu.json", tmp_path / "gpu.json", tmp_path / "kept.json"
+    on_cpu.write_bytes(one_rank().to_json())
+    on_gpu.write_bytes(one_rank(device="a GPU", device_type="cuda").to_json())
+    loopback, pcie = catalogue.link("loopback").name, catalogue.link("pcie4").name
+    assert f", {loopback}; calibrated by a run" in planned("--calibration", on_cpu)
+    assert f", {pcie}; calibrated by a run" in planned("--calibration", on_cpu, "--link", "pcie4")
+    named = ("--calibration", on_gpu, "--gpu", "rtx4090")
+    assert f", {pcie}; calibrated by a run" in planned(*named, "--save-calibration", kept)
+    assert planned("--calibration", kept) == planned(*named)
+    (tmp_path / "card.toml").write_text(CARD)
+    for path in (on_cpu, kept):
+        for card in (("--gpu", "h100-sxm"), ("--gpu-file", tmp_path / "card.toml")):
+            with pytest.raises(InvalidSetting, match=rf"{path.name} is of .*leave --gpu and --gpu-file out"):
+                planned("--calibration", path, *card)
+    with pytest.raises(InvalidSetting, match="name its card by --gpu"):
+        planned("--calibration", on_gpu)
+
+
+def test_a_calibration_is_not_planned_in_another_dtype(tmp_path: Path) -> None:
+    path = tmp_path / "cpu.json"
+    path.write_bytes(one_rank().to_json())
+    with pytest.raises(InvalidSetting, match="--dtype bfloat16: the calibration is of a run in float32"):
+        planned("--calibration", path, "--dtype", "bfloat16")
+    with pytest.raises(InvalidSetting, match="--vae-dtype bfloat16: the calibration is of a run in float32"):
+        planned("--calibration", path, "--vae-dtype", "bfloat16")
+    same = planned("--calibration", path, "--dtype", "float32", "--vae-dtype", "float32")
+    assert same == planned("--calibration", path)
 
 
 def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ MAX_DIFFERENCES = 6  # named of two workloads
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """The columns of one kind of request."""
+    """The columns of one kind of request. `held`: places of those that gates are about, all of a single file's."""
 
     title: str
     columns: list[Measured]
+    held: list[int]
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,7 +177,8 @@ def _part(sources: Sequence[Source], kind: int) -> Part:
         else:
             own = [msgspec.structs.replace(column, reference=_reference(column, first)) for column in own]
         columns += own
-    return Part(title=title or f"Request {kind + 1}", columns=columns)
+    held = range(len(first) if len(sources) > 1 else 0, len(columns))
+    return Part(title=title or f"Request {kind + 1}", columns=columns, held=list(held))
 
 
 def _layouts(found: Result | RunReport) -> list[str]:

@@ -62,15 +62,15 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
             measure=measures[match["measure"].lower()],
         )
 
-    def verdicts(self, columns: Sequence[Measured], rows: Sequence[Row]) -> Iterator[Verdict]:
-        """What it says of each column but the baseline; absolute ones of a single column too.
+    def verdicts(self, columns: Sequence[Measured], rows: Sequence[Row], held: Sequence[int]) -> Iterator[Verdict]:
+        """What it says of each of the columns `held` but the baseline; absolute ones of a single column too.
 
         Raises InvalidSetting where there is no such row, or nothing in it to be held to the gate.
         """
         row = self._row(rows)
-        found = [place for place, column in enumerate(columns) if column.reference is not None]
+        found = [place for place in held if columns[place].reference is not None]
         if not found and self.measure not in RELATIVE:
-            found = list(range(len(columns)))
+            found = list(held)
         if not found:
             raise InvalidSetting(f"fail-if {self.text!r} needs two columns to compare")
         for place in found:

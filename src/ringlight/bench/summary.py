@@ -9,7 +9,8 @@ from ringlight.bench.figures import OTHER, TOTAL, Measured, Row, differ, memory_
 from ringlight.bench.tables import delta_text
 
 MAIN_SHARE = 0.1  # of all that is gained, from which a stage is named
-NOTICEABLE = 0.05  # of the baseline, from which memory is said to change noticeably
+NOTICEABLE = 0.05  # of the baseline, from which memory is said to change,
+NOTICEABLE_GB = 0.1  # and this at least: a small model's process differs by as much from one start to the next
 MAX_NAMED = 3
 
 
@@ -78,10 +79,10 @@ def _memory(columns: Sequence[Measured], rows: Sequence[Row], place: int) -> Ite
     if absolute:
         row, first = absolute[0]
         base = row.values[reference]
-        much = base is not None and abs(first.delta) > NOTICEABLE * base.value
-        verb = "drops" if first.delta < 0 else "rises"
+        least = NOTICEABLE_GB if base is None else max(NOTICEABLE_GB, NOTICEABLE * base.value)
+        verb = "drops noticeably" if first.delta < 0 else "rises noticeably"
+        how = verb if abs(first.delta) > least and not first.is_noise else "is about the same"
         named = ", ".join(f"`{row.name} {delta_text(difference.delta, False)}GB`" for row, difference in absolute)
-        how = f"{verb} {'noticeably' if much else 'little'}"
         yield f"Absolute memory usage {how} on `{columns[place].label}` ({named})."
     for row, difference in found:
         if row.name == "Overhead Ratio" and difference is not None:

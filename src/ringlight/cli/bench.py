@@ -16,7 +16,7 @@ from ringlight.cli import machine
 from ringlight.cli.signals import handled, interrupt
 from ringlight.core.config import read_defaults, read_limits
 from ringlight.core.errors import InvalidSetting
-from ringlight.core.layout import ParallelLayout
+from ringlight.core.layout import AskedLayout, ParallelLayout, candidates
 from ringlight.core.output import part_path
 from ringlight.core.spec import ModelSpec
 from ringlight.planner import catalogue
@@ -115,7 +115,7 @@ def bench(
 
     names = [ParallelLayout.parse(name).name for name in dict.fromkeys([*layouts, *(more_layouts or [])])]
     spec = None if model_path is None else ModelSpec.read(model_path)
-    _check(names, model_path, url)
+    _check(names, model_path, url, spec)
     if workload is not None:
         asked = read_workload(workload, image)
     elif spec is not None and model_path is not None:
@@ -171,12 +171,15 @@ def bench(
         raise typer.Exit(EXIT_OUTSIDE)
 
 
-def _check(names: list[str], model_path: Path | None, url: str) -> None:
-    """Raise InvalidSetting where it is not clear what is to be measured."""
+def _check(names: list[str], model_path: Path | None, url: str, spec: ModelSpec | None) -> None:
+    """Raise InvalidSetting where it is not clear what is to be measured, InvalidLayout for more ranks than heads."""
     if not url and model_path is None:
         raise InvalidSetting("name a checkpoint with --model-path, or a running server with --url")
     if not url and not names:
         raise InvalidSetting("name --layouts, such as --layouts u1r1 u1r2")
+    if spec is not None:
+        for name in names:
+            candidates(AskedLayout.of(ParallelLayout.parse(name)), num_heads=spec.transformer.num_attention_heads)
 
 
 def _calibration(path: Path, spec: ModelSpec | None, gpu: str | None) -> Calibration:

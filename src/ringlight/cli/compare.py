@@ -36,7 +36,8 @@ def compare(
     may be noise are marked. Results of other workloads, models or dtypes are refused; --force says so on top instead.
 
     A gate is a row's name, an operator (> >= < <=) and a value: 1.05x is value / reference, 5% a change, 63.5 or 20GB
-    the value itself, +2pp a difference of a ratio.
+    the value itself, +2pp a difference of a ratio. It is about every column of the later files, and with one file about
+    that file's other columns than its baseline.
 
     Exit codes: 0, 1 a gate failed, 2 usage, 3 results that cannot be read or compared, or a gate that means nothing.
     """
@@ -52,7 +53,7 @@ def compare(
         verdict
         for part in comparison.parts
         for gate in gates
-        for verdict in gate.verdicts(part.columns, all_rows(part.columns))
+        for verdict in gate.verdicts(part.columns, all_rows(part.columns), part.held)
     ]
     print(comparison.to_markdown())
     if verdicts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,6 +59,15 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request: list[MixedRequest]
 
 
+MIX_FIELDS = ", ".join(MixedRequest.__struct_fields__)
+
+
+def _positive(value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter("must be more than 0")
+    return value
+
+
 def plan(
     model_path: Annotated[
         str | None, typer.Option(help="Checkpoint whose JSON is read; left out, Wan2.2-TI2V-5B.", show_default=False)
@@ -71,23 +81,29 @@ def plan(
     link: Annotated[
         str | None,
         typer.Option(
-            help=f"Between all of them: {', '.join(catalogue.LINKS)}.", show_default="pcie4", rich_help_panel=HARDWARE
+            help=f"Between all of them: {', '.join(catalogue.LINKS)}.",
+            show_default="pcie4, or loopback with a CPU's calibration",
+            rich_help_panel=HARDWARE,
         ),
     ] = None,
     link_file: Annotated[Path | None, typer.Option(help="Link from a TOML file.", rich_help_panel=HARDWARE)] = None,
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Report or bench result of u1r1 runs, or what --save-calibration wrote.", rich_help_panel=HARDWARE
+            help="Report or bench result of u1r1 runs, or what --save-calibration wrote; its dtypes are planned.",
+            rich_help_panel=HARDWARE,
         ),
     ] = None,
     save_calibration: Annotated[
         Path | None, typer.Option(help="Keep what --calibration says as JSON.", rich_help_panel=HARDWARE)
     ] = None,
     dtype: Annotated[
-        DtypeChoice, typer.Option(help="Of the products.", rich_help_panel=HARDWARE)
-    ] = DtypeChoice.bfloat16,
-    vae_dtype: machine.VaeDtype = machine.VaeDtypeChoice.float32,
+        DtypeChoice | None, typer.Option(help="Of the products.", show_default="bfloat16", rich_help_panel=HARDWARE)
+    ] = None,
+    vae_dtype: Annotated[
+        machine.VaeDtypeChoice | None,
+        typer.Option(help="Of the decoder.", show_default="float32", rich_help_panel=HARDWARE),
+    ] = None,
     tf32: machine.Tf32 = True,
     decode_chunk: machine.DecodeChunk = 0,
     num_slices: machine.NumSlices = 0,
@@ -100,11 +116,17 @@ def plan(
         ObjectiveChoice, typer.Option(help="What the best layout has least or most of.", rich_help_panel=RESULT)
     ] = ObjectiveChoice.latency,
     rate: Annotated[
-        float | None, typer.Option(help="Requests a second, at random moments.", rich_help_panel=LOAD)
+        float | None,
+        typer.Option(help="Requests a second, at random moments.", callback=_positive, rich_help_panel=LOAD),
     ] = None,
-    mix: Annotated[Path | None, typer.Option(help="TOML with [[request]] tables.", rich_help_panel=LOAD)] = None,
-    num_requests: Annotated[int, typer.Option(min=100, help="To simulate.", rich_help_panel=LOAD)] = 20_000,
-    seed: Annotated[int, typer.Option(help="Of the arrivals.", rich_help_panel=LOAD)] = 0,
+    mix: Annotated[
+        Path | None,  # the backslash: else Rich takes the word for a style
+        typer.Option(help=rf"TOML of [\[request]] tables, each with any of {MIX_FIELDS}.", rich_help_panel=LOAD),
+    ] = None,
+    num_requests: Annotated[
+        int | None, typer.Option(min=100, help="To simulate.", show_default="20000", rich_help_panel=LOAD)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the arrivals.", show_default="0", rich_help_panel=LOAD)] = None,
     p95: Annotated[
         float | None, typer.Option(help="Promise in seconds: the fewest GPUs that keep it.", rich_help_panel=LOAD)
     ] = None,
@@ -117,6 +139,9 @@ def plan(
 
     Exit codes: 0, 2 usage, 3 invalid request, checkpoint or setting.
     """
+    arrivals = {"num_requests": num_requests, "seed": seed}
+    if rate is None:
+        _require_no_load({"mix": mix, **arrivals, "p95": p95, "gpu_price": gpu_price})
     spec = WAN22_TI2V_5B if model_path is None else ModelSpec.read(Path(model_path))
     defaults = RequestDefaults() if model_path is None else read_defaults(Path(model_path))
     width, height = parse_size(size, None, None)
@@ -128,15 +153,22 @@ def plan(
         "guidance_scale": guidance_scale,
     }
     request = request_with(spec, defaults, fields, image)
-    settings = RunSettings(
-        dtype=dtype.value, vae_dtype=vae_dtype.value, tf32=tf32, decode_chunk=decode_chunk, num_slices=num_slices
-    )
     chosen_card = _card(gpu, gpu_file)
-    chosen_link = _link(link, link_file)
-    hardware = Hardware(card=chosen_card or catalogue.card("rtx4090"), link=chosen_link)
-    if calibration is not None:
-        known = Calibration.read(calibration, spec, chosen_card)
-        hardware, settings = known.hardware(chosen_link), known.settings
+    if calibration is None:
+        hardware = Hardware(card=chosen_card or catalogue.card("rtx4090"), link=_link(link, link_file, "pcie4"))
+        settings = RunSettings(
+            dtype=(dtype or DtypeChoice.bfloat16).value,
+            vae_dtype=(vae_dtype or machine.VaeDtypeChoice.float32).value,
+            tf32=tf32,
+            decode_chunk=decode_chunk,
+            num_slices=num_slices,
+        )
+    else:
+        known = _calibration(calibration, spec, chosen_card)
+        hardware = known.hardware(_link(link, link_file, "loopback" if known.card.is_cpu else "pcie4"))
+        settings = known.settings
+        _require_same("--dtype", dtype, settings.dtype)
+        _require_same("--vae-dtype", vae_dtype, settings.vae_dtype)
         if save_calibration is not None:
             save_calibration.write_bytes(known.to_json())
     if rate is None:
@@ -144,11 +176,11 @@ def plan(
         print(_json(made).decode() if json_ else said(made, spec, request, hardware, settings))
     else:
         kinds = [Kind(request)] if mix is None else _kinds(mix, spec, defaults, fields, image)
-        load = Load(rate=rate, num_requests=num_requests, seed=seed)
+        load = Load(rate=rate, **{name: value for name, value in arrivals.items() if value is not None})
         fleet = plan_fleet(
             spec, kinds, hardware, num_gpus, load, settings=settings, p95_seconds=p95, gpu_price=gpu_price
         )
-        print(_json(fleet).decode() if json_ else said_of_fleet(fleet, load, hardware))
+        print(_json(fleet).decode() if json_ else said_of_fleet(fleet, load, hardware, p95))
 
 
 def request_with(spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], image: bool) -> VideoRequest:
@@ -180,12 +212,26 @@ def said(plan: Plan, spec: ModelSpec, request: VideoRequest, hardware: Hardware,
     return "\n".join(lines)
 
 
-def said_of_fleet(fleet: FleetPlan, load: Load, hardware: Hardware) -> str:
-    """The table of fleets, and which one is best."""
-    best = fleet.chosen
-    chosen = "none keeps up" if best is None else f"{best.queue.num_replicas} x {best.layout} on {best.num_gpus} GPUs"
+def said_of_fleet(fleet: FleetPlan, load: Load, hardware: Hardware, p95_seconds: float | None) -> str:
+    """The table of fleets, and which one is best, or why none is."""
     asked = f"{load.rate:g} requests a second (Poisson, seed {load.seed}, {load.num_requests} simulated)"
-    return "\n".join([fleet_table(fleet), "", asked, _of(hardware), chosen])
+    return "\n".join([fleet_table(fleet), "", asked, _of(hardware), _verdict(fleet, p95_seconds)])
+
+
+def _verdict(fleet: FleetPlan, p95_seconds: float | None) -> str:
+    """The best fleet, or what keeps all of them from being one."""
+    if fleet.chosen is not None:
+        return f"{fleet.chosen.name} on {fleet.chosen.num_gpus} GPUs"
+    if not fleet.choices:
+        return "none fits"
+    steady = [choice for choice in fleet.choices if choice.queue.keeps_up]
+    if not steady or p95_seconds is None:
+        return "none keeps up"
+    closest = min(steady, key=lambda choice: choice.queue.p95_seconds)
+    return (
+        f"none keeps the promise of {p95_seconds:g} s; the closest that keeps up is {closest.name} on "
+        f"{closest.num_gpus} GPUs, with a p95 of {closest.queue.p95_seconds:.1f} s"
+    )
 
 
 def _of(hardware: Hardware) -> str:
@@ -202,16 +248,45 @@ def _card(key: str | None, path: Path | None) -> Card | None:
     return None if key is None else catalogue.card(key)
 
 
-def _link(key: str | None, path: Path | None) -> Link:
+def _link(key: str | None, path: Path | None, usual: str) -> Link:
     if key is not None and path is not None:
         raise InvalidSetting("give --link or --link-file, not both")
-    return read_toml(path, Link) if path is not None else catalogue.link(key or "pcie4")
+    return read_toml(path, Link) if path is not None else catalogue.link(key or usual)
+
+
+def _calibration(path: Path, spec: ModelSpec, card: Card | None) -> Calibration:
+    """What a file says of its own card, else of this one. Raises InvalidSetting where both are named."""
+    try:
+        known = Calibration.read(path, spec)
+    except InvalidSetting:
+        if card is None:
+            raise
+        return Calibration.read(path, spec, card)
+    if card is not None:
+        raise InvalidSetting(f"{path} is of {known.card.name}, not of {card.name}; leave --gpu and --gpu-file out")
+    return known
+
+
+def _require_same(flag: str, asked: StrEnum | None, measured: str) -> None:
+    if asked not in (None, measured):
+        raise InvalidSetting(f"{flag} {asked}: the calibration is of a run in {measured}; leave {flag} out")
+
+
+def _require_no_load(flags: dict[str, Any]) -> None:
+    given = [f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None]
+    if given:
+        raise InvalidSetting(f"{', '.join(given)} can only be given with --rate")
 
 
 def _kinds(path: Path, spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], image: bool) -> list[Kind]:
     """The kinds of requests of a mix's file. Raises InvalidSetting, and InvalidRequest for what cannot be made."""
+    try:
+        requests = read_toml(path, Mix).request
+    except InvalidSetting as error:
+        hint = f"; a mix has [[request]] tables, each with any of {MIX_FIELDS}" if " field `" in str(error) else ""
+        raise InvalidSetting(f"{error}{hint}") from None
     kinds = []
-    for mixed in read_toml(path, Mix).request:
+    for mixed in requests:
         own = msgspec.structs.asdict(mixed)
         weight, has_image = own.pop("weight"), own.pop("image")
         changed = fields | {name: value for name, value in own.items() if value is not None}

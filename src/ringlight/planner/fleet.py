@@ -33,6 +33,10 @@ class FleetChoice(msgspec.Struct, frozen=True, kw_only=True):
     cost_per_hour: float | None = None
     cost_per_video: float | None = None
 
+    @property
+    def name(self) -> str:
+        return f"{self.queue.num_replicas} x {self.layout}"
+
 
 class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Best first; `chosen` is None where no fleet keeps up, or none keeps the promise."""

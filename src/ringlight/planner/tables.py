@@ -78,5 +78,4 @@ def _fleet_row(choice: FleetChoice) -> str:
     cells = " | ".join(f"{seconds:.1f}" for seconds in latencies) if queue.keeps_up else "falls behind | | |"
     costs = (choice.cost_per_hour, choice.cost_per_video)
     hour, video = ("" if cost is None else f"{cost:.4g}" for cost in costs)
-    name = f"{queue.num_replicas} x {choice.layout}"
-    return f"| {name} | {choice.num_gpus} | {cells} | {queue.utilisation:.1%} | {hour} | {video} |"
+    return f"| {choice.name} | {choice.num_gpus} | {cells} | {queue.utilisation:.1%} | {hour} | {video} |"
