@@ -90,7 +90,7 @@ def delete_video(video_id: VideoId, parts: Served, owner: Owner) -> VideoDeleted
 
 @router.post("/v1/videos/{video_id}/cancel", responses=answers(404))
 def cancel_video(response: Response, video_id: VideoId, parts: Served, owner: Owner) -> Video:
-    """Stop making a video: it fails with the code `cancelled`, within a step. A finished one stays as it is."""
+    """Stop making a video: it fails with the code `cancelled`, at once. A finished one stays as it is."""
     return shown(parts.videos.cancel(video_id, owner), response)
 
 
