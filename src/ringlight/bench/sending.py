@@ -95,6 +95,8 @@ class UnderWay:
                     self._stopped.wait(max(0.0, self._start + order.at_seconds - time.monotonic()))
                 if not self._stopped.is_set():
                     sample = self._one(place, order)
+                    if self._stopped.is_set() and sample.fate != "completed":
+                        return  # it was we who ended it
                     with self._lock:
                         self._tell(sample)
         except BaseException as error:  # kept for the thread that waits for us

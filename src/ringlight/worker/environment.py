@@ -93,8 +93,8 @@ def _memory_bytes(device: torch.device) -> int:
 
 
 def versions() -> dict[str, str]:
-    """The versions of what a video depends on."""
-    return {package: _version(package) for package in PACKAGES}
+    """The versions of what a video depends on; torch's own says what it is built for, and its package's need not."""
+    return {package: _version(package) for package in PACKAGES} | {"torch": str(torch.__version__)}
 
 
 def _version(package: str) -> str:
