@@ -44,6 +44,7 @@ def test_a_server_without_events_and_reports_is_polled_and_leaves_blanks(script:
     assert found.latency_seconds is not None and found.latency_seconds > 0
 
 
+@pytest.mark.slow
 def test_every_order_has_an_end_however_many_are_under_way(script: Scripted) -> None:
     script.on("POST /v1/videos", VIDEO)
     script.on("GET /v1/videos/video_1", DONE)

@@ -165,6 +165,7 @@ class StartsAtLast(FakeReplica):
         return super().start()
 
 
+@pytest.mark.slow
 def test_jobs_wait_until_workers_can_be_started(tiny: Path, tmp_path: Path) -> None:
     replica = StartsAtLast(2, WorkerError("the device is busy"))
     with supervised(tiny, replica) as engine:

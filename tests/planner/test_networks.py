@@ -103,6 +103,7 @@ def test_the_decoders_peak_is_what_it_allocates(portion: int, tmp_path: Path) ->
     assert formula == pytest.approx(peak_bytes(decode, tmp_path / "trace.json"), rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_peak_of_a_forward_is_what_it_allocates(tmp_path: Path) -> None:
     spec = demo_spec("small")
     with META:

@@ -72,7 +72,7 @@ def postgres() -> Iterator[Postgres]:
         yield postgres
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a database may be made, of each kind."""
     if request.param == "sqlite":

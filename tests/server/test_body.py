@@ -235,6 +235,7 @@ def test_other_kinds() -> None:
     assert refused("application/octet-stream", PNG).status == 415
 
 
+@pytest.mark.slow
 def test_the_size_is_bounded_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in (JSON, MULTIPART):
         assert refused(kind, b" " * (MAX_BYTES + 1), chunk_bytes=MIB).code in ("body_too_large", "invalid_body")

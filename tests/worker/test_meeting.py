@@ -26,10 +26,10 @@ TERMS = {"dtype": "float32", "checkpoint": "abc"}
 
 def outcomes(ranks: list[int], terms: list[dict[str, str]], num_ranks: int, seconds: float = SECONDS) -> list[object]:
     """What each rank's `meet` raises, None where it returns."""
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=seconds))
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=SECONDS))
 
     def come(rank: int, mine: dict[str, str]) -> Exception | None:
-        client = TCPStore("127.0.0.1", store.port, is_master=False, timeout=timedelta(seconds=seconds))
+        client = TCPStore("127.0.0.1", store.port, is_master=False, timeout=timedelta(seconds=SECONDS))
         try:
             meet(client, rank, num_ranks, mine, seconds)
         except (InvalidLayout, RuntimeError) as error:
@@ -53,12 +53,14 @@ def test_all_hear_what_one_was_told_differently(odd: int) -> None:
         assert str(error).startswith(f"ranks disagree about dtype float32 on rank 0, bfloat16 on rank {odd}; ")
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_there_already() -> None:
     *_, one, other = outcomes([0, 1, 1], [TERMS] * 3, 2)
     assert {type(one), type(other)} == {type(None), InvalidLayout}
     assert "rank 1 is there already" in str(one or other)
 
 
+@pytest.mark.slow
 def test_a_rank_that_does_not_come() -> None:
     for error in outcomes([0, 1], [TERMS] * 2, 3, seconds=0.5):
         assert isinstance(error, RuntimeError)
