@@ -9,8 +9,8 @@ from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import RequestDefaults
 from ringlight.planner import catalogue
 from ringlight.planner.advice import remedy, shortage, smaller_video
-from ringlight.planner.choosing import Machine
 from ringlight.planner.hardware import Hardware, RunSettings
+from ringlight.planner.machine import Machine
 from ringlight.planner.model_card import WAN22_TI2V_5B as SPEC
 
 REQUEST = RequestDefaults().complete("a film", SPEC)

@@ -8,8 +8,9 @@ import pytest
 from ringlight.core.errors import InvalidLayout
 from ringlight.core.layout import AskedLayout, ParallelLayout, decide
 from ringlight.planner import catalogue
-from ringlight.planner.choosing import ALIKE, Machine, choose
+from ringlight.planner.choosing import ALIKE, choose
 from ringlight.planner.hardware import Hardware, RunSettings
+from ringlight.planner.machine import Machine
 from ringlight.planner.planner import layouts
 from tests.planner.specs import REAL, request
 

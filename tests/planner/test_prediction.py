@@ -11,10 +11,11 @@ import pytest
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.traffic import decoding_bytes, denoising_bytes, encoding_bytes
 from ringlight.planner import catalogue, decoder
+from ringlight.planner.advice import nearest_that_fits
 from ringlight.planner.denoising import block_seconds, with_bytes
 from ringlight.planner.hardware import Hardware, RunSettings
 from ringlight.planner.planner import layouts
-from ringlight.planner.prediction import nearest_that_fits, predict
+from ringlight.planner.prediction import predict
 from tests.planner.specs import REAL, demo_spec, hardware, layout, request
 
 SMALL = demo_spec("small")

@@ -16,9 +16,9 @@ from ringlight.core.config import read_defaults, read_limits
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.core.spec import ModelSpec
-from ringlight.engine.foresight import ORDINARY_PROMPT
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import Calibration
+from ringlight.planner.costs import ORDINARY_PROMPT
 from ringlight.planner.fleet import FleetPlan, Kind, plan_fleet
 from ringlight.planner.hardware import Card, Hardware, Link, RunSettings, read_toml
 from ringlight.planner.model_card import WAN22_TI2V_5B

@@ -18,7 +18,8 @@ from ringlight.core.layout import AskedLayout
 from ringlight.core.request import RequestDefaults, RequestLimits
 from ringlight.core.settings import LogFormat, LogLevel, ServeSettings
 from ringlight.core.spec import ModelSpec
-from ringlight.engine.foresight import ORDINARY_PROMPT, Foresight
+from ringlight.engine.foresight import Foresight
+from ringlight.planner.costs import ORDINARY_PROMPT
 
 MODEL, SERVER, JOBS, SAFETY, SIGHT = "Model", "Server", "Jobs", "Safety", "Observability"
 USUAL = ServeSettings()

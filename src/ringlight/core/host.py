@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CONTAINER_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # cgroup version 2 and 1
-
-
 CONTAINERS = Path("/sys/fs/cgroup")
 
 
@@ -20,6 +18,11 @@ def num_cores(containers: Path = CONTAINERS) -> int:
     except (OSError, ValueError):  # no container, or one of the first version
         return cores
     return min(cores, max(1, int(quota) // int(period))) if quota.isdecimal() else cores
+
+
+def cores_each(num_ranks: int) -> int:
+    """Cores for each of so many ranks that share the machine, at least one."""
+    return max(1, num_cores() // num_ranks)
 
 
 def memory_bytes(containers: Path = CONTAINERS) -> int:

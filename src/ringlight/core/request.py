@@ -42,6 +42,11 @@ class VideoRequest(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a second, unconditional forward is run at each step (guidance_scale > 1)."""
         return self.guidance_scale > 1.0
 
+    @property
+    def extent(self) -> str:
+        """Size and length in words."""
+        return f"{self.width}x{self.height} with {self.num_frames} frames"
+
     def check(self, spec: ModelSpec, limits: RequestLimits) -> None:
         """Raise InvalidRequest naming every problem at once, each with the nearest valid value."""
         problems = _check_types(self) or [

@@ -26,19 +26,20 @@ from ringlight.core.errors import (
     RinglightError,
     WorkerError,
 )
-from ringlight.core.host import num_cores
+from ringlight.core.host import cores_each
 from ringlight.core.layout import AskedLayout, ParallelLayout, layout_for
 from ringlight.core.output import check_output
 from ringlight.core.picture import open_picture
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
-from ringlight.engine.foresight import ORDINARY_PROMPT, Foresight
+from ringlight.engine.foresight import Foresight
 from ringlight.engine.jobs import Job, JobState, Keep
 from ringlight.engine.local import LocalReplica
 from ringlight.engine.pace import Pace
 from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
 from ringlight.engine.runner import ReplicaState, Runner
+from ringlight.planner.costs import ORDINARY_PROMPT
 
 TICK_SECONDS = 0.25  # how late a deadline may be noticed
 
@@ -100,8 +101,7 @@ class Engine:
         num_ranks, chosen = self.choice.layout.num_ranks, AskedLayout.of(self.choice.layout)
         config = msgspec.structs.replace(self.config, asked_layout=chosen)  # so that workers warm up as they will run
         if number > 1 and not config.num_threads:  # they share the cores of this machine
-            threads = max(1, num_cores() // (number * num_ranks))
-            config = msgspec.structs.replace(config, num_threads=threads)
+            config = msgspec.structs.replace(config, num_threads=cores_each(number * num_ranks))
         return [LocalReplica(config, self.limits, num_ranks, first_device=index * num_ranks) for index in range(number)]
 
     def __enter__(self) -> Self:

@@ -16,13 +16,13 @@ from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
 from ringlight.engine.machine import this_machine
 from ringlight.planner import advice, catalogue
-from ringlight.planner.choosing import Machine, choose
+from ringlight.planner.choosing import choose
 from ringlight.planner.hardware import Hardware, RunSettings
+from ringlight.planner.machine import Machine
 from ringlight.planner.prediction import Prediction, predict
 
 logger = logging.getLogger(__name__)
 
-ORDINARY_PROMPT = "a prompt of ordinary length " * 11  # some 77 tokens; its words do not matter
 SOME_CARD = Hardware(card=catalogue.card("h100-sxm"), link=catalogue.link("pcie4"))  # for the shape of plans alone
 SOME_RANKS = 8  # that advice goes up to where nobody knows how many cards there are
 TRY_ANYWAY = "--no-memory-check tries it all the same"
@@ -36,8 +36,8 @@ class Foresight:
         self._config = config
         self._spec = spec
         self._limits = limits
-        self._per_machine = max(1, config.asked_layout.num_ranks // config.nodes.num_nodes) * num_replicas
-        num_local = self._per_machine // num_replicas
+        num_local = max(1, config.asked_layout.num_ranks // config.nodes.num_nodes)
+        self._ranks_here = num_local * num_replicas
         self.machine: Machine | None = this_machine(config, spec, num_local, num_replicas)
 
     @property
@@ -120,7 +120,7 @@ class Foresight:
             return None
         is_cpu = environment.get("device_type") == "cpu"
         card = catalogue.card("cpu-core") if is_cpu else SOME_CARD.card
-        share = memory_bytes // self._per_machine if is_cpu else memory_bytes
+        share = memory_bytes // self._ranks_here if is_cpu else memory_bytes
         fields = {name: environment[name] for name in ("dtype", "vae_dtype") if name in environment}
         settings = msgspec.convert(fields | {"decode_chunk": self._config.decode_chunk}, RunSettings)
         hardware = Hardware(card=msgspec.structs.replace(card, memory_bytes=share), link=SOME_CARD.link)

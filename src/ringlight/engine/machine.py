@@ -9,13 +9,13 @@ import msgspec
 
 from ringlight.core.config import EngineConfig, read_visible_devices
 from ringlight.core.errors import InvalidSetting
-from ringlight.core.host import memory_bytes, num_cores
+from ringlight.core.host import cores_each, memory_bytes, num_cores
 from ringlight.core.spec import ModelSpec
 from ringlight.engine.driver import DriverCard, find_cards, hardware_of, visible
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import Calibration
-from ringlight.planner.choosing import Machine
 from ringlight.planner.hardware import Correction, Hardware, RunSettings
+from ringlight.planner.machine import Machine
 
 CPU_PROCESS_BYTES = 450 * 2**20  # torch and what else a worker imports, resident: measured
 
@@ -85,6 +85,6 @@ def _cores(config: EngineConfig, num_local: int, num_replicas: int) -> Hardware:
     """A rank's share of this machine's cores and memory."""
     num_ranks = num_local * num_replicas
     share = num_cores() / num_ranks
-    count = min(config.num_threads or max(1.0, num_cores() // num_ranks), share)
+    count = min(config.num_threads or cores_each(num_ranks), share)
     card = msgspec.structs.replace(catalogue.cores(count), memory_bytes=memory_bytes() // num_ranks)
     return Hardware(card=card, link=catalogue.link("loopback"), correction=Correction(base_bytes=CPU_PROCESS_BYTES))

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ringlight.core.files import into_place
 from ringlight.core.output import FRAME_NUMBER, part_path
 from ringlight.core.request import VideoRequest
 from ringlight.pipelines.continued import frames_of
-from ringlight.pipelines.files import into_place
 
 QUEUED_CHUNKS = 4
 BT709 = 1

@@ -21,9 +21,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ringlight.core.files import into_place
 from ringlight.core.output import part_path
 from ringlight.parallel.control import Control
-from ringlight.pipelines.files import into_place
 from ringlight.pipelines.trace import JobEvents
 
 logger = logging.getLogger(__name__)

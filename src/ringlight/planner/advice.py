@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Iterator
+
+import msgspec
+
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import GIB
 from ringlight.core.request import VideoRequest
 from ringlight.core.spec import ModelSpec
-from ringlight.planner.choosing import Machine
-from ringlight.planner.prediction import Prediction, nearest_that_fits, nearest_video_that_fits
+from ringlight.planner.hardware import Hardware, RunSettings
+from ringlight.planner.machine import Machine
+from ringlight.planner.prediction import Prediction, predict
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """The least change that makes a request fit: what is said to the user, and what is then predicted."""
+
+    flags: str
+    prediction: Prediction
 
 
 def shortage(request: VideoRequest, machine: Machine, plan: Prediction) -> str | None:
@@ -21,8 +34,8 @@ def shortage(request: VideoRequest, machine: Machine, plan: Prediction) -> str |
     if needed <= most:
         return None
     return (
-        f"{request.width}x{request.height} with {request.num_frames} frames needs {needed / GIB:.1f} GiB on a rank of "
-        f"{plan.layout}, which has {most / GIB:.1f} ({card.name})"
+        f"{request.extent} needs {needed / GIB:.1f} GiB on a rank of {plan.layout}, "
+        f"which has {most / GIB:.1f} ({card.name})"
     )
 
 
@@ -41,8 +54,99 @@ def smaller_video(
 ) -> tuple[str, str] | None:
     """The field of a request to change, and its largest value that is predicted to fit; None where none is."""
     found = nearest_video_that_fits(spec, request, layout, machine.hardware, machine.settings)
-    if found is None:
-        return None
-    if found.num_frames != request.num_frames:
-        return "num_frames", f"{found.num_frames}"
-    return "size", f"{found.width}x{found.height}"
+    return None if found is None else _difference(request, found)
+
+
+def nearest_that_fits(
+    spec: ModelSpec,
+    request: VideoRequest,
+    layout: ParallelLayout,
+    hardware: Hardware,
+    settings: RunSettings | None = None,
+    max_ranks: int | None = None,
+) -> Change | None:
+    """The first of ever larger changes with which a request fits; None where none does.
+
+    In this order: the decoder a portion at a time, in bfloat16; more ranks, up to `max_ranks` (None: the layout's own);
+    a shorter or smaller video; that with all of the others. Raises nothing: whether the request fits as it is, is not
+    asked.
+    """
+    settings = settings or RunSettings()
+    changes = [*_changes(layout, spec.transformer.num_attention_heads, settings, max_ranks or layout.num_ranks)]
+    for flags, other, there in changes:
+        prediction = predict(spec, request, there, hardware, other)
+        if prediction.fits:
+            return Change(flags=flags, prediction=prediction)
+    for flags, other, there in [("", settings, layout), *changes[-1:]]:
+        video = nearest_video_that_fits(spec, request, there, hardware, other)
+        if video is not None:
+            field, value = _difference(request, video)
+            changed = f"{flags} --{field.replace('_', '-')} {value}".strip()
+            return Change(flags=changed, prediction=predict(spec, video, there, hardware, other))
+    return None
+
+
+def nearest_video_that_fits(
+    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
+) -> VideoRequest | None:
+    """The same request, of as many frames as fit, or where only a picture would, of the largest size; None where none.
+
+    With nothing else changed; sizes in 32nds of the one asked for.
+    """
+    for smaller in (_shorter_videos(spec, request), _smaller_videos(spec, request)):
+        count = bisect.bisect_left(
+            smaller, True, key=lambda video: not predict(spec, video, layout, hardware, settings).fits
+        )
+        if count:  # they need ever more
+            return smaller[count - 1]
+    return None
+
+
+def _changes(
+    layout: ParallelLayout, num_heads: int, settings: RunSettings, max_ranks: int
+) -> Iterator[tuple[str, RunSettings, ParallelLayout]]:
+    """Changes of settings and layout from small to large, with the flags that make them."""
+    change = msgspec.structs.replace
+    single = change(settings, decode_chunk=1) if settings.decode_chunk > 1 else settings
+    dtypes = [("", single)]
+    if single != settings:
+        yield "--decode-chunk 1", single, layout
+    if settings.vae_dtype == "float32":
+        half = change(single, vae_dtype="bfloat16")
+        dtypes.append((" --vae-dtype bfloat16", half))
+        yield "--vae-dtype bfloat16", half, layout
+    for flags, other in dtypes:
+        for there in _wider(layout, num_heads, max_ranks):
+            yield f"--num-gpus {there.num_ranks} ({there.name}){flags}", other, there
+
+
+def _shorter_videos(spec: ModelSpec, request: VideoRequest) -> list[VideoRequest]:
+    """All that are still videos, ever longer."""
+    step = spec.frame_multiple
+    return [msgspec.structs.replace(request, num_frames=n) for n in range(1 + step, request.num_frames, step)]
+
+
+def _smaller_videos(spec: ModelSpec, request: VideoRequest) -> list[VideoRequest]:
+    """Sizes of about the same shape, ever larger."""
+    high, wide = spec.size_multiple
+    sizes = dict.fromkeys(
+        (max(wide, request.width * part // 32 // wide * wide), max(high, request.height * part // 32 // high * high))
+        for part in range(1, 32)
+    )
+    return [msgspec.structs.replace(request, width=width, height=height) for width, height in sizes]
+
+
+def _wider(layout: ParallelLayout, num_heads: int, max_ranks: int) -> Iterator[ParallelLayout]:
+    """The layout on two, three, four ... times as many ranks, by Ulysses where there are heads for it."""
+    for factor in range(2, max_ranks // layout.num_ranks + 1):
+        if num_heads % (layout.ulysses * factor) == 0:
+            yield msgspec.structs.replace(layout, ulysses=layout.ulysses * factor)
+        else:
+            yield msgspec.structs.replace(layout, ring=layout.ring * factor)
+
+
+def _difference(request: VideoRequest, video: VideoRequest) -> tuple[str, str]:
+    """The field in which a nearest video differs, and its value there."""
+    if video.num_frames != request.num_frames:
+        return "num_frames", f"{video.num_frames}"
+    return "size", f"{video.width}x{video.height}"

@@ -9,9 +9,9 @@ from typing import TypeVar
 import msgspec
 
 from ringlight.core.errors import InvalidSetting
+from ringlight.core.report import GIB
 from ringlight.planner.hardware import Card, Fractions, Link
 
-GIB = 2**30
 TERA, GIGA = 1e12, 1e9
 
 # By generation, because parts of a data sheet mean different things: consumer cards clock above the figure that theirs

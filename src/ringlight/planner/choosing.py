@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from ringlight.core.layout import AskedLayout, LayoutChoice, ParallelLayout, candidates, decide
 from ringlight.core.request import VideoRequest
 from ringlight.core.spec import ModelSpec
-from ringlight.planner.hardware import Hardware, RunSettings
-from ringlight.planner.prediction import Prediction, predict
+from ringlight.planner.machine import Machine
+from ringlight.planner.prediction import Prediction
 
 ALIKE = 0.05  # layouts this close cannot be told apart by a model; the rule of core/layout decides
-
-
-class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """What every rank of an engine computes with, and how. `basis` says in words where the figures come from;
-    `most_ranks` is how many ranks an engine could have here.
-    """
-
-    hardware: Hardware
-    settings: RunSettings
-    basis: str
-    most_ranks: int
-
-    def predict(self, spec: ModelSpec, request: VideoRequest, layout: ParallelLayout) -> Prediction:
-        """What a request takes here."""
-        return predict(spec, request, layout, self.hardware, self.settings)
 
 
 def choose(
@@ -66,9 +49,5 @@ def _comparison(
 ) -> str:
     """What is predicted of the best, and of the next after it."""
     others = [layout for layout in ranked if layout != best]
-    said = f"predicted {found[best].total_seconds:.3g} s for {_asked_for(typical)} on {machine.basis}"
+    said = f"predicted {found[best].total_seconds:.3g} s for {typical.extent} on {machine.basis}"
     return f"{said} ({others[0].name} {found[others[0]].total_seconds:.3g} s)" if others else f"{said}, where it fits"
-
-
-def _asked_for(request: VideoRequest) -> str:
-    return f"{request.width}x{request.height} with {request.num_frames} frames"

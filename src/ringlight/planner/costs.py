@@ -22,6 +22,7 @@ from ringlight.planner.hardware import Hardware, RunSettings
 from ringlight.planner.memory import decode_portion
 from ringlight.planner.weights import checkpoint_parameters, text_parts
 
+ORDINARY_PROMPT = "a prompt of ordinary length " * 11  # some 77 tokens; its words do not matter
 CHARACTERS_PER_TOKEN = 4  # of English; a prompt is never tokenised here
 PROMPT_SECONDS = 0.005  # tokenising, and one layer after another of few tokens: assumed
 NORMAL_VALUES_PER_SECOND = 1e8  # noise from a CPU generator, one thread: assumed

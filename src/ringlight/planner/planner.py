@@ -9,13 +9,14 @@ import msgspec
 
 from ringlight.core.errors import InvalidLayout
 from ringlight.core.layout import ParallelLayout
+from ringlight.core.report import GIB
 from ringlight.core.request import VideoRequest
 from ringlight.core.spec import ModelSpec
+from ringlight.planner.advice import nearest_that_fits
 from ringlight.planner.hardware import Hardware, RunSettings
-from ringlight.planner.prediction import Prediction, nearest_that_fits, predict
+from ringlight.planner.prediction import Prediction, predict
 
 Objective = Literal["latency", "throughput", "memory"]
-GIB = 2**30
 ALIKE = 0.01  # layouts this close cannot be told apart by a model; the one that sends least is taken
 
 

@@ -12,14 +12,13 @@ from typing import Any
 import msgspec
 
 from ringlight.core.layout import ParallelLayout
+from ringlight.core.report import GIB
 from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.planner import catalogue
 from ringlight.planner.hardware import Hardware, RunSettings
 from ringlight.planner.model_card import WAN22_TI2V_5B
 from ringlight.planner.prediction import Prediction, predict
 from ringlight.planner.weights import transformer_parameters
-
-GIB = 2**30
 
 
 class Published(msgspec.Struct, frozen=True):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ringlight.core.report import GIB
 from ringlight.planner.fleet import FleetChoice, FleetPlan
 from ringlight.planner.planner import Choice, Plan
 from ringlight.planner.prediction import Prediction
-
-GIB = 2**30
 
 
 def plan_tables(plan: Plan) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidLayout, InvalidSetting
-from ringlight.core.host import memory_bytes, num_cores
+from ringlight.core.host import cores_each, memory_bytes
 from ringlight.core.messages import RankPlace
 
 PACKAGES = ("ringlight", "torch", "diffusers", "transformers", "av")
@@ -58,7 +58,7 @@ def apply_settings(config: EngineConfig, device: torch.device, num_local: int) -
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     elif device.type == "cpu" and num_local > 1:
-        torch.set_num_threads(max(1, num_cores() // num_local))
+        torch.set_num_threads(cores_each(num_local))
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = config.tf32
 

@@ -38,7 +38,7 @@ def not_written(error: OSError, job: messages.RunJob) -> OutputError:
 
 def too_large_message(request: VideoRequest) -> str:
     return (
-        f"{request.width}x{request.height} with {request.num_frames} frames does not fit into this device's memory; "
+        f"{request.extent} does not fit into this device's memory; "
         "ask for a smaller size or fewer frames, spread it over more ranks, or use --vae-dtype bfloat16"
     )
 

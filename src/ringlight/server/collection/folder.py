@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from ringlight.core.errors import InvalidSetting, NotFound
+from ringlight.core.files import write_out
 
 STRANGE_SECONDS = 60.0  # a younger folder may be that of a call that is about to be answered
 VIDEO_ID = re.compile(r"video_[0-9a-f]{32}")
@@ -57,8 +58,8 @@ class VideoFolder:
 
     def sync(self) -> None:
         """Have it and the names in it on the disk."""
-        sync(self.path)
-        sync(self.path.parent)
+        write_out(self.path)
+        write_out(self.path.parent)
 
     def write_image(self, encoded: bytes) -> None:
         """Write the picture; its bytes are on the disk when this returns, its name after `sync`."""
@@ -141,12 +142,3 @@ class DataFolder:
     def close(self) -> None:
         """Another server may open it."""
         self._lock.close()
-
-
-def sync(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
