@@ -22,7 +22,7 @@ def conditions() -> dict[str, Any]:
         "cpu": names[0].partition(":")[2].strip() if names else platform.machine(),
         "cores": os.cpu_count(),
         "dtype": "float32",
-        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "ringlight")},
+        "versions": {name: version(name) for name in ("torch", "diffusers", "tokenizers", "ringlight")},
         "commit": commit.stdout.strip(),
         "command": "python " + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("ringlight", "diffusers", "transformers", "safetensors", "av", "msgspec", "numpy", "triton")
+PACKAGES = ("ringlight", "diffusers", "tokenizers", "safetensors", "av", "msgspec", "numpy", "triton")
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30
 

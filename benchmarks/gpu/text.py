@@ -42,14 +42,7 @@ def compare(scale: Scale) -> Iterator[Row]:
 
 def _bytes_of_parts(encoder: TextEncoder) -> list[int]:
     """Bytes of the token table and of each layer, the final norm's with the last one."""
-    network = encoder.network
-    stack = network.encoder
-    parts = [[network.shared], *([block] for block in stack.block)]
-    parts[-1].append(stack.final_layer_norm)
-    return [
-        DTYPE.itemsize * sum(parameter.numel() for module in part for parameter in module.parameters())
-        for part in parts
-    ]
+    return [DTYPE.itemsize * size for size in encoder.network.part_sizes()]
 
 
 def _load(folder: Path, axis: Axis, scale: Scale, sizes: list[int]) -> Row:

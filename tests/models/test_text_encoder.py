@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from transformers import AutoTokenizer, UMT5EncoderModel
 
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.portions import split_runs
 from ringlight.models.wan import checkpoint as checkpoint_module
 from ringlight.models.wan.checkpoint import fill_random
 from ringlight.models.wan.demo import TEXT_ENCODER, write_demo_checkpoint
-from ringlight.models.wan.text_encoder import TextEncoder, clean_prompt
+from ringlight.models.wan.text_encoder import TextEncoder, clean_prompt, load_tokenizer
 from tests.models.text_encoders import axes, loaded, unfilled
 from tests.oracle import load_oracle
 from tests.ours import load_pipeline
@@ -75,6 +76,42 @@ def test_true_rows_are_those_of_the_padded_encoding(tiny: Path, prompt: str) -> 
     assert 1 <= len(ours) <= 512
     assert (ours - theirs[0, : len(ours)]).abs().max() < 1e-5
     assert not theirs[0, len(ours) :].any()
+
+
+@pytest.mark.parametrize("prompt", [*PROMPTS.values(), "a</s>b", " <pad> ", "\u202eabc", "e\u0301" * 900], ids=ascii)
+def test_tokens_are_those_of_transformers(tiny: Path, prompt: str) -> None:
+    theirs = AutoTokenizer.from_pretrained(str(tiny / "tokenizer"), local_files_only=True)
+    ours = load_tokenizer(tiny / "tokenizer")
+    ours.enable_truncation(512)
+    cleaned = clean_prompt(prompt)
+    assert ours.encode(cleaned).ids == theirs([cleaned], truncation=True, max_length=512).input_ids[0]
+
+
+@pytest.mark.parametrize("length", [1, 2, 16, 130, 512])
+def test_the_network_is_that_of_transformers(small: Path, length: int) -> None:
+    """In float32 to rounding; in bfloat16 as far from the truth as transformers' own is."""
+    theirs = UMT5EncoderModel.from_pretrained(str(small / "text_encoder"), attn_implementation="eager")
+    ours = loaded(small).network
+    ids = torch.randint(0, ours.config.vocab_size, (1, length), generator=torch.Generator().manual_seed(length))
+
+    def values(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        mask = torch.ones_like(ids)
+        return ours.to(dtype)(ids), theirs.to(dtype)(ids, attention_mask=mask).last_hidden_state
+
+    with torch.no_grad():
+        _, truth = values(torch.float64)
+        found, expected = values(torch.float32)
+        assert (found - expected).abs().max() < 1e-5 * truth.abs().max()
+        found, expected = values(torch.bfloat16)
+        assert (found - truth).square().mean() <= 1.1**2 * (expected - truth).square().mean()
+
+
+@pytest.mark.parametrize(("field", "value"), [("d_model", "64"), ("num_layers", 0), ("feed_forward_proj", "relu")])
+def test_another_network_is_told(damaged: Path, field: str, value: object) -> None:
+    path = damaged / "text_encoder" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(InvalidCheckpoint, match=field):
+        unfilled(damaged)
 
 
 def test_prompts_are_cleaned_as_the_model_was_trained() -> None:

@@ -20,7 +20,7 @@ PACKAGES = (
     "ringlight",
     "torch",
     "diffusers",
-    "transformers",
+    "tokenizers",
     "safetensors",
     "av",
     "numpy",

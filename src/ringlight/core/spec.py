@@ -78,7 +78,7 @@ class VaeSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TextEncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """The numbers of `text_encoder/config.json` that planning needs; transformers reads the rest itself."""
+    """The numbers of `text_encoder/config.json` that planning needs."""
 
     d_model: Positive
     d_ff: Positive

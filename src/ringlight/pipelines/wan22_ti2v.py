@@ -214,9 +214,9 @@ class Wan22TI2V:
 
     def _load_text_encoder(self, dtype: torch.dtype, world: Axis | None) -> TextEncoder:
         tokenizer = load_tokenizer(self.model_path / "tokenizer")
-        if len(tokenizer) > self.spec.text_encoder.vocab_size:
+        if (num_tokens := tokenizer.get_vocab_size()) > self.spec.text_encoder.vocab_size:
             raise InvalidCheckpoint(
-                f"{self.model_path / 'tokenizer'}: has {len(tokenizer)} tokens, more than the text encoder's table "
+                f"{self.model_path / 'tokenizer'}: has {num_tokens} tokens, more than the text encoder's table "
                 f"({self.spec.text_encoder.vocab_size})"
             )
         folder, max_tokens = self.model_path / "text_encoder", self.spec.max_text_tokens

@@ -16,7 +16,7 @@ from ringlight.core.errors import InvalidLayout, InvalidSetting
 from ringlight.core.host import cores_each, memory_bytes
 from ringlight.core.messages import RankPlace
 
-PACKAGES = ("ringlight", "torch", "diffusers", "transformers", "av")
+PACKAGES = ("ringlight", "torch", "diffusers", "tokenizers", "av")
 
 
 def choose_device(config: EngineConfig, place: RankPlace) -> torch.device:

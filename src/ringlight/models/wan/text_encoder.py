@@ -1,4 +1,4 @@
-"""Prompts to embeddings: transformers' UMT5 encoder and T5 tokenizer, with our weight loading around them.
+"""Prompts to embeddings: the UMT5 encoder behind the checkpoint's tokenizer.
 
 Over many ranks each holds a run of the layers, so that memory and loading shrink with them. A prompt's hidden states go
 from rank to rank, and the last one that holds layers hands its embeddings to all. L tokens of a prompt, C its width.
@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import ftfy
+import msgspec
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.portions import split_runs
 from ringlight.core.spec import read_json
 from ringlight.models.wan.checkpoint import materialise
+from ringlight.models.wan.umt5 import GATED_GELU, Umt5Config, Umt5Encoder
 from ringlight.parallel.collectives import Transfers, gather_parts
 from ringlight.parallel.mesh import Axis, ParallelMesh
 
-TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+TOKENIZER_FILE = "tokenizer.json"
 
 # The token table stands under two names in some checkpoints; it is one tensor.
 TIED_NAMES = {"encoder.embed_tokens.weight": "shared.weight"}
@@ -38,48 +39,42 @@ def clean_prompt(text: str) -> str:
     return re.sub(r"\s+", " ", unescaped).strip()
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The checkpoint's T5 tokenizer. Raises InvalidCheckpoint when its files cannot be read."""
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        # transformers would go on with an empty vocabulary, and every word would be unknown.
-        raise InvalidCheckpoint(f"{folder}: has neither {' nor '.join(TOKENIZER_FILES)}; download the folder whole")
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The checkpoint's tokenizer. Raises InvalidCheckpoint when its file cannot be read."""
+    path = folder / TOKENIZER_FILE
+    if not path.is_file():
+        raise InvalidCheckpoint(f"{path}: no such file; download the folder whole")
     try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the tokenizers library raises plain Exception
-        raise InvalidCheckpoint(f"{folder}: tokenizer not readable: {_one_line(error)}") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        raise InvalidCheckpoint(f"{path}: tokenizer not readable: {' '.join(str(error).split())}") from None
+    tokenizer.no_padding()
+    return tokenizer
 
 
 class TextEncoder(nn.Module):
     """The UMT5 encoder of a checkpoint, or this rank's run of its layers, and its tokenizer."""
 
-    def __init__(self, folder: Path, tokenizer: Any, max_tokens: int, axis: Axis | None = None) -> None:
+    def __init__(self, folder: Path, tokenizer: Tokenizer | None, max_tokens: int, axis: Axis | None = None) -> None:
         """Build on the meta device from `folder`/config.json; `prepare` and loading give it weights.
 
-        The layers lie over the ranks of `axis`; without one all are here. Raises InvalidCheckpoint when the JSON
-        describes no such network.
+        The layers lie over the ranks of `axis`; without one all are here. `tokenizer` may be None where nothing will
+        be encoded. Raises InvalidCheckpoint when the JSON describes no such network.
         """
         super().__init__()
-        self.tokenizer = tokenizer
         self.max_tokens = max_tokens
+        self.tokenizer = tokenizer
         self.axis = ParallelMesh.alone().world if axis is None else axis
-        values = read_json(folder / "config.json")
-        try:
-            config = UMT5Config(**{key: value for key, value in values.items() if key not in ("dtype", "torch_dtype")})
-            config._attn_implementation = "eager"
-            with torch.device("meta"):
-                self.network = UMT5EncoderModel(config)
-        except Exception as error:  # transformers' checks raise errors of many kinds
-            raise InvalidCheckpoint(f"{folder / 'config.json'}: no UMT5 encoder: {_one_line(error)}") from None
-        self._num_tokens: int = config.vocab_size
-        self._width: int = config.d_model
-        self._whole = self._slots_here()
-        runs = split_runs(_sizes(self.network), self.axis.size)
+        config = _read_config(folder / "config.json")
+        with torch.device("meta"):
+            whole = Umt5Encoder(config, range(config.num_layers + 1))
+        runs = split_runs(whole.part_sizes(), self.axis.size)
+        with torch.device("meta"):
+            self.network = Umt5Encoder(config, runs[self.axis.rank])
+        self._num_tokens = config.vocab_size
+        self._width = config.d_model
+        self._whole = _slots(whole)
         self._holders = sum(map(bool, runs))
-        _keep(self.network, runs[self.axis.rank])
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
         """Give the network (unfilled) memory."""
@@ -92,7 +87,7 @@ class TextEncoder(nn.Module):
 
         Those of layers that other ranks hold are on the meta device.
         """
-        return self._whole | self._slots_here()
+        return self._whole | _slots(self.network)
 
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:
         """(L, C) for each prompt: embeddings of its true tokens, at most `max_tokens`, the end mark included.
@@ -112,7 +107,9 @@ class TextEncoder(nn.Module):
 
     def _tokenise(self, prompt: str) -> Tensor:
         """(1, L) token ids."""
-        ids = self.tokenizer([clean_prompt(prompt)], truncation=True, max_length=self.max_tokens).input_ids[0]
+        assert self.tokenizer is not None, "made to encode"
+        self.tokenizer.enable_truncation(self.max_tokens)
+        ids = self.tokenizer.encode(clean_prompt(prompt)).ids
         if not ids or max(ids) >= self._num_tokens:
             made = f"token {max(ids)}" if ids else "no token"
             raise InvalidCheckpoint(
@@ -149,41 +146,20 @@ class TextEncoder(nn.Module):
 
     def _through_own_layers(self, ids: Tensor, hidden: Tensor | None) -> Tensor:
         """(1, L, C) after this rank's layers. Only the first rank, which has the table, looks at the ids."""
-        out: Tensor = self.network(
-            ids if hidden is None else None, attention_mask=torch.ones_like(ids), inputs_embeds=hidden
-        ).last_hidden_state
+        out: Tensor = self.network(ids, hidden)
         return out
 
-    def _slots_here(self) -> dict[str, Tensor]:
-        return {
-            name: parameter.data
-            for name, parameter in self.network.named_parameters(remove_duplicate=False)
-            if name not in TIED_NAMES
-        }
+
+def _read_config(path: Path) -> Umt5Config:
+    """Raises InvalidCheckpoint where it is not that of an encoder that we know."""
+    try:
+        config = msgspec.convert(read_json(path), Umt5Config)
+    except msgspec.ValidationError as error:
+        raise InvalidCheckpoint(f"{path}: no UMT5 encoder: {error}") from None
+    if config.feed_forward_proj != GATED_GELU:
+        raise InvalidCheckpoint(f"{path}: feed_forward_proj must be {GATED_GELU}, not {config.feed_forward_proj}")
+    return config
 
 
-def _sizes(network: UMT5EncoderModel) -> list[int]:
-    """Values in the token table and in each layer; the final norm counts with the last one."""
-    sizes = [_num_values(part.parameters()) for part in (network.shared, *network.encoder.block)]
-    sizes[-1] += _num_values(network.encoder.final_layer_norm.parameters())
-    return sizes
-
-
-def _num_values(parameters: Iterable[Tensor]) -> int:
-    return sum(parameter.numel() for parameter in parameters)
-
-
-def _keep(network: UMT5EncoderModel, run: range) -> None:
-    """Leave only the parts of a run (0 the token table, from 1 the layers), under the names that they have.
-
-    The stack's forward goes through the layers that there are, each of which has a relative bias of its own.
-    """
-    stack = network.encoder
-    num_layers = len(stack.block)
-    if 0 not in run:
-        network.set_input_embeddings(nn.Identity())
-    if num_layers not in run:
-        stack.final_layer_norm = nn.Identity()
-    for layer in range(num_layers):
-        if layer + 1 not in run:
-            delattr(stack.block, str(layer))  # del block[layer] would number the others anew
+def _slots(network: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.data for name, parameter in network.named_parameters()}
