@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,20 @@ class Oracle:
     t2v: Any
     i2v: Any
 
-    def latents(self, request: VideoRequest, image: Image.Image | None = None) -> Tensor:
-        """Final latents (1, z, T, h, w) of a request, in float32."""
+    scheduler: Any
+
+    def latents(self, request: VideoRequest, image: Image.Image | None = None, scheduler: Any = None) -> Tensor:
+        """Final latents (1, z, T, h, w) of a request, in float32, by the checkpoint's scheduler or another.
+
+        The pipelines give their generator to no scheduler: what noise it adds would be of no seed. Here it gets it.
+        """
         extra: dict[str, Any] = {} if image is None else {"image": image}
-        pipeline = self.t2v if image is None else self.i2v
-        own = pipeline.scheduler.config
-        key = "flow_shift" if "flow_shift" in own else "shift"
-        pipeline.scheduler = type(pipeline.scheduler).from_config(own, **{key: request.flow_shift})
+        pipeline, scheduler = self.t2v if image is None else self.i2v, scheduler or self.scheduler
+        key = "flow_shift" if "flow_shift" in scheduler.config else "shift"
+        pipeline.scheduler = type(scheduler).from_config(scheduler.config, **{key: request.flow_shift})
+        generator = torch.Generator().manual_seed(request.seed)
+        if "generator" in inspect.signature(pipeline.scheduler.step).parameters:
+            pipeline.scheduler.step = partial(pipeline.scheduler.step, generator=generator)
         latents: Tensor = pipeline(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
@@ -37,7 +45,7 @@ class Oracle:
             num_frames=request.num_frames,
             num_inference_steps=request.num_inference_steps,
             guidance_scale=request.guidance_scale,
-            generator=torch.Generator().manual_seed(request.seed),
+            generator=generator,
             output_type="latent",
             **extra,
         ).frames
@@ -71,4 +79,4 @@ def load_oracle(folder: Path, dtype: torch.dtype = torch.float32) -> Oracle:
     i2v = WanImageToVideoPipeline(**components, image_encoder=None, image_processor=None, expand_timesteps=True)
     for pipeline in (t2v, i2v):
         pipeline.set_progress_bar_config(disable=True)
-    return Oracle(t2v, i2v)
+    return Oracle(t2v, i2v, t2v.scheduler)

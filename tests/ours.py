@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -69,6 +71,20 @@ def frames(pipeline: Wan22TI2V, request: VideoRequest, folder: Path) -> Tensor:
     path = folder / "frames.npy"
     pipeline.run(request, path, "job", new_tracer())
     return torch.from_numpy(np.load(path))
+
+
+@contextmanager
+def poison(pipeline: Wan22TI2V, name: str, value: float) -> Iterator[None]:
+    """For a while a parameter, such as vae.decoder.conv_out.bias, holds this value alone."""
+    network, _, rest = name.partition(".")
+    networks = {"vae": pipeline.vae, "transformer": pipeline.transformer, "text_encoder": pipeline.prompts.encoder}
+    parameter = networks[network].get_parameter(rest)
+    before = parameter.clone()
+    parameter.fill_(value)
+    try:
+        yield
+    finally:
+        parameter.copy_(before)
 
 
 def as_png(picture: Image.Image) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from ringlight.core.errors import (
     WorkerError,
 )
 from tests.cli.commands import Done, ringlight, slow, together
+from tests.core.checkpoints import edit
 from tests.core.pictures import bomb
 
 WEIGHTS = Path("transformer/diffusion_pytorch_model.safetensors")
@@ -242,9 +244,14 @@ def mixed_up(copy: Path) -> None:
     safetensors.torch.save_file(tensors, copy / WEIGHTS)
 
 
+def another_flow(copy: Path) -> None:
+    edit(copy, "scheduler/scheduler_config.json", use_flow_sigmas=False)
+
+
 DAMAGES: dict[Callable[[Path], None], list[str]] = {
     cut_short: [WEIGHTS.name, "download"],
     mixed_up: ["missing proj_out.bias", "surplus", "scale_shift_table [2, 128], expected [1, 2, 128]"],
+    another_flow: ["UniPCMultistepScheduler has no flow sigmas", "use_flow_sigmas is false"],
 }
 
 
@@ -258,6 +265,28 @@ def test_damaged_weights(tiny: Path, results: Path, tmp_path: Path) -> None:
     done = together(small(copy, results / "film.npy") for copy in copies)
     for refused, words in zip(done, DAMAGES.values(), strict=True):
         assert_refused(refused, "invalid_checkpoint", words)
+    assert list(results.iterdir()) == []
+
+
+def broken_colours(copy: Path, value: float) -> None:
+    path = copy / "vae/diffusion_pytorch_model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors["decoder.conv_out.weight"].fill_(value)
+    path.unlink()
+    safetensors.torch.save_file(tensors, path)
+
+
+@pytest.mark.slow
+def test_a_video_of_numbers_that_are_not_finite_is_none(tiny: Path, results: Path, tmp_path: Path) -> None:
+    """Weights that are not finite, and finite ones that make such frames."""
+    copies = {value: tmp_path / f"{value}" / "checkpoint" for value in (math.nan, 1e38)}
+    for value, copy in copies.items():
+        shutil.copytree(tiny, copy)
+        broken_colours(copy, value)
+    damaged, overflowing = together(small(copy, results / "film.mp4") for copy in copies.values())
+    assert damaged.code in (3, 4)
+    assert (overflowing.code, overflowing.out) == (4, "")
+    assert overflowing.err.splitlines()[-1].startswith("ringlight: numerical_error: Decoding: frames hold NaN")
     assert list(results.iterdir()) == []
 
 

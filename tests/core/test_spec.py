@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ringlight.core.errors import InvalidCheckpoint
-from ringlight.core.spec import ModelSpec
+from ringlight.core.spec import ModelSpec, SchedulerSpec
 from tests.core.checkpoints import copy_json, edit
 
 FILES = [
@@ -67,6 +67,12 @@ def test_the_name_is_the_published_one_or_the_folders(folder: Path) -> None:
 def test_without_a_width_of_its_own_the_decoder_has_the_encoders(folder: Path) -> None:
     edit(folder, "vae/config.json", base_dim=96, decoder_base_dim=...)
     assert ModelSpec.read(folder).vae.decoder_dim == 96
+
+
+@pytest.mark.parametrize(("class_name", "num_calls"), [("FlowMatchHeunDiscreteScheduler", 7), ("UniPC", 4)])
+def test_heuns_method_asks_the_network_twice_a_step_but_in_the_last(class_name: str, num_calls: int) -> None:
+    spec = SchedulerSpec(config={}, class_name=class_name, flow_shift=5.0, flow_shift_key="shift")
+    assert spec.num_calls(4) == num_calls
 
 
 def test_schedulers_that_call_it_shift(folder: Path) -> None:

@@ -1,13 +1,16 @@
 """Ranks that fail on purpose: forked from the warm test process, and told by a job's prompt what to do where.
 
-A prompt "kill 1 step 2" kills rank 1 after its second step, "nan all step 1" has all ranks raise there, and ";" stands
-between several of these; all other prompts are harmless. What is forked is the
-worker's own program, with faults planted at the places where it tells how far it is and where it waits for the others.
+A prompt "kill 1 step 2" kills rank 1 after its second step, "nan all step 1" has all ranks raise there, "poison 1 X"
+has rank 1 compute with NaN in the place of parameter X, and ";" stands between several of these; all other prompts are
+harmless. What is forked is the worker's own program, with faults planted at the places where it tells how far it is and
+where it waits for the others.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import math
 import os
 import resource
 import signal
@@ -17,6 +20,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,9 +28,12 @@ from ringlight.core import messages
 from ringlight.core.errors import NumericalError
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.group import RankGroup
+from ringlight.pipelines.output import Output
+from ringlight.pipelines.wan22_ti2v import Wan22TI2V
 from ringlight.worker import main as worker
 from ringlight.worker.corridor import Corridor
 from ringlight.worker.events import Events
+from tests.ours import poison
 
 ALL = "all"
 
@@ -106,6 +113,7 @@ class Faults:
         planted = [fault.split(maxsplit=2) for fault in prompt.split(";")]
         mine = [words for words in planted if words[0] in FAULTS and words[1] in (str(rank), ALL)]
         self._kinds = {point: kind for kind, _, point in mine}
+        self.poisoned = [point for kind, _, point in mine if kind == "poison"]
         self._transfers = 0
 
     def at(self, point: str) -> None:
@@ -153,6 +161,7 @@ FAULTS = {
     "error": err,
     "full": fill_disk,
     "room": make_room,
+    "poison": lambda: None,  # all through the job
 }
 
 
@@ -184,5 +193,14 @@ def plant() -> None:
         current.at_transfer()
         wait(self)
 
+    make = Wan22TI2V.make
+
+    def poisoned_make(self: Wan22TI2V, *arguments: Any, **named: Any) -> Output | None:
+        with contextlib.ExitStack() as stack:
+            for name in current.poisoned:
+                stack.enter_context(poison(self, name, math.nan))
+            return make(self, *arguments, **named)
+
+    Wan22TI2V.make = poisoned_make  # type: ignore[method-assign]
     worker.Events = FaultyEvents  # type: ignore[attr-defined]
     Transfers.wait = faulty_wait  # type: ignore[method-assign]

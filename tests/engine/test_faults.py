@@ -53,6 +53,12 @@ ERRORS: dict[str, type[RinglightError]] = {"memory": OutOfMemory, "nan": Numeric
 DEATHS = [(kind, (i + j) % 2, point) for j, kind in enumerate(("kill", "stop")) for i, point in enumerate(POINTS)]
 FAILURES = [(kind, i % 2, point) for (i, point), kind in zip(enumerate(POINTS), itertools.cycle(ERRORS), strict=False)]
 
+POISONS = [
+    ("vae", "encoder.conv_out.bias", "ImageEncoding"),
+    ("transformer", "proj_out.bias", "Denoising"),
+    ("vae", "decoder.conv_out.bias", "Decoding"),
+]
+
 
 class Pair:
     """An engine of two ranks, and what its videos should be."""
@@ -149,6 +155,20 @@ def test_a_rank_that_fails_alone_ends_its_job_and_both_ranks(
 def test_what_all_ranks_raise_alike_fails_the_job_alone(pair: Pair, tmp_path: Path, kind: str, point: str) -> None:
     before = pair.pids
     fail(pair, f"{kind} all {point}", ERRORS[kind], tmp_path / "film.npy")
+    assert pair.makes_the_same_as_ever()
+    assert pair.pids == before
+
+
+@pytest.mark.parametrize(("network", "parameter", "stage"), POISONS)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_numbers_that_are_not_finite_fail_the_job_on_all_ranks_together(
+    pair: Pair, tmp_path: Path, rank: int, network: str, parameter: str, stage: str
+) -> None:
+    """Also those of one rank alone, whose band of frames is bad while the other is good."""
+    before = pair.pids
+    said = fail(pair, f"poison {rank} {network}.{parameter}", NumericalError, tmp_path / "film.mp4")
+    assert said.startswith(f"{stage}: ")
+    assert list(tmp_path.iterdir()) == []
     assert pair.makes_the_same_as_ever()
     assert pair.pids == before
 

@@ -93,13 +93,13 @@ def test_a_preview_is_like_the_frame_of_a_photograph_that_it_was_not_fitted_to(
 
 
 def test_the_estimate_is_the_schedulers_own(tiny: Path, spec: ModelSpec) -> None:
-    scheduler = prepare_timesteps(request_for(spec), spec.scheduler, CPU)
     generator = torch.Generator().manual_seed(2)
+    sampler = prepare_timesteps(request_for(spec), spec.scheduler, generator, CPU)
     latents, noise = (torch.randn(1, 48, 3, 4, 6, generator=generator) for _ in range(2))
-    for step, time in enumerate(scheduler.timesteps):
-        estimate = without_noise(latents, noise, scheduler.sigmas[step], None)
-        latents = scheduler.step(noise, time, latents, return_dict=False)[0]
-        assert torch.equal(estimate, scheduler.model_outputs[-1])
+    for call, time in enumerate(sampler.timesteps):
+        estimate = without_noise(latents, noise, sampler.sigmas[call], None)
+        latents = sampler.step(noise, time, latents)
+        assert torch.equal(estimate, sampler.scheduler.model_outputs[-1])
 
 
 @pytest.mark.parametrize("num_frames", [1, 9])

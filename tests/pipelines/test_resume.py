@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
-import torch.distributed as dist
-from diffusers import (
-    DPMSolverMultistepScheduler,
-    DPMSolverSinglestepScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    UniPCMultistepScheduler,
-)
 from PIL import Image
 from torch import Tensor
 
@@ -25,15 +15,10 @@ from ringlight.core.layout import ParallelLayout
 from ringlight.core.picture import fit_picture
 from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.core.spec import ModelSpec
-from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import ParallelMesh
-from ringlight.pipelines.output import finish
-from ringlight.pipelines.resume import StateFile
-from ringlight.pipelines.trace import Tracer
-from ringlight.pipelines.wan22_ti2v import Wan22TI2V
-from ringlight.worker.memory import ResidentMeter
-from tests.ours import CPU, Silent, as_png, load_pipeline
+from tests.ours import as_png, load_pipeline
 from tests.parallel.ranks import on_ranks
+from tests.pipelines.resuming import Broken, Watched, latents_in, run
 
 NUM_STEPS = 5
 ALONE = ParallelLayout()
@@ -45,63 +30,10 @@ by_name = pytest.mark.parametrize(
 )
 
 
-class Broken(Exception):
-    """The end of a run at a step, as if its process had died there."""
-
-
-class Watched(Silent):
-    """Breaks a run off after a step, on all ranks alike; every step waits until the state of the last one is saved."""
-
-    def __init__(self, break_after: int | None = None) -> None:
-        self.saved: list[int] = []
-        self.steps: list[int] = []
-        self.state: StateFile | None = None
-        self._break_after = break_after
-
-    def state_saved(self, step: int) -> None:
-        self.saved.append(step)
-
-    def step_finished(self, step: int, num_steps: int, seconds: float) -> None:
-        self.steps.append(step)
-
-    def check_cancelled(self, problem: Exception | None = None) -> None:
-        if self.state is not None:
-            self.state.wait()
-        if self.steps and self.steps[-1] == self._break_after:
-            raise Broken
-
-
 def request_for(spec: ModelSpec, photograph: Path | None, **fields: object) -> VideoRequest:
     given = {"width": 64, "height": 96, "num_frames": 5, "num_inference_steps": NUM_STEPS, "seed": 3} | fields
     image = None if photograph is None else as_png(fit_picture(Image.open(photograph), 64, 96))
     return RequestDefaults().complete("a violin player", spec, image=image, negative_prompt="blurry", **given)
-
-
-def control_of(mesh: ParallelMesh) -> Control:
-    group = dist.group.WORLD if mesh.world.size > 1 else None
-    return Control(group, mesh.world.rank, mesh.world.size)
-
-
-def run(
-    pipeline: Wan22TI2V, request: VideoRequest, folder: Path, mesh: ParallelMesh, events: Watched, keep: bool = True
-) -> Tracer:
-    """A run to latents in `folder`, which ends as `events` say; raises Broken."""
-    tracer = Tracer(CPU, ResidentMeter(), events)
-    path = folder / "state.safetensors"
-    state = StateFile(path, 0.0, "this very job", "job", control_of(mesh), events) if keep else None
-    events.state = state
-    try:
-        output = pipeline.make(request, folder / "latents.safetensors", "job", tracer, mesh, state)
-    finally:
-        if state is not None:
-            state.wait()
-    if output is not None:
-        finish(output)
-    return tracer
-
-
-def latents_in(folder: Path) -> Tensor:
-    return safetensors.torch.load_file(folder / "latents.safetensors")["latents"]
 
 
 def on(layout: ParallelLayout, work: Callable[[ParallelMesh], None]) -> None:
@@ -178,13 +110,24 @@ def damage(path: Path, how: str) -> None:
             "a header bomb": (2**62).to_bytes(8, "little") + content[8:],
             "no state": safetensors.torch.save({"latents": torch.zeros(1)}),
             "of another job": content.replace(b"this very job", b"that very job"),
+            "of the format before": content.replace(b'"2 this very job', b'"1 this very job'),
         }[how]
     )
     assert path.read_bytes() != content
 
 
 @pytest.mark.parametrize(
-    "how", ["empty", "cut", "a bit of a tensor", "another step", "a header bomb", "no state", "of another job"]
+    "how",
+    [
+        "empty",
+        "cut",
+        "a bit of a tensor",
+        "another step",
+        "a header bomb",
+        "no state",
+        "of another job",
+        "of the format before",
+    ],
 )
 def test_a_state_that_cannot_be_used_is_told_and_the_job_begins_anew(
     tiny: Path, spec: ModelSpec, saved: Path, caplog: pytest.LogCaptureFixture, how: str
@@ -208,36 +151,3 @@ def test_a_state_that_cannot_be_saved_is_told_once_and_the_job_goes_on(
     assert events.saved == []
     assert caplog.text.count("not saved") == 1
     assert not list(tmp_path.glob(".*"))
-
-
-SCHEDULERS: dict[str, Any] = {
-    "flow-match-euler": FlowMatchEulerDiscreteScheduler(shift=3.0),
-    "dpm": DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=4.0),
-    "unipc-order-3": UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=7.0, solver_order=3
-    ),
-    "dpm-single": DPMSolverSinglestepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=4.0),
-}
-
-
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_other_schedulers_remember_too_or_say_that_nothing_is_saved(
-    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
-) -> None:
-    folder, whole = tmp_path / "checkpoint", tmp_path / "whole"
-    whole.mkdir()
-    shutil.copytree(tiny, folder)
-    SCHEDULERS[name].save_pretrained(folder / "scheduler")
-    index = json.loads((folder / "model_index.json").read_text())
-    index["scheduler"] = ["diffusers", type(SCHEDULERS[name]).__name__]
-    (folder / "model_index.json").write_text(json.dumps(index))
-    pipeline, request = load_pipeline(folder), request_for(ModelSpec.read(folder), None)
-    run(pipeline, request, whole, ParallelMesh.alone(), Watched(), keep=False)
-    with pytest.raises(Broken):
-        run(pipeline, request, tmp_path, ParallelMesh.alone(), Watched(3))
-    tracer = run(pipeline, request, tmp_path, ParallelMesh.alone(), Watched())
-    assert torch.equal(latents_in(tmp_path), latents_in(whole))
-    is_known = name != "dpm-single"
-    assert tracer.resumed_from_step == (3 if is_known else 0)
-    assert (tmp_path / "state.safetensors").exists() == is_known
-    assert ("cannot be resumed" in caplog.text) != is_known

@@ -10,7 +10,7 @@
     ├── Cancelled            cancelled            somebody asked for it
     ├── DeadlineExceeded     deadline_exceeded    the job was not over in the time it was given
     ├── OutOfMemory          out_of_memory        one job did not fit; the worker lives on
-    ├── NumericalError       numerical_error      NaN or infinity in the latents
+    ├── NumericalError       numerical_error      a stage made NaN or infinity
     ├── OutputError          output_error         the video cannot be written: disk full, rights
     ├── StoreError           store_error          the database of jobs does not answer or cannot be written
     └── WorkerError          worker_error         a worker process died or failed unexpectedly

@@ -101,6 +101,10 @@ class SchedulerSpec(msgspec.Struct, frozen=True, kw_only=True):
     flow_shift: float
     flow_shift_key: str
 
+    def num_calls(self, num_steps: int) -> int:
+        """How often the network predicts in so many steps: Heun's method asks it twice a step, but once in the last."""
+        return 2 * num_steps - 1 if "Heun" in self.class_name else num_steps
+
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known of a model without reading a weight."""

@@ -46,10 +46,10 @@ def denoising_bytes(
 
     `itemsize` is that of the dtype of the products.
     """
-    network = spec.transformer
+    network, num_calls = spec.transformer, spec.scheduler.num_calls(num_steps)
     place = rank % layout.sp
     num_tokens = spec.num_tokens(*size)
-    forwards = num_steps * (2 if guidance and layout.cfg == 1 else 1)
+    forwards = num_calls * (2 if guidance and layout.cfg == 1 else 1)
     sent = attention_elements(layout, place, num_tokens, network.num_attention_heads, ahead=num_slices > 1)
     blocks = forwards * network.num_layers * network.attention_head_dim * itemsize
     _, patch_height, patch_width = network.patch_size
@@ -58,7 +58,7 @@ def denoising_bytes(
     out = own * network.out_channels * patch_height * patch_width
     traffic = {kind: elements * blocks for kind, elements in sent.items()}
     traffic["gather"] = forwards * out * (layout.sp - 1) * itemsize
-    traffic["cfg"] = num_steps * channels * frames * height * width * itemsize if layout.cfg == 2 else 0
+    traffic["cfg"] = num_calls * channels * frames * height * width * itemsize if layout.cfg == 2 else 0
     return {kind: num_bytes for kind, num_bytes in traffic.items() if num_bytes}
 
 

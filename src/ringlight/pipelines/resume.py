@@ -1,7 +1,8 @@
 """The state of a job in a file: what it takes to go on with denoising where another process stopped.
 
-That is the latents, and what the scheduler remembers of earlier steps: safetensors, with JSON in its metadata for what
-is not a tensor. Nothing is pickled. What is continued from it ends with the very latents of a run that never stopped.
+That is the latents, and what the sampler remembers of earlier steps, the state of its generator included: safetensors,
+with JSON in its metadata for what is not a tensor. Nothing is pickled. What is continued from it ends with the very
+latents of a run that never stopped.
 """
 
 from __future__ import annotations
@@ -24,25 +25,14 @@ from torch import Tensor
 from ringlight.core.files import into_place
 from ringlight.core.output import part_path
 from ringlight.parallel.control import Control
+from ringlight.pipelines.sampler import Sampler
 from ringlight.pipelines.trace import JobEvents
 
 logger = logging.getLogger(__name__)
 
 SAVING_RANK = 0
-FORMAT = 1
-# By class of diffusers' schedulers, all that a step changes in one and a later step reads.
-REMEMBERED = {
-    "UniPCMultistepScheduler": (
-        "model_outputs",
-        "timestep_list",
-        "last_sample",
-        "lower_order_nums",
-        "this_order",
-        "_step_index",
-    ),
-    "DPMSolverMultistepScheduler": ("model_outputs", "lower_order_nums", "_step_index"),
-    "FlowMatchEulerDiscreteScheduler": ("_step_index",),
-}
+FORMAT = 2
+TENSOR = "tensor in this file"
 
 
 @dataclass(frozen=True)
@@ -77,37 +67,33 @@ class StateFile:
         self._saves = control.rank == SAVING_RANK
         self._has_warned = False
 
-    def begin(self, noise: Tensor, scheduler: Any, num_slices: int) -> Progress:
-        """Where to go on, the same on all ranks, which call this together; the scheduler then remembers what it did.
+    def begin(self, noise: Tensor, sampler: Sampler, num_slices: int) -> Progress:
+        """Where to go on, the same on all ranks, which call this together; the sampler then remembers what it did.
 
         Without a usable state that is the noise, and so many slices, which are saved as the first one.
         """
-        if type(scheduler).__name__ not in REMEMBERED:
-            logger.warning("%s: %s cannot be resumed, so nothing is saved", self._path, type(scheduler).__name__)
-            self._saves = False
-            return Progress(0, num_slices, noise)
         content = self._control.broadcast(self._usable() if self._control.rank == SAVING_RANK else b"")
         if content:
             progress, memory = unpack(content, self._identity, noise.device)
-            vars(scheduler).update(memory)
+            sampler.remember(memory)
             return progress
         progress = Progress(0, num_slices, noise)
-        self.save(progress, scheduler)
+        self.save(progress, sampler)
         return progress
 
-    def save(self, progress: Progress, scheduler: Any) -> None:
+    def save(self, progress: Progress, sampler: Sampler) -> None:
         """Take a copy, and write it in a thread, if one is due: before all steps, after the last, and now and then.
 
         A copy that is due while the one before is still being written waits for a later step.
         """
         if not self._saves:
             return
-        if progress.step in (0, len(scheduler.timesteps)):
+        if progress.step in (0, sampler.num_steps):
             self.wait()
         elif time.monotonic() < self._next_save or (self._thread is not None and self._thread.is_alive()):
             return
         self._next_save = time.monotonic() + self._save_seconds
-        work = (progress.step, *pack(progress, memory_of(scheduler), self._identity))
+        work = (progress.step, *pack(progress, sampler.memory(), self._identity))
         self._thread = threading.Thread(target=self._write, args=work, name="state", daemon=True)
         self._thread.start()
 
@@ -129,9 +115,8 @@ class StateFile:
             return b""
 
     def _write(self, step: int, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-        metadata["checksum"] = checksum(tensors, metadata["plain"])
         try:
-            self._part.write_bytes(safetensors.torch.save(tensors, metadata))
+            self._part.write_bytes(content_of(tensors, metadata))
             into_place([(self._part, self._path)])
         except OSError as error:
             self._part.unlink(missing_ok=True)
@@ -142,22 +127,22 @@ class StateFile:
         self._events.state_saved(step)
 
 
-def memory_of(scheduler: Any) -> dict[str, Any]:
-    """What a scheduler remembers of its steps: tensors, numbers and None, and lists of these, by attribute."""
-    names = REMEMBERED[type(scheduler).__name__]
-    return {name: getattr(scheduler, name) for name in names if hasattr(scheduler, name)}
-
-
 def pack(progress: Progress, memory: dict[str, Any], identity: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Copies of all tensors in the memory of the host, and the metadata that go with them."""
     tensors = {"latents": _copy(progress.latents)}
-    names = {name: _take_tensors(value, name, tensors) for name, value in memory.items()}
+    names = _take_tensors(memory, "memory", tensors)
     plain = {"step": progress.step, "num_slices": progress.num_slices, "memory": names}
     return tensors, {"identity": identity, "plain": json.dumps(plain)}
 
 
+def content_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """What a file of these tensors and metadata holds."""
+    content: bytes = safetensors.torch.save(tensors, metadata | {"checksum": checksum(tensors, metadata["plain"])})
+    return content
+
+
 def unpack(content: bytes, identity: str, device: torch.device) -> tuple[Progress, dict[str, Any]]:
-    """The progress and the scheduler's memory of a file. Raises ValueError unless it is whole and of this identity."""
+    """The progress and the sampler's memory of a file. Raises ValueError unless it is whole and of this identity."""
     try:
         tensors = safetensors.torch.load(content)
         length = int.from_bytes(content[:8], "little")
@@ -169,9 +154,8 @@ def unpack(content: bytes, identity: str, device: torch.device) -> tuple[Progres
     if metadata.get("checksum") != checksum(tensors, metadata.get("plain", "")):
         raise ValueError("damaged: the checksum is another")
     plain = json.loads(metadata["plain"])
-    there = {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}
-    memory = {name: _give_tensors(value, there) for name, value in plain["memory"].items()}
-    return Progress(plain["step"], plain["num_slices"], there["latents"]), memory
+    latents = tensors["latents"].to(device, copy=True)
+    return Progress(plain["step"], plain["num_slices"], latents), _give_tensors(plain["memory"], tensors, device)
 
 
 def checksum(tensors: dict[str, Tensor], plain: str) -> str:
@@ -186,17 +170,21 @@ def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """`value` with the names of its tensors in their place; copies of them go into `tensors`."""
     if isinstance(value, Tensor):
         tensors[name] = _copy(value)
-        return {"tensor": name}
-    if isinstance(value, list):
+        return {TENSOR: name, "on_host": value.device.type == "cpu"}
+    if isinstance(value, dict):
+        return {key: _take_tensors(part, f"{name}.{key}", tensors) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
         return [_take_tensors(part, f"{name}.{i}", tensors) for i, part in enumerate(value)]
     return value
 
 
-def _give_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The reverse of `_take_tensors`."""
+def _give_tensors(value: Any, tensors: dict[str, Tensor], device: torch.device) -> Any:
+    """The reverse of `_take_tensors`; what was not in the memory of the host goes to `device`. Tuples become lists."""
+    if isinstance(value, dict) and TENSOR in value:
+        return tensors[value[TENSOR]].to("cpu" if value["on_host"] else device, copy=True)
     if isinstance(value, dict):
-        return tensors[value["tensor"]]
-    return [_give_tensors(part, tensors) for part in value] if isinstance(value, list) else value
+        return {key: _give_tensors(part, tensors, device) for key, part in value.items()}
+    return [_give_tensors(part, tensors, device) for part in value] if isinstance(value, list) else value
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +28,16 @@ from ringlight.pipelines.continued import require_continuable
 from ringlight.pipelines.output import FrameWriter, LatentsWriter, Output, finish, frame_converter, open_writer
 from ringlight.pipelines.preview import Painter, Previews
 from ringlight.pipelines.resume import Progress, StateFile
+from ringlight.pipelines.sampler import Sampler
 from ringlight.pipelines.stages.decoding import WRITING_RANK, decode
 from ringlight.pipelines.stages.denoising import Guided, denoise
 from ringlight.pipelines.stages.image_encoding import encode_image
 from ringlight.pipelines.stages.input_validation import validate_input
 from ringlight.pipelines.stages.latent_preparation import prepare_latents
 from ringlight.pipelines.stages.text_encoding import PromptCache, encode_text
-from ringlight.pipelines.stages.timestep_preparation import prepare_timesteps, require_scheduler
+from ringlight.pipelines.stages.timestep_preparation import prepare_timesteps
 from ringlight.pipelines.trace import Tracer
+from ringlight.pipelines.trial import require_sampler
 
 # A floor under all speeds, in FLOP/s: for telling slow work from work that does not come.
 SLOWEST_CUDA, SLOWEST_CPU = 2e12, 1e9
@@ -63,7 +65,7 @@ class Wan22TI2V:
         self.config, self.limits, self.device = config, limits, device
         self.model_path = Path(config.model_path)
         self.spec = ModelSpec.read(self.model_path)
-        require_scheduler(self.spec.scheduler, self.model_path)
+        require_sampler(self.spec.scheduler, self.model_path)
         self.kernel: AttentionKernel = choose_kernel(device, dtype, self.spec.transformer.attention_head_dim)
         self.speeds: Speeds | None = None
         self.transformer = self._load_transformer(dtype)
@@ -100,14 +102,15 @@ class Wan22TI2V:
         image = tracer.timed("InputValidation", validate_input, request, self.spec, self.limits)
         if continues is not None:
             _on_writer(partial(require_continuable, continues, output, request), mesh, tracer)
-        texts = tracer.timed("TextEncoding", encode_text, request, self.prompts)
+        texts = tracer.timed("TextEncoding", encode_text, request, self.prompts, tracer.events)
         first = None
         if image is not None:
-            first = tracer.timed("ImageEncoding", encode_image, image, self.vae, self.device, mesh.world)
-        noise = tracer.timed("LatentPreparation", prepare_latents, request, self.spec, self.device)
-        times = tracer.timed("TimestepPreparation", prepare_timesteps, request, self.spec.scheduler, self.device)
+            first = tracer.timed("ImageEncoding", encode_image, image, self.vae, self.device, mesh.world, tracer.events)
+        random, spec, device = torch.Generator("cpu").manual_seed(request.seed), self.spec, self.device
+        noise = tracer.timed("LatentPreparation", prepare_latents, request, spec, random, device)
+        sampler = tracer.timed("TimestepPreparation", prepare_timesteps, request, spec.scheduler, random, device)
         latents = tracer.timed(
-            "Denoising", self._denoise, noise, first, times, texts, request, tracer, mesh, state, preview_seconds
+            "Denoising", self._denoise, noise, first, sampler, texts, request, tracer, mesh, state, preview_seconds
         )
         if output.suffix.lower() == ".safetensors":
             tracer.begin_last("Output")
@@ -118,7 +121,7 @@ class Wan22TI2V:
         self,
         noise: Tensor,
         first: Tensor | None,
-        scheduler: Any,
+        sampler: Sampler,
         texts: list[Tensor],
         request: VideoRequest,
         tracer: Tracer,
@@ -129,7 +132,7 @@ class Wan22TI2V:
         num_tokens = self.spec.num_tokens(request.num_frames, request.height, request.width)
         ratio, are_two = self.link_to_layer(request, mesh), len(texts) > mesh.cfg.size
         num_slices = self.config.num_slices or choose_slices(ratio, num_tokens // mesh.layout.sp, are_two)
-        begun = Progress(0, num_slices, noise) if state is None else state.begin(noise, scheduler, num_slices)
+        begun = Progress(0, num_slices, noise) if state is None else state.begin(noise, sampler, num_slices)
         tracer.num_slices, tracer.resumed_from_step = begun.num_slices, begun.step
         guided = Guided(
             self.transformer,
@@ -142,9 +145,9 @@ class Wan22TI2V:
             take_turns=begun.num_slices > 1 or ratio >= TURNS_FROM,
         )
         previews = None
-        if preview_seconds and mesh.world.rank == WRITING_RANK and hasattr(scheduler, "sigmas"):
+        if preview_seconds and mesh.world.rank == WRITING_RANK:
             previews = Previews(self.painter, preview_seconds, tracer.events)
-        return denoise(begun.latents, first, scheduler, guided, tracer, begun.step, state, previews)
+        return denoise(begun.latents, first, sampler, guided, tracer, begun.step, state, previews)
 
     def _decode(
         self,

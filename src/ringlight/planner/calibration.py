@@ -174,7 +174,8 @@ def _rates(
     """Operations a second over whole stages."""
     size = (request.num_frames, request.height, request.width)
     _, frames, rows, columns = spec.latent_shape(*size)
-    forwards = request.num_inference_steps * (2 if request.uses_guidance else 1)
+    calls = spec.scheduler.num_calls(request.num_inference_steps)
+    forwards = calls * (2 if request.uses_guidance else 1)
     first, later = (
         decoder.decode_flops(spec.vae, rows, rows, columns, is_first, uses_winograd(hardware, settings))
         for is_first in (True, False)

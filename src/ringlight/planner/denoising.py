@@ -122,8 +122,8 @@ def denoising_seconds(
     if layout.cfg == 2:
         prediction = math.prod(spec.latent_shape(request.num_frames, request.height, request.width))
         bare += _seconds(hardware, prediction * settings.itemsize, 1)
-    steps = request.num_inference_steps
-    return steps * step.computed, steps * (step.link + bare), steps * (step.exposed + bare)
+    calls = spec.scheduler.num_calls(request.num_inference_steps)
+    return calls * step.computed, calls * (step.link + bare), calls * (step.exposed + bare)
 
 
 def _seconds(hardware: Hardware, num_bytes: float, num_messages: int) -> float:

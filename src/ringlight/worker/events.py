@@ -52,8 +52,10 @@ class Events:
             return
         if max(statuses) >= OUT_OF_STEP:
             raise LinkLost("another rank failed")
+        told = self._group.control.gather(b"" if mine is None else str(mine).encode())
         self.left_together = True
-        raise mine or from_code(CODES[max(statuses) - 1], "another rank failed")
+        worst = max(statuses)
+        raise mine or from_code(CODES[worst - 1], told[statuses.index(worst)].decode())
 
     def require_alike(self, failure: RinglightError) -> None:
         """After an error between boundaries: return if all ranks have raised alike, else raise LinkLost."""

@@ -11,6 +11,7 @@ import msgspec
 from PIL import Image
 
 from ringlight.core import messages
+from ringlight.core.errors import InvalidCheckpoint, NumericalError
 from ringlight.core.layout import ParallelLayout, decide
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
@@ -32,7 +33,10 @@ class Unheard(Events):
 
 
 def warm_up(pipeline: Wan22TI2V, group: RankGroup, corridor: Corridor, meter: MemoryMeter) -> None:
-    """Make the smallest videos, with and without a picture, previews included. All ranks call it together."""
+    """Make the smallest videos, with and without a picture, previews included. All ranks call it together.
+
+    Raises InvalidCheckpoint where these hold NaN or infinity.
+    """
     layout = usual_layout(pipeline, group.place.num_ranks)
     mesh = ParallelMesh.of(layout, group.place.rank, group.link)
     with tempfile.TemporaryDirectory(prefix="ringlight-warm-up-") as folder:
@@ -41,7 +45,12 @@ def warm_up(pipeline: Wan22TI2V, group: RankGroup, corridor: Corridor, meter: Me
             job = messages.RunJob(job_id="warm-up", request=request, output=str(output), layout=layout)
             events = Unheard(corridor, group, job, pipeline.patience_seconds(request))
             tracer = Tracer(pipeline.device, meter, events)
-            made = pipeline.make(request, output, job.job_id, tracer, mesh, preview_seconds=1.0)
+            try:
+                made = pipeline.make(request, output, job.job_id, tracer, mesh, preview_seconds=1.0)
+            except NumericalError as error:
+                raise InvalidCheckpoint(
+                    f"{pipeline.model_path}: not even the smallest video is finite: {error}"
+                ) from None
             if made is not None:
                 finish(made)
     pipeline.prompts.forget()

@@ -37,6 +37,7 @@ class Stream:
     def __init__(self, network: nn.Module, bands: Bands, columns: int, one_frame: bool) -> None:
         """For a network whose latents have these rows and columns. `one_frame`: nothing follows, so nothing is kept."""
         self.bands = bands
+        self.extremes: list[Tensor] = []  # (2,) of each portion of frames: least and greatest, before they are clamped
         self._history: dict[CausalConv, Tensor] = {}
         self._started: set[CausalConv] = set()
         self._workspace: Tensor | None = None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ringlight.core.spec import VaeSpec
+from ringlight.models.finite import extremes
 from ringlight.models.wan.causal import CausalConv, RmsNorm, Stream, norm_silu_conv
 from ringlight.models.wan.resample import DownBlock, UpBlock
 from ringlight.models.wan.residual import MidBlock
@@ -124,11 +125,12 @@ class WanVae(nn.Module):
         """The next normalised latent frames -> frames (F, H, W, 3) in [-1, 1], in the VAE's dtype: this rank's rows.
 
         The very first latent frame comes alone (`first`) and gives one frame; each later one gives four, and any
-        number of them may come at a time.
+        number of them may come at a time. What clamping would hide of NaN and infinity stands in the stream's extremes.
         """
         mean, std = self._statistics(latents_ZTHW.device)
         latents_THWZ = (latents_ZTHW.permute(1, 2, 3, 0).float() * std + mean).to(self.dtype).contiguous()
         patched = self.decoder(self.post_quant_conv(latents_THWZ, stream), stream, first)
+        stream.extremes.append(extremes(patched))
         return _unpatchify(patched, self.spec.patch_size).clamp_(-1.0, 1.0)
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:

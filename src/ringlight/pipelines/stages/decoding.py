@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ringlight.core.errors import NumericalError
 from ringlight.core.portions import decoded_latents
 from ringlight.core.spec import VaeSpec
+from ringlight.models.finite import not_finite
+from ringlight.models.wan.causal import Stream
 from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.collectives import gather_parts
 from ringlight.parallel.halo import Bands, Gathering
@@ -30,7 +33,7 @@ def decode(
 
     The first latent frame comes alone; the others `chunk` at a time (0: as many as memory of all ranks allows).
     `convert` makes what the writer takes; ranks other than 0 have no writer. What it raises, all ranks raise, by way of
-    the events.
+    the events: NumericalError where frames of some rank are not finite.
     """
     _, _, num_latents, height, width = latents.shape
     spec, bands = vae.spec, Bands(height, axis)
@@ -51,7 +54,12 @@ def decode(
     events.check_cancelled(delivery.problem)
     delivery.depart()
     delivery.arrive()
-    events.check_cancelled(delivery.problem)
+    events.check_cancelled(delivery.problem or broken_frames(stream))
+
+
+def broken_frames(stream: Stream) -> NumericalError | None:
+    """What to report of frames that are not finite. Asked once, after the last portion: the device is waited for."""
+    return not_finite("Decoding", "frames", torch.stack(stream.extremes)) if stream.extremes else None
 
 
 class Delivery:

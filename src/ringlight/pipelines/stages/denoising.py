@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ringlight.attention.kernel import AttentionKernel
-from ringlight.core.errors import NumericalError
+from ringlight.models.finite import extremes, not_finite
 from ringlight.models.wan.transformer import WanTransformer
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.mesh import Axis, ParallelMesh
 from ringlight.parallel.turns import in_turns
 from ringlight.pipelines.preview import Previews
 from ringlight.pipelines.resume import Progress, StateFile
+from ringlight.pipelines.sampler import Sampler
 from ringlight.pipelines.trace import StepClock, Tracer
 
 
@@ -79,7 +78,7 @@ def exchange(prediction: Tensor, cfg: Axis) -> list[Tensor]:
 def denoise(
     latents: Tensor,
     first_frame: Tensor | None,
-    scheduler: Any,
+    sampler: Sampler,
     guided: Guided,
     tracer: Tracer,
     num_done: int = 0,
@@ -90,25 +89,25 @@ def denoise(
 
     With a first frame (1, z, 1, h, w) the model always sees it clean, at time 0, and it stands in the result.
     Between steps the state is saved and previews are made, where somebody wants them.
-    Raises NumericalError when latents stop being finite, Cancelled at the step after a cancel.
+    Raises NumericalError when latents stop being finite, Cancelled at the call of the network after a cancel.
     """
-    num_steps = len(scheduler.timesteps)
-    clock = StepClock(tracer, latents.device, num_steps, num_done)
-    for step, time in enumerate(scheduler.timesteps[num_done:], num_done):
-        tracer.events.check_cancelled()
-        seen, times = latents, time.view(1)
-        if first_frame is not None:
-            seen = torch.cat([first_frame, latents[:, :, 1:]], dim=2)
-            times = torch.stack([torch.zeros_like(time), time])
-        noise = guided.predict(seen, times)
-        latents = scheduler.step(noise, time, latents, return_dict=False)[0]
-        if not bool(latents.isfinite().all()):
-            raise NumericalError(f"latents are not finite after step {step + 1} of {num_steps}")
+    clock = StepClock(tracer, latents.device, sampler.num_steps, num_done)
+    for step in range(num_done, sampler.num_steps):
+        for call in sampler.calls(step):
+            time = sampler.timesteps[call]
+            seen, times = latents, time.view(1)
+            if first_frame is not None:
+                seen = torch.cat([first_frame, latents[:, :, 1:]], dim=2)
+                times = torch.stack([torch.zeros_like(time), time])
+            velocity = guided.predict(seen, times)
+            latents = sampler.step(velocity, time, latents)
+            place = f"latents after step {step + 1} of {sampler.num_steps}"
+            tracer.events.check_cancelled(not_finite("Denoising", place, extremes(latents)))
         clock.tick()
         if state is not None:
-            state.save(Progress(step + 1, guided.num_slices, latents), scheduler)
+            state.save(Progress(step + 1, guided.num_slices, latents), sampler)
         if previews is not None and previews.is_due():
-            previews.make(step + 1, without_noise(seen, noise, scheduler.sigmas[step], first_frame))
+            previews.make(step + 1, without_noise(seen, velocity, sampler.sigmas[call], first_frame))
     if first_frame is not None:
         latents[:, :, :1] = first_frame
     return latents

@@ -5,14 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ringlight.models.finite import extremes, not_finite
 from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.collectives import gather_parts
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.mesh import Axis
+from ringlight.pipelines.trace import JobEvents
 
 
-def encode_image(image_1HWC: Tensor, vae: WanVae, device: torch.device, axis: Axis) -> Tensor:
-    """The normalised latents (1, z, 1, h, w), float32, of a first frame (1, H, W, 3) in [-1, 1], on every rank."""
+def encode_image(image_1HWC: Tensor, vae: WanVae, device: torch.device, axis: Axis, events: JobEvents) -> Tensor:
+    """The normalised latents (1, z, 1, h, w), float32, of a first frame (1, H, W, 3) in [-1, 1], on every rank.
+
+    Raises NumericalError, by way of the events, where they are not finite.
+    """
     scale = vae.spec.scale_factor_spatial
     rows, columns = (size // scale for size in image_1HWC.shape[1:3])
     bands = Bands(rows, axis)
@@ -20,4 +25,6 @@ def encode_image(image_1HWC: Tensor, vae: WanVae, device: torch.device, axis: Ax
         band = vae.encode(bands.own(image_1HWC, dim=1, scale=scale).to(device), bands)
     else:
         band = torch.empty(vae.spec.z_dim, 1, 0, columns, device=device)
-    return gather_parts(band, bands.sizes, axis, dim=2).unsqueeze(0)
+    latents = gather_parts(band, bands.sizes, axis, dim=2).unsqueeze(0)
+    events.check_cancelled(not_finite("ImageEncoding", "latents of the picture", extremes(latents)))
+    return latents

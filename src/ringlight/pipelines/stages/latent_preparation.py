@@ -9,8 +9,7 @@ from ringlight.core.request import VideoRequest
 from ringlight.core.spec import ModelSpec
 
 
-def prepare_latents(request: VideoRequest, spec: ModelSpec, device: torch.device) -> Tensor:
+def prepare_latents(request: VideoRequest, spec: ModelSpec, generator: torch.Generator, device: torch.device) -> Tensor:
     """float32 noise (1, z, T, h, w), drawn on the CPU so that a seed gives the same on every device."""
     shape = spec.latent_shape(request.num_frames, request.height, request.width)
-    generator = torch.Generator("cpu").manual_seed(request.seed)
     return torch.randn((1, *shape), generator=generator, dtype=torch.float32).to(device)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import torch
 from torch import Tensor
 
+from ringlight.core.errors import NumericalError
 from ringlight.core.request import VideoRequest
+from ringlight.models.finite import extremes, not_finite
 from ringlight.models.wan.text_encoder import TextEncoder
+from ringlight.pipelines.trace import JobEvents
 
 
 class PromptCache:
@@ -42,6 +46,17 @@ class PromptCache:
         self._embeddings.clear()
 
 
-def encode_text(request: VideoRequest, prompts: PromptCache) -> list[Tensor]:
-    """Embeddings of the prompt, and with guidance also of the negative prompt, on every rank."""
-    return prompts.encode([request.prompt, request.negative_prompt] if request.uses_guidance else [request.prompt])
+def encode_text(request: VideoRequest, prompts: PromptCache, events: JobEvents) -> list[Tensor]:
+    """Embeddings of the prompt, and with guidance also of the negative prompt, on every rank.
+
+    Raises NumericalError, by way of the events, where they are not finite; the cache then holds nothing any more.
+    """
+    texts = prompts.encode([request.prompt, request.negative_prompt] if request.uses_guidance else [request.prompt])
+    try:
+        events.check_cancelled(
+            not_finite("TextEncoding", "embeddings", torch.stack([extremes(text) for text in texts]))
+        )
+    except NumericalError:
+        prompts.forget()
+        raise
+    return texts

@@ -123,8 +123,8 @@ CODES: dict[str, Code] = {
     ),
     "numerical_error": Code(
         500,
-        "The latents held NaN or infinity.",
-        "Bring guidance_scale and flow_shift near their defaults; if that does not help, the weights are damaged.",
+        "What a stage made held NaN or infinity; the message names the stage, and nothing was written.",
+        "Do what the message says: bring guidance_scale and flow_shift near their defaults, or mend the weights.",
         retry=False,
     ),
     "output_error": Code(
