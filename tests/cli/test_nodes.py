@@ -111,7 +111,7 @@ def nodes() -> Iterator[Nodes]:
 
 
 def test_gloo_is_told_the_interface_that_reaches_node_0(nodes: Nodes) -> None:
-    program = f"from ringlight.engine.network import interface_towards; print(interface_towards({nodes.host!r}, 29500))"
+    program = f"from ringlight.engine.network import *; print(interface_of(address_towards({nodes.host!r}, 29500)))"
     found = [
         subprocess.run(
             [*prefix, sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
