@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -171,7 +172,7 @@ def test_a_node_that_is_killed_ends_the_other(nodes: Nodes, tiny: Path, tmp_path
         running[victim].kill()
         done = end_soon(running[1 - victim])
         assert done.code == 4
-        assert done.err.splitlines()[-1].startswith("ringlight: worker_error: ")
+        assert re.match(rf"ringlight: worker_error: node {victim} \([^ ]+\) is lost: ", done.err.splitlines()[-1])
         assert all(map(ends, ranks))
     if victim == 1:
         assert left_in(tmp_path) == []

@@ -101,7 +101,7 @@ def generate(
     --nnodes the same command runs on every node, each with its own --node-rank; nodes above 0 only host ranks, and
     print no report.
 
-    Exit codes: 0, 2 usage, 3 invalid request or checkpoint, 4 worker failure, 130 interrupted.
+    Exit codes: 0, 2 usage, 3 invalid request, checkpoint or installation, 4 worker failure, 130 interrupted.
     """
     wide, high = parse_size(size, width, height)
     config = EngineConfig(

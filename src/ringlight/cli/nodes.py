@@ -19,8 +19,16 @@ def host_ranks(config: EngineConfig, typical: VideoRequest, quiet: bool) -> None
     """Host this node's ranks until node 0 is done. Raises what ended them before."""
     with Engine(config, read_limits(), typical=typical) as engine, JobProgress(quiet) as progress:
         say_layout(engine, progress)
+
+        def watch() -> None:
+            (state,) = engine.replicas
+            if state.status == "starting":
+                progress.still_loading(state.awaited)
+            else:
+                progress.show(0, "hosting", "ranks for node 0", is_over=False)
+
         with handled(interrupt):
-            engine.follow(lambda: progress.still_loading(engine.awaited))
+            engine.follow(watch)
 
 
 def keep_hosting(config: EngineConfig, typical: VideoRequest) -> None:

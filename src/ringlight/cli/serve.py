@@ -187,7 +187,7 @@ def serve(
     SIGTERM and Ctrl-C let a running job go on for --drain-timeout and keep the rest for the next start; a second one
     stops at once. With --nnodes the same command runs on every node; nodes above 0 only host ranks.
 
-    Exit codes: 0, 2 usage, 3 invalid setting or checkpoint, 4 worker failure, 130 interrupted.
+    Exit codes: 0, 2 usage, 3 invalid setting, checkpoint or installation, 4 worker failure, 130 interrupted.
     """
     engine_config = EngineConfig(
         model_path=model_path,

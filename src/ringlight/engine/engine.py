@@ -194,7 +194,8 @@ class Engine:
     def follow(self, watch: Callable[[], None] = lambda: None) -> None:
         """Host this machine's ranks for an engine on another machine, until that one closes.
 
-        `watch` is called now and then until they have started. Raises what kept them from it, or ended them.
+        `watch` is called now and then until they have started, and once after that. Raises what kept them from it, or
+        ended them.
         """
         (runner,) = self._runners
         self.start(wait=False)
@@ -202,6 +203,7 @@ class Engine:
             watch()
         if runner.failure is not None:
             raise runner.failure
+        watch()
         runner.replica.follow()
 
     def submit(

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from typing import NoReturn
 
 from ringlight.core import messages
-from ringlight.core.errors import InvalidInstallation
+from ringlight.core.errors import InvalidInstallation, OutOfMemory, RinglightError
 from ringlight.core.installation import check_temporary_folder, not_importable
 
 
@@ -23,13 +23,15 @@ def main() -> None:
         from ringlight.worker.main import main as work  # here, for it imports torch and all else
     except InvalidInstallation as failure:
         refuse(failure)
+    except MemoryError:
+        refuse(OutOfMemory("there is no memory to import torch"))
     except Exception as error:  # a package that is broken may raise anything
         traceback.print_exc()
         refuse(not_importable(error))
     work()
 
 
-def refuse(failure: InvalidInstallation) -> NoReturn:
+def refuse(failure: RinglightError) -> NoReturn:
     """Tell the engine why this process ends, and end it."""
     with Connection(int(sys.argv[1])) as engine:
         engine.send_bytes(messages.encode(messages.WorkerFailed(code=failure.code, message=str(failure))))
