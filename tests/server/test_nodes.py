@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.commands import RINGLIGHT
 from tests.engine.processes import wait_until
-from tests.server.served import Served, free_port
+from tests.server.served import READY_SECONDS, Served, free_port
 
 pytestmark = pytest.mark.slow  # a real server with workers of two nodes
 
@@ -28,7 +28,7 @@ def nodes(tiny: Path, tmp_path: Path) -> Iterator[tuple[Served, subprocess.Popen
     server = Served(tmp_path, tiny, "--save-seconds", 0.5, *shared)
     try:
         awaited = f"waiting for node 1 of 2 at {address}, "
-        wait_until(lambda: awaited in reason(server) and awaited in server.log)
+        wait_until(lambda: awaited in reason(server) and awaited in server.log, READY_SECONDS)
         with (tmp_path / "node_1").open("wb") as log, subprocess.Popen(node_1, stdout=log, stderr=log) as follower:
             try:
                 server.wait_until_ready()
