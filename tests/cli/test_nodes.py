@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -111,7 +112,7 @@ def nodes() -> Iterator[Nodes]:
 
 
 def test_gloo_is_told_the_interface_that_reaches_node_0(nodes: Nodes) -> None:
-    program = f"from ringlight.engine.network import interface_towards; print(interface_towards({nodes.host!r}, 29500))"
+    program = f"from ringlight.engine.network import *; print(interface_of(address_towards({nodes.host!r}, 29500)))"
     found = [
         subprocess.run(
             [*prefix, sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
@@ -171,7 +172,7 @@ def test_a_node_that_is_killed_ends_the_other(nodes: Nodes, tiny: Path, tmp_path
         running[victim].kill()
         done = end_soon(running[1 - victim])
         assert done.code == 4
-        assert done.err.splitlines()[-1].startswith("ringlight: worker_error: ")
+        assert re.match(rf"ringlight: worker_error: node {victim} \([^ ]+\) is lost: ", done.err.splitlines()[-1])
         assert all(map(ends, ranks))
     if victim == 1:
         assert left_in(tmp_path) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import typer.main
 
 from ringlight.cli.main import app
-from ringlight.core.errors import InvalidSetting
+from ringlight.core.errors import InvalidInstallation, InvalidSetting
 from ringlight.core.request import RequestLimits
 from ringlight.core.settings import ServeSettings
 from tests.cli.commands import RINGLIGHT, TIMEOUT_SECONDS, ringlight, slow
@@ -318,6 +319,26 @@ def test_what_is_wrong_is_one_line(checkpoint: Path, flags: list[str], code: int
     assert (done.code, done.out) == (code, "")
     assert done.err.startswith(said) and done.err.count("\n") == 1
     assert not (checkpoint.parent / "ringlight-data").exists()
+
+
+def test_a_package_that_workers_need_is_missed_by_a_dry_run(dry: Dry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # which is how Python notes that there is none
+    with pytest.raises(InvalidInstallation, match="torch is not installed"):
+        dry()
+
+
+def test_no_folder_for_temporary_files_is_known_at_once(checkpoint: Path) -> None:
+    """Also by a dry run: nothing can be written anywhere."""
+    done = subprocess.run(
+        [RINGLIGHT, "serve", "--model-path", checkpoint, "--dry-run"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("ringlight: invalid_installation: there is no folder for temporary files")
 
 
 def test_a_port_that_is_taken_is_told_before_anything_is_loaded(checkpoint: Path) -> None:

@@ -161,6 +161,7 @@ def test_nodes_that_cannot_be_are_refused(nodes: dict[str, object], words: list[
     [
         ({"num_slices": -1}, "num-slices"),
         *(({"watchdog_seconds": wrong}, "watchdog-timeout") for wrong in (0.0, -1.0, float("nan"), float("inf"))),
+        *(({"startup_timeout_seconds": wrong}, "startup-timeout") for wrong in (0.0, float("nan"), float("inf"))),
     ],
     ids=str,
 )

@@ -43,6 +43,7 @@ TO_WORKER: list[messages.ToWorker] = [
 ]
 FROM_WORKER: list[messages.FromWorker] = [
     messages.WorkerReady(environment={"device": "cpu", "versions": {"torch": "2"}, "cuda": None}, load_seconds=1.5),
+    messages.NodesAwaited(nodes=[1, 3], remark="node 1 (10.0.0.2) was refused: another checkpoint"),
     messages.StageStarted(job_id="video_1", stage="Denoising"),
     messages.StepFinished(job_id="video_1", step=1, num_steps=8, seconds=0.25),
     messages.StateSaved(job_id="video_1", step=1),

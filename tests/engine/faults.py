@@ -137,6 +137,19 @@ def run_out_of_memory() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
+def break_device() -> None:
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+def break_release() -> None:
+    """The device fails when a job's memory is given back, after the job."""
+
+    def fail(device: torch.device) -> None:
+        break_device()
+
+    worker.release_memory = fail
+
+
 def diverge() -> None:
     raise NumericalError("latents are not finite")
 
@@ -157,6 +170,8 @@ FAULTS = {
     "kill": kill,
     "stop": stop,
     "memory": run_out_of_memory,
+    "device": break_device,
+    "release": break_release,
     "nan": diverge,
     "error": err,
     "full": fill_disk,

@@ -7,6 +7,7 @@ import threading
 from ringlight.core import messages
 from ringlight.core.report import MemoryReport, RankReport, RunReport, StageReport
 from ringlight.engine.replica import Lost, Receive
+from ringlight.engine.waiting import Awaited
 
 
 def report_of(job: messages.RunJob) -> RunReport:
@@ -35,6 +36,7 @@ class FakeReplica:
         self.in_the_middle = threading.Event()
         self.go_on = threading.Event()
         self.ready = False
+        self.awaited: Awaited | None = None
         self._cancelled: set[str] = set()
         if not held:
             self.go_on.set()

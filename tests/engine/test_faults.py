@@ -173,6 +173,23 @@ def test_numbers_that_are_not_finite_fail_the_job_on_all_ranks_together(
     assert pair.pids == before
 
 
+def test_a_device_that_has_failed_ends_its_ranks_also_where_all_raise_alike(pair: Pair, tmp_path: Path) -> None:
+    """It would fail all later jobs too."""
+    before = pair.pids
+    said = fail(pair, "device all step 1", WorkerError, tmp_path / "film.npy")
+    assert "an illegal memory access" in said
+    assert all(map(ends, before))
+    assert pair.makes_the_same_as_ever()
+
+
+def test_a_failure_is_told_before_memory_is_given_back(pair: Pair, tmp_path: Path) -> None:
+    """A device may fail only then. The job has its own error; the ranks end, and the next job has new ones."""
+    before = pair.pids
+    fail(pair, "release all Denoising; memory all step 1", OutOfMemory, tmp_path / "film.npy")
+    assert all(map(ends, before))
+    assert pair.makes_the_same_as_ever()
+
+
 def test_alike_but_not_at_the_same_place(pair: Pair, tmp_path: Path) -> None:
     """What one has sent and the other never fetched must not reach the next job."""
     before = pair.pids

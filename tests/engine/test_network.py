@@ -6,17 +6,17 @@ import socket
 
 import pytest
 
-from ringlight.core.config import NodesConfig
 from ringlight.core.errors import InvalidLayout
-from ringlight.engine.network import interface_towards
+from ringlight.core.messages import RankPlace
+from ringlight.engine.network import address_towards, interface_of, knock, listen_for_nodes
 from ringlight.engine.process import rank_environment
 
-TWO_NODES = NodesConfig(num_nodes=2, init_address="127.0.0.1:29500")
+TWO_NODES = RankPlace(num_ranks=2, address="127.0.0.1")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.8.7", "localhost"])
 def test_this_machine_is_reached_through_its_loopback(host: str) -> None:
-    assert interface_towards(host, 29500) == "lo"
+    assert interface_of(address_towards(host, 29500)) == "lo"
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
@@ -25,16 +25,21 @@ def test_addresses_of_both_versions_are_known() -> None:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
         pytest.skip("the loopback has no IPv6 address")
-    assert interface_towards("::1", 29500) == "lo"
+    assert interface_of(address_towards("::1", 29500)) == "lo"
 
 
-def test_a_name_that_nobody_has_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def find_nothing(*_: object, **__: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+def test_an_address_that_no_interface_has() -> None:
+    with pytest.raises(InvalidLayout, match=r"no interface of this machine has 192\.0\.2\.1 .* GLOO_SOCKET_IFNAME"):
+        interface_of("192.0.2.1")
 
-    monkeypatch.setattr(socket, "getaddrinfo", find_nothing)  # no test asks a name server
-    with pytest.raises(InvalidLayout, match="dist-init-addr nowhere:29500 cannot be reached: Name or service"):
-        interface_towards("nowhere", 29500)
+
+def test_nodes_are_heard_on_every_address_until_nobody_listens() -> None:
+    with listen_for_nodes(0) as server:
+        port = server.getsockname()[1]
+        for host in ("127.0.0.1", "127.0.0.2"):
+            knock(host, port)
+    with pytest.raises(ConnectionRefusedError):
+        knock("127.0.0.1", port)
 
 
 def test_ranks_of_several_nodes_are_told_the_interface(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +47,7 @@ def test_ranks_of_several_nodes_are_told_the_interface(monkeypatch: pytest.Monke
         monkeypatch.delenv(name, raising=False)
     told = rank_environment(TWO_NODES)
     assert (told["GLOO_SOCKET_IFNAME"], told["NCCL_SOCKET_IFNAME"]) == ("lo", "=lo")
-    assert "NCCL_SOCKET_IFNAME" not in rank_environment(NodesConfig())
+    assert "NCCL_SOCKET_IFNAME" not in rank_environment(RankPlace())
 
 
 def test_what_the_user_has_named_stands(monkeypatch: pytest.MonkeyPatch) -> None:

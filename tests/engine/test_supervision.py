@@ -10,7 +10,16 @@ import pytest
 
 from ringlight import Engine, EngineConfig
 from ringlight.core import messages
-from ringlight.core.errors import InvalidCheckpoint, OutOfMemory, RinglightError, WorkerError
+from ringlight.core.errors import (
+    InvalidCheckpoint,
+    InvalidInstallation,
+    InvalidLayout,
+    InvalidRequest,
+    OutOfMemory,
+    RinglightError,
+    WorkerError,
+)
+from ringlight.engine import runner
 from ringlight.engine.jobs import RECOVERING, Job, Keep
 from ringlight.engine.replica import Lost, Receive
 from tests.engine.processes import wait_until
@@ -175,8 +184,19 @@ def test_jobs_wait_until_workers_can_be_started(tiny: Path, tmp_path: Path) -> N
     assert job.state.deaths == 0
 
 
-def test_workers_that_can_never_start_are_not_tried_again_and_harm_no_job(tiny: Path, tmp_path: Path) -> None:
-    replica = StartsAtLast(99, InvalidCheckpoint("weights: missing"))
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidCheckpoint("weights: missing"),
+        InvalidInstallation("weights: missing"),
+        InvalidRequest.of("weights", "missing"),  # the smallest video, which is made at the start
+    ],
+    ids=lambda error: error.code,
+)
+def test_workers_that_can_never_start_are_not_tried_again_and_harm_no_job(
+    tiny: Path, tmp_path: Path, error: RinglightError
+) -> None:
+    replica = StartsAtLast(99, error)
     with supervised(tiny, replica) as engine:
         job = engine.submit(small(engine), str(tmp_path / "a.mp4"), keep=keep(tmp_path))
         wait_until(lambda: engine.failure is not None)
@@ -184,6 +204,43 @@ def test_workers_that_can_never_start_are_not_tried_again_and_harm_no_job(tiny: 
         assert (state.status, state.problem) == ("failed", "weights: missing")
         assert job.state.status == "queued"
         engine.close(abandon=True)
+    assert replica.events.count("fail") == 1
+
+
+class StartsAgainAtLast(FakeReplica):
+    """Starts, and the next time fails as it is told, so often."""
+
+    def __init__(self, failures: int, error: RinglightError) -> None:
+        super().__init__()
+        self._left = failures
+        self._error = error
+
+    def start(self) -> messages.WorkerReady:
+        if "start" in self.events and self._left:
+            self._left -= 1
+            self.events.append("fail")
+            raise self._error
+        return super().start()
+
+
+@pytest.mark.parametrize("error", [InvalidLayout("a device is gone"), InvalidInstallation("torch is not installed")])
+def test_what_has_run_before_is_tried_again(tiny: Path, monkeypatch: pytest.MonkeyPatch, error: RinglightError) -> None:
+    """Only a first start can be hopeless: a device, a disk or another machine may come back."""
+    monkeypatch.setattr(runner, "FIRST_PAUSE_SECONDS", 0.01)
+    replica = StartsAgainAtLast(2, error)
+    with supervised(tiny, replica) as engine:
+        engine.start()
+        replica.ready = False
+        wait_until(lambda: replica.events.count("start") == 2)
+        assert replica.events.count("fail") == 2
+
+
+def test_another_checkpoint_than_before_is_hopeless(tiny: Path) -> None:
+    replica = StartsAgainAtLast(99, InvalidCheckpoint("is not the checkpoint that this was started with"))
+    with supervised(tiny, replica) as engine:
+        engine.start()
+        replica.ready = False
+        wait_until(lambda: engine.replicas[0].status == "failed")
     assert replica.events.count("fail") == 1
 
 

@@ -1,4 +1,4 @@
-"""A server over two nodes, both of them on this machine: ranks of the second one that die are there again."""
+"""A server over two nodes, both on this machine: it says whom it waits for, and ranks that die are there again."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.cli.commands import RINGLIGHT
 from tests.engine.processes import wait_until
-from tests.server.served import Served, free_port, serve
+from tests.server.served import READY_SECONDS, Served, free_port
 
 pytestmark = pytest.mark.slow  # a real server with workers of two nodes
 
@@ -21,16 +22,30 @@ pytestmark = pytest.mark.slow  # a real server with workers of two nodes
 def nodes(tiny: Path, tmp_path: Path) -> Iterator[tuple[Served, subprocess.Popen[bytes]]]:
     """The server on node 0, and the process that hosts the ranks of node 1."""
     shared = ["--num-gpus", "2", "--ring-degree", "2", "--nnodes", "2", "--watchdog-timeout", "2", "--no-warm-up"]
-    shared += ["--dist-init-addr", f"127.0.0.1:{free_port()}", "--num-threads", "1"]
+    address = f"127.0.0.1:{free_port()}"
+    shared += ["--dist-init-addr", address, "--num-threads", "1"]
     node_1 = [RINGLIGHT, "serve", "--model-path", str(tiny), "--node-rank", "1", *shared]
-    with (tmp_path / "node_1").open("wb") as log:
-        follower = subprocess.Popen(node_1, stdout=log, stderr=log)
+    server = Served(tmp_path, tiny, "--save-seconds", 0.5, *shared)
     try:
-        with serve(tmp_path, tiny, "--save-seconds", 0.5, *shared) as server:
-            yield server, follower
+        awaited = f"waiting for node 1 of 2 at {address}, "
+        wait_until(lambda: awaited in reason(server) and awaited in server.log, READY_SECONDS)
+        with (tmp_path / "node_1").open("wb") as log, subprocess.Popen(node_1, stdout=log, stderr=log) as follower:
+            try:
+                server.wait_until_ready()
+                yield server, follower
+            finally:
+                follower.kill()
     finally:
-        follower.kill()
-        follower.wait()
+        server.process.kill()
+        server.stop()
+
+
+def reason(server: Served) -> str:
+    """Why it is not ready, as it says itself."""
+    try:
+        return server.http.get("/readyz").text
+    except httpx.TransportError:  # it does not listen yet
+        return ""
 
 
 def test_a_lost_node_joins_again_and_the_video_goes_on(nodes: tuple[Served, subprocess.Popen[bytes]]) -> None:

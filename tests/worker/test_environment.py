@@ -10,11 +10,19 @@ import pytest
 import torch
 
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import Cancelled, InvalidLayout, InvalidSetting, OutOfMemory, OutputError, WorkerError
+from ringlight.core.errors import (
+    Cancelled,
+    InvalidInstallation,
+    InvalidLayout,
+    InvalidSetting,
+    OutOfMemory,
+    OutputError,
+    WorkerError,
+)
 from ringlight.core.messages import RankPlace, RunJob
 from ringlight.core.request import VideoRequest
 from ringlight.worker.environment import apply_settings, choose_device, choose_dtypes, describe
-from ringlight.worker.failures import as_ringlight_error, output_error, too_large_message
+from ringlight.worker.failures import as_ringlight_error, is_device_fault, output_error, too_large_message
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
@@ -102,11 +110,52 @@ def test_the_conditions_of_a_measurement() -> None:
 def test_running_out_of_memory_is_told_with_a_remedy() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50)  # more than any machine has
-    for error in (caught.value, MemoryError(), torch.OutOfMemoryError("CUDA out of memory")):
+    no_map = OSError(errno.ENOMEM, "Cannot allocate memory")
+    for error in (caught.value, MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), no_map):
         told = as_ringlight_error(error, too_large_message(JOB.request))
         assert isinstance(told, OutOfMemory)
         assert "1280x704 with 121 frames" in str(told)
         assert "fewer frames" in str(told)
+
+
+LIBRARIES = [  # as they say that memory has run out; none of them raises torch's own kind of error
+    torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("CUDA driver error: out of memory"),
+    RuntimeError("HIP error: out of memory"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("cuDNN SDPA execution failed: CUDA_ERROR_OUT_OF_MEMORY"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("FIND was unable to find an engine to execute this computation"),
+    torch.distributed.DistBackendError("NCCL error: unhandled cuda error. Last error: Cuda failure 2 'out of memory'"),
+]
+
+
+@pytest.mark.parametrize("error", LIBRARIES, ids=str)
+def test_every_librarys_words_for_out_of_memory(error: RuntimeError) -> None:
+    assert isinstance(as_ringlight_error(error, "too large"), OutOfMemory)
+    assert not is_device_fault(error), "the next video is made all the same"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("CUDA error: unspecified launch failure"), True),  # torch before it had a kind for that
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("CUDA error: not of the device"), False),
+    ],
+    ids=str,
+)
+def test_a_device_that_has_failed_is_told_from_a_job_that_has(error: Exception, is_one: bool) -> None:
+    assert is_device_fault(error) == is_one
+
+
+def test_an_import_that_fails_late_names_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    told = as_ringlight_error(ModuleNotFoundError("No module named 'scipy'", name="scipy"), "too large")
+    assert isinstance(told, InvalidInstallation)
+    assert "scipy is not installed" in str(told) and "`pip install scipy`" in str(told)
 
 
 def test_other_errors_keep_their_kind_or_are_named(capsys: pytest.CaptureFixture[str]) -> None:

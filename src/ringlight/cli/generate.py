@@ -83,6 +83,7 @@ def generate(
     nnodes: machine.NumNodes = 1,
     node_rank: machine.NodeRank = 0,
     dist_init_addr: machine.DistInitAddr = "",
+    startup_timeout: machine.StartupTimeout = 1800.0,
     watchdog_timeout: machine.WatchdogTimeout = 10.0,
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.", rich_help_panel=RESULT)] = None,
     json_: Annotated[
@@ -100,7 +101,7 @@ def generate(
     --nnodes the same command runs on every node, each with its own --node-rank; nodes above 0 only host ranks, and
     print no report.
 
-    Exit codes: 0, 2 usage, 3 invalid request or checkpoint, 4 worker failure, 130 interrupted.
+    Exit codes: 0, 2 usage, 3 invalid request, checkpoint or installation, 4 worker failure, 130 interrupted.
     """
     wide, high = parse_size(size, width, height)
     config = EngineConfig(
@@ -112,6 +113,7 @@ def generate(
         num_threads=num_threads,
         tf32=tf32,
         decode_chunk=decode_chunk,
+        startup_timeout_seconds=startup_timeout,
         watchdog_seconds=watchdog_timeout,
         asked_layout=AskedLayout(
             num_gpus=num_gpus,
@@ -187,7 +189,7 @@ def wait(engine: Engine, job: Job, interrupted: threading.Event, progress: JobPr
             return job.wait(0.1)
         except TimeoutError:
             if not job.state.stage:
-                progress.still_loading()
+                progress.still_loading(engine.awaited)
             if interrupted.is_set() and not told:
                 told = True
                 progress.say("stopping at the next step (Ctrl-C again stops at once)")

@@ -96,6 +96,10 @@ DistInitAddr = Annotated[
         help="Address of node 0, where nodes meet.", metavar="HOST:PORT", show_default=False, rich_help_panel=LAYOUT
     ),
 ]
+StartupTimeout = Annotated[
+    float,
+    typer.Option(help="Seconds until other nodes are there and weights loaded at most.", rich_help_panel=LAYOUT),
+]
 WatchdogTimeout = Annotated[
     float, typer.Option(help="Seconds of silence after which a rank is lost.", rich_help_panel=LAYOUT)
 ]

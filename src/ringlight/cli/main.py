@@ -17,14 +17,7 @@ from ringlight.cli.generate import generate
 from ringlight.cli.jobs import jobs
 from ringlight.cli.plan import plan
 from ringlight.cli.serve import serve
-from ringlight.core.errors import (
-    Cancelled,
-    InvalidCheckpoint,
-    InvalidLayout,
-    InvalidRequest,
-    InvalidSetting,
-    RinglightError,
-)
+from ringlight.core.errors import Cancelled, InvalidRequest, RinglightError
 
 EXIT_USAGE = 2
 EXIT_INVALID = 3
@@ -66,11 +59,11 @@ app.command()(doctor)
 
 
 def exit_code(error: RinglightError) -> int:
-    """3 for what the user can mend in a request, a setting or a checkpoint, 4 for a worker's failure."""
+    """3 for what is to be mended in a request, settings, checkpoint or installation, 4 for a worker's failure."""
     if isinstance(error, Cancelled):
         return EXIT_INTERRUPTED
-    mendable = (InvalidRequest, InvalidCheckpoint, InvalidLayout, InvalidSetting)
-    return EXIT_INVALID if isinstance(error, mendable) else EXIT_WORKER
+    is_invalid = isinstance(error, InvalidRequest) or error.mender == "operator"
+    return EXIT_INVALID if is_invalid else EXIT_WORKER
 
 
 def main() -> None:

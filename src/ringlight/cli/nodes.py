@@ -8,7 +8,7 @@ import time
 from ringlight.cli.progress import JobProgress
 from ringlight.cli.signals import handled, interrupt
 from ringlight.core.config import EngineConfig, read_limits
-from ringlight.core.errors import WorkerError
+from ringlight.core.errors import RinglightError
 from ringlight.core.request import VideoRequest
 from ringlight.engine.engine import Engine
 
@@ -19,16 +19,29 @@ def host_ranks(config: EngineConfig, typical: VideoRequest, quiet: bool) -> None
     """Host this node's ranks until node 0 is done. Raises what ended them before."""
     with Engine(config, read_limits(), typical=typical) as engine, JobProgress(quiet) as progress:
         say_layout(engine, progress)
+
+        def watch() -> None:
+            (state,) = engine.replicas
+            if state.status == "starting":
+                progress.still_loading(state.awaited)
+            else:
+                progress.show(0, "hosting", "ranks for node 0", is_over=False)
+
         with handled(interrupt):
-            engine.follow()
+            engine.follow(watch)
 
 
 def keep_hosting(config: EngineConfig, typical: VideoRequest) -> None:
-    """Host this node's ranks until node 0 stops; where the group is lost, join the next one."""
+    """Host this node's ranks until node 0 stops; where the group is lost, join the next one.
+
+    Raises what the operator has to mend on this node.
+    """
     while True:
         try:
             return host_ranks(config, typical, quiet=False)
-        except WorkerError as error:
+        except RinglightError as error:
+            if error.mender == "operator":
+                raise
             print(f"ringlight: {error}; joining again", file=sys.stderr)
             time.sleep(REJOIN_SECONDS)
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ringlight.engine.jobs import Job, JobState
+from ringlight.engine.waiting import Awaited
 
 PLAIN_EVERY_SECONDS = 10.0
 
@@ -41,6 +42,7 @@ class JobProgress:
         )
         self._task = self._bar.add_task("", total=100, stage="loading", detail="")
         self._last_stage = ""
+        self._last_kind = ("loading", "")
         self._start = self._last_print = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -56,11 +58,15 @@ class JobProgress:
         """A line of its own."""
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def still_loading(self) -> None:
-        """Called while nothing has begun: off a terminal it says so every few seconds."""
+    def still_loading(self, awaited: Awaited | None) -> None:
+        """Called while nothing has begun: off a terminal it says so every few seconds, and at once what is awaited."""
         now = time.monotonic()
-        if self._bar.disable and now - self._last_print >= PLAIN_EVERY_SECONDS:
-            self.say(f"  0%  loading, {now - self._start:.0f} s")
+        kind = ("loading", "") if awaited is None else (awaited.what, awaited.remark)
+        is_news, self._last_kind = awaited is not None and kind != self._last_kind, kind
+        said = f"loading, {now - self._start:.0f} s" if awaited is None else str(awaited)
+        self._bar.update(self._task, stage="loading", detail="" if awaited is None else said)
+        if self._bar.disable and (is_news or now - self._last_print >= PLAIN_EVERY_SECONDS):
+            self.say(f"  0%  {said}")
             self._last_print = now
 
     def __call__(self, job: Job) -> None:

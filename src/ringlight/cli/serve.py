@@ -14,6 +14,7 @@ from ringlight.cli import listing, machine, settings
 from ringlight.cli.nodes import keep_hosting
 from ringlight.core.config import EngineConfig, NodesConfig, read_defaults
 from ringlight.core.errors import InvalidRequest, InvalidSetting
+from ringlight.core.installation import check_installation
 from ringlight.core.layout import AskedLayout
 from ringlight.core.request import RequestDefaults, RequestLimits
 from ringlight.core.settings import LogFormat, LogLevel, ServeSettings
@@ -66,6 +67,7 @@ def serve(
     nnodes: machine.NumNodes = 1,
     node_rank: machine.NodeRank = 0,
     dist_init_addr: machine.DistInitAddr = "",
+    startup_timeout: machine.StartupTimeout = 1800.0,
     watchdog_timeout: machine.WatchdogTimeout = 10.0,
     host: Annotated[
         str, typer.Option(help="Address to listen on; others than loopback need keys.", rich_help_panel=SERVER)
@@ -185,7 +187,7 @@ def serve(
     SIGTERM and Ctrl-C let a running job go on for --drain-timeout and keep the rest for the next start; a second one
     stops at once. With --nnodes the same command runs on every node; nodes above 0 only host ranks.
 
-    Exit codes: 0, 2 usage, 3 invalid setting or checkpoint, 4 worker failure, 130 interrupted.
+    Exit codes: 0, 2 usage, 3 invalid setting, checkpoint or installation, 4 worker failure, 130 interrupted.
     """
     engine_config = EngineConfig(
         model_path=model_path,
@@ -196,6 +198,7 @@ def serve(
         num_threads=num_threads,
         tf32=tf32,
         decode_chunk=decode_chunk,
+        startup_timeout_seconds=startup_timeout,
         watchdog_seconds=watchdog_timeout,
         asked_layout=AskedLayout(
             num_gpus=num_gpus,
@@ -204,7 +207,7 @@ def serve(
             ring_degree=ring_degree,
             cfg_degree=cfg_degree,
         ),
-        nodes=NodesConfig(num_nodes=nnodes, node_rank=node_rank, init_address=dist_init_addr),
+        nodes=NodesConfig(num_nodes=nnodes, node_rank=node_rank, init_address=dist_init_addr, refuses_alone=True),
         num_slices=num_slices,
         warm_up=warm_up,
         calibration=calibration,
@@ -252,6 +255,7 @@ def serve(
     if dry_run:
         check_data_dir(Path(data_dir))
         check_safety(serve_settings)
+        check_installation()
         choice = Foresight(engine_config, spec, limits, num_replicas).choose(None, typical)
         print(listing.of_command(ctx, said_limits, said_defaults))
         print(

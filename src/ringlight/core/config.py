@@ -28,12 +28,14 @@ class NodesConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The machines that share one generation, and which of them this is. Each hosts equally many ranks.
 
     `init_address` is HOST:PORT of node 0, where all nodes meet; an IPv6 host stands in brackets. One node needs none.
-    Raises InvalidLayout.
+    A node with another checkpoint, version or flags is refused. With `refuses_alone` node 0 then goes on waiting for
+    the right one; otherwise the start ends on all nodes. Raises InvalidLayout.
     """
 
     num_nodes: int = 1
     node_rank: int = 0
     init_address: str = ""
+    refuses_alone: bool = False
 
     def __post_init__(self) -> None:
         if self.num_nodes < 1:
@@ -66,7 +68,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     `dtype` auto is bfloat16 on CUDA and float32 on a CPU. `load_format` dummy makes random weights on the device
     from the JSON alone. `num_threads` 0 leaves the choice to torch. `tf32` allows TensorFloat-32 in float32
     convolutions on CUDA, as PyTorch itself does; float32 matrix products are always whole. `decode_chunk` is the number
-    of latent frames decoded at a time, 0 to follow from free memory. `startup_timeout_seconds` bounds loading.
+    of latent frames decoded at a time, 0 to follow from free memory. `startup_timeout_seconds` bounds a start,
+    in which other nodes are waited for and weights loaded.
 
     `num_slices` is the number of slices of a rank's tokens whose keys and values are sent ahead of the next block, one
     slice under the computation of another: 0 to follow from sizes and link, 1 to send all at once. A rank that has not
@@ -98,6 +101,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidSetting(f"num-slices must be 0 or more, not {self.num_slices}; 0 leaves the number to us")
         if not 0 < self.watchdog_seconds < math.inf:
             raise InvalidSetting(f"watchdog-timeout must be a number of seconds above 0, not {self.watchdog_seconds:g}")
+        if not 0 < self.startup_timeout_seconds < math.inf:
+            raise InvalidSetting(
+                f"startup-timeout must be a number of seconds above 0, not {self.startup_timeout_seconds:g}"
+            )
 
 
 class DefaultsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -178,6 +185,8 @@ def worker_environment(num_nodes: int = 1) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",  # nothing is imported from the folder we happen to be in
     }
+    # Who is lost is judged by us (parallel.pulse). NCCL's watchdog would abort a process that has merely lost another.
+    environment.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     if num_nodes == 1:
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return environment

@@ -5,6 +5,7 @@
     ├── InvalidCheckpoint    invalid_checkpoint   the folder is not a checkpoint that we can run
     ├── InvalidLayout        invalid_layout       the degrees do not fit the machine or the model
     ├── InvalidSetting       invalid_setting      a flag or a settings file contradicts itself
+    ├── InvalidInstallation  invalid_installation what workers need is not there: torch, a temporary folder
     ├── NotFound             not_found            there is no such video, or it is another's
     ├── QueueFull            queue_full           as many jobs wait as may; come back later
     ├── Cancelled            cancelled            somebody asked for it
@@ -15,14 +16,20 @@
     ├── StoreError           store_error          the database of jobs does not answer or cannot be written
     └── WorkerError          worker_error         a worker process died or failed unexpectedly
 
-The code is what crosses process and network boundaries; the message is one line that names the remedy.
+The code is what crosses process and network boundaries; the message is one line that names the remedy. Who can mend it
+is said once, by the class: exit codes follow from it, and whether it is worth another try.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import msgspec
+
+# asker: whoever made the request, by asking for something else. operator: by another setting, checkpoint or
+# installation, and another start. time: the same may succeed when it is tried again.
+Mender = Literal["asker", "operator", "time"]
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -41,12 +48,14 @@ class RinglightError(Exception):
     """Base of all errors raised on purpose. `code` is stable; `str(error)` is for people."""
 
     code = "error"
+    mender: ClassVar[Mender] = "time"
 
 
 class InvalidRequest(RinglightError):
     """The request cannot be made as asked. `problems` names all that is wrong at once."""
 
     code = "invalid_request"
+    mender = "asker"
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -60,18 +69,27 @@ class InvalidRequest(RinglightError):
 
 class InvalidCheckpoint(RinglightError):
     code = "invalid_checkpoint"
+    mender = "operator"
 
 
 class InvalidLayout(RinglightError):
     code = "invalid_layout"
+    mender = "operator"
 
 
 class InvalidSetting(RinglightError):
     code = "invalid_setting"
+    mender = "operator"
+
+
+class InvalidInstallation(RinglightError):
+    code = "invalid_installation"
+    mender = "operator"
 
 
 class NotFound(RinglightError):
     code = "not_found"
+    mender = "asker"
 
 
 class QueueFull(RinglightError):
@@ -86,10 +104,12 @@ class QueueFull(RinglightError):
 
 class Cancelled(RinglightError):
     code = "cancelled"
+    mender = "asker"
 
 
 class DeadlineExceeded(RinglightError):
     code = "deadline_exceeded"
+    mender = "asker"
 
 
 class OutOfMemory(RinglightError):
@@ -98,6 +118,7 @@ class OutOfMemory(RinglightError):
 
 class NumericalError(RinglightError):
     code = "numerical_error"
+    mender = "asker"
 
 
 class OutputError(RinglightError):
@@ -118,6 +139,7 @@ ERRORS: dict[str, type[RinglightError]] = {
         InvalidCheckpoint,
         InvalidLayout,
         InvalidSetting,
+        InvalidInstallation,
         NotFound,
         QueueFull,
         Cancelled,

@@ -2,8 +2,8 @@
 
 Engine -> rank 0: RunJob, CancelJob, Shutdown, which it tells the other ranks; Ping to any rank, which answers Pong.
 Rank 0 -> engine, of a job: StageStarted, StepFinished, StateSaved, PreviewMade, FramesDecoded, then Computed, and
-JobCompleted once the output is written; or JobFailed at any time. Any rank -> engine: WorkerReady, WorkerFailed,
-GroupBroken.
+JobCompleted once the output is written; or JobFailed at any time. Any rank -> engine: NodesAwaited, WorkerReady,
+WorkerFailed, GroupBroken.
 """
 
 from __future__ import annotations
@@ -60,11 +60,20 @@ class Pong(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     number: int
 
 
+class NodesAwaited(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """While ranks meet: the nodes that are not there yet, none once all are. `remark` says what else is known of them,
+    such as who came and was refused."""
+
+    nodes: list[int]
+    remark: str = ""
+
+
 class WorkerReady(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Weights are loaded."""
+    """Weights are loaded: those of the checkpoint with this digest."""
 
     environment: dict[str, Any]
     load_seconds: float
+    checkpoint: str = ""
 
 
 class StageStarted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -143,33 +152,46 @@ ToWorker = RunJob | CancelJob | Shutdown | Ping
 JobMessage = (
     StageStarted | StepFinished | StateSaved | PreviewMade | FramesDecoded | Computed | JobCompleted | JobFailed
 )
-FromWorker = WorkerReady | Pong | JobMessage | WorkerFailed | GroupBroken
+FromWorker = NodesAwaited | WorkerReady | Pong | JobMessage | WorkerFailed | GroupBroken
 
 
 class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
     """Which of how many ranks a process is, and where they meet.
 
-    `local_rank` of `num_local` counts on this machine, where the first rank has device `first_device`. Ranks meet at a
-    store that rank 0 keeps at `host`:`port`; `listener` is the descriptor of a socket that already listens there, -1
-    where rank 0 is to open one.
+    `local_rank` of `num_local` counts on this machine, where the first rank has device `first_device`, and which others
+    see at `address`. Ranks meet at a store that rank 0 keeps at `host`:`port`; `listener` is the descriptor of a socket
+    that already listens there, which rank 0 is given, and -1 for all others.
     """
 
     rank: int = 0
     num_ranks: int = 1
     local_rank: int = 0
     num_local: int = 1
+    address: str = "127.0.0.1"
     host: str = "127.0.0.1"
     port: int = 0
     listener: int = -1
     first_device: int = 0
 
+    @property
+    def num_nodes(self) -> int:
+        """How many machines there are, each with equally many ranks."""
+        return self.num_ranks // self.num_local
+
+    @property
+    def node_rank(self) -> int:
+        """Which of them this is."""
+        return self.rank // self.num_local
+
 
 class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is told at its start, on its command line."""
+    """What a worker is told at its start, on its command line. `checkpoint` is the digest of the one that workers had
+    loaded before, empty at a first start."""
 
     config: EngineConfig
     limits: RequestLimits
     place: RankPlace = RankPlace()
+    checkpoint: str = ""
 
 
 to_worker_decoder = msgspec.msgpack.Decoder(ToWorker)

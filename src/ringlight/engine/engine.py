@@ -27,6 +27,7 @@ from ringlight.core.errors import (
     WorkerError,
 )
 from ringlight.core.host import cores_each
+from ringlight.core.installation import check_installation
 from ringlight.core.layout import AskedLayout, ParallelLayout, layout_for
 from ringlight.core.output import check_output
 from ringlight.core.picture import open_picture
@@ -39,6 +40,7 @@ from ringlight.engine.pace import Pace
 from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
 from ringlight.engine.runner import ReplicaState, Runner
+from ringlight.engine.waiting import Awaited
 from ringlight.planner.costs import ORDINARY_PROMPT
 
 TICK_SECONDS = 0.25  # how late a deadline may be noticed
@@ -66,8 +68,8 @@ class Engine:
     ) -> None:
         """Read the checkpoint's JSON and choose the layout. No weight is read.
 
-        Raises InvalidCheckpoint, InvalidSetting, and InvalidLayout, also where a typical request, or without one
-        whatever video, is predicted not to fit into this machine's memory.
+        Raises InvalidCheckpoint, InvalidSetting, InvalidInstallation, and InvalidLayout, also where a typical request,
+        or without one whatever video, is predicted not to fit into this machine's memory.
 
         `typical` is a request like those that will come, which decides what is left open of the layout; None is one of
         all defaults. `choice` holds the layout and the reason for it. `queue_size` is how many jobs may wait beside
@@ -95,7 +97,8 @@ class Engine:
         self._clock = threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True)
 
     def _replicas(self, number: int) -> Sequence[Replica]:
-        """Replicas side by side on this machine. Raises InvalidSetting where that is not possible."""
+        """Replicas side by side on this machine. Raises InvalidSetting and InvalidInstallation where they cannot be."""
+        check_installation()
         if number > 1 and self.config.nodes.num_nodes > 1:
             raise InvalidSetting("num-replicas above 1 are for one machine; serve each group of nodes by itself")
         num_ranks, chosen = self.choice.layout.num_ranks, AskedLayout.of(self.choice.layout)
@@ -183,10 +186,24 @@ class Engine:
         if layout.cfg > 1 and not request.uses_guidance:
             raise InvalidLayout(f"{layout.name} has two guidance branches and the request none; use guidance_scale > 1")
 
-    def follow(self) -> None:
-        """Host this machine's ranks for an engine on another machine, until that one closes. Raises WorkerError."""
+    @property
+    def awaited(self) -> Awaited | None:
+        """What the start of a replica waits for, before it can load; None where nothing is."""
+        return next(filter(None, (runner.replica.awaited for runner in self._runners)), None)
+
+    def follow(self, watch: Callable[[], None] = lambda: None) -> None:
+        """Host this machine's ranks for an engine on another machine, until that one closes.
+
+        `watch` is called now and then until they have started, and once after that. Raises what kept them from it, or
+        ended them.
+        """
         (runner,) = self._runners
-        runner.replica.start()
+        self.start(wait=False)
+        while not runner.settled.wait(TICK_SECONDS):
+            watch()
+        if runner.failure is not None:
+            raise runner.failure
+        watch()
         runner.replica.follow()
 
     def submit(

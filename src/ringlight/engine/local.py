@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
 
 from ringlight.core import messages
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import RinglightError, WorkerError, from_code
+from ringlight.core.errors import InvalidLayout, RinglightError, WorkerError, from_code
 from ringlight.core.request import RequestLimits
 from ringlight.engine import process
-from ringlight.engine.process import RankProcess
+from ringlight.engine.network import address_towards, knock, listen_for_nodes
+from ringlight.engine.process import RankDeath, RankProcess
 from ringlight.engine.replica import Lost, Receive
+from ringlight.engine.waiting import Awaited, Waiting
 
 CAUSE_SECONDS = 1.0
+KNOCK_EVERY_SECONDS = 0.5
 PINGS_PER_WATCHDOG = 5
+
+Sign = WorkerError | messages.GroupBroken | messages.WorkerFailed  # that ranks are out of step
 
 
 class LocalReplica:
@@ -36,8 +42,10 @@ class LocalReplica:
         self._num_ranks = num_ranks
         self._first_device = first_device
         self._ranks: list[RankProcess] = []
+        self._checkpoint = ""
+        self._waiting = Waiting()
         self._start_lock = threading.Lock()
-        self._closed = False
+        self._closed = threading.Event()
         self._ready = False
         self._listener: threading.Thread | None = None
         self._jobs_lock = threading.Lock()
@@ -47,20 +55,31 @@ class LocalReplica:
         self._loss: RinglightError | None = None
 
     @property
+    def awaited(self) -> Awaited | None:
+        return self._waiting.now
+
+    @property
     def pids(self) -> list[int]:
         """The process ids of the ranks on this machine, once started."""
         return [rank.pid for rank in self._ranks]
 
     def start(self) -> messages.WorkerReady:
+        deadline = time.monotonic() + self._config.startup_timeout_seconds
         with self._start_lock:
-            if self._closed:
-                raise WorkerError("the engine is closed")
             self._kill()
-            with contextlib.ExitStack() as listening:
-                self._ranks = []
-                for setup in self._setups(listening):
-                    self._ranks.append(RankProcess(setup))
-        ready = self._await_ready()
+        try:
+            address = self._await_node_0(deadline)
+            with self._start_lock:
+                if self._closed.is_set():
+                    raise WorkerError("the engine is closed")
+                with contextlib.ExitStack() as listening:
+                    self._ranks = []
+                    for setup in self._setups(address, listening):
+                        self._ranks.append(RankProcess(setup))
+            ready = self._await_ready(deadline)
+        finally:
+            self._waiting.end()
+        self._checkpoint = ready.checkpoint
         with self._jobs_lock:
             self._ready, self._loss = True, None
         self._listener = threading.Thread(target=self._listen, name="listener", daemon=True)
@@ -98,8 +117,9 @@ class LocalReplica:
             raise self._loss
 
     def close(self, at_once: bool = False) -> None:
-        with self._start_lock:
-            self._closed = True
+        self._closed.set()
+        with self._start_lock:  # from here on no rank is started
+            pass
         may_end_well = self._ready and not (at_once and self._jobs)
         if may_end_well and self._ranks[0].place.rank == 0:  # the others hear only of rank 0
             with contextlib.suppress(WorkerError):
@@ -109,15 +129,41 @@ class LocalReplica:
                 rank.wait(max(0.0, deadline - time.monotonic()))
         self._kill()
 
-    def _setups(self, listening: contextlib.ExitStack) -> Iterator[messages.WorkerSetup]:
-        """What each rank on this machine is told. On a single machine they meet at a socket that we listen on."""
+    def _await_node_0(self, deadline: float) -> str:
+        """This machine's address as node 0 sees it, once that can be reached, and on other nodes once it listens there.
+
+        A machine that starts need not have a name yet. Raises InvalidLayout where it is in vain to wait for that: on
+        node 0 itself, where nobody serves; WorkerError after the deadline.
+        """
+        nodes = self._config.nodes
+        if nodes.num_nodes == 1:
+            return "127.0.0.1"
+        host, port = nodes.host_and_port
+        while True:
+            try:
+                address = address_towards(host, port)
+                if nodes.node_rank > 0:
+                    knock(host, port)
+                return address
+            except OSError as error:
+                problem = error.strerror or str(error)
+            if nodes.node_rank == 0 and not nodes.refuses_alone:
+                raise InvalidLayout(f"dist-init-addr {nodes.init_address} cannot be reached: {problem}")
+            self._waiting.say(f"node 0 at {nodes.init_address}", problem)
+            if (remaining := deadline - time.monotonic()) <= 0:
+                raise self._too_late()
+            if self._closed.wait(min(KNOCK_EVERY_SECONDS, remaining)):
+                raise WorkerError("the engine is closed")
+
+    def _setups(self, address: str, listening: contextlib.ExitStack) -> Iterator[messages.WorkerSetup]:
+        """What each rank on this machine is told. Ranks meet at a socket that we listen on, or node 0 does."""
         nodes = self._config.nodes
         num_local = self._num_ranks // nodes.num_nodes
         host, port, listener = "127.0.0.1", 0, -1
         if nodes.num_nodes > 1:
             host, port = nodes.host_and_port
-        elif num_local > 1:
-            server = listening.enter_context(socket.create_server((host, 0), backlog=num_local))
+        if nodes.node_rank == 0 and self._num_ranks > 1:
+            server = listening.enter_context(self._listen_for_ranks(host, port))
             port, listener = server.getsockname()[1], server.fileno()
         for local_rank in range(num_local):
             rank = nodes.node_rank * num_local + local_rank
@@ -126,34 +172,67 @@ class LocalReplica:
                 num_ranks=self._num_ranks,
                 local_rank=local_rank,
                 num_local=num_local,
+                address=address,
                 host=host,
                 port=port,
                 listener=listener if rank == 0 else -1,
                 first_device=self._first_device,
             )
-            yield messages.WorkerSetup(config=self._config, limits=self._limits, place=place)
+            yield messages.WorkerSetup(
+                config=self._config, limits=self._limits, place=place, checkpoint=self._checkpoint
+            )
 
-    def _await_ready(self) -> messages.WorkerReady:
+    def _listen_for_ranks(self, host: str, port: int) -> socket.socket:
+        if self._config.nodes.num_nodes == 1:
+            return socket.create_server((host, port), backlog=self._num_ranks)
+        try:
+            return listen_for_nodes(port)
+        except PermissionError as error:
+            raise InvalidLayout(f"dist-init-addr: cannot listen on port {port}: {error.strerror}") from None
+        except OSError as error:
+            raise WorkerError(
+                f"node 0 cannot listen on port {port}: {error.strerror}; end what has it, such as another node 0, or "
+                "name another port in --dist-init-addr on every node"
+            ) from None
+
+    def _await_ready(self, deadline: float) -> messages.WorkerReady:
         """The readiness of the first rank here, once all are ready."""
-        timeout = self._config.startup_timeout_seconds
         ready: dict[int, messages.WorkerReady] = {}
-        for rank, message in self._messages(timeout):
-            if isinstance(message, messages.WorkerFailed):
-                self._kill()
-                raise from_code(message.code, message.message)
-            assert isinstance(message, messages.WorkerReady)
-            ready[rank.place.local_rank] = message
+        for rank, message in self._messages(deadline):
+            match message:
+                case messages.NodesAwaited():
+                    self._say_who_is_awaited(message)
+                case messages.WorkerFailed():
+                    raise self._end(rank, message)
+                case messages.WorkerReady():
+                    ready[rank.place.local_rank] = message
             if len(ready) == len(self._ranks):
                 return ready[0]
+        raise self._too_late()
+
+    def _say_who_is_awaited(self, awaited: messages.NodesAwaited) -> None:
+        nodes = self._config.nodes
+        if not awaited.nodes:
+            return self._waiting.end()
+        *first, last = map(str, awaited.nodes)
+        named = f"nodes {', '.join(first)} and {last}" if first else f"node {last}"
+        self._waiting.say(f"{named} of {nodes.num_nodes} at {nodes.init_address}", awaited.remark)
+
+    def _too_late(self) -> WorkerError:
+        """End all ranks, which did not start in time. Returns what there was to wait for."""
+        awaited = self._waiting.now
         self._kill()
-        raise WorkerError(f"the worker was not ready after {timeout:g} s")
+        patience = f"{self._config.startup_timeout_seconds:g} s"
+        if awaited is None:
+            return WorkerError(f"the worker was not ready after {patience}; --startup-timeout gives it longer")
+        return WorkerError(f"not all nodes were there after {patience}: {awaited}; --startup-timeout gives them longer")
 
     def _listen(self) -> None:
         """The listener's thread: hand on what the ranks say, until they are gone."""
         loss: RinglightError | None = None
         try:
             for _, message in self._messages():
-                if not isinstance(message, (messages.WorkerReady, messages.WorkerFailed, messages.Pong)):
+                if isinstance(message, messages.JobMessage):
                     self._hand_on(message)
         except RinglightError as error:
             loss = error
@@ -167,8 +246,7 @@ class LocalReplica:
             lost(loss or WorkerError("the workers have ended"))
         self._free.set()
 
-    def _hand_on(self, message: messages.FromWorker) -> None:
-        assert isinstance(message, messages.JobMessage)
+    def _hand_on(self, message: messages.JobMessage) -> None:
         is_last = isinstance(message, (messages.JobCompleted, messages.JobFailed))
         with self._jobs_lock:
             job = self._jobs.pop(message.job_id, None) if is_last else self._jobs.get(message.job_id)
@@ -178,13 +256,12 @@ class LocalReplica:
         if message.job_id == self._computing and (is_last or isinstance(message, messages.Computed)):
             self._free.set()
 
-    def _messages(self, timeout_seconds: float | None = None) -> Iterator[tuple[RankProcess, messages.FromWorker]]:
-        """Messages of all ranks here as they come; ends after the timeout, or when all ranks end as they were told.
+    def _messages(self, deadline: float | None = None) -> Iterator[tuple[RankProcess, messages.FromWorker]]:
+        """Messages of all ranks here as they come; ends at the deadline, or when all ranks end as they were told.
 
-        Without a timeout the ranks are asked whether they still run. Raises, with all ranks ended, when one dies, is
+        Without a deadline the ranks are asked whether they still run. Raises, with all ranks ended, when one dies, is
         silent for the watchdog's time, or says that it is out of step.
         """
-        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         beat_seconds = self._config.watchdog_seconds / PINGS_PER_WATCHDOG
         next_beat = time.monotonic() + beat_seconds
         by_connection = {rank.connection: rank for rank in self._ranks}
@@ -221,12 +298,13 @@ class LocalReplica:
                 raise self._end(rank, WorkerError(f"rank {rank.place.rank} {silence}"))
             rank.ping()
 
-    def _end(self, rank: RankProcess, sign: WorkerError | messages.GroupBroken) -> RinglightError:
+    def _end(self, rank: RankProcess, sign: Sign) -> RinglightError:
         """End all ranks, of which one has given a sign that they are out of step. Returns the error that began it.
 
-        The first sign need not be the cause: ranks notice that another is gone before we hear why.
+        The first sign need not be the cause: ranks notice that another is gone before we hear why. What keeps another
+        machine's rank from starting is for that machine to mend, where this one goes on waiting for it.
         """
-        signs: list[WorkerError | messages.GroupBroken] = [sign]
+        signs = [sign]
         others = {other.connection: other for other in self._ranks if other is not rank}
         deadline = time.monotonic() + CAUSE_SECONDS
         while others and not any(map(is_cause, signs)) and time.monotonic() < deadline:
@@ -238,12 +316,18 @@ class LocalReplica:
                     signs.append(death)
                     del others[other.connection]
                     continue
-                if isinstance(message, messages.GroupBroken):
+                if isinstance(message, messages.GroupBroken | messages.WorkerFailed):
                     signs.append(message)
                     del others[other.connection]
+        is_starting = not self._ready
         self._kill()
-        cause = next(filter(is_cause, signs), signs[0])
-        return from_code(cause.code, cause.message) if isinstance(cause, messages.GroupBroken) else cause
+        cause = likeliest_cause(signs)
+        if isinstance(cause, WorkerError):
+            return cause
+        is_elsewhere = isinstance(cause, messages.GroupBroken) and not cause.is_cause
+        if is_starting and is_elsewhere and self._config.nodes.refuses_alone:
+            return WorkerError(cause.message)
+        return from_code(cause.code, cause.message)
 
     def _kill(self) -> None:
         """End the processes; their sockets are closed once nobody listens to them any more."""
@@ -256,6 +340,20 @@ class LocalReplica:
             rank.connection.close()
 
 
-def is_cause(sign: WorkerError | messages.GroupBroken) -> bool:
-    """Whether this began it: a rank that says so, or one that was killed by a signal."""
-    return sign.is_cause if isinstance(sign, messages.GroupBroken) else "signal" in str(sign)
+def is_cause(sign: Sign) -> bool:
+    """Whether this surely began it: a rank that says so, or one that was killed by a signal.
+
+    With SIGABRT libraries end a process that has merely lost another one.
+    """
+    match sign:
+        case messages.GroupBroken():
+            return sign.is_cause
+        case RankDeath(status=int(status)):
+            return status < 0 and status != -signal.SIGABRT
+    return isinstance(sign, messages.WorkerFailed)
+
+
+def likeliest_cause(signs: Sequence[Sign]) -> Sign:
+    """What began it: what surely did, else what a rank has said of it, else whichever came first."""
+    said = (sign for sign in signs if isinstance(sign, messages.GroupBroken))
+    return next(filter(is_cause, signs), None) or next(said, signs[0])

@@ -1,4 +1,4 @@
-"""Which network interface of this machine reaches another one."""
+"""How this machine reaches another one: from which address and interface, and whether somebody answers there."""
 
 from __future__ import annotations
 
@@ -11,28 +11,44 @@ from ringlight.core.errors import InvalidLayout
 
 SIOCGIFADDR = 0x8915  # netdevice(7): the IPv4 address of an interface
 IPV6_ADDRESSES = Path("/proc/net/if_inet6")  # address in hexadecimal ... name, a line each
+KNOCK_SECONDS = 5.0
 
 
-def interface_towards(host: str, port: int) -> str:
-    """The name of the interface through which packets to `host` leave, "lo" where it is this machine's loopback.
+def address_towards(host: str, port: int) -> str:
+    """This machine's address as `host` sees it.
 
-    Nothing is sent: to connect a UDP socket only looks up the route. Raises InvalidLayout where there is none.
+    Nothing is sent: to connect a UDP socket only looks up the route. Raises OSError where there is none, or where
+    nobody knows the name.
     """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect(address)
-            ours = probe.getsockname()[0]
-    except OSError as error:
-        raise InvalidLayout(f"dist-init-addr {host}:{port} cannot be reached: {error.strerror or error}") from None
-    if ours.startswith("127."):  # all of that block is the loopback's, which has one of its addresses
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(address)
+        return str(probe.getsockname()[0])
+
+
+def interface_of(address: str) -> str:
+    """The name of the interface that has this address. Raises InvalidLayout where none has it."""
+    if address.startswith("127."):  # all of that block is the loopback's, which has one of its addresses
         return "lo"
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     for _, name in socket.if_nameindex():
-        if ours in _addresses(name, family):
+        if address in _addresses(name, family):
             return name
     raise InvalidLayout(
-        f"no interface of this machine has {ours} as its first address; name the one to use in GLOO_SOCKET_IFNAME"
+        f"no interface of this machine has {address} as its first address; name the one to use in GLOO_SOCKET_IFNAME"
     )
+
+
+def knock(host: str, port: int) -> None:
+    """Raise OSError unless somebody listens there."""
+    socket.create_connection((host, port), KNOCK_SECONDS).close()
+
+
+def listen_for_nodes(port: int) -> socket.socket:
+    """A socket that takes connections from other machines, over both versions of the protocol. Raises OSError."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
 
 
 def _addresses(interface: str, family: int) -> list[str]:

@@ -12,20 +12,29 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from ringlight.core import messages
-from ringlight.core.config import NodesConfig, worker_environment
-from ringlight.core.errors import WorkerError
-from ringlight.engine.network import interface_towards
+from ringlight.core.config import worker_environment
+from ringlight.core.errors import InvalidInstallation, WorkerError
+from ringlight.core.installation import DOCTOR
+from ringlight.engine.network import interface_of
 
-WORKER = "ringlight.worker.main"
+WORKER = "ringlight.worker.start"
 CLOSE_SECONDS = 3.0
 STDERR = 2  # the descriptor: sys.stderr may be an object without one (in notebooks, in tests)
+
+
+class RankDeath(WorkerError):
+    """The end of a rank's process. `status` is as of subprocess: negative for a signal, None where it hangs."""
+
+    def __init__(self, message: str, status: int | None) -> None:
+        self.status = status
+        super().__init__(message)
 
 
 class RankProcess:
     """A process that holds a model, or its part of one. Its death shows at once, as the end of the socket."""
 
     def __init__(self, setup: messages.WorkerSetup) -> None:
-        """Start it. It loads, and says when it is ready."""
+        """Start it. It loads, and says when it is ready. Raises InvalidInstallation."""
         self.place = setup.place
         self.connection: Connection
         self.connection, theirs = Pipe()
@@ -34,7 +43,10 @@ class RankProcess:
         inherited = [theirs.fileno()] + ([setup.place.listener] if setup.place.listener >= 0 else [])
         with theirs:
             arguments = [str(theirs.fileno()), msgspec.json.encode(setup).decode()]
-            self._process = launch(arguments, inherited, rank_environment(setup.config.nodes))
+            try:
+                self._process = launch(arguments, inherited, rank_environment(setup.place))
+            except (FileNotFoundError, PermissionError) as error:
+                raise InvalidInstallation(f"{sys.executable} cannot be run: {error.strerror}; {DOCTOR}") from None
 
     @property
     def pid(self) -> int:
@@ -66,16 +78,16 @@ class RankProcess:
         with contextlib.suppress(WorkerError):  # its end shows when it is listened to
             self.send(messages.Ping(number=self.unanswered))
 
-    def death(self) -> WorkerError:
+    def death(self) -> RankDeath:
         """Why the socket has ended."""
         rank = f"rank {self.place.rank}: " if self.place.num_ranks > 1 else ""
         try:
             status = self._process.wait(CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
-            return WorkerError(f"{rank}the worker closed its connection and hangs")
+            return RankDeath(f"{rank}the worker closed its connection and hangs", None)
         cause = f"signal {-status}" if status < 0 else f"exit status {status}"
         hint = " (out of memory?)" if status == -9 else ""
-        return WorkerError(f"{rank}the worker process died ({cause}){hint}; its log says more")
+        return RankDeath(f"{rank}the worker process died ({cause}){hint}; its log says more", status)
 
     def wait(self, seconds: float) -> int | None:
         """The exit status, or None if it still runs after so long."""
@@ -102,10 +114,10 @@ def launch(arguments: list[str], inherited: list[int], environment: dict[str, st
     )
 
 
-def rank_environment(nodes: NodesConfig) -> dict[str, str]:
+def rank_environment(place: messages.RankPlace) -> dict[str, str]:
     """A worker's environment. Between nodes it names the interface that reaches node 0, unless ours names one."""
-    environment = worker_environment(nodes.num_nodes)
-    if nodes.num_nodes > 1 and "GLOO_SOCKET_IFNAME" not in environment:
-        interface = environment["GLOO_SOCKET_IFNAME"] = interface_towards(*nodes.host_and_port)
+    environment = worker_environment(place.num_nodes)
+    if place.num_nodes > 1 and "GLOO_SOCKET_IFNAME" not in environment:
+        interface = environment["GLOO_SOCKET_IFNAME"] = interface_of(place.address)
         environment.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # "=": exactly so, not what begins so
     return environment

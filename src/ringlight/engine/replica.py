@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ringlight.core import messages
 from ringlight.core.errors import RinglightError
+from ringlight.engine.waiting import Awaited
 
 Receive = Callable[[messages.JobMessage], None]
 Lost = Callable[[RinglightError], None]
@@ -21,6 +22,11 @@ class Replica(Protocol):
 
     def is_ready(self) -> bool:
         """Whether all workers are there and in step. Where not, `start` begins anew."""
+        ...
+
+    @property
+    def awaited(self) -> Awaited | None:
+        """What a start waits for before it can load, such as another machine."""
         ...
 
     def run(self, job: messages.RunJob, receive: Receive, lost: Lost) -> None:

@@ -12,31 +12,26 @@ from typing import Literal
 import msgspec
 
 from ringlight.core import messages
-from ringlight.core.errors import (
-    Cancelled,
-    InvalidCheckpoint,
-    InvalidLayout,
-    InvalidSetting,
-    OutOfMemory,
-    RinglightError,
-    WorkerError,
-)
+from ringlight.core.errors import Cancelled, InvalidCheckpoint, OutOfMemory, RinglightError, WorkerError
 from ringlight.core.output import remove_parts
 from ringlight.engine.jobs import Job, Taken, WorkersLost
 from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
+from ringlight.engine.waiting import Awaited
 
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.25  # between two looks at workers that have nothing to do
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.5, 30.0  # before workers are started again, doubling while that fails
-MENDABLE = (InvalidCheckpoint, InvalidLayout, InvalidSetting)  # by the operator, who has to start the engine again
 
 ReplicaStatus = Literal["starting", "ready", "busy", "lost", "failed", "closed"]
 
 
 class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
-    """One replica at this moment. `restarts` counts how often workers were started after the first time."""
+    """One replica at this moment. `restarts` counts how often workers were started after the first time.
+
+    `problem` is why they did not start, `awaited` what this start waits for. `failed`: they never will.
+    """
 
     name: str
     status: ReplicaStatus
@@ -44,14 +39,16 @@ class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str | None
     environment: dict[str, object]
     problem: str
+    awaited: Awaited | None = None
 
 
 class Runner:
     """Serves a queue with one replica until it is closed.
 
     `supervised`: workers that are lost are started again at once, and for as long as it takes; jobs wait meanwhile.
-    Otherwise the next job starts them, and fails if it cannot. `on_settled` is called after every start, good or bad.
-    `advise` tells what would fit where a job's memory did not suffice, from what the workers told of their device.
+    Only a first start can be hopeless, and one that finds another checkpoint than before. Otherwise the next job starts
+    them, and fails if it cannot. `on_settled` is called after every start, good or bad. `advise` tells what would
+    fit where a job's memory did not suffice, from what the workers told of their device.
     """
 
     def __init__(
@@ -90,7 +87,7 @@ class Runner:
         if self._closing.is_set():
             status: ReplicaStatus = "closed"
         elif self.failure is not None:
-            status = "failed" if isinstance(self.failure, MENDABLE) else "lost"
+            status = "failed" if self._is_hopeless(self.failure) else "lost"
         elif not self.replica.is_ready():
             status = "starting"
         else:
@@ -102,6 +99,7 @@ class Runner:
             job_id=None if running is None else running.id,
             environment=dict(self.ready.environment) if self.ready else {},
             problem="" if self.failure is None else str(self.failure),
+            awaited=self.replica.awaited,
         )
 
     def start(self) -> None:
@@ -131,7 +129,7 @@ class Runner:
         while not self._closing.is_set():
             problem = self._make_ready() if self._supervised or self._starts == 0 else None
             if self._supervised and problem is not None:
-                if isinstance(problem, MENDABLE):  # as it was asked, it will never run
+                if self._is_hopeless(problem):
                     self._closing.wait()
                 self._closing.wait(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, LAST_PAUSE_SECONDS)
@@ -140,6 +138,13 @@ class Runner:
             job = self._queue.take(IDLE_SECONDS)
             if job is not None:
                 self._run(job)
+
+    def _is_hopeless(self, problem: RinglightError) -> bool:
+        """Whether workers as they were asked for will never start, and somebody has to ask for others.
+
+        What has run before will run again, once a machine or a device is back; but not from another checkpoint.
+        """
+        return problem.mender != "time" and (self.ready is None or isinstance(problem, InvalidCheckpoint))
 
     def _make_ready(self) -> RinglightError | None:
         """Start the workers where they are not ready. Returns what keeps them from it.

@@ -10,12 +10,13 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
+from ringlight.core.config import EngineConfig
 from ringlight.core.messages import RankPlace
 from ringlight.parallel.control import Control
 from ringlight.parallel.link import PATIENCE, Link, LinkLost
-from ringlight.parallel.meeting import meet
+from ringlight.parallel.meeting import Tell, meet
 from ringlight.parallel.mesh import Axis
-from ringlight.parallel.pulse import Pulse
+from ringlight.parallel.pulse import Loss, Pulse
 
 
 class RankGroup:
@@ -39,14 +40,15 @@ class RankGroup:
         place: RankPlace,
         device: torch.device,
         terms: Mapping[str, str],
-        startup_seconds: float,
-        watchdog_seconds: float,
-        on_lost: Callable[[str, str, bool], None],
+        config: EngineConfig,
+        tell: Tell,
+        on_lost: Callable[[Loss, bool], None],
     ) -> RankGroup:
-        """Meet the other ranks; returns when all are there.
+        """Meet the other ranks; returns when all are there. `tell` hears who is waited for (`meet`).
 
-        Raises InvalidLayout where their `terms` differ, RuntimeError after `startup_seconds` without all of them.
+        Raises InvalidLayout where their `terms` differ, WorkerError where they do not come in time.
         """
+        watchdog_seconds, startup_seconds = config.watchdog_seconds, config.startup_timeout_seconds
         if place.num_ranks == 1:
             return cls(place, Control(None, 0, 1), Link(), None, watchdog_seconds)
         store = TCPStore(
@@ -58,12 +60,12 @@ class RankGroup:
             wait_for_workers=False,
             master_listen_fd=place.listener if place.listener >= 0 else None,
         )
-        meet(store, place.rank, place.num_ranks, terms, startup_seconds)
+        roster = meet(store, place, terms, startup_seconds, config.nodes.refuses_alone, tell)
+        pulse = Pulse(store, place.rank, roster, watchdog_seconds, on_lost)
+        pulse.start()  # before anything that waits for others
         dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.num_ranks, timeout=PATIENCE)
         control = Control(dist.group.WORLD, place.rank, place.num_ranks)
-        pulse = Pulse(store, place.rank, place.num_ranks, watchdog_seconds, on_lost)
         control.agree(0)
-        pulse.start()
         group = cls(place, control, Link(), pulse, watchdog_seconds)
         group.renew(device)
         return group
@@ -95,6 +97,7 @@ class RankGroup:
         if self._pulse is not None:
             self._pulse.confess(code, message)
 
-    def hear_confession(self) -> tuple[str, str] | None:
-        """After another rank was lost: (code, message) of the one that began it, if one says so soon."""
-        return None if self._pulse is None else self._pulse.hear_confession()
+    def hear_cause(self) -> Loss:
+        """After another rank was lost: what began it. There are others."""
+        assert self._pulse is not None
+        return self._pulse.hear_cause()

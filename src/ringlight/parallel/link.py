@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import _abort_process_group
 
 from ringlight.core.report import LinkReport
 
@@ -49,11 +50,18 @@ class Link:
         the main one holds it. Where they share a core that cost milliseconds a message (docs/log.md).
         """
         for lane in self._lanes:
-            dist.destroy_process_group(lane)
+            self._abandon(lane)
         self.is_gloo = backend == "gloo"
         self._lanes = [new_group(backend) for _ in range(2 if self.is_gloo else 1)]
         if not self.is_gloo:  # its first message must come from all ranks at once; later ones may be of two
             dist.barrier(self._lanes[0], device_ids=[device.index])
+
+    def _abandon(self, lane: dist.ProcessGroup) -> None:
+        """End a group of which some messages may never be fetched. NCCL's own end would wait for each of them."""
+        if self.is_gloo:
+            dist.destroy_process_group(lane)
+        else:
+            _abort_process_group(lane)
 
     def lane(self, sender: int, receiver: int) -> dist.ProcessGroup:
         """The group for messages from one global rank to another."""

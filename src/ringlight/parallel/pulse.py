@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
 
+import msgspec
 from torch._C._distributed_c10d import TCPStore
 
 from ringlight.core.errors import WorkerError
+from ringlight.parallel.roster import Roster
 
 BEATS_PER_WATCHDOG = 10
 CONFESSION_SECONDS = 1.0
+SILENT_BEATS = 3  # without a sign of life, where something else says already that somebody is lost
 FAILURE = "failure"
 STORE = "the store"
+GONE = "no longer answers"
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """Why a group ends, and the rank that began it; None where nobody knows."""
+
+    rank: int | None
+    code: str
+    message: str
 
 
 class Pulse:
@@ -29,15 +40,16 @@ class Pulse:
         self,
         store: TCPStore,
         rank: int,
-        size: int,
+        roster: Roster,
         watchdog_seconds: float,
-        on_lost: Callable[[str, str, bool], None],
+        on_lost: Callable[[Loss, bool], None],
     ) -> None:
-        """`on_lost(code, message, is_cause)` is called from a thread, at most once."""
+        """`on_lost(loss, is_cause)` is called from a thread, at most once."""
         self._store: TCPStore = store.clone()  # type: ignore[attr-defined]
         self._store.set_timeout(timedelta(seconds=watchdog_seconds))
         self._rank = rank
-        self._others = [other for other in range(size) if other != rank]
+        self._roster = roster
+        self._others = [other for other in range(len(roster.addresses)) if other != rank]
         self._watchdog_seconds = watchdog_seconds
         self._on_lost = on_lost
         self._deadline: float | None = None
@@ -47,11 +59,11 @@ class Pulse:
         self._confession = ""
         self._confessed, self._wake, self._stopped = (threading.Event() for _ in range(3))
         self._threads = [threading.Thread(target=work, name="pulse", daemon=True) for work in (self._talk, self._judge)]
-        store.set(_key(rank), "0")
+        store.set(beat_key(rank), "0")
         store.compare_set(FAILURE, "", " ")
 
     def start(self) -> None:
-        """Begin, once every rank has made its own."""
+        """Begin, once all ranks have met; each is to begin within the watchdog's time."""
         for thread in self._threads:
             thread.start()
 
@@ -68,31 +80,48 @@ class Pulse:
 
     def confess(self, code: str, message: str) -> None:
         """Tell the others why this rank ends, so that all report the same cause. The first cause stands."""
-        self._confession = json.dumps({"rank": self._rank, "code": code, "message": message})
+        self._confession = msgspec.json.encode(Loss(self._rank, code, message)).decode()
         self._wake.set()
         self._confessed.wait(self._watchdog_seconds)  # in vain where rank 0 is lost, which the others notice too
 
-    def hear_confession(self) -> tuple[str, str] | None:
-        """(code, message) of the rank that began it, if one says so soon; for a rank that has just lost another."""
-        deadline = time.monotonic() + min(CONFESSION_SECONDS, self._watchdog_seconds)
-        while not self._failure.strip() and not self._store_is_gone and time.monotonic() < deadline:
+    def hear_cause(self) -> Loss:
+        """What began it, for a rank that has just lost another: what one confesses soon, else who is silent."""
+        before, began = self._heard, time.monotonic()
+        beat_seconds = self._watchdog_seconds / BEATS_PER_WATCHDOG
+        silent = self._others
+        while not self._failure.strip() and not self._store_is_gone:
             self._wake.set()
             time.sleep(0.02)
-        return self._cause()
+            waited, heard = time.monotonic() - began, self._heard
+            silent = [rank for rank in self._others if heard.get(beat_key(rank)) == before.get(beat_key(rank))]
+            may_confess = waited < min(CONFESSION_SECONDS, self._watchdog_seconds)
+            if not may_confess and (len(silent) == 1 or waited > SILENT_BEATS * beat_seconds):
+                break
+        if cause := self._cause():
+            return cause
+        if self._store_is_gone or self._heard is before:  # rank 0 keeps it
+            return self._lost(0, GONE)
+        if not silent:
+            unknown = f"rank {self._rank} lost the connection to another rank, and all are there: see to their network"
+            return Loss(None, WorkerError.code, unknown)
+        return self._lost(silent[0], GONE)
 
-    def _cause(self) -> tuple[str, str] | None:
+    def _cause(self) -> Loss | None:
         if not self._failure.strip():
             return None
-        cause = json.loads(self._failure)
-        return cause["code"], f"rank {cause['rank']}: {cause['message']}"
+        cause = msgspec.json.decode(self._failure, type=Loss)
+        return msgspec.structs.replace(cause, message=f"rank {cause.rank}: {cause.message}")
+
+    def _lost(self, rank: int, why: str) -> Loss:
+        return Loss(rank, WorkerError.code, self._roster.lost(rank, why))
 
     def _talk(self) -> None:
-        keys = [FAILURE, *map(_key, self._others)]
+        keys = [FAILURE, *map(beat_key, self._others)]
         rounds = 0
         try:
             while not self._stopped.is_set():
                 rounds += 1
-                self._store.set(_key(self._rank), str(rounds))
+                self._store.set(beat_key(self._rank), str(rounds))
                 if self._confession:
                     self._store.compare_set(FAILURE, " ", self._confession)
                     self._confessed.set()
@@ -106,7 +135,7 @@ class Pulse:
 
     def _judge(self) -> None:
         seen: dict[str, bytes] = {}
-        missed = dict.fromkeys([STORE, *map(_key, self._others)], 0)
+        missed = dict.fromkeys([STORE, *map(beat_key, self._others)], 0)
         while not self._stopped.wait(self._watchdog_seconds / BEATS_PER_WATCHDOG):
             heard = self._heard
             for name in missed:
@@ -114,28 +143,32 @@ class Pulse:
                 missed[name] = missed[name] + 1 if heard.get(name) == seen.get(name) else 0
             seen = heard
             silent = [name for name, number in missed.items() if number > BEATS_PER_WATCHDOG]
-            if loss := self._loss(silent):
-                return self._on_lost(*loss)
+            if found := self._judgement(silent):
+                loss, is_cause = found
+                if is_cause:
+                    self.confess(loss.code, loss.message)
+                return self._on_lost(loss, is_cause)
 
-    def _loss(self, silent: list[str]) -> tuple[str, str, bool] | None:
+    def _judgement(self, silent: list[str]) -> tuple[Loss, bool] | None:
         """What `on_lost` is to hear, given who has not been heard of for the watchdog's time; None if all is well."""
         if self._confession:  # this rank leaves by itself
             return None
         if cause := self._cause():
-            return *cause, False
+            return cause, False
         unheard = f"has not been heard of for {self._watchdog_seconds:g} s"
         if self._store_is_gone:
-            return WorkerError.code, "rank 0 is lost: its store has closed", False
+            return self._lost(0, GONE), False
         if STORE in silent:
             self._confessed.set()  # it cannot be told to anybody
-            return WorkerError.code, f"rank 0 {unheard}", True
+            return self._lost(0, unheard), True
         for other in self._others:
-            if _key(other) in silent:
-                return WorkerError.code, f"rank {other} {unheard}", True
+            if beat_key(other) in silent:
+                return self._lost(other, unheard), True
         if self._deadline is not None and time.monotonic() > self._deadline:
-            return WorkerError.code, f"rank {self._rank} waits for what does not come", False
+            return Loss(None, WorkerError.code, f"rank {self._rank} waits for what does not come"), False
         return None
 
 
-def _key(rank: int) -> str:
+def beat_key(rank: int) -> str:
+    """Where the store counts the beats of a rank."""
     return f"beat/{rank}"

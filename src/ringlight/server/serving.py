@@ -33,8 +33,8 @@ DRAIN_TICK_SECONDS = 0.2
 class Server(uvicorn.Server):
     """A first SIGTERM or SIGINT lets running jobs go on for `drain_seconds`, a second one does not; then it ends.
 
-    What is not over is in the store, to be gone on with by the next server. `failure` is why no replica ever started,
-    where that is for the operator to mend.
+    What is not over is in the store, to be gone on with by the next server. `failure` is why no replica will start
+    again, where that is for the operator to mend.
     """
 
     def __init__(self, app: FastAPI, settings: ServeSettings) -> None:
@@ -98,7 +98,7 @@ class Server(uvicorn.Server):
 
     def _failure_to_start(self) -> RinglightError | None:
         replicas = self._parts.videos.engine.replicas
-        is_hopeless = all(replica.status == "failed" and not replica.environment for replica in replicas)
+        is_hopeless = all(replica.status == "failed" for replica in replicas)
         return self._parts.videos.engine.failure if is_hopeless else None
 
 

@@ -9,13 +9,18 @@ import torch
 
 from ringlight.core import messages
 from ringlight.core.errors import OutOfMemory, OutputError, RinglightError, WorkerError
+from ringlight.core.installation import not_importable
 from ringlight.core.request import VideoRequest
 
-OUT_OF_MEMORY_WORDS = (
-    "can't allocate memory",  # torch's CPU allocator
+OUT_OF_MEMORY_WORDS = (  # in small letters
+    "out of memory",  # CUDA's runtime and driver, HIP, NCCL
+    "out_of_memory",  # the driver's name for it, as cuDNN passes it on
+    "allocate memory",  # torch's CPU allocator, and the system
+    "alloc_failed",  # cuBLAS and cuDNN
+    "allocation_failed",  # cuDNN
     "unable to find an engine to execute this computation",  # cuDNN without room for a workspace
-    "STATUS_ALLOC_FAILED",  # cuBLAS and cuDNN
 )
+DEVICE_FAULT_WORDS = ("CUDA error:", "HIP error:")  # where a library hands on what the device's runtime has said
 OUTPUT_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.ENOENT)
 
 
@@ -50,6 +55,8 @@ def as_ringlight_error(error: Exception, too_large: str) -> RinglightError:
     if is_out_of_memory(error):
         return OutOfMemory(too_large)
     traceback.print_exception(error)
+    if isinstance(error, ImportError):
+        return not_importable(error)
     return WorkerError(f"{type(error).__name__}: {error}")
 
 
@@ -57,4 +64,19 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out. Libraries below torch say so in words of their own."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_WORDS)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in said for words in OUT_OF_MEMORY_WORDS)
+
+
+def is_device_fault(error: Exception) -> bool:
+    """Whether the device has failed in a way that all later work in this process would meet too.
+
+    After an illegal access, say, CUDA refuses everything until the process ends.
+    """
+    if is_out_of_memory(error):
+        return False
+    if isinstance(error, torch.AcceleratorError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in DEVICE_FAULT_WORDS)

@@ -1,6 +1,6 @@
 """The process: load, then make one video after another until told to stop or left alone.
 
-Started by the engine as `python -m ringlight.worker.main FD SETUP`, where FD is the number of an inherited socket and
+Started by `ringlight.worker.start` with the arguments FD SETUP, where FD is the number of an inherited socket and
 SETUP a WorkerSetup in JSON. If the engine dies, the socket closes and this process ends at once. Rank 0 hears of jobs
 from the engine and tells the other ranks, on this machine or another.
 """
@@ -20,18 +20,19 @@ import msgspec
 import torch
 
 from ringlight.core import messages
-from ringlight.core.errors import RinglightError, WorkerError, from_code
+from ringlight.core.errors import InvalidCheckpoint, RinglightError
 from ringlight.core.report import RankReport, RunReport, workload_hash
 from ringlight.parallel.group import RankGroup
 from ringlight.parallel.link import LinkLost
 from ringlight.parallel.mesh import ParallelMesh
+from ringlight.parallel.pulse import Loss
 from ringlight.pipelines.resume import StateFile
 from ringlight.pipelines.trace import Tracer
 from ringlight.pipelines.wan22_ti2v import Wan22TI2V
 from ringlight.worker import environment
 from ringlight.worker.corridor import Corridor
 from ringlight.worker.events import Events
-from ringlight.worker.failures import as_failure, as_ringlight_error
+from ringlight.worker.failures import as_failure, as_ringlight_error, is_device_fault
 from ringlight.worker.finishing import Finishing, failed
 from ringlight.worker.memory import meter_for
 from ringlight.worker.terms import terms_of
@@ -53,15 +54,13 @@ class Worker:
         environment.apply_settings(config, self._device, setup.place.num_local)
         dtype, vae_dtype = environment.choose_dtypes(config, self._device)
         terms = terms_of(setup, self._device, dtype, vae_dtype)
+        if setup.checkpoint not in ("", terms["checkpoint"]):
+            raise InvalidCheckpoint(
+                f"{config.model_path} is not the checkpoint that this was started with: its digest is "
+                f"{terms['checkpoint']} and was {setup.checkpoint}; start again, or put the old one back"
+            )
         self._numerics = {name: terms[name] for name in ("checkpoint", "load-format", "dtype", "device")}
-        self._group = RankGroup.join(
-            setup.place,
-            self._device,
-            terms,
-            config.startup_timeout_seconds,
-            config.watchdog_seconds,
-            self._leave,
-        )
+        self._group = RankGroup.join(setup.place, self._device, terms, config, self._say_who_is_awaited, self._follow)
         self._meter = meter_for(self._device, setup.place.rank)
         try:
             described = self._load(setup, dtype, vae_dtype)
@@ -69,7 +68,8 @@ class Worker:
                 warm_up(self._pipeline, self._group, corridor, self._meter)
             self._group.control.agree(0)  # ready means that all are
         except LinkLost as lost:
-            raise self._loss(lost) from lost
+            self._follow(self._loss(lost))
+            raise
         except Exception as error:  # the other ranks wait for this one
             failure = as_ringlight_error(error, TOO_LARGE_TO_LOAD)
             self._group.confess(failure.code, str(failure))
@@ -78,7 +78,9 @@ class Worker:
         gc.freeze()  # what is loaded stays: to look through it again costs 0.2 s at the start of every job
         seconds = time.perf_counter() - start
         self._environment = described | {"load_seconds": seconds, "num_nodes": config.nodes.num_nodes}
-        corridor.send(messages.WorkerReady(environment=self._environment, load_seconds=seconds))
+        corridor.send(
+            messages.WorkerReady(environment=self._environment, load_seconds=seconds, checkpoint=terms["checkpoint"])
+        )
 
     def _load(self, setup: messages.WorkerSetup, dtype: torch.dtype, vae_dtype: torch.dtype) -> dict[str, Any]:
         """Load the model, together with the other ranks. Returns the conditions of all measurements."""
@@ -95,9 +97,9 @@ class Worker:
             failure = self._work(job)
             self._group.expect(None)
             if failure is not None:
-                release_memory(self._device)
                 if self._place.rank == 0:
                     self._corridor.send(failed(job, failure))
+                self._release_memory()
         self._group.leave()
         self._finishing.wait()
 
@@ -108,14 +110,14 @@ class Worker:
             decoded: messages.ToWorker = messages.to_worker_decoder.decode(self._group.control.broadcast(order))
             return decoded
         except LinkLost as lost:
-            loss = self._loss(lost)
-            self._leave(loss.code, str(loss), is_cause=False)
+            self._follow(self._loss(lost))
             raise
 
     def _work(self, job: messages.RunJob) -> RinglightError | None:
         """Run a job. Returns its failure, if any. No error outlives this: its traceback would keep the job's tensors.
 
-        An error that all ranks raise alike ends this job alone. Any other ends the group.
+        An error that all ranks raise alike ends this job alone. Any other ends the group, and so does a device that
+        has failed: it would fail all later jobs too.
         """
         self._corridor.take_up(job)
         events = Events(self._corridor, self._group, job, self._pipeline.patience_seconds(job.request))
@@ -123,16 +125,17 @@ class Worker:
             self._run(job, events)
             return None
         except LinkLost as lost:
-            loss = self._loss(lost)
-            self._leave(loss.code, str(loss), is_cause=False)
+            self._follow(self._loss(lost))
             raise
         except Exception as error:  # whatever it is, the worker lives on if the ranks are in step
             failure = as_failure(error, job)
+            if is_device_fault(error):
+                self._leave(failure)
             if not events.left_together:
                 try:
                     events.require_alike(failure)
                 except LinkLost:
-                    self._leave(failure.code, str(failure), is_cause=True)
+                    self._leave(failure)
                 self._group.renew(self._device)
             self._corridor.put_down(job)
             return failure
@@ -202,17 +205,31 @@ class Worker:
             resumed_from_step=tracer.resumed_from_step,
         )
 
-    def _loss(self, lost: LinkLost) -> RinglightError:
-        """What to report where another rank was lost: why that one left, if it said so."""
-        confessed = self._group.hear_confession()
-        return from_code(*confessed) if confessed else WorkerError(f"rank {self._place.rank} lost another rank: {lost}")
+    def _release_memory(self) -> None:
+        try:
+            release_memory(self._device)
+        except RuntimeError as error:  # of the device: nothing will work here any more
+            self._leave(as_ringlight_error(error, TOO_LARGE_TO_LOAD))
 
-    def _leave(self, code: str, message: str, is_cause: bool) -> None:
+    def _say_who_is_awaited(self, awaited: messages.NodesAwaited) -> None:
+        if self._place.num_nodes > 1 and self._place.local_rank == 0:
+            self._corridor.send(awaited)
+
+    def _loss(self, lost: LinkLost) -> Loss:
+        """What to report where another rank was lost. What the link says of it is for the log."""
+        cause = self._group.hear_cause()
+        print(f"rank {self._place.rank}: {cause.message} (the link: {lost})", file=sys.stderr, flush=True)
+        return cause
+
+    def _leave(self, failure: RinglightError) -> None:
+        """End this process, for its group is out of step because of it."""
+        self._group.confess(failure.code, str(failure))
+        self._follow(Loss(self._place.rank, failure.code, str(failure)), is_cause=True)
+
+    def _follow(self, loss: Loss, is_cause: bool = False) -> None:
         """End this process, for its group is out of step. Called from any thread."""
-        if is_cause:
-            self._group.confess(code, message)
         rank = self._place.rank
-        self._corridor.leave(messages.GroupBroken(rank=rank, code=code, message=message, is_cause=is_cause))
+        self._corridor.leave(messages.GroupBroken(rank=rank, code=loss.code, message=loss.message, is_cause=is_cause))
 
 
 def release_memory(device: torch.device) -> None:

@@ -139,6 +139,11 @@ CODES: dict[str, Code] = {
     "invalid_setting": Code(
         500, "A flag or a settings file of the server contradicts itself.", "See `ringlight serve --dry-run`."
     ),
+    "invalid_installation": Code(
+        500,
+        "What workers need is not there on the server: torch or another package, or a folder for temporary files.",
+        "Do what the message names, and start the server again; `ringlight doctor` there says more.",
+    ),
     "error": Code(500, "An error without a code of its own.", "Report it with the x-request-id."),
     "unsupported": Code(
         501, "The API knows this call, but the model cannot do it.", "Use another call or model.", retry=False

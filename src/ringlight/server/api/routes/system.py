@@ -103,7 +103,14 @@ def _standing(parts: Parts) -> tuple[Literal["ready", "starting", "draining", "f
         return "draining", "the server is stopping"
     if any(replica.status in ("ready", "busy") for replica in replicas):
         return "ready", ""
-    problems = "; ".join(f"{replica.name}: {replica.problem}" for replica in replicas if replica.problem)
+    reasons = "; ".join(f"{replica.name}: {reason}" for replica in replicas if (reason := _reason(replica)))
     if all(replica.status == "failed" for replica in replicas):
-        return "failed", f"no replica can start: {problems}"
-    return "starting", f"no replica is ready yet{': ' + problems if problems else ''}"
+        return "failed", f"no replica can start: {reasons}"
+    return "starting", f"no replica is ready yet{': ' + reasons if reasons else ''}"
+
+
+def _reason(replica: ReplicaState) -> str:
+    """Why a replica is not ready: what it waits for, and why the start before this one failed."""
+    awaited = "" if replica.awaited is None else str(replica.awaited)
+    problem = f"tried again after: {replica.problem}" if replica.status == "lost" else replica.problem
+    return "; ".join(filter(None, (awaited, problem)))
