@@ -4,9 +4,10 @@
     python benchmarks/chaos.py --self-test
 
 Without names all scenarios are run with their full counts; `--list` shows them; the self-test runs one, once. Each is
-given a folder and servers of its own with the tiny demo checkpoint, on a CPU, two ranks in the layout u1r2 where not said otherwise. A promise that
-is broken is reported with its traceback, ends its scenario and makes the exit code 1; the others go on. Results are
-added to those of the same `--output` that other scenarios have left there, each with its own conditions.
+given a folder and servers of its own with the tiny demo checkpoint, on a CPU, two ranks in the layout u1r2 where not
+said otherwise. A promise that is broken is reported with its traceback, ends its scenario and makes the exit code 1;
+the others go on. Results are added to those of the same `--output` that other scenarios have left there, each with its
+own conditions.
 """
 
 from __future__ import annotations

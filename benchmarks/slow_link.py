@@ -325,10 +325,11 @@ def main() -> None:
         ratios, runs, frames, layers = [0.0, 1.0], 1, 1, 2
     elif len(os.sched_getaffinity(0)) < 2:
         sys.exit("slow_link needs two cores: every rank has one of its own")
+    guidances = ["on"] if options.self_test else options.guidance  # all variants are there with guidance
     rows = []
     with network(options.self_test) as link:
         print(f"link: {link.name}")
-        for guidance in options.guidance:
+        for guidance in guidances:
             with two_ranks(link, layers) as ranks:
                 link.limit(None)
                 rows += measure(link, ranks, guidance, ratios, runs, frames, layers)

@@ -21,8 +21,10 @@ from torch import Tensor
 from gpu.group import Finding, run_group
 from gpu.networks import make_transformer, make_vae, random_text
 from gpu.parity import PROMPT, SEED, Frames, Unheard, Unmeasured, device_name
-from gpu.report import Row, Section, release_memory, within
-from gpu.scale import MAX_TEXT_ROWS, Scale, photograph
+from gpu.picture import picture
+from gpu.report import Row, within
+from gpu.scale import MAX_TEXT_ROWS, Scale
+from gpu.section import Section, release_memory
 from gpu.transformer import TIMES
 from gpu.vae import random_latents
 from ringlight.attention.kernel import choose_kernel
@@ -219,7 +221,7 @@ def _generate(folder: Path, scale: Scale, mesh: ParallelMesh) -> Tensor | None:
     """The latents, on rank 0 alone."""
     config = EngineConfig(model_path=str(folder), device=device_name(scale.device), tf32=False)
     pipeline = Wan22TI2V(config, RequestLimits(), scale.device, torch.float32, torch.float32, mesh.world)
-    fields = scale.demos["tiny"] | {"image": photograph().read_bytes()}
+    fields = scale.demos["tiny"] | {"image": picture()}
     request = read_defaults(folder).complete(PROMPT, pipeline.spec, seed=SEED, **fields)
     output = folder / "latents.safetensors"
     if not pipeline.run(request, output, "ranks", Tracer(scale.device, Unmeasured(), Unheard()), mesh):

@@ -11,20 +11,18 @@ from typing import Any
 import torch
 
 from conditions import answer, commit, versions
+from gpu.scale import GIB
 
 PACKAGES = ("ringlight", "diffusers", "tokenizers", "safetensors", "av", "msgspec", "numpy", "triton")
-GIB = 2**30
 
 
-def conditions(device: torch.device, self_test: bool, given_commit: str | None) -> dict[str, Any]:
-    """Date, device, versions, commit (the checkout's own where none is given) and command, as plain JSON."""
+def conditions(self_test: bool, given_commit: str | None) -> dict[str, Any]:
+    """Date, versions, commit (the checkout's own where none is given) and command, as plain JSON. Touches no device."""
     return {
         "self_test": self_test,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        **_device(device),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_threads": torch.get_num_threads(),
@@ -34,7 +32,8 @@ def conditions(device: torch.device, self_test: bool, given_commit: str | None) 
     }
 
 
-def _device(device: torch.device) -> dict[str, Any]:
+def device_conditions(device: torch.device) -> dict[str, Any]:
+    """What the device is, and how it stands at the start."""
     if device.type != "cuda":
         return {"device": platform.processor() or platform.machine(), "driver": None}
     properties = torch.cuda.get_device_properties(device)
@@ -45,6 +44,7 @@ def _device(device: torch.device) -> dict[str, Any]:
         "multiprocessors": properties.multi_processor_count,
         "memory_gib": round(total_bytes / GIB, 1),
         "free_gib_at_start": round(free_bytes / GIB, 1),
+        "cudnn": torch.backends.cudnn.version(),
         "driver": answer(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]),
         "clocks_at_start": answer(
             ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,power.limit", "--format=csv,noheader"]
