@@ -23,6 +23,7 @@ FAIL, 2 if there is no GPU or the flags contradict each other.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -103,7 +104,8 @@ def parse_arguments() -> argparse.Namespace:
         "--device", choices=("cuda", "cpu"), help="a CPU is for the self-test, and what it takes itself"
     )
     parser.add_argument("--commit", help="the commit measured, where the files are not in a checkout")
-    parser.add_argument("--seconds", type=float, default=540.0, help="when all of it is ended, whatever it does then")
+    told = "when all of it is ended, whatever it does then (default: when all budgets are spent, 540 on a GPU)"
+    parser.add_argument("--seconds", type=float, default=math.inf, help=told)
     add_self_test(parser)
     asked = parser.parse_args()
     asked.device = asked.device or ("cpu" if asked.self_test else "cuda")

@@ -22,7 +22,7 @@ from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.halo import Bands
 
 SETTINGS = {"as by default": "", "expandable segments": "expandable_segments:True"}
-CHUNKS = (1, 3)
+CHUNKS = (1, 2)
 
 
 def compare(scale: Scale) -> Iterator[Row]:
@@ -56,7 +56,7 @@ def _environment(setting: str) -> dict[str, str]:
 def _decode(vae: WanVae, scale: Scale) -> None:
     for video, chunk in ((scale.videos[-1], CHUNKS[0]), (scale.videos[0], CHUNKS[1]), (scale.videos[-1], CHUNKS[1])):
         channels, _, rows, columns = scale.latent_shape(video)
-        latents = 0.5 * torch.randn(channels, 1 + 2 * chunk, rows, columns, device=scale.device)
+        latents = 0.5 * torch.randn(channels, 1 + chunk, rows, columns, device=scale.device)
         stream = vae.start_decoding(Bands.alone(rows), columns, latents.shape[1])
         vae.decode_next(latents[:, :1], stream, True)
         for start in range(1, latents.shape[1], chunk):
