@@ -21,6 +21,7 @@ from ringlight.core.report import RunReport
 from ringlight.models.wan.demo import write_description
 
 MAX_ERROR_LINES = 6
+LEFT_SECONDS = 2.0  # of the section, in which to tell that the command had not ended
 
 
 def run(section: Section, scale: Scale) -> None:
@@ -41,7 +42,7 @@ def _generate(section: Section, checkpoint: Path, generation: Generation, scale:
         _command(checkpoint, generation, scale, output, told),
         capture_output=True,
         text=True,
-        timeout=max(1.0, section.seconds_left),
+        timeout=max(1.0, section.seconds_left - LEFT_SECONDS),
         check=False,
     )
     seconds = time.monotonic() - start

@@ -21,7 +21,7 @@ from gpu.report import error_line
 from gpu.scale import Scale
 from ringlight.parallel.link import Link
 
-MESSAGE_TIMEOUT = timedelta(seconds=60)
+MESSAGE_TIMEOUT = timedelta(seconds=300)
 POLL_SECONDS = 0.1
 
 

@@ -183,5 +183,5 @@ def toy_scale(device: torch.device) -> Scale:
         numbers=tiny,
         generations=(Generation(Video(64, 64, 5), 1, "float32", 0.0),),
         groups=(2,),
-        budgets=dict.fromkeys(full_scale(device).budgets, 150.0),
+        budgets=dict.fromkeys(full_scale(device).budgets, 300.0),
     )
