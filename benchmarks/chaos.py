@@ -31,7 +31,7 @@ from tests.server.chaos import SCENARIOS
 from conditions import conditions
 from demo import add_checkpoint, add_self_test, demo_checkpoint
 
-SELF_TEST = "retention by bytes=1"
+SELF_TEST = "strangers=1"
 
 Result = dict[str, Any]
 
