@@ -83,8 +83,7 @@ def checks(scale: Scale, rank: int, num_ranks: int, link: Link) -> Iterator[Find
     release_memory()
     yield from _check_vae(scale, mesh(LAYOUTS[num_ranks][0]))
     release_memory()
-    for layout in (*LAYOUTS[num_ranks], BRANCHES[num_ranks]):
-        yield _check_generation(scale, mesh(layout))
+    yield from _check_generations(scale, [mesh(layout) for layout in (*LAYOUTS[num_ranks], BRANCHES[num_ranks])])
 
 
 @torch.inference_mode()
@@ -206,15 +205,16 @@ def _encode(vae: WanVae, scale: Scale, mesh: ParallelMesh) -> Tensor:
     return encode_image(image, vae, scale.device, mesh.world)
 
 
-def _check_generation(scale: Scale, mesh: ParallelMesh) -> Finding:
+def _check_generations(scale: Scale, meshes: list[ParallelMesh]) -> Iterator[Finding]:
     """A tiny image-to-video with guidance from a checkpoint's files, text encoder over the ranks too: its latents."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_demo_checkpoint(folder, "tiny")
         truth = _generate(folder, scale, ParallelMesh.alone())
-        found = _generate(folder, scale, mesh)
-    error = 0.0 if found is None or truth is None else _largest(found, truth)
-    return Finding(name=f"generation {mesh.layout.name}, latents, float32", error=error)
+        for mesh in meshes:
+            found = _generate(folder, scale, mesh)
+            error = 0.0 if found is None or truth is None else _largest(found, truth)
+            yield Finding(name=f"generation {mesh.layout.name}, latents, float32", error=error)
 
 
 def _generate(folder: Path, scale: Scale, mesh: ParallelMesh) -> Tensor | None:
