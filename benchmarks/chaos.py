@@ -1,11 +1,13 @@
 """What must hold, whatever happens: kills, stops, full disks, cancels and crowds, as often as it takes to believe it.
 
     python benchmarks/chaos.py [SCENARIO[=COUNT] ...] [--seed 20] [--output benchmarks/results/chaos]
+    python benchmarks/chaos.py --self-test
 
-Without names all scenarios are run with their full counts; `--list` shows them. Each is given a folder and servers of
-its own with the tiny demo checkpoint, on a CPU, two ranks in the layout u1r2 where not said otherwise. A promise that
-is broken is reported with its traceback, ends its scenario and makes the exit code 1; the others go on. Results are
-added to those of the same `--output` that other scenarios have left there, each with its own conditions.
+Without names all scenarios are run with their full counts; `--list` shows them; the self-test runs one, once. Each is
+given a folder and servers of its own with the tiny demo checkpoint, on a CPU, two ranks in the layout u1r2 where not
+said otherwise. A promise that is broken is reported with its traceback, ends its scenario and makes the exit code 1;
+the others go on. Results are added to those of the same `--output` that other scenarios have left there, each with its
+own conditions.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ import torch
 from tests.server.chaos import SCENARIOS
 
 from conditions import conditions
-from ringlight.models.wan.demo import write_demo_checkpoint
+from demo import add_checkpoint, add_self_test, demo_checkpoint
+
+SELF_TEST = "strangers=1"
 
 Result = dict[str, Any]
 
@@ -113,18 +117,18 @@ def main() -> None:
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO[=COUNT]")
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--output", type=Path, help="where results go: this name with .json and .md")
+    add_self_test(parser)
+    add_checkpoint(parser)
     parser.add_argument("--list", action="store_true", help="print all scenarios and their counts")
     options = parser.parse_args()
     if options.list:
         return print("\n".join(f"{name}={each.count}  {each.purpose}" for name, each in SCENARIOS.items()))
-    counts = parse(options.scenarios)
+    counts = parse([SELF_TEST] if options.self_test else options.scenarios)
     torch.set_num_threads(1)  # some ranks are forked from this process
     known = options.output.with_suffix(".json") if options.output else None
     results: dict[str, Result] = json.loads(known.read_bytes()) if known and known.exists() else {}
     done = []
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Path(folder) / "tiny"
-        write_demo_checkpoint(checkpoint, "tiny")
+    with demo_checkpoint("tiny", options.checkpoint) as checkpoint:
         for name, count in counts.items():
             result = results[name] = run(name, count, options.seed, checkpoint)
             done.append(result)

@@ -1,6 +1,7 @@
 """What a server makes of what nobody should send: requests from its own description, damaged pictures, bad weights.
 
     python benchmarks/fuzz.py [--cases 5000] [--seed 20261124] [--output benchmarks/results]
+    python benchmarks/fuzz.py --self-test
 
 A server with the tiny demo checkpoint on a CPU, asked over loopback by one client. First what schemathesis makes of
 /openapi.json, in rounds with one seed after the other until there were so many cases. Then two hundred damaged
@@ -17,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -27,20 +29,33 @@ from tests.server.served import serve
 from tests.server.test_weights import DAMAGES, SHARDED, serve_damaged
 
 from conditions import conditions
-from ringlight.models.wan.demo import write_demo_checkpoint
+from demo import add_checkpoint, add_self_test, demo_checkpoint, name_of, write_demo
 
 KEY = "k" * 20
-EXAMPLES = 40  # of each call in a round
 
 
-def described(folder: Path, checkpoint: Path, seed: int, num_cases: int) -> tuple[list[str], list[str]]:
+class Extent(NamedTuple):
+    """How much is sent: requests from the description, in rounds of so many examples of each call; every n-th damaged
+    picture; checkpoints with these damages."""
+
+    num_cases: int
+    phases: Sequence[str] = PHASES
+    num_examples: int = 40
+    every_picture: int = 1
+    damages: Sequence[str] = tuple(DAMAGES)
+
+
+SELF_TEST = Extent(1, ("examples", "fuzzing"), 1, 50, tuple(DAMAGES)[:1])
+
+
+def described(folder: Path, checkpoint: Path, seed: int, extent: Extent) -> tuple[list[str], list[str]]:
     """Requests made from the description: rows of a table, and what failed."""
     found = Findings([], [])
     with serve(folder, checkpoint, "--queue-size", 4, "--api-key", f"alice:{KEY}", *OPTIONS, **SMALL_VIDEOS) as server:
         before_bytes = memory_bytes(server.process.pid, "VmRSS")
-        phases: Sequence[str] = PHASES
-        while len(found.answers) < num_cases:
-            answers, failures = fuzz(server.url, KEY, seed, EXAMPLES, phases)
+        phases = extent.phases
+        while len(found.answers) < extent.num_cases:
+            answers, failures = fuzz(server.url, KEY, seed, extent.num_examples, phases)
             found = Findings(found.answers + answers, found.failures + failures)
             phases, seed = ("fuzzing", "stateful"), seed + 1  # the others send the same each time
         grown_bytes = memory_bytes(server.process.pid, "VmHWM") - before_bytes
@@ -50,9 +65,9 @@ def described(folder: Path, checkpoint: Path, seed: int, num_cases: int) -> tupl
     return [line(*row, *times(found.seconds()), f"{grown_bytes / 1e6:.0f}")], found.failures
 
 
-def pictures(folder: Path, checkpoint: Path, seed: int) -> tuple[list[str], list[str]]:
+def pictures(folder: Path, checkpoint: Path, seed: int, extent: Extent) -> tuple[list[str], list[str]]:
     """Damaged pictures: rows of a table, and what failed."""
-    sent = damaged(seed)
+    sent = damaged(seed)[:: extent.every_picture]
     answers, failures = [], []
     with serve(folder, checkpoint, *OPTIONS, **SMALL_VIDEOS) as server:
         before_bytes = memory_bytes(server.process.pid, "VmRSS")
@@ -75,10 +90,10 @@ def pictures(folder: Path, checkpoint: Path, seed: int) -> tuple[list[str], list
     return [line(*row, *times(seconds), f"{grown_bytes / 1e6:.0f}")], failures
 
 
-def weights(folder: Path, checkpoint: Path, sharded: Path) -> tuple[list[str], list[str]]:
+def weights(folder: Path, checkpoint: Path, sharded: Path, extent: Extent) -> tuple[list[str], list[str]]:
     """Checkpoints that cannot be trusted, one after the other: rows of a table, and what failed."""
     rows, failures = [], []
-    for damage in DAMAGES:
+    for damage in extent.damages:
         place = folder / damage.replace(" ", "-")
         place.mkdir()
         ended = serve_damaged(place, sharded if damage in SHARDED else checkpoint, damage)
@@ -104,18 +119,23 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=20_261_124)
     parser.add_argument("--output", type=Path, help="folder for fuzz.md")
+    add_self_test(parser)
+    add_checkpoint(parser)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    extent = SELF_TEST if options.self_test else Extent(options.cases)
+    with tempfile.TemporaryDirectory() as name, demo_checkpoint("tiny", options.checkpoint) as checkpoint:
         folder = Path(name)
-        write_demo_checkpoint(folder / "tiny", "tiny")
-        write_demo_checkpoint(folder / "sharded", "tiny", shard_bytes=2 * 2**20)
+        if SHARDED.intersection(extent.damages):
+            write_demo(folder / "sharded", "tiny", "--shard-megabytes", "2")
         for place in ("described", "pictures", "weights"):
             (folder / place).mkdir()
-        asked, wrong = described(folder / "described", folder / "tiny", options.seed, options.cases)
-        sent, more = pictures(folder / "pictures", folder / "tiny", options.seed)
-        read, still_more = weights(folder / "weights", folder / "tiny", folder / "sharded")
+        asked, wrong = described(folder / "described", checkpoint, options.seed, extent)
+        sent, more = pictures(folder / "pictures", checkpoint, options.seed, extent)
+        read, still_more = weights(folder / "weights", checkpoint, folder / "sharded", extent)
+        name_of_checkpoint = name_of(checkpoint)
     failures = wrong + more + still_more
-    told = conditions() | {"checkpoint": "demo tiny", "seed": options.seed, "load": f"{os.getloadavg()[1]:.1f} (5 min)"}
+    told = conditions() | {"checkpoint": name_of_checkpoint, "seed": options.seed}
+    told |= {"load": f"{os.getloadavg()[1]:.1f} (5 min)"}
     report = [
         "# Requests that nobody should send",
         "",
@@ -137,6 +157,7 @@ def main() -> None:
     ]
     print("\n".join(report))
     if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
         (options.output / "fuzz.md").write_text("\n".join(report) + "\n")
     raise SystemExit(bool(failures))
 

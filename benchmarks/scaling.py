@@ -2,6 +2,7 @@
 
     python benchmarks/scaling.py [--runs 5] [--layouts u1r2 u2r1 c2u1r1] [--no-diffusers] [--num-frames 49]
         [--output benchmarks/results/scaling]
+    python benchmarks/scaling.py --self-test
 
 Every rank has one core and one thread. In each round every contender makes the same video once, and the order turns
 from round to round: one rank; two independent single ranks side by side (the ceiling: nothing that shares a machine's
@@ -20,22 +21,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from conditions import conditions
+from demo import add_checkpoint, add_self_test, demo_checkpoint, name_of
 
 PROMPT, NEGATIVE = "a boat crosses a bridge at night, cinematic lighting", "blurry, low quality"
 REQUEST = {"width": 512, "height": 320, "num_frames": 49, "num_inference_steps": 5, "guidance_scale": 5.0, "seed": 7}
 LONG = {"num_frames": 81, "num_inference_steps": 1}  # 3,360 tokens, denoised once: for memory, which activations fill
+SELF_TEST = REQUEST | {"width": 64, "height": 64, "num_frames": 5, "num_inference_steps": 1}
 STAGES = ("Denoising", "Decoding", "Total")
 GOALS = {"Denoising": 0.95, "Decoding": 0.92, "Total": 0.93}  # shares of the ceiling
 GROWTH_GOAL = 0.6
 LAYOUTS = ("u1r2", "u2r1", "c2u1r1")
+THEIR_LAYOUTS = ("u1r2", "u2r1")
 
 Seconds = dict[str, float]
+Request = dict[str, Any]
 Contender = Callable[[int], Seconds]
 
 
@@ -48,13 +53,13 @@ def pin(pid: int, core: int) -> None:
 class Ours:
     """An engine whose ranks have a core each."""
 
-    def __init__(self, checkpoint: str, cores: list[int]) -> None:
+    def __init__(self, checkpoint: Path, request: Request, cores: list[int]) -> None:
         from ringlight import Engine, EngineConfig, RequestLimits
         from ringlight.core.layout import AskedLayout
         from ringlight.engine.local import LocalReplica
 
         config = EngineConfig(
-            model_path=checkpoint,
+            model_path=str(checkpoint),
             device="cpu",
             num_threads=1,
             asked_layout=AskedLayout(num_gpus=len(cores)),
@@ -64,12 +69,13 @@ class Ours:
         self.engine.start()
         for pid, core in zip(replica.pids, cores, strict=True):
             pin(pid, core)
+        self._request = request
         self._folder = tempfile.TemporaryDirectory()
 
     def submit(self, turn: int, layout: str | None, output: str = "video.mp4", **changes: int) -> Any:
         from ringlight.core.layout import ParallelLayout
 
-        fields = REQUEST | changes
+        fields = self._request | changes
         request = self.engine.request(f"{PROMPT} {turn}", negative_prompt=f"{NEGATIVE} {turn}", **fields)
         path = str(Path(self._folder.name) / output)
         return self.engine.submit(request, path, layout=ParallelLayout.parse(layout) if layout else None)
@@ -77,9 +83,9 @@ class Ours:
     def run(self, turn: int, layout: str | None = None) -> Seconds:
         return seconds_of(self.submit(turn, layout).wait())
 
-    def growth_of_denoising(self, layout: str | None = None) -> float:
+    def growth_of_denoising(self, long: Request, layout: str | None = None) -> float:
         """Bytes of memory over the idle worker, of the worst rank, for a long video."""
-        report = self.submit(0, layout, "latents.safetensors", **LONG).wait()
+        report = self.submit(0, layout, "latents.safetensors", **long).wait()
         return seconds_of(report)["Denoising growth"]
 
     def close(self) -> None:
@@ -113,8 +119,7 @@ def side_by_side(first: Ours, second: Ours) -> Contender:
 class Diffusers:
     """diffusers on one rank, or on two with its context parallelism: processes that have a core each."""
 
-    def __init__(self, checkpoint: str, layout: str, store: Path) -> None:
-        cores = sorted(os.sched_getaffinity(0))
+    def __init__(self, checkpoint: Path, request: Request, layout: str, store: Path, cores: list[int]) -> None:
         environment = os.environ | {
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
@@ -128,12 +133,12 @@ class Diffusers:
                     sys.executable,
                     __file__,
                     "--diffusers",
-                    checkpoint,
+                    str(checkpoint),
+                    json.dumps(request),
                     layout,
                     str(rank),
                     str(cores[rank]),
                     str(store),
-                    str(REQUEST["num_frames"]),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -254,40 +259,63 @@ def main() -> None:
     parser.add_argument("--diffusers", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--num-frames", type=int, default=REQUEST["num_frames"])
     parser.add_argument("--output", type=Path, help="where results go: this name with .json and .md")
+    add_self_test(parser)
+    add_checkpoint(parser)
     options = parser.parse_args()
-    REQUEST["num_frames"] = options.num_frames
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        checkpoint = str(folder / "small")
-        demo = [sys.executable, "-m", "ringlight", "demo-checkpoint", checkpoint, "--size", "small"]
-        subprocess.run(demo, check=True, stdout=subprocess.DEVNULL)
-        alone, beside, pair = (Ours(checkpoint, where) for where in (cores[:1], cores[1:], cores))
-        for ours in (alone, beside, pair):
-            stack.callback(ours.close)
-        contenders: dict[str, Contender] = {"one rank": alone.run, "ceiling": side_by_side(alone, beside)}
-        for layout in options.layouts:
-            contenders[layout] = lambda turn, layout=layout: pair.run(turn, layout)
-        if options.diffusers:
-            for layout in ("u1r1", "u1r2", "u2r1"):
-                theirs = Diffusers(checkpoint, layout, folder / f"store-{layout}")
-                stack.callback(theirs.close)
-                contenders[f"diffusers {layout}"] = theirs.run
-        taken = measure(contenders, options.runs)
-        denoising = {"one rank": alone.growth_of_denoising()}
-        denoising |= {layout: pair.growth_of_denoising(layout) for layout in options.layouts}
+    request, long = REQUEST | {"num_frames": options.num_frames}, LONG
+    their_layouts = THEIR_LAYOUTS if options.diffusers else ()
+    size = "small"
+    cores = sorted(os.sched_getaffinity(0))
+    if options.self_test:
+        request, long, size = SELF_TEST, {}, "tiny"
+        options.runs, options.layouts, their_layouts = 1, ["u1r2"], THEIR_LAYOUTS[:1]
+        cores = 2 * cores
+    elif len(cores) < 2:
+        sys.exit("scaling needs two cores: every rank has one of its own")
+    with demo_checkpoint(size, options.checkpoint) as checkpoint:
+        taken, denoising = run(checkpoint, request, long, options.layouts, their_layouts, options.runs, cores[:2])
+        name = name_of(checkpoint)
     rows, grown = speedups(taken), growths(taken, denoising)
     text = f"{table(rows)}\n\n{growth_table(grown)}"
     print(text)
     if options.output:
-        write(options.output, rows, grown, taken, text)
+        said = conditions() | {"checkpoint": name, "request": request, "rounds": options.runs}
+        write(options.output, said, rows, grown, taken, text)
 
 
-def write(output: Path, rows: list[dict[str, Any]], grown: Any, taken: dict[str, list[Seconds]], text: str) -> None:
+def run(
+    checkpoint: Path,
+    request: Request,
+    long: Request,
+    layouts: Sequence[str],
+    their_layouts: Sequence[str],
+    runs: int,
+    cores: list[int],
+) -> tuple[dict[str, list[Seconds]], dict[str, float]]:
+    """(what every contender took in every round, growth of memory while a `long` request is denoised)."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        alone, beside, pair = (Ours(checkpoint, request, where) for where in (cores[:1], cores[1:], cores))
+        for ours in (alone, beside, pair):
+            stack.callback(ours.close)
+        contenders: dict[str, Contender] = {"one rank": alone.run, "ceiling": side_by_side(alone, beside)}
+        for layout in layouts:
+            contenders[layout] = lambda turn, layout=layout: pair.run(turn, layout)
+        for layout in ("u1r1", *their_layouts) if their_layouts else ():
+            theirs = Diffusers(checkpoint, request, layout, folder / f"store-{layout}", cores)
+            stack.callback(theirs.close)
+            contenders[f"diffusers {layout}"] = theirs.run
+        taken = measure(contenders, runs)
+        denoising = {"one rank": alone.growth_of_denoising(long)}
+        denoising |= {layout: pair.growth_of_denoising(long, layout) for layout in layouts}
+    return taken, denoising
+
+
+def write(
+    output: Path, said: Any, rows: list[dict[str, Any]], grown: Any, taken: dict[str, list[Seconds]], text: str
+) -> None:
     """Results as JSON and Markdown."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    rounds = len(taken["one rank"])
-    said = conditions() | {"checkpoint": "demo small", "request": REQUEST, "rounds": rounds}
     document = {"conditions": said, "rows": rows, "growth_bytes": grown, "rounds": taken}
     output.with_suffix(".json").write_text(json.dumps(document, indent=2) + "\n")
     lines = "\n".join(f"- {name}: {value}" for name, value in said.items())
@@ -297,7 +325,7 @@ def write(output: Path, rows: list[dict[str, Any]], grown: Any, taken: dict[str,
 # --- what runs in a process of diffusers ----------------------------------------------------------------------------
 
 
-def serve_diffusers(checkpoint: str, layout: str, rank: int, core: int, store: str) -> None:
+def serve_diffusers(checkpoint: str, request: Request, layout: str, rank: int, core: int, store: str) -> None:
     """Load, then make a video for every line on stdin."""
     import torch
     import torch.distributed as dist
@@ -325,11 +353,11 @@ def serve_diffusers(checkpoint: str, layout: str, rank: int, core: int, store: s
         video = pipeline(
             prompt=f"{PROMPT} {turn.strip()}",
             negative_prompt=f"{NEGATIVE} {turn.strip()}",
-            generator=torch.Generator().manual_seed(int(REQUEST["seed"])),
-            **{name: value for name, value in REQUEST.items() if name != "seed"},
+            generator=torch.Generator().manual_seed(request["seed"]),
+            **{name: value for name, value in request.items() if name != "seed"},
         ).frames[0]
         if rank == 0:
-            write_mp4((video * 255).round().astype("uint8"))
+            write_mp4((video * 255).round().astype("uint8"), request)
         print(json.dumps(taken | {"Total": time.perf_counter() - start}), flush=True)
 
 
@@ -363,8 +391,7 @@ def give_native_attention_its_lse() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--diffusers"] and len(sys.argv) == 8:
-        checkpoint, layout, rank, core, store, num_frames = sys.argv[2:]
-        REQUEST["num_frames"] = int(num_frames)
-        serve_diffusers(checkpoint, layout, int(rank), int(core), store)
+        checkpoint, request, layout, rank, core, store = sys.argv[2:]
+        serve_diffusers(checkpoint, json.loads(request), layout, int(rank), int(core), store)
     else:
         main()

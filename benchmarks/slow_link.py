@@ -1,12 +1,13 @@
 """A link slower than the machine: what ring and Ulysses lose on it, and what sending ahead and taking turns keep.
 
     sudo python benchmarks/slow_link.py [--runs 5] [--ratios 0 0.25 0.4545 1] [--frames 8] [--output benchmarks/results]
+    python benchmarks/slow_link.py --self-test
 
 Two ranks with a core and a thread each live in two network namespaces joined by a veth pair, whose rate `tc tbf` limits
 so that a hop (one rank's keys and values of one block) takes a chosen share of the seconds that a rank computes in a
 layer: hop : layer. At 5 : 11 two CPU ranks stand where two cards without peer-to-peer stand. Every variant runs once a
 round, rounds repeat, medians are printed as speedups over one rank measured in the same rounds. Needs root, `ip` and
-`tc` (Debian: iproute2).
+`tc` (Debian: iproute2); where they are not to be had, the self-test's ranks talk over loopback, and it says so.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from conditions import conditions
+from demo import add_self_test
+from network import Network, network
 
 USUAL_FRAMES, ROWS, COLUMNS = 8, 32, 32  # of latents: 256 tokens a frame
 MODEL = {"num_attention_heads": 8, "attention_head_dim": 64, "ffn_dim": 2048}
@@ -56,55 +58,14 @@ def variants(guidance: str) -> list[Variant]:
     return found
 
 
-class Network:
-    """Two namespaces, a veth pair between them, and its rate."""
-
-    def __init__(self) -> None:
-        mark = f"{os.getpid() % 100000}"
-        self.spaces = [f"ringlight-{mark}-{side}" for side in "ab"]
-        self.ends = [f"rl{mark}{side}" for side in "ab"]
-
-    def make(self) -> None:
-        for space in self.spaces:
-            run("ip", "netns", "add", space)
-        run("ip", "link", "add", self.ends[0], "type", "veth", "peer", "name", self.ends[1])
-        for number, (space, end) in enumerate(zip(self.spaces, self.ends, strict=True)):
-            run("ip", "link", "set", end, "netns", space)
-            self.inside(space, "ip", "addr", "add", f"10.77.0.{number + 1}/24", "dev", end)
-            self.inside(space, "ip", "link", "set", end, "up")
-            self.inside(space, "ip", "link", "set", "lo", "up")
-
-    def limit(self, bits_per_second: float | None) -> None:
-        """Limit both directions; None: no limit."""
-        for space, end in zip(self.spaces, self.ends, strict=True):
-            subprocess.run(
-                ["ip", "netns", "exec", space, "tc", "qdisc", "del", "dev", end, "root"], stderr=subprocess.DEVNULL
-            )
-            if bits_per_second is not None:
-                burst = max(65536, int(bits_per_second / 8 / 250))
-                rate = ("rate", f"{int(bits_per_second)}bit", "burst", str(burst), "latency", "100ms")
-                self.inside(space, "tc", "qdisc", "add", "dev", end, "root", "tbf", *rate)
-
-    def remove(self) -> None:
-        for space in self.spaces:
-            subprocess.run(["ip", "netns", "del", space], stderr=subprocess.DEVNULL)
-
-    def inside(self, space: str, *command: str) -> None:
-        run("ip", "netns", "exec", space, *command)
-
-
-def run(*command: str) -> None:
-    subprocess.run(command, check=True)
-
-
 class Rank:
     """A process in a namespace, on a core of its own, that runs what it is told."""
 
-    def __init__(self, rank: int, network: Network, store: Path) -> None:
-        space, end = network.spaces[rank], network.ends[rank]
-        environment = os.environ | {"GLOO_SOCKET_IFNAME": end, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    def __init__(self, rank: int, network: Network, store: Path, layers: int) -> None:
+        prefix, interface = network.place(rank)
+        environment = os.environ | {"GLOO_SOCKET_IFNAME": interface, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            ["ip", "netns", "exec", space, sys.executable, __file__, "--rank", str(rank), "--store", str(store)],
+            [*prefix, sys.executable, __file__, "--rank", str(rank), str(store), str(layers)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -130,9 +91,9 @@ class Rank:
 
 
 @contextmanager
-def two_ranks(network: Network) -> Iterator[list[Rank]]:
+def two_ranks(network: Network, layers: int) -> Iterator[list[Rank]]:
     with tempfile.TemporaryDirectory() as folder:
-        ranks = [Rank(rank, network, Path(folder) / "store") for rank in (0, 1)]
+        ranks = [Rank(rank, network, Path(folder) / "store", layers) for rank in (0, 1)]
         try:
             yield ranks
         finally:
@@ -149,40 +110,39 @@ def seconds_of(ranks: list[Rank], variant: Variant | None, guidance: str, frames
     return max(rank.result()["seconds"] for rank in taking_part)
 
 
-def measure(network: Network, guidance: str, ratios: list[float], runs: int, frames: int) -> list[dict[str, Any]]:
+def measure(
+    network: Network, ranks: list[Rank], guidance: str, ratios: list[float], runs: int, frames: int, layers: int
+) -> Iterator[dict[str, Any]]:
     """Speedups of all variants at every ratio of hop to layer."""
-    rows: list[dict[str, Any]] = []
-    with two_ranks(network) as ranks:
-        seconds_of(ranks, None, guidance, frames)
-        alone = statistics.median(seconds_of(ranks, None, guidance, frames) for _ in range(3))
-        forwards = 2 if guidance == "on" else 1
-        layer_seconds = alone / (NUM_LAYERS * forwards) / 2
-        hop_bits = 8 * 4 * 2 * (tokens_of(frames) // 2) * MODEL["num_attention_heads"] * MODEL["attention_head_dim"]
-        for ratio in ratios:
-            rate = hop_bits / (ratio * layer_seconds) if ratio else None
-            network.limit(rate)
-            every = variants(guidance)
-            for variant in every[:1] + every[-1:]:
-                seconds_of(ranks, variant, guidance, frames)
-            taken: dict[Variant | None, list[float]] = {variant: [] for variant in [None, *every]}
-            for turn in range(runs):
-                order = list(taken)
-                for variant in order if turn % 2 == 0 else reversed(order):
-                    taken[variant].append(seconds_of(ranks, variant, guidance, frames))
-            one = statistics.median(taken[None])
-            for variant in every:
-                seconds = statistics.median(taken[variant])
-                rows.append(
-                    variant._asdict()
-                    | {"guidance": guidance, "ratio": ratio, "mbit": rate and rate / 1e6}
-                    | {"seconds": seconds, "alone": one, "speedup": one / seconds, "all": taken[variant]}
-                )
-                print(
-                    f"guidance {guidance}  {ratio:4.2f}  {variant.layout} {variant.name:16s} "
-                    f"{seconds:6.3f} s  {one / seconds:5.2f}x",
-                    flush=True,
-                )
-    return rows
+    seconds_of(ranks, None, guidance, frames)
+    alone = statistics.median(seconds_of(ranks, None, guidance, frames) for _ in range(3))
+    forwards = 2 if guidance == "on" else 1
+    layer_seconds = alone / (layers * forwards) / 2
+    hop_bits = 8 * 4 * 2 * (tokens_of(frames) // 2) * MODEL["num_attention_heads"] * MODEL["attention_head_dim"]
+    every = variants(guidance)
+    for ratio in ratios:
+        rate = hop_bits / (ratio * layer_seconds) if ratio else None
+        network.limit(rate)
+        for variant in every[:1] + every[-1:]:
+            seconds_of(ranks, variant, guidance, frames)
+        taken: dict[Variant | None, list[float]] = {variant: [] for variant in [None, *every]}
+        for turn in range(runs):
+            order = list(taken)
+            for variant in order if turn % 2 == 0 else reversed(order):
+                taken[variant].append(seconds_of(ranks, variant, guidance, frames))
+        one = statistics.median(taken[None])
+        for variant in every:
+            seconds = statistics.median(taken[variant])
+            print(
+                f"guidance {guidance}  {ratio:4.2f}  {variant.layout} {variant.name:16s} "
+                f"{seconds:6.3f} s  {one / seconds:5.2f}x",
+                flush=True,
+            )
+            yield (
+                variant._asdict()
+                | {"guidance": guidance, "ratio": ratio, "mbit": rate and rate / 1e6}
+                | {"seconds": seconds, "alone": one, "speedup": one / seconds, "all": taken[variant]}
+            )
 
 
 def tokens_of(frames: int) -> int:
@@ -230,14 +190,14 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def write(rows: list[dict[str, Any]], folder: Path, runs: int, frames: int) -> None:
+def write(rows: list[dict[str, Any]], folder: Path, link: str, runs: int, frames: int, layers: int) -> None:
     """Results as JSON, Markdown and PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     tokens = tokens_of(frames)
     name = "slow_link" if frames == USUAL_FRAMES else f"slow_link_{tokens}_tokens"
     said = conditions() | {
-        "checkpoint": f"random weights: {MODEL}, {NUM_LAYERS} layers, {tokens:,} tokens",
-        "link": "two network namespaces, veth, tc tbf",
+        "checkpoint": f"random weights: {MODEL}, {layers} layers, {tokens:,} tokens",
+        "link": link,
         "rounds": runs,
     }
     document = {"conditions": said, "rows": rows}
@@ -254,20 +214,21 @@ def write(rows: list[dict[str, Any]], folder: Path, runs: int, frames: int) -> N
 # --- what runs in a rank ------------------------------------------------------------------------------------------
 
 
-def serve(rank: int, store_path: str) -> None:
+def serve(rank: int, store_path: str, layers: int) -> None:
     """Make a thin model, then run a prediction for every line on stdin."""
     import torch
     import torch.distributed as dist
 
     from ringlight.parallel.link import Link
 
-    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[rank % len(cores)]})
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     dist.init_process_group("gloo", store=dist.FileStore(store_path, 2), rank=rank, world_size=2)
     link = Link()
     link.open("gloo", torch.device("cpu"))
-    model, keys = build(NUM_LAYERS)
+    model, keys = build(layers)
     latents = torch.empty(0)
     for line in sys.stdin:
         order = json.loads(line)
@@ -357,26 +318,29 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=USUAL_FRAMES, help="of latents, 256 tokens each")
     parser.add_argument("--guidance", nargs="+", choices=GUIDANCE, default=list(GUIDANCE))
     parser.add_argument("--output", type=Path, help="folder for slow_link.json, .md and .png")
+    add_self_test(parser)
     options = parser.parse_args()
-    if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "tc"))):
-        sys.exit("slow_link needs root, ip and tc (Debian: apt-get install iproute2) to make and slow down a link")
-    network = Network()
-    try:
-        network.make()
-        rows = [
-            row
-            for guidance in options.guidance
-            for row in measure(network, guidance, options.ratios, options.runs, options.frames)
-        ]
-    finally:
-        network.remove()
+    ratios, runs, frames, layers = options.ratios, options.runs, options.frames, NUM_LAYERS
+    if options.self_test:
+        ratios, runs, frames, layers = [0.0, 1.0], 1, 1, 2
+    elif len(os.sched_getaffinity(0)) < 2:
+        sys.exit("slow_link needs two cores: every rank has one of its own")
+    guidances = ["on"] if options.self_test else options.guidance  # all variants are there with guidance
+    rows = []
+    with network(options.self_test) as link:
+        print(f"link: {link.name}")
+        for guidance in guidances:
+            with two_ranks(link, layers) as ranks:
+                link.limit(None)
+                rows += measure(link, ranks, guidance, ratios, runs, frames, layers)
     print(table(rows))
     if options.output:
-        write(rows, options.output, options.runs, options.frames)
+        write(rows, options.output, link.name, runs, frames, layers)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--rank"]:
-        serve(int(sys.argv[2]), sys.argv[4])
+        rank, store, layers = sys.argv[2:]
+        serve(int(rank), store, int(layers))
     else:
         main()

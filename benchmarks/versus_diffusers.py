@@ -1,10 +1,12 @@
 """Ringlight beside diffusers: seconds and memory of the same work on the same weights, one thread each.
 
     python benchmarks/versus_diffusers.py [--runs 5] [--only forward_t2v decode ...] [--output benchmarks/results]
+    python benchmarks/versus_diffusers.py --self-test
 
 For every measure two fresh processes load the small demo checkpoint, one with each library. The first run of each
 gives the growth of peak resident memory over the loaded, idle process; then both take turns, one working while the
 other waits, and medians and the ratio of each pair are printed. Both sides write the same mp4 with the same encoder.
+The self-test does all measures in the same two processes, so that growth means nothing there either.
 """
 
 from __future__ import annotations
@@ -17,16 +19,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from conditions import conditions
+from demo import add_checkpoint, add_self_test, demo_checkpoint, name_of
 
-TOKENS_GRID = (8, 20, 32)  # latent frames, height, width: 1,280 tokens
-DECODE_LATENTS = 5
 PROMPT, NEGATIVE = "a boat crosses a bridge at night, cinematic lighting", "blurry, low quality"
-STEPS, FRAMES, GUIDANCE, SEED = 10, 17, 5.0, 7
+SEED = 7
 TARGETS = {
     "forward_t2v": 0.92,
     "forward_i2v": 0.92,
@@ -35,33 +39,60 @@ TARGETS = {
     "generate_i2v": 0.80,
 }
 GROWTH_TARGET = 0.6
-WORKLOAD = {
-    "threads": 1,
-    "checkpoint": "demo small",
-    "tokens": 1280,
-    "latent_frames_decoded": DECODE_LATENTS,
-    "generation": "512x320, 17 frames, 10 steps, guidance 5",
-}
 MEASURES = (*TARGETS, "encode_image")
 
 
-class Contender:
-    """A process that has loaded one library and does one measure on demand."""
+@dataclass(frozen=True)
+class Work:
+    """How much is done: the grid of latents (frames, height, width) that a forward denoises, how many latent frames
+    of that height and width are decoded, and what is generated."""
 
-    def __init__(self, library: str, measure: str, checkpoint: str) -> None:
+    grid: tuple[int, int, int] = (8, 20, 32)
+    decode_latents: int = 5
+    width: int = 512
+    height: int = 320
+    num_frames: int = 17
+    num_inference_steps: int = 10
+    guidance_scale: float = 5.0
+
+    @property
+    def tokens(self) -> int:
+        frames, height, width = self.grid
+        return frames * height * width // 4
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """Fields of a request."""
+        names = ("width", "height", "num_frames", "num_inference_steps", "guidance_scale")
+        return {name: getattr(self, name) for name in names}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.width}x{self.height}, {self.num_frames} frames, {self.num_inference_steps} steps, "
+            f"guidance {self.guidance_scale:g}"
+        )
+
+
+SELF_TEST = Work((2, 4, 4), 2, 64, 64, 5, 1)
+
+
+class Contender:
+    """A process that has loaded one library and does a measure on demand."""
+
+    def __init__(self, library: str, checkpoint: Path, work: Work) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--serve", library, measure, checkpoint],
+            [sys.executable, __file__, "--serve", library, str(checkpoint), json.dumps(asdict(work))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         )
 
-    def run(self) -> dict[str, float]:
+    def run(self, measure: str) -> dict[str, float]:
         """One run: {"seconds", "growth_bytes"}, and "floor_seconds" where the measure has a floor."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print("run", file=self.process.stdin, flush=True)
+        print(measure, file=self.process.stdin, flush=True)
         for line in self.process.stdout:
             if line.startswith("{"):
                 answer: dict[str, float] = json.loads(line)
@@ -74,19 +105,25 @@ class Contender:
         self.process.wait()
 
 
-def compare(measure: str, checkpoint: str, runs: int) -> dict[str, Any]:
-    """Medians, ratio and growth of one measure, the two contenders in turn."""
-    contenders = {library: Contender(library, measure, checkpoint) for library in ("ringlight", "diffusers")}
+@contextmanager
+def two_contenders(checkpoint: Path, work: Work) -> Iterator[dict[str, Contender]]:
+    """Two fresh processes."""
+    contenders = {library: Contender(library, checkpoint, work) for library in ("ringlight", "diffusers")}
     try:
-        growth = {library: contender.run()["growth_bytes"] for library, contender in contenders.items()}
-        taken: dict[str, list[dict[str, float]]] = {library: [] for library in contenders}
-        for turn in range(runs):
-            order = list(contenders.items())
-            for library, contender in order if turn % 2 == 0 else reversed(order):
-                taken[library].append(contender.run())
+        yield contenders
     finally:
         for contender in contenders.values():
             contender.close()
+
+
+def compare(measure: str, contenders: dict[str, Contender], runs: int) -> dict[str, Any]:
+    """Medians, ratio and growth of one measure, the two contenders in turn."""
+    growth = {library: contender.run(measure)["growth_bytes"] for library, contender in contenders.items()}
+    taken: dict[str, list[dict[str, float]]] = {library: [] for library in contenders}
+    for turn in range(runs):
+        order = list(contenders.items())
+        for library, contender in order if turn % 2 == 0 else reversed(order):
+            taken[library].append(contender.run(measure))
     seconds = {library: [run["seconds"] for run in done] for library, done in taken.items()}
     ours, theirs = seconds["ringlight"], seconds["diffusers"]
     result = {
@@ -98,7 +135,7 @@ def compare(measure: str, checkpoint: str, runs: int) -> dict[str, Any]:
         "target": TARGETS.get(measure),
         "ringlight_growth_bytes": growth["ringlight"],
         "diffusers_growth_bytes": growth["diffusers"],
-        "growth_ratio": growth["ringlight"] / growth["diffusers"],
+        "growth_ratio": growth["ringlight"] / max(1.0, growth["diffusers"]),
         "runs": runs,
     }
     floors = [run["floor_seconds"] / run["seconds"] for run in taken["ringlight"] if "floor_seconds" in run]
@@ -135,26 +172,33 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES))
     parser.add_argument("--output", type=Path, help="folder for versus_diffusers.json and .md")
+    add_self_test(parser)
+    add_checkpoint(parser)
     options = parser.parse_args()
+    work, size, runs = (SELF_TEST, "tiny", 1) if options.self_test else (Work(), "small", options.runs)
     results = []
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [sys.executable, "-m", "ringlight", "demo-checkpoint", folder, "--size", "small"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        for measure in options.only:
-            results.append(compare(measure, folder, options.runs))
-            print(table(results[-1:]).splitlines()[2], flush=True)
-            if options.output:
-                write(results, options.output)
+    with demo_checkpoint(size, options.checkpoint) as checkpoint:
+        said = conditions() | {
+            "threads": 1,
+            "checkpoint": name_of(checkpoint),
+            "tokens": work.tokens,
+            "latent_frames_decoded": work.decode_latents,
+            "generation": str(work),
+        }
+        for measures in [options.only] if options.self_test else [[measure] for measure in options.only]:
+            with two_contenders(checkpoint, work) as contenders:
+                for measure in measures:
+                    results.append(compare(measure, contenders, runs))
+                    print(table(results[-1:]).splitlines()[2], flush=True)
+                    if options.output:
+                        write(said, results, options.output)
     print("\n" + table(results))
 
 
-def write(results: list[dict[str, Any]], folder: Path) -> None:
+def write(said: dict[str, Any], results: list[dict[str, Any]], folder: Path) -> None:
     """What is measured so far, as JSON and Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
-    document = {"conditions": conditions() | WORKLOAD, "results": results}
+    document = {"conditions": said, "results": results}
     (folder / "versus_diffusers.json").write_text(json.dumps(document, indent=2) + "\n")
     said = "\n".join(f"- {name}: {value}" for name, value in document["conditions"].items())
     (folder / "versus_diffusers.md").write_text(f"# Ringlight beside diffusers\n\n{said}\n\n{table(results)}\n")
@@ -163,20 +207,26 @@ def write(results: list[dict[str, Any]], folder: Path) -> None:
 # --- what runs in a contender's process -------------------------------------------------------------------------
 
 
-def serve(library: str, measure: str, checkpoint: str) -> None:
-    """Load, then run the measure once for every line on stdin."""
+def serve(library: str, checkpoint: str, work: Work) -> None:
+    """Do the measure that each line on stdin names, once; what it needs is loaded and prepared before."""
     import torch
 
     from ringlight.worker.memory import ResidentMeter
 
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    work, floor = (ringlight_work if library == "ringlight" else diffusers_work)(measure, checkpoint)
+    load = load_ringlight if library == "ringlight" else load_diffusers
+    measures = load(checkpoint, work)
     meter = ResidentMeter()
-    for _ in sys.stdin:
+    prepared: dict[str, Prepared] = {}
+    for line in sys.stdin:
+        measure = line.strip()
+        if measure not in prepared:
+            prepared[measure] = measures(measure)
+        run, floor = prepared[measure]
         meter.start()
         start = time.perf_counter()
-        work()
+        run()
         answer = {"seconds": time.perf_counter() - start}
         answer["growth_bytes"] = meter.report().resident_growth_bytes or 0
         if floor is not None:
@@ -186,30 +236,33 @@ def serve(library: str, measure: str, checkpoint: str) -> None:
         print(json.dumps(answer), flush=True)
 
 
-Work = tuple[Callable[[], object], Callable[[], object] | None]
+Prepared = tuple[Callable[[], object], Callable[[], object] | None]  # what is measured, and its floor
+Measures = Callable[[str], Prepared]
 
 
-def inputs() -> tuple[Any, Any, Any]:
+def inputs(work: Work, text_dim: int) -> tuple[Any, Any, Any]:
     """(latents to denoise, 30 rows of text, latents to decode), the same for both libraries."""
     import torch
 
     generator = torch.Generator().manual_seed(SEED)
-    latents = torch.randn(1, 48, *TOKENS_GRID, generator=generator)
-    text = torch.randn(30, 256, generator=generator)
-    return latents, text, torch.randn(1, 48, DECODE_LATENTS, *TOKENS_GRID[1:], generator=generator)
+    latents = torch.randn(1, 48, *work.grid, generator=generator)
+    text = torch.randn(30, text_dim, generator=generator)
+    return latents, text, torch.randn(1, 48, work.decode_latents, *work.grid[1:], generator=generator)
 
 
-def photograph() -> Any:
+def photograph(work: Work) -> Any:
     """A real picture, fitted to the size asked."""
     import matplotlib
     from PIL import Image
 
     from ringlight.core.picture import fit_picture
 
-    return fit_picture(Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"), 512, 320)
+    return fit_picture(
+        Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"), work.width, work.height
+    )
 
 
-def ringlight_work(measure: str, checkpoint: str) -> Work:
+def load_ringlight(checkpoint: str, work: Work) -> Measures:
     import torch
 
     from ringlight.core.config import EngineConfig, read_defaults
@@ -223,82 +276,73 @@ def ringlight_work(measure: str, checkpoint: str) -> Work:
     config = EngineConfig(model_path=checkpoint, num_threads=1)
     cpu = torch.device("cpu")
     pipeline = Wan22TI2V(config, RequestLimits(), cpu, torch.float32, torch.float32)
-    latents, text, to_decode = inputs()
-    if measure.startswith("forward"):
-        keys = pipeline.transformer.text_keys(text, 512)
-        times = torch.tensor([500.0] if measure == "forward_t2v" else [0.0, 500.0])
-        mesh = ParallelMesh.alone()
-        return lambda: pipeline.transformer(latents, times, keys, pipeline.kernel, mesh), floor_of(pipeline)
-    if measure == "encode_image":
-        pixels = pixels_of(photograph())
-        return lambda: pipeline.vae.encode(pixels), None
-    if measure == "decode":
-        _, rows, columns = TOKENS_GRID
+    latents, text, to_decode = inputs(work, pipeline.spec.transformer.text_dim)
 
-        def decode() -> None:
-            stream = pipeline.vae.start_decoding(Bands.alone(rows), columns, DECODE_LATENTS)
-            for i in range(DECODE_LATENTS):
-                pipeline.vae.decode_next(to_decode[0, :, i : i + 1], stream, first=i == 0)
+    def decode() -> None:
+        stream = pipeline.vae.start_decoding(Bands.alone(to_decode.shape[3]), to_decode.shape[4], work.decode_latents)
+        for i in range(work.decode_latents):
+            pipeline.vae.decode_next(to_decode[0, :, i : i + 1], stream, first=i == 0)
 
-        return decode, None
-    defaults = read_defaults(Path(checkpoint))
-    image = encoded(photograph()) if measure == "generate_i2v" else None
-    request = defaults.complete(
-        PROMPT,
-        pipeline.spec,
-        negative_prompt=NEGATIVE,
-        seed=SEED,
-        image=image,
-        num_inference_steps=STEPS,
-        num_frames=FRAMES,
-    )
-
-    def generate() -> None:
+    def generate(image: bytes | None) -> None:
+        fields = {"negative_prompt": NEGATIVE, "seed": SEED, "image": image} | work.generation
+        request = read_defaults(Path(checkpoint)).complete(PROMPT, pipeline.spec, **fields)
         pipeline.prompts = PromptCache(pipeline.prompts.encoder, 2**30)  # encode prompts anew, as diffusers does
         with tempfile.TemporaryDirectory() as folder:
             pipeline.run(request, Path(folder) / "video.mp4", "job", Tracer(cpu, NoMeter(), Silent()))
 
-    return generate, None
+    def prepare(measure: str) -> Prepared:
+        if measure.startswith("forward"):
+            keys = pipeline.transformer.text_keys(text, 512)
+            times = torch.tensor([500.0] if measure == "forward_t2v" else [0.0, 500.0])
+            mesh = ParallelMesh.alone()
+            return lambda: pipeline.transformer(latents, times, keys, pipeline.kernel, mesh), floor_of(pipeline, work)
+        if measure == "encode_image":
+            pixels = pixels_of(photograph(work))
+            return lambda: pipeline.vae.encode(pixels), None
+        if measure == "decode":
+            return decode, None
+        image = encoded(photograph(work)) if measure == "generate_i2v" else None
+        return lambda: generate(image), None
+
+    return prepare
 
 
-def diffusers_work(measure: str, checkpoint: str) -> Work:
+def load_diffusers(checkpoint: str, work: Work) -> Measures:
     import torch
     from diffusers import WanImageToVideoPipeline, WanPipeline
 
-    kind = WanImageToVideoPipeline if measure == "generate_i2v" else WanPipeline
-    pipeline = kind.from_pretrained(checkpoint, torch_dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    latents, text, to_decode = inputs()
-    if measure.startswith("forward"):
-        padded = torch.zeros(1, 512, 256)
-        padded[0, : len(text)] = text
-        frames, height, width = TOKENS_GRID
-        times = torch.full((1, frames, height // 2, width // 2), 500.0)
-        if measure == "forward_i2v":
-            times[:, 0] = 0
-        return lambda: pipeline.transformer(latents, times.flatten(1), padded, return_dict=False), None
-    if measure == "encode_image":
-        pixels = pixels_of(photograph()).permute(3, 0, 1, 2).unsqueeze(0).contiguous()
-        return lambda: pipeline.vae.encode(pixels), None
-    if measure == "decode":
-        return lambda: pipeline.vae.decode(to_decode, return_dict=False), None
-    arguments: dict[str, Any] = {"image": photograph()} if measure == "generate_i2v" else {}
+    def generate(pipeline: Any, arguments: dict[str, Any]) -> None:
+        generator = torch.Generator().manual_seed(SEED)
+        fields = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "generator": generator} | work.generation | arguments
+        video = pipeline(**fields).frames[0]
+        write_mp4((video * 255).round().astype("uint8"), work.generation)
 
-    def generate() -> None:
-        video = pipeline(
-            prompt=PROMPT,
-            negative_prompt=NEGATIVE,
-            width=512,
-            height=320,
-            num_frames=FRAMES,
-            num_inference_steps=STEPS,
-            guidance_scale=GUIDANCE,
-            generator=torch.Generator().manual_seed(SEED),
-            **arguments,
-        ).frames[0]
-        write_mp4((video * 255).round().astype("uint8"))
+    @cache
+    def load(kind: Any) -> Any:
+        pipeline = kind.from_pretrained(checkpoint, torch_dtype=torch.float32)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
-    return generate, None
+    def prepare(measure: str) -> Prepared:
+        pipeline = load(WanImageToVideoPipeline if measure == "generate_i2v" else WanPipeline)
+        latents, text, to_decode = inputs(work, pipeline.transformer.config.text_dim)
+        if measure.startswith("forward"):
+            padded = torch.zeros(1, 512, text.shape[-1])
+            padded[0, : len(text)] = text
+            frames, height, width = work.grid
+            times = torch.full((1, frames, height // 2, width // 2), 500.0)
+            if measure == "forward_i2v":
+                times[:, 0] = 0
+            return lambda: pipeline.transformer(latents, times.flatten(1), padded, return_dict=False), None
+        if measure == "encode_image":
+            pixels = pixels_of(photograph(work)).permute(3, 0, 1, 2).unsqueeze(0).contiguous()
+            return lambda: pipeline.vae.encode(pixels), None
+        if measure == "decode":
+            return lambda: pipeline.vae.decode(to_decode, return_dict=False), None
+        arguments = {"image": photograph(work)} if measure == "generate_i2v" else {}
+        return lambda: generate(pipeline, arguments), None
+
+    return prepare
 
 
 class NoMeter:
@@ -327,13 +371,12 @@ class Silent:
             raise problem
 
 
-def floor_of(pipeline: Any) -> Callable[[], None]:
+def floor_of(pipeline: Any, work: Work) -> Callable[[], None]:
     """The matrix products and the attention of a forward alone, on the sizes of the measure."""
     import torch
 
     spec = pipeline.spec.transformer
-    tokens = TOKENS_GRID[0] * TOKENS_GRID[1] * TOKENS_GRID[2] // 4
-    dim = spec.inner_dim
+    tokens, dim = work.tokens, spec.inner_dim
     x, wide = torch.randn(1, tokens, dim), torch.randn(1, tokens, spec.ffn_dim)
     qkv = torch.randn(1, tokens, 3 * dim).unflatten(-1, (-1, spec.attention_head_dim)).chunk(3, dim=2)
     text = torch.randn(1, 30, spec.num_attention_heads, spec.attention_head_dim)
@@ -367,29 +410,19 @@ def encoded(picture: Any) -> bytes:
     return buffer.getvalue()
 
 
-def write_mp4(frames: Any) -> None:
-    """Encode frames as Ringlight does."""
+def write_mp4(frames: Any, fields: dict[str, Any]) -> None:
+    """Encode frames, made with these fields of a request, as Ringlight does."""
     from ringlight.core.request import VideoRequest
     from ringlight.pipelines.output import encode_video
 
-    request = VideoRequest(
-        prompt=PROMPT,
-        negative_prompt="",
-        width=512,
-        height=320,
-        num_frames=FRAMES,
-        fps=24,
-        num_inference_steps=STEPS,
-        guidance_scale=GUIDANCE,
-        flow_shift=5.0,
-        seed=SEED,
-    )
+    others: dict[str, Any] = {"prompt": PROMPT, "negative_prompt": "", "fps": 24, "flow_shift": 5.0, "seed": SEED}
     with tempfile.TemporaryDirectory() as folder:
-        encode_video(iter(frames), Path(folder) / "video.mp4", request)
+        encode_video(iter(frames), Path(folder) / "video.mp4", VideoRequest(**others | fields), continues=None)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
-        serve(*sys.argv[2:])
+        library, checkpoint, told = sys.argv[2:]
+        serve(library, checkpoint, Work(**json.loads(told)))
     else:
         main()

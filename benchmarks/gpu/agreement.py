@@ -21,8 +21,10 @@ from torch import Tensor
 from gpu.group import Finding, run_group
 from gpu.networks import make_transformer, make_vae, random_text
 from gpu.parity import PROMPT, SEED, Frames, Unheard, Unmeasured, device_name
-from gpu.report import Row, Section, release_memory, within
-from gpu.scale import MAX_TEXT_ROWS, Scale, photograph
+from gpu.picture import picture
+from gpu.report import Row, within
+from gpu.scale import MAX_TEXT_ROWS, Scale
+from gpu.section import Section, release_memory
 from gpu.transformer import TIMES
 from gpu.vae import random_latents
 from ringlight.attention.kernel import choose_kernel
@@ -47,7 +49,7 @@ BOUND = 2e-5  # of the largest value, float32
 BFLOAT16_RATIO = 1.1
 GENERATION_BOUND = 1e-3  # of latents after a few steps, largest difference
 GUIDANCE_SCALE = 5.0
-GROUP_LIMIT_SECONDS = 60.0
+LEFT_SECONDS = 2.0  # of the section, in which to tell what ranks had found that had not ended
 LAYOUTS = {2: ("u1r2", "u2r1"), 4: ("u1r4", "u2r2", "u4r1")}
 SLICES = {2: (1, 2, 4, 8), 4: (1, 4)}
 BRANCHES = {2: "c2u1r1", 4: "c2u1r2"}
@@ -57,7 +59,7 @@ Compute = Callable[[ParallelMesh], Tensor | None]  # a result on a mesh; None on
 
 def compare(scale: Scale, num_ranks: int, section: Section) -> Iterator[Row]:
     """A row for each check, the worst of all ranks in it."""
-    for found in run_group(scale, num_ranks, checks, min(GROUP_LIMIT_SECONDS, section.seconds_left)):
+    for found in run_group(scale, num_ranks, checks, section.seconds_left - LEFT_SECONDS):
         worst = max(found, key=lambda finding: math.inf if math.isnan(finding.error) else finding.error)
         name = f"{worst.name}, {num_ranks} ranks against one"
         numbers = {"error": worst.error, "one_rank_error": worst.one_rank, "seconds_since_start": worst.seconds}
@@ -81,8 +83,7 @@ def checks(scale: Scale, rank: int, num_ranks: int, link: Link) -> Iterator[Find
     release_memory()
     yield from _check_vae(scale, mesh(LAYOUTS[num_ranks][0]))
     release_memory()
-    for layout in (*LAYOUTS[num_ranks], BRANCHES[num_ranks]):
-        yield _check_generation(scale, mesh(layout))
+    yield from _check_generations(scale, [mesh(layout) for layout in (*LAYOUTS[num_ranks], BRANCHES[num_ranks])])
 
 
 @torch.inference_mode()
@@ -204,22 +205,23 @@ def _encode(vae: WanVae, scale: Scale, mesh: ParallelMesh) -> Tensor:
     return encode_image(image, vae, scale.device, mesh.world)
 
 
-def _check_generation(scale: Scale, mesh: ParallelMesh) -> Finding:
+def _check_generations(scale: Scale, meshes: list[ParallelMesh]) -> Iterator[Finding]:
     """A tiny image-to-video with guidance from a checkpoint's files, text encoder over the ranks too: its latents."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_demo_checkpoint(folder, "tiny")
         truth = _generate(folder, scale, ParallelMesh.alone())
-        found = _generate(folder, scale, mesh)
-    error = 0.0 if found is None or truth is None else _largest(found, truth)
-    return Finding(name=f"generation {mesh.layout.name}, latents, float32", error=error)
+        for mesh in meshes:
+            found = _generate(folder, scale, mesh)
+            error = 0.0 if found is None or truth is None else _largest(found, truth)
+            yield Finding(name=f"generation {mesh.layout.name}, latents, float32", error=error)
 
 
 def _generate(folder: Path, scale: Scale, mesh: ParallelMesh) -> Tensor | None:
     """The latents, on rank 0 alone."""
     config = EngineConfig(model_path=str(folder), device=device_name(scale.device), tf32=False)
     pipeline = Wan22TI2V(config, RequestLimits(), scale.device, torch.float32, torch.float32, mesh.world)
-    fields = scale.demos["tiny"] | {"image": photograph().read_bytes()}
+    fields = scale.demos["tiny"] | {"image": picture()}
     request = read_defaults(folder).complete(PROMPT, pipeline.spec, seed=SEED, **fields)
     output = folder / "latents.safetensors"
     if not pipeline.run(request, output, "ranks", Tracer(scale.device, Unmeasured(), Unheard()), mesh):

@@ -9,7 +9,7 @@ from statistics import median
 
 import torch
 
-from gpu.conditions import GIB
+from gpu.scale import GIB
 
 Run = Callable[[], object]
 

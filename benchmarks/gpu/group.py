@@ -19,9 +19,10 @@ from torch._C._distributed_c10d import FileStore
 from gpu.rates import allow_tf32
 from gpu.report import error_line
 from gpu.scale import Scale
+from gpu.watching import start_method
 from ringlight.parallel.link import Link
 
-MESSAGE_TIMEOUT = timedelta(seconds=60)
+MESSAGE_TIMEOUT = timedelta(seconds=300)
 POLL_SECONDS = 0.1
 
 
@@ -41,18 +42,20 @@ Checks = Callable[[Scale, int, int, Link], Iterator[Finding]]  # of a rank, and 
 def run_group(scale: Scale, num_ranks: int, checks: Checks, limit_seconds: float) -> Iterator[list[Finding]]:
     """What all ranks found in each check, rank by rank, once all have ended.
 
-    `checks` is a function of a module: ranks are new processes. At the end raises RuntimeError when a rank
+    `checks` is a function of a module: ranks are new processes, forked as long as this one has not touched the device,
+    for what they import takes longer than what they do. At the end raises RuntimeError when a rank
     failed, TimeoutError when one had not ended after `limit_seconds`; what all of them found before that is there.
     """
     with TemporaryDirectory() as name:
         folder = Path(name)
-        spawn = multiprocessing.get_context("spawn").Process
+        method = "spawn" if torch.cuda.is_initialized() else start_method()
+        process = multiprocessing.get_context(method).Process
         ranks = [
-            spawn(target=_run_rank, args=(rank, num_ranks, scale, checks, folder), daemon=True)
+            process(target=_run_rank, args=(rank, num_ranks, scale, checks, folder), daemon=True)
             for rank in range(num_ranks)
         ]
-        for process in ranks:
-            process.start()
+        for each in ranks:
+            each.start()
         stop = time.perf_counter() + limit_seconds
         while any(process.is_alive() for process in ranks) and time.perf_counter() < stop:
             time.sleep(POLL_SECONDS)

@@ -14,8 +14,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from gpu.report import Row, Section, within
-from gpu.scale import Scale, photograph
+from gpu.picture import picture
+from gpu.report import Row, within
+from gpu.scale import Scale
+from gpu.section import Section
 from ringlight.core.config import DeviceName, EngineConfig, read_defaults
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.models.wan.demo import write_demo_checkpoint
@@ -87,7 +89,7 @@ def run(section: Section, scale: Scale) -> None:
         with TemporaryDirectory() as name:
             folder = Path(name) / size
             write_demo_checkpoint(folder, size)
-            for kind, image in (("T2V", None), ("I2V", photograph().read_bytes())):
+            for kind, image in (("T2V", None), ("I2V", picture())):
                 label = f"{size} {kind}"
                 check = partial(_compare, label, folder, fields | {"image": image}, scale.device)
                 section.attempt(label, check)

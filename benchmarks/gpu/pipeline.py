@@ -17,8 +17,10 @@ import safetensors.torch
 import torch
 
 from gpu.parity import PROMPT, SEED, device_name
-from gpu.report import Row, Section, error_line, within
-from gpu.scale import Scale, photograph
+from gpu.picture import picture
+from gpu.report import Row, error_line, within
+from gpu.scale import Scale
+from gpu.section import Section
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import Cancelled, OutOfMemory, RinglightError
 from ringlight.core.report import GIB, RunReport
@@ -26,6 +28,7 @@ from ringlight.core.request import RequestLimits
 from ringlight.engine.driver import find_cards, hardware_of
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job, JobState
+from ringlight.engine.local import LocalReplica
 from ringlight.models.wan.demo import write_demo_checkpoint
 
 WAIT_SECONDS = 120.0
@@ -41,7 +44,7 @@ WIDE_LIMITS = RequestLimits(max_pixels=16384 * 16384)
 
 
 def run(section: Section, scale: Scale) -> None:
-    """One engine for what must work, another with little memory for what must fail well."""
+    """One worker for all: what must work, and then, with little memory left to it, what must fail well."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = folder / scale.engine_demo
@@ -54,9 +57,10 @@ def run(section: Section, scale: Scale) -> None:
             memory_check=False,  # what does not fit is to fail in a worker, not before
         )
         section.attempt("the card as plans see it", partial(_name_card, scale))
-        with Engine(config) as engine:
+        replica = LocalReplica(config, WIDE_LIMITS)
+        with Engine(config, WIDE_LIMITS, replica) as engine:
             section.attempt("worker starts", partial(_start, engine))
-            for kind, image in (("T2V", None), ("I2V", photograph().read_bytes())):
+            for kind, image in (("T2V", None), ("I2V", picture())):
                 label = f"{kind} to .mp4"
                 section.attempt(label, partial(_make_video, label, engine, folder, scale, image))
             section.attempt("same seed twice", partial(_repeat, engine, folder, scale))
@@ -65,8 +69,8 @@ def run(section: Section, scale: Scale) -> None:
             for stage in ("Denoising", "Decoding"):
                 label = f"cancel in {stage}"
                 section.attempt(label, partial(_cancel, label, engine, folder, scale, stage))
-        label = "out of memory"
-        section.attempt(label, partial(_run_out_of_memory, label, config, folder, scale))
+            label = "out of memory"
+            section.attempt(label, partial(_run_out_of_memory, label, engine, replica, folder, scale))
 
 
 def _name_card(scale: Scale) -> Iterator[Row]:
@@ -191,10 +195,9 @@ def _error_of(job: Job) -> RinglightError | None:
     return None
 
 
-def _run_out_of_memory(label: str, config: EngineConfig, folder: Path, scale: Scale) -> Iterator[Row]:
+def _run_out_of_memory(label: str, engine: Engine, replica: LocalReplica, folder: Path, scale: Scale) -> Iterator[Row]:
     """With little memory left, a job too large must fail as out_of_memory and the next one must work."""
-    with _little_memory(scale.device) as how, Engine(config, limits=WIDE_LIMITS) as engine:
-        engine.start()
+    with _little_memory(scale.device, replica.pids) as how:
         fields: dict[str, Any] = TOO_LARGE[scale.device.type] | {"num_inference_steps": 1, "guidance_scale": 1.0}
         start = time.perf_counter()
         error = _error_of(_submit(engine, scale, folder / "impossible.mp4", **fields))
@@ -210,9 +213,9 @@ def _run_out_of_memory(label: str, config: EngineConfig, folder: Path, scale: Sc
 
 
 @contextlib.contextmanager
-def _little_memory(device: torch.device) -> Iterator[str]:
-    """Leave a worker started within SQUEEZED_BYTES, and say how: the rest of the GPU is held here, or on a CPU the
-    address space of processes that start is bounded."""
+def _little_memory(device: torch.device, pids: list[int]) -> Iterator[str]:
+    """Leave these workers SQUEEZED_BYTES, and say how: the rest of the GPU is held here, or on a CPU their address
+    space is bounded."""
     if device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device)
         ballast = torch.empty(max(0, free_bytes - SQUEEZED_BYTES), dtype=torch.uint8, device=device)
@@ -223,9 +226,11 @@ def _little_memory(device: torch.device) -> Iterator[str]:
             del ballast
             torch.cuda.empty_cache()
         return
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (2 * SQUEEZED_BYTES, hard))
+    limits = {pid: resource.prlimit(pid, resource.RLIMIT_AS) for pid in pids}
+    for pid, (_, hard) in limits.items():
+        resource.prlimit(pid, resource.RLIMIT_AS, (2 * SQUEEZED_BYTES, hard))
     try:
         yield f"{2 * SQUEEZED_BYTES / GIB:.0f} GiB of address space"
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        for pid, limit in limits.items():
+            resource.prlimit(pid, resource.RLIMIT_AS, limit)

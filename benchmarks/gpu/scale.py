@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import msgspec
 import torch
 
 from ringlight.core.spec import TransformerSpec, VaeSpec
 from ringlight.models.wan.demo import SIZES, TEXT_ENCODER, TRANSFORMER, VAE
 
+GIB = 2**30
 MAX_TEXT_ROWS = 512
 TRUE_TEXT_ROWS = 77  # tokens of a prompt of ordinary length
 FULL_TRANSFORMER = {
@@ -47,12 +46,26 @@ class Video:
 
 
 @dataclass(frozen=True)
+class Generation:
+    """A video that the command is to make, and the seconds that it may need."""
+
+    video: Video
+    num_steps: int
+    vae_dtype: str
+    needs_seconds: float
+
+    def __str__(self) -> str:
+        return f"generate {self.video}, {self.num_steps} steps, {self.vae_dtype} VAE"
+
+
+@dataclass(frozen=True)
 class Scale:
     """What a run works on. `videos` go from small to large; `brief_video` is one whose ranks have few tokens each, and
     `shared_video` and `bands_video` are for networks that stand beside each other on one device. `demos` are the demo
     checkpoints of the parity section, each with the request fields that replace its defaults; so are `engine_fields` of
-    the pipeline section, and `larger_fields` those of its jobs that need more time and memory. `budgets` are seconds by
-    section."""
+    the worker section, and `larger_fields` those of its jobs that need more time and memory. `numbers` describe a whole
+    checkpoint with these networks, which makes `generations`. `groups` are numbers of ranks that share the device.
+    `budgets` are seconds by section."""
 
     device: torch.device
     self_test: bool
@@ -70,6 +83,9 @@ class Scale:
     engine_demo: str
     engine_fields: dict[str, Any]
     larger_fields: dict[str, Any]
+    numbers: dict[str, dict[str, Any]]
+    generations: tuple[Generation, ...]
+    groups: tuple[int, ...]
     budgets: dict[str, float]
 
     @property
@@ -93,55 +109,79 @@ class Scale:
         return math.prod(self.grid(video))
 
 
+def scale_of(device: torch.device, is_toy: bool) -> Scale:
+    """The scale of a run."""
+    return toy_scale(device) if is_toy else full_scale(device)
+
+
 def full_scale(device: torch.device) -> Scale:
     """The real model's numbers (Wan2.2-TI2V-5B) on a GPU. The budgets sum to nine minutes."""
+    small, large = Video(480, 832, 81), Video(704, 1280, 121)
     return Scale(
         device=device,
         self_test=False,
         transformer=msgspec.convert(TRANSFORMER | FULL_TRANSFORMER, TransformerSpec),
         vae=msgspec.convert(VAE | FULL_VAE, VaeSpec),
         text_encoder=TEXT_ENCODER | FULL_TEXT_ENCODER,
-        videos=(Video(480, 832, 81), Video(704, 1280, 121)),
+        videos=(small, large),
         brief_video=Video(704, 1280, 25),
         shared_video=Video(480, 832, 9),
         bands_video=Video(176, 320, 9),
         matmul_size=8192,
         long_tokens=27280,
         compile_backend="inductor",
-        demos={"tiny": {}, "small": {}},
+        demos={"tiny": {}},
         engine_demo="small",
         engine_fields={},
         larger_fields={"width": 1024, "height": 640, "num_frames": 121},
-        budgets={"kernels": 50.0, "parity": 65.0, "full": 240.0, "pipeline": 65.0, "ranks": 120.0},
+        numbers={
+            "transformer": FULL_TRANSFORMER,
+            "vae": FULL_VAE,
+            "text_encoder": FULL_TEXT_ENCODER,
+        },
+        generations=(Generation(large, 4, "float32", 45.0), Generation(small, 4, "bfloat16", 25.0)),
+        groups=(2, 4),
+        budgets={
+            "start": 30.0,
+            "worker": 50.0,
+            "parity": 20.0,
+            "generation": 85.0,
+            "transformer": 70.0,
+            "decoding": 85.0,
+            "nccl": 10.0,
+            "choices": 85.0,
+            "ranks": 45.0,
+            "compile": 25.0,
+            "more ranks": 35.0,
+        },
     )
 
 
 def toy_scale(device: torch.device) -> Scale:
-    """The same code in a minute on a CPU: timings mean nothing. torch.compile stops short of generating code."""
+    """The same code in half a minute on a CPU: timings mean nothing. torch.compile stops short of generating code.
+    Narrow networks: what a CPU does in bfloat16 it does a thousand times slower than a GPU."""
     tiny = SIZES["tiny"]
     text_dim = {"text_dim": tiny["text_encoder"]["d_model"]}
-    fields = {"width": 64, "height": 64, "num_frames": 9, "num_inference_steps": 2}
+    fields = {"width": 64, "height": 64, "num_frames": 5, "num_inference_steps": 2}
     return Scale(
         device=device,
         self_test=True,
         transformer=msgspec.convert(TRANSFORMER | tiny["transformer"] | text_dim, TransformerSpec),
-        vae=msgspec.convert(VAE | tiny["vae"], VaeSpec),
+        vae=msgspec.convert(VAE | {"base_dim": 4, "decoder_base_dim": 4}, VaeSpec),
         text_encoder=TEXT_ENCODER | tiny["text_encoder"] | {"vocab_size": 1000},
-        videos=(Video(64, 64, 9), Video(64, 96, 33)),
+        videos=(Video(32, 32, 5), Video(32, 64, 9)),
         brief_video=Video(64, 96, 9),
         shared_video=Video(64, 96, 17),
-        bands_video=Video(80, 64, 9),
-        matmul_size=256,
+        bands_video=Video(80, 32, 5),
+        matmul_size=64,
         long_tokens=1000,
         compile_backend="aot_eager",
-        demos={"tiny": fields, "small": fields},
+        demos={"tiny": fields},
         engine_demo="tiny",
         engine_fields=fields,
         larger_fields={"num_frames": 121},
-        budgets={"kernels": 60.0, "parity": 60.0, "full": 120.0, "pipeline": 120.0, "ranks": 180.0},
+        numbers=tiny,
+        generations=(Generation(Video(64, 64, 5), 1, "float32", 0.0),),
+        groups=(2,),
+        budgets=dict.fromkeys(full_scale(device).budgets, 300.0),
     )
-
-
-def photograph() -> Path:
-    """A real photograph (512x600, JPEG) that matplotlib ships."""
-    return Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"

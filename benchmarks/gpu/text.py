@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 import torch
 
 from gpu.clock import read_peak, show_seconds, start_peak, timed
-from gpu.conditions import GIB
-from gpu.report import Row, release_memory
-from gpu.scale import MAX_TEXT_ROWS, Scale
+from gpu.report import Row
+from gpu.scale import GIB, MAX_TEXT_ROWS, Scale
+from gpu.section import release_memory
 from gpu.transformer import DTYPE
 from ringlight.core.portions import split_runs
 from ringlight.models.wan.checkpoint import fill_random

@@ -17,9 +17,10 @@ from gpu.clock import Peak, Timing, median_timing, read_peak, show_seconds, star
 from gpu.networks import executed_forward_flop, forward_flop_formula, make_transformer, random_text
 from gpu.profile import profile_rows
 from gpu.rates import Rates, allow_tf32
-from gpu.report import Row, Section, within
+from gpu.report import Row, within
 from gpu.scale import MAX_TEXT_ROWS, Scale, Video
-from ringlight.attention.kernel import PREFERRED, AttentionKernel, choose_kernel, load_kernel
+from gpu.section import Section
+from ringlight.attention.kernel import AttentionKernel, choose_kernel
 from ringlight.core.portions import SLICE_TOKENS
 from ringlight.models.wan.conditioning import Modulation, TextKeys
 from ringlight.models.wan.rope import rope_frequencies, rotate_
@@ -31,8 +32,10 @@ BFLOAT16_BOUND = 0.05  # rms difference of a forward from float32, over the rms 
 TIMES = {"T2V": (900.0,), "I2V": (0.0, 900.0)}
 
 
-def run(section: Section, scale: Scale, rates: Rates) -> None:
-    """Build, time and take apart the transformer."""
+def run(section: Section, scale: Scale) -> None:
+    """The device's own rates; then build, time and take apart the transformer."""
+    rates = Rates()
+    section.attempt("matrix-product rates", partial(rates.measure, scale))
     networks: list[WanTransformer] = []
     section.attempt("build the transformer", partial(_build, networks, scale))
     if not networks:
@@ -176,7 +179,7 @@ def _time_parts(network: WanTransformer, scale: Scale, rates: Rates, video: Vide
         ("float32: two modulated norms, one layer norm", partial(_norms, inputs), 0.0),
         ("float32: RMS norms of three, rotation of two", partial(_rotations, inputs), 0.0),
         ("float32: two gated sums, one sum", partial(_sums, inputs), 0.0),
-        *_attention_parts(inputs, scale, attention_flop),
+        (f"self-attention alone, {inputs.kernel.name}", partial(inputs.kernel, *inputs.qkv), attention_flop),
     ]
     for name, run_part, flop in parts:
         timing = median_timing(run_part, scale.device, limit_seconds=2.0)
@@ -184,18 +187,6 @@ def _time_parts(network: WanTransformer, scale: Scale, rates: Rates, video: Vide
         measured += f"; {timing.seconds / whole:.0%} of the block"
         measured += f"; {rates.show(flop, timing.seconds, 'bfloat16')}" if flop else ""
         yield Row(f"block {video}: {name}", measured, numbers={"seconds": timing.seconds, "flop": flop or None})
-
-
-def _attention_parts(
-    inputs: BlockInputs, scale: Scale, flop: float
-) -> Iterator[tuple[str, Callable[[], object], float]]:
-    """Self-attention alone by every kernel that runs here."""
-    q, _, _ = inputs.qkv
-    for name in PREFERRED:
-        kernel = load_kernel(name)
-        if kernel.supports(scale.device, q.dtype, q.shape[-1]):
-            chosen = ", the one chosen" if name == inputs.kernel.name else ""
-            yield f"self-attention alone, {name}{chosen}", partial(kernel, *inputs.qkv), flop
 
 
 def _products(inputs: BlockInputs) -> None:

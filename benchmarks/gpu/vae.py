@@ -10,6 +10,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from gpu import whole
 from gpu.clock import Peak, median_timing, read_peak, start_peak, timed
 from gpu.networks import (
     decode_flop_formula,
@@ -19,17 +20,18 @@ from gpu.networks import (
 )
 from gpu.profile import profile_rows
 from gpu.rates import Rates, allow_tf32
-from gpu.report import Row, Section, within
+from gpu.report import Row, within
 from gpu.scale import Scale, Video
+from gpu.section import Section
 from ringlight.models.wan.causal import Stream
 from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.halo import Bands
 from ringlight.pipelines.stages.decoding import chunk_for_memory
 
-CHUNKS = (1, 2, 4)
+CHUNKS = (1,)  # beside the one that follows memory
 WHOLE_SECONDS = 14.0  # how long the decode that a pipeline would run may take before the rest is extrapolated
 PART_SECONDS = 5.0  # and the others
-SEARCH_SECONDS = 30.0  # what cuDNN's search may take
+SEARCH_SECONDS = 20.0  # what cuDNN's search may take
 LATENT_STD = 0.5
 
 
@@ -48,8 +50,8 @@ class Kind:
 KINDS = (
     Kind("bfloat16", torch.bfloat16, False, "bfloat16", 5e-2),
     Kind("float32 with TF32", torch.float32, True, "tf32", 1e-2),
-    Kind("float32", torch.float32, False, "float32", 1e-3),
 )
+TRUTH = Kind("float32", torch.float32, False, "float32", 1e-3)  # what both are held against; nobody decodes so
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,9 @@ class Decoding:
         return f"{self.total:.2f} s ({how}); first {self.first_seconds:.3f} s, later {self.per_latent:.4f} s each"
 
 
-def run(section: Section, scale: Scale, rates: Rates) -> None:
+def run(section: Section, scale: Scale) -> None:
     """Decode in every dtype, then what chunks and precision do to the frames, then encode."""
+    rates = Rates(section.earlier)
     *_, large = scale.videos
     for kind in KINDS:
         networks: list[WanVae] = []
@@ -102,15 +105,17 @@ def run(section: Section, scale: Scale, rates: Rates) -> None:
         section.attempt(label, partial(_profile, label, networks[0], scale, kind), on_error="no result")
         networks.clear()
     section.attempt("decode, precision", partial(_compare_kinds, scale))
+    section.attempt("a whole generation, from its parts", partial(whole.add_up, section, scale))
 
 
 def run_search(section: Section, scale: Scale, rates: Rates) -> None:
     """What cuDNN's own search for the fastest convolution gains; at the small size, because it tries slow ones too."""
     video, *_ = scale.videos
-    for kind in KINDS[:2]:
+    for kind in KINDS:
         label = f"decode {video}, {kind.name}, chunk 1"
         check = partial(_time_search, label, scale, rates, kind, video)
-        section.attempt(f"{label}, cudnn.benchmark", check, needs_seconds=SEARCH_SECONDS)
+        needs_seconds = 0.0 if scale.self_test else SEARCH_SECONDS
+        section.attempt(f"{label}, cudnn.benchmark", check, needs_seconds=needs_seconds)
 
 
 def _build(networks: list[WanVae], scale: Scale, kind: Kind) -> Iterator[Row]:
@@ -128,7 +133,7 @@ def _time_chunks(vae: WanVae, scale: Scale, rates: Rates, kind: Kind, video: Vid
     chosen = chunk_for_memory(vae.spec, vae.dtype, scale.device, rows * columns)
     label = f"decode {video}, {kind.name}, chunk"
     yield _decode_row(f"{label} {chosen} (follows memory)", vae, scale, rates, kind, video, chosen, WHOLE_SECONDS)
-    if video != scale.videos[-1] or kind.name == "float32":
+    if video != scale.videos[-1]:
         return
     for chunk in CHUNKS:
         if chunk != chosen:
@@ -231,10 +236,10 @@ def _compare_kinds(scale: Scale) -> Iterator[Row]:
     """What precision costs: five frames of the smallest video against float32 without TensorFloat-32."""
     latents = random_latents(scale, scale.videos[0])[:, :2]
     frames = {}
-    for kind in reversed(KINDS):
+    for kind in (TRUTH, *KINDS):
         allow_tf32(kind.tf32)
         frames[kind.name] = decode_frames(make_vae(scale.vae, scale.device, kind.dtype), latents, 1)
-    truth = frames.pop("float32")
+    truth = frames.pop(TRUTH.name)
     for name, found in frames.items():
         worst = worst_frame(found, truth)
         decibels = -20 * torch.tensor(worst / 2).log10().item()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ringlight.attention.kernel import load_kernel
+from ringlight.core.spec import ModelSpec
 from ringlight.models.linear import Linear
 from ringlight.models.wan import transformer as module
 from ringlight.models.wan.conditioning import TextKeys
@@ -133,3 +134,14 @@ def test_padding_is_as_exact_as_its_rows_in_bfloat16(spread: float) -> None:
     ours = TextKeys(rows, values, num_pad=482).attend(q, load_kernel("flash_cpu"))
     plain, _ = load_kernel("flash_cpu")(q, whole_k, whole_v)
     assert relative(ours - exact, exact) <= 1.1 * relative(plain - exact, exact)
+
+
+def test_forward_on_a_device_of_any_kind(spec: ModelSpec) -> None:
+    """Meta tensors count a forward's work without doing it (benchmarks/gpu): portions are known for every device."""
+    grid = (3, 6, 10)
+    with torch.device("meta"):
+        network = WanTransformer(spec.transformer)
+        keys = network.text_keys(torch.empty(30, spec.transformer.text_dim), 512)
+        latents = torch.empty(1, spec.transformer.in_channels, *grid)
+        velocity = network(latents, torch.empty(2), keys, load_kernel("reference"), ParallelMesh.alone())
+    assert velocity.device.type == "meta" and velocity.shape == latents.shape

@@ -17,10 +17,15 @@ LEAST_SLICE_TOKENS = 16
 SLICE_WEIGHTS = {2: (1, 1), 4: (1, 2, 3, 2)}  # by the number of slices, where measured (docs/log.md)
 
 SLICE_TOKENS = 4096  # at a time, of what follows attention: the feed-forward's activations are wide
-OFFERED_TOKENS = {"cpu": 512, "cuda": 4096}  # at a time, where q, k and v are copied to be sent
+OFFERED_TOKENS_ON_CPU, OFFERED_TOKENS = 512, 4096  # at a time, where q, k and v are copied to be sent
 
 MAX_DECODED_LATENTS = 8
 FREE_SHARE = 0.25  # of free memory that decoding may take
+
+
+def offered_tokens(on_cpu: bool) -> int:
+    """Tokens whose q, k and v are made at a time, on a CPU and on everything else."""
+    return OFFERED_TOKENS_ON_CPU if on_cpu else OFFERED_TOKENS
 
 
 def choose_slices(link_to_layer: float, num_tokens: int, in_turns: bool) -> int:

@@ -11,7 +11,7 @@ import math
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, split_sizes
-from ringlight.core.portions import OFFERED_TOKENS, SLICE_TOKENS, decoded_latents
+from ringlight.core.portions import SLICE_TOKENS, decoded_latents, offered_tokens
 from ringlight.core.request import VideoRequest
 from ringlight.core.spec import ModelSpec, TransformerSpec
 from ringlight.planner import decoder
@@ -99,7 +99,7 @@ def denoising_bytes(
     own, dim, item = split_sizes(num_tokens, layout.sp)[0], network.inner_dim, settings.itemsize
     one = own * dim
     buffers = _buffer_bytes(layout, how.num_slices, one, item)
-    run = own if layout.sp == 1 else min(own, OFFERED_TOKENS["cpu" if hardware.card.is_cpu else "cuda"])
+    run = own if layout.sp == 1 else min(own, offered_tokens(hardware.card.is_cpu))
     if how.num_slices > 1:
         run = math.ceil(2 * own / (2 * how.num_slices - 2))
     making = run * dim * (6 * item if item == 4 else 5 * item + 8)

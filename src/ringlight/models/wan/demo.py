@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -48,18 +49,9 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
 
 def write_demo_checkpoint(folder: Path, size: str, seed: int = 0, shard_bytes: int = 0) -> None:
     """Write a checkpoint of a size ("tiny" or "small") into `folder`. Same seed, same bytes."""
-    numbers = SIZES[size]
-    _write_tokenizer(folder / "tokenizer")
     (folder / DEFAULTS_FILE).unlink(missing_ok=True)
-    _write_json(folder / "model_index.json", MODEL_INDEX | {"_name_or_path": f"{DEMO_NAME}-{size}"})
-    _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
-    text = TEXT_ENCODER | numbers["text_encoder"] | {"vocab_size": _vocab_size()}
-    _write_json(folder / "text_encoder" / "config.json", text)
-    _write_json(
-        folder / "transformer" / "config.json",
-        TRANSFORMER | numbers["transformer"] | {"text_dim": text["d_model"]},
-    )
-    _write_json(folder / "vae" / "config.json", VAE | numbers["vae"])
+    numbers = SIZES[size]
+    write_description(folder, numbers, size)
     spec = ModelSpec.read(folder)
     with torch.device("meta"):
         transformer, vae = WanTransformer(spec.transformer), WanVae(spec.vae)
@@ -73,6 +65,19 @@ def write_demo_checkpoint(folder: Path, size: str, seed: int = 0, shard_bytes: i
         stem = "model" if name == "text_encoder" else "diffusion_pytorch_model"
         _save(folder / name, stem, _tensors(network), shard_bytes)
     _write_json(folder / DEFAULTS_FILE, {"defaults": numbers["defaults"]})  # last: where it stands, all is there
+
+
+def write_description(folder: Path, numbers: Mapping[str, Mapping[str, Any]], name: str) -> None:
+    """Write all of a checkpoint but its weights: the JSON of networks with these numbers, and the demo's tokenizer.
+    It is all that `--load-format dummy` needs."""
+    _write_tokenizer(folder / "tokenizer")
+    _write_json(folder / "model_index.json", MODEL_INDEX | {"_name_or_path": f"{DEMO_NAME}-{name}"})
+    _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    text = TEXT_ENCODER | {"vocab_size": _vocab_size()} | dict(numbers["text_encoder"])
+    _write_json(folder / "text_encoder" / "config.json", text)
+    transformer = TRANSFORMER | dict(numbers["transformer"]) | {"text_dim": text["d_model"]}
+    _write_json(folder / "transformer" / "config.json", transformer)
+    _write_json(folder / "vae" / "config.json", VAE | dict(numbers["vae"]))
 
 
 def _tensors(network: HasSlots) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ringlight.attention.kernel import AttentionKernel
-from ringlight.core.portions import OFFERED_TOKENS, SLICE_TOKENS
+from ringlight.core.portions import SLICE_TOKENS, offered_tokens
 from ringlight.core.spec import TransformerSpec
 from ringlight.models.linear import Linear
 from ringlight.models.wan.conditioning import Modulation, TextKeys
@@ -33,7 +33,7 @@ from ringlight.parallel.shard import SequenceShard
 from ringlight.parallel.speeds import seconds_of
 from ringlight.parallel.turns import in_turns
 
-PROBE_TOKENS = {"cpu": 128, "cuda": 2048}
+PROBE_TOKENS_ON_CPU, PROBE_TOKENS = 128, 2048
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -255,10 +255,11 @@ class WanTransformer(nn.Module):
         frequencies = shard.split(self._rope_for(grid, latents_BCTHW.device), dim=0)
         time_rows = Modulation(rows.float(), ends)
         attention = sequence_attention(shard, kernel, num_slices)
+        run_tokens = offered_tokens(x.device.type == "cpu")
 
         def offer(block: TransformerBlock, part: slice) -> None:
             modulation = time_rows.plus(block.scale_shift_table)
-            for run in attention.runs(part, OFFERED_TOKENS[x.device.type]):
+            for run in attention.runs(part, run_tokens):
                 attention.offer(run, *block.qkv(x[:, run], shard.start + run.start, modulation, frequencies[run]))
 
         blocks = list(self._blocks())
@@ -283,13 +284,17 @@ class WanTransformer(nn.Module):
         return self._unpatchify(shard.gather(out), grid)
 
     def measure_flops(self, kernel: AttentionKernel) -> float:
-        """Floating-point operations a second of one block on few tokens, the device synchronised around it."""
+        """Floating-point operations a second of one block on few tokens, the device synchronised around it.
+
+        The tokens are random: products of zeros take a device less power, and so less time.
+        """
         device = self.scale_shift_table.device
-        num_tokens = PROBE_TOKENS[device.type]
+        num_tokens = PROBE_TOKENS_ON_CPU if device.type == "cpu" else PROBE_TOKENS
         block = next(self._blocks())
         modulation = Modulation(torch.zeros(1, 6, self.spec.inner_dim, device=device), (num_tokens,))
         frequencies = rope_frequencies((1, 1, num_tokens), self.spec.attention_head_dim, device)
-        x = torch.zeros(1, num_tokens, self.spec.inner_dim, device=device)
+        generator = torch.Generator(device).manual_seed(0)
+        x = torch.randn(1, num_tokens, self.spec.inner_dim, generator=generator, device=device)
         keys = block.attn2.keys(x[:, :1].to(self.dtype), num_pad=0)
 
         def run() -> None:
