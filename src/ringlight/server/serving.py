@@ -105,13 +105,18 @@ class Server(uvicorn.Server):
 def run(app: FastAPI, settings: ServeSettings) -> None:
     """Serve until a signal ends it. Raises InvalidSetting where it cannot listen, and what kept all replicas from
     starting where only the operator can mend that."""
-    listener = listen(settings.host, settings.port)
-    host, port = listener.getsockname()[:2]
-    logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    listener = listen(settings.address, settings.port)
+    logger.info("listening on %s", url_of(listener))
     server = Server(app, settings)
     server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where clients on this machine find it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:

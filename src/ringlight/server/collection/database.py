@@ -29,10 +29,10 @@ class Database:
     the one that writes, so a server that lost its connection, and with it the lock, cannot write until it has it again.
     """
 
-    def __init__(self, url: str, timeout_seconds: float) -> None:
+    def __init__(self, url: str | URL, timeout_seconds: float) -> None:
         """Connect. Raises InvalidSetting where the URL or the machine does not allow it, or another server is there;
         StoreError where the database does not answer within `timeout_seconds` or is damaged."""
-        parsed = _parse(url)
+        parsed = parse_url(url)
         self.is_sqlite = parsed.drivername == "sqlite"
         self.name = str(parsed.database if self.is_sqlite else parsed)  # without the password
         self._timeout_seconds = timeout_seconds
@@ -148,7 +148,7 @@ class Database:
             raise InUse(_in_use(self.name)) from error
 
 
-def _parse(url: str) -> URL:
+def parse_url(url: str | URL) -> URL:
     """The URL with the driver that we use. Raises InvalidSetting."""
     try:
         parsed = make_url(url)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
+from sqlalchemy import URL
+
 from ringlight.core.errors import InvalidSetting, NotFound
 from ringlight.core.files import write_out
 
@@ -113,9 +115,9 @@ class DataFolder:
         return cls(folder, lock)
 
     @property
-    def store_url(self) -> str:
-        """The database in it."""
-        return f"sqlite:///{self.path / 'jobs.sqlite'}"
+    def store_url(self) -> URL:
+        """The database in it. Put together and not written out: `?` in a path is no query."""
+        return URL.create("sqlite", database=str(self.path / "jobs.sqlite"))
 
     def of(self, video_id: str) -> VideoFolder:
         """The folder of a video. Raises NotFound for what is no video's name."""

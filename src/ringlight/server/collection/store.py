@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from uuid import uuid4
 
 from msgspec import UNSET, UnsetType
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, inspect, select, tuple_, update
+from sqlalchemy import URL, ColumnElement, Connection, Select, delete, func, insert, inspect, select, tuple_, update
 
 from ringlight.core.errors import NotFound, StoreError
 from ringlight.engine.jobs import Status
@@ -43,7 +43,7 @@ class JobStore:
     works again once that does.
     """
 
-    def __init__(self, url: str, *, timeout_seconds: float = 5.0) -> None:
+    def __init__(self, url: str | URL, *, timeout_seconds: float = 5.0) -> None:
         """Open, or make, the database at `url`: sqlite:///path or postgresql://user@host/database.
 
         `timeout_seconds` bounds how long a call waits for a lock. Raises InvalidSetting where the URL is wrong, a
