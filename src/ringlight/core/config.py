@@ -14,6 +14,7 @@ import msgspec
 
 from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, InvalidSetting
 from ringlight.core.layout import AskedLayout
+from ringlight.core.plain import plain
 from ringlight.core.request import RequestDefaults, RequestLimits
 
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -99,7 +100,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.num_slices < 0:
             raise InvalidSetting(f"num-slices must be 0 or more, not {self.num_slices}; 0 leaves the number to us")
         if not 0 < self.watchdog_seconds < math.inf:
-            raise InvalidSetting(f"watchdog-timeout must be a number of seconds above 0, not {self.watchdog_seconds:g}")
+            raise InvalidSetting(
+                f"watchdog-timeout must be a number of seconds above 0, not {plain(self.watchdog_seconds)}"
+            )
 
 
 class DefaultsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

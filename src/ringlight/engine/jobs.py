@@ -143,6 +143,13 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True):
     max_repeats: int = 2
 
 
+class Deadline(msgspec.Struct, frozen=True, kw_only=True):
+    """When a job fails if it is not over: `at` on a clock that only goes on. `given_seconds` is what it had in all."""
+
+    given_seconds: float
+    at: float
+
+
 class Job:
     """A handle on one submitted request. Safe to use from any thread."""
 
@@ -155,7 +162,7 @@ class Job:
         on_change: Callable[[Job], None] | None,
         *,
         priority: int = 0,
-        deadline_at: float | None = None,
+        deadline: Deadline | None = None,
         keep: Keep | None = None,
         continues: str = "",
         preview_seconds: float = 0.0,
@@ -164,7 +171,7 @@ class Job:
         is_planned_here: bool = False,
         predicted: Callable[[Prediction, RunReport], PredictedReport | None] = lambda plan, report: None,
     ) -> None:
-        """`priority`: higher goes first. `deadline_at`: when it fails if it is not over, in seconds since 1970.
+        """`priority`: higher goes first. `deadline`: when it fails if it is not over.
 
         `continues`, `preview_seconds`: as in messages.RunJob. `state`: of a job that another process began.
         `plan` is what it should take, here or only in proportion; `predicted` is what its report tells of that.
@@ -174,14 +181,13 @@ class Job:
         self.layout = layout
         self.output = output
         self.priority = priority
-        self.deadline_at = deadline_at
+        self.deadline = deadline
         self.keep = keep
         self.continues = continues
         self.preview_seconds = preview_seconds
         self.plan = plan
         self.is_planned_here = is_planned_here
         self._predicted = predicted
-        self.created_at = time.time()
         self._taken_at: float | None = None
         self.arrival: int | None = None  # its number in the queue, once it has been there
         self._state = state or JobState()

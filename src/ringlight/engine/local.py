@@ -12,6 +12,7 @@ from multiprocessing.connection import wait
 from ringlight.core import messages
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import RinglightError, WorkerError, from_code
+from ringlight.core.plain import plain
 from ringlight.core.request import RequestLimits
 from ringlight.engine import process
 from ringlight.engine.process import RankProcess
@@ -146,7 +147,7 @@ class LocalReplica:
             if len(ready) == len(self._ranks):
                 return ready[0]
         self._kill()
-        raise WorkerError(f"the worker was not ready after {timeout:g} s")
+        raise WorkerError(f"the worker was not ready after {plain(timeout)} s")
 
     def _listen(self) -> None:
         """The listener's thread: hand on what the ranks say, until they are gone."""
@@ -217,7 +218,7 @@ class LocalReplica:
         """
         for rank in ranks:
             if rank.unanswered >= PINGS_PER_WATCHDOG:
-                silence = f"has not been heard of for {self._config.watchdog_seconds:g} s"
+                silence = f"has not been heard of for {plain(self._config.watchdog_seconds)} s"
                 raise self._end(rank, WorkerError(f"rank {rank.place.rank} {silence}"))
             rank.ping()
 

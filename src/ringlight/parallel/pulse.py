@@ -11,6 +11,7 @@ from datetime import timedelta
 from torch._C._distributed_c10d import TCPStore
 
 from ringlight.core.errors import WorkerError
+from ringlight.core.plain import plain
 
 BEATS_PER_WATCHDOG = 10
 CONFESSION_SECONDS = 1.0
@@ -123,7 +124,7 @@ class Pulse:
             return None
         if cause := self._cause():
             return *cause, False
-        unheard = f"has not been heard of for {self._watchdog_seconds:g} s"
+        unheard = f"has not been heard of for {plain(self._watchdog_seconds)} s"
         if self._store_is_gone:
             return WorkerError.code, "rank 0 is lost: its store has closed", False
         if STORE in silent:

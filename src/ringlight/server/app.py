@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any
 
@@ -79,7 +78,7 @@ def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
         tracing=tracing,
         metrics=metrics,
         watchers=Watchers(collection),
-        started_at=time.time(),
+        started_at=collection.clock.wall(),
     )
     for router in ROUTERS:
         app.include_router(router)
@@ -116,8 +115,7 @@ class Announcer:
     def __call__(self, view: View) -> None:
         """A video has ended, and that is written down. Called from a thread."""
         stored = view.stored
-        began_at, ended_at = stored.started_at, stored.completed_at
-        seconds = 0.0 if began_at is None or ended_at is None else ended_at - began_at
+        seconds = 0.0 if stored.started_at is None else view.run_seconds
         outcome = view.report if view.report is not None else ("" if stored.error is None else stored.error.code)
         replica = "" if view.state is None else view.state.replica
         self._metrics.observe_job(outcome, seconds, stored.layout, replica)

@@ -16,6 +16,7 @@ from anyio import to_thread
 from fastapi import FastAPI
 
 from ringlight.core.errors import InvalidSetting, RinglightError
+from ringlight.core.plain import plain
 from ringlight.core.settings import ServeSettings
 from ringlight.server.api.parts import Parts
 from ringlight.server.http.connection import Connection
@@ -90,7 +91,7 @@ class Server(uvicorn.Server):
     async def _drain(self) -> None:
         videos, deadline = self._parts.videos, time.monotonic() + self._drain_seconds
         videos.is_draining = True
-        logger.info("stopping; running videos have %g s, a second signal ends them now", self._drain_seconds)
+        logger.info("stopping; running videos have %s s, a second signal ends them now", plain(self._drain_seconds))
         while self._num_signals < 2 and time.monotonic() < deadline:
             if await to_thread.run_sync(videos.engine.drain, DRAIN_TICK_SECONDS):
                 break

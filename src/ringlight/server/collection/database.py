@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
 
 from ringlight.core.errors import InvalidSetting, StoreError
+from ringlight.core.plain import plain
 
 NUM_READERS = 8
 STATEMENT_SECONDS = 30.0  # what PostgreSQL gives one statement at most
@@ -83,7 +84,7 @@ class Database:
             with engine.begin() as connection:
                 yield connection
         except exc.TimeoutError as error:
-            raise self._failure(f"no answer within {self._timeout_seconds:g} s") from error
+            raise self._failure(f"no answer within {plain(self._timeout_seconds)} s") from error
         except exc.SQLAlchemyError as error:
             raise self._failure(getattr(error, "orig", None) or error) from error
         except msgspec.MsgspecError as error:

@@ -6,7 +6,6 @@ import fcntl
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from sqlalchemy import URL
 from ringlight.core.errors import InvalidSetting, NotFound
 from ringlight.core.files import write_out
 
-STRANGE_SECONDS = 60.0  # a younger folder may be that of a call that is about to be answered
+STRANGE_SECONDS = 60.0  # one that has been there for less may be that of a call that is about to be answered
 VIDEO_ID = re.compile(r"video_[0-9a-f]{32}")
 
 
@@ -97,6 +96,8 @@ class DataFolder:
     def __init__(self, path: Path, lock: IO[bytes]) -> None:
         self.path = path
         self._lock = lock
+        self._known: dict[str, int] = {}  # folders that somebody knows, with the change that was seen last
+        self._strange_since: dict[str, float] = {}
 
     @classmethod
     def open(cls, path: str) -> Self:
@@ -129,17 +130,24 @@ class DataFolder:
         """Whether there is a finished video in it."""
         return any((self.path / "videos").glob("video_*/video.mp4"))
 
-    def remove_strangers(self, is_known: Callable[[str], bool], since: float) -> float:
-        """Remove folders of videos that nobody knows: of calls that were never answered, or of deleted ones.
+    def remove_strangers(self, is_known: Callable[[str], bool], now: float) -> None:
+        """Remove folders of videos that nobody has known for a minute: of calls that were never answered, or of deleted
+        ones. Asks only of folders that have changed.
 
-        Looks at those that have changed `since` a time; returns the time to be given the next time. Raises OSError.
+        `now` is of a clock that only goes on: what a file system says of times may be anything. Raises OSError.
         """
-        newest = time.time() - STRANGE_SECONDS
+        known, strange_since = {}, {}
         for path in (self.path / "videos").iterdir():
-            is_old = VIDEO_ID.fullmatch(path.name) and since <= path.stat().st_mtime < newest
-            if is_old and not is_known(path.name):
+            if VIDEO_ID.fullmatch(path.name) is None:
+                continue
+            changed = path.stat().st_mtime_ns
+            if self._known.get(path.name) == changed or is_known(path.name):
+                known[path.name] = changed
+                continue
+            since = strange_since[path.name] = self._strange_since.get(path.name, now)
+            if now - since >= STRANGE_SECONDS:
                 VideoFolder(path).remove()
-        return newest
+        self._known, self._strange_since = known, strange_since
 
     def close(self) -> None:
         """Another server may open it."""

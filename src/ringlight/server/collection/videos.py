@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from uuid import uuid4
 
 import msgspec
 
+from ringlight.core.clock import Clock
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import Cancelled, InvalidSetting, NotFound, RinglightError, StoreError
 from ringlight.core.layout import ParallelLayout
@@ -50,13 +50,20 @@ class Videos:
     whatever dies. What was not over when a server ended goes on when the next one is opened.
     """
 
-    def __init__(self, settings: ServeSettings, config: EngineConfig, on_end: OnEnd = lambda view: None) -> None:
+    def __init__(
+        self,
+        settings: ServeSettings,
+        config: EngineConfig,
+        on_end: OnEnd = lambda view: None,
+        clock: Clock | None = None,
+    ) -> None:
         """Open store and folder, and take up what was left; `start` starts the workers.
 
         `on_end` is called once for every job that ends, from a thread. Raises InvalidSetting, InvalidCheckpoint,
         InvalidLayout, StoreError.
         """
         self.settings = settings
+        self.clock = clock or Clock()
         self.engine = Engine(
             config,
             settings.limits,
@@ -64,20 +71,22 @@ class Videos:
             queue_size=settings.queue_size,
             supervised=True,
             defaults=settings.defaults,
+            clock=self.clock,
         )
         self.defaults, self.limits, self.spec = self.engine.defaults, self.engine.limits, self.engine.spec
         self.model_names = (settings.served_model_name or self.spec.name,)
         self.folder = DataFolder.open(settings.data_dir)
-        self.store = JobStore(settings.store_url or self.folder.store_url)
+        self.store = JobStore(settings.store_url or self.folder.store_url, clock=self.clock)
         if self.folder.holds_videos() and not any(self.store.count_by_status().values()):
             raise InvalidSetting(
                 f"data-dir {settings.data_dir} holds videos that the database does not know; "
                 "name the database that does in --store-url, or another folder"
             )
         self.is_draining = False
-        tells_operator = bool(settings.webhook_url)
-        self._ledger = Ledger(self.store, self.folder, settings.retention_seconds, on_end, tells_operator)
-        self.retention = Retention(self.store, self.folder, settings.retention_bytes, self._remove, self._adopt)
+        kept_seconds, tells_operator = settings.retention_seconds, bool(settings.webhook_url)
+        self._ledger = Ledger(self.store, self.folder, kept_seconds, on_end, tells_operator, self.clock)
+        bound_bytes = settings.retention_bytes
+        self.retention = Retention(self.store, self.folder, bound_bytes, self._remove, self._adopt, self.clock)
 
     def start(self) -> None:
         """Start the workers, and go on with what was not over when the last server ended."""
@@ -202,7 +211,7 @@ class Videos:
     # From asked to queued
 
     def _new(self, job_id: str, draft: Draft, owner: str) -> StoredJob:
-        request, now = draft.request, time.time()
+        request, now = draft.request, self.clock.wall()
         layout = draft.layout or self.engine.layout_of(request)
         timeouts = [seconds for seconds in (draft.timeout_seconds, self.settings.job_timeout_seconds) if seconds]
         return StoredJob(
@@ -240,6 +249,8 @@ class Videos:
     ) -> Job:
         """Queue a job; without `accept` it is one that was accepted before."""
         folder, settings = self.folder.of(stored.id), self.settings
+        created_at, deadline_at = stored.created_at, stored.deadline_at
+        spent_seconds = 0.0 if accept else max(0.0, self.clock.wall() - created_at)  # also while no server ran
 
         def take_in(job: Job) -> None:
             if accept is not None:
@@ -253,7 +264,8 @@ class Videos:
             ParallelLayout.parse(stored.layout),
             job_id=stored.id,
             priority=stored.priority,
-            deadline_at=stored.deadline_at,
+            timeout_seconds=None if deadline_at is None else deadline_at - created_at,
+            spent_seconds=spent_seconds,
             keep=Keep(
                 state_file=str(folder.state), save_seconds=settings.save_seconds, max_repeats=settings.max_repeats
             ),
