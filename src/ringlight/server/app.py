@@ -83,7 +83,7 @@ def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     app.openapi = lambda: describe(app, needs_key=bool(len(keys)))  # type: ignore[method-assign]
-    errors.install(app)
+    errors.install(app, collection.tell)
     app.add_exception_handler(405, method_not_allowed)
     middleware.install(app, settings)
     app.user_middleware.insert(1, Middleware(RequestMeter, metrics=metrics))  # in request ids, around all else

@@ -26,6 +26,7 @@ from ringlight.server.collection.ledger import Ledger
 from ringlight.server.collection.retention import Retention
 from ringlight.server.collection.store import Idempotency, JobStore, StoredJob
 from ringlight.server.collection.view import Draft, View
+from ringlight.server.http.discretion import Discretion
 from ringlight.server.http.errors import ApiError, VideoNotReady
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Videos:
         """
         self.settings = settings
         self.clock = clock or Clock()
+        self.tell = Discretion.of(settings, config)
         self.engine = Engine(
             config,
             settings.limits,
@@ -139,7 +141,7 @@ class Videos:
             raise
         except OSError as error:  # the disk is full, say
             folder.remove()
-            raise StoreError(f"{self.settings.data_dir} cannot be written to: {error.strerror or error}") from error
+            raise StoreError(f"{self.folder.path} cannot be written to: {error.strerror or error}") from error
         except BaseException:
             folder.remove()
             raise
@@ -311,6 +313,9 @@ class Videos:
     # What is shown
 
     def _view(self, stored: StoredJob, with_report: bool = False) -> View:
+        if stored.error is not None:  # the store keeps it in full, for the operator
+            told = msgspec.structs.replace(stored.error, message=self.tell(stored.error.message))
+            stored = msgspec.structs.replace(stored, error=told)
         is_over = stored.status in ("completed", "failed")
         job = None if is_over else self._ledger.job(stored.id)  # which has it for a moment after its end is written
         if job is None:
@@ -324,4 +329,7 @@ class Videos:
 
     def _report(self, stored: StoredJob) -> RunReport | None:
         encoded = self.store.report(stored.id) if stored.has_report else None
-        return None if encoded is None else msgspec.json.decode(encoded, type=RunReport)
+        if encoded is None:
+            return None
+        report = msgspec.json.decode(encoded, type=RunReport)
+        return msgspec.structs.replace(report, outputs=[Path(output).name for output in report.outputs])

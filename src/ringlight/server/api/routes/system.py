@@ -103,7 +103,8 @@ def _standing(parts: Parts) -> tuple[Literal["ready", "starting", "draining", "f
         return "draining", "the server is stopping"
     if any(replica.status in ("ready", "busy") for replica in replicas):
         return "ready", ""
-    problems = "; ".join(f"{replica.name}: {replica.problem}" for replica in replicas if replica.problem)
+    told = ((replica.name, parts.videos.tell(replica.problem)) for replica in replicas if replica.problem)
+    problems = "; ".join(f"{name}: {problem}" for name, problem in told)
     if all(replica.status == "failed" for replica in replicas):
         return "failed", f"no replica can start: {problems}"
     return "starting", f"no replica is ready yet{': ' + problems if problems else ''}"
