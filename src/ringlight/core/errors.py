@@ -70,6 +70,10 @@ class InvalidSetting(RinglightError):
     code = "invalid_setting"
 
 
+class Occupied(InvalidSetting):
+    """Somebody else has it at the moment. Later the same setting may do."""
+
+
 class NotFound(RinglightError):
     code = "not_found"
 

@@ -177,6 +177,15 @@ class Engine:
         per_node = layout.num_ranks // self.config.nodes.num_nodes
         return layout_for(layout, request.uses_guidance, self.spec.transformer.num_attention_heads, per_node)
 
+    def reason_of(self, layout: ParallelLayout, request: VideoRequest) -> str:
+        """Why a request runs so, in one sentence that begins with the layout's name."""
+        usual = self.choice.layout
+        if layout == usual:
+            return self.choice.reason
+        if layout == self.layout_of(request):
+            return f"{layout.name}: without guidance both branches of {usual.name} share its tokens"
+        return f"{layout.name}: as the request asks, instead of {usual.name}"
+
     def check_layout(self, layout: ParallelLayout, request: VideoRequest) -> None:
         """Raise InvalidLayout unless this request can run so on this engine's ranks."""
         if layout.num_ranks != self.choice.layout.num_ranks:
@@ -243,6 +252,7 @@ class Engine:
             continues=continues,
             preview_seconds=preview_seconds,
             state=state,
+            layout_reason=self.reason_of(layout, request),
             plan=plan,
             is_planned_here=self._foresight.tells_seconds,
             predicted=self._foresight.predicted,

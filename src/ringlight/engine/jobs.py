@@ -167,6 +167,7 @@ class Job:
         continues: str = "",
         preview_seconds: float = 0.0,
         state: JobState | None = None,
+        layout_reason: str = "",
         plan: Prediction | None = None,
         is_planned_here: bool = False,
         predicted: Callable[[Prediction, RunReport], PredictedReport | None] = lambda plan, report: None,
@@ -174,7 +175,8 @@ class Job:
         """`priority`: higher goes first. `deadline`: when it fails if it is not over.
 
         `continues`, `preview_seconds`: as in messages.RunJob. `state`: of a job that another process began.
-        `plan` is what it should take, here or only in proportion; `predicted` is what its report tells of that.
+        `plan` is what it should take, here or only in proportion; `predicted` is what its report tells of that, and
+        `layout_reason` what it tells of the layout.
         """
         self.id = job_id
         self.request = request
@@ -185,6 +187,7 @@ class Job:
         self.keep = keep
         self.continues = continues
         self.preview_seconds = preview_seconds
+        self.layout_reason = layout_reason
         self.plan = plan
         self.is_planned_here = is_planned_here
         self._predicted = predicted
@@ -247,9 +250,10 @@ class Job:
         """Fold an event into the job and tell whoever waits."""
         if isinstance(event, messages.JobFailed) and event.code == Cancelled.code and self._stop_reason is not None:
             event = _failure(self.id, self._stop_reason)
-        if isinstance(event, messages.JobCompleted) and self.plan is not None:
-            predicted = self._predicted(self.plan, event.report)
-            event = replace(event, report=replace(event.report, predicted=predicted))
+        if isinstance(event, messages.JobCompleted):
+            predicted = None if self.plan is None else self._predicted(self.plan, event.report)
+            report = replace(event.report, predicted=predicted, layout_reason=self.layout_reason)
+            event = replace(event, report=report)
         if isinstance(event, Taken):
             self._taken_at = time.monotonic()
         with self._changed:

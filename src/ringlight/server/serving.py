@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
 import socket
@@ -15,7 +16,7 @@ import uvicorn
 from anyio import to_thread
 from fastapi import FastAPI
 
-from ringlight.core.errors import InvalidSetting, RinglightError
+from ringlight.core.errors import InvalidSetting, Occupied, RinglightError
 from ringlight.core.plain import plain
 from ringlight.core.settings import ServeSettings
 from ringlight.server.api.parts import Parts
@@ -121,17 +122,32 @@ def url_of(listener: socket.socket) -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that takes connections already. Raises InvalidSetting."""
+    """A socket that takes connections already. Raises InvalidSetting, and Occupied where another has its address."""
+    listener = bind(host, port)
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _no_address(host, port, error) from None
+    return listener
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that has its address. Raises as `listen` does."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            listener.listen(BACKLOG)
         except BaseException:
             listener.close()
             raise
     except OSError as error:
-        raise InvalidSetting(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+        raise _no_address(host, port, error) from None
     return listener
+
+
+def _no_address(host: str, port: int, error: OSError) -> InvalidSetting:
+    kind = Occupied if error.errno == errno.EADDRINUSE else InvalidSetting
+    return kind(f"cannot listen on {host} port {port}: {error.strerror or error}")

@@ -33,7 +33,7 @@ class Database:
     def __init__(self, url: str | URL, timeout_seconds: float) -> None:
         """Connect. Raises InvalidSetting where the URL or the machine does not allow it, or another server is there;
         StoreError where the database does not answer within `timeout_seconds` or is damaged."""
-        parsed = parse_url(url)
+        parsed = check_url(url)
         self.is_sqlite = parsed.drivername == "sqlite"
         self.name = str(parsed.database if self.is_sqlite else parsed)  # without the password
         self._timeout_seconds = timeout_seconds
@@ -95,22 +95,17 @@ class Database:
 
     def _engine(self, url: URL, **options: Any) -> Engine:
         """An engine whose waits are all bounded, and whose errors do not quote prompts."""
-        try:
-            engine = create_engine(
-                url,
-                connect_args=self._connect_args(),
-                max_overflow=0,
-                pool_timeout=self._timeout_seconds,
-                pool_pre_ping=True,
-                hide_parameters=True,
-                json_serializer=lambda value: msgspec.json.encode(value).decode(),
-                json_deserializer=msgspec.json.decode,
-                **options,
-            )
-        except ImportError as error:
-            raise InvalidSetting(
-                f"store_url names PostgreSQL, whose driver is missing ({error}): pip install ringlight[postgres]"
-            ) from error
+        engine = create_engine(
+            url,
+            connect_args=self._connect_args(),
+            max_overflow=0,
+            pool_timeout=self._timeout_seconds,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            json_serializer=lambda value: msgspec.json.encode(value).decode(),
+            json_deserializer=msgspec.json.decode,
+            **options,
+        )
         event.listen(engine, "connect", self._prepare_sqlite if self.is_sqlite else self._prepare_postgres)
         if not self.is_sqlite and options["pool_size"] == 1:
             event.listen(engine, "connect", self._lock_postgres)
@@ -149,8 +144,20 @@ class Database:
             raise InUse(_in_use(self.name)) from error
 
 
-def parse_url(url: str | URL) -> URL:
-    """The URL with the driver that we use. Raises InvalidSetting."""
+def check_url(url: str | URL) -> URL:
+    """The URL with the driver that we use. Raises InvalidSetting, also where the driver is missing. Connects to
+    nothing."""
+    parsed = _parse(url)
+    try:
+        parsed.get_dialect().import_dbapi()
+    except ImportError as error:
+        raise InvalidSetting(
+            f"store_url names PostgreSQL, whose driver is missing ({error}): pip install ringlight[postgres]"
+        ) from error
+    return parsed
+
+
+def _parse(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
     except exc.ArgumentError as error:

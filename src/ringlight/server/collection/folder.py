@@ -13,7 +13,7 @@ from typing import IO, Self
 
 from sqlalchemy import URL
 
-from ringlight.core.errors import InvalidSetting, NotFound
+from ringlight.core.errors import InvalidSetting, NotFound, Occupied
 from ringlight.core.files import write_out
 
 STRANGE_SECONDS = 60.0  # one that has been there for less may be that of a call that is about to be answered
@@ -103,16 +103,13 @@ class DataFolder:
     def open(cls, path: str) -> Self:
         """Make it where it is missing. Raises InvalidSetting where it cannot be used."""
         folder = Path(path).absolute()
+        check_data_folder(folder)
         try:
             (folder / "videos").mkdir(parents=True, exist_ok=True)
             lock = (folder / "lock").open("ab")
         except OSError as error:
             raise InvalidSetting(f"data-dir {folder}: {error.strerror}; name a folder that can be written to") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            raise InvalidSetting(f"data-dir {folder} is in use by another server; name another folder") from None
+        _lock(lock, folder)
         return cls(folder, lock)
 
     @property
@@ -152,3 +149,30 @@ class DataFolder:
     def close(self) -> None:
         """Another server may open it."""
         self._lock.close()
+
+
+def check_data_folder(path: Path) -> None:
+    """Raise InvalidSetting unless we may write into a folder, or may make it; Occupied where a server has it. Makes
+    nothing."""
+    folder = there = path.absolute()
+    try:
+        while not there.exists():
+            there = there.parent
+        if not there.is_dir():
+            raise InvalidSetting(f"data-dir {folder}: {there} is not a folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise InvalidSetting(f"data-dir {folder}: {there} is not writable; name another folder with --data-dir")
+        if (folder / "lock").exists():
+            with (folder / "lock").open("ab") as lock:
+                _lock(lock, folder)
+    except OSError as error:  # such as a name that is too long
+        raise InvalidSetting(f"data-dir {folder}: {error.strerror}; name a folder that can be written to") from None
+
+
+def _lock(lock: IO[bytes], folder: Path) -> None:
+    """Hold it as long as the file is open. Raises Occupied, and closes it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise Occupied(f"data-dir {folder} is in use by another server; name another folder") from None

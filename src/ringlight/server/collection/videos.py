@@ -37,6 +37,19 @@ Variant = Literal["video", "thumbnail", "spritesheet"]
 OnEnd = Callable[[View], None]
 
 
+def engine_of(settings: ServeSettings, config: EngineConfig, clock: Clock | None = None) -> Engine:
+    """A server's engine; nothing is started. Raises InvalidCheckpoint, InvalidLayout, InvalidSetting."""
+    return Engine(
+        config,
+        settings.limits,
+        num_replicas=settings.num_replicas,
+        queue_size=settings.queue_size,
+        supervised=True,
+        defaults=settings.defaults,
+        clock=clock,
+    )
+
+
 class Known(Exception):
     """The job that an idempotency key stands for was accepted before."""
 
@@ -66,15 +79,7 @@ class Videos:
         self.settings = settings
         self.clock = clock or Clock()
         self.tell = Discretion.of(settings, config)
-        self.engine = Engine(
-            config,
-            settings.limits,
-            num_replicas=settings.num_replicas,
-            queue_size=settings.queue_size,
-            supervised=True,
-            defaults=settings.defaults,
-            clock=self.clock,
-        )
+        self.engine = engine_of(settings, config, self.clock)
         self.defaults, self.limits, self.spec = self.engine.defaults, self.engine.limits, self.engine.spec
         self.model_names = (settings.served_model_name or self.spec.name,)
         self.folder = DataFolder.open(settings.data_dir)
@@ -92,6 +97,7 @@ class Videos:
 
     def start(self) -> None:
         """Start the workers, and go on with what was not over when the last server ended."""
+        logger.info("layout %s", self.engine.choice.reason)
         self._ledger.start()
         self.engine.start(wait=False)
         unfinished = self.store.unfinished()

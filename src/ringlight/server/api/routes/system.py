@@ -63,6 +63,7 @@ async def version(parts: Served) -> Version:
         version=ringlight.__version__,
         model=videos.model_names[0],
         layout=videos.engine.choice.layout.name,
+        layout_reason=videos.engine.choice.reason,
         device=None if device is None else str(device),
     )
 
