@@ -10,6 +10,7 @@ import pytest
 
 from ringlight import Engine, EngineConfig
 from ringlight.core.errors import Cancelled, DeadlineExceeded, QueueFull
+from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.engine.engine import TICK_SECONDS
 from ringlight.engine.jobs import Job, JobState, Taken
 from tests.core.clocks import SetClock
@@ -132,6 +133,26 @@ def test_a_wall_clock_that_is_set_ends_no_job_and_spares_none(tiny: Path, output
         clock.goes_on(3000.0)
         with pytest.raises(DeadlineExceeded, match="3000 s"):
             job.wait(PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("asked", "guidance_scale", "layout", "reason"),
+    [
+        (AskedLayout(), 5.0, None, "u1r1: one rank has nothing to split"),
+        (AskedLayout(num_gpus=2, cfg_degree=2), 5.0, None, "c2u1r1: "),
+        (AskedLayout(num_gpus=2, cfg_degree=2), 1.0, None, "u2r1: without guidance both branches of c2u1r1 share its"),
+        (AskedLayout(num_gpus=2, cfg_degree=2), 5.0, "u1r2", "u1r2: as the request asks, instead of c2u1r1"),
+    ],
+)
+def test_the_report_says_why_the_layout_is_this_one(
+    tiny: Path, output: str, asked: AskedLayout, guidance_scale: float, layout: str | None, reason: str
+) -> None:
+    with Engine(EngineConfig(model_path=str(tiny), asked_layout=asked), None, FakeReplica()) as engine:
+        request = small(engine, guidance_scale=guidance_scale)
+        job = engine.submit(request, output, layout=None if layout is None else ParallelLayout.parse(layout))
+        report = job.wait(PATIENCE)
+    assert report.layout_reason.startswith(reason)
+    assert layout is not None or guidance_scale == 1.0 or report.layout_reason == engine.choice.reason
 
 
 def test_draining_starts_nothing_and_waits_for_what_runs(tiny: Path, output: str) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ringlight.core.config import EngineConfig
+from ringlight.core.settings import ServeSettings
 from ringlight.server.collection.folder import STRANGE_SECONDS, DataFolder
 from ringlight.server.collection.retention import GRACE_SECONDS, SWEEP_SECONDS, UNANSWERED_SECONDS, Retention
 from ringlight.server.collection.store import Idempotency, JobStore, StoredJob
+from ringlight.server.collection.videos import Videos
 from tests.core.clocks import SetClock
 from tests.server.stores import new_job
 from tests.server.stores import postgres as postgres
@@ -193,6 +197,25 @@ def test_jobs_keep_their_deadline_for_the_next_server(server: Server, clock: Set
     server.runs(60.0)
     deadline_at = server.store.get(job.id).deadline_at
     assert deadline_at is not None and deadline_at - clock.wall() == 2880.0
+
+
+@pytest.mark.parametrize(("jump_seconds", "spent_seconds"), [(0.0, 60.0), (30 * DAY, 30 * DAY + 60), (-30 * DAY, 0.0)])
+def test_between_two_servers_a_jobs_time_is_the_clocks(
+    tiny: Path, tmp_path: Path, clock: SetClock, jump_seconds: float, spent_seconds: float
+) -> None:
+    """Nothing tells a clock that was set from a long stop; but a job never has more time than it was given."""
+    settings, config = ServeSettings(data_dir=str(tmp_path)), EngineConfig(model_path=str(tiny))
+    videos = Videos(settings, config, clock=clock)
+    job = videos.store.add(new_job(created_at=clock.wall(), deadline_at=clock.wall() + 3000.0))
+    clock.goes_on(60.0)
+    clock.is_set(jump_seconds)
+    given: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(videos.engine, "submit", lambda *_, **options: given.update(options))
+        videos._take_up(job)
+    videos.store.close()
+    videos.folder.close()
+    assert (given["timeout_seconds"], given["spent_seconds"]) == (3000.0, spent_seconds)
 
 
 @pytest.mark.parametrize("jump_seconds", [30 * DAY, -30 * DAY])

@@ -160,6 +160,7 @@ def test_no_video_event_webhook_or_report(app: FastAPI, folder: Path) -> None:
 def test_nor_the_open_endpoints(app: FastAPI, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever reaches the port reads them, without a key."""
     (runner,) = app.state.parts.videos.engine._runners
+    assert ask(app, "/version")[0].json()["layout_reason"] == app.state.parts.videos.engine.choice.reason
     paths = ("/readyz", "/health", "/version", "/livez", "/metrics", "/v1/models", "/openapi.json", "/nowhere")
     for kind in (core.WorkerError, core.InvalidCheckpoint):
         monkeypatch.setattr(runner, "failure", kind("; ".join(messages(folder))))
