@@ -157,7 +157,7 @@ def as_json(facts: Facts, problems: list[Problem]) -> str:
 
 def _probe(modules: list[str]) -> tuple[dict[str, dict[str, Any]], Problem | None]:
     """What became of each import and question, by name; and how the process died, if it did."""
-    environment = os.environ | {"PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    environment = os.environ | {"PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", PROBE, json.dumps(modules), json.dumps(list(CODECS))]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     told: dict[str, dict[str, Any]] = {}
