@@ -24,8 +24,9 @@ from ringlight.server.collection.ledger import as_stored
 from ringlight.server.collection.videos import Videos
 from ringlight.server.http.discretion import Discretion
 from tests.core.checkpoints import copy_json
+from tests.engine.processes import wait_until
 from tests.engine.replicas import report_of
-from tests.server.served import LONG, Served
+from tests.server.served import Served
 from tests.server.stores import new_job
 
 KINDS = [core.RinglightError, core.InvalidRequest, core.WorkerError, *core.ERRORS.values()]
@@ -173,13 +174,16 @@ def test_nor_the_open_endpoints(app: FastAPI, folder: Path, monkeypatch: pytest.
 @pytest.mark.slow
 def test_a_real_server_that_cannot_write_or_read(served: Served) -> None:
     data = served.folder / "data"
-    video = served.create(**LONG)
-    served.wait(video["id"], "in_progress")
-    shutil.rmtree(data / "videos" / video["id"])
-    (data / "videos" / video["id"]).write_text("in the way")
     broken = served.completed()
     (data / "videos" / broken["id"] / "video.mp4").write_bytes(b"no video")
+    video = served.create(num_inference_steps=100)
+    folder = data / "videos" / video["id"]
+    served.wait(video["id"], "in_progress")
+    folder.rename(data / "elsewhere")
+    folder.write_text("in the way")
     failed = served.wait(video["id"], "failed")
+    shutil.rmtree(data / "elsewhere")
+    folder.unlink()
     assert failed["error"]["code"] == "output_error"
     answers = [
         served.http.get(f"/v1/videos/{video_id}{rest}")
@@ -188,5 +192,5 @@ def test_a_real_server_that_cannot_write_or_read(served: Served) -> None:
     ]
     for answer in [*answers, served.http.get("/v1/videos")]:
         assert str(served.folder) not in answer.text and "/" + served.folder.name not in answer.text, answer.text
-    logged = [line for line in served.log.splitlines() if video["id"] in line and "output_error" in line]
-    assert str(data) in str([json.loads(line) for line in logged if line.startswith("{")])
+    said = f"{video['id']} failed: output_error: {folder / 'video.mp4'}: "
+    wait_until(lambda: said in "".join(str(json.loads(line)) for line in served.log.splitlines() if line[:1] == "{"))

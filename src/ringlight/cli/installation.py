@@ -20,6 +20,7 @@ Facts = dict[str, dict[str, Any]]
 
 OURS = ("ringlight.worker.main", "ringlight.server.app")  # they import all that is ever imported
 MODULES = {"pillow": "PIL", "pyyaml": "yaml", "nvidia-ml-py": "pynvml"}  # others are called as their packages
+FIRST = ("numpy", "torch")  # others import these, and are not to be blamed for them
 CODECS = {"libx264": ".mp4", "libvpx-vp9": ".webm"}
 REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*\(?(?P<versions>[^;()]*)")
 SHOWN = ("RINGLIGHT_", "CUDA_", "NCCL_", "GLOO_", "OMP_", "MKL_", "PYTORCH_", "TORCH_")
@@ -87,7 +88,7 @@ class Problem(NamedTuple):
 
 def examine() -> tuple[Facts, list[Problem]]:
     """Facts by group, and what is broken. Takes some seconds: all is imported once, by another process."""
-    needed = list(requirements())
+    needed = sorted(requirements(), key=lambda requirement: requirement.name not in FIRST)
     told, death = _probe([*(requirement.module for requirement in needed), *OURS])
     names = ["ringlight", *(requirement.name for requirement in needed)]
     facts: Facts = {
