@@ -1,5 +1,5 @@
 """`python -m ringlight`."""
 
-from ringlight.cli.main import main
+from ringlight.cli.entry import main
 
 main()

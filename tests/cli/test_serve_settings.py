@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import pytest
 import typer.main
 
 from ringlight.cli.main import app
-from ringlight.core.errors import InvalidInstallation, InvalidSetting
+from ringlight.core.errors import InvalidInstallation, InvalidSetting, RinglightError
 from ringlight.core.request import RequestLimits
 from ringlight.core.settings import ServeSettings
+from ringlight.server.collection.folder import DataFolder
 from tests.cli.commands import RINGLIGHT, TIMEOUT_SECONDS, ringlight, slow
 from tests.core.checkpoints import copy_json
 
@@ -221,7 +223,13 @@ def test_every_setting_has_a_flag(dry: Dry) -> None:
         ("image-host: a.com", ["image-host: must be a list of texts"]),
         ("image-host: [1]", ["image-host: must be a list of texts"]),
         ("data-dir: {a: b}", ["data-dir: must be text"]),
-        ("save-seconds: 1\nsave_seconds: 2", ["save_seconds stands there twice"]),
+        ("save-seconds: 1\nsave_seconds: 2", ["line 2: save_seconds stands there twice, first in line 1"]),
+        ("port: 1\nhost: a\nport: 2\nhost: b", ["line 3: port stands", "line 4: host stands there twice"]),
+        ("limits:\n  max_pixels: 3\n  max-pixels: 4", ["line 3: max-pixels stands there twice, first in line 2"]),
+        ("defaults: {width: 64, width: 32}", ["line 1: width stands there twice"]),
+        ("limits: {}\nlimits: {}", ["line 2: limits stands there twice"]),
+        ("cors-origin: [{a: 1, a: 2}]", ["line 1: a stands there twice"]),
+        ("limits: &loop\n  a: *loop\n  a: 1", ["line 3: a stands there twice"]),
         ("limits: {max_pixel: 3}", ["max_pixel", "did you mean max_pixels?"]),
         ("limits: {max_pixels: '3'}", ["max_pixels: ", "int"]),
         ("limits: 3", ["limits: must map names to values"]),
@@ -280,7 +288,7 @@ def test_a_wrong_variable_is_refused_with_its_name(
         (["--api-key-file", "/nowhere/keys"], ["/nowhere/keys"]),
         (["--watchdog-timeout", "0"], ["watchdog-timeout"]),
         (["--data-dir", "/dev/null/x"], ["data-dir /dev/null/x", "/dev/null is not a folder"]),
-        (["--data-dir", "x" * 300], ["data-dir xxx"]),
+        (["--data-dir", "x" * 300], ["data-dir ", "xxx: File name too long"]),
     ],
     ids=lambda value: " ".join(value)[:40],
 )
@@ -296,6 +304,71 @@ def test_a_limit_below_the_checkpoints_own_default_is_allowed(dry: Dry, monkeypa
     assert dry().settings["num_inference_steps"] == ("8", "ringlight.json")
     with pytest.raises(InvalidSetting, match="num_inference_steps: 5 is not between 1 and 4"):
         dry("--default", "num_inference_steps=5")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (
+            ["--nnodes", "2", "--dist-init-addr", "h:1", "--num-gpus", "2", "--num-replicas", "2"],
+            "num-replicas above 1",
+        ),
+        (["--num-gpus", "7", "--ulysses-degree", "7"], "ulysses-degree 7 is more than"),
+        (["--calibration", "nowhere.json"], "nowhere.json"),
+        (["--store-url", "mysql://root@h/jobs"], "store_url names mysql"),
+        (["--store-url", "sqlite://"], "store_url must name a file"),
+        (["--otlp-endpoint", "collector"], "--otlp-endpoint 'collector'"),
+        (["--image-host", "http://"], "http://"),
+        (["--webhook-url", "http://h/x"], "webhooks need --webhook-secret-file"),
+        (["--host", "203.0.113.9", "--no-auth"], "cannot listen on 203.0.113.9"),
+        (["--host", "nowhere.invalid", "--no-auth"], "cannot listen on nowhere.invalid"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_a_dry_run_refuses_what_a_start_refuses_in_the_same_words(
+    dry: Dry, checkpoint: Path, tmp_path: Path, flags: list[str], words: str
+) -> None:
+    """The start is run in this process too: it raises before anything is loaded."""
+    said = []
+    for run in (lambda: dry(*flags), lambda: start(checkpoint, tmp_path, *flags)):
+        with pytest.raises(RinglightError) as caught:
+            run()
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert words in said[0]
+
+
+def start(checkpoint: Path, folder: Path, *flags: str) -> None:
+    """`ringlight serve`, in this process; what is wrong is raised."""
+    arguments = ["serve", "--model-path", str(checkpoint), "--data-dir", str(folder / "kept"), *flags]
+    try:
+        app(arguments, standalone_mode=False)
+    finally:
+        shutil.rmtree(folder / "kept", ignore_errors=True)
+
+
+def test_a_node_that_only_hosts_ranks_refuses_what_node_0_refuses(dry: Dry, checkpoint: Path, tmp_path: Path) -> None:
+    flags = ["--nnodes", "2", "--node-rank", "1", "--dist-init-addr", "h:1", "--num-gpus", "2", "--host", "0.0.0.0"]
+    assert dry(*flags).settings["host"] == ("0.0.0.0", "flag"), "it listens nowhere"
+    for run in (dry, lambda *flags: start(checkpoint, tmp_path, *flags)):
+        with pytest.raises(InvalidSetting, match="num-replicas above 1"):
+            run(*flags, "--num-replicas", "2")
+
+
+def test_what_is_only_so_at_the_moment_is_told_and_not_refused(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dry run beside the server that will be replaced."""
+    folder = DataFolder.open(str(tmp_path / "other"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        arguments = ["--model-path", checkpoint, "--port", port, "--data-dir", folder.path, "--dry-run"]
+        assert not app(["serve", *map(str, arguments)], standalone_mode=False)
+    folder.close()
+    assert [line.partition("refused: ")[2] for line in capsys.readouterr().err.splitlines()] == [
+        f"data-dir {folder.path} is in use by another server; name another folder",
+        f"cannot listen on 127.0.0.1 port {port}: Address already in use",
+    ]
 
 
 @pytest.mark.parametrize(

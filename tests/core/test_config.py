@@ -84,6 +84,9 @@ def test_a_checkpoints_own_defaults(tmp_path: Path, tiny: Path) -> None:
         ('{"defaults": ', "defaults"),
         ("", "defaults"),
         ("[" * 100_000, "ringlight.json"),
+        ('{"defaults": {"width": 64, "height": 64, "width": 32}}', "width stands there twice"),
+        ('{"defaults": {}, "defaults": {}}', "defaults stands there twice"),
+        ('{"defaults": {"flow_shift": NaN}}', "NaN"),
     ],
 )
 def test_wrong_defaults_are_refused_with_what_is_wrong(tmp_path: Path, text: str, named: str) -> None:

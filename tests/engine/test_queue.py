@@ -10,7 +10,10 @@ import pytest
 
 from ringlight import Engine, EngineConfig
 from ringlight.core.errors import Cancelled, DeadlineExceeded, QueueFull
+from ringlight.core.layout import AskedLayout, ParallelLayout
+from ringlight.engine.engine import TICK_SECONDS
 from ringlight.engine.jobs import Job, JobState, Taken
+from tests.core.clocks import SetClock
 from tests.engine.processes import wait_until
 from tests.engine.replicas import FakeReplica
 from tests.engine.requests import small
@@ -102,17 +105,54 @@ def test_what_the_acceptance_raises_is_raised_and_frees_the_place(tiny: Path, ou
 
 
 def test_a_deadline_ends_jobs_that_wait_and_jobs_that_run(tiny: Path, output: str) -> None:
-    replica = FakeReplica(held=True)
-    with engine_with(tiny, replica) as engine:
-        running = engine.submit(small(engine, "runs"), output)
+    replica, clock = FakeReplica(held=True), SetClock()
+    with engine_with(tiny, replica, clock=clock) as engine:
+        running = engine.submit(small(engine, "runs"), output, timeout_seconds=3456.0)
         assert replica.in_the_middle.wait(PATIENCE)
-        waiting = engine.submit(small(engine, "late"), output, deadline_at=running.created_at)
-        with pytest.raises(DeadlineExceeded):
+        waiting = engine.submit(small(engine, "late"), output, timeout_seconds=9000.0, spent_seconds=9000.0)
+        with pytest.raises(DeadlineExceeded, match=r"not made in the 9000 s that it was given"):
             waiting.wait(PATIENCE)
-        running.deadline_at = running.created_at
-        with pytest.raises(DeadlineExceeded, match="not made in"):
+        clock.goes_on(3455.0)
+        with pytest.raises(TimeoutError):
+            running.wait(2 * TICK_SECONDS)
+        clock.goes_on(1.0)
+        with pytest.raises(DeadlineExceeded, match=r"not made in the 3456 s that it was given"):
             running.wait(PATIENCE)
     assert "run late" not in replica.events
+
+
+@pytest.mark.parametrize("jump_seconds", [30 * 86400.0, -30 * 86400.0])
+def test_a_wall_clock_that_is_set_ends_no_job_and_spares_none(tiny: Path, output: str, jump_seconds: float) -> None:
+    replica, clock = FakeReplica(held=True), SetClock()
+    with engine_with(tiny, replica, clock=clock) as engine:
+        job = engine.submit(small(engine), output, timeout_seconds=3000.0)
+        assert replica.in_the_middle.wait(PATIENCE)
+        clock.is_set(jump_seconds)
+        with pytest.raises(TimeoutError):
+            job.wait(2 * TICK_SECONDS)
+        clock.goes_on(3000.0)
+        with pytest.raises(DeadlineExceeded, match="3000 s"):
+            job.wait(PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("asked", "guidance_scale", "layout", "reason"),
+    [
+        (AskedLayout(), 5.0, None, "u1r1: one rank has nothing to split"),
+        (AskedLayout(num_gpus=2, cfg_degree=2), 5.0, None, "c2u1r1: "),
+        (AskedLayout(num_gpus=2, cfg_degree=2), 1.0, None, "u2r1: without guidance both branches of c2u1r1 share its"),
+        (AskedLayout(num_gpus=2, cfg_degree=2), 5.0, "u1r2", "u1r2: as the request asks, instead of c2u1r1"),
+    ],
+)
+def test_the_report_says_why_the_layout_is_this_one(
+    tiny: Path, output: str, asked: AskedLayout, guidance_scale: float, layout: str | None, reason: str
+) -> None:
+    with Engine(EngineConfig(model_path=str(tiny), asked_layout=asked), None, FakeReplica()) as engine:
+        request = small(engine, guidance_scale=guidance_scale)
+        job = engine.submit(request, output, layout=None if layout is None else ParallelLayout.parse(layout))
+        report = job.wait(PATIENCE)
+    assert report.layout_reason.startswith(reason)
+    assert layout is not None or guidance_scale == 1.0 or report.layout_reason == engine.choice.reason
 
 
 def test_draining_starts_nothing_and_waits_for_what_runs(tiny: Path, output: str) -> None:

@@ -79,7 +79,7 @@ def test_the_checks_of_annotations_can_fail() -> None:
 
 
 def test_only_one_file_reads_the_environment_and_none_unpickles() -> None:
-    """Settings are passed, not fetched (cli/doctor.py shows them), and weights never come as pickles."""
+    """Settings are passed, not fetched (cli/diagnosis.py shows them), and weights never come as pickles."""
     readers, unpicklers = set(), set()
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -91,5 +91,5 @@ def test_only_one_file_reads_the_environment_and_none_unpickles() -> None:
                     unpicklers.add(relative(path))
             if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load":
                 unpicklers.add(relative(path))
-    assert readers <= {"core/config.py", "cli/doctor.py"}
+    assert readers <= {"core/config.py", "cli/diagnosis.py"}
     assert unpicklers == set()

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 
+from ringlight.core.clock import Clock
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import NotFound
 from ringlight.core.layout import AskedLayout
@@ -22,6 +23,7 @@ from ringlight.server.collection.folder import STRANGE_SECONDS
 from ringlight.server.collection.videos import Videos
 from ringlight.server.collection.view import Draft, View
 from tests.cli.commands import ringlight
+from tests.core.clocks import SetClock
 from tests.engine.faults import fork_rank
 from tests.engine.processes import wait_until
 from tests.server.films import ENDLESS, SHORT, Originals, ranks_of, sha256_of, wait_until_idle
@@ -90,7 +92,7 @@ def refuse_a_second_server(served: Served, originals: Originals, count: int, cha
 
 
 @contextmanager
-def forked_videos(folder: Path, checkpoint: Path, **settings: Any) -> Iterator[Videos]:
+def forked_videos(folder: Path, checkpoint: Path, clock: Clock | None = None, **settings: Any) -> Iterator[Videos]:
     """A collection of videos with two ranks that are forked from this process, and fail as prompts say."""
     config = EngineConfig(
         model_path=str(checkpoint),
@@ -101,7 +103,7 @@ def forked_videos(folder: Path, checkpoint: Path, **settings: Any) -> Iterator[V
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "launch", fork_rank)
-        videos = Videos(ServeSettings(data_dir=str(folder / "data"), **settings), config)
+        videos = Videos(ServeSettings(data_dir=str(folder / "data"), **settings), config, clock=clock)
         try:
             videos.start()
             yield videos
@@ -156,15 +158,18 @@ def forget_by_bytes(folder: Path, checkpoint: Path, count: int, chance: random.R
 
 def forget_strangers(folder: Path, checkpoint: Path, count: int, chance: random.Random) -> Findings:
     """Folders of calls that were never answered are removed after a minute, whenever they come; others stay."""
-    with forked_videos(folder, checkpoint) as videos:
+    clock = SetClock()
+    with forked_videos(folder, checkpoint, clock) as videos:
         kept = made(videos).stored
         for _ in range(count):
             stranger, young = (videos.folder.of(f"video_{uuid4().hex}") for _ in range(2))
-            for each, age_seconds in ((stranger, STRANGE_SECONDS), (young, 0.0), (videos.folder.of(kept.id), 1e6)):
-                each.path.mkdir(exist_ok=True)
-                made_at = time.time() - age_seconds
-                os.utime(each.path, (made_at, made_at))
-            time.sleep(0.1)  # now the first one is older than that
+            stranger.path.mkdir()
+            clock.is_set(STRANGE_SECONDS * chance.choice((-1e3, 1e3)))  # which is nobody's age
+            videos.retention.sweep()
+            assert stranger.path.exists()
+            clock.goes_on(STRANGE_SECONDS)
+            young.path.mkdir()
+            os.utime(young.path, (0, 0))  # nor is this
             videos.retention.sweep()
             assert [each.path.exists() for each in (stranger, young)] == [False, True]
             assert is_there(videos, kept.id)

@@ -145,8 +145,9 @@ def serve(folder: Path, checkpoint: Path, *options: object, **environment: str) 
 
 @pytest.fixture(scope="session")
 def served(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server that tests share: leave no videos that run, and take no other server's port."""
-    with serve(tmp_path_factory.mktemp("served"), tiny, "--drain-timeout", 0) as server:
+    """A server that tests share: leave no videos that run, and take no other server's port. Its folder has a name with
+    what means something else in URLs."""
+    with serve(tmp_path_factory.mktemp("served? 100%#é"), tiny, "--drain-timeout", 0) as server:
         yield server
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import URL
 
 from ringlight.core.request import VideoRequest
 from ringlight.server.collection.store import JobStore, StoredJob
@@ -54,7 +55,7 @@ def at_once(*calls: Callable[[], Any]) -> list[Any]:
 
 
 @contextlib.contextmanager
-def opened(url: str, timeout_seconds: float = 5.0) -> Iterator[JobStore]:
+def opened(url: str | URL, timeout_seconds: float = 5.0) -> Iterator[JobStore]:
     """A store that is closed with the block."""
     store = JobStore(url, timeout_seconds=timeout_seconds)
     try:

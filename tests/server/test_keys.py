@@ -153,11 +153,14 @@ def test_a_file_that_everybody_can_read_is_warned_of(
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost", "LocalHost"])
 def test_a_server_for_this_machine_needs_no_keys(host: str) -> None:
-    assert is_loopback(host)
+    assert is_loopback(ServeSettings(host=host).address)
     check_exposure(ServeSettings(host=host))
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.1", "example.org", "localhost.example.org", "128.0.0.1"])
+@pytest.mark.parametrize(
+    "host",
+    ["0.0.0.0", "::", "[::]", "[localhost]", "", "10.0.0.1", "example.org", "localhost.example.org", "128.0.0.1"],
+)
 def test_a_server_for_others_needs_keys_or_a_word(host: str) -> None:
     with pytest.raises(InvalidSetting, match=r"--api-key-file.*--no-auth"):
         check_exposure(ServeSettings(host=host))

@@ -19,10 +19,13 @@ import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse
 
+from ringlight.bench.servers import LISTENING
+from ringlight.client import Client
 from ringlight.core.errors import InvalidSetting
+from ringlight.core.settings import ServeSettings
 from ringlight.server.http import connection
 from ringlight.server.http.connection import Connection
-from ringlight.server.serving import listen
+from ringlight.server.serving import listen, url_of
 from tests.engine.processes import ends, wait_until
 from tests.server.served import LONG, SMALL, Served, error_of
 
@@ -133,6 +136,31 @@ def test_an_address_that_is_taken_is_an_invalid_setting() -> None:
         listen("127.0.0.1", first.getsockname()[1])
     with pytest.raises(InvalidSetting, match=r"cannot listen on nowhere\.invalid"):
         listen("nowhere.invalid", 0)
+
+
+@pytest.mark.parametrize("host", ["[::1]", "::1", "127.0.0.1"])
+def test_an_ipv6_address_may_stand_in_brackets_and_is_printed_in_them(host: str) -> None:
+    try:
+        listener = listen(ServeSettings(host=host).address, 0)
+    except InvalidSetting as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    with listener:
+        url, port = url_of(listener), listener.getsockname()[1]
+        assert url == f"http://{'[::1]' if ':' in host else host}:{port}"
+        found = LISTENING.search(f'"event": "listening on {url}"')
+        assert found is not None and found[1] == url, "bench reads it from the log"
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                assert f"Host: {url.removeprefix('http://')}".encode() in connection.recv(4096)
+                connection.sendall(b'HTTP/1.1 200 OK\r\ncontent-length: 18\r\n\r\n{"status":"ready"}')
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with Client(url, max_retries=0) as client:
+            assert client.is_ready()
+        thread.join()
 
 
 # Connections

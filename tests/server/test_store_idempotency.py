@@ -9,7 +9,7 @@ import pytest
 
 from ringlight.server.collection.store import Idempotency, JobStore
 from ringlight.server.http.errors import IdempotencyConflict
-from tests.server.stores import at_once, new_job
+from tests.server.stores import at_once, new_job, opened
 from tests.server.stores import postgres as postgres
 from tests.server.stores import store as store
 from tests.server.stores import url as url
@@ -56,20 +56,24 @@ def test_a_key_lives_as_long_as_its_job_whatever_became_of_it(store: JobStore) -
     assert store.find("", Idempotency("key", "other")) == second
 
 
-def test_within_a_window_only_a_recent_job_counts(store: JobStore) -> None:
+def test_within_a_window_only_a_recent_job_counts(url: str) -> None:
+    """Also of an earlier server, by the time of its creation."""
     now = time.time()
-    recent = store.add(new_job(created_at=now - 60), Idempotency("recent", "body", 120.0))
-    assert store.add(new_job(), Idempotency("recent", "body", 120.0)) == recent
-    with pytest.raises(IdempotencyConflict):
-        store.find("", Idempotency("recent", "other", 120.0))
+    with opened(url) as store:
+        recent = store.add(new_job(created_at=now - 60), Idempotency("recent", "body", 120.0))
+        assert store.add(new_job(), Idempotency("recent", "body", 120.0)) == recent
+        with pytest.raises(IdempotencyConflict):
+            store.find("", Idempotency("recent", "other", 120.0))
+        old = store.add(new_job(created_at=now - 180), Idempotency("old", "body", 120.0))
 
-    old = store.add(new_job(created_at=now - 180), Idempotency("old", "body", 120.0))
-    assert store.find("", Idempotency("old", "body", 120.0)) is None
-    assert store.find("", Idempotency("old", "body")) == old
-    new = store.add(new_job(), Idempotency("old", "other", 120.0))  # the key moves to it
-    assert store.find("", Idempotency("old", "other")) == new
-    store.delete(old.id)  # which takes nothing of the new one's along
-    assert store.find("", Idempotency("old", "other")) == new
+    with opened(url) as store:
+        assert store.add(new_job(), Idempotency("recent", "body", 120.0)) == recent
+        assert store.find("", Idempotency("old", "body", 120.0)) is None
+        assert store.find("", Idempotency("old", "body")) == old
+        new = store.add(new_job(), Idempotency("old", "other", 120.0))  # the key moves to it
+        assert store.find("", Idempotency("old", "other")) == new
+        store.delete(old.id)  # which takes nothing of the new one's along
+        assert store.find("", Idempotency("old", "other")) == new
 
 
 def test_creations_at_once_with_one_key_make_one_job(store: JobStore) -> None:

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from ringlight.core.errors import InvalidSetting, NotFound, StoreError
+from ringlight.server.collection.folder import DataFolder
 from ringlight.server.collection.store import Idempotency, JobStore
 from ringlight.server.collection.stored import SCHEMA_VERSION
 from tests.server.postgres import Postgres
@@ -88,6 +89,38 @@ def test_other_urls_are_refused(url: str, says: str) -> None:
     with pytest.raises(InvalidSetting, match=says) as raised:
         JobStore(url)
     assert "postgresql://" in str(raised.value) or "memory" in str(raised.value)
+
+
+ODD_NAMES = (
+    "a?b",
+    "a?mode=memory&cache=shared",
+    "a#b",
+    "100%25 %3F",
+    "a b",
+    "späß 視頻",
+    "a:b@c",
+    "file:a",
+    "x'y\"z",
+    "a;b&c=d",
+)
+
+
+@pytest.mark.parametrize("is_relative", [False, True])
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_data_folder_of_any_name_holds_its_database_and_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, is_relative: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = DataFolder.open(name if is_relative else str(tmp_path / name))
+    with opened(folder.store_url) as store:
+        job = store.add(new_job())
+        with pytest.raises(InvalidSetting, match="another server works with"):
+            JobStore(folder.store_url)
+    with opened(folder.store_url) as store:
+        assert store.get(job.id) == job
+    folder.close()
+    assert [path.name for path in tmp_path.iterdir()] == [name], "nothing lies beside it"
+    assert {path.name for path in (tmp_path / name).iterdir()} == {"jobs.sqlite", "jobs.sqlite.lock", "lock", "videos"}
 
 
 def test_a_missing_driver_is_named_only_where_it_is_asked_for(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import msgspec
 
 from ringlight.bench.figures import Measured, Row, Unit, differ
 from ringlight.core.errors import InvalidSetting
+from ringlight.core.plain import plain
 
 GRAMMAR = re.compile(
     r"\s*(?P<name>[^<>=]*?)\s*(?P<sign>[<>]=?)\s*(?P<number>[-+]?[0-9]+(?:\.[0-9]+)?)\s*(?P<measure>[a-zA-Z%]*)\s*"
@@ -122,4 +123,4 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         said = "failed" if self.has_failed else "passed"
         noise = ", a difference that may be noise" if self.is_noise else ""
-        return f"{said}: {self.gate.text}: {self.column} has {self.found:.4g}{self.gate.measure}{noise}"
+        return f"{said}: {self.gate.text}: {self.column} has {plain(self.found, 4)}{self.gate.measure}{noise}"

@@ -11,6 +11,7 @@ import msgspec
 
 from ringlight.bench.workload import Order
 from ringlight.client import ApiError, Client, Unreachable, Video
+from ringlight.core.plain import plain
 from ringlight.core.report import RunReport
 
 Fate = Literal["completed", "failed", "timed_out"]
@@ -128,7 +129,7 @@ class UnderWay:
             latency = time.monotonic() - sent
         except TimeoutError:
             self._cancel(video_id)
-            error = f"not over after {self._turn.timeout_seconds:g} s"
+            error = f"not over after {plain(self._turn.timeout_seconds)} s"
             return msgspec.structs.replace(begun, fate="timed_out", video_id=video_id, error=error)
         except (ApiError, Unreachable) as error:
             return msgspec.structs.replace(begun, video_id=video_id, error=f"{error.code}: {error}")

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ringlight.core.config import DEMO_NAME, worker_environment
-from ringlight.core.errors import InvalidSetting, WorkerError
+from ringlight.core.errors import InvalidSetting, RinglightError, WorkerError
 from ringlight.core.spec import read_json
 
 
@@ -40,10 +40,20 @@ def demo_checkpoint(
     refuse_other_checkpoint(folder)
     module = "ringlight.models.wan.demo"
     arguments = [str(folder), size.value, str(seed), str(shard_megabytes)]
-    done = subprocess.run([sys.executable, "-m", module, *arguments], env=worker_environment(), check=False)
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=worker_environment(), check=False)
     if done.returncode:
-        raise WorkerError(f"writing {folder} failed (exit status {done.returncode})")
+        raise what_failed(folder, done.stderr, done.returncode)
     print(folder)
+
+
+def what_failed(folder: Path, said: str, status: int) -> RinglightError:
+    """The error of a process that wrote to stderr and ended, in one line: a package that is broken is the operator's to
+    mend."""
+    last = (said.strip().splitlines() or [f"exit status {status}"])[-1]
+    if last.startswith(("ModuleNotFoundError:", "ImportError:")):
+        return InvalidSetting(f"writing a checkpoint needs a package that is broken: {last}; see `ringlight doctor`")
+    return WorkerError(f"writing {folder} failed: {last}")
 
 
 def refuse_other_checkpoint(folder: Path) -> None:

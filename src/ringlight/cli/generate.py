@@ -155,7 +155,7 @@ def generate(
         job = engine.submit(request, output, progress)
         say_layout(engine, progress)
         if job.layout != engine.choice.layout:
-            progress.say(f"{job.layout.name} for this request: without guidance both branches share its tokens")
+            progress.say(job.layout_reason)
         done = wait(engine, job, interrupted, progress)
     if report is not None:
         write_report(done, report)

@@ -21,6 +21,7 @@ from ringlight.cli.request_flags import read_image
 from ringlight.cli.signals import handled, interrupt
 from ringlight.core.errors import InvalidRequest, InvalidSetting, RinglightError
 from ringlight.core.output import check_folder
+from ringlight.core.plain import plain
 
 if TYPE_CHECKING:
     from ringlight.client import Client, Video
@@ -92,7 +93,7 @@ def create(
             image=read_image(image_path),
             negative_prompt=negative_prompt,
             size=size,
-            seconds=None if seconds is None else f"{seconds:g}",
+            seconds=None if seconds is None else plain(seconds),
             num_frames=num_frames,
             fps=fps,
             num_inference_steps=num_inference_steps,

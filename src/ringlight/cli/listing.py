@@ -9,6 +9,7 @@ from enum import Enum
 import typer
 
 from ringlight.cli.settings import Said, options_of, source_of
+from ringlight.core.plain import plain
 
 HIDDEN = "***"
 FIRST_PANEL = "Model"  # of what must be given, which help shows without one
@@ -43,7 +44,7 @@ def show(name: str, value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:g}"
+        return plain(value)
     if isinstance(value, list):
         return ", ".join(show(name, each) for each in value)
     if name == "api-key":

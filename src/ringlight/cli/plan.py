@@ -14,6 +14,7 @@ from ringlight.cli import machine
 from ringlight.cli.request_flags import parse_size
 from ringlight.core.config import read_defaults, read_limits
 from ringlight.core.errors import InvalidSetting
+from ringlight.core.plain import plain
 from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.core.spec import ModelSpec
 from ringlight.planner import catalogue
@@ -214,7 +215,7 @@ def said(plan: Plan, spec: ModelSpec, request: VideoRequest, hardware: Hardware,
 
 def said_of_fleet(fleet: FleetPlan, load: Load, hardware: Hardware, p95_seconds: float | None) -> str:
     """The table of fleets, and which one is best, or why none is."""
-    asked = f"{load.rate:g} requests a second (Poisson, seed {load.seed}, {load.num_requests} simulated)"
+    asked = f"{plain(load.rate)} requests a second (Poisson, seed {load.seed}, {load.num_requests} simulated)"
     return "\n".join([fleet_table(fleet), "", asked, _of(hardware), _verdict(fleet, p95_seconds)])
 
 
@@ -229,7 +230,7 @@ def _verdict(fleet: FleetPlan, p95_seconds: float | None) -> str:
         return "none keeps up"
     closest = min(steady, key=lambda choice: choice.queue.p95_seconds)
     return (
-        f"none keeps the promise of {p95_seconds:g} s; the closest that keeps up is {closest.name} on "
+        f"none keeps the promise of {plain(p95_seconds)} s; the closest that keeps up is {closest.name} on "
         f"{closest.num_gpus} GPUs, with a p95 of {closest.queue.p95_seconds:.1f} s"
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -14,12 +14,10 @@ from ringlight.cli import listing, machine, settings
 from ringlight.cli.nodes import keep_hosting
 from ringlight.core.config import EngineConfig, NodesConfig, read_defaults
 from ringlight.core.errors import InvalidRequest, InvalidSetting
-from ringlight.core.installation import check_installation
 from ringlight.core.layout import AskedLayout
 from ringlight.core.request import RequestDefaults, RequestLimits
 from ringlight.core.settings import LogFormat, LogLevel, ServeSettings
 from ringlight.core.spec import ModelSpec
-from ringlight.engine.foresight import Foresight
 from ringlight.planner.costs import ORDINARY_PROMPT
 
 MODEL, SERVER, JOBS, SAFETY, SIGHT = "Model", "Server", "Jobs", "Safety", "Observability"
@@ -252,21 +250,20 @@ def serve(
         log_level=log_level,
         otlp_endpoint=otlp_endpoint,
     )
+    # Here, because it takes as long to import as all else together, and other commands do not need it.
+    from ringlight.server.app import check, create_app, engine_of, run
+
     if dry_run:
-        check_data_dir(Path(data_dir))
-        check_safety(serve_settings)
-        check_installation()
-        choice = Foresight(engine_config, spec, limits, num_replicas).choose(None, typical)
+        checked = check(serve_settings, engine_config)
         print(listing.of_command(ctx, said_limits, said_defaults))
-        print(
-            f"\nmodel   {served_model_name or spec.name}\nlayout  {choice.reason}\nfolder  {Path(data_dir).absolute()}"
-        )
+        reason, folder = checked.engine.choice.reason, Path(data_dir).absolute()
+        print(f"\nmodel   {served_model_name or spec.name}\nlayout  {reason}\nfolder  {folder}")
+        for occupied in checked.occupied:
+            print(f"ringlight: a start at this moment would be refused: {occupied}", file=sys.stderr)
         return
     if node_rank > 0:
+        engine_of(serve_settings, engine_config)  # refuses what node 0 refuses
         return keep_hosting(engine_config, typical)
-    # Here, because it takes as long to import as all else together, and other commands do not need it.
-    from ringlight.server.app import create_app, run
-
     run(create_app(serve_settings, engine_config), serve_settings)
 
 
@@ -282,27 +279,3 @@ def check_defaults(
     except InvalidRequest as error:
         if problems := [str(problem) for problem in error.problems if problem.field in given]:
             raise InvalidSetting(f"defaults: {'; '.join(problems)}") from None
-
-
-def check_safety(serve_settings: ServeSettings) -> None:
-    """Raise InvalidSetting for keys or secrets that are none, or where none guards an address that others reach."""
-    from ringlight.server.safety.keys import ApiKeys, check_exposure  # here, because only this command needs them
-    from ringlight.server.safety.webhooks import Webhooks
-
-    check_exposure(serve_settings)
-    ApiKeys.from_settings(serve_settings)
-    Webhooks.from_settings(serve_settings)
-
-
-def check_data_dir(folder: Path) -> None:
-    """Raise InvalidSetting unless we may write into a folder, or may make it. Makes nothing."""
-    there = folder.absolute()
-    try:
-        while not there.exists():
-            there = there.parent
-    except OSError as error:  # such as a name that is too long
-        raise InvalidSetting(f"data-dir {folder}: {error.strerror}") from None
-    if not there.is_dir():
-        raise InvalidSetting(f"data-dir {folder}: {there} is not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InvalidSetting(f"data-dir {folder}: {there} is not writable; name another folder with --data-dir")

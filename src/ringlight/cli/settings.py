@@ -67,8 +67,6 @@ class Stated:
             if name not in self._known:
                 known = [*(known.replace("_", "-") for known in self._known), *SECTIONS]
                 yield f"{self._path}: {key} is not a setting{_did_you_mean(key, known)}"
-            elif name in self.options:
-                yield f"{self._path}: {key} stands there twice"
             elif value is not None:  # a name whose value is left out is as if it were not there
                 option = self._known[name]
                 try:

@@ -19,6 +19,7 @@ from ringlight.client.events import Event, read_events
 from ringlight.client.transport import Transport
 from ringlight.client.video import ModelPage, Video, VideoPage
 from ringlight.core.output import part_path
+from ringlight.core.plain import plain
 from ringlight.core.report import RunReport
 
 URL = "http://127.0.0.1:8898"
@@ -114,8 +115,8 @@ class Client:
                     return video
                 pause_seconds = _poll_seconds(response.headers.get(POLL_HEADER))
             left_seconds = math.inf if deadline is None else deadline - time.monotonic()
-            if left_seconds <= 0:
-                raise TimeoutError(f"{video_id} is not over after {timeout_seconds:g} s")
+            if timeout_seconds is not None and left_seconds <= 0:
+                raise TimeoutError(f"{video_id} is not over after {plain(timeout_seconds)} s")
             time.sleep(min(pause_seconds, left_seconds))
 
     def events(self, video_id: str) -> Iterator[Event]:
@@ -140,7 +141,7 @@ class Client:
 
     def extend(self, video_id: str, prompt: str, seconds: float | None = None, **fields: Any) -> Video:
         """A video that goes on from the last frame of a completed one, both joined."""
-        given = {"prompt": prompt, "video": {"id": video_id}, "seconds": None if seconds is None else f"{seconds:g}"}
+        given = {"prompt": prompt, "video": {"id": video_id}, "seconds": None if seconds is None else plain(seconds)}
         return self._post("/v1/videos/extensions", json={k: v for k, v in (given | fields).items() if v is not None})
 
     def download(self, video_id: str, path: Path, variant: Variant = "video") -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +14,7 @@ import msgspec
 
 from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, InvalidSetting
 from ringlight.core.layout import AskedLayout
+from ringlight.core.plain import plain
 from ringlight.core.request import RequestDefaults, RequestLimits
 
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -100,10 +103,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.num_slices < 0:
             raise InvalidSetting(f"num-slices must be 0 or more, not {self.num_slices}; 0 leaves the number to us")
         if not 0 < self.watchdog_seconds < math.inf:
-            raise InvalidSetting(f"watchdog-timeout must be a number of seconds above 0, not {self.watchdog_seconds:g}")
+            raise InvalidSetting(
+                f"watchdog-timeout must be a number of seconds above 0, not {plain(self.watchdog_seconds)}"
+            )
         if not 0 < self.startup_timeout_seconds < math.inf:
             raise InvalidSetting(
-                f"startup-timeout must be a number of seconds above 0, not {self.startup_timeout_seconds:g}"
+                f"startup-timeout must be a number of seconds above 0, not {plain(self.startup_timeout_seconds)}"
             )
 
 
@@ -123,8 +128,9 @@ def read_defaults(model_path: Path) -> RequestDefaults:
     except OSError as error:
         raise InvalidCheckpoint(f"{path}: not readable: {error}") from None
     try:
-        return msgspec.json.decode(content, type=DefaultsFile).defaults
-    except (msgspec.DecodeError, RecursionError) as error:
+        fields = json.loads(content, object_pairs_hook=_each_once, parse_constant=_no_number)
+        return msgspec.convert(fields, DefaultsFile).defaults
+    except (ValueError, RecursionError) as error:
         raise InvalidCheckpoint(f'{path}: {error}; it holds {{"defaults": {{request field: value}}}}') from None
 
 
@@ -159,16 +165,54 @@ def read_settings_file(path: Path) -> dict[str, Any]:
     import yaml  # here, because workers import this module too
 
     try:
-        content = yaml.safe_load(path.read_bytes())
+        loader = yaml.SafeLoader(path.read_bytes())
+        node = loader.get_single_node()
+        doubled = [] if node is None else list(_doubled(node, set()))
+        content = None if node is None else loader.construct_document(node)
     except OSError as error:
         raise InvalidSetting(f"{path}: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: such as a date that is none
         raise InvalidSetting(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if doubled:
+        raise InvalidSetting(f"{path}: {'; '.join(doubled)}")
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InvalidSetting(f"{path}: must map names of settings to values, such as `port: 8898`")
     return content
+
+
+def _doubled(node: Any, seen: set[int]) -> Iterator[str]:
+    """Every name that stands twice in a map of a YAML file, with its lines: the first one would be lost in silence.
+
+    Names are those of settings, which take `-` and `_` alike. `seen` are nodes that have been looked at: an alias may
+    lead back to where it stands.
+    """
+    if id(node) in seen or isinstance(node.value, str):
+        return
+    seen.add(id(node))
+    lines: dict[str, int] = {}
+    for item in node.value:
+        key, value = item if isinstance(item, tuple) else (None, item)
+        if key is not None and isinstance(key.value, str):
+            name, line = key.value.replace("-", "_"), key.start_mark.line + 1
+            if name in lines:
+                yield f"line {line}: {key.value} stands there twice, first in line {lines[name]}; keep one of them"
+            lines.setdefault(name, line)
+        yield from _doubled(value, seen)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names differ. Raises ValueError."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} stands there twice")
+    return fields
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def worker_environment(num_nodes: int = 1) -> dict[str, str]:

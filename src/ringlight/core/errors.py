@@ -87,6 +87,10 @@ class InvalidInstallation(RinglightError):
     mender = "operator"
 
 
+class Occupied(InvalidSetting):
+    """Somebody else has it at the moment. Later the same setting may do."""
+
+
 class NotFound(RinglightError):
     code = "not_found"
     mender = "asker"

@@ -77,7 +77,8 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     """One generation, measured. `stages` are rank 0's; they and `other_seconds` sum to `total_seconds`.
 
     `resumed_from_step` is the step after which a repeated job went on: what lies before it was measured by nobody.
-    `predicted` is what a plan of the whole run said; None where nothing is known of the machine.
+    `predicted` is what a plan of the whole run said; None where nothing is known of the machine. `layout_reason` says
+    why the layout is this one.
     """
 
     workload: dict[str, Any]
@@ -94,6 +95,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     num_slices: int = 1
     resumed_from_step: int = 0
     predicted: PredictedReport | None = None
+    layout_reason: str = ""
     schema_version: int = SCHEMA_VERSION
 
     @property

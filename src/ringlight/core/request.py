@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from ringlight.core.errors import InvalidRequest, Problem
+from ringlight.core.plain import plain
 from ringlight.core.spec import ModelSpec
 
 MAX_SEED = 2**63 - 1
@@ -191,6 +192,6 @@ def _check_numbers(request: VideoRequest, limits: RequestLimits) -> list[Problem
         if not math.isfinite(number):
             problems.append(Problem(field, f"{number} is not a finite number"))
         elif not least <= number <= most:
-            nearest = f"{min(max(number, least), most):g}"
-            problems.append(Problem(field, f"{number:g} is not between {least:g} and {most:g}", nearest))
+            nearest = plain(min(max(number, least), most))
+            problems.append(Problem(field, f"{plain(number)} is not between {plain(least)} and {plain(most)}", nearest))
     return problems

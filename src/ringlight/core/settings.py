@@ -64,3 +64,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: LogFormat = "console"
     log_level: LogLevel = "info"
     otlp_endpoint: str = ""
+
+    @property
+    def address(self) -> str:
+        """`host` as sockets take it: an IPv6 address may stand in brackets, as it does in a URL."""
+        is_bracketed = self.host.startswith("[") and self.host.endswith("]") and ":" in self.host
+        return self.host[1:-1] if is_bracketed else self.host

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from uuid import uuid4
 import msgspec
 
 from ringlight.core import messages
+from ringlight.core.clock import Clock
 from ringlight.core.config import EngineConfig, read_defaults
 from ringlight.core.errors import (
     Cancelled,
@@ -31,10 +31,11 @@ from ringlight.core.installation import check_installation
 from ringlight.core.layout import AskedLayout, ParallelLayout, layout_for
 from ringlight.core.output import check_output
 from ringlight.core.picture import open_picture
+from ringlight.core.plain import plain
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
 from ringlight.engine.foresight import Foresight
-from ringlight.engine.jobs import Job, JobState, Keep
+from ringlight.engine.jobs import Deadline, Job, JobState, Keep
 from ringlight.engine.local import LocalReplica
 from ringlight.engine.pace import Pace
 from ringlight.engine.queue import JobQueue
@@ -65,6 +66,7 @@ class Engine:
         queue_size: int | None = None,
         supervised: bool = False,
         defaults: RequestDefaults | None = None,
+        clock: Clock | None = None,
     ) -> None:
         """Read the checkpoint's JSON and choose the layout. No weight is read.
 
@@ -73,7 +75,8 @@ class Engine:
 
         `typical` is a request like those that will come, which decides what is left open of the layout; None is one of
         all defaults. `choice` holds the layout and the reason for it. `queue_size` is how many jobs may wait beside
-        one for each replica, None for any number. `defaults` stand in the place of the checkpoint's.
+        one for each replica, None for any number. `defaults` stand in the place of the checkpoint's. The time
+        that jobs are given is measured by `clock`.
         """
         self.config = config
         self.limits = limits or RequestLimits()
@@ -94,7 +97,8 @@ class Engine:
             Runner(f"replica-{number}", each, self.queue, supervised, self._notify, self._advise)
             for number, each in enumerate([replica] if replica is not None else self._replicas(num_replicas))
         ]
-        self._clock = threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True)
+        self._clock = clock or Clock()
+        self._watch = threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True)
 
     def _replicas(self, number: int) -> Sequence[Replica]:
         """Replicas side by side on this machine. Raises InvalidSetting and InvalidInstallation where they cannot be."""
@@ -123,8 +127,8 @@ class Engine:
         with self._changed:
             if self._closing.is_set():
                 raise WorkerError("the engine is closed")
-            if not self._clock.is_alive():
-                self._clock.start()
+            if not self._watch.is_alive():
+                self._watch.start()
                 for runner in self._runners:
                     runner.start()
             if wait:
@@ -176,6 +180,15 @@ class Engine:
         per_node = layout.num_ranks // self.config.nodes.num_nodes
         return layout_for(layout, request.uses_guidance, self.spec.transformer.num_attention_heads, per_node)
 
+    def reason_of(self, layout: ParallelLayout, request: VideoRequest) -> str:
+        """Why a request runs so, in one sentence that begins with the layout's name."""
+        usual = self.choice.layout
+        if layout == usual:
+            return self.choice.reason
+        if layout == self.layout_of(request):
+            return f"{layout.name}: without guidance both branches of {usual.name} share its tokens"
+        return f"{layout.name}: as the request asks, instead of {usual.name}"
+
     def check_layout(self, layout: ParallelLayout, request: VideoRequest) -> None:
         """Raise InvalidLayout unless this request can run so on this engine's ranks."""
         if layout.num_ranks != self.choice.layout.num_ranks:
@@ -215,7 +228,8 @@ class Engine:
         *,
         job_id: str | None = None,
         priority: int = 0,
-        deadline_at: float | None = None,
+        timeout_seconds: float | None = None,
+        spent_seconds: float = 0.0,
         keep: Keep | None = None,
         continues: str = "",
         preview_seconds: float = 0.0,
@@ -230,8 +244,9 @@ class Engine:
         of the engine's number of ranks (InvalidLayout for others); left out it is `layout_of` the request.
 
         `accept` is called once there is a place in the queue (else QueueFull) and before the job can start; what it
-        raises is raised, and the job is not queued. The other arguments are Job's; a job with a `state` was accepted
-        before, and has a place whatever the queue's size.
+        raises is raised, and the job is not queued. It fails if it is not over `timeout_seconds` from now, less the
+        `spent_seconds` of them that are gone; this is measured, and no wall clock is asked. The other arguments are
+        Job's; a job with a `state` was accepted before, and has a place whatever the queue's size.
         """
         self.check(request, output)
         layout = layout or self.layout_of(request)
@@ -249,11 +264,12 @@ class Engine:
             str(Path(output).absolute()),
             partial(self._tell, on_change),
             priority=priority,
-            deadline_at=deadline_at,
+            deadline=self._deadline(timeout_seconds, spent_seconds),
             keep=keep,
             continues=continues,
             preview_seconds=preview_seconds,
             state=state,
+            layout_reason=self.reason_of(layout, request),
             plan=plan,
             is_planned_here=self._foresight.tells_seconds,
             predicted=self._foresight.predicted,
@@ -269,6 +285,12 @@ class Engine:
             raise
         self._enqueue(job)
         return job
+
+    def _deadline(self, timeout_seconds: float | None, spent_seconds: float) -> Deadline | None:
+        if timeout_seconds is None:
+            return None
+        left_seconds = timeout_seconds - spent_seconds
+        return Deadline(given_seconds=timeout_seconds, at=self._clock.monotonic() + left_seconds)
 
     def _admit(self, job: Job, is_bounded: bool) -> None:
         """Take a place among the jobs that wait, beside one for each replica."""
@@ -373,11 +395,10 @@ class Engine:
             with self._changed:
                 jobs = list(self._open.values())
             for job in jobs:
-                if job.deadline_at is not None and job.deadline_at < time.time() and job.stop_reason is None:
-                    self.cancel(job, _too_late(job, job.deadline_at))
+                limit = job.deadline
+                if limit is not None and limit.at <= self._clock.monotonic() and job.stop_reason is None:
+                    self.cancel(job, _too_late(limit))
 
 
-def _too_late(job: Job, deadline_at: float) -> DeadlineExceeded:
-    return DeadlineExceeded(
-        f"the video was not made in the {max(0.0, deadline_at - job.created_at):.3g} s that it was given"
-    )
+def _too_late(deadline: Deadline) -> DeadlineExceeded:
+    return DeadlineExceeded(f"the video was not made in the {plain(deadline.given_seconds)} s that it was given")

@@ -143,6 +143,13 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True):
     max_repeats: int = 2
 
 
+class Deadline(msgspec.Struct, frozen=True, kw_only=True):
+    """When a job fails if it is not over: `at` on a clock that only goes on. `given_seconds` is what it had in all."""
+
+    given_seconds: float
+    at: float
+
+
 class Job:
     """A handle on one submitted request. Safe to use from any thread."""
 
@@ -155,33 +162,35 @@ class Job:
         on_change: Callable[[Job], None] | None,
         *,
         priority: int = 0,
-        deadline_at: float | None = None,
+        deadline: Deadline | None = None,
         keep: Keep | None = None,
         continues: str = "",
         preview_seconds: float = 0.0,
         state: JobState | None = None,
+        layout_reason: str = "",
         plan: Prediction | None = None,
         is_planned_here: bool = False,
         predicted: Callable[[Prediction, RunReport], PredictedReport | None] = lambda plan, report: None,
     ) -> None:
-        """`priority`: higher goes first. `deadline_at`: when it fails if it is not over, in seconds since 1970.
+        """`priority`: higher goes first. `deadline`: when it fails if it is not over.
 
         `continues`, `preview_seconds`: as in messages.RunJob. `state`: of a job that another process began.
-        `plan` is what it should take, here or only in proportion; `predicted` is what its report tells of that.
+        `plan` is what it should take, here or only in proportion; `predicted` is what its report tells of that, and
+        `layout_reason` what it tells of the layout.
         """
         self.id = job_id
         self.request = request
         self.layout = layout
         self.output = output
         self.priority = priority
-        self.deadline_at = deadline_at
+        self.deadline = deadline
         self.keep = keep
         self.continues = continues
         self.preview_seconds = preview_seconds
+        self.layout_reason = layout_reason
         self.plan = plan
         self.is_planned_here = is_planned_here
         self._predicted = predicted
-        self.created_at = time.time()
         self._taken_at: float | None = None
         self.arrival: int | None = None  # its number in the queue, once it has been there
         self._state = state or JobState()
@@ -241,9 +250,10 @@ class Job:
         """Fold an event into the job and tell whoever waits."""
         if isinstance(event, messages.JobFailed) and event.code == Cancelled.code and self._stop_reason is not None:
             event = _failure(self.id, self._stop_reason)
-        if isinstance(event, messages.JobCompleted) and self.plan is not None:
-            predicted = self._predicted(self.plan, event.report)
-            event = replace(event, report=replace(event.report, predicted=predicted))
+        if isinstance(event, messages.JobCompleted):
+            predicted = None if self.plan is None else self._predicted(self.plan, event.report)
+            report = replace(event.report, predicted=predicted, layout_reason=self.layout_reason)
+            event = replace(event, report=report)
         if isinstance(event, Taken):
             self._taken_at = time.monotonic()
         with self._changed:

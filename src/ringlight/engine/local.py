@@ -13,6 +13,7 @@ from multiprocessing.connection import wait
 from ringlight.core import messages
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidLayout, RinglightError, WorkerError, from_code
+from ringlight.core.plain import plain
 from ringlight.core.request import RequestLimits
 from ringlight.engine import process
 from ringlight.engine.network import address_towards, knock, listen_for_nodes
@@ -222,7 +223,7 @@ class LocalReplica:
         """End all ranks, which did not start in time. Returns what there was to wait for."""
         awaited = self._waiting.now
         self._kill()
-        patience = f"{self._config.startup_timeout_seconds:g} s"
+        patience = f"{plain(self._config.startup_timeout_seconds)} s"
         if awaited is None:
             return WorkerError(f"the worker was not ready after {patience}; --startup-timeout gives it longer")
         return WorkerError(f"not all nodes were there after {patience}: {awaited}; --startup-timeout gives them longer")
@@ -294,7 +295,7 @@ class LocalReplica:
         """
         for rank in ranks:
             if rank.unanswered >= PINGS_PER_WATCHDOG:
-                silence = f"has not been heard of for {self._config.watchdog_seconds:g} s"
+                silence = f"has not been heard of for {plain(self._config.watchdog_seconds)} s"
                 raise self._end(rank, WorkerError(f"rank {rank.place.rank} {silence}"))
             rank.ping()
 

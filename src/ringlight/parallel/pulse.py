@@ -11,6 +11,7 @@ import msgspec
 from torch._C._distributed_c10d import TCPStore
 
 from ringlight.core.errors import WorkerError
+from ringlight.core.plain import plain
 from ringlight.parallel.roster import Roster
 
 BEATS_PER_WATCHDOG = 10
@@ -155,7 +156,7 @@ class Pulse:
             return None
         if cause := self._cause():
             return cause, False
-        unheard = f"has not been heard of for {self._watchdog_seconds:g} s"
+        unheard = f"has not been heard of for {plain(self._watchdog_seconds)} s"
         if self._store_is_gone:
             return self._lost(0, GONE), False
         if STORE in silent:

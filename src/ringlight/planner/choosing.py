@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ringlight.core.layout import AskedLayout, LayoutChoice, ParallelLayout, candidates, decide
+from ringlight.core.plain import plain
 from ringlight.core.request import VideoRequest
 from ringlight.core.spec import ModelSpec
 from ringlight.planner.machine import Machine
@@ -49,5 +50,7 @@ def _comparison(
 ) -> str:
     """What is predicted of the best, and of the next after it."""
     others = [layout for layout in ranked if layout != best]
-    said = f"predicted {found[best].total_seconds:.3g} s for {typical.extent} on {machine.basis}"
-    return f"{said} ({others[0].name} {found[others[0]].total_seconds:.3g} s)" if others else f"{said}, where it fits"
+    said = f"predicted {plain(found[best].total_seconds, 3)} s for {typical.extent} on {machine.basis}"
+    if not others:
+        return f"{said}, where it fits"
+    return f"{said} ({others[0].name} {plain(found[others[0]].total_seconds, 3)} s)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ringlight.core.plain import plain
 from ringlight.core.report import GIB
 from ringlight.planner.fleet import FleetChoice, FleetPlan
 from ringlight.planner.planner import Choice, Plan
@@ -76,5 +77,5 @@ def _fleet_row(choice: FleetChoice) -> str:
     latencies = (queue.p50_seconds, queue.p95_seconds, queue.p99_seconds, queue.mean_wait_seconds)
     cells = " | ".join(f"{seconds:.1f}" for seconds in latencies) if queue.keeps_up else "falls behind | | |"
     costs = (choice.cost_per_hour, choice.cost_per_video)
-    hour, video = ("" if cost is None else f"{cost:.4g}" for cost in costs)
+    hour, video = ("" if cost is None else plain(cost, 4) for cost in costs)
     return f"| {choice.name} | {choice.num_gpus} | {cells} | {queue.utilisation:.1%} | {hour} | {video} |"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 from anyio import to_thread
@@ -16,32 +16,70 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import NotFound
+from ringlight.core.errors import NotFound, Occupied
 from ringlight.core.settings import ServeSettings
+from ringlight.engine.engine import Engine
 from ringlight.engine.runner import ReplicaState
 from ringlight.server.api.events import Watchers
 from ringlight.server.api.openapi import describe
 from ringlight.server.api.parts import Parts
 from ringlight.server.api.routes import content, pages, system, videos
 from ringlight.server.api.schemas import to_video
+from ringlight.server.collection.database import check_url
+from ringlight.server.collection.folder import check_data_folder
 from ringlight.server.collection.store import StoredDelivery
-from ringlight.server.collection.videos import Videos
+from ringlight.server.collection.videos import Videos, engine_of
 from ringlight.server.collection.view import View
 from ringlight.server.http import errors, middleware
 from ringlight.server.http.errors import ApiError
 from ringlight.server.observability.logs import configure_logs
 from ringlight.server.observability.meter import RequestMeter
 from ringlight.server.observability.metrics import Metrics
-from ringlight.server.observability.tracing import Tracing, configure_tracing
+from ringlight.server.observability.tracing import Tracing, check_endpoint, configure_tracing
 from ringlight.server.safety.keys import ApiKeys, check_exposure
 from ringlight.server.safety.outbound import Outbound
 from ringlight.server.safety.webhooks import Delivery, Webhooks
-from ringlight.server.serving import run
+from ringlight.server.serving import bind, run
 
-__all__ = ["create_app", "run"]
+__all__ = ["check", "create_app", "engine_of", "run"]
 
 ROUTERS = (videos.router, content.router, system.router, pages.router)
 FETCH_SECONDS = 30.0  # for a picture by URL, or the address of a webhook
+
+
+CHECKS: tuple[Callable[[ServeSettings], object], ...] = (
+    check_exposure,
+    ApiKeys.from_settings,
+    Webhooks.from_settings,
+    lambda settings: image_hosts_of(settings),
+    lambda settings: webhook_hosts_of(settings),
+    lambda settings: check_endpoint(settings.otlp_endpoint),
+    lambda settings: check_data_folder(Path(settings.data_dir)),
+    lambda settings: check_url(settings.store_url) if settings.store_url else None,
+    lambda settings: bind(settings.address, settings.port).close(),
+)
+"""What a start does with each setting, as far as it can be done without a trace. Raise InvalidSetting."""
+
+
+class Checked(NamedTuple):
+    """What a server would be: its engine, and what keeps it from being started only at this moment."""
+
+    engine: Engine
+    occupied: Sequence[str]
+
+
+def check(settings: ServeSettings, config: EngineConfig) -> Checked:
+    """All that a start refuses before its workers load, asked of what the start itself asks. Leaves no trace.
+
+    A node above 0 has only ranks. Raises InvalidSetting, InvalidCheckpoint, InvalidLayout.
+    """
+    engine, occupied = engine_of(settings, config), []
+    for each in CHECKS if config.nodes.node_rank == 0 else ():
+        try:
+            each(settings)
+        except Occupied as error:
+            occupied.append(str(error))
+    return Checked(engine, occupied)
 
 
 def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
@@ -52,8 +90,7 @@ def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
     configure_logs(settings.log_format, settings.log_level)
     check_exposure(settings)
     keys, metrics = ApiKeys.from_settings(settings), Metrics()
-    image_hosts = Outbound(settings.image_hosts, FETCH_SECONDS, settings.limits.max_image_bytes)
-    webhook_hosts = Outbound(settings.webhook_hosts, FETCH_SECONDS, 0, purpose="webhook_url", param="webhook_url")
+    image_hosts, webhook_hosts = image_hosts_of(settings), webhook_hosts_of(settings)
     webhooks = Webhooks.from_settings(settings, metrics.observe_webhook)
     tracing = configure_tracing(settings.otlp_endpoint)
     collection = Videos(settings, config, Announcer(metrics, webhooks, tracing))
@@ -79,16 +116,26 @@ def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
         tracing=tracing,
         metrics=metrics,
         watchers=Watchers(collection),
-        started_at=time.time(),
+        started_at=collection.clock.wall(),
     )
     for router in ROUTERS:
         app.include_router(router)
     app.openapi = lambda: describe(app, needs_key=bool(len(keys)))  # type: ignore[method-assign]
-    errors.install(app)
+    errors.install(app, collection.tell)
     app.add_exception_handler(405, method_not_allowed)
     middleware.install(app, settings)
     app.user_middleware.insert(1, Middleware(RequestMeter, metrics=metrics))  # in request ids, around all else
     return app
+
+
+def image_hosts_of(settings: ServeSettings) -> Outbound:
+    """Where first frames may be fetched from. Raises InvalidSetting."""
+    return Outbound(settings.image_hosts, FETCH_SECONDS, settings.limits.max_image_bytes)
+
+
+def webhook_hosts_of(settings: ServeSettings) -> Outbound:
+    """Whom requests may have us call. Raises InvalidSetting."""
+    return Outbound(settings.webhook_hosts, FETCH_SECONDS, 0, purpose="webhook_url", param="webhook_url")
 
 
 async def method_not_allowed(request: Request, error: Exception) -> Response:
@@ -116,8 +163,7 @@ class Announcer:
     def __call__(self, view: View) -> None:
         """A video has ended, and that is written down. Called from a thread."""
         stored = view.stored
-        began_at, ended_at = stored.started_at, stored.completed_at
-        seconds = 0.0 if began_at is None or ended_at is None else ended_at - began_at
+        seconds = 0.0 if stored.started_at is None else view.run_seconds
         outcome = view.report if view.report is not None else ("" if stored.error is None else stored.error.code)
         replica = "" if view.state is None else view.state.replica
         self._metrics.observe_job(outcome, seconds, stored.layout, replica)

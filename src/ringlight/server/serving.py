@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
 import socket
@@ -15,7 +16,8 @@ import uvicorn
 from anyio import to_thread
 from fastapi import FastAPI
 
-from ringlight.core.errors import InvalidSetting, RinglightError
+from ringlight.core.errors import InvalidSetting, Occupied, RinglightError
+from ringlight.core.plain import plain
 from ringlight.core.settings import ServeSettings
 from ringlight.server.api.parts import Parts
 from ringlight.server.http.connection import Connection
@@ -90,7 +92,7 @@ class Server(uvicorn.Server):
     async def _drain(self) -> None:
         videos, deadline = self._parts.videos, time.monotonic() + self._drain_seconds
         videos.is_draining = True
-        logger.info("stopping; running videos have %g s, a second signal ends them now", self._drain_seconds)
+        logger.info("stopping; running videos have %s s, a second signal ends them now", plain(self._drain_seconds))
         while self._num_signals < 2 and time.monotonic() < deadline:
             if await to_thread.run_sync(videos.engine.drain, DRAIN_TICK_SECONDS):
                 break
@@ -105,27 +107,47 @@ class Server(uvicorn.Server):
 def run(app: FastAPI, settings: ServeSettings) -> None:
     """Serve until a signal ends it. Raises InvalidSetting where it cannot listen, and what kept all replicas from
     starting where only the operator can mend that."""
-    listener = listen(settings.host, settings.port)
-    host, port = listener.getsockname()[:2]
-    logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    listener = listen(settings.address, settings.port)
+    logger.info("listening on %s", url_of(listener))
     server = Server(app, settings)
     server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
 
 
+def url_of(listener: socket.socket) -> str:
+    """Where clients on this machine find it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that takes connections already. Raises InvalidSetting."""
+    """A socket that takes connections already. Raises InvalidSetting, and Occupied where another has its address."""
+    listener = bind(host, port)
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _no_address(host, port, error) from None
+    return listener
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that has its address. Raises as `listen` does."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            listener.listen(BACKLOG)
         except BaseException:
             listener.close()
             raise
     except OSError as error:
-        raise InvalidSetting(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+        raise _no_address(host, port, error) from None
     return listener
+
+
+def _no_address(host: str, port: int, error: OSError) -> InvalidSetting:
+    kind = Occupied if error.errno == errno.EADDRINUSE else InvalidSetting
+    return kind(f"cannot listen on {host} port {port}: {error.strerror or error}")

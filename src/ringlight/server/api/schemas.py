@@ -208,6 +208,8 @@ class Version(Answer):
     version: str
     model: str
     layout: str
+    layout_reason: str
+    """Why it is this one: what was asked for, a rule, or what is predicted of this machine."""
     device: str | None = Field(description="What the first replica runs on, once it is ready.")
 
 

@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
 
 from ringlight.core.errors import InvalidSetting, StoreError
+from ringlight.core.plain import plain
 
 NUM_READERS = 8
 STATEMENT_SECONDS = 30.0  # what PostgreSQL gives one statement at most
@@ -29,10 +30,10 @@ class Database:
     the one that writes, so a server that lost its connection, and with it the lock, cannot write until it has it again.
     """
 
-    def __init__(self, url: str, timeout_seconds: float) -> None:
+    def __init__(self, url: str | URL, timeout_seconds: float) -> None:
         """Connect. Raises InvalidSetting where the URL or the machine does not allow it, or another server is there;
         StoreError where the database does not answer within `timeout_seconds` or is damaged."""
-        parsed = _parse(url)
+        parsed = check_url(url)
         self.is_sqlite = parsed.drivername == "sqlite"
         self.name = str(parsed.database if self.is_sqlite else parsed)  # without the password
         self._timeout_seconds = timeout_seconds
@@ -83,7 +84,7 @@ class Database:
             with engine.begin() as connection:
                 yield connection
         except exc.TimeoutError as error:
-            raise self._failure(f"no answer within {self._timeout_seconds:g} s") from error
+            raise self._failure(f"no answer within {plain(self._timeout_seconds)} s") from error
         except exc.SQLAlchemyError as error:
             raise self._failure(getattr(error, "orig", None) or error) from error
         except msgspec.MsgspecError as error:
@@ -94,22 +95,17 @@ class Database:
 
     def _engine(self, url: URL, **options: Any) -> Engine:
         """An engine whose waits are all bounded, and whose errors do not quote prompts."""
-        try:
-            engine = create_engine(
-                url,
-                connect_args=self._connect_args(),
-                max_overflow=0,
-                pool_timeout=self._timeout_seconds,
-                pool_pre_ping=True,
-                hide_parameters=True,
-                json_serializer=lambda value: msgspec.json.encode(value).decode(),
-                json_deserializer=msgspec.json.decode,
-                **options,
-            )
-        except ImportError as error:
-            raise InvalidSetting(
-                f"store_url names PostgreSQL, whose driver is missing ({error}): pip install ringlight[postgres]"
-            ) from error
+        engine = create_engine(
+            url,
+            connect_args=self._connect_args(),
+            max_overflow=0,
+            pool_timeout=self._timeout_seconds,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            json_serializer=lambda value: msgspec.json.encode(value).decode(),
+            json_deserializer=msgspec.json.decode,
+            **options,
+        )
         event.listen(engine, "connect", self._prepare_sqlite if self.is_sqlite else self._prepare_postgres)
         if not self.is_sqlite and options["pool_size"] == 1:
             event.listen(engine, "connect", self._lock_postgres)
@@ -148,8 +144,20 @@ class Database:
             raise InUse(_in_use(self.name)) from error
 
 
-def _parse(url: str) -> URL:
-    """The URL with the driver that we use. Raises InvalidSetting."""
+def check_url(url: str | URL) -> URL:
+    """The URL with the driver that we use. Raises InvalidSetting, also where the driver is missing. Connects to
+    nothing."""
+    parsed = _parse(url)
+    try:
+        parsed.get_dialect().import_dbapi()
+    except ImportError as error:
+        raise InvalidSetting(
+            f"store_url names PostgreSQL, whose driver is missing ({error}): pip install ringlight[postgres]"
+        ) from error
+    return parsed
+
+
+def _parse(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
     except exc.ArgumentError as error:

@@ -6,16 +6,17 @@ import fcntl
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
-from ringlight.core.errors import InvalidSetting, NotFound
+from sqlalchemy import URL
+
+from ringlight.core.errors import InvalidSetting, NotFound, Occupied
 from ringlight.core.files import write_out
 
-STRANGE_SECONDS = 60.0  # a younger folder may be that of a call that is about to be answered
+STRANGE_SECONDS = 60.0  # one that has been there for less may be that of a call that is about to be answered
 VIDEO_ID = re.compile(r"video_[0-9a-f]{32}")
 
 
@@ -95,27 +96,26 @@ class DataFolder:
     def __init__(self, path: Path, lock: IO[bytes]) -> None:
         self.path = path
         self._lock = lock
+        self._known: dict[str, int] = {}  # folders that somebody knows, with the change that was seen last
+        self._strange_since: dict[str, float] = {}
 
     @classmethod
     def open(cls, path: str) -> Self:
         """Make it where it is missing. Raises InvalidSetting where it cannot be used."""
         folder = Path(path).absolute()
+        check_data_folder(folder)
         try:
             (folder / "videos").mkdir(parents=True, exist_ok=True)
             lock = (folder / "lock").open("ab")
         except OSError as error:
             raise InvalidSetting(f"data-dir {folder}: {error.strerror}; name a folder that can be written to") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            raise InvalidSetting(f"data-dir {folder} is in use by another server; name another folder") from None
+        _lock(lock, folder)
         return cls(folder, lock)
 
     @property
-    def store_url(self) -> str:
-        """The database in it."""
-        return f"sqlite:///{self.path / 'jobs.sqlite'}"
+    def store_url(self) -> URL:
+        """The database in it. Put together and not written out: `?` in a path is no query."""
+        return URL.create("sqlite", database=str(self.path / "jobs.sqlite"))
 
     def of(self, video_id: str) -> VideoFolder:
         """The folder of a video. Raises NotFound for what is no video's name."""
@@ -127,18 +127,52 @@ class DataFolder:
         """Whether there is a finished video in it."""
         return any((self.path / "videos").glob("video_*/video.mp4"))
 
-    def remove_strangers(self, is_known: Callable[[str], bool], since: float) -> float:
-        """Remove folders of videos that nobody knows: of calls that were never answered, or of deleted ones.
+    def remove_strangers(self, is_known: Callable[[str], bool], now: float) -> None:
+        """Remove folders of videos that nobody has known for a minute: of calls that were never answered, or of deleted
+        ones. Asks only of folders that have changed.
 
-        Looks at those that have changed `since` a time; returns the time to be given the next time. Raises OSError.
+        `now` is of a clock that only goes on: what a file system says of times may be anything. Raises OSError.
         """
-        newest = time.time() - STRANGE_SECONDS
+        known, strange_since = {}, {}
         for path in (self.path / "videos").iterdir():
-            is_old = VIDEO_ID.fullmatch(path.name) and since <= path.stat().st_mtime < newest
-            if is_old and not is_known(path.name):
+            if VIDEO_ID.fullmatch(path.name) is None:
+                continue
+            changed = path.stat().st_mtime_ns
+            if self._known.get(path.name) == changed or is_known(path.name):
+                known[path.name] = changed
+                continue
+            since = strange_since[path.name] = self._strange_since.get(path.name, now)
+            if now - since >= STRANGE_SECONDS:
                 VideoFolder(path).remove()
-        return newest
+        self._known, self._strange_since = known, strange_since
 
     def close(self) -> None:
         """Another server may open it."""
         self._lock.close()
+
+
+def check_data_folder(path: Path) -> None:
+    """Raise InvalidSetting unless we may write into a folder, or may make it; Occupied where a server has it. Makes
+    nothing."""
+    folder = there = path.absolute()
+    try:
+        while not there.exists():
+            there = there.parent
+        if not there.is_dir():
+            raise InvalidSetting(f"data-dir {folder}: {there} is not a folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise InvalidSetting(f"data-dir {folder}: {there} is not writable; name another folder with --data-dir")
+        if (folder / "lock").exists():
+            with (folder / "lock").open("ab") as lock:
+                _lock(lock, folder)
+    except OSError as error:  # such as a name that is too long
+        raise InvalidSetting(f"data-dir {folder}: {error.strerror}; name a folder that can be written to") from None
+
+
+def _lock(lock: IO[bytes], folder: Path) -> None:
+    """Hold it as long as the file is open. Raises Occupied, and closes it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise Occupied(f"data-dir {folder} is in use by another server; name another folder") from None

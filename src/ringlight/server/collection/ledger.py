@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 import msgspec
 
+from ringlight.core.clock import Clock
 from ringlight.core.errors import Cancelled, InvalidRequest, NotFound, RinglightError, StoreError
 from ringlight.engine.jobs import Job, JobState
 from ringlight.server.collection.folder import DataFolder
@@ -34,6 +34,7 @@ class Ledger:
         retention_seconds: float,
         on_end: Callable[[View], None],
         tells_operator: bool,
+        clock: Clock,
     ) -> None:
         """`on_end` is called once for every job that ends, after that is written, from the ledger's thread.
 
@@ -44,9 +45,11 @@ class Ledger:
         self._retention_seconds = retention_seconds
         self._on_end = on_end
         self._tells_operator = tells_operator
+        self._clock = clock
         self._changed = threading.Condition()  # guards what follows; notified when there is news, or an end is written
         self._jobs: dict[str, Job] = {}
         self._began_at: dict[str, float] = {}
+        self._spent_seconds: dict[str, float] = {}  # of those that began: less what a clock that only goes on says
         self._told: dict[str, tuple[int, int]] = {}  # deaths and saved step, as they are written or about to be
         self._unwritten: dict[str, Job] = {}
         self._listeners: dict[str, dict[object, Callable[[], None]]] = {}
@@ -74,7 +77,7 @@ class Ledger:
         with self._changed:
             self._jobs[job.id] = job
             if began_at is not None:
-                self._began_at[job.id] = began_at
+                self._began(job.id, began_at)
 
     def await_end(self, video_id: str, timeout_seconds: float) -> None:
         """Return when its end is written, or after that time."""
@@ -88,11 +91,16 @@ class Ledger:
         if state.is_over or self._told.get(job.id) != news:
             with self._changed:
                 self._told[job.id] = news
-                self._began_at.setdefault(job.id, time.time())
+                if job.id not in self._began_at:
+                    self._began(job.id, self._clock.wall())
                 self._unwritten[job.id] = job
                 self._changed.notify_all()
         if not state.is_over:  # an end is told once it is written
             self.notify(job.id)
+
+    def _began(self, video_id: str, began_at: float) -> None:
+        self._began_at[video_id] = began_at
+        self._spent_seconds[video_id] = max(0.0, self._clock.wall() - began_at) - self._clock.monotonic()
 
     def subscribe(self, video_id: str, on_change: Callable[[], None]) -> Callable[[], None]:
         """Have `on_change` called, from any thread, whenever a job changes; returns what ends that."""
@@ -119,7 +127,7 @@ class Ledger:
     def write_end(self, video_id: str, state: JobState) -> None:
         """Write down how a job ended, tell it once, and remove what it no longer needs. Raises StoreError, OSError."""
         error, report = state.error, state.report
-        now, folder, kept_seconds = time.time(), self._folder.of(video_id), self._retention_seconds
+        now, folder, kept_seconds = self._clock.wall(), self._folder.of(video_id), self._retention_seconds
         is_first = self._store.finish(
             video_id,
             "completed" if error is None else "failed",
@@ -138,7 +146,9 @@ class Ledger:
         if is_first:
             logger.info("%s %s", video_id, "is completed" if error is None else f"failed: {error.code}: {error}")
             try:
-                self._on_end(View(stored=ended, state=state, report=report))
+                spent = self._spent_seconds.get(video_id)
+                run_seconds = 0.0 if spent is None else self._clock.monotonic() + spent
+                self._on_end(View(stored=ended, state=state, report=report, run_seconds=run_seconds))
             except Exception:  # a listener's own; the ends of other jobs must still be written
                 logger.exception("a listener of ends failed at %s", video_id)
 
@@ -174,7 +184,7 @@ class Ledger:
             logger.error("the state of %s cannot be written down yet: %s", job.id, error)
             return False
         with self._changed:
-            for known in (self._jobs, self._began_at, self._told, self._unwritten):
+            for known in (self._jobs, self._began_at, self._spent_seconds, self._told, self._unwritten):
                 known.pop(job.id, None)
             self._changed.notify_all()
         self.notify(job.id)

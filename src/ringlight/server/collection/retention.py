@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
+from ringlight.core.clock import Clock
 from ringlight.core.errors import NotFound, StoreError
 from ringlight.server.collection.folder import DataFolder
 from ringlight.server.collection.store import JobStore, StoredJob
@@ -14,13 +14,19 @@ from ringlight.server.collection.store import JobStore, StoredJob
 logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 30.0
-UNANSWERED_SECONDS = 60.0  # from a job's creation, after which its acceptance is over
+UNANSWERED_SECONDS = 60.0  # from the first sight of a job, after which its acceptance is over
+JUMP_SECONDS = 5.0  # what a clock that runs wrong loses or gains between two sweeps is far less
+GRACE_SECONDS = 3600.0  # for what expired while no server ran: by then somebody has set a clock that starts wrong
 
 
 class Retention:
     """A thread that removes videos at their `expires_at`, and the oldest where all need more than `bound_bytes`.
 
     It also takes up jobs whose acceptance was written down although the store could not say so: nobody else would.
+
+    What is deleted is gone, and the wall's clock may be wrong. So each sweep holds it against one that only goes on:
+    where the wall's was set meanwhile, nothing is removed by its age, and every video keeps the time that it had left.
+    At the start there is nothing to hold it against: what is over by then is removed an hour later.
     """
 
     def __init__(
@@ -30,6 +36,7 @@ class Retention:
         bound_bytes: int,
         remove: Callable[[str], None],
         take_up: Callable[[StoredJob], None],
+        clock: Clock,
     ) -> None:
         """`bound_bytes` 0: no bound. `remove` forgets a video by its id; `take_up` runs a job that nobody follows."""
         self._store = store
@@ -37,7 +44,9 @@ class Retention:
         self._bound_bytes = bound_bytes
         self._remove = remove
         self._take_up = take_up
-        self._looked_at = 0.0  # all folders that have not changed since are known
+        self._clock = clock
+        self._last: tuple[float, float] | None = None  # what both clocks said at the last sweep
+        self._waiting_since: dict[str, float] = {}  # jobs that are not over, by when they were first seen
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._sweep_all, name="retention", daemon=True)
 
@@ -53,18 +62,43 @@ class Retention:
 
     def sweep(self) -> None:
         """Take up what was left behind, and remove what is to go now. Raises StoreError, OSError."""
-        for stored in self._store.unfinished():
-            if stored.created_at < time.time() - UNANSWERED_SECONDS:
-                self._take_up(stored)
-        self._looked_at = self._folder.remove_strangers(self._is_known, self._looked_at)
-        for stored in self._store.expired(time.time()):
-            self._remove(stored.id)
+        now = self._clock.monotonic()
+        self._take_up_forgotten(now)
+        self._folder.remove_strangers(self._is_known, now)
+        self._remove_expired(self._clock.wall(), now)
         excess = self._store.total_output_bytes() - self._bound_bytes if self._bound_bytes else 0
         for stored in self._store.oldest_finished() if excess > 0 else []:
             if excess <= 0:
                 break
             self._remove(stored.id)
             excess -= stored.output_bytes
+
+    def _take_up_forgotten(self, now: float) -> None:
+        unfinished = self._store.unfinished()
+        self._waiting_since = {stored.id: self._waiting_since.get(stored.id, now) for stored in unfinished}
+        for stored in unfinished:
+            if now - self._waiting_since[stored.id] >= UNANSWERED_SECONDS:
+                self._take_up(stored)
+
+    def _remove_expired(self, wall: float, now: float) -> None:
+        """Remove what is over, unless this is the first sweep, or the wall's clock was set since the last one."""
+        if self._last is None:
+            self._store.rebase(wall)
+            if late := self._store.spare(wall, GRACE_SECONDS):
+                logger.warning("%d videos expired while no server ran; they are removed in %.0f s", late, GRACE_SECONDS)
+            self._last = wall, now
+            return
+        jump_seconds = (wall - self._last[0]) - (now - self._last[1])
+        if abs(jump_seconds) > JUMP_SECONDS:
+            logger.warning(
+                "the clock was set by %+.0f s; videos and jobs keep the time that they had left", jump_seconds
+            )
+            self._store.rebase(wall, jump_seconds)
+            self._last = wall, now
+            return
+        self._last = wall, now
+        for stored in self._store.expired(wall):
+            self._remove(stored.id)
 
     def _sweep_all(self) -> None:
         while not self._closing.is_set():

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Collection, Sequence
 from typing import Any, Literal, get_args
 from uuid import uuid4
 
 from msgspec import UNSET, UnsetType
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, inspect, select, tuple_, update
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Select,
+    case,
+    delete,
+    func,
+    insert,
+    inspect,
+    select,
+    tuple_,
+    update,
+)
 
+from ringlight.core.clock import Clock
 from ringlight.core.errors import NotFound, StoreError
 from ringlight.engine.jobs import Status
 from ringlight.server.collection.database import Database
@@ -33,6 +46,7 @@ from ringlight.server.http.errors import IdempotencyConflict
 __all__ = ["Idempotency", "JobStore", "StoredDelivery", "StoredError", "StoredJob"]
 
 Jobs = list[StoredJob]
+MAX_YOUNG = 4096  # jobs whose age is known by more than the wall's clock
 IS_UNFINISHED = jobs.c.status.in_(("queued", "in_progress"))
 
 
@@ -43,13 +57,15 @@ class JobStore:
     works again once that does.
     """
 
-    def __init__(self, url: str, *, timeout_seconds: float = 5.0) -> None:
+    def __init__(self, url: str | URL, *, timeout_seconds: float = 5.0, clock: Clock | None = None) -> None:
         """Open, or make, the database at `url`: sqlite:///path or postgresql://user@host/database.
 
         `timeout_seconds` bounds how long a call waits for a lock. Raises InvalidSetting where the URL is wrong, a
         driver is missing or another server is there; StoreError where the database cannot be used.
         """
         self._database = Database(url, timeout_seconds)
+        self._clock = clock or Clock()
+        self._added_at: dict[str, float] = {}  # the youngest jobs, oldest first, by a clock that only goes on
         try:
             self._make_tables()
         except BaseException:
@@ -82,7 +98,7 @@ class JobStore:
         assert job.request.image is None, "images are kept in the job's folder"
         values = {column.name: getattr(job, column.name) for column in COLUMNS}
         with self._database.write() as connection:
-            if idempotency is not None and (earlier := _earlier(connection, job.owner, idempotency)) is not None:
+            if idempotency is not None and (earlier := self._earlier(connection, job.owner, idempotency)):
                 return earlier
             connection.execute(insert(jobs).values(values))
             if idempotency is not None:
@@ -91,12 +107,15 @@ class JobStore:
                 connection.execute(
                     insert(idempotencies).values(key | {"body_sha256": idempotency.body_sha256, "job_id": job.id})
                 )
+        self._added_at[job.id] = self._clock.monotonic()
+        while len(self._added_at) > MAX_YOUNG:
+            del self._added_at[next(iter(self._added_at))]
         return job
 
     def find(self, owner: str, idempotency: Idempotency) -> StoredJob | None:
         """The job that `add` would return instead of a new one. Raises IdempotencyConflict."""
         with self._database.read() as connection:
-            return _earlier(connection, owner, idempotency)
+            return self._earlier(connection, owner, idempotency)
 
     def get(self, job_id: str, owner: str | None = None) -> StoredJob:
         """One job. Raises NotFound, also where it is not `owner`'s; None owns all."""
@@ -216,6 +235,33 @@ class JobStore:
         with self._database.read() as connection:
             return _all(connection, query)
 
+    def spare(self, now: float, seconds: float) -> int:
+        """Keep what is over at `now` for so long more, or once more for as long as it was to be kept, if that is less.
+
+        Returns how many."""
+        kept = jobs.c.expires_at - jobs.c.completed_at
+        changed = update(jobs).where(jobs.c.expires_at <= now).values(expires_at=now + _least(seconds, kept))
+        with self._database.write() as connection:
+            return connection.execute(changed).rowcount
+
+    def rebase(self, now: float, set_seconds: float = 0.0) -> None:
+        """The clock says `now`, and was set forward by `set_seconds` (less than 0: back): leave to all what they had.
+
+        Whether it was wrong before or is now, nobody knows, so no time gets shorter than either way. Ends that lie in
+        the future were written by a clock that was ahead: they are now, and what was to be kept is, from now on.
+        """
+        shift = _least(max(0.0, set_seconds), now - jobs.c.completed_at)
+        ahead = update(jobs).where(jobs.c.completed_at > now)
+        ahead = ahead.values(expires_at=jobs.c.expires_at + (now - jobs.c.completed_at), completed_at=now)
+        finished = update(jobs).where(jobs.c.expires_at.is_not(None)).values(expires_at=jobs.c.expires_at + shift)
+        since = _least(set_seconds, now - jobs.c.created_at)
+        waiting = update(jobs).where(IS_UNFINISHED).values(deadline_at=jobs.c.deadline_at + since)
+        with self._database.write() as connection:
+            connection.execute(ahead)
+            if set_seconds > 0:
+                connection.execute(finished)
+                connection.execute(waiting)
+
     def oldest_finished(self, limit: int = 1000) -> Jobs:
         """Finished jobs whose output takes room, the one that ended first at the head, at most `limit`."""
         query = select(*COLUMNS).where(jobs.c.completed_at.is_not(None), jobs.c.output_bytes > 0)
@@ -236,10 +282,32 @@ class JobStore:
                 counts[status] = count
         return counts
 
+    def _earlier(self, connection: Connection, owner: str, idempotency: Idempotency) -> StoredJob | None:
+        """The job that a key stands for, as far as it counts. Raises IdempotencyConflict."""
+        if (found := _of_key(connection, owner, idempotency)) is None:
+            return None
+        job, body_sha256 = found
+        window_seconds = idempotency.window_seconds
+        if window_seconds is not None and not 0 <= self._age_seconds(job) < window_seconds:
+            return None
+        if body_sha256 != idempotency.body_sha256:
+            raise IdempotencyConflict(f"the idempotency key {idempotency.key!r} was used before, with another body")
+        return job
+
+    def _age_seconds(self, job: StoredJob) -> float:
+        """Since its creation. Less than 0 for one of an earlier server, whose clock was ahead of ours."""
+        if (added_at := self._added_at.get(job.id)) is not None:
+            return self._clock.monotonic() - added_at
+        return self._clock.wall() - job.created_at
+
     def _change(self, statement: Any) -> bool:
         """Run a statement that changes one job; whether it did."""
         with self._database.write() as connection:
             return connection.execute(statement).rowcount == 1
+
+
+def _least(seconds: float, other: ColumnElement[float]) -> ColumnElement[float]:
+    return case((other < seconds, other), else_=seconds)
 
 
 def _get(connection: Connection, job_id: str, owner: str | None) -> StoredJob:
@@ -258,20 +326,15 @@ def _all(connection: Connection, query: Select[Any]) -> Jobs:
     return [to_job(row) for row in rows]
 
 
-def _earlier(connection: Connection, owner: str, idempotency: Idempotency) -> StoredJob | None:
-    """The job that a key stands for, as far as it counts. Raises IdempotencyConflict."""
+def _of_key(connection: Connection, owner: str, idempotency: Idempotency) -> tuple[StoredJob, str] | None:
+    """The job that a key stands for, and the body that it was created with."""
     query = (
         select(idempotencies.c.body_sha256, *COLUMNS)
         .join(jobs, jobs.c.id == idempotencies.c.job_id)
         .where(idempotencies.c.owner == owner, idempotencies.c.key_sha256 == _sha256(idempotency.key))
     )
-    window_seconds = idempotency.window_seconds
     row = connection.execute(query).one_or_none()
-    if row is None or (window_seconds is not None and row.created_at < time.time() - window_seconds):
-        return None
-    if row.body_sha256 != idempotency.body_sha256:
-        raise IdempotencyConflict(f"the idempotency key {idempotency.key!r} was used before, with another body")
-    return to_job(row)
+    return None if row is None else (to_job(row), row.body_sha256)
 
 
 def _sha256(key: str) -> str:

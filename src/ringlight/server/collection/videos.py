@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from uuid import uuid4
 
 import msgspec
 
+from ringlight.core.clock import Clock
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import Cancelled, InvalidSetting, NotFound, RinglightError, StoreError
 from ringlight.core.layout import ParallelLayout
@@ -26,6 +26,7 @@ from ringlight.server.collection.ledger import Ledger
 from ringlight.server.collection.retention import Retention
 from ringlight.server.collection.store import Idempotency, JobStore, StoredJob
 from ringlight.server.collection.view import Draft, View
+from ringlight.server.http.discretion import Discretion
 from ringlight.server.http.errors import ApiError, VideoNotReady
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,19 @@ CANCEL_SECONDS = 1.0  # to wait for a job's end, so that the answer to a cancel 
 
 Variant = Literal["video", "thumbnail", "spritesheet"]
 OnEnd = Callable[[View], None]
+
+
+def engine_of(settings: ServeSettings, config: EngineConfig, clock: Clock | None = None) -> Engine:
+    """A server's engine; nothing is started. Raises InvalidCheckpoint, InvalidLayout, InvalidSetting."""
+    return Engine(
+        config,
+        settings.limits,
+        num_replicas=settings.num_replicas,
+        queue_size=settings.queue_size,
+        supervised=True,
+        defaults=settings.defaults,
+        clock=clock,
+    )
 
 
 class Known(Exception):
@@ -50,37 +64,40 @@ class Videos:
     whatever dies. What was not over when a server ended goes on when the next one is opened.
     """
 
-    def __init__(self, settings: ServeSettings, config: EngineConfig, on_end: OnEnd = lambda view: None) -> None:
+    def __init__(
+        self,
+        settings: ServeSettings,
+        config: EngineConfig,
+        on_end: OnEnd = lambda view: None,
+        clock: Clock | None = None,
+    ) -> None:
         """Open store and folder, and take up what was left; `start` starts the workers.
 
         `on_end` is called once for every job that ends, from a thread. Raises InvalidSetting, InvalidCheckpoint,
         InvalidLayout, StoreError.
         """
         self.settings = settings
-        self.engine = Engine(
-            config,
-            settings.limits,
-            num_replicas=settings.num_replicas,
-            queue_size=settings.queue_size,
-            supervised=True,
-            defaults=settings.defaults,
-        )
+        self.clock = clock or Clock()
+        self.tell = Discretion.of(settings, config)
+        self.engine = engine_of(settings, config, self.clock)
         self.defaults, self.limits, self.spec = self.engine.defaults, self.engine.limits, self.engine.spec
         self.model_names = (settings.served_model_name or self.spec.name,)
         self.folder = DataFolder.open(settings.data_dir)
-        self.store = JobStore(settings.store_url or self.folder.store_url)
+        self.store = JobStore(settings.store_url or self.folder.store_url, clock=self.clock)
         if self.folder.holds_videos() and not any(self.store.count_by_status().values()):
             raise InvalidSetting(
                 f"data-dir {settings.data_dir} holds videos that the database does not know; "
                 "name the database that does in --store-url, or another folder"
             )
         self.is_draining = False
-        tells_operator = bool(settings.webhook_url)
-        self._ledger = Ledger(self.store, self.folder, settings.retention_seconds, on_end, tells_operator)
-        self.retention = Retention(self.store, self.folder, settings.retention_bytes, self._remove, self._adopt)
+        kept_seconds, tells_operator = settings.retention_seconds, bool(settings.webhook_url)
+        self._ledger = Ledger(self.store, self.folder, kept_seconds, on_end, tells_operator, self.clock)
+        bound_bytes = settings.retention_bytes
+        self.retention = Retention(self.store, self.folder, bound_bytes, self._remove, self._adopt, self.clock)
 
     def start(self) -> None:
         """Start the workers, and go on with what was not over when the last server ended."""
+        logger.info("layout %s", self.engine.choice.reason)
         self._ledger.start()
         self.engine.start(wait=False)
         unfinished = self.store.unfinished()
@@ -130,7 +147,7 @@ class Videos:
             raise
         except OSError as error:  # the disk is full, say
             folder.remove()
-            raise StoreError(f"{self.settings.data_dir} cannot be written to: {error.strerror or error}") from error
+            raise StoreError(f"{self.folder.path} cannot be written to: {error.strerror or error}") from error
         except BaseException:
             folder.remove()
             raise
@@ -202,7 +219,7 @@ class Videos:
     # From asked to queued
 
     def _new(self, job_id: str, draft: Draft, owner: str) -> StoredJob:
-        request, now = draft.request, time.time()
+        request, now = draft.request, self.clock.wall()
         layout = draft.layout or self.engine.layout_of(request)
         timeouts = [seconds for seconds in (draft.timeout_seconds, self.settings.job_timeout_seconds) if seconds]
         return StoredJob(
@@ -240,6 +257,8 @@ class Videos:
     ) -> Job:
         """Queue a job; without `accept` it is one that was accepted before."""
         folder, settings = self.folder.of(stored.id), self.settings
+        created_at, deadline_at = stored.created_at, stored.deadline_at
+        spent_seconds = 0.0 if accept else max(0.0, self.clock.wall() - created_at)  # also while no server ran
 
         def take_in(job: Job) -> None:
             if accept is not None:
@@ -253,7 +272,8 @@ class Videos:
             ParallelLayout.parse(stored.layout),
             job_id=stored.id,
             priority=stored.priority,
-            deadline_at=stored.deadline_at,
+            timeout_seconds=None if deadline_at is None else deadline_at - created_at,
+            spent_seconds=spent_seconds,
             keep=Keep(
                 state_file=str(folder.state), save_seconds=settings.save_seconds, max_repeats=settings.max_repeats
             ),
@@ -299,6 +319,9 @@ class Videos:
     # What is shown
 
     def _view(self, stored: StoredJob, with_report: bool = False) -> View:
+        if stored.error is not None:  # the store keeps it in full, for the operator
+            told = msgspec.structs.replace(stored.error, message=self.tell(stored.error.message))
+            stored = msgspec.structs.replace(stored, error=told)
         is_over = stored.status in ("completed", "failed")
         job = None if is_over else self._ledger.job(stored.id)  # which has it for a moment after its end is written
         if job is None:
@@ -312,4 +335,7 @@ class Videos:
 
     def _report(self, stored: StoredJob) -> RunReport | None:
         encoded = self.store.report(stored.id) if stored.has_report else None
-        return None if encoded is None else msgspec.json.decode(encoded, type=RunReport)
+        if encoded is None:
+            return None
+        report = msgspec.json.decode(encoded, type=RunReport)
+        return msgspec.structs.replace(report, outputs=[Path(output).name for output in report.outputs])

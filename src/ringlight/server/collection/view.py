@@ -29,13 +29,15 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as it stands at one moment. `state` is there while the engine has it, `report` once it is completed."""
+    """A job as it stands at one moment. `state` is there while the engine has it, `report` once it is completed, and
+    `run_seconds`, which it took from its start to its end, at the moment of that."""
 
     stored: StoredJob
     state: JobState | None = None
     queue_position: int | None = None
     eta_seconds: float | None = None
     report: RunReport | None = None
+    run_seconds: float = 0.0
 
     @property
     def status(self) -> Status:

@@ -19,6 +19,7 @@ import anyio.to_thread
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
+from ringlight.core.plain import plain
 from ringlight.server.http.errors import ApiError
 from ringlight.server.http.multipart import MultipartReader, Part, decode, invalid_body
 
@@ -86,7 +87,7 @@ async def _chunks(request: Request, max_body_bytes: int) -> AsyncIterator[bytes]
             async with asyncio.timeout(CHUNK_SECONDS):
                 chunk = await anext(stream, None)
         except TimeoutError:
-            raise ApiError(408, "request_timeout", f"nothing came for {CHUNK_SECONDS:g} s of a body") from None
+            raise ApiError(408, "request_timeout", f"nothing came for {plain(CHUNK_SECONDS)} s of a body") from None
         except ClientDisconnect:
             raise invalid_body("the connection ended before the body did") from None
         if chunk is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -113,22 +113,23 @@ def invalid(problems: Sequence[Problem]) -> ApiError:
     return ApiError(400, InvalidRequest.code, "; ".join(map(str, problems)), param=problems[0].field)
 
 
-def to_api_error(error: RinglightError) -> ApiError:
-    """The answer for an error of the core, the engine or the store."""
+def to_api_error(error: RinglightError, tell: Callable[[str], str] = str) -> ApiError:
+    """The answer for an error of the core, the engine or the store. `tell`: its text as clients may read it."""
     match error:
         case ApiError():
             return error
         case InvalidRequest():
             names = [WIRE_NAMES.get(problem.field, problem.field) for problem in error.problems]
             pairs = zip(error.problems, names, strict=True)
-            return invalid([msgspec.structs.replace(problem, field=name) for problem, name in pairs])
+            replace = msgspec.structs.replace
+            return invalid([replace(problem, field=name, message=tell(problem.message)) for problem, name in pairs])
         case InvalidLayout():
-            return ApiError(400, error.code, str(error), param="layout")
+            return ApiError(400, error.code, tell(str(error)), param="layout")
         case QueueFull():
             retry = {"Retry-After": str(max(1, math.ceil(error.retry_seconds)))}
-            return ApiError(429, error.code, str(error), headers=retry)
+            return ApiError(429, error.code, tell(str(error)), headers=retry)
     code = error.code if error.code in CODES else RinglightError.code
-    return ApiError(CODES[code].status, code, str(error))
+    return ApiError(CODES[code].status, code, tell(str(error)))
 
 
 def _from_validation(error: RequestValidationError) -> ApiError:
@@ -181,14 +182,17 @@ class Unexpected:
             await unexpected(error, scope).response()(scope, receive, send)
 
 
-def install(app: FastAPI) -> None:
-    """Make `app` answer every error in the envelope. Before other middleware is added, so that this lies inside."""
+def install(app: FastAPI, tell: Callable[[str], str] = str) -> None:
+    """Make `app` answer every error in the envelope. Before other middleware is added, so that this lies inside.
+
+    `tell`: the text of an error as clients may read it; the log has what it leaves out.
+    """
 
     async def ours(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RinglightError)
-        answer = to_api_error(error)
-        if answer.type == "server_error":
-            logger.error("%s failed: %s: %s", request.url.path, error.code, error)
+        answer, said = to_api_error(error, tell), str(error)
+        if answer.type == "server_error" or tell(said) != said:
+            logger.error("%s failed: %s: %s", request.url.path, error.code, said)
         return answer.response()
 
     async def parameters(request: Request, error: Exception) -> JSONResponse:

@@ -57,7 +57,7 @@ class Tracing:
         """Export the trace of a job that is over. Returns at once."""
         with self._lock:
             parent = self._parents.pop(job.id, "")
-        ended_at = job.completed_at if job.completed_at is not None else job.created_at
+        ended_at = max(job.completed_at or 0.0, job.created_at)  # whatever was done to the clock in between
         run_seconds = 0.0 if report is None else report.total_seconds
         began_at = ended_at - run_seconds
         video = self._tracer.start_span(
@@ -87,24 +87,31 @@ class Tracing:
         self._provider.shutdown()
 
 
-def configure_tracing(endpoint: str) -> Tracing | None:
-    """Tracing to a collector such as http://127.0.0.1:4318; None without an endpoint.
-
-    Raises InvalidSetting for what is no URL, and where OpenTelemetry is not installed.
-    """
+def check_endpoint(endpoint: str) -> None:
+    """Raise InvalidSetting for what is no URL, and where OpenTelemetry is not installed. Nothing is checked of ""."""
     if not endpoint:
-        return None
+        return
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InvalidSetting(f"--otlp-endpoint {endpoint!r} must be an http(s) URL, such as http://127.0.0.1:4318")
     try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        import opentelemetry.exporter.otlp.proto.http.trace_exporter
+        import opentelemetry.sdk.trace  # noqa: F401 (only whether it can be)
     except ImportError as error:
         raise InvalidSetting(f"--otlp-endpoint needs OpenTelemetry ({error}): pip install 'ringlight[otel]'") from None
-    url = endpoint if parts.path.endswith(TRACES_PATH) else endpoint.rstrip("/") + TRACES_PATH
+
+
+def configure_tracing(endpoint: str) -> Tracing | None:
+    """Tracing to a collector such as http://127.0.0.1:4318; None without an endpoint. Raises as check_endpoint does."""
+    if not endpoint:
+        return None
+    check_endpoint(endpoint)
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    url = endpoint if urlsplit(endpoint).path.endswith(TRACES_PATH) else endpoint.rstrip("/") + TRACES_PATH
     about = {"service.name": "ringlight", "service.version": ringlight.__version__}
     provider = TracerProvider(resource=Resource.create(about), shutdown_on_exit=False)
     exporter = OTLPSpanExporter(endpoint=url, timeout=TIMEOUT_SECONDS)

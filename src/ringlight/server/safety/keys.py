@@ -74,7 +74,7 @@ def check_exposure(settings: ServeSettings) -> None:
     has_keys = bool(settings.api_key_file or settings.api_keys)
     if has_keys and settings.no_auth:
         raise InvalidSetting("--no-auth contradicts the API keys that are given; leave one of them out")
-    if not has_keys and not settings.no_auth and not is_loopback(settings.host):
+    if not has_keys and not settings.no_auth and not is_loopback(settings.address):
         raise InvalidSetting(
             f"--host {settings.host or repr('')} can be reached from other machines: give --api-key-file FILE, "
             "or say --no-auth to let everybody in"
@@ -86,7 +86,7 @@ def is_loopback(host: str) -> bool:
     if host.lower() == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 

@@ -19,6 +19,7 @@ import anyio.to_thread
 import httpx
 
 from ringlight.core.errors import InvalidSetting
+from ringlight.core.plain import plain
 from ringlight.server.http.errors import ApiError
 from ringlight.server.safety.addresses import DEFAULT_PORTS, HostRule, is_disguised, is_public
 
@@ -100,7 +101,7 @@ class Outbound:
             async with asyncio.timeout(self._timeout_seconds):
                 yield
         except TimeoutError:
-            raise self._failed(f"it took more than {self._timeout_seconds:g} s") from None
+            raise self._failed(f"it took more than {plain(self._timeout_seconds)} s") from None
 
     @asynccontextmanager
     async def _request(

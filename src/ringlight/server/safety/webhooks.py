@@ -19,7 +19,6 @@ import hashlib
 import hmac
 import logging
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +28,9 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
+from ringlight.core.clock import Clock
 from ringlight.core.errors import InvalidSetting, StoreError
+from ringlight.core.plain import plain
 from ringlight.core.settings import ServeSettings
 from ringlight.server.http.errors import ApiError
 from ringlight.server.safety.outbound import Outbound
@@ -83,6 +84,7 @@ class Webhooks:
         *,
         count: Callable[[Outcome], None] = lambda outcome: None,
         retry_seconds: Sequence[float] = RETRY_SECONDS,
+        clock: Clock | None = None,
     ) -> None:
         """`outbound` reaches the hosts that requests may name; `count` hears what became of each delivery.
 
@@ -94,6 +96,7 @@ class Webhooks:
             raise InvalidSetting("--webhook-url must be an http(s) URL without a user name")
         self._settings, self._secret, self._outbound = settings, secret, outbound
         self._count, self._retry_seconds = count, tuple(retry_seconds)
+        self._clock = clock or Clock()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news, self._closing = asyncio.Event(), asyncio.Event()
@@ -208,14 +211,14 @@ class Webhooks:
         if body is None or not url:
             return "dropped", "its video is deleted" if url else "there is no --webhook-url any more"
         headers = {"content-type": "application/json", "user-agent": "ringlight"}
-        headers |= sign(self._secret, delivery.event_id, int(time.time()), body)
+        headers |= sign(self._secret, delivery.event_id, int(self._clock.wall()), body)
         try:
             post = self._post if delivery.url is None else self._outbound.post
             status = await post(url, body, headers)
         except ApiError as error:
             return "failed" if error.code == "webhook_url_refused" else None, str(error)
         except TimeoutError:
-            return None, f"no answer in {TIMEOUT_SECONDS:g} s"
+            return None, f"no answer in {plain(TIMEOUT_SECONDS)} s"
         except httpx.HTTPError as error:
             return None, f"{type(error).__name__} {error}".strip()
         if 200 <= status < 300:

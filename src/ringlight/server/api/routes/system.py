@@ -63,6 +63,7 @@ async def version(parts: Served) -> Version:
         version=ringlight.__version__,
         model=videos.model_names[0],
         layout=videos.engine.choice.layout.name,
+        layout_reason=videos.engine.choice.reason,
         device=None if device is None else str(device),
     )
 
@@ -103,7 +104,8 @@ def _standing(parts: Parts) -> tuple[Literal["ready", "starting", "draining", "f
         return "draining", "the server is stopping"
     if any(replica.status in ("ready", "busy") for replica in replicas):
         return "ready", ""
-    reasons = "; ".join(f"{replica.name}: {reason}" for replica in replicas if (reason := _reason(replica)))
+    told = ((replica.name, parts.videos.tell(_reason(replica))) for replica in replicas)
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in told if reason)
     if all(replica.status == "failed" for replica in replicas):
         return "failed", f"no replica can start: {reasons}"
     return "starting", f"no replica is ready yet{': ' + reasons if reasons else ''}"

@@ -1,0 +1,21 @@
+"""Clock: what time it is, of which two kinds are needed, and passed to whoever asks."""
+
+from __future__ import annotations
+
+import time
+
+
+class Clock:
+    """The wall's time, which somebody may set at any moment, to anything; and one that only goes on.
+
+    What is told to people, and what outlives a process, is of the wall. How long something took, or may take, is
+    measured by the other one.
+    """
+
+    def wall(self) -> float:
+        """Seconds since 1970, as far as this machine knows."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds since some moment. They go on evenly, but for the time that the machine sleeps."""
+        return time.monotonic()

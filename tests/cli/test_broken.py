@@ -1,0 +1,117 @@
+"""Installations of which a part is missing or broken: what is said, and that nothing is a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ringlight.cli.diagnosis import Problem, Requirement, requirements, satisfies
+from tests.cli.commands import TIMEOUT_SECONDS, Done
+
+HIDE = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == {name!r}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def run(folder: Path, *arguments: object, as_module: bool = False) -> Done:
+    """A command, with a folder before all others that modules are taken from."""
+    script = ["-m", "ringlight"] if as_module else [str(Path(sys.executable).with_name("ringlight"))]
+    done = subprocess.run(
+        [sys.executable, *script, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_SECONDS,
+    )
+    assert "Traceback" not in done.stdout + done.stderr, done
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def without(folder: Path, package: str) -> Path:
+    """As if a package were not there, or raised when it is imported."""
+    (folder / "sitecustomize.py").write_text(HIDE.format(name=package))
+    return folder
+
+
+def broken(folder: Path, package: str, text: str) -> Path:
+    """A package that cannot be imported."""
+    (folder / f"{package}.py").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("as_module", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("package", ["typer", *[pytest.param(name, marks=pytest.mark.slow) for name in ("msgspec",)]])
+def test_without_what_every_command_needs_there_is_one_line(tmp_path: Path, package: str, as_module: bool) -> None:
+    done = run(without(tmp_path, package), "serve", "--help", as_module=as_module)
+    assert (done.code, done.out) == (3, "")
+    assert done.err == (
+        f"ringlight: this installation is broken: No module named '{package}'; see `ringlight doctor`\n"
+    )
+
+
+@pytest.mark.slow
+def test_demo_checkpoint_without_torch_is_one_line(tmp_path: Path) -> None:
+    done = run(without(tmp_path, "torch"), "demo-checkpoint", tmp_path / "demo")
+    assert (done.code, done.out, done.err.count("\n")) == (3, "", 1)
+    assert "No module named 'torch'" in done.err and "ringlight doctor" in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("package", "text", "what", "remedy"),
+    [
+        ("torch", "raise OSError('libcudart.so.13: cannot open')", "OSError: libcudart.so.13: cannot open", "'torch"),
+        ("numpy", "raise ImportError('\\nIMPORTANT\\nnumpy.core failed to import')", "failed to import", "'numpy"),
+        ("av", None, "No module named 'av'", "'av>=14'"),
+        ("msgspec", None, "No module named 'msgspec'", "'msgspec>="),
+        ("torch", "import os; os.abort()", "torch: importing it ends the process (Aborted)", "anew"),
+    ],
+)
+def test_doctor_names_what_is_broken_and_how_to_mend_it(
+    tmp_path: Path, package: str, text: str | None, what: str, remedy: str
+) -> None:
+    folder = without(tmp_path, package) if text is None else broken(tmp_path, package, text)
+    done = run(folder, "doctor", "--json")
+    problems = [Problem(**each) for each in json.loads(done.out)["problems"]]
+    assert done.code == 3, done
+    assert any(each.what.startswith(f"{package}: ") for each in problems)
+    assert any(what in each.what for each in problems) and any(remedy in each.remedy for each in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("found", "versions", "is_right"),
+    [
+        ("2.13.0+cpu", ">=2.8,<3", True),
+        ("2.8", ">=2.8,<3", True),
+        ("2.7.1", ">=2.8,<3", False),
+        ("3.0.0", ">=2.8,<3", False),
+        ("0.42.0", "<0.43,>=0.42.1", False),
+        ("0.42.1", "<0.43,>=0.42.1", True),
+        ("10.0", ">=9", True),
+        ("3.54.0", "==3.54.0", True),
+        ("1", "", True),
+    ],
+)
+def test_versions(found: str, versions: str, is_right: bool) -> None:
+    assert satisfies(found, versions) is is_right
+
+
+def test_what_is_needed_is_read_from_the_package_itself() -> None:
+    needed = {requirement.name: requirement for requirement in requirements()}
+    assert {"torch", "diffusers", "av", "msgspec", "typer", "pillow", "sqlalchemy"} <= needed.keys()
+    assert not needed.keys() & {"pytest", "matplotlib", "psycopg"}, "extras are not needed"
+    assert needed["pillow"].module == "PIL" and needed["python-multipart"].module == "python_multipart"
+    assert Requirement("torch", ">=2.8").remedy == "pip install --force-reinstall 'torch>=2.8'"
