@@ -17,8 +17,6 @@ from ringlight.core.clock import Clock
 from ringlight.core.config import EngineConfig, read_defaults
 from ringlight.core.errors import (
     Cancelled,
-    DeadlineExceeded,
-    InvalidLayout,
     InvalidRequest,
     InvalidSetting,
     Problem,
@@ -28,14 +26,14 @@ from ringlight.core.errors import (
 )
 from ringlight.core.host import cores_each
 from ringlight.core.installation import check_installation
-from ringlight.core.layout import AskedLayout, ParallelLayout, layout_for
+from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.core.output import check_output
 from ringlight.core.picture import open_picture
-from ringlight.core.plain import plain
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
 from ringlight.engine.foresight import Foresight
 from ringlight.engine.jobs import Deadline, Job, JobState, Keep
+from ringlight.engine.layouts import Layouts
 from ringlight.engine.local import LocalReplica
 from ringlight.engine.pace import Pace
 from ringlight.engine.queue import JobQueue
@@ -86,6 +84,8 @@ class Engine:
             raise InvalidSetting(f"num-replicas must be at least 1, not {num_replicas}")
         self._foresight = Foresight(config, self.spec, self.limits, num_replicas)
         self.choice = self._foresight.choose(typical, self.defaults.complete(ORDINARY_PROMPT, self.spec))
+        num_heads = self.spec.transformer.num_attention_heads
+        self.layouts = Layouts(self.choice, num_heads, config.nodes.num_nodes)
         self.queue = JobQueue()
         self.pace = Pace()
         self._queue_size = queue_size
@@ -174,31 +174,6 @@ class Engine:
         if problems:
             raise InvalidRequest(problems)
 
-    def layout_of(self, request: VideoRequest) -> ParallelLayout:
-        """The layout that a request uses: the engine's, its branches shared out where there is no guidance."""
-        layout = self.choice.layout
-        per_node = layout.num_ranks // self.config.nodes.num_nodes
-        return layout_for(layout, request.uses_guidance, self.spec.transformer.num_attention_heads, per_node)
-
-    def reason_of(self, layout: ParallelLayout, request: VideoRequest) -> str:
-        """Why a request runs so, in one sentence that begins with the layout's name."""
-        usual = self.choice.layout
-        if layout == usual:
-            return self.choice.reason
-        if layout == self.layout_of(request):
-            return f"{layout.name}: without guidance both branches of {usual.name} share its tokens"
-        return f"{layout.name}: as the request asks, instead of {usual.name}"
-
-    def check_layout(self, layout: ParallelLayout, request: VideoRequest) -> None:
-        """Raise InvalidLayout unless this request can run so on this engine's ranks."""
-        if layout.num_ranks != self.choice.layout.num_ranks:
-            raise InvalidLayout(
-                f"{layout.name} has {layout.num_ranks} ranks and the engine {self.choice.layout.num_ranks}; "
-                "every request uses all of them"
-            )
-        if layout.cfg > 1 and not request.uses_guidance:
-            raise InvalidLayout(f"{layout.name} has two guidance branches and the request none; use guidance_scale > 1")
-
     @property
     def awaited(self) -> Awaited | None:
         """What the start of a replica waits for, before it can load; None where nothing is."""
@@ -241,7 +216,7 @@ class Engine:
         All later errors come from `Job.wait`.
 
         `on_change` is called from a thread of the engine whenever the job's state changes. `layout` may be any layout
-        of the engine's number of ranks (InvalidLayout for others); left out it is `layout_of` the request.
+        of the engine's number of ranks (InvalidLayout for others); left out it is the one of `layouts`.
 
         `accept` is called once there is a place in the queue (else QueueFull) and before the job can start; what it
         raises is raised, and the job is not queued. It fails if it is not over `timeout_seconds` from now, less the
@@ -249,8 +224,8 @@ class Engine:
         Job's; a job with a `state` was accepted before, and has a place whatever the queue's size.
         """
         self.check(request, output)
-        layout = layout or self.layout_of(request)
-        self.check_layout(layout, request)
+        layout = layout or self.layouts.of(request)
+        self.layouts.check(layout, request)
         if (ready := self._ready()) is not None:
             self._foresight.meet(ready.environment)
         plan = self._foresight.plan(request, layout)
@@ -264,12 +239,12 @@ class Engine:
             str(Path(output).absolute()),
             partial(self._tell, on_change),
             priority=priority,
-            deadline=self._deadline(timeout_seconds, spent_seconds),
+            deadline=Deadline.of(timeout_seconds, spent_seconds, self._clock),
             keep=keep,
             continues=continues,
             preview_seconds=preview_seconds,
             state=state,
-            layout_reason=self.reason_of(layout, request),
+            layout_reason=self.layouts.reason(layout, request),
             plan=plan,
             is_planned_here=self._foresight.tells_seconds,
             predicted=self._foresight.predicted,
@@ -285,12 +260,6 @@ class Engine:
             raise
         self._enqueue(job)
         return job
-
-    def _deadline(self, timeout_seconds: float | None, spent_seconds: float) -> Deadline | None:
-        if timeout_seconds is None:
-            return None
-        left_seconds = timeout_seconds - spent_seconds
-        return Deadline(given_seconds=timeout_seconds, at=self._clock.monotonic() + left_seconds)
 
     def _admit(self, job: Job, is_bounded: bool) -> None:
         """Take a place among the jobs that wait, beside one for each replica."""
@@ -395,10 +364,5 @@ class Engine:
             with self._changed:
                 jobs = list(self._open.values())
             for job in jobs:
-                limit = job.deadline
-                if limit is not None and limit.at <= self._clock.monotonic() and job.stop_reason is None:
-                    self.cancel(job, _too_late(limit))
-
-
-def _too_late(deadline: Deadline) -> DeadlineExceeded:
-    return DeadlineExceeded(f"the video was not made in the {plain(deadline.given_seconds)} s that it was given")
+                if job.deadline is not None and job.deadline.is_past(self._clock) and job.stop_reason is None:
+                    self.cancel(job, job.deadline.error())

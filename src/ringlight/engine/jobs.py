@@ -12,8 +12,10 @@ import msgspec
 from msgspec.structs import replace
 
 from ringlight.core import messages
-from ringlight.core.errors import Cancelled, RinglightError, from_code
+from ringlight.core.clock import Clock
+from ringlight.core.errors import Cancelled, DeadlineExceeded, RinglightError, from_code
 from ringlight.core.layout import ParallelLayout
+from ringlight.core.plain import plain
 from ringlight.core.report import PredictedReport, RunReport
 from ringlight.core.request import VideoRequest
 from ringlight.planner.prediction import Prediction
@@ -148,6 +150,20 @@ class Deadline(msgspec.Struct, frozen=True, kw_only=True):
 
     given_seconds: float
     at: float
+
+    @classmethod
+    def of(cls, timeout_seconds: float | None, spent_seconds: float, clock: Clock) -> Deadline | None:
+        """So many seconds from now, less those that are spent; None where there is no end to them."""
+        if timeout_seconds is None:
+            return None
+        return cls(given_seconds=timeout_seconds, at=clock.monotonic() + timeout_seconds - spent_seconds)
+
+    def is_past(self, clock: Clock) -> bool:
+        return self.at <= clock.monotonic()
+
+    def error(self) -> DeadlineExceeded:
+        """What the job fails with."""
+        return DeadlineExceeded(f"the video was not made in the {plain(self.given_seconds)} s that it was given")
 
 
 class Job:

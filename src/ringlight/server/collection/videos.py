@@ -220,7 +220,7 @@ class Videos:
 
     def _new(self, job_id: str, draft: Draft, owner: str) -> StoredJob:
         request, now = draft.request, self.clock.wall()
-        layout = draft.layout or self.engine.layout_of(request)
+        layout = draft.layout or self.engine.layouts.of(request)
         timeouts = [seconds for seconds in (draft.timeout_seconds, self.settings.job_timeout_seconds) if seconds]
         return StoredJob(
             id=job_id,
@@ -288,7 +288,7 @@ class Videos:
         try:
             layout = ParallelLayout.parse(stored.layout)
             if layout.num_ranks != self.engine.choice.layout.num_ranks:  # another layout is asked for now
-                stored = msgspec.structs.replace(stored, layout=self.engine.layout_of(stored.request).name)
+                stored = msgspec.structs.replace(stored, layout=self.engine.layouts.of(stored.request).name)
                 self.store.mark(stored.id, layout=stored.layout)
             request = msgspec.structs.replace(stored.request, image=self.image(stored))
             self._submit(stored, request)
