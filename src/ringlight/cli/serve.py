@@ -12,6 +12,7 @@ import typer
 
 from ringlight.cli import listing, machine, settings
 from ringlight.cli.nodes import keep_hosting
+from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig, NodesConfig, read_defaults
 from ringlight.core.errors import InvalidRequest, InvalidSetting
 from ringlight.core.installation import check_installation
@@ -19,6 +20,7 @@ from ringlight.core.layout import AskedLayout
 from ringlight.core.request import RequestDefaults, RequestLimits
 from ringlight.core.settings import LogFormat, LogLevel, ServeSettings
 from ringlight.core.spec import ModelSpec
+from ringlight.core.weights import require_whole
 from ringlight.engine.foresight import Foresight
 from ringlight.planner.costs import ORDINARY_PROMPT
 
@@ -37,8 +39,13 @@ def serve(
         ModelType.diffusion
     ),
     served_model_name: Annotated[
-        str, typer.Option(help="What responses call the model; empty: as its checkpoint.", rich_help_panel=MODEL)
-    ] = USUAL.served_model_name,
+        list[str] | None,
+        typer.Option(
+            help="What the model is called, else as its checkpoint; may be repeated: responses say the first, requests "
+            "may say any.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     default: Annotated[
         list[str] | None,
         typer.Option(
@@ -214,9 +221,10 @@ def serve(
         memory_check=memory_check,
     )
     stated: settings.Stated = ctx.obj
-    spec = ModelSpec.read(Path(model_path))
+    folder = find_checkpoint(model_path)
+    spec = ModelSpec.read(folder)
     said_limits = stated.limits()
-    said_defaults = stated.defaults(default or (), read_defaults(Path(model_path)))
+    said_defaults = stated.defaults(default or (), read_defaults(folder))
     limits = RequestLimits(**settings.values(said_limits))
     defaults = RequestDefaults(**settings.values(said_defaults))
     check_defaults(said_defaults, defaults, spec, limits)
@@ -226,7 +234,7 @@ def serve(
         port=port,
         data_dir=data_dir,
         store_url=store_url,
-        served_model_name=served_model_name,
+        served_model_names=settings.split_lists(served_model_name or ()),
         num_replicas=num_replicas,
         queue_size=queue_size,
         max_repeats=max_repeats,
@@ -253,14 +261,14 @@ def serve(
         otlp_endpoint=otlp_endpoint,
     )
     if dry_run:
+        require_whole(folder, with_weights=engine_config.load_format != "dummy")
         check_data_dir(Path(data_dir))
         check_safety(serve_settings)
         check_installation()
         choice = Foresight(engine_config, spec, limits, num_replicas).choose(None, typical)
         print(listing.of_command(ctx, said_limits, said_defaults))
-        print(
-            f"\nmodel   {served_model_name or spec.name}\nlayout  {choice.reason}\nfolder  {Path(data_dir).absolute()}"
-        )
+        called = ", ".join(serve_settings.served_model_names or (spec.name,))
+        print(f"\nmodel   {called}\nlayout  {choice.reason}\nfolder  {Path(data_dir).absolute()}")
         return
     if node_rank > 0:
         return keep_hosting(engine_config, typical)

@@ -14,6 +14,7 @@ from uuid import uuid4
 import msgspec
 
 from ringlight.core import messages
+from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig, read_defaults
 from ringlight.core.errors import (
     Cancelled,
@@ -33,6 +34,7 @@ from ringlight.core.output import check_output
 from ringlight.core.picture import open_picture
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
+from ringlight.core.weights import require_whole
 from ringlight.engine.foresight import Foresight
 from ringlight.engine.jobs import Job, JobState, Keep
 from ringlight.engine.local import LocalReplica
@@ -77,8 +79,9 @@ class Engine:
         """
         self.config = config
         self.limits = limits or RequestLimits()
-        self.spec = ModelSpec.read(Path(config.model_path))
-        self.defaults = defaults or read_defaults(Path(config.model_path))
+        self._folder = find_checkpoint(config.model_path)
+        self.spec = ModelSpec.read(self._folder)
+        self.defaults = defaults or read_defaults(self._folder)
         if num_replicas < 1:
             raise InvalidSetting(f"num-replicas must be at least 1, not {num_replicas}")
         self._foresight = Foresight(config, self.spec, self.limits, num_replicas)
@@ -97,12 +100,17 @@ class Engine:
         self._clock = threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True)
 
     def _replicas(self, number: int) -> Sequence[Replica]:
-        """Replicas side by side on this machine. Raises InvalidSetting and InvalidInstallation where they cannot be."""
+        """Replicas side by side on this machine.
+
+        Raises InvalidSetting, InvalidInstallation, and InvalidCheckpoint for files that are not there or not whole.
+        """
         check_installation()
         if number > 1 and self.config.nodes.num_nodes > 1:
             raise InvalidSetting("num-replicas above 1 are for one machine; serve each group of nodes by itself")
+        require_whole(self._folder, with_weights=self.config.load_format != "dummy")
         num_ranks, chosen = self.choice.layout.num_ranks, AskedLayout.of(self.choice.layout)
-        config = msgspec.structs.replace(self.config, asked_layout=chosen)  # so that workers warm up as they will run
+        # As it was found and chosen here: workers that start later load the same, and warm up as they will run.
+        config = msgspec.structs.replace(self.config, model_path=str(self._folder), asked_layout=chosen)
         if number > 1 and not config.num_threads:  # they share the cores of this machine
             config = msgspec.structs.replace(config, num_threads=cores_each(number * num_ranks))
         return [LocalReplica(config, self.limits, num_ranks, first_device=index * num_ranks) for index in range(number)]

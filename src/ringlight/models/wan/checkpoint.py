@@ -1,9 +1,9 @@
-"""Reading weights: safetensors only, memory-mapped, each tensor straight to its place, dtype and device.
+"""Reading weights: safetensors only, memory-mapped, piece by piece to their place, dtype and device.
 
 A network says where each tensor of its checkpoint goes (`checkpoint_slots`: name there -> a view of a parameter
 here). Names missing or extra and wrong shapes are found from the headers, before any weight is read, and listed in
 one error. A slot on the meta device is another rank's: held to the headers like all others, so that every rank finds
-the same, but neither read nor filled here.
+the same, but neither read nor filled here. Beside the parameters themselves the device holds a piece at a time.
 """
 
 from __future__ import annotations
@@ -11,25 +11,46 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ringlight.core.errors import InvalidCheckpoint
-from ringlight.core.spec import read_json
+from ringlight.core.presence import MAX_NAME, listed, require_files
+from ringlight.core.weights import damaged, stored_shapes, weight_files
 
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-MAX_LISTED = 8
-MAX_NAME = 120
-FLOAT_DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+PIECE_BYTES = 32 * 2**20  # of what passes through a device beside the weights
+CACHED_BYTES = 2**20  # of what is read, copied and looked at while it is in a CPU's cache
+WHOLE_NUMBERS = {
+    1: (torch.int8, np.uint8),
+    2: (torch.int16, np.uint16),
+    4: (torch.int32, np.uint32),
+    8: (torch.int64, np.uint64),
+}
+GREATEST = {  # the bits of the greatest finite number
+    torch.float64: 0x7FEF_FFFF_FFFF_FFFF,
+    torch.float32: 0x7F7F_FFFF,
+    torch.bfloat16: 0x7F7F,
+    torch.float16: 0x7BFF,
+    torch.float8_e5m2: 0x7B,
+    torch.float8_e4m3fn: 0x7E,
+}
 
 
 class HasSlots(Protocol):
     """A network that knows the names and shapes of its checkpoint."""
 
     def checkpoint_slots(self) -> dict[str, Tensor]: ...
+
+
+class Origin(NamedTuple):
+    """A tensor's file, and its name there."""
+
+    path: Path
+    name: str
 
 
 class WeightFiles:
@@ -41,52 +62,91 @@ class WeightFiles:
         """`aliases` maps a second name of a tied tensor to its first; a checkpoint may hold either or both."""
         self.folder = folder
         self.aliases = aliases or {}
-        index = folder / f"{stem}.safetensors.index.json"
-        single = folder / f"{stem}.safetensors"
-        if index.exists():
-            names = _shard_names(index)
-        elif single.exists():
-            names = [single.name]
-        else:
-            raise InvalidCheckpoint(_explain_absence(folder, single.name))
-        self.paths = [_require_inside(folder, folder / name) for name in names]
+        self.paths = weight_files(folder, stem)
+        require_files(folder, [path.name for path in self.paths])
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every tensor, from the headers alone. Raises InvalidCheckpoint for what is no weight."""
-        found: dict[str, tuple[int, ...]] = {}
-        seen: set[str] = set()
-        for path in self.paths:
-            with _opened(path) as file:
-                for name in file.keys():  # noqa: SIM118 - not a dict
-                    header = file.get_slice(name)
-                    if header.get_dtype() not in FLOAT_DTYPES:
-                        raise InvalidCheckpoint(
-                            f"{path}: {_listed([name])} is {header.get_dtype()}, no floating number"
-                        )
-                    if name in seen:
-                        raise InvalidCheckpoint(f"{path}: {_listed([name])} stands in another file already")
-                    seen.add(name)
-                    found[self.aliases.get(name, name)] = tuple(header.get_shape())
-        return found
+        return stored_shapes(self.paths, self.aliases)
 
-    def tensors(self, wanted: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    def tensors(self, wanted: Collection[str]) -> Iterator[tuple[Path, str, Tensor]]:
         """The tensors of these names, memory-mapped, one file open at a time. Others are not touched."""
         for path in self.paths:
             with _opened(path) as file:
                 for stored in file.keys():  # noqa: SIM118 - not a dict
                     name = self.aliases.get(stored, stored)
                     if name in wanted:
-                        yield name, file.get_tensor(stored)
+                        yield path, name, file.get_tensor(stored)
 
 
-def load_weights(network: HasSlots, files: WeightFiles) -> None:
-    """Fill a network's parameters from its files. Raises InvalidCheckpoint naming all that does not match."""
+class Finiteness:
+    """Whether tensors are finite: looked at in pieces, on their device, and told at once at the end."""
+
+    def __init__(self) -> None:
+        self._bad: set[Origin] = set()
+        self._extremes: list[tuple[Origin, tuple[Tensor, ...]]] = []
+
+    def look(self, origin: Origin, values: Tensor) -> None:
+        """Look at a part of a tensor. On a GPU nothing waits for the answer."""
+        if values.device.type == "cpu":
+            if not is_finite(values):
+                self._bad.add(origin)
+        elif values.numel():  # NaN comes through both; eight bits have no extremes of their own
+            self._extremes.append((origin, torch.aminmax(values if values.itemsize > 1 else values.float())))
+
+    def require(self) -> None:
+        """Raise InvalidCheckpoint that names the tensors that hold NaN or infinity, and their files."""
+        if self._extremes:
+            least = torch.stack([low.float() for _, (low, _) in self._extremes])
+            greatest = torch.stack([high.float() for _, (_, high) in self._extremes])
+            are_finite = (least.isfinite() & greatest.isfinite()).tolist()
+            self._bad |= {origin for (origin, _), well in zip(self._extremes, are_finite, strict=True) if not well}
+        if self._bad:
+            names: dict[Path, list[str]] = {}
+            for path, name in sorted(self._bad):
+                names.setdefault(path, []).append(name)
+            said = "; ".join(f"{path}: {listed(found)}" for path, found in names.items())
+            raise InvalidCheckpoint(
+                f"{said}: NaN or infinity among the weights; what wrote the file (a merge, a conversion) went wrong, "
+                "or it is damaged: take another"
+            )
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether a tensor on a CPU has neither NaN nor infinity.
+
+    Floats of one sign stand in order as whole numbers, with infinity and NaN after all others. So the greatest signed
+    one tells of the positive half, and the greatest unsigned one of the negative; both are read in a third of the time
+    that comparing floats takes.
+    """
+    if not values.numel():
+        return True
+    signed, unsigned = WHOLE_NUMBERS[values.itemsize]
+    greatest = GREATEST[values.dtype]
+    bits = values.contiguous().view(signed).numpy()
+    sign = 1 << (8 * values.itemsize - 1)
+    return bool(bits.max() <= greatest and bits.view(unsigned).max() <= greatest + sign)
+
+
+def load_weights(network: HasSlots, files: WeightFiles, piece_bytes: int | None = None) -> None:
+    """Fill a network's parameters from its files. Raises InvalidCheckpoint naming all that does not match.
+
+    Also for NaN and infinity, once all is loaded: what is not finite would run, and make a wrong video in silence.
+    """
     slots = network.checkpoint_slots()
     _require_match(files, slots)
     here = {name: slot for name, slot in slots.items() if not slot.is_meta}
+    finiteness = Finiteness()
     with torch.no_grad():
-        for name, tensor in files.tensors(here):
-            here[name].copy_(tensor.to(here[name].device))
+        for path, name, tensor in files.tensors(here):
+            device = here[name].device
+            size = piece_bytes or (CACHED_BYTES if device.type == "cpu" else PIECE_BYTES)
+            for stored, slot in zip(_pieces(tensor, size), _pieces(here[name], size), strict=True):
+                moved = stored.to(device)
+                slot.copy_(moved)
+                # The narrower of both: it is less to read, and what is too large for it has become infinite there.
+                finiteness.look(Origin(path, name), moved if moved.itemsize < slot.itemsize else slot)
+    finiteness.require()
 
 
 def materialise(
@@ -108,7 +168,7 @@ def materialise(
             module.register_parameter(name, made[parameter])
 
 
-def fill_random(network: HasSlots, seed: int) -> None:
+def fill_random(network: HasSlots, seed: int, piece_bytes: int = PIECE_BYTES) -> None:
     """Random weights in place, scaled so that signals neither die nor explode (for benchmarks and demos).
 
     Gains of norms (vectors without a bias of the same layer) are ones, biases small, matrices of variance 1/fan-in.
@@ -121,13 +181,24 @@ def fill_random(network: HasSlots, seed: int) -> None:
             if slot.is_meta:
                 continue
             generator = torch.Generator(slot.device).manual_seed(seed * 1_000_003 + position)
-            noise = torch.empty(slot.shape, device=slot.device).normal_(generator=generator)
-            if _is_gain(name, slot):
-                slot.copy_(1 + 0.1 * noise)
-            elif slot.dim() < 2 or name.endswith(".bias"):
-                slot.copy_(0.02 * noise)
-            else:
-                slot.copy_(noise / math.sqrt(math.prod(slot.shape[1:])))
+            fan_in = math.prod(slot.shape[1:])
+            for piece in _pieces(slot, piece_bytes):
+                noise = torch.empty(piece.shape, device=slot.device).normal_(generator=generator)
+                if _is_gain(name, slot):
+                    noise.mul_(0.1).add_(1)
+                elif slot.dim() < 2 or name.endswith(".bias"):
+                    noise.mul_(0.02)
+                else:
+                    noise.div_(math.sqrt(fan_in))
+                piece.copy_(noise)
+
+
+def _pieces(tensor: Tensor, piece_bytes: int) -> tuple[Tensor, ...]:
+    """Runs of rows that take no more than so many bytes in float32, or single rows; alike for tensors of one shape."""
+    if tensor.dim() == 0:
+        return (tensor,)
+    rows = max(1, piece_bytes // (4 * max(1, math.prod(tensor.shape[1:]))))
+    return tuple(tensor.split(rows))
 
 
 def _is_gain(name: str, slot: Tensor) -> bool:
@@ -138,68 +209,22 @@ def _opened(path: Path) -> safe_open:
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
-        detail = " ".join(str(error).split())
-        raise InvalidCheckpoint(
-            f"{path}: not a readable safetensors file ({detail}); it is damaged or cut short: download it again"
-        ) from None
-
-
-def _shard_names(index: Path) -> list[str]:
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise InvalidCheckpoint(f"{index}: weight_map must map tensor names to file names")
-    names = sorted(set(weight_map.values()))
-    for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise InvalidCheckpoint(f"{index}: {name!r} is not the name of a safetensors file in its folder")
-    missing = [name for name in names if not (index.parent / name).exists()]
-    if missing:
-        raise InvalidCheckpoint(
-            f"{index.parent}: {_listed(missing)} named by {index.name} but not there; download the folder whole"
-        )
-    return names
-
-
-def _require_inside(folder: Path, path: Path) -> Path:
-    """Refuse links that lead out of the checkpoint, but for the blobs of a Hugging Face cache's own repository."""
-    target = path.resolve()
-    root = folder.parent.resolve()
-    roots = [root]
-    snapshots = root.parent
-    if snapshots.name == "snapshots":
-        roots.append(snapshots.parent / "blobs")
-    if not any(target.is_relative_to(root) for root in roots):
-        raise InvalidCheckpoint(f"{path}: a link that leads out of the checkpoint, to {target}; copy the file in")
-    return path
-
-
-def _explain_absence(folder: Path, expected: str) -> str:
-    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
-    if pickles:
-        return f"{folder}: holds pickled weights ({_listed(pickles)}), which can run code; convert to safetensors"
-    if not folder.is_dir():
-        return f"{folder}: no such folder; a checkpoint in Diffusers layout has it (download the folder whole)"
-    return f"{folder}: no {expected} and no index of shards; download the folder whole"
+        raise damaged(path, str(error)) from None
 
 
 def _require_match(files: WeightFiles, slots: dict[str, Tensor]) -> None:
     found = files.shapes()
     wrong = []
     if missing := sorted(slots.keys() - found.keys()):
-        wrong.append(f"missing {_listed(missing)}")
+        wrong.append(f"missing {listed(missing)}")
     if extra := sorted(found.keys() - slots.keys()):
-        wrong.append(f"not of this model {_listed(extra)}")
+        wrong.append(f"not of this model {listed(extra)}")
     misshapen = [
         f"{name[:MAX_NAME]} {list(found[name])}, expected {list(slots[name].shape)}"
         for name in sorted(slots.keys() & found.keys())
         if found[name] != tuple(slots[name].shape)
     ]
     if misshapen:
-        wrong.append(f"of the wrong shape {_listed(misshapen)}")
+        wrong.append(f"of the wrong shape {listed(misshapen)}")
     if wrong:
         raise InvalidCheckpoint(f"{files.folder}: weights do not match config.json: {'; '.join(wrong)}")
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(ascii(name[:MAX_NAME])[1:-1] for name in names[:MAX_LISTED]) + more

@@ -66,7 +66,7 @@ class Videos:
             defaults=settings.defaults,
         )
         self.defaults, self.limits, self.spec = self.engine.defaults, self.engine.limits, self.engine.spec
-        self.model_names = (settings.served_model_name or self.spec.name,)
+        self.model_names = tuple(dict.fromkeys(settings.served_model_names)) or (self.spec.name,)
         self.folder = DataFolder.open(settings.data_dir)
         self.store = JobStore(settings.store_url or self.folder.store_url)
         if self.folder.holds_videos() and not any(self.store.count_by_status().values()):
