@@ -16,12 +16,14 @@ import pytest
 import typer.main
 
 from ringlight.cli.main import app
-from ringlight.core.errors import InvalidInstallation, InvalidSetting, RinglightError
+from ringlight.core.config import EngineConfig
+from ringlight.core.errors import InvalidCheckpoint, InvalidInstallation, InvalidSetting, RinglightError
 from ringlight.core.request import RequestLimits
 from ringlight.core.settings import ServeSettings
+from ringlight.engine.engine import Engine
 from ringlight.server.collection.folder import DataFolder
 from tests.cli.commands import RINGLIGHT, TIMEOUT_SECONDS, ringlight, slow
-from tests.core.checkpoints import copy_json
+from tests.core.checkpoints import cached, copy_json, link_all, name_revision
 
 KEY = "alice:0123456789abcdef"
 PAGE = (
@@ -43,8 +45,8 @@ Dry = Callable[..., Listed]
 
 @pytest.fixture
 def checkpoint(tiny: Path, tmp_path: Path) -> Path:
-    """There is not a weight to be read."""
-    return copy_json(tiny, tmp_path / "checkpoint")
+    """Links to another's files, which a dry run looks at and never loads."""
+    return link_all(tiny, tmp_path / "checkpoint")
 
 
 @pytest.fixture(autouse=True)
@@ -169,6 +171,45 @@ def test_defaults_decide_the_layout(dry: Dry) -> None:
     assert dry("--num-gpus", 2, "--default", "guidance_scale=1").end["layout"].startswith("u2r1: ")
 
 
+def test_a_model_may_have_several_names(dry: Dry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dry().end["model"] == "ringlight-demo-tiny"
+    assert dry("--served-model-name", "wan", "--served-model-name", "ORG/NAME").end["model"] == "wan, ORG/NAME"
+    config = write(tmp_path, "served-model-name: [one, two]\n")
+    assert dry("--config", config).end["model"] == "one, two"
+    monkeypatch.setenv("RINGLIGHT_SERVED_MODEL_NAME", "three,four")
+    assert dry("--config", config).settings["served-model-name"] == ("three, four", "RINGLIGHT_SERVED_MODEL_NAME")
+
+
+def test_a_model_is_named_as_it_lies_in_the_hubs_cache(
+    dry: Dry, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    name_revision(cached(tiny, tmp_path / "hub", "Wan-AI/Wan2.2", "b8fff7315c768468a5333511427288870b2e9635"), "main")
+    for asked in ("Wan-AI/Wan2.2", "Wan-AI/Wan2.2@b8fff73", tmp_path / "hub" / "models--Wan-AI--Wan2.2"):
+        found = dry(model_path=asked)
+        assert (found.end["model"], found.settings["model-path"][0]) == ("Wan-AI/Wan2.2", str(asked))
+
+
+@pytest.mark.parametrize("part", ["transformer/diffusion_pytorch_model.safetensors", "tokenizer/tokenizer.json"])
+def test_a_dry_run_refuses_the_files_that_the_start_refuses(dry: Dry, checkpoint: Path, part: str) -> None:
+    (checkpoint / part).unlink()
+    (checkpoint / part).symlink_to(checkpoint / "unmounted")
+    refusals = []
+    for start in (dry, lambda: Engine(EngineConfig(model_path=str(checkpoint)))):
+        with pytest.raises(InvalidCheckpoint) as caught:
+            start()
+        refusals.append(str(caught.value))
+    assert f"{part} is a link to {checkpoint / 'unmounted'}, which is not there" in refusals[0]
+    assert refusals[0] == refusals[1]
+
+
+def test_random_weights_need_no_files(dry: Dry, tiny: Path, tmp_path: Path) -> None:
+    folder = copy_json(tiny, tmp_path / "json")
+    assert dry("--load-format", "dummy", model_path=folder).end["model"] == "ringlight-demo-tiny"
+    with pytest.raises(InvalidCheckpoint, match="no such file"):
+        dry(model_path=folder)
+
+
 def test_secrets_stay_secret(dry: Dry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RINGLIGHT_API_KEY", f"{KEY},fedcba9876543210")
     monkeypatch.setenv("RINGLIGHT_STORE_URL", "postgresql+psycopg://ringlight:hush@db:5432/jobs?password=hush")
@@ -184,6 +225,7 @@ def test_secrets_stay_secret(dry: Dry, tmp_path: Path, monkeypatch: pytest.Monke
 def test_every_setting_has_a_flag(dry: Dry) -> None:
     """All of them are listed, each by the name of its flag."""
     renamed = {
+        "served_model_names": "served-model-name",
         "job_timeout_seconds": "job-timeout",
         "drain_seconds": "drain-timeout",
         "api_keys": "api-key",

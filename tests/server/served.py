@@ -30,6 +30,9 @@ LONG: dict[str, Any] = SMALL | {"num_inference_steps": 1000}
 """One that is still running when somebody looks."""
 
 
+NAMES = ("ringlight-demo-tiny", "Wan-AI/another-name")
+"""What the model of the shared server is called."""
+
 NOBODY = "video_" + "0" * 32
 """An id that no video has."""
 
@@ -147,7 +150,8 @@ def serve(folder: Path, checkpoint: Path, *options: object, **environment: str) 
 def served(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server that tests share: leave no videos that run, and take no other server's port. Its folder has a name with
     what means something else in URLs."""
-    with serve(tmp_path_factory.mktemp("served? 100%#é"), tiny, "--drain-timeout", 0) as server:
+    names = ["--served-model-name", NAMES[0], "--served-model-name", NAMES[1]]
+    with serve(tmp_path_factory.mktemp("served? 100%#é"), tiny, "--drain-timeout", 0, *names) as server:
         yield server
 
 

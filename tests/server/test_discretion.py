@@ -61,7 +61,7 @@ def test_paths_are_told_by_what_a_client_may_know(text: str, told: str) -> None:
 def test_a_relative_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings = ServeSettings(data_dir="kept")
-    tell = Discretion.of(settings, EngineConfig(model_path="../ckpt/wan"))
+    tell = Discretion.of(settings, EngineConfig(model_path="wan"), Path("../ckpt/wan"))
     assert tell(f"{tmp_path}/kept/x: full, ../ckpt/wan/vae: none, kept as it is") == (
         "data-dir/x: full, model-path/vae: none, kept as it is"
     )
@@ -79,7 +79,7 @@ def folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def app(folder: Path) -> Iterator[FastAPI]:
     """A server's application that is not started: no workers."""
     settings = ServeSettings(data_dir=str(folder / "my data"))
-    app = create_app(settings, EngineConfig(model_path=str(folder / "my checkpoint")))
+    app = create_app(settings, EngineConfig(model_path=str(folder / "my checkpoint"), load_format="dummy"))
     yield app
     videos: Videos = app.state.parts.videos
     videos.store.close()

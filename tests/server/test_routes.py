@@ -10,7 +10,7 @@ import pytest
 
 import ringlight
 from tests.engine.processes import wait_until
-from tests.server.served import LONG, NOBODY, SMALL, Served, error_of
+from tests.server.served import LONG, NAMES, NOBODY, SMALL, Served, error_of
 
 pytestmark = pytest.mark.slow  # a real server, or several processes
 
@@ -136,8 +136,17 @@ def test_progress_does_not_fall_when_cancelled(served: Served, long: dict[str, A
 # The server itself
 
 
+def test_each_name_of_the_model_may_be_asked_for(served: Served) -> None:
+    made = [served.create(model=name) for name in NAMES]
+    assert [video["model"] for video in made] == [NAMES[0], NAMES[0]]
+    for video in made:
+        served.http.delete(f"/v1/videos/{video['id']}")
+
+
 def test_what_the_server_says_of_itself(served: Served) -> None:
-    model = served.http.get("/v1/models").json()["data"][0]
+    model, second = served.http.get("/v1/models").json()["data"]
+    assert (model["id"], second) == (NAMES[0], model | {"id": NAMES[1]})
+    assert served.http.get(f"/v1/models/{NAMES[1]}").json() == second
     assert model["defaults"]["num_inference_steps"] > 0
     assert model["limits"]["max_frames"] > 0
     assert (model["width_multiple"], model["height_multiple"], model["frame_multiple"]) == (32, 32, 4)

@@ -26,7 +26,7 @@ from tests.worker.weights import FILE, rewrite
 pytestmark = pytest.mark.slow
 
 EXIT_SECONDS = 60.0
-SHARDED = {"missing shards", "a shard that is a link"}
+SHARDED = {"missing shards", "a shard whose link leads nowhere"}
 
 
 def pickled(folder: Path) -> None:
@@ -83,13 +83,13 @@ def missing_shards(folder: Path) -> None:
 
 def linked_shard(folder: Path) -> None:
     shard = sorted((folder / "transformer").glob("*.safetensors"))[0]
-    shard.rename(folder.parent / "outside.safetensors")
-    shard.symlink_to(folder.parent / "outside.safetensors")
+    shard.unlink()
+    shard.symlink_to(folder.parent / "unmounted.safetensors")
 
 
 def linked_folder(folder: Path) -> None:
-    (folder / "vae").rename(folder.parent / "elsewhere")
-    (folder / "vae").symlink_to(folder.parent / "elsewhere")
+    shutil.rmtree(folder / "vae")
+    (folder / "vae").symlink_to("vae")
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {
@@ -102,8 +102,8 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "a tensor of a petabyte": header_of_a_petabyte,
     "wrong shapes": wrong_shapes,
     "missing shards": missing_shards,
-    "a shard that is a link": linked_shard,
-    "a folder that is a link": linked_folder,
+    "a shard whose link leads nowhere": linked_shard,
+    "a folder whose link leads to itself": linked_folder,
 }
 
 

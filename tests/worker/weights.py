@@ -19,6 +19,16 @@ FILE = f"{STEM}.safetensors"
 INDEX = f"{STEM}.safetensors.index.json"
 
 
+class Slots:
+    """A network of nothing but tensors."""
+
+    def __init__(self, **slots: Tensor) -> None:
+        self._slots = slots
+
+    def checkpoint_slots(self) -> dict[str, Tensor]:
+        return self._slots
+
+
 def copy(checkpoint: Path, folder: Path) -> Path:
     """A copy of a checkpoint with the transformer's weights alone; returns the transformer's folder."""
     shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns("model.safetensors"))

@@ -14,6 +14,7 @@ import typer
 
 from ringlight.cli import machine
 from ringlight.cli.signals import handled, interrupt
+from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import read_defaults, read_limits
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.layout import AskedLayout, ParallelLayout, candidates
@@ -114,12 +115,13 @@ def bench(
     from ringlight.bench.workload import Workload, read_workload
 
     names = [ParallelLayout.parse(name).name for name in dict.fromkeys([*layouts, *(more_layouts or [])])]
-    spec = None if model_path is None else ModelSpec.read(model_path)
+    folder = None if model_path is None else find_checkpoint(str(model_path))
+    spec = None if folder is None else ModelSpec.read(folder)
     _check(names, model_path, url, spec)
     if workload is not None:
         asked = read_workload(workload, image)
-    elif spec is not None and model_path is not None:
-        asked = Workload.usual(read_defaults(model_path), spec)
+    elif spec is not None and folder is not None:
+        asked = Workload.usual(read_defaults(folder), spec)
     else:
         raise InvalidSetting("with --url name a --workload")
     if spec is not None:

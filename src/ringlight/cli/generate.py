@@ -14,6 +14,7 @@ from ringlight.cli.nodes import host_ranks, say_layout
 from ringlight.cli.progress import JobProgress
 from ringlight.cli.request_flags import parse_size, read_image
 from ringlight.cli.signals import interruptible
+from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig, NodesConfig, read_defaults, read_limits
 from ringlight.core.errors import Cancelled, InvalidRequest
 from ringlight.core.layout import AskedLayout
@@ -127,8 +128,9 @@ def generate(
         calibration=calibration,
         memory_check=memory_check,
     )
-    spec = ModelSpec.read(Path(model_path))
-    request = read_defaults(Path(model_path)).complete(
+    folder = find_checkpoint(model_path)
+    spec = ModelSpec.read(folder)
+    request = read_defaults(folder).complete(
         prompt,
         spec,
         negative_prompt=negative_prompt,

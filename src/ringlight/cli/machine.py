@@ -32,7 +32,13 @@ class LoadFormatChoice(StrEnum):
     dummy = "dummy"
 
 
-ModelPath = Annotated[str, typer.Option(help="Folder of a checkpoint in Diffusers layout.", show_default=False)]
+ModelPath = Annotated[
+    str,
+    typer.Option(
+        help="Folder of a checkpoint in Diffusers layout, or ORG/NAME[@REVISION] in the hub's local cache.",
+        show_default=False,
+    ),
+]
 
 Device = Annotated[DeviceChoice, typer.Option(help="auto: cuda where there is one.", rich_help_panel=MACHINE)]
 Dtype = Annotated[DtypeChoice, typer.Option(help="auto: bfloat16 on cuda, float32 on cpu.", rich_help_panel=MACHINE)]

@@ -12,6 +12,7 @@ import typer
 
 from ringlight.cli import machine
 from ringlight.cli.request_flags import parse_size
+from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import read_defaults, read_limits
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.plain import plain
@@ -143,8 +144,9 @@ def plan(
     arrivals = {"num_requests": num_requests, "seed": seed}
     if rate is None:
         _require_no_load({"mix": mix, **arrivals, "p95": p95, "gpu_price": gpu_price})
-    spec = WAN22_TI2V_5B if model_path is None else ModelSpec.read(Path(model_path))
-    defaults = RequestDefaults() if model_path is None else read_defaults(Path(model_path))
+    folder = None if model_path is None else find_checkpoint(model_path)
+    spec = WAN22_TI2V_5B if folder is None else ModelSpec.read(folder)
+    defaults = RequestDefaults() if folder is None else read_defaults(folder)
     width, height = parse_size(size, None, None)
     fields = {
         "width": width,

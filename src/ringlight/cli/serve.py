@@ -12,6 +12,7 @@ import typer
 
 from ringlight.cli import listing, machine, settings
 from ringlight.cli.nodes import keep_hosting
+from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig, NodesConfig, read_defaults
 from ringlight.core.errors import InvalidRequest, InvalidSetting
 from ringlight.core.layout import AskedLayout
@@ -35,8 +36,13 @@ def serve(
         ModelType.diffusion
     ),
     served_model_name: Annotated[
-        str, typer.Option(help="What responses call the model; empty: as its checkpoint.", rich_help_panel=MODEL)
-    ] = USUAL.served_model_name,
+        list[str] | None,
+        typer.Option(
+            help="What the model is called, else as its checkpoint; may be repeated: responses say the first, requests "
+            "may say any.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     default: Annotated[
         list[str] | None,
         typer.Option(
@@ -212,9 +218,10 @@ def serve(
         memory_check=memory_check,
     )
     stated: settings.Stated = ctx.obj
-    spec = ModelSpec.read(Path(model_path))
+    folder = find_checkpoint(model_path)
+    spec = ModelSpec.read(folder)
     said_limits = stated.limits()
-    said_defaults = stated.defaults(default or (), read_defaults(Path(model_path)))
+    said_defaults = stated.defaults(default or (), read_defaults(folder))
     limits = RequestLimits(**settings.values(said_limits))
     defaults = RequestDefaults(**settings.values(said_defaults))
     check_defaults(said_defaults, defaults, spec, limits)
@@ -224,7 +231,7 @@ def serve(
         port=port,
         data_dir=data_dir,
         store_url=store_url,
-        served_model_name=served_model_name,
+        served_model_names=settings.split_lists(served_model_name or ()),
         num_replicas=num_replicas,
         queue_size=queue_size,
         max_repeats=max_repeats,
@@ -256,8 +263,8 @@ def serve(
     if dry_run:
         checked = check(serve_settings, engine_config)
         print(listing.of_command(ctx, said_limits, said_defaults))
-        reason, folder = checked.engine.choice.reason, Path(data_dir).absolute()
-        print(f"\nmodel   {served_model_name or spec.name}\nlayout  {reason}\nfolder  {folder}")
+        called = ", ".join(serve_settings.served_model_names or (spec.name,))
+        print(f"\nmodel   {called}\nlayout  {checked.engine.choice.reason}\nfolder  {Path(data_dir).absolute()}")
         for occupied in checked.occupied:
             print(f"ringlight: a start at this moment would be refused: {occupied}", file=sys.stderr)
         return

@@ -68,6 +68,7 @@ class NodesConfig(msgspec.Struct, frozen=True, kw_only=True):
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How to run a model: asked by the operator, never written back into.
 
+    `model_path` is a checkpoint's folder, or ORG/NAME[@REVISION] in the Hugging Face hub's local cache.
     `dtype` auto is bfloat16 on CUDA and float32 on a CPU. `load_format` dummy makes random weights on the device
     from the JSON alone. `num_threads` 0 leaves the choice to torch. `tf32` allows TensorFloat-32 in float32
     convolutions on CUDA, as PyTorch itself does; float32 matrix products are always whole. `decode_chunk` is the number
@@ -153,6 +154,17 @@ def read_environment() -> dict[str, str]:
     return {
         name.removeprefix(prefix).lower(): text for name, text in os.environ.items() if name.startswith(prefix) and text
     }
+
+
+def read_hub_cache() -> Path:
+    """The folder in which the Hugging Face hub's client keeps what it downloads, by that client's own rules."""
+    home = _expanded(os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface")
+    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    return Path(_expanded(named) if named else f"{home}/hub")
+
+
+def _expanded(path: str) -> str:
+    return os.path.expandvars(os.path.expanduser(path))
 
 
 def read_visible_devices() -> str | None:

@@ -16,7 +16,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the operator asked of a server; never written back into.
 
     `data_dir` holds the database (unless `store_url` names another), every video, and the state to resume from.
-    `served_model_name` is what responses and /v1/models call the model; empty: the name in the checkpoint.
+    `served_model_names` are what the model is called: responses say the first, requests may say any, and /v1/models
+    lists all. Empty: the checkpoint's name.
 
     Jobs: at most `queue_size` wait; a job whose workers die is repeated at most `max_repeats` times, from the state
     saved at most every `save_seconds`. `job_timeout_seconds` bounds a job from its creation, 0 does not. Videos are
@@ -36,7 +37,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 8898
     data_dir: str = "ringlight-data"
     store_url: str = ""
-    served_model_name: str = ""
+    served_model_names: tuple[str, ...] = ()
     num_replicas: int = 1
 
     queue_size: int = 256

@@ -10,15 +10,25 @@ import hashlib
 import json
 import math
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from ringlight.core import foreign
 from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.hub import model_name
+from ringlight.core.presence import broken_link, require_file, require_files
 
 MAX_LAYERS = 1000
+INDEX = "model_index.json"
+JSON_FILES = (
+    INDEX,
+    "transformer/config.json",
+    "vae/config.json",
+    "text_encoder/config.json",
+    "scheduler/scheduler_config.json",
+)
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -154,16 +164,16 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def read(cls, folder: Path) -> ModelSpec:
         """Read a checkpoint folder's JSON. Raises InvalidCheckpoint with the file and the remedy in one line."""
-        if not os.path.isdir(folder):  # unlike Path.is_dir, False for names that no file system takes
-            raise InvalidCheckpoint(f"{folder}: no such folder; {_how_to_get(str(folder))}")
-        index = read_json(folder / "model_index.json")
+        _require_folder(folder)
+        require_files(folder, JSON_FILES)
+        index = read_json(folder / INDEX)
         _require_wan_ti2v(folder, index)
         transformer = _decode(folder / "transformer" / "config.json", TransformerSpec)
         vae = _decode(folder / "vae" / "config.json", VaeSpec)
         text_encoder = _decode(folder / "text_encoder" / "config.json", TextEncoderSpec)
         _require_supported(folder, transformer, vae, text_encoder)
         return cls(
-            name=str(index.get("_name_or_path") or folder.resolve().name),
+            name=model_name(folder, index.get("_name_or_path")),
             transformer=transformer,
             vae=vae,
             text_encoder=text_encoder,
@@ -171,10 +181,18 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def _how_to_get(name: str) -> str:
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        return f"download the model first (hf download {name} --local-dir DIR) and name that DIR"
-    return "--model-path names a checkpoint in Diffusers layout"
+def _require_folder(folder: Path) -> None:
+    """Raise InvalidCheckpoint, which says what it is instead, unless a checkpoint in Diffusers layout is there."""
+    if os.path.isdir(folder):  # unlike Path.is_dir, False for names that no file system takes
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise InvalidCheckpoint(f"{folder}: not readable by the user that this process runs as")
+        if not os.path.lexists(folder / INDEX) and (found := foreign.name_of_folder(folder)):
+            raise InvalidCheckpoint(f"{folder}: {found}")
+    elif os.path.isfile(folder):
+        raise InvalidCheckpoint(f"{folder}: no such folder: it is {foreign.name_of_file(folder)}")
+    else:
+        said = broken_link(folder) or "no such folder"
+        raise InvalidCheckpoint(f"{folder}: {said}; --model-path names a checkpoint in Diffusers layout")
 
 
 SpecType = TypeVar("SpecType", bound=msgspec.Struct)
@@ -182,12 +200,9 @@ SpecType = TypeVar("SpecType", bound=msgspec.Struct)
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of a checkpoint. Raises InvalidCheckpoint naming the file and the place."""
+    require_file(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidCheckpoint(
-            f"{path}: no such file; a checkpoint in Diffusers layout has it (download the folder whole)"
-        ) from None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, too long a number
         raise InvalidCheckpoint(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(value, dict):

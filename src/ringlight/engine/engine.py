@@ -13,6 +13,7 @@ from uuid import uuid4
 import msgspec
 
 from ringlight.core import messages
+from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.clock import Clock
 from ringlight.core.config import EngineConfig, read_defaults
 from ringlight.core.errors import (
@@ -31,6 +32,7 @@ from ringlight.core.output import check_output
 from ringlight.core.picture import open_picture
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
+from ringlight.core.weights import require_whole
 from ringlight.engine.foresight import Foresight
 from ringlight.engine.jobs import Deadline, Job, JobState, Keep
 from ringlight.engine.layouts import Layouts
@@ -72,14 +74,15 @@ class Engine:
         or without one whatever video, is predicted not to fit into this machine's memory.
 
         `typical` is a request like those that will come, which decides what is left open of the layout; None is one of
-        all defaults. `choice` holds the layout and the reason for it. `queue_size` is how many jobs may wait beside
-        one for each replica, None for any number. `defaults` stand in the place of the checkpoint's. The time
-        that jobs are given is measured by `clock`.
+        all defaults. `choice` holds the layout and the reason for it, `checkpoint` is the folder of the model.
+        `queue_size` is how many jobs may wait beside one for each replica, None for any number. `defaults` stand in the
+        place of the checkpoint's. The time that jobs are given is measured by `clock`.
         """
         self.config = config
         self.limits = limits or RequestLimits()
-        self.spec = ModelSpec.read(Path(config.model_path))
-        self.defaults = defaults or read_defaults(Path(config.model_path))
+        self.checkpoint = find_checkpoint(config.model_path)
+        self.spec = ModelSpec.read(self.checkpoint)
+        self.defaults = defaults or read_defaults(self.checkpoint)
         if num_replicas < 1:
             raise InvalidSetting(f"num-replicas must be at least 1, not {num_replicas}")
         self._foresight = Foresight(config, self.spec, self.limits, num_replicas)
@@ -101,12 +104,17 @@ class Engine:
         self._watch = threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True)
 
     def _replicas(self, number: int) -> Sequence[Replica]:
-        """Replicas side by side on this machine. Raises InvalidSetting and InvalidInstallation where they cannot be."""
+        """Replicas side by side on this machine.
+
+        Raises InvalidSetting, InvalidInstallation, and InvalidCheckpoint for files that are not there or not whole.
+        """
         check_installation()
         if number > 1 and self.config.nodes.num_nodes > 1:
             raise InvalidSetting("num-replicas above 1 are for one machine; serve each group of nodes by itself")
+        require_whole(self.checkpoint, with_weights=self.config.load_format != "dummy")
         num_ranks, chosen = self.choice.layout.num_ranks, AskedLayout.of(self.choice.layout)
-        config = msgspec.structs.replace(self.config, asked_layout=chosen)  # so that workers warm up as they will run
+        # As it was found and chosen here: workers that start later load the same, and warm up as they will run.
+        config = msgspec.structs.replace(self.config, model_path=str(self.checkpoint), asked_layout=chosen)
         if number > 1 and not config.num_threads:  # they share the cores of this machine
             config = msgspec.structs.replace(config, num_threads=cores_each(number * num_ranks))
         return [LocalReplica(config, self.limits, num_ranks, first_device=index * num_ranks) for index in range(number)]

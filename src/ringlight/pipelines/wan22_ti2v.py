@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ringlight.attention.kernel import AttentionKernel, choose_kernel
+from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.portions import TURNS_FROM, choose_slices
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
 from ringlight.core.traffic import attention_elements
+from ringlight.core.weights import STEMS
 from ringlight.models.wan.checkpoint import WeightFiles, fill_random, load_weights, materialise
 from ringlight.models.wan.text_encoder import TIED_NAMES, TextEncoder, load_tokenizer
 from ringlight.models.wan.transformer import WanTransformer
@@ -63,7 +65,7 @@ class Wan22TI2V:
         Raises InvalidCheckpoint.
         """
         self.config, self.limits, self.device = config, limits, device
-        self.model_path = Path(config.model_path)
+        self.model_path = find_checkpoint(config.model_path)
         self.spec = ModelSpec.read(self.model_path)
         require_sampler(self.spec.scheduler, self.model_path)
         self.kernel: AttentionKernel = choose_kernel(device, dtype, self.spec.transformer.attention_head_dim)
@@ -225,16 +227,16 @@ class Wan22TI2V:
         folder, max_tokens = self.model_path / "text_encoder", self.spec.max_text_tokens
         encoder = TextEncoder(folder, tokenizer, max_tokens, world)
         encoder.prepare(self.device, dtype)
-        self._fill(encoder, "text_encoder", stem="model")
+        self._fill(encoder, "text_encoder")
         return encoder
 
-    def _fill(self, network: nn.Module, name: str, stem: str = "diffusion_pytorch_model") -> None:
+    def _fill(self, network: nn.Module, name: str) -> None:
         """Weights from the checkpoint, or random ones where the load format says so."""
         assert isinstance(network, (WanTransformer, WanVae, TextEncoder))
         if self.config.load_format == "dummy":
             fill_random(network, seed=0)
         else:
-            load_weights(network, WeightFiles(self.model_path / name, stem, TIED_NAMES))
+            load_weights(network, WeightFiles(self.model_path / name, STEMS[name], TIED_NAMES))
 
 
 def _on_writer(action: Callable[[], T], mesh: ParallelMesh, tracer: Tracer) -> T | None:

@@ -8,9 +8,11 @@ from pathlib import Path
 import msgspec
 import torch
 
+from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.messages import WorkerSetup
 from ringlight.core.spec import ModelSpec
+from ringlight.core.weights import checkpoint_weights, require_whole
 from ringlight.worker.environment import versions
 
 SAMPLE_BYTES = 2**16
@@ -30,7 +32,7 @@ def terms_of(setup: WorkerSetup, device: torch.device, dtype: torch.dtype, vae_d
         "num-slices": config.num_slices,
         "watchdog-timeout": config.watchdog_seconds,
         "limits": msgspec.json.encode(setup.limits).decode(),
-        "checkpoint": digest(Path(config.model_path), with_weights=config.load_format != "dummy"),
+        "checkpoint": digest(find_checkpoint(config.model_path), with_weights=config.load_format != "dummy"),
     }
     return {name: str(value) for name, value in terms.items()} | versions()
 
@@ -41,10 +43,11 @@ def digest(folder: Path, with_weights: bool) -> str:
     Cheap on tens of gigabytes, and no fine-tune of a model passes for the model. Raises InvalidCheckpoint.
     """
     found = hashlib.sha256(ModelSpec.read(folder).fingerprint.encode())
+    require_whole(folder, with_weights)
     try:
         for path in sorted(filter(Path.is_file, (folder / "tokenizer").glob("*"))):
             found.update(path.name.encode() + path.read_bytes())
-        for path in sorted(folder.glob("*/*.safetensors")) if with_weights else ():
+        for path in checkpoint_weights(folder) if with_weights else ():
             found.update(str(path.relative_to(folder)).encode() + _sample(path))
     except OSError as error:
         raise InvalidCheckpoint(f"{error.filename}: not readable: {error.strerror}") from None

@@ -1,9 +1,9 @@
-"""Reading weights: safetensors only, memory-mapped, each tensor straight to its place, dtype and device.
+"""Reading weights: safetensors only, memory-mapped, piece by piece to their place, dtype and device.
 
 A network says where each tensor of its checkpoint goes (`checkpoint_slots`: name there -> a view of a parameter
 here). Names missing or extra and wrong shapes are found from the headers, before any weight is read, and listed in
 one error. A slot on the meta device is another rank's: held to the headers like all others, so that every rank finds
-the same, but neither read nor filled here.
+the same, but neither read nor filled here. Beside the parameters themselves the device holds a piece at a time.
 """
 
 from __future__ import annotations
@@ -11,25 +11,30 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ringlight.core.errors import InvalidCheckpoint
-from ringlight.core.spec import read_json
+from ringlight.core.presence import MAX_NAME, listed, require_files
+from ringlight.core.weights import damaged, stored_shapes, weight_files
 
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-MAX_LISTED = 8
-MAX_NAME = 120
-FLOAT_DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+PIECE_BYTES = 32 * 2**20  # of what passes through a device beside the weights
 
 
 class HasSlots(Protocol):
     """A network that knows the names and shapes of its checkpoint."""
 
     def checkpoint_slots(self) -> dict[str, Tensor]: ...
+
+
+class Origin(NamedTuple):
+    """A tensor's file, and its name there."""
+
+    path: Path
+    name: str
 
 
 class WeightFiles:
@@ -41,52 +46,75 @@ class WeightFiles:
         """`aliases` maps a second name of a tied tensor to its first; a checkpoint may hold either or both."""
         self.folder = folder
         self.aliases = aliases or {}
-        index = folder / f"{stem}.safetensors.index.json"
-        single = folder / f"{stem}.safetensors"
-        if index.exists():
-            names = _shard_names(index)
-        elif single.exists():
-            names = [single.name]
-        else:
-            raise InvalidCheckpoint(_explain_absence(folder, single.name))
-        self.paths = [_require_inside(folder, folder / name) for name in names]
+        self.paths = weight_files(folder, stem)
+        require_files(folder, [path.name for path in self.paths])
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every tensor, from the headers alone. Raises InvalidCheckpoint for what is no weight."""
-        found: dict[str, tuple[int, ...]] = {}
-        seen: set[str] = set()
-        for path in self.paths:
-            with _opened(path) as file:
-                for name in file.keys():  # noqa: SIM118 - not a dict
-                    header = file.get_slice(name)
-                    if header.get_dtype() not in FLOAT_DTYPES:
-                        raise InvalidCheckpoint(
-                            f"{path}: {_listed([name])} is {header.get_dtype()}, no floating number"
-                        )
-                    if name in seen:
-                        raise InvalidCheckpoint(f"{path}: {_listed([name])} stands in another file already")
-                    seen.add(name)
-                    found[self.aliases.get(name, name)] = tuple(header.get_shape())
-        return found
+        return stored_shapes(self.paths, self.aliases)
 
-    def tensors(self, wanted: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    def tensors(self, wanted: Collection[str]) -> Iterator[tuple[Path, str, Tensor]]:
         """The tensors of these names, memory-mapped, one file open at a time. Others are not touched."""
         for path in self.paths:
             with _opened(path) as file:
                 for stored in file.keys():  # noqa: SIM118 - not a dict
                     name = self.aliases.get(stored, stored)
                     if name in wanted:
-                        yield name, file.get_tensor(stored)
+                        yield path, name, file.get_tensor(stored)
 
 
-def load_weights(network: HasSlots, files: WeightFiles) -> None:
-    """Fill a network's parameters from its files. Raises InvalidCheckpoint naming all that does not match."""
+class Extremes:
+    """The least and the greatest value of every piece of a tensor, left on its device until all are asked for at once.
+
+    NaN comes through both, so a piece is finite where they are. One pass, without memory, exact at any size; counting
+    with `isfinite` takes ten times as long.
+    """
+
+    def __init__(self) -> None:
+        self._found: list[tuple[Origin, tuple[Tensor, ...]]] = []
+
+    def add(self, origin: Origin, values: Tensor) -> None:
+        """Look at a piece of a tensor. On a GPU nothing waits for the answer."""
+        if values.numel():
+            self._found.append((origin, torch.aminmax(values)))
+
+    def require_finite(self) -> None:
+        """Raise InvalidCheckpoint that names the tensors that hold NaN or infinity, and their files."""
+        if not self._found:
+            return
+        bounds = torch.stack([bound.double() for _, pair in self._found for bound in pair])
+        are_finite = bounds.isfinite().view(-1, 2).all(dim=1).tolist()
+        bad = {origin for (origin, _), well in zip(self._found, are_finite, strict=True) if not well}
+        names: dict[Path, list[str]] = {}
+        for path, name in sorted(bad):
+            names.setdefault(path, []).append(name)
+        if names:
+            said = "; ".join(f"{path}: {listed(found)}" for path, found in names.items())
+            raise InvalidCheckpoint(
+                f"{said}: NaN or infinity among the weights; what wrote the file (a merge, a conversion) went wrong, "
+                "or it is damaged: take another"
+            )
+
+
+def load_weights(network: HasSlots, files: WeightFiles, piece_bytes: int = PIECE_BYTES) -> None:
+    """Fill a network's parameters from its files. Raises InvalidCheckpoint naming all that does not match.
+
+    Also for NaN and infinity, once all is loaded: what is not finite would run, and make a wrong video in silence.
+    """
     slots = network.checkpoint_slots()
     _require_match(files, slots)
     here = {name: slot for name, slot in slots.items() if not slot.is_meta}
+    extremes = Extremes()
     with torch.no_grad():
-        for name, tensor in files.tensors(here):
-            here[name].copy_(tensor.to(here[name].device))
+        for path, name, tensor in files.tensors(here):
+            for stored, slot in zip(_pieces(tensor, piece_bytes), _pieces(here[name], piece_bytes), strict=True):
+                moved = stored.to(slot.device)
+                slot.copy_(moved)
+                # The narrower of both is less to read, and what is too large for it has become infinite there. Of
+                # eight bits torch tells no extremes.
+                is_widened = 1 < moved.itemsize < slot.itemsize
+                extremes.add(Origin(path, name), moved if is_widened else slot)
+    extremes.require_finite()
 
 
 def materialise(
@@ -108,7 +136,7 @@ def materialise(
             module.register_parameter(name, made[parameter])
 
 
-def fill_random(network: HasSlots, seed: int) -> None:
+def fill_random(network: HasSlots, seed: int, piece_bytes: int = PIECE_BYTES) -> None:
     """Random weights in place, scaled so that signals neither die nor explode (for benchmarks and demos).
 
     Gains of norms (vectors without a bias of the same layer) are ones, biases small, matrices of variance 1/fan-in.
@@ -121,13 +149,24 @@ def fill_random(network: HasSlots, seed: int) -> None:
             if slot.is_meta:
                 continue
             generator = torch.Generator(slot.device).manual_seed(seed * 1_000_003 + position)
-            noise = torch.empty(slot.shape, device=slot.device).normal_(generator=generator)
-            if _is_gain(name, slot):
-                slot.copy_(1 + 0.1 * noise)
-            elif slot.dim() < 2 or name.endswith(".bias"):
-                slot.copy_(0.02 * noise)
-            else:
-                slot.copy_(noise / math.sqrt(math.prod(slot.shape[1:])))
+            fan_in = math.prod(slot.shape[1:])
+            for piece in _pieces(slot, piece_bytes):
+                noise = torch.empty(piece.shape, device=slot.device).normal_(generator=generator)
+                if _is_gain(name, slot):
+                    noise.mul_(0.1).add_(1)
+                elif slot.dim() < 2 or name.endswith(".bias"):
+                    noise.mul_(0.02)
+                else:
+                    noise.div_(math.sqrt(fan_in))
+                piece.copy_(noise)
+
+
+def _pieces(tensor: Tensor, piece_bytes: int) -> tuple[Tensor, ...]:
+    """Runs of rows that take no more than so many bytes in float32, or single rows; alike for tensors of one shape."""
+    if tensor.dim() == 0:
+        return (tensor,)
+    rows = max(1, piece_bytes // (4 * max(1, math.prod(tensor.shape[1:]))))
+    return tuple(tensor.split(rows))
 
 
 def _is_gain(name: str, slot: Tensor) -> bool:
@@ -138,68 +177,22 @@ def _opened(path: Path) -> safe_open:
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
-        detail = " ".join(str(error).split())
-        raise InvalidCheckpoint(
-            f"{path}: not a readable safetensors file ({detail}); it is damaged or cut short: download it again"
-        ) from None
-
-
-def _shard_names(index: Path) -> list[str]:
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise InvalidCheckpoint(f"{index}: weight_map must map tensor names to file names")
-    names = sorted(set(weight_map.values()))
-    for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise InvalidCheckpoint(f"{index}: {name!r} is not the name of a safetensors file in its folder")
-    missing = [name for name in names if not (index.parent / name).exists()]
-    if missing:
-        raise InvalidCheckpoint(
-            f"{index.parent}: {_listed(missing)} named by {index.name} but not there; download the folder whole"
-        )
-    return names
-
-
-def _require_inside(folder: Path, path: Path) -> Path:
-    """Refuse links that lead out of the checkpoint, but for the blobs of a Hugging Face cache's own repository."""
-    target = path.resolve()
-    root = folder.parent.resolve()
-    roots = [root]
-    snapshots = root.parent
-    if snapshots.name == "snapshots":
-        roots.append(snapshots.parent / "blobs")
-    if not any(target.is_relative_to(root) for root in roots):
-        raise InvalidCheckpoint(f"{path}: a link that leads out of the checkpoint, to {target}; copy the file in")
-    return path
-
-
-def _explain_absence(folder: Path, expected: str) -> str:
-    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
-    if pickles:
-        return f"{folder}: holds pickled weights ({_listed(pickles)}), which can run code; convert to safetensors"
-    if not folder.is_dir():
-        return f"{folder}: no such folder; a checkpoint in Diffusers layout has it (download the folder whole)"
-    return f"{folder}: no {expected} and no index of shards; download the folder whole"
+        raise damaged(path, str(error)) from None
 
 
 def _require_match(files: WeightFiles, slots: dict[str, Tensor]) -> None:
     found = files.shapes()
     wrong = []
     if missing := sorted(slots.keys() - found.keys()):
-        wrong.append(f"missing {_listed(missing)}")
+        wrong.append(f"missing {listed(missing)}")
     if extra := sorted(found.keys() - slots.keys()):
-        wrong.append(f"not of this model {_listed(extra)}")
+        wrong.append(f"not of this model {listed(extra)}")
     misshapen = [
         f"{name[:MAX_NAME]} {list(found[name])}, expected {list(slots[name].shape)}"
         for name in sorted(slots.keys() & found.keys())
         if found[name] != tuple(slots[name].shape)
     ]
     if misshapen:
-        wrong.append(f"of the wrong shape {_listed(misshapen)}")
+        wrong.append(f"of the wrong shape {listed(misshapen)}")
     if wrong:
         raise InvalidCheckpoint(f"{files.folder}: weights do not match config.json: {'; '.join(wrong)}")
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(ascii(name[:MAX_NAME])[1:-1] for name in names[:MAX_LISTED]) + more

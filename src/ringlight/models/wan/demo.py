@@ -21,6 +21,7 @@ from torch import Tensor
 from ringlight.core.config import DEFAULTS_FILE, DEMO_NAME
 from ringlight.core.output import make_readable
 from ringlight.core.spec import ModelSpec
+from ringlight.core.weights import STEMS
 from ringlight.models.wan.checkpoint import HasSlots, fill_random, materialise
 from ringlight.models.wan.text_encoder import TextEncoder
 from ringlight.models.wan.transformer import WanTransformer
@@ -62,8 +63,7 @@ def write_demo_checkpoint(folder: Path, size: str, seed: int = 0, shard_bytes: i
         assert isinstance(network, (WanTransformer, WanVae, TextEncoder))
         materialise(network, torch.device("cpu"), torch.float32)
         fill_random(network, seed * 10 + position)
-        stem = "model" if name == "text_encoder" else "diffusion_pytorch_model"
-        _save(folder / name, stem, _tensors(network), shard_bytes)
+        _save(folder / name, STEMS[name], _tensors(network), shard_bytes)
     _write_json(folder / DEFAULTS_FILE, {"defaults": numbers["defaults"]})  # last: where it stands, all is there
 
 

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.portions import split_runs
+from ringlight.core.presence import require_file
 from ringlight.core.spec import read_json
+from ringlight.core.weights import TOKENIZER_FILE
 from ringlight.models.wan.checkpoint import materialise
 from ringlight.models.wan.umt5 import GATED_GELU, Umt5Config, Umt5Encoder
 from ringlight.parallel.collectives import Transfers, gather_parts
 from ringlight.parallel.mesh import Axis, ParallelMesh
-
-TOKENIZER_FILE = "tokenizer.json"
 
 # The token table stands under two names in some checkpoints; it is one tensor.
 TIED_NAMES = {"encoder.embed_tokens.weight": "shared.weight"}
@@ -42,8 +42,7 @@ def clean_prompt(text: str) -> str:
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The checkpoint's tokenizer. Raises InvalidCheckpoint when its file cannot be read."""
     path = folder / TOKENIZER_FILE
-    if not path.is_file():
-        raise InvalidCheckpoint(f"{path}: no such file; download the folder whole")
+    require_file(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the tokenizers library raises plain Exception

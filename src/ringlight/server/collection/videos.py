@@ -78,10 +78,10 @@ class Videos:
         """
         self.settings = settings
         self.clock = clock or Clock()
-        self.tell = Discretion.of(settings, config)
         self.engine = engine_of(settings, config, self.clock)
+        self.tell = Discretion.of(settings, config, self.engine.checkpoint)
         self.defaults, self.limits, self.spec = self.engine.defaults, self.engine.limits, self.engine.spec
-        self.model_names = (settings.served_model_name or self.spec.name,)
+        self.model_names = tuple(dict.fromkeys(settings.served_model_names)) or (self.spec.name,)
         self.folder = DataFolder.open(settings.data_dir)
         self.store = JobStore(settings.store_url or self.folder.store_url, clock=self.clock)
         if self.folder.holds_videos() and not any(self.store.count_by_status().values()):

@@ -29,14 +29,14 @@ class Discretion:
         ]
 
     @classmethod
-    def of(cls, settings: ServeSettings, config: EngineConfig) -> Discretion:
-        """For a server: it knows what its flags name, also where there are spaces in it."""
+    def of(cls, settings: ServeSettings, config: EngineConfig, checkpoint: Path) -> Discretion:
+        """For a server: it knows what its flags name, also where there are spaces in it, and where its model lies."""
         paths = {
             tempfile.gettempdir(): "the temporary folder",
             settings.api_key_file: "api-key-file",
             settings.webhook_secret_file: "webhook-secret-file",
             config.calibration: "calibration",
-            config.model_path: "model-path",
+            str(checkpoint): "model-path",
             settings.data_dir: "data-dir",
         }
         return cls({path: name for path, name in paths.items() if path})

@@ -20,7 +20,7 @@ router = APIRouter(tags=["Server"])
 
 @router.get("/v1/models", responses=answers())
 async def list_models(parts: Served, owner: Owner) -> ModelList:
-    """The models that are served: one."""
+    """The models that are served: one, under each of its names."""
     return ModelList(data=[_card(name, parts) for name in parts.videos.model_names])
 
 

@@ -1,0 +1,90 @@
+"""Whether the files of a checkpoint are there. One rule for weights, JSON and tokenizer: what was linked is followed.
+
+Weights are safetensors and run no code, so a link may lead wherever the operator wants: to a store of blobs, another
+disk, one's own fine-tune. A link that leads nowhere is called that, and not a missing file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.hub import snapshot_of
+
+POINTER = b"version https://git-lfs"  # how the text begins that git keeps in the place of a large file
+MAX_LISTED = 8
+MAX_NAME = 120
+
+
+def require_files(folder: Path, names: Iterable[str]) -> None:
+    """Raise InvalidCheckpoint that names every one of these files of a folder that cannot be read, and the remedy."""
+    problems = [f"{_plain(name)}: {problem}" for name in names if (problem := trouble_with(folder / name))]
+    if problems:
+        said = "; ".join(problems[:MAX_LISTED]) + _more(problems)
+        raise InvalidCheckpoint(f"{folder}/{said}; {remedy(folder, said)}")
+
+
+def require_file(path: Path) -> None:
+    """Raise InvalidCheckpoint unless a file can be read there."""
+    require_files(path.parent, [path.name])
+
+
+def trouble_with(path: Path) -> str | None:
+    """What keeps a file from being read, in a few words; None where nothing does."""
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            return "a folder in the place of a file"
+        if not stat.S_ISREG(mode):
+            return "a device or a pipe in the place of a file"
+        with path.open("rb") as file:
+            is_pointer = file.read(len(POINTER)) == POINTER
+        return "a git-lfs pointer in the place of the file" if is_pointer else None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return broken_link(path) or ("no such file" if os.path.isdir(path.parent) else "no such folder")
+        return f"not readable: {error.strerror}"
+
+
+def broken_link(path: Path) -> str | None:
+    """What is wrong with a link on the way to a path that is not there; None where no link is to blame."""
+    for part in (*reversed(path.parents), path):
+        try:
+            os.stat(part)
+        except OSError as error:
+            if not os.path.islink(part):
+                return None
+            if error.errno == errno.ELOOP:
+                return f"{part} is a link that leads back to itself"
+            return f"{part} is a link to {os.path.realpath(part)}, which is not there"
+    return None
+
+
+def remedy(folder: Path, trouble: str) -> str:
+    """What to do about files of a folder that cannot be read."""
+    if "git-lfs pointer" in trouble:
+        return "install git-lfs and run `git lfs pull` in the clone: it fetches what pointers stand for"
+    if (snapshot := snapshot_of(folder)) is not None:
+        return f"the download is not whole; `{snapshot.command}` gets what is missing"
+    if "is a link" in trouble:
+        return "mend the link, or mount what it leads to"
+    if "not readable" in trouble:
+        return "the user that this process runs as must be able to read it"
+    return "a checkpoint in Diffusers layout has it (download the folder whole)"
+
+
+def listed(names: list[str]) -> str:
+    """Names out of a checkpoint, without what a terminal would obey, and not too many."""
+    return ", ".join(map(_plain, names[:MAX_LISTED])) + _more(names)
+
+
+def _plain(name: str) -> str:
+    return ascii(name[:MAX_NAME])[1:-1]
+
+
+def _more(items: list[str]) -> str:
+    return f" and {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""

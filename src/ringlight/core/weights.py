@@ -1,0 +1,153 @@
+"""The files that hold a checkpoint's weights: which they are, whether they are whole, and what their headers say.
+
+All without torch, so that what keeps a model from loading is told before a worker starts. A safetensors file is the
+length of its header (8 bytes, little endian), the header as JSON (name -> dtype, shape, place), and the values.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.foreign import PICKLE_SUFFIXES
+from ringlight.core.presence import listed, require_files
+from ringlight.core.spec import read_json
+
+STEMS = {  # of the names of the files in each network's folder
+    "transformer": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+TOKENIZER_FILE = "tokenizer.json"
+FLOAT_DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
+
+
+class StoredTensor(msgspec.Struct, frozen=True):
+    """What a header says of a tensor. `data_offsets` are its first byte and its end, counted from the header's end."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+def require_whole(folder: Path, with_weights: bool) -> None:
+    """Raise InvalidCheckpoint for files of tokenizer and weights that are not there or not whole."""
+    weights = checkpoint_weights(folder) if with_weights else []
+    require_files(folder, [f"tokenizer/{TOKENIZER_FILE}", *(str(path.relative_to(folder)) for path in weights)])
+    if with_weights:
+        for name, stem in STEMS.items():
+            stored_shapes(weight_files(folder / name, stem))
+
+
+def checkpoint_weights(folder: Path) -> list[Path]:
+    """All files of weights of a checkpoint that loading reads, in order. Raises InvalidCheckpoint."""
+    return sorted(path for name, stem in STEMS.items() for path in weight_files(folder / name, stem))
+
+
+def weight_files(folder: Path, stem: str) -> list[Path]:
+    """The files of one network's folder: a single one, or the shards of an index; where neither is there, a variant's.
+
+    Where there is nothing at all it is the single one that should be there. Raises InvalidCheckpoint.
+    """
+    single, index = f"{stem}.safetensors", f"{stem}.safetensors.index.json"
+    for name in (index, single):
+        if os.path.lexists(folder / name):
+            return _named_by(folder / name)
+    variants = _variants(folder, stem)
+    if len(variants) > 1:
+        first = next(iter(variants.values()))
+        raise InvalidCheckpoint(
+            f"{folder}: holds the variants {', '.join(variants)} and no {single}; choose one by a link beside them, "
+            f"such as `ln -s {first} {index if first.endswith('.json') else single}`"
+        )
+    for name in variants.values():
+        return _named_by(folder / name)
+    _refuse_other_weights(folder)
+    return [folder / single]
+
+
+def stored_shapes(paths: Iterable[Path], aliases: Mapping[str, str] | None = None) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor in these files, from the headers alone. Raises InvalidCheckpoint.
+
+    `aliases` maps a second name of a tied tensor to its first.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    seen: set[str] = set()
+    for path in paths:
+        for name, tensor in read_header(path).items():
+            if tensor.dtype not in FLOAT_DTYPES:
+                raise InvalidCheckpoint(f"{path}: {listed([name])} is {listed([tensor.dtype])}, no floating number")
+            if name in seen:
+                raise InvalidCheckpoint(f"{path}: {listed([name])} stands in another file already")
+            seen.add(name)
+            shapes[(aliases or {}).get(name, name)] = tensor.shape
+    return shapes
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """What a safetensors file holds. Raises InvalidCheckpoint, also where the file ends before or after its tensors."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = file.seek(0, 2)
+            if length > min(MAX_HEADER_BYTES, size - 8):
+                raise damaged(path, "it does not begin with a header")
+            file.seek(8)
+            header = msgspec.json.decode(file.read(length), type=dict[str, msgspec.Raw])
+        header.pop("__metadata__", None)
+        tensors = {name: msgspec.json.decode(raw, type=StoredTensor) for name, raw in header.items()}
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
+        raise damaged(path, str(error)) from None
+    told = 8 + length + max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
+    if size != told:
+        raise damaged(path, f"{size} bytes, where its header tells of {told}")
+    return tensors
+
+
+def damaged(path: Path, detail: str) -> InvalidCheckpoint:
+    """The error for a safetensors file that cannot be read."""
+    return InvalidCheckpoint(
+        f"{path}: not a readable safetensors file ({' '.join(detail.split())}); it is damaged or cut short: download "
+        "it again"
+    )
+
+
+def _named_by(path: Path) -> list[Path]:
+    """The file itself, or the shards of an index."""
+    if path.suffix != ".json":
+        return [path]
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise InvalidCheckpoint(f"{path}: weight_map must map tensor names to file names")
+    names = sorted(set(weight_map.values()))
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise InvalidCheckpoint(f"{path}: {name!r} is not the name of a safetensors file in its folder")
+    return [path.parent / name for name in names]
+
+
+def _variants(folder: Path, stem: str) -> dict[str, str]:
+    """fp16 and the like -> the file or index that holds a network in that kind of number."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    found: dict[str, str] = {}
+    for kind in (r"\.(\w+)\.safetensors", r"\.safetensors\.index\.(\w+)\.json"):
+        matches = [match for name in names if (match := re.fullmatch(re.escape(stem) + kind, name, re.ASCII))]
+        found |= {match[1]: match[0] for match in matches}
+    return found
+
+
+def _refuse_other_weights(folder: Path) -> None:
+    """Raise InvalidCheckpoint where the weights are there in a form that is not read."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if pickles := [name for name in names if name.endswith(PICKLE_SUFFIXES)]:
+        raise InvalidCheckpoint(
+            f"{folder}: holds pickled weights ({listed(pickles)}), which can run code; convert to safetensors"
+        )
+    if ggufs := [name for name in names if name.endswith(".gguf")]:
+        raise InvalidCheckpoint(f"{folder}: holds GGUF files ({listed(ggufs)}), which are not read; use safetensors")
