@@ -19,6 +19,7 @@ from ringlight.parallel.link import Link
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines.stages.text_encoding import PromptCache, encode_text
 from tests.models.text_encoders import MAX_TOKENS, loaded
+from tests.ours import Silent
 from tests.parallel.ranks import on_ranks
 
 LAYOUTS = [
@@ -178,10 +179,10 @@ def test_a_cached_prompt_costs_no_traffic(tiny: Path) -> None:
 
     def work(mesh: ParallelMesh) -> Tensor:
         prompts = PromptCache(loaded(tiny, mesh.world), 2**20)
-        first = encode_text(request, prompts)
+        first = encode_text(request, prompts, Silent())
         assert sent_bytes(mesh.world.link) > 0
         mesh.world.link.reset()
-        again = encode_text(request, prompts)
+        again = encode_text(request, prompts, Silent())
         assert len(first) == len(again) == 2
         assert all(map(torch.equal, first, again))
         assert mesh.world.link.report() == {}

@@ -21,6 +21,7 @@ from PIL import Image
 
 from ringlight.core.errors import InvalidLayout, InvalidRequest
 from ringlight.core.request import MAX_SEED, RequestDefaults, RequestLimits, VideoRequest
+from ringlight.core.sizes import decide_size
 from ringlight.core.spec import ModelSpec
 from ringlight.server.api.calls import AnyCall, Call, CreateVideo, ExtendVideo, RemixVideo, frames_for, parse, to_draft
 from ringlight.server.collection.view import Draft
@@ -35,14 +36,17 @@ NOBODY = Outbound((), 1, 10**6)
 class Shelf:
     """What to_draft asks of the collection of videos, without one."""
 
-    def __init__(self, spec: ModelSpec, **limits: int) -> None:
+    def __init__(self, spec: ModelSpec, round_sizes: bool = False, **limits: int) -> None:
         self.model_names = ("wan",)
         self.spec = spec
+        self.round_sizes = round_sizes
         self.limits = RequestLimits(**limits)
         self.defaults = RequestDefaults(width=64, height=64, num_frames=9)
 
-    def complete(self, prompt: str, **fields: Any) -> VideoRequest:
-        return self.defaults.complete(prompt, self.spec, **fields)
+    def complete(self, prompt: str, *, width: Any, height: Any, picture_size: Any, **fields: Any) -> VideoRequest:
+        asked = (width, height)
+        width, height = decide_size(asked, picture_size, self.defaults, self.spec, self.limits, self.round_sizes)
+        return self.defaults.complete(prompt, self.spec, width=width, height=height, **fields)
 
 
 def body(fields: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> Body:

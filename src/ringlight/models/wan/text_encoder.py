@@ -105,6 +105,10 @@ class TextEncoder(nn.Module):
         embedded = gather_parts(mine, sizes, self.axis, kind="text")[0]
         return [part.clone() for part in embedded.split(lengths)]  # a cache that forgets one must free its memory
 
+    def count_tokens(self, prompt: str) -> int:
+        """How many tokens a prompt has, the end mark included, whatever of them is read."""
+        return len(self.tokenizer([clean_prompt(prompt)], truncation=False, verbose=False).input_ids[0])
+
     def _tokenise(self, prompt: str) -> Tensor:
         """(1, L) token ids."""
         assert self.tokenizer is not None, "made to encode"

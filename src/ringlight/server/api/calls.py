@@ -18,13 +18,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.layout import ParallelLayout
-from ringlight.core.request import MAX_SEED, RequestDefaults, RequestLimits, VideoRequest
+from ringlight.core.picture import upright_size
+from ringlight.core.request import DRAW, MAX_SEED, RequestDefaults, RequestLimits, VideoRequest
+from ringlight.core.sizes import Size
 from ringlight.core.spec import ModelSpec
 from ringlight.server.collection.view import Draft
 from ringlight.server.http.body import Body
 from ringlight.server.http.errors import ApiError, invalid
 from ringlight.server.safety.outbound import Outbound
-from ringlight.server.safety.pictures import check_picture, read_data_url
+from ringlight.server.safety.pictures import check_picture, is_inline, read_inline
 
 SIZE = re.compile(r"\s*([0-9]{1,6})\s*[xX×*]\s*([0-9]{1,6})\s*")
 SHOWN_CHARS = 80  # of what a client sent, in a message
@@ -59,6 +61,8 @@ def _left_out_if_empty(value: Any) -> Any:
 
 
 def _image_reference(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: each for name, each in value.items() if each is not None}
     return {"image_url": value} if isinstance(value, str) and value else _left_out_if_empty(value)
 
 
@@ -105,8 +109,8 @@ class Lengthed(Call):
     """Length, as a string or a number. At 24 fps 4 seconds are 97 frames: the fewest that are not shorter."""
     num_frames: Whole = Field(None, json_schema_extra={"minimum": 1})
     """Frames, a multiple of 4 and one. Where both are given it wins over `seconds`."""
-    seed: Whole = Field(None, json_schema_extra={"minimum": 0, "maximum": MAX_SEED})
-    """The same request with the same seed gives the same pixels. Drawn where it is left out."""
+    seed: Whole = Field(None, json_schema_extra={"minimum": DRAW, "maximum": MAX_SEED})
+    """The same request with the same seed gives the same pixels. Drawn where it is left out or -1."""
     negative_prompt: str | None = None
     """What the video should not show."""
     num_inference_steps: Whole = Field(None, json_schema_extra={"minimum": 1})
@@ -123,7 +127,7 @@ class ImageReference(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     image_url: Annotated[str | None, BeforeValidator(_left_out_if_empty)] = None
-    """A data URL (base64), or http(s) for hosts that the operator allows."""
+    """A data URL, or its base64 alone, or http(s) for hosts that the operator allows."""
     file_id: Annotated[str | None, BeforeValidator(_left_out_if_empty)] = None
     """Files are not kept by this server: always refused."""
 
@@ -146,13 +150,16 @@ class CreateVideo(Lengthed):
         ImageReference | None,
         BeforeValidator(_image_reference, json_schema_input_type=str | ImageReference | None),
     ] = None
-    """The first frame: a file (multipart), a URL, or an object with one. PNG, JPEG, WebP, BMP, GIF or TIFF."""
+    """The first frame: a file (multipart), a URL, base64, or an object with one. PNG, JPEG, WebP, AVIF, BMP, GIF or
+    TIFF; HEIC where the server has its reader. Without a size the video takes its shape; with one its middle is used.
+    """
     model: Name = None
     """A name from /v1/models."""
     size: Name = Field(None, examples=["1280x704"])
-    """Width x height in pixels, each a multiple of what /v1/models says (32 for Wan2.2)."""
+    """Width x height in pixels, each a multiple of what /v1/models says (32 for Wan2.2). Left out it follows from the
+    picture, else it is the default."""
     width: Whole = Field(None, json_schema_extra={"minimum": 1})
-    """Instead of `size`."""
+    """Instead of `size`. Where only one of them is said, the other follows from the picture."""
     height: Whole = Field(None, json_schema_extra={"minimum": 1})
     """Instead of `size`."""
     fps: Whole = Field(None, json_schema_extra={"minimum": 1, "maximum": 240})
@@ -191,8 +198,8 @@ class CreateVideo(Lengthed):
 class RemixVideo(Call):
     """POST /v1/videos/{id}/remix: everything as in that video, the seed too, but for the prompt."""
 
-    seed: Whole = Field(None, json_schema_extra={"minimum": 0, "maximum": MAX_SEED})
-    """Another seed than that video's, to try again."""
+    seed: Whole = Field(None, json_schema_extra={"minimum": DRAW, "maximum": MAX_SEED})
+    """Another seed than that video's, to try again; -1 draws one."""
 
 
 class ExtendVideo(Lengthed):
@@ -218,7 +225,7 @@ def parse(model: type[AnyCall], body: Body) -> AnyCall:
     ]
     call = None
     try:
-        call = model.model_validate(body.fields)
+        call = model.model_validate(_without_nulls(body.fields, model))
     except ValidationError as error:
         told = {problem.field for problem in problems}  # a file in the place of a field is not missing too
         found = [_problem(dict(item), model) for item in error.errors(include_url=False, include_input=False)]
@@ -228,6 +235,11 @@ def parse(model: type[AnyCall], body: Body) -> AnyCall:
     if call is None or problems:
         raise invalid(problems)
     return call
+
+
+def _without_nulls(fields: Mapping[str, Any], model: type[Call]) -> dict[str, Any]:
+    """Clients send null for what they leave out, also for fields that we do not have."""
+    return {name: value for name, value in fields.items() if value is not None or name in model.model_fields}
 
 
 def _contradictions(call: CreateVideo) -> list[Problem]:
@@ -299,12 +311,37 @@ async def to_draft(
     check_model(call.model, videos.model_names)
     await check_webhook(call.webhook_url, webhooks)
     layout = None if call.layout is None else ParallelLayout.parse(call.layout)
+    image = files.get("input_reference")
+    default_size = (videos.defaults.width, videos.defaults.height)
+    has_picture = image is not None or call.input_reference is not None
+    request = _completed(call, videos, default_size if has_picture else None)  # before a picture is fetched for nothing
+    if image is None and call.input_reference is not None:
+        image = await _referenced(call.input_reference, outbound, videos.limits)
+    if image is not None:
+        picture_size = await to_thread.run_sync(upright_size, image, videos.limits, limiter=decoders)
+        request = msgspec.structs.replace(_completed(call, videos, picture_size), image=image)
+        await to_thread.run_sync(check_picture, image, request.width, request.height, videos.limits, limiter=decoders)
+    return Draft(
+        request=request,
+        user=call.user,
+        priority=call.priority or 0,
+        timeout_seconds=call.timeout_seconds,
+        webhook_url=call.webhook_url,
+        layout=layout,
+        asked_size=call.width_height,
+        seconds=asked_seconds(call),
+    )
+
+
+def _completed(call: CreateVideo, videos: Collection, picture_size: Size | None) -> VideoRequest:
+    """The request of a call whose picture has this size, without the picture. Raises InvalidRequest."""
     width, height = call.width_height
     request = videos.complete(
         call.prompt,
         negative_prompt=call.negative_prompt,
         width=width,
         height=height,
+        picture_size=picture_size,
         num_frames=frames_for(call, call.fps or videos.defaults.fps, videos.spec),
         fps=call.fps,
         num_inference_steps=call.num_inference_steps,
@@ -316,20 +353,7 @@ async def to_draft(
         request.check(videos.spec, videos.limits)
     except InvalidRequest as error:
         raise InvalidRequest([_as_asked(problem, call) for problem in error.problems]) from None
-    image = files.get("input_reference")
-    if image is None and call.input_reference is not None:
-        image = await _referenced(call.input_reference, outbound, videos.limits)
-    if image is not None:
-        await to_thread.run_sync(check_picture, image, request.width, request.height, videos.limits, limiter=decoders)
-        request = msgspec.structs.replace(request, image=image)
-    return Draft(
-        request=request,
-        user=call.user,
-        priority=call.priority or 0,
-        timeout_seconds=call.timeout_seconds,
-        webhook_url=call.webhook_url,
-        layout=layout,
-    )
+    return request
 
 
 def check_model(model: str | None, model_names: Sequence[str]) -> None:
@@ -357,6 +381,14 @@ def frames_for(call: Lengthed, fps: int, spec: ModelSpec) -> int | None:
     return max(0, math.ceil(wanted / multiple - 1e-9)) * multiple + 1
 
 
+def asked_seconds(call: Lengthed, before: str | None = "0") -> str | None:
+    """The length that a call asks for, as answers have it, after a part whose length was asked `before`; None where it
+    follows from something else."""
+    if call.seconds is None or call.num_frames is not None or before is None:
+        return None
+    return f"{float(before) + call.seconds:g}"
+
+
 def _as_asked(problem: Problem, call: CreateVideo) -> Problem:
     """Name the field that the client sent: it may have said size for width and height, or seconds for frames."""
     if problem.field in ("width", "height") and call.size is not None:
@@ -372,6 +404,6 @@ async def _referenced(reference: ImageReference, outbound: Outbound, limits: Req
         raise InvalidRequest.of("input_reference", "file_id is not supported; send the picture or its image_url")
     if reference.image_url is None:
         raise InvalidRequest.of("input_reference", "names no image_url")
-    if reference.image_url[:5].lower() == "data:":
-        return await to_thread.run_sync(read_data_url, reference.image_url, limits)
+    if is_inline(reference.image_url):
+        return await to_thread.run_sync(read_inline, reference.image_url, limits)
     return await outbound.get(reference.image_url)
