@@ -21,6 +21,8 @@ pytestmark = pytest.mark.slow
 
 PROMPT = "a lighthouse in the fog"
 WIDTH, HEIGHT, FRAMES, FPS, SEED = 64, 96, 5, 12, 7
+LONG = f"{PROMPT}, in a storm " * 120
+"""More than a text encoder reads."""
 STAGES = {"InputValidation", "TextEncoding", "LatentPreparation", "TimestepPreparation", "Denoising"}
 
 
@@ -60,7 +62,7 @@ def outputs(tiny: Path, engine: Engine, photograph: Path, tmp_path_factory: pyte
         "film.npy": [*several, *size, "--report", folder / "report.json"],
         "film.mp4": [*several, "--size", f"{WIDTH}x{HEIGHT}"],
         "film.gif": [*several, *size, "--json"],
-        "film.safetensors": [*several, *size, "--image-path", photograph, "--quiet"],
+        "film.safetensors": [*several, "--size", "70x100", "--round-sizes", "--image-path", photograph, "--prompt", LONG],
         "frames/%03d.png": [*several, *size, "--quiet"],
     }
     done = together(["generate", *arguments, "-o", folder / name] for name, arguments in commands.items())

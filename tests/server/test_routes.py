@@ -7,8 +7,11 @@ import socket
 from typing import Any
 
 import pytest
+from starlette.routing import Route
 
 import ringlight
+from ringlight.server.api.parts import NO_IDS
+from ringlight.server.api.routes import content, videos
 from tests.engine.processes import wait_until
 from tests.server.served import LONG, NOBODY, SMALL, Served, error_of
 
@@ -27,6 +30,12 @@ def test_create_in_every_encoding(served: Served, kind: str) -> None:
     assert answer.status_code == 200, answer.text
     video = served.wait(answer.json()["id"])
     assert [video[name] for name in SMALL] == list(SMALL.values())
+
+
+def test_every_word_that_stands_in_the_place_of_an_id_is_known() -> None:
+    paths = {route.path for route in videos.router.routes + content.router.routes if isinstance(route, Route)}
+    words = {parts[3] for path in paths if len(parts := path.split("/")) > 3}
+    assert words - {"{video_id}"} == set(NO_IDS)
 
 
 def test_equal_requests_make_equal_files(served: Served, finished: dict[str, Any]) -> None:
@@ -50,6 +59,11 @@ def test_equal_requests_make_equal_files(served: Served, finished: dict[str, Any
         ("GET", f"/v1/videos/{NOBODY}/content?variant=gif", 400, "invalid_request"),
         ("GET", f"/v1/videos/{NOBODY}/report?format=xml", 400, "invalid_request"),
         ("POST", "/v1/videos/edits", 501, "unsupported"),
+        ("POST", "/v1/videos/characters", 501, "unsupported"),
+        ("GET", "/v1/videos/characters/char_1", 501, "unsupported"),
+        *(("DELETE", f"/v1/videos/{word}", 405, "method_not_allowed") for word in NO_IDS),
+        *(("GET", f"/v1/videos/{word}", 405, "method_not_allowed") for word in NO_IDS),
+        *(("POST", f"/v1/videos/{word}/remix", 405, "method_not_allowed") for word in NO_IDS),
     ],
 )
 def test_what_is_refused_is_refused_in_the_envelope(
@@ -66,6 +80,8 @@ def test_what_is_refused_is_refused_in_the_envelope(
         (f"/v1/videos/{NOBODY}", "DELETE, GET"),
         (f"/v1/videos/{NOBODY}/content", "GET, HEAD"),
         ("/v1/videos/sync", "POST"),
+        ("/v1/videos/characters", "POST"),
+        ("/v1/videos/characters/remix", "GET"),
     ],
 )
 def test_which_methods_a_path_takes(served: Served, path: str, methods: str) -> None:
@@ -178,6 +194,8 @@ def test_the_description_names_every_route(served: Served) -> None:
         "/v1/videos/{video_id}/remix": {"post"},
         "/v1/videos/extensions": {"post"},
         "/v1/videos/edits": {"post"},
+        "/v1/videos/characters": {"post"},
+        "/v1/videos/characters/{character_id}": {"get"},
         "/v1/videos/sync": {"post"},
         "/v1/models": {"get"},
         "/v1/models/{model}": {"get"},

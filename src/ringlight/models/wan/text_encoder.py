@@ -107,7 +107,9 @@ class TextEncoder(nn.Module):
 
     def count_tokens(self, prompt: str) -> int:
         """How many tokens a prompt has, the end mark included, whatever of them is read."""
-        return len(self.tokenizer([clean_prompt(prompt)], truncation=False, verbose=False).input_ids[0])
+        assert self.tokenizer is not None, "made to encode"
+        self.tokenizer.no_truncation()
+        return len(self.tokenizer.encode(clean_prompt(prompt)).ids)
 
     def _tokenise(self, prompt: str) -> Tensor:
         """(1, L) token ids."""

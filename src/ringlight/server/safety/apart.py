@@ -23,9 +23,9 @@ MAX_SECONDS = 60
 SIDE = 64  # of what is made of it: whether that can be depends on the kind of picture and not on its pixels
 
 
-def check_apart(encoded: bytes, limits: RequestLimits) -> None:
+def check_apart(encoded: bytes, limits: RequestLimits, max_data_bytes: int = MAX_DATA_BYTES) -> None:
     """Raise InvalidRequest unless the picture can be decoded whole and fitted to a size, within those bounds."""
-    command = [sys.executable, "-P", "-m", __name__, msgspec.json.encode(limits).decode()]
+    command = [sys.executable, "-P", "-m", __name__, msgspec.json.encode(limits).decode(), str(max_data_bytes)]
     try:
         done = subprocess.run(command, input=encoded, capture_output=True, timeout=MAX_SECONDS)
     except subprocess.TimeoutExpired:
@@ -36,14 +36,14 @@ def check_apart(encoded: bytes, limits: RequestLimits) -> None:
         raise InvalidRequest.of("image", done.stdout.decode())
     raise InvalidRequest.of(
         "image",
-        f"cannot be decoded with {MAX_DATA_BYTES // 2**20} MiB in {MAX_SECONDS} s; send a smaller one, or JPEG or PNG",
+        f"cannot be decoded with {max_data_bytes // 2**20} MiB in {MAX_SECONDS} s; send a smaller one, or JPEG or PNG",
     )
 
 
 def main() -> None:
     """Decode the picture on stdin. Exit status 1, and why on stdout, for one that is damaged or of a wrong kind."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # decoders take a thread, and memory, for each core
-    resource.setrlimit(resource.RLIMIT_DATA, (MAX_DATA_BYTES, MAX_DATA_BYTES))
+    resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[2]), int(sys.argv[2])))
     resource.setrlimit(resource.RLIMIT_CPU, (MAX_SECONDS, MAX_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
