@@ -58,7 +58,13 @@ def test_create(server: Scripted, tmp_path: Path) -> None:
 
 
 def test_what_is_not_as_asked_is_told(server: Scripted) -> None:
-    warning = {"code": "size_rounded", "param": "size", "given": "1280x720", "used": "1280x704", "message": "is 1280x704"}
+    warning = {
+        "code": "size_rounded",
+        "param": "size",
+        "given": "1280x720",
+        "used": "1280x704",
+        "message": "is 1280x704",
+    }
     server.on("POST /v1/videos", video(warnings=[warning]))
     assert jobs(server, "create", "--prompt", "a cat") == Done(0, "video_1\n", "note: is 1280x704\n")
     server.on("GET /v1/videos/video_1", video(warnings=[warning]))

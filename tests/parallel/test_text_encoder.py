@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from ringlight.core.errors import InvalidCheckpoint
