@@ -7,11 +7,13 @@ import socket
 from typing import Any
 
 import pytest
+from PIL import Image
 from starlette.routing import Route
 
 import ringlight
 from ringlight.server.api.parts import NO_IDS
 from ringlight.server.api.routes import content, videos
+from tests.core.pictures import encoded
 from tests.engine.processes import wait_until
 from tests.server.served import LONG, NOBODY, SMALL, Served, error_of
 
@@ -36,6 +38,32 @@ def test_every_word_that_stands_in_the_place_of_an_id_is_known() -> None:
     paths = {route.path for route in videos.router.routes + content.router.routes if isinstance(route, Route)}
     words = {parts[3] for path in paths if len(parts := path.split("/")) > 3}
     assert words - {"{video_id}"} == set(NO_IDS)
+
+
+def test_what_is_not_as_asked_is_told_at_every_time(served: Served) -> None:
+    """In every answer of a video and in its report; of a video that is over it comes from the database."""
+    picture = {"input_reference": ("photo.png", encoded(Image.new("RGB", (40, 120))))}
+    asked = {name: str(value) for name, value in SMALL.items()} | {"prompt": "a paper boat sails " * 200}
+    answer = served.http.post("/v1/videos", data=asked, files=picture)
+    assert answer.status_code == 200, answer.text
+    (cropped,) = answer.json()["warnings"]
+    assert (cropped["code"], cropped["given"], cropped["used"]) == ("picture_cropped", "40x120", "40x40")
+    video = served.wait(answer.json()["id"])
+    (same, truncated) = video["warnings"]
+    assert same == cropped
+    assert (truncated["code"], truncated["param"], truncated["used"]) == ("prompt_truncated", "prompt", "512")
+    assert served.http.get("/v1/videos?limit=1").json()["data"][0]["warnings"] == video["warnings"]
+    assert served.http.get(f"/v1/videos/{video['id']}/report").json()["warnings"] == video["warnings"]
+    remix = served.http.post(f"/v1/videos/{video['id']}/remix", json={"prompt": "short"}).json()
+    assert remix["warnings"] == [cropped]
+    extension = served.http.post(
+        "/v1/videos/extensions", json={"prompt": "short", "video": video["id"], "num_frames": 5}
+    )
+    assert extension.json()["warnings"] == []
+    answer = served.http.post("/v1/videos/sync", data=asked, files=picture)
+    assert answer.headers["x-warnings"] == "picture_cropped, prompt_truncated"
+    for made in (remix, extension.json()):
+        served.wait(made["id"])
 
 
 def test_equal_requests_make_equal_files(served: Served, finished: dict[str, Any]) -> None:

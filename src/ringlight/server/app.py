@@ -144,7 +144,8 @@ async def method_not_allowed(request: Request, error: Exception) -> Response:
     A path that is written out, such as /v1/videos/sync, has no methods from one with an id in that place.
     """
     routes = [route for router in ROUTERS for route in router.routes if isinstance(route, Route)]
-    found = [(route, *route.matches(request.scope)) for route in routes]
+    asked = {**request.scope, "path_params": {}}  # those that are there are of the route that was taken
+    found = [(route, *route.matches(asked)) for route in routes]
     methods = {
         method
         for route, match, scope in found
