@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from ringlight.core.warning import Warnings
+
 SCHEMA_VERSION = 2
 GIB = 2**30
 TOTAL = "Total"
@@ -78,7 +80,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
 
     `resumed_from_step` is the step after which a repeated job went on: what lies before it was measured by nobody.
     `predicted` is what a plan of the whole run said; None where nothing is known of the machine. `layout_reason` says
-    why the layout is this one.
+    why the layout is this one. `warnings` say where the video is not what was asked.
     """
 
     workload: dict[str, Any]
@@ -96,6 +98,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     resumed_from_step: int = 0
     predicted: PredictedReport | None = None
     layout_reason: str = ""
+    warnings: Warnings = ()
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -9,6 +9,7 @@ from typing import ParamSpec, Protocol, TypeVar
 import torch
 
 from ringlight.core.report import StageReport
+from ringlight.core.warning import RequestWarning
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,6 +27,10 @@ class JobEvents(Protocol):
     """What a run tells while it works, and how it learns that it should stop."""
 
     def stage_started(self, stage: str) -> None: ...
+
+    def warned(self, warning: RequestWarning) -> None:
+        """The video will not be quite what was asked."""
+        ...
 
     def step_finished(self, step: int, num_steps: int, seconds: float) -> None: ...
 
