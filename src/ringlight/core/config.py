@@ -72,8 +72,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     `dtype` auto is bfloat16 on CUDA and float32 on a CPU. `load_format` dummy makes random weights on the device
     from the JSON alone. `num_threads` 0 leaves the choice to torch. `tf32` allows TensorFloat-32 in float32
     convolutions on CUDA, as PyTorch itself does; float32 matrix products are always whole. `decode_chunk` is the number
-    of latent frames decoded at a time, 0 to follow from free memory. `startup_timeout_seconds` bounds a start,
-    in which other nodes are waited for and weights loaded.
+    of latent frames decoded at a time, 0 to follow from all memory of the device. `startup_timeout_seconds` bounds a
+    start, in which other nodes are waited for and weights loaded.
 
     `num_slices` is the number of slices of a rank's tokens whose keys and values are sent ahead of the next block, one
     slice under the computation of another: 0 to follow from sizes and link, 1 to send all at once. A rank that has not

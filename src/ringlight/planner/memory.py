@@ -78,10 +78,15 @@ def memory_by_rank(
 
 
 def weights_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> list[int]:
-    """Transformer and VAE whole on every rank, with the kernels that the decoder makes; the text encoder in runs."""
+    """What is loaded, with the kernels that the decoder makes."""
+    made = upsampling_parameters(spec.vae) * settings.vae_itemsize
+    return [loaded + made for loaded in loaded_by_rank(spec, num_ranks, settings)]
+
+
+def loaded_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> list[int]:
+    """Transformer and VAE whole on every rank; the text encoder in runs."""
     total, in_float32 = transformer_parameters(spec.transformer)
-    whole = (total - in_float32) * settings.itemsize + in_float32 * 4
-    whole += (vae_parameters(spec.vae) + upsampling_parameters(spec.vae)) * settings.vae_itemsize
+    whole = (total - in_float32) * settings.itemsize + in_float32 * 4 + vae_parameters(spec.vae) * settings.vae_itemsize
     return [whole + held * settings.itemsize for held in text_parameters(spec.text_encoder, num_ranks)]
 
 
@@ -141,15 +146,19 @@ def _finish_bytes(network: TransformerSpec, item: int) -> int:
 def decode_portion(
     spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
 ) -> int:
-    """Latent frames decoded at a time: what is set, 1 on a CPU, else as many as a quarter of free memory holds."""
-    if settings.decode_chunk or hardware.card.is_cpu:
-        return settings.decode_chunk or 1
-    vae = spec.vae
+    """Latent frames decoded at a time: what is set, else as the workers choose it."""
+    if settings.decode_chunk:
+        return settings.decode_chunk
     _, _, rows, columns = spec.latent_shape(request.num_frames, request.height, request.width)
-    free = usable_bytes(hardware) - max(weights_by_rank(spec, layout.num_ranks, settings))
-    pixels = split_sizes(rows, layout.num_ranks)[0] * columns * (vae.scale_factor_spatial // vae.patch_size) ** 2
-    each = 5 * pixels * vae.scale_factor_temporal * vae.decoder_dim * vae.dim_mult[1] * settings.vae_itemsize
-    return decoded_latents(free, each)
+    pixels = split_sizes(rows, layout.num_ranks)[0] * columns
+    return decoded_latents(spec.vae, pixels, settings.vae_itemsize, spare_bytes(spec, layout, hardware, settings))
+
+
+def spare_bytes(spec: ModelSpec, layout: ParallelLayout, hardware: Hardware, settings: RunSettings) -> int:
+    """What a GPU has beside the weights that are loaded, on the rank with most of them; nothing on a CPU."""
+    if hardware.card.is_cpu:
+        return 0
+    return hardware.card.memory_bytes - max(loaded_by_rank(spec, layout.num_ranks, settings))
 
 
 def usable_bytes(hardware: Hardware) -> int:

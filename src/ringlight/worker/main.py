@@ -88,6 +88,7 @@ class Worker:
         self._pipeline = Wan22TI2V(config, setup.limits, self._device, dtype, vae_dtype, group.world)
         described = environment.describe(config, self._device, dtype, vae_dtype, self._pipeline.kernel.name)
         if setup.place.num_ranks > 1:
+            self._pipeline.agree_on_memory(group.control)
             described |= msgspec.to_builtins(self._pipeline.measure_speeds(group.world, group.control))
         return described
 
@@ -202,6 +203,7 @@ class Worker:
             num_tokens=spec.num_tokens(request.num_frames, request.height, request.width),
             outputs=[],
             num_slices=tracer.num_slices,
+            decode_chunk=tracer.decode_chunk,
             resumed_from_step=tracer.resumed_from_step,
         )
 

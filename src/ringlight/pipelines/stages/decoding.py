@@ -6,12 +6,9 @@ import torch
 from torch import Tensor
 
 from ringlight.core.errors import NumericalError
-from ringlight.core.portions import decoded_latents
-from ringlight.core.spec import VaeSpec
 from ringlight.models.finite import not_finite
 from ringlight.models.wan.causal import Stream
 from ringlight.models.wan.vae import WanVae
-from ringlight.parallel.collectives import gather_parts
 from ringlight.parallel.halo import Bands, Gathering
 from ringlight.parallel.mesh import Axis
 from ringlight.pipelines.output import FrameConverter, FrameWriter
@@ -31,14 +28,13 @@ def decode(
 ) -> None:
     """Decode (1, z, T, h, w) latents, which all ranks have, and hand whole frames to rank 0's writer as they come.
 
-    The first latent frame comes alone; the others `chunk` at a time (0: as many as memory of all ranks allows).
+    The first latent frame comes alone; the others `chunk` at a time, the same on all ranks.
     `convert` makes what the writer takes; ranks other than 0 have no writer. What it raises, all ranks raise, by way of
     the events: NumericalError where frames of some rank are not finite.
     """
     _, _, num_latents, height, width = latents.shape
     spec, bands = vae.spec, Bands(height, axis)
     num_frames = (num_latents - 1) * spec.scale_factor_temporal + 1
-    chunk = chunk or _common_chunk(vae, bands, width, latents.device)
     band_ZThw = bands.own(latents[0], dim=2)
     stream = vae.start_decoding(bands, width, num_latents)
     delivery = Delivery(writer, bands, spec.scale_factor_spatial)
@@ -103,29 +99,3 @@ class Delivery:
             self._writer.write(frames_FHWC)
         except Exception as error:  # raised by all ranks at the next boundary
             self.problem = error
-
-
-def _common_chunk(vae: WanVae, bands: Bands, columns: int, device: torch.device) -> int:
-    """The smallest of what all ranks would choose by their memory: bands must be decoded in the same portions."""
-    chunk = chunk_for_memory(vae.spec, vae.dtype, device, bands.sizes[0] * columns)
-    return least_of_all(chunk, bands.axis, device) if device.type == "cuda" else chunk
-
-
-def least_of_all(value: int, axis: Axis, device: torch.device) -> int:
-    """The smallest of the values that the ranks of an axis have."""
-    return int(gather_parts(torch.tensor([value], device=device), [1] * axis.size, axis, dim=0).min())
-
-
-def chunk_for_memory(spec: VaeSpec, dtype: torch.dtype, device: torch.device, latent_pixels: int) -> int:
-    """How many latent frames to decode at a time: on CUDA as many as a quarter of free memory holds, up to 8.
-
-    On a CPU one: more at a time gained nothing there (docs/log.md).
-    """
-    if device.type != "cuda":
-        return 1
-    free_bytes, _ = torch.cuda.mem_get_info(device)
-    reserved_slack = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    # The widest activations: full resolution before unpatching, five of them alive at once.
-    pixels = latent_pixels * (spec.scale_factor_spatial // spec.patch_size) ** 2
-    per_latent = 5 * pixels * spec.scale_factor_temporal * spec.decoder_dim * spec.dim_mult[1] * dtype.itemsize
-    return decoded_latents(free_bytes + reserved_slack, per_latent)
