@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ringlight.attention.kernel import AttentionKernel, choose_kernel
+from ringlight.attention.kernel import choose_kernel
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint
@@ -69,7 +69,8 @@ class Wan22TI2V:
         self.model_path = find_checkpoint(config.model_path)
         self.spec = ModelSpec.read(self.model_path)
         require_sampler(self.spec.scheduler, self.model_path)
-        self.kernel: AttentionKernel = choose_kernel(device, dtype, self.spec.transformer.attention_head_dim)
+        network = self.spec.transformer
+        self.kernel = choose_kernel(device, dtype, network.attention_head_dim, network.num_attention_heads)
         self.speeds: Speeds | None = None
         self.transformer = self._load_transformer(dtype)
         self.vae = self._load_vae(vae_dtype)
