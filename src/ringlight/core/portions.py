@@ -54,6 +54,12 @@ def slice_sizes(num_tokens: int, num_slices: int) -> tuple[int, ...]:
     return tuple(stop - start for start, stop in pairwise(ends))
 
 
+def merges_padding(on_cpu: bool) -> bool:
+    """Whether one key stands for all the padding of a prompt. On a GPU all rows are keys: merging takes longer there,
+    and cuDNN makes a plan for each new shape, and keeps it."""
+    return on_cpu
+
+
 def decoded_latents(vae: VaeSpec, latent_pixels: int, itemsize: int, spare_bytes: int) -> int:
     """How many latent frames to decode at a time: as many as a quarter of `spare_bytes` holds, at least one.
 

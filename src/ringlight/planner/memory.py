@@ -11,7 +11,7 @@ import math
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, split_sizes
-from ringlight.core.portions import SLICE_TOKENS, decoded_latents, offered_tokens
+from ringlight.core.portions import SLICE_TOKENS, decoded_latents, merges_padding, offered_tokens
 from ringlight.core.request import VideoRequest
 from ringlight.core.spec import ModelSpec, TransformerSpec
 from ringlight.planner import decoder
@@ -27,7 +27,7 @@ from ringlight.planner.weights import (
 
 SLACK = 0.15  # of activations, reserved beyond what is allocated: assumed
 LATENTS_HELD = 10  # noise, latents, predictions, the scheduler's history
-TEXT_TOKENS = 100
+TEXT_TOKENS = 100  # of a prompt, where only its own are held
 
 
 class RankMemory(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +119,8 @@ def denoising_bytes(
     finishing = min(own, SLICE_TOKENS) * _finish_bytes(network, item) + (buffers if layout.sp > 1 else one * item)
     forwards = 2 if how.take_turns else 1
     prompts = 2 if request.uses_guidance and layout.cfg == 1 else 1
-    text = prompts * TEXT_TOKENS * 2 * dim * network.num_layers * item
+    rows = TEXT_TOKENS if merges_padding(hardware.card.is_cpu) else spec.max_text_tokens
+    text = prompts * rows * 2 * dim * network.num_layers * item
     latents = 4 * LATENTS_HELD * math.prod(spec.latent_shape(request.num_frames, request.height, request.width))
     held = forwards * 4 * one + (forwards - 1) * buffers + 4 * num_tokens * network.attention_head_dim
     return held + max(making, attending, finishing) + text + latents

@@ -7,7 +7,7 @@ What is done differently, with the same result to rounding:
 - Only distinct timesteps are embedded: one for text-to-video, two for image-to-video (the first frame is at time 0),
   each valid for a run of tokens. Modulation is then weight and bias of the layer norm itself.
 - Text keys and values are projected once per request. All padding rows of a prompt give one and the same key and
-  value, so they stand as one column whose score is raised by the logarithm of their number.
+  value, so on a CPU they stand as one column whose score is raised by the logarithm of their number.
 - Hidden states stay in float32 between the blocks; what follows attention runs on slices of the tokens, so that the
   feed-forward's wide activations exist for one slice only.
 """
@@ -22,7 +22,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ringlight.attention.kernel import AttentionKernel
-from ringlight.core.portions import SLICE_TOKENS, offered_tokens
+from ringlight.core.portions import SLICE_TOKENS, merges_padding, offered_tokens
 from ringlight.core.spec import TransformerSpec
 from ringlight.models.linear import Linear
 from ringlight.models.wan.conditioning import Modulation, TextKeys
@@ -208,14 +208,18 @@ class WanTransformer(nn.Module):
             if isinstance(module, Linear):
                 module.optimise_layout()
 
-    def text_keys(self, text_LC: Tensor, num_rows: int) -> list[TextKeys]:
+    def text_keys(self, text_LC: Tensor, num_rows: int, merge_padding: bool | None = None) -> list[TextKeys]:
         """Keys and values of a prompt for every block: to be kept for all steps of a request.
 
         `text_LC` are the true rows of the encoder's output; rows from there to `num_rows` are padding: zeros,
-        which the text projection turns into one and the same key and value each.
+        which the text projection turns into one and the same key and value each. With `merge_padding` (None: as is
+        best on this device) one stands for all of them.
         """
-        num_pad = num_rows - text_LC.shape[0]
-        rows = F.pad(text_LC, (0, 0, 0, 1)) if num_pad else text_LC
+        if merge_padding is None:
+            merge_padding = merges_padding(text_LC.device.type == "cpu")
+        missing = num_rows - text_LC.shape[0]
+        num_pad = missing if merge_padding else 0
+        rows = F.pad(text_LC, (0, 0, 0, min(missing, 1) if merge_padding else missing))
         embedded = self.condition_embedder.embed_text(rows.unsqueeze(0).to(self.dtype))
         return [block.attn2.keys(embedded, num_pad) for block in self._blocks()]
 
