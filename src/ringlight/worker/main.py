@@ -53,6 +53,7 @@ class Worker:
         self._device = environment.choose_device(config, setup.place)
         environment.apply_settings(config, self._device, setup.place.num_local)
         dtype, vae_dtype = environment.choose_dtypes(config, self._device)
+        environment.require_right_convolutions(config, self._device, vae_dtype)
         terms = terms_of(setup, self._device, dtype, vae_dtype)
         if setup.checkpoint not in ("", terms["checkpoint"]):
             raise InvalidCheckpoint(

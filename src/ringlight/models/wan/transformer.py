@@ -30,7 +30,7 @@ from ringlight.models.wan.rope import rope_frequencies, rotate_
 from ringlight.parallel.attention import sequence_attention
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.shard import SequenceShard
-from ringlight.parallel.speeds import seconds_of
+from ringlight.parallel.speeds import median_seconds
 from ringlight.parallel.turns import in_turns
 
 PROBE_TOKENS_ON_CPU, PROBE_TOKENS = 128, 2048
@@ -295,10 +295,11 @@ class WanTransformer(nn.Module):
         device = self.scale_shift_table.device
         num_tokens = PROBE_TOKENS_ON_CPU if device.type == "cpu" else PROBE_TOKENS
         block = next(self._blocks())
-        modulation = Modulation(torch.zeros(1, 6, self.spec.inner_dim, device=device), (num_tokens,))
-        frequencies = rope_frequencies((1, 1, num_tokens), self.spec.attention_head_dim, device)
         generator = torch.Generator(device).manual_seed(0)
-        x = torch.randn(1, num_tokens, self.spec.inner_dim, generator=generator, device=device)
+        shapes = ((1, num_tokens, self.spec.inner_dim), (1, 6, self.spec.inner_dim))
+        x, rows = (torch.randn(shape, generator=generator, device=device) for shape in shapes)
+        modulation = Modulation(rows, (num_tokens,))
+        frequencies = rope_frequencies((1, 1, num_tokens), self.spec.attention_head_dim, device)
         keys = block.attn2.keys(x[:, :1].to(self.dtype), num_pad=0)
 
         def run() -> None:
@@ -306,7 +307,7 @@ class WanTransformer(nn.Module):
             block.finish_(x, out.flatten(2), 0, modulation, keys, kernel)
 
         run()
-        return self.spec.forward_flops(num_tokens) / self.spec.num_layers / seconds_of(run, device)
+        return self.spec.forward_flops(num_tokens) / self.spec.num_layers / median_seconds(run, device)
 
     def _head(self, x_BSC: Tensor, start: int, modulation: Modulation) -> Tensor:
         out: Tensor = self.proj_out(modulation.norm(x_BSC, start, 0, self.dtype, self.spec.eps))
