@@ -50,6 +50,14 @@ def test_portions_do_not_change_the_frames(tiny: Path, portions: list[int]) -> N
     assert (decode(vae, latents, portions) - one_by_one).abs().max() < 2e-5
 
 
+def test_a_portion_brings_nothing_to_the_device(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a copy waits until all that was queued is done: frames of one portion would not leave under the next."""
+    vae, latents = load_pipeline(tiny).vae, random_latents((2, 2, 2))
+    decode(vae, latents, [1, 1])
+    monkeypatch.setattr(torch, "tensor", None)
+    decode(vae, latents, [1, 1])
+
+
 def test_forgotten_history_would_show(tiny: Path) -> None:
     """A planted bug: every latent frame decoded as if it were the second."""
     vae, latents = load_pipeline(tiny).vae, random_latents((3, 4, 6))

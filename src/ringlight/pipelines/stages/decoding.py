@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -11,6 +14,7 @@ from ringlight.models.wan.causal import Stream
 from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.halo import Bands, Gathering
 from ringlight.parallel.mesh import Axis
+from ringlight.pipelines.landing import Landing
 from ringlight.pipelines.output import FrameConverter, FrameWriter
 from ringlight.pipelines.trace import JobEvents
 
@@ -50,6 +54,7 @@ def decode(
     events.check_cancelled(delivery.problem)
     delivery.depart()
     delivery.arrive()
+    delivery.finish()
     events.check_cancelled(delivery.problem or broken_frames(stream))
 
 
@@ -61,13 +66,14 @@ def broken_frames(stream: Stream) -> NumericalError | None:
 class Delivery:
     """Frames on their way to rank 0's writer: the bands of one portion travel while the next one is decoded.
 
-    Where one rank has all rows nothing travels, and a portion is written as soon as it is taken.
+    Where one rank has all rows nothing travels, and a portion is written as soon as it is taken and lands.
     """
 
     def __init__(self, writer: FrameWriter | None, bands: Bands, scale: int) -> None:
         """`scale`: rows of frames per latent row."""
         self.problem: Exception | None = None
-        self._writer, self._bands, self._scale = writer, bands, scale
+        self._landing = None if writer is None else Landing(writer)
+        self._bands, self._scale = bands, scale
         self._next: Tensor | None = None
         self._under_way: Gathering | None = None
 
@@ -82,7 +88,7 @@ class Delivery:
         if self._bands.are_split:
             self._next = frames_FhWC
         else:
-            self._write(frames_FhWC)
+            self._land(frames_FhWC)
 
     def arrive(self) -> None:
         """Wait for what is under way; where all of it has come to, write it."""
@@ -90,12 +96,20 @@ class Delivery:
             frames = self._under_way.wait()
             self._under_way = None
             if frames is not None:
-                self._write(frames)
+                self._land(frames)
 
-    def _write(self, frames_FHWC: Tensor) -> None:
+    def finish(self) -> None:
+        """Write what has come and is not written yet."""
+        if self._landing is not None and self.problem is None:
+            self._keeping_problems(self._landing.finish)
+
+    def _land(self, frames_FHWC: Tensor) -> None:
+        assert self._landing is not None, "the rank that frames come to has a writer"
+        self._keeping_problems(partial(self._landing.take, frames_FHWC))
+
+    def _keeping_problems(self, action: Callable[[], None]) -> None:
         """An error is kept for the next boundary: the others still count on this rank to decode with them."""
-        assert self._writer is not None, "the rank that frames come to has a writer"
         try:
-            self._writer.write(frames_FHWC)
+            action()
         except Exception as error:  # raised by all ranks at the next boundary
             self.problem = error
