@@ -60,7 +60,7 @@ def outputs(tiny: Path, engine: Engine, photograph: Path, tmp_path_factory: pyte
     size: list[object] = ["--width", WIDTH, "--height", HEIGHT]
     several = [*flags, "--num-frames", FRAMES]
     commands: dict[str, list[object]] = {
-        "film.npy": [*several, *size, "--report", folder / "report.json"],
+        "film.npy": [*several, *size, "--report", folder / "report.json", "--decode-chunk", "2"],
         "film.mp4": [*several, "--size", f"{WIDTH}x{HEIGHT}"],
         "film.gif": [*several, *size, "--json"],
         "film.safetensors": [
@@ -219,6 +219,7 @@ def test_json_is_all_that_stdout_holds(outputs: Outputs) -> None:
 def test_a_report_can_be_written_too(outputs: Outputs) -> None:
     report = json.loads((outputs.folder / "report.json").read_text())
     check_report(report, outputs.folder / "film.npy")
+    assert (report["num_slices"], report["decode_chunk"]) == (1, 2)
     assert outputs.done["film.npy"].out.startswith("| Stage |")
 
 

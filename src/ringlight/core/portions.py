@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
+from ringlight.core.spec import VaeSpec
+
 # Link seconds to compute seconds of a layer from which so many slices pay, and from which two forwards on the same
 # ranks should take turns, which by themselves hide most (docs/log.md).
 SLICES_FROM = ((0.8, 4), (0.55, 3), (0.1, 2))
@@ -20,7 +22,7 @@ SLICE_TOKENS = 4096  # at a time, of what follows attention: the feed-forward's 
 OFFERED_TOKENS_ON_CPU, OFFERED_TOKENS = 512, 4096  # at a time, where q, k and v are copied to be sent
 
 MAX_DECODED_LATENTS = 8
-FREE_SHARE = 0.25  # of free memory that decoding may take
+SPARE_SHARE = 0.25  # of a GPU's memory beside the weights, that decoding may take
 
 
 def offered_tokens(on_cpu: bool) -> int:
@@ -52,9 +54,23 @@ def slice_sizes(num_tokens: int, num_slices: int) -> tuple[int, ...]:
     return tuple(stop - start for start, stop in pairwise(ends))
 
 
-def decoded_latents(free_bytes: int, bytes_per_latent: int) -> int:
-    """How many latent frames to decode at a time: as many as a quarter of free memory holds, at least one."""
-    return max(1, min(MAX_DECODED_LATENTS, int(FREE_SHARE * free_bytes) // bytes_per_latent))
+def merges_padding(on_cpu: bool) -> bool:
+    """Whether one key stands for all the padding of a prompt. On a GPU all rows are keys: merging takes longer there,
+    and cuDNN makes a plan for each new shape, and keeps it."""
+    return on_cpu
+
+
+def decoded_latents(vae: VaeSpec, latent_pixels: int, itemsize: int, spare_bytes: int) -> int:
+    """How many latent frames to decode at a time: as many as a quarter of `spare_bytes` holds, at least one.
+
+    `latent_pixels`: of the largest band of a frame. `spare_bytes`: all memory of a GPU beside the weights, whoever has
+    it at the moment, for another portion rounds otherwise and the same video comes out the same. On a CPU there are
+    none to spare: more at a time gained nothing there (docs/log.md).
+    """
+    # The widest activations: full resolution before unpatching, five of them alive at once.
+    pixels = latent_pixels * (vae.scale_factor_spatial // vae.patch_size) ** 2
+    each = 5 * pixels * vae.scale_factor_temporal * vae.decoder_dim * vae.dim_mult[1] * itemsize
+    return max(1, min(MAX_DECODED_LATENTS, int(SPARE_SHARE * spare_bytes) // each))
 
 
 def split_runs(sizes: Sequence[int], parts: int) -> list[range]:

@@ -11,7 +11,7 @@ import math
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, split_sizes
-from ringlight.core.portions import SLICE_TOKENS, decoded_latents, offered_tokens
+from ringlight.core.portions import SLICE_TOKENS, decoded_latents, merges_padding, offered_tokens
 from ringlight.core.request import VideoRequest
 from ringlight.core.spec import ModelSpec, TransformerSpec
 from ringlight.planner import decoder
@@ -27,7 +27,7 @@ from ringlight.planner.weights import (
 
 SLACK = 0.15  # of activations, reserved beyond what is allocated: assumed
 LATENTS_HELD = 10  # noise, latents, predictions, the scheduler's history
-TEXT_TOKENS = 100
+TEXT_TOKENS = 100  # of a prompt, where only its own are held
 
 
 class RankMemory(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,10 +78,15 @@ def memory_by_rank(
 
 
 def weights_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> list[int]:
-    """Transformer and VAE whole on every rank, with the kernels that the decoder makes; the text encoder in runs."""
+    """What is loaded, with the kernels that the decoder makes."""
+    made = upsampling_parameters(spec.vae) * settings.vae_itemsize
+    return [loaded + made for loaded in loaded_by_rank(spec, num_ranks, settings)]
+
+
+def loaded_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> list[int]:
+    """Transformer and VAE whole on every rank; the text encoder in runs."""
     total, in_float32 = transformer_parameters(spec.transformer)
-    whole = (total - in_float32) * settings.itemsize + in_float32 * 4
-    whole += (vae_parameters(spec.vae) + upsampling_parameters(spec.vae)) * settings.vae_itemsize
+    whole = (total - in_float32) * settings.itemsize + in_float32 * 4 + vae_parameters(spec.vae) * settings.vae_itemsize
     return [whole + held * settings.itemsize for held in text_parameters(spec.text_encoder, num_ranks)]
 
 
@@ -114,7 +119,8 @@ def denoising_bytes(
     finishing = min(own, SLICE_TOKENS) * _finish_bytes(network, item) + (buffers if layout.sp > 1 else one * item)
     forwards = 2 if how.take_turns else 1
     prompts = 2 if request.uses_guidance and layout.cfg == 1 else 1
-    text = prompts * TEXT_TOKENS * 2 * dim * network.num_layers * item
+    rows = TEXT_TOKENS if merges_padding(hardware.card.is_cpu) else spec.max_text_tokens
+    text = prompts * rows * 2 * dim * network.num_layers * item
     latents = 4 * LATENTS_HELD * math.prod(spec.latent_shape(request.num_frames, request.height, request.width))
     held = forwards * 4 * one + (forwards - 1) * buffers + 4 * num_tokens * network.attention_head_dim
     return held + max(making, attending, finishing) + text + latents
@@ -141,15 +147,19 @@ def _finish_bytes(network: TransformerSpec, item: int) -> int:
 def decode_portion(
     spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
 ) -> int:
-    """Latent frames decoded at a time: what is set, 1 on a CPU, else as many as a quarter of free memory holds."""
-    if settings.decode_chunk or hardware.card.is_cpu:
-        return settings.decode_chunk or 1
-    vae = spec.vae
+    """Latent frames decoded at a time: what is set, else as the workers choose it."""
+    if settings.decode_chunk:
+        return settings.decode_chunk
     _, _, rows, columns = spec.latent_shape(request.num_frames, request.height, request.width)
-    free = usable_bytes(hardware) - max(weights_by_rank(spec, layout.num_ranks, settings))
-    pixels = split_sizes(rows, layout.num_ranks)[0] * columns * (vae.scale_factor_spatial // vae.patch_size) ** 2
-    each = 5 * pixels * vae.scale_factor_temporal * vae.decoder_dim * vae.dim_mult[1] * settings.vae_itemsize
-    return decoded_latents(free, each)
+    pixels = split_sizes(rows, layout.num_ranks)[0] * columns
+    return decoded_latents(spec.vae, pixels, settings.vae_itemsize, spare_bytes(spec, layout, hardware, settings))
+
+
+def spare_bytes(spec: ModelSpec, layout: ParallelLayout, hardware: Hardware, settings: RunSettings) -> int:
+    """What a GPU has beside the weights that are loaded, on the rank with most of them; nothing on a CPU."""
+    if hardware.card.is_cpu:
+        return 0
+    return hardware.card.memory_bytes - max(loaded_by_rank(spec, layout.num_ranks, settings))
 
 
 def usable_bytes(hardware: Hardware) -> int:
