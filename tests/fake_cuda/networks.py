@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import msgspec
 import torch
 
-from ringlight.attention.kernel import AttentionKernel, load_kernel
+from ringlight.attention.kernel import load_kernel
 from ringlight.core.layout import ParallelLayout
-from ringlight.core.spec import ModelSpec
 from ringlight.models.wan.checkpoint import materialise
 from ringlight.models.wan.transformer import WanTransformer
 from ringlight.models.wan.vae import WanVae

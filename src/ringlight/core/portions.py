@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
+from ringlight.core.spec import VaeSpec
+
 # Link seconds to compute seconds of a layer from which so many slices pay, and from which two forwards on the same
 # ranks should take turns, which by themselves hide most (docs/log.md).
 SLICES_FROM = ((0.8, 4), (0.55, 3), (0.1, 2))
@@ -20,6 +22,8 @@ SLICE_TOKENS = 4096  # at a time, of what follows attention: the feed-forward's 
 OFFERED_TOKENS_ON_CPU, OFFERED_TOKENS = 512, 4096  # at a time, where q, k and v are copied to be sent
 
 MAX_DECODED_LATENTS = 8
+MAX_ELEMENTS = 2**31 - 1  # from the first to the last of a tensor: many CUDA kernels count in 32 bits
+HISTORY = 2  # frames before the current one that a kernel of three reaches
 FREE_SHARE = 0.25  # of free memory that decoding may take
 
 
@@ -55,6 +59,42 @@ def slice_sizes(num_tokens: int, num_slices: int) -> tuple[int, ...]:
 def decoded_latents(free_bytes: int, bytes_per_latent: int) -> int:
     """How many latent frames to decode at a time: as many as a quarter of free memory holds, at least one."""
     return max(1, min(MAX_DECODED_LATENTS, int(FREE_SHARE * free_bytes) // bytes_per_latent))
+
+
+def most_latents(vae: VaeSpec, rows: int, columns: int) -> int:
+    """How many latent frames of so many rows and columns may be decoded at a time, for no tensor to be too long.
+
+    At least one, which then goes through the last levels a frame at a time (`frames_at_once`).
+    """
+    fitting = [n for n in range(1, MAX_DECODED_LATENTS + 1) if _window(vae, rows, columns, 2 * n) <= MAX_ELEMENTS]
+    return max(fitting, default=1)
+
+
+def frames_at_once(vae: VaeSpec, rows: int, columns: int, num_latents: int, max_elements: int = MAX_ELEMENTS) -> int:
+    """At how many frames at a time the decoder's levels work: half of a portion's, or one where these are too long."""
+    return 2 * num_latents if _window(vae, rows, columns, 2 * num_latents) <= max_elements else 1
+
+
+def most_pixels(vae: VaeSpec) -> int:
+    """Of a frame, for it to be no tensor that is too long where the decoder is widest."""
+    return MAX_ELEMENTS // max(channels * scale**2 for channels, scale in _levels(vae)) * vae.scale_factor_spatial**2
+
+
+def most_tokens(num_channels: int) -> int:
+    """Of a sequence whose keys and values, side by side, are no tensor that is too long."""
+    return MAX_ELEMENTS // (2 * num_channels)
+
+
+def _window(vae: VaeSpec, rows: int, columns: int, frames: int) -> int:
+    """Elements of the decoder's longest tensor, with its halo rows: so many frames and their history."""
+    seen = HISTORY + frames
+    return max(seen * (rows * scale + 2) * columns * scale * channels for channels, scale in _levels(vae))
+
+
+def _levels(vae: VaeSpec) -> list[tuple[int, int]]:
+    """(channels, rows for each latent row) of what comes to each level of the decoder."""
+    multiples = (vae.dim_mult[-1], *vae.dim_mult[:0:-1])
+    return [(vae.decoder_dim * multiple, 2**level) for level, multiple in enumerate(multiples)]
 
 
 def split_runs(sizes: Sequence[int], parts: int) -> list[range]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ringlight.core.portions import HISTORY, MAX_ELEMENTS, frames_at_once
 from ringlight.core.spec import VaeSpec
-from ringlight.planner.decoder import HISTORY
 
 
 class DecoderPeak:
@@ -22,7 +22,8 @@ class DecoderPeak:
         self._workspace = self._peak = 0
         self._convolve(1, portion, self._dims[0])
         self._see(2 * self._size(1, portion, self._dims[0]))
-        self._rise(portion, 0, 0, 2 * portion)
+        at_most = 2 * portion if self._winograd else frames_at_once(self._vae, self._rows, self._columns, portion)
+        self._rise(portion, 0, 0, at_most)
         frames = self._size(1, portion, 1) * self._vae.scale_factor_spatial**2 * self._vae.scale_factor_temporal * 3
         return self._workspace + max(self._peak + frames, 3 * frames)  # frames of earlier parts are kept
 
@@ -31,7 +32,10 @@ class DecoderPeak:
 
     def _convolve(self, scale: int, frames: int, channels: int) -> None:
         """A convolution's input stands with its history in the workspace, which all share and which only grows."""
-        self._workspace = max(self._workspace, self._size(scale, self._before + frames, channels, self._halo))
+        window = self._size(scale, self._before + frames, channels, self._halo)
+        if window > MAX_ELEMENTS and frames == 1:  # then history stays where it is
+            window = self._size(scale, 1, channels, self._halo)
+        self._workspace = max(self._workspace, window)
 
     def _see(self, elements: int) -> None:
         self._peak = max(self._peak, elements)

@@ -12,7 +12,7 @@ from itertools import accumulate
 import msgspec
 
 from ringlight.core.layout import ParallelLayout
-from ringlight.core.portions import SLICE_TOKENS, slice_sizes
+from ringlight.core.portions import MAX_ELEMENTS, SLICE_TOKENS, slice_sizes
 from ringlight.core.spec import TransformerSpec
 
 FLOAT = 4
@@ -48,6 +48,11 @@ class ForwardPeak(msgspec.Struct, frozen=True, kw_only=True):
         return self.num_slices > 1 and self.layout.sp > 1
 
     @property
+    def _is_whole(self) -> bool:
+        """Whether attention takes q, k and v as they are made, on the only rank, unless that is too much at once."""
+        return self.layout.sp == 1 and 3 * self._one <= MAX_ELEMENTS
+
+    @property
     def _others(self) -> float:
         """The share of heads that other ranks of the Ulysses group have."""
         return 1 - 1 / self.layout.ulysses
@@ -58,14 +63,16 @@ class ForwardPeak(msgspec.Struct, frozen=True, kw_only=True):
         if self._is_ahead:
             sizes = slice_sizes(self.own, self.num_slices)
             before = accumulate(sizes, initial=0)
-            return [(size, self._departing * done / max(1, self.own)) for size, done in zip(sizes, before, strict=False)]
-        return [(self.own if self.layout.sp == 1 else min(self.own, self.offered), 0.0)]
+            return [
+                (size, self._departing * done / max(1, self.own)) for size, done in zip(sizes, before, strict=False)
+            ]
+        return [(self.own if self._is_whole else min(self.own, self.offered), 0.0)]
 
     @property
     def _buffers(self) -> float:
         """What attention over ranks keeps for all blocks: q, k and v of all that meets on this rank, and room for what
         leaves or comes by."""
-        if self.layout.sp == 1:
+        if self._is_whole:
             return 0
         if self._is_ahead:
             return self.item * self._one * (2 * self.layout.ring + 1)
@@ -98,7 +105,7 @@ class ForwardPeak(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def _attending(self) -> float:
         own, others = 1 / self.layout.ulysses, self._others
-        if self.layout.sp == 1:
+        if self._is_whole:
             return self._one * 6 * self.item  # q, k, v as made (v still within the fused product) and the output
         if self._is_ahead:
             late = slice_sizes(self.own, self.num_slices)[-1] / self.own if self.own else 0.0

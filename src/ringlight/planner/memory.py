@@ -10,7 +10,7 @@ import math
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, split_sizes
-from ringlight.core.portions import decoded_latents, offered_tokens
+from ringlight.core.portions import decoded_latents, most_latents, offered_tokens
 from ringlight.core.request import VideoRequest
 from ringlight.core.spec import ModelSpec
 from ringlight.planner import decoder
@@ -110,15 +110,17 @@ def denoising_bytes(
 def decode_portion(
     spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
 ) -> int:
-    """Latent frames decoded at a time: what is set, 1 on a CPU, else as many as a quarter of free memory holds."""
-    if settings.decode_chunk or hardware.card.is_cpu:
-        return settings.decode_chunk or 1
+    """Latent frames decoded at a time: what is set, 1 on a CPU, else as many as a quarter of free memory holds;
+    never more than tensors have room for."""
     vae = spec.vae
     _, _, rows, columns = spec.latent_shape(request.num_frames, request.height, request.width)
+    most = most_latents(vae, split_sizes(rows, layout.num_ranks)[0], columns)
+    if settings.decode_chunk or hardware.card.is_cpu:
+        return min(settings.decode_chunk or 1, most)
     free = usable_bytes(hardware) - max(weights_by_rank(spec, layout.num_ranks, settings))
     pixels = split_sizes(rows, layout.num_ranks)[0] * columns * (vae.scale_factor_spatial // vae.patch_size) ** 2
     each = 5 * pixels * vae.scale_factor_temporal * vae.decoder_dim * vae.dim_mult[1] * settings.vae_itemsize
-    return decoded_latents(free, each)
+    return min(decoded_latents(free, each), most)
 
 
 def usable_bytes(hardware: Hardware) -> int:

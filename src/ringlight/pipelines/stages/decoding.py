@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ringlight.core.errors import NumericalError
-from ringlight.core.portions import decoded_latents
+from ringlight.core.portions import decoded_latents, most_latents
 from ringlight.core.spec import VaeSpec
 from ringlight.models.finite import not_finite
 from ringlight.models.wan.causal import Stream
@@ -38,7 +38,7 @@ def decode(
     _, _, num_latents, height, width = latents.shape
     spec, bands = vae.spec, Bands(height, axis)
     num_frames = (num_latents - 1) * spec.scale_factor_temporal + 1
-    chunk = chunk or _common_chunk(vae, bands, width, latents.device)
+    chunk = min(chunk or _common_chunk(vae, bands, width, latents.device), most_latents(spec, bands.sizes[0], width))
     band_ZThw = bands.own(latents[0], dim=2)
     stream = vae.start_decoding(bands, width, num_latents)
     delivery = Delivery(writer, bands, spec.scale_factor_spatial)
