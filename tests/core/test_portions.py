@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ringlight.core.portions import choose_slices, slice_sizes
+from ringlight.core.portions import choose_slices, frames_at_once, most_latents, slice_sizes
+from ringlight.planner.model_card import WAN22_TI2V_5B
+
+VAE = WAN22_TI2V_5B.vae
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,14 @@ def test_slices_are_the_whole_and_begin_small(num_slices: int) -> None:
         assert sum(sizes) == tokens
         assert min(sizes) >= 0
         assert num_slices == 2 or sizes[0] <= max(sizes) / 2 + 1
+
+
+@pytest.mark.parametrize(("size", "most"), [((44, 80), 8), ((68, 120), 3), ((144, 256), 1), ((18, 256), 6)])
+def test_portions_leave_no_tensor_too_long(size: tuple[int, int], most: int) -> None:
+    """Of 1280x704, 1920x1088, 4096x2304, and of a band of an eighth of it."""
+    assert most_latents(VAE, *size) == most
+
+
+def test_a_frame_at_a_time_where_two_are_too_long() -> None:
+    assert frames_at_once(VAE, 44, 80, 8) == 16
+    assert frames_at_once(VAE, 144, 256, 1) == 1

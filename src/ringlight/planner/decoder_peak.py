@@ -9,9 +9,12 @@ from ringlight.core.spec import VaeSpec
 class DecoderPeak:
     """Walks through the decoder as models/wan/vae does and remembers the most elements that were alive at once."""
 
-    def __init__(self, vae: VaeSpec, rows: int, columns: int, is_split: bool, winograd: bool) -> None:
+    def __init__(
+        self, vae: VaeSpec, rows: int, columns: int, is_split: bool, winograd: bool, norm_copies: int = 0
+    ) -> None:
+        """`norm_copies`: how often a norm holds its input beside it, in elements of the activation's dtype."""
         self._vae, self._rows, self._columns = vae, rows, columns
-        self._halo, self._winograd = 2 if is_split else 0, winograd
+        self._halo, self._winograd, self._norm_copies = 2 if is_split else 0, winograd, norm_copies
         self._dims = [vae.decoder_dim * multiple for multiple in (vae.dim_mult[-1], *vae.dim_mult[::-1])]
         self._temporal = vae.temperal_downsample[::-1]
         self._before = self._workspace = self._peak = 0
@@ -48,6 +51,7 @@ class DecoderPeak:
             last = scale // 2  # the last level does not grow
             x = self._size(last, frames, self._dims[level])
             self._convolve(last, part, self._dims[level])
+            self._see(held + x + self._norm_copies * self._size(last, part, self._dims[level]))
             self._see(held + x + self._size(last, part, 2 * self._vae.out_channels))
             return
         alive = held + x
@@ -57,8 +61,10 @@ class DecoderPeak:
             channels, before = (wide, hidden) if index else (narrow, 0)
             self._convolve(scale, part, channels)
             pairs = self._pairs(scale, channels, wide, level)
+            self._see(alive + before + self._norm_copies * self._size(scale, part, channels))
             self._see(alive + before + hidden + pairs)
             self._convolve(scale, part, wide)
+            self._see(alive + before + (1 + self._norm_copies) * hidden)
             self._see(alive + before + 2 * hidden + max(self._pairs(scale, wide, wide, level), 0 if index else hidden))
         if level == len(self._vae.dim_mult) - 1:
             self._rise(part, level + 1, alive, at_most)

@@ -28,6 +28,7 @@ from ringlight.planner.weights import (
 SLACK = 0.15  # of activations, reserved beyond what is allocated: assumed
 LATENTS_HELD = 10  # noise, latents, predictions, the scheduler's history
 TEXT_TOKENS = 100
+NORM_COPIES = 2  # of the VAE's norm in bfloat16: one in float32
 
 
 class RankMemory(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,7 +143,15 @@ def decoding_bytes(
     own = split_sizes(rows, layout.num_ranks)[0]
     is_split = layout.num_ranks > 1 and rows > 1
     history = decoder.history_elements(vae, own, columns, is_split) if num_latents > 1 else 0
-    peak = DecoderPeak(vae, own, columns, is_split, winograd=hardware.card.is_cpu and settings.vae_dtype == "float32")
+    is_float32 = settings.vae_dtype == "float32"
+    peak = DecoderPeak(
+        vae,
+        own,
+        columns,
+        is_split,
+        winograd=hardware.card.is_cpu and is_float32,
+        norm_copies=0 if is_float32 else NORM_COPIES,
+    )
     latents = 4 * LATENTS_HELD // 2 * math.prod(spec.latent_shape(request.num_frames, request.height, request.width))
     size = min(portion, max(1, num_latents - 1))
     return (history + peak.of(size, num_latents > 1)) * settings.vae_itemsize + latents
