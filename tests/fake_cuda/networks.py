@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from ringlight.attention.kernel import load_kernel
 from ringlight.core.layout import ParallelLayout
 from ringlight.models.wan.checkpoint import materialise
+from ringlight.models.wan.text_encoder import TextEncoder
 from ringlight.models.wan.transformer import WanTransformer
 from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.halo import Bands
@@ -110,6 +116,27 @@ class Encode:
         with Watch() as watch:
             made = vae.encode(frame, bands)
         assert made.shape == (REAL.vae.z_dim, 1, bands.size, self.size.latents[3])
+        return watch.seen
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Two prompts of all tokens that there may be through the text encoder, or through a rank's layers of it."""
+
+    num_ranks: int = 1
+    rank: int = 0
+
+    def run(self) -> Seen:
+        tokenizer = Tokenizer(WordLevel({"a": 0}, unk_token="a"))
+        tokenizer.pre_tokenizer = Whitespace()
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "config.json").write_bytes(msgspec.json.encode(REAL.text_encoder))
+            axis = mesh_of(ParallelLayout(ring=self.num_ranks), self.rank).world
+            encoder = TextEncoder(Path(folder), tokenizer, REAL.max_text_tokens, axis)
+        encoder.prepare(DEVICE, torch.bfloat16)
+        with Watch() as watch:
+            made = encoder.encode(2 * ["a " * 600])
+        assert [each.shape for each in made] == 2 * [(REAL.max_text_tokens, REAL.text_encoder.d_model)]
         return watch.seen
 
 
