@@ -45,6 +45,9 @@ def compiler() -> str | None:
 @functools.cache
 def guard() -> Path:
     """The compiled guard; made once a run, in a folder that ends with it."""
+    import torch._dynamo
+    import torch.fx.experimental.symbolic_shapes
+
     folder = _folder()
     source, library = folder / "guard.cpp", folder / "guard.so"
     source.write_text(GUARD)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -36,6 +37,9 @@ class Size:
     height: int
     width: int
     num_frames: int
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}x{self.num_frames}"
 
     @property
     def latents(self) -> tuple[int, int, int, int]:
@@ -77,7 +81,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Decode:
-    """The first three portions of a video through the decoder on one rank."""
+    """The first frame of a video, and the portion after it, through the decoder on one rank."""
 
     size: Size
     portion: int = 1
@@ -93,10 +97,8 @@ class Decode:
         vae.decode_next(latents[:, :1, :2, :2], vae.start_decoding(Bands.alone(2), 2, 1), first=True)  # makes weights
         with Watch() as watch:
             stream = vae.start_decoding(bands, columns, num_latents)
-            for start in (0, *range(1, min(num_latents, 1 + 2 * self.portion), self.portion)):
-                stop = min(start + self.portion, num_latents) if start else 1
-                frames = vae.decode_next(latents[:, start:stop], stream, first=not start)
-                frames = (frames + 1).mul_(127.5).to(torch.uint8)
+            vae.decode_next(latents[:, :1], stream, first=True)
+            vae.decode_next(latents[:, 1 : 1 + self.portion], stream, first=False)
         return watch.seen
 
 
@@ -138,6 +140,13 @@ class Prompts:
             made = encoder.encode(2 * ["a " * 600])
         assert [each.shape for each in made] == 2 * [(REAL.max_text_tokens, REAL.text_encoder.d_model)]
         return watch.seen
+
+
+def case_name(case: Any) -> str:
+    """What of a case is not as usual."""
+    told = [(field.name, getattr(case, field.name)) for field in fields(case)]
+    unusual = [(name, value) for (name, value), field in zip(told, fields(case), strict=True) if value != field.default]
+    return "-".join(f"{name}={value}".replace("torch.", "").replace("size=", "") for name, value in unusual)
 
 
 def _vae(dtype: torch.dtype) -> WanVae:

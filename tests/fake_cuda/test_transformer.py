@@ -9,7 +9,7 @@ from ringlight.core.layout import ParallelLayout, split_sizes
 from ringlight.core.portions import MAX_ELEMENTS, most_tokens
 from ringlight.planner.forward_peak import ForwardPeak
 from tests.fake_cuda.device import on_fake_cuda
-from tests.fake_cuda.networks import Forward, Size
+from tests.fake_cuda.networks import Forward, Size, case_name
 from tests.planner.specs import REAL
 
 LONG, SHORT, SMALL = Size(704, 1280, 121), Size(704, 1280, 25), Size(480, 832, 81)
@@ -45,7 +45,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("forward", CASES, ids=str)
+@pytest.mark.parametrize("forward", CASES, ids=case_name)
 def test_a_forward_holds_what_is_planned(forward: Forward) -> None:
     """Every operation and the attention kernel exist for CUDA, products are in one dtype, norms in float32."""
     seen = on_fake_cuda(forward.run)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 @dataclass
@@ -41,9 +40,10 @@ class Watch(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if func.namespace == "prim":  # asks only
             return out
-        given, made = _tensors((args, kwargs)), _tensors(out)
+        given, made = _tensors(*args, *(kwargs or {}).values()), _tensors(out)
+        name = str(func)
         for tensor in (*given, *made):
-            self._note(str(func), tensor)
+            self._note(name, tensor)
         old = {tensor.untyped_storage()._cdata for tensor in given}
         for tensor in made:
             storage = tensor.untyped_storage()
@@ -70,6 +70,13 @@ class Watch(TorchDispatchMode):
         self._live_bytes -= num_bytes
 
 
-def _tensors(tree: Any) -> list[Tensor]:
-    """Those on the device: a few numbers are made on the CPU first."""
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_cuda]
+def _tensors(*values: Any) -> list[Tensor]:
+    """Those on the device, also in lists: a few numbers are made on the CPU first."""
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            if value.is_cuda:
+                found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += _tensors(*value)
+    return found
