@@ -11,7 +11,7 @@ from tests.fake_cuda.networks import Prompts, case_name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("prompts", [Prompts(), Prompts(4, rank=3)], ids=case_name)
+@pytest.mark.parametrize("prompts", [Prompts(), Prompts(2, rank=1)], ids=case_name)
 def test_prompts_take_little_beside_the_weights(prompts: Prompts) -> None:
     """So that no plan counts them."""
     seen = on_fake_cuda(prompts.run)

@@ -54,7 +54,7 @@ def test_decoding_holds_what_is_planned(decode: Decode) -> None:
 @pytest.mark.parametrize(
     "encode",
     [
-        Encode(LONG),
+        pytest.param(Encode(LONG), marks=slow),
         pytest.param(Encode(LONG, num_ranks=2, dtype=BFLOAT16), marks=slow),
         pytest.param(Encode(LARGEST), marks=slow),
     ],
