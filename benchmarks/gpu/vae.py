@@ -131,7 +131,7 @@ def _time_chunks(vae: WanVae, scale: Scale, rates: Rates, kind: Kind, video: Vid
     """The chunk that follows memory, whole; at the largest size also fixed chunks."""
     allow_tf32(kind.tf32)
     _, _, rows, columns = scale.latent_shape(video)
-    chosen = _chunk_for_memory(vae, scale, rows * columns)
+    chosen = _chunk_for_memory(vae, scale, rows, columns)
     label = f"decode {video}, {kind.name}, chunk"
     yield _decode_row(f"{label} {chosen} (follows memory)", vae, scale, rates, kind, video, chosen, WHOLE_SECONDS)
     if video != scale.videos[-1]:
@@ -226,7 +226,7 @@ def _compare_chunks(label: str, vae: WanVae, scale: Scale, kind: Kind) -> Iterat
     """The first frames of the largest video, with the chunk that follows memory against one at a time."""
     allow_tf32(kind.tf32)
     latents = random_latents(scale, scale.videos[-1])
-    chunk = max(2, _chunk_for_memory(vae, scale, latents.shape[-2] * latents.shape[-1]))
+    chunk = max(2, _chunk_for_memory(vae, scale, *latents.shape[-2:]))
     latents = latents[:, : 1 + chunk]
     worst = worst_frame(decode_frames(vae, latents, chunk), decode_frames(vae, latents, 1))
     yield within(label, f"chunk {chunk} against 1: {worst:.2g} rms", f"{kind.bound:g}", worst <= kind.bound, rms=worst)
@@ -261,9 +261,9 @@ def _time_encode(label: str, vae: WanVae, scale: Scale, rates: Rates, kind: Kind
     yield Row(label, measured, numbers={"seconds": timing.seconds, "executed_flop": executed})
 
 
-def _chunk_for_memory(vae: WanVae, scale: Scale, latent_pixels: int) -> int:
+def _chunk_for_memory(vae: WanVae, scale: Scale, rows: int, columns: int) -> int:
     """What a pipeline with no other weights would choose."""
-    return decoded_latents(vae.spec, latent_pixels, vae.dtype.itemsize, spare_bytes(scale.device, [vae]))
+    return decoded_latents(vae.spec, rows, columns, vae.dtype.itemsize, spare_bytes(scale.device, [vae]))
 
 
 def random_latents(scale: Scale, video: Video) -> Tensor:

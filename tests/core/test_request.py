@@ -11,6 +11,7 @@ from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.plain import plain
 from ringlight.core.request import MAX_SEED, RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
+from ringlight.planner.model_card import WAN22_TI2V_5B as REAL
 
 LIMITS = RequestLimits()
 NO_LIMITS = RequestLimits(max_pixels=2**40)
@@ -199,3 +200,16 @@ def test_a_request_shows_itself_without_its_picture() -> None:
     assert "image='<10000 bytes>'" in shown
     assert "prompt='a lighthouse in the fog'" in shown
     assert len(shown) < 400
+
+
+def test_sequences_that_gpu_kernels_cannot_count_are_refused() -> None:
+    """Keys and values of more than 349,525 tokens are a tensor of 2^31 elements."""
+    asked(width=4096, height=2304, num_frames=145).check(REAL, LIMITS)
+    (problem,) = problems_of(asked(width=4096, height=2304, num_frames=149), REAL)
+    assert problem.field == "num_frames" and problem.nearest == "145" and "4096x2304" in problem.message
+    asked(width=1280, height=704, num_frames=1025).check(REAL, LIMITS)
+
+
+def test_frames_that_gpu_kernels_cannot_count_are_refused_whatever_the_operator_allows() -> None:
+    (problem,) = problems_of(asked(width=8192, height=4096, num_frames=5), REAL, NO_LIMITS)
+    assert problem.field == "size" and "limit is 16776960" in problem.message

@@ -11,8 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from ringlight.core.picture import fit_picture
+from ringlight.core.portions import HISTORY, MAX_ELEMENTS
 from ringlight.models.wan import causal
-from ringlight.models.wan.causal import HISTORY, CausalConv, RmsNorm, Stream
+from ringlight.models.wan.causal import CausalConv, RmsNorm, Stream
+from ringlight.models.wan.checkpoint import fill_random, materialise
 from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.halo import Bands
 from tests.oracle import load_oracle
@@ -25,10 +27,10 @@ def random_latents(shape: tuple[int, int, int]) -> Tensor:
     return torch.randn(48, *shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def decode(vae: WanVae, latents_ZTHW: Tensor, portions: list[int]) -> Tensor:
+def decode(vae: WanVae, latents_ZTHW: Tensor, portions: list[int], max_elements: int = MAX_ELEMENTS) -> Tensor:
     """Frames in 0..1, decoded in portions of latent frames."""
     _, num_latents, rows, columns = latents_ZTHW.shape
-    stream = vae.start_decoding(Bands.alone(rows), columns, num_latents)
+    stream = vae.start_decoding(Bands.alone(rows), columns, num_latents, max_elements)
     parts = latents_ZTHW.split(portions, dim=1)
     frames = [vae.decode_next(part, stream, first=i == 0) for i, part in enumerate(parts)]
     return torch.cat(frames).float().div(2).add(0.5)
@@ -142,3 +144,16 @@ def test_slots_are_the_names_and_shapes_of_diffusers(tiny: Path) -> None:
     assert {name: tuple(slot.shape) for name, slot in slots.items()} == {
         name: tuple(tensor.shape) for name, tensor in theirs.items()
     }
+
+
+def test_histories_frame_by_frame_do_not_change_the_frames(tiny: Path) -> None:
+    """Where no tensor may be as long as a window: the same numbers, from more and smaller tensors."""
+    with torch.device("meta"):
+        vae = WanVae(load_pipeline(tiny).vae.spec)
+    materialise(vae, torch.device("cpu"), torch.float32)
+    fill_random(vae, 0)  # weights as they are loaded: pairs of frames would be in the way
+    latents = random_latents((4, 4, 6))
+    whole, cut = (decode(vae, latents, [1] * 4, max_elements) for max_elements in (MAX_ELEMENTS, 2**14))
+    assert (whole - cut).abs().max() < 2e-5
+    histories = vae.start_decoding(Bands.alone(4), 6, 4, 2**14)._history
+    assert {len(history) for history in histories.values()} == {1, 2}

@@ -9,7 +9,7 @@ from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import RequestDefaults
 from ringlight.planner import catalogue
 from ringlight.planner.advice import remedy, shortage, smaller_video
-from ringlight.planner.hardware import Hardware, RunSettings
+from ringlight.planner.hardware import Card, Hardware, RunSettings
 from ringlight.planner.machine import Machine
 from ringlight.planner.model_card import WAN22_TI2V_5B as SPEC
 
@@ -81,8 +81,8 @@ def test_a_client_is_told_the_largest_size_that_fits(gib: float, field: str) -> 
 
 def test_a_client_is_told_the_most_frames_that_fit() -> None:
     """Of a long film, whose sequence is what needs the memory."""
-    long = msgspec.structs.replace(REQUEST, num_frames=2001)
-    here = machine(50)
+    long = msgspec.structs.replace(REQUEST, num_frames=1001)
+    here = machine(36.5)
     found = smaller_video(SPEC, long, ParallelLayout(), here)
     assert found is not None and found[0] == "num_frames"
     assert fits(here, num_frames=int(found[1])) and not fits(here, num_frames=int(found[1]) + 4)
@@ -90,3 +90,29 @@ def test_a_client_is_told_the_most_frames_that_fit() -> None:
 
 def fits(here: Machine, **changes: int) -> bool:
     return here.predict(SPEC, msgspec.structs.replace(REQUEST, **changes), ParallelLayout()).fits
+
+
+def advice(card: Card, layout: str, settings: RunSettings, most_ranks: int) -> str | None:
+    here = Machine(
+        hardware=Hardware(card=card, link=catalogue.link("pcie4")), settings=settings, basis="", most_ranks=most_ranks
+    )
+    return remedy(SPEC, REQUEST, ParallelLayout.parse(layout), here)
+
+
+def test_the_largest_video_that_fits_is_named() -> None:
+    """Not the first change with which any does: 192x96 would fit a 4090 as it is."""
+    said = advice(catalogue.card("rtx4090"), "u1r1", RunSettings(), 1)
+    assert said is not None and "--vae-dtype bfloat16 --size" in said
+    width, height = map(int, said.split("--size ")[1].split()[0].split("x"))
+    assert width * height > 10 * 192 * 96
+
+
+def test_two_cards_need_no_smaller_video() -> None:
+    said = advice(catalogue.card("rtx4090"), "u1r1", RunSettings(), 2)
+    assert said is not None and "--num-gpus 2 (u2r1) --vae-dtype bfloat16 (" in said
+
+
+def test_a_cpu_is_told_of_bfloat16() -> None:
+    cores = msgspec.structs.replace(catalogue.cores(2), memory_bytes=24 * 2**30)
+    said = advice(cores, "u1r1", RunSettings(dtype="float32"), 1)
+    assert said is not None and "--vae-dtype bfloat16 --dtype bfloat16" in said

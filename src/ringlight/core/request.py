@@ -11,6 +11,7 @@ import msgspec
 
 from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.plain import plain
+from ringlight.core.portions import most_pixels, most_tokens
 from ringlight.core.spec import ModelSpec
 
 MAX_SEED = 2**63 - 1
@@ -150,21 +151,21 @@ def _check_size(request: VideoRequest, spec: ModelSpec, limits: RequestLimits) -
             )
         elif size > longest:
             problems.append(Problem(field, f"{size} is more than the model's positions reach", str(longest)))
-    pixels = request.height * request.width
-    if not problems and pixels > limits.max_pixels:
+    pixels, most = request.height * request.width, min(limits.max_pixels, most_pixels(spec.vae))
+    if not problems and pixels > most:
         problems.append(
             Problem(
                 "size",
-                f"{request.width}x{request.height} has {pixels} pixels; the limit is {limits.max_pixels}",
-                _largest_size(request, spec, limits),
+                f"{request.width}x{request.height} has {pixels} pixels; the limit is {most}",
+                _largest_size(request, spec, most),
             )
         )
     return problems
 
 
-def _largest_size(request: VideoRequest, spec: ModelSpec, limits: RequestLimits) -> str:
-    """The size of about the same shape that has at most `max_pixels`, as WxH."""
-    shrink = math.sqrt(limits.max_pixels / (request.width * request.height))
+def _largest_size(request: VideoRequest, spec: ModelSpec, most: int) -> str:
+    """The size of about the same shape that has at most so many pixels, as WxH."""
+    shrink = math.sqrt(most / (request.width * request.height))
     high, wide = spec.size_multiple
     width, height = (max(m, int(n * shrink) // m * m) for n, m in ((request.width, wide), (request.height, high)))
     return f"{width}x{height}"
@@ -176,6 +177,11 @@ def _check_frames(request: VideoRequest, spec: ModelSpec, limits: RequestLimits)
     longest = (longest - 1) // multiple * multiple + 1
     if frames > longest:
         return [Problem("num_frames", f"{frames} is over the limit of {longest}", str(longest))]
+    a_latent = spec.num_tokens(1, request.height, request.width)
+    reach = (most_tokens(spec.transformer.inner_dim) // max(1, a_latent) - 1) * multiple + 1
+    if frames > reach >= 1:
+        said = f"{frames} frames of {request.width}x{request.height} are a longer sequence than GPU kernels can count"
+        return [Problem("num_frames", f"{said}; the limit at this size is {reach}", str(reach))]
     if frames < 1 or (frames - 1) % multiple:
         nearest = max(1, nearest_multiple(frames - 1, multiple) + 1)
         return [Problem("num_frames", f"{frames} is not {multiple}k+1 (1, 5, 9 ...)", str(min(nearest, longest)))]

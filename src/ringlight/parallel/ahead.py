@@ -64,7 +64,7 @@ class Ahead:
         self._departing: list[Transfers] = []
         self._returning: list[tuple[list[Tensor], Transfers]] = []
 
-    def runs(self, part: slice, longest: int) -> list[slice]:
+    def runs(self, part: slice, longest: int, most: int) -> list[slice]:
         return [part]
 
     def offer(self, run: slice, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:

@@ -33,8 +33,9 @@ class SequenceAttention(Protocol):
 
     parts: tuple[slice, ...]
 
-    def runs(self, part: slice, longest: int) -> list[slice]:
-        """The runs of tokens in which to offer a part: short ones, for less room, where they are copied anyway."""
+    def runs(self, part: slice, longest: int, most: int) -> list[slice]:
+        """The runs of tokens in which to offer a part: short ones, for less room, where they are copied anyway, and
+        where they are more than `most`, which is as many as may be offered at once."""
         ...
 
     def offer(self, run: slice, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
@@ -63,7 +64,7 @@ def attend(
     """Attention of this rank's queries to the keys of the whole sequence, BSHD in the dtype of q."""
     attention = sequence_attention(shard, kernel, num_slices)
     for part in attention.parts:
-        for run in attention.runs(part, max(1, q_BSHD.shape[1])):
+        for run in attention.runs(part, max(1, q_BSHD.shape[1]), q_BSHD.shape[1]):
             attention.offer(run, q_BSHD[:, run], k_BSHD[:, run], v_BSHD[:, run])
     attention.attend()
     return torch.cat([out for _, out in attention.outputs(is_last=True)], dim=1)
@@ -79,14 +80,14 @@ class Whole:
         self._ring = Ring(shard, kernel)
         self._out: Tensor | None = None
 
-    def runs(self, part: slice, longest: int) -> list[slice]:
-        if self._is_alone:
+    def runs(self, part: slice, longest: int, most: int) -> list[slice]:
+        if self._is_alone and part.stop <= most:
             return [part]
         begins = range(part.start, max(part.stop, part.start + 1), longest)
         return [slice(begin, min(begin + longest, part.stop)) for begin in begins]
 
     def offer(self, run: slice, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
-        if self._is_alone:
+        if self._is_alone and run == self.parts[0]:
             return self._ring.start(q_BSHD, k_BSHD, v_BSHD)
         exchange = self._ulysses or self._ring
         exchange.put(run, q_BSHD, k_BSHD, v_BSHD)
@@ -205,7 +206,7 @@ class Ring:
 
     def _begin(self, q_BSHD: Tensor, held_2BSHD: Tensor) -> None:
         self._queries, self._held = q_BSHD, list(held_2BSHD.unbind(0))
-        self._coming = self._pass_on(held_2BSHD, hop=0)
+        self._coming = self._pass_on(held_2BSHD, hop=0) if self._axis.size > 1 else None
 
     def attend(self) -> Tensor:
         """Attention to all keys, BSHD in the dtype of q. What was held is given up."""

@@ -205,9 +205,8 @@ class Wan22TI2V:
     def decode_chunk(self, request: VideoRequest, mesh: ParallelMesh) -> int:
         """How many latent frames of a request are decoded at a time: as asked, else as total memory allows."""
         _, _, rows, columns = self.spec.latent_shape(request.num_frames, request.height, request.width)
-        pixels = split_sizes(rows, mesh.world.size)[0] * columns
-        itemsize = self.vae.dtype.itemsize
-        return self.config.decode_chunk or decoded_latents(self.spec.vae, pixels, itemsize, self.spare_bytes)
+        band, itemsize = split_sizes(rows, mesh.world.size)[0], self.vae.dtype.itemsize
+        return decoded_latents(self.spec.vae, band, columns, itemsize, self.spare_bytes, self.config.decode_chunk)
 
     def patience_seconds(self, request: VideoRequest) -> float:
         """More than any rank could need between two boundaries of a request: what comes later does not come."""

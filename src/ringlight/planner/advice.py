@@ -65,11 +65,12 @@ def nearest_that_fits(
     settings: RunSettings | None = None,
     max_ranks: int | None = None,
 ) -> Change | None:
-    """The first of ever larger changes with which a request fits; None where none does.
+    """The first of ever larger changes with which a request fits, else the largest video that fits with any of them;
+    None where none does.
 
-    In this order: the decoder a portion at a time, in bfloat16; more ranks, up to `max_ranks` (None: the layout's own);
-    a shorter or smaller video; that with all of the others. Raises nothing: whether the request fits as it is, is not
-    asked.
+    In this order: the decoder a portion at a time; networks in bfloat16; more ranks, up to `max_ranks` (None: the
+    layout's own). Of videos with equally many pixels the one that needs the least change. Raises nothing: whether the
+    request fits as it is, is not asked.
     """
     settings = settings or RunSettings()
     changes = [*_changes(layout, spec.transformer.num_attention_heads, settings, max_ranks or layout.num_ranks)]
@@ -77,13 +78,19 @@ def nearest_that_fits(
         prediction = predict(spec, request, there, hardware, other)
         if prediction.fits:
             return Change(flags=flags, prediction=prediction)
-    for flags, other, there in [("", settings, layout), *changes[-1:]]:
+    best, most = None, 0
+    for flags, other, there in [("", settings, layout), *changes]:
         video = nearest_video_that_fits(spec, request, there, hardware, other)
-        if video is not None:
+        if video is not None and _pixels(video) > most:
             field, value = _difference(request, video)
             changed = f"{flags} --{field.replace('_', '-')} {value}".strip()
-            return Change(flags=changed, prediction=predict(spec, video, there, hardware, other))
-    return None
+            best, most = Change(flags=changed, prediction=predict(spec, video, there, hardware, other)), _pixels(video)
+    return best
+
+
+def _pixels(video: VideoRequest) -> int:
+    """Of all frames."""
+    return video.width * video.height * video.num_frames
 
 
 def nearest_video_that_fits(
@@ -108,16 +115,18 @@ def _changes(
     """Changes of settings and layout from small to large, with the flags that make them."""
     change = msgspec.structs.replace
     single = change(settings, decode_chunk=1) if settings.decode_chunk > 1 else settings
-    dtypes = [("", single)]
     if single != settings:
         yield "--decode-chunk 1", single, layout
-    if settings.vae_dtype == "float32":
-        half = change(single, vae_dtype="bfloat16")
-        dtypes.append((" --vae-dtype bfloat16", half))
-        yield "--vae-dtype bfloat16", half, layout
+    dtypes = [("", single)]
+    for field in ("vae_dtype", "dtype"):
+        if getattr(settings, field) == "float32":
+            flag = f"--{field.replace('_', '-')} bfloat16"
+            dtypes += [(f"{flags} {flag}".strip(), change(other, **{field: "bfloat16"})) for flags, other in dtypes]
+    for flags, other in dtypes[1:]:
+        yield flags, other, layout
     for flags, other in dtypes:
         for there in _wider(layout, num_heads, max_ranks):
-            yield f"--num-gpus {there.num_ranks} ({there.name}){flags}", other, there
+            yield f"--num-gpus {there.num_ranks} ({there.name}) {flags}".strip(), other, there
 
 
 def _shorter_videos(spec: ModelSpec, request: VideoRequest) -> list[VideoRequest]:

@@ -11,9 +11,8 @@ from itertools import pairwise
 
 import msgspec
 
+from ringlight.core.portions import HISTORY
 from ringlight.core.spec import VaeSpec
-
-HISTORY = 2  # frames before the current one that a kernel of three reaches
 
 
 class Convolution(msgspec.Struct, frozen=True, kw_only=True):

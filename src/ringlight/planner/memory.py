@@ -1,7 +1,6 @@
 """Bytes of memory by rank: weights, and the peaks of Denoising and Decoding, from what the code really holds at once.
 
-S tokens of a rank, C channels, e bytes of the products' dtype, u Ulysses and r ring ranks. Hidden states and norms are
-float32. What the caching allocator reserves beyond that is its slack.
+What the caching allocator reserves beyond that is its slack.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ import math
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, split_sizes
-from ringlight.core.portions import SLICE_TOKENS, decoded_latents, merges_padding, offered_tokens
+from ringlight.core.portions import decoded_latents, merges_padding, offered_tokens
 from ringlight.core.request import VideoRequest
-from ringlight.core.spec import ModelSpec, TransformerSpec
+from ringlight.core.spec import ModelSpec
 from ringlight.planner import decoder
-from ringlight.planner.decoder_peak import DecoderPeak
+from ringlight.planner.decoder_peak import DecoderPeak, norm_copies
 from ringlight.planner.denoising import sending
+from ringlight.planner.forward_peak import ForwardPeak
 from ringlight.planner.hardware import Hardware, RunSettings
 from ringlight.planner.weights import (
     text_parameters,
@@ -93,66 +93,33 @@ def loaded_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> li
 def denoising_bytes(
     spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
 ) -> int:
-    """The peak of Denoising over the weights: what two forwards in turns both hold, and the largest moment of one.
-
-    Held: hidden states 4SC and the buffers of attention. Moments: making q, k and v (the norm's output, the fused
-    product, one of its parts in float32 twice), attending (output, and where results are merged two in float32), the
-    feed-forward of 4,096 tokens. Text keys, latents and the scheduler's history lie beside.
-    """
+    """The peak of Denoising over the weights: of a forward, or two in turns; text keys, latents and the scheduler's
+    history lie beside."""
     network, how = spec.transformer, sending(spec, request, layout, hardware, settings)
     num_tokens = spec.num_tokens(request.num_frames, request.height, request.width)
-    own, dim, item = split_sizes(num_tokens, layout.sp)[0], network.inner_dim, settings.itemsize
-    one = own * dim
-    buffers = _buffer_bytes(layout, how.num_slices, one, item)
-    run = own if layout.sp == 1 else min(own, offered_tokens(hardware.card.is_cpu))
-    if how.num_slices > 1:
-        run = math.ceil(2 * own / (2 * how.num_slices - 2))
-    making = run * dim * (6 * item if item == 4 else 5 * item + 8)
-    attending = 0 if layout.sp == 1 else buffers
-    attending += one * (
-        item + (8 if layout.ring > 1 or how.num_slices > 1 else 0) + (2 * item if layout.ulysses > 1 else 0)
+    forward = ForwardPeak(
+        network=network,
+        layout=layout,
+        num_tokens=num_tokens,
+        own=split_sizes(num_tokens, layout.sp)[0],
+        offered=offered_tokens(hardware.card.is_cpu),
+        num_slices=how.num_slices,
+        item=settings.itemsize,
     )
-    if layout.sp == 1:
-        attending = one * 6 * item  # q, k, v as made (v still within the fused product) and the output
-    else:
-        making += buffers
-    finishing = min(own, SLICE_TOKENS) * _finish_bytes(network, item) + (buffers if layout.sp > 1 else one * item)
-    forwards = 2 if how.take_turns else 1
     prompts = 2 if request.uses_guidance and layout.cfg == 1 else 1
     rows = TEXT_TOKENS if merges_padding(hardware.card.is_cpu) else spec.max_text_tokens
-    text = prompts * rows * 2 * dim * network.num_layers * item
+    text = prompts * rows * 2 * network.inner_dim * network.num_layers * settings.itemsize
     latents = 4 * LATENTS_HELD * math.prod(spec.latent_shape(request.num_frames, request.height, request.width))
-    held = forwards * 4 * one + (forwards - 1) * buffers + 4 * num_tokens * network.attention_head_dim
-    return held + max(making, attending, finishing) + text + latents
-
-
-def _buffer_bytes(layout: ParallelLayout, num_slices: int, one: int, item: int) -> int:
-    """What attention over ranks keeps for all blocks; `one` is S x C."""
-    if layout.sp == 1:
-        return 0
-    if num_slices > 1:  # keys and values of all tokens for own heads, queries of the group, and what is under way
-        copies = 3 * (layout.ulysses - 1) / layout.ulysses
-        return int(item * one * (2 * layout.ring + 1 + copies))
-    ring = 2 * min(2, layout.ring - 1)
-    if layout.ulysses == 1:
-        return item * one * (3 + ring)
-    return item * one * (6 + ring + (2 if layout.ring > 1 else 0))
-
-
-def _finish_bytes(network: TransformerSpec, item: int) -> int:
-    """What follows self-attention, for each of its tokens: cross-attention in float32, or the feed-forward."""
-    return max(network.inner_dim * (2 * item + 16), network.ffn_dim * item + 2 * network.inner_dim * item)
+    return forward.bytes(2 if how.take_turns else 1) + text + latents
 
 
 def decode_portion(
     spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
 ) -> int:
-    """Latent frames decoded at a time: what is set, else as the workers choose it."""
-    if settings.decode_chunk:
-        return settings.decode_chunk
+    """Latent frames decoded at a time: as the workers choose it."""
     _, _, rows, columns = spec.latent_shape(request.num_frames, request.height, request.width)
-    pixels = split_sizes(rows, layout.num_ranks)[0] * columns
-    return decoded_latents(spec.vae, pixels, settings.vae_itemsize, spare_bytes(spec, layout, hardware, settings))
+    band, spare = split_sizes(rows, layout.num_ranks)[0], spare_bytes(spec, layout, hardware, settings)
+    return decoded_latents(spec.vae, band, columns, settings.vae_itemsize, spare, settings.decode_chunk)
 
 
 def spare_bytes(spec: ModelSpec, layout: ParallelLayout, hardware: Hardware, settings: RunSettings) -> int:
@@ -181,7 +148,15 @@ def decoding_bytes(
     own = split_sizes(rows, layout.num_ranks)[0]
     is_split = layout.num_ranks > 1 and rows > 1
     history = decoder.history_elements(vae, own, columns, is_split) if num_latents > 1 else 0
-    peak = DecoderPeak(vae, own, columns, is_split, winograd=hardware.card.is_cpu and settings.vae_dtype == "float32")
+    is_float32 = settings.vae_dtype == "float32"
+    peak = DecoderPeak(
+        vae,
+        own,
+        columns,
+        is_split,
+        winograd=hardware.card.is_cpu and is_float32,
+        norm_copies=norm_copies(hardware.card.is_cpu, settings.vae_itemsize),
+    )
     latents = 4 * LATENTS_HELD // 2 * math.prod(spec.latent_shape(request.num_frames, request.height, request.width))
     size = min(portion, max(1, num_latents - 1))
     return (history + peak.of(size, num_latents > 1)) * settings.vae_itemsize + latents

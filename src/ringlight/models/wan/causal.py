@@ -22,25 +22,29 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from ringlight.core.portions import HISTORY, MAX_ELEMENTS
 from ringlight.parallel.halo import Bands, Halo
 
 FUSED_NORM_ON = ("cuda",)  # on a CPU F.rms_norm takes nearly twice as long as three operations (docs/log.md)
 LEAST_LENGTH = 1e-12  # of a pixel's channels that are normed
-HISTORY = 2  # frames before the current one that a kernel of three reaches
 
 
 class Stream:
     """One video on its way through the encoder or the decoder: history per convolution, and one shared workspace.
 
-    All history lies in one allocation, made at the start, so that it does not break up the memory that activations
-    come and go in.
+    All history is allocated at the start, in as few tensors as may be, so that it does not break up the memory that
+    activations come and go in. No tensor has more than `max_elements`: a convolution whose frame would not fit into
+    one together with its history has its history frame by frame.
     """
 
-    def __init__(self, network: nn.Module, bands: Bands, columns: int, one_frame: bool) -> None:
+    def __init__(
+        self, network: nn.Module, bands: Bands, columns: int, one_frame: bool, max_elements: int = MAX_ELEMENTS
+    ) -> None:
         """For a network whose latents have these rows and columns. `one_frame`: nothing follows, so nothing is kept."""
         self.bands = bands
+        self.max_elements = max_elements
         self.extremes: list[Tensor] = []  # (2,) of each portion of frames: least and greatest, before they are clamped
-        self._history: dict[CausalConv, Tensor] = {}
+        self._history: dict[CausalConv, list[Tensor]] = {}
         self._started: set[CausalConv] = set()
         self._workspace: Tensor | None = None
         if not one_frame:
@@ -48,7 +52,7 @@ class Stream:
 
     @property
     def history_bytes(self) -> int:
-        return sum(history.nbytes for history in self._history.values())
+        return sum(frames.nbytes for history in self._history.values() for frames in history)
 
     def halo_of(self, conv: CausalConv) -> int:
         """Rows of its neighbours' bands that `conv` needs on each side."""
@@ -58,36 +62,50 @@ class Stream:
         """(whole, new): the input of `conv` with its history before it, and the part of it to write new frames to.
 
         Both have halo rows beside the rows of `like`. Before the first frame there is no history: with a single frame
-        the window is that frame alone.
+        the window is that frame alone; so it is where history is kept frame by frame (`frames_before`).
         """
         shape = (like.shape[1] + 2 * self.halo_of(conv), *like.shape[2:])
-        if not self.has_history(conv) and num_frames == 1:
+        if num_frames == 1 and (not self.has_history(conv) or len(self._history[conv]) > 1):
             whole = self._scratch(like, (1, *shape))
             return whole, whole
         whole = self._scratch(like, (HISTORY + num_frames, *shape))
-        whole[:HISTORY].copy_(self._history[conv])
+        for old, frames in zip(whole[:HISTORY].chunk(len(self._history[conv])), self._history[conv], strict=True):
+            old.copy_(frames)
         return whole, whole[HISTORY:]
+
+    def frames_before(self, conv: CausalConv) -> list[Tensor]:
+        """The history of `conv`, of which a window of a single frame has none; before the first frame it is empty."""
+        return self._history[conv] if self.has_history(conv) else []
 
     def keep(self, conv: CausalConv, whole: Tensor) -> None:
         """Keep the last frames of a window as the history of what comes next."""
         self._started.add(conv)
-        if self._history:
-            kept = whole[-HISTORY:]
-            self._history[conv][HISTORY - len(kept) :].copy_(kept)
+        if not self._history:
+            return
+        kept, history = whole[-HISTORY:], self._history[conv]
+        if len(history) == 1:
+            history[0][HISTORY - len(kept) :].copy_(kept)
+            return
+        for frame in kept.split(1):
+            history.append(history.pop(0).copy_(frame))
 
     def has_history(self, conv: CausalConv) -> bool:
         return conv in self._started
 
     def _allocate(self, convs: list[CausalConv], columns: int) -> None:
-        shapes = {}
+        shapes: list[tuple[CausalConv, tuple[int, ...]]] = []
         for conv in convs:
             if conv.kernel_frames > 1:
                 rows = self.bands.size * conv.scale + 2 * self.halo_of(conv)
-                shapes[conv] = (HISTORY, rows, columns * conv.scale, conv.weight.shape[1])
-        sizes = [math.prod(shape) for shape in shapes.values()]
-        everything = convs[0].bias.new_zeros(sum(sizes))
-        parts = everything.split(sizes)
-        self._history = {conv: part.view(shapes[conv]) for conv, part in zip(shapes, parts, strict=True)}
+                frame = (rows, columns * conv.scale, conv.weight.shape[1])
+                is_whole = (HISTORY + 1) * math.prod(frame) <= self.max_elements
+                shapes += [(conv, (HISTORY, *frame))] if is_whole else HISTORY * [(conv, (1, *frame))]
+        sizes = [math.prod(shape) for _, shape in shapes]
+        parts = [
+            part for run in _runs(sizes, self.max_elements) for part in convs[0].bias.new_zeros(sum(run)).split(run)
+        ]
+        for (conv, shape), part in zip(shapes, parts, strict=True):
+            self._history.setdefault(conv, []).append(part.view(shape))
 
     def _scratch(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Room for a tensor of this shape, shared by all convolutions of the stream in turn."""
@@ -96,6 +114,16 @@ class Stream:
             self._workspace = None  # freed before the larger one is made
             self._workspace = like.new_empty(size)
         return self._workspace[:size].view(shape)
+
+
+def _runs(sizes: Sequence[int], most: int) -> list[list[int]]:
+    """Sizes in runs of neighbours, each run as long as its sum is at most `most`."""
+    runs: list[list[int]] = [[]]
+    for size in sizes:
+        if sum(runs[-1]) + size > most:
+            runs.append([])
+        runs[-1].append(size)
+    return runs
 
 
 Activation = Callable[[Tensor, Tensor], object]  # writes what a convolution sees of its first argument to the second
@@ -178,10 +206,20 @@ class CausalConv(nn.Module):
             if halo is not None:
                 _place(halo, window)
             padding = self.padding if halo is None else self._padding_of_columns
-            weight = self.weight if len(window) > HISTORY else self.weight[:, :, -1:]
-            out = convolve(window, weight, self.bias, padding)
+            if len(window) > HISTORY:
+                out = convolve(window, self.weight, self.bias, padding)
+            else:
+                *before, last = self.weight.split(1, dim=2)
+                out = convolve(window, last, self.bias, padding)
+                for frame, weight in zip(stream.frames_before(self), before, strict=False):
+                    out += convolve(frame, weight, None, padding)
         stream.keep(self, window)
         return out
+
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether frames after the first one must come in even numbers."""
+        return self._pair_weights is not None
 
     @property
     def _padding_of_columns(self) -> tuple[int, int, int]:

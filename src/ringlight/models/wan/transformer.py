@@ -22,7 +22,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ringlight.attention.kernel import AttentionKernel
-from ringlight.core.portions import SLICE_TOKENS, merges_padding, offered_tokens
+from ringlight.core.portions import MAX_ELEMENTS, SLICE_TOKENS, merges_padding, offered_tokens
 from ringlight.core.spec import TransformerSpec
 from ringlight.models.linear import Linear
 from ringlight.models.wan.conditioning import Modulation, TextKeys
@@ -250,6 +250,7 @@ class WanTransformer(nn.Module):
         num_slices: int = 1,
     ) -> Generator[None, None, Tensor]:
         """`forward` as a generator that pauses wherever its data travels, so that another one can take its turn."""
+        blocks = list(self._blocks())
         tokens, grid = self._patchify(latents_BCTHW)
         embedding, rows = self.condition_embedder.embed_time(timesteps, self.dtype)
         num_tokens, num_first = tokens.shape[1], grid[1] * grid[2]
@@ -260,13 +261,13 @@ class WanTransformer(nn.Module):
         time_rows = Modulation(rows.float(), ends)
         attention = sequence_attention(shard, kernel, num_slices)
         run_tokens = offered_tokens(x.device.type == "cpu")
+        most = MAX_ELEMENTS // blocks[0].attn1.to_qkv.out_features
 
         def offer(block: TransformerBlock, part: slice) -> None:
             modulation = time_rows.plus(block.scale_shift_table)
-            for run in attention.runs(part, run_tokens):
+            for run in attention.runs(part, run_tokens, most):
                 attention.offer(run, *block.qkv(x[:, run], shard.start + run.start, modulation, frequencies[run]))
 
-        blocks = list(self._blocks())
         for part in attention.parts:
             offer(blocks[0], part)
         for block, following, block_keys in zip(blocks, [*blocks[1:], None], keys, strict=True):

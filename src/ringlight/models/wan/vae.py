@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from ringlight.core.portions import MAX_ELEMENTS, frames_at_once
 from ringlight.core.spec import VaeSpec
 from ringlight.models.finite import extremes
 from ringlight.models.wan.causal import CausalConv, RmsNorm, Stream, norm_silu_conv
@@ -49,6 +50,7 @@ class Decoder(nn.Module):
 
     def __init__(self, spec: VaeSpec) -> None:
         super().__init__()
+        self.spec = spec
         dims = [spec.decoder_dim * multiple for multiple in (spec.dim_mult[-1], *spec.dim_mult[::-1])]
         temporal = spec.temperal_downsample[::-1]
         last = len(spec.dim_mult) - 1
@@ -63,6 +65,8 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream, first: bool) -> Tensor:
         at_most = 2 * len(x)
+        if not self.conv_out.takes_pairs:
+            at_most = frames_at_once(self.spec, x.shape[1], x.shape[2], len(x), stream.max_elements)
         x = self.mid_block(self.conv_in(x, stream), stream)
         return torch.cat(list(self._rise(x, 0, stream, first, at_most)))
 
@@ -118,9 +122,9 @@ class WanVae(nn.Module):
         mean, std = self._statistics(mode_THWZ.device)
         return ((mode_THWZ - mean) / std).permute(3, 0, 1, 2).contiguous()
 
-    def start_decoding(self, bands: Bands, columns: int, num_latents: int) -> Stream:
+    def start_decoding(self, bands: Bands, columns: int, num_latents: int, max_elements: int = MAX_ELEMENTS) -> Stream:
         """A new stream for `decode_next`: so many latent frames of so many rows and columns."""
-        return Stream(self.decoder, bands, columns, one_frame=num_latents == 1)
+        return Stream(self.decoder, bands, columns, num_latents == 1, max_elements)
 
     def decode_next(self, latents_ZTHW: Tensor, stream: Stream, first: bool) -> Tensor:
         """The next normalised latent frames -> frames (F, H, W, 3) in [-1, 1], in the VAE's dtype: this rank's rows.

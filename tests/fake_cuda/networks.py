@@ -1,0 +1,158 @@
+"""The networks of Wan2.2-TI2V-5B at full size on a fake device, and what each of their tasks holds."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+from ringlight.attention.kernel import load_kernel
+from ringlight.core.layout import ParallelLayout
+from ringlight.models.wan.checkpoint import materialise
+from ringlight.models.wan.text_encoder import TextEncoder
+from ringlight.models.wan.transformer import WanTransformer
+from ringlight.models.wan.vae import WanVae
+from ringlight.parallel.halo import Bands
+from ringlight.parallel.turns import in_turns
+from tests.fake_cuda.rank import mesh_of
+from tests.fake_cuda.watch import Seen, Watch
+from tests.planner.specs import REAL
+
+DEVICE = torch.device("cuda:0")
+LAYERS = 2  # each holds what the others do
+TRUE_ROWS = 77  # of text, of a prompt of ordinary length
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a video, in pixels and frames."""
+
+    height: int
+    width: int
+    num_frames: int
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}x{self.num_frames}"
+
+    @property
+    def latents(self) -> tuple[int, int, int, int]:
+        return REAL.latent_shape(self.num_frames, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One prediction of the transformer on one rank: of one branch, or of two that take turns."""
+
+    size: Size
+    layout: str = "u1r1"
+    num_slices: int = 1
+    take_turns: bool = False
+    dtype: torch.dtype = torch.bfloat16
+    kernel: str = "cudnn"
+    with_picture: bool = False
+    rank: int = 0
+    num_layers: int = LAYERS
+
+    def run(self) -> Seen:
+        with torch.device("meta"):
+            network = WanTransformer(msgspec.structs.replace(REAL.transformer, num_layers=self.num_layers))
+        materialise(network, DEVICE, self.dtype, WanTransformer.KEPT_IN_FLOAT32)
+        network.optimise_layout()
+        mesh, kernel = mesh_of(ParallelLayout.parse(self.layout), self.rank), load_kernel(self.kernel)
+        text = torch.empty(TRUE_ROWS, REAL.transformer.text_dim, device=DEVICE, dtype=self.dtype)
+        keys = network.text_keys(text, REAL.max_text_tokens)
+        latents = torch.empty(1, *self.size.latents, device=DEVICE)
+        times = torch.empty(2 if self.with_picture else 1, device=DEVICE)
+        with Watch() as watch:
+            steps = [
+                network.steps(latents, times, keys, kernel, mesh, self.num_slices) for _ in range(1 + self.take_turns)
+            ]
+            made = in_turns(*steps)
+        assert all(each.shape == latents.shape and each.dtype == self.dtype for each in made)
+        return watch.seen
+
+
+@dataclass(frozen=True)
+class Decode:
+    """The first frame of a video, and the portion after it, through the decoder on one rank."""
+
+    size: Size
+    portion: int = 1
+    num_ranks: int = 1
+    dtype: torch.dtype = torch.float32
+    rank: int = 0
+
+    def run(self) -> Seen:
+        vae = _vae(self.dtype)
+        z, num_latents, rows, columns = self.size.latents
+        bands = Bands(rows, mesh_of(ParallelLayout(ring=self.num_ranks), self.rank).world)
+        latents = torch.empty(z, num_latents, bands.size, columns, device=DEVICE)
+        vae.decode_next(latents[:, :1, :2, :2], vae.start_decoding(Bands.alone(2), 2, 1), first=True)  # makes weights
+        with Watch() as watch:
+            stream = vae.start_decoding(bands, columns, num_latents)
+            vae.decode_next(latents[:, :1], stream, first=True)
+            vae.decode_next(latents[:, 1 : 1 + self.portion], stream, first=False)
+        return watch.seen
+
+
+@dataclass(frozen=True)
+class Encode:
+    """A first frame through the encoder on one rank."""
+
+    size: Size
+    num_ranks: int = 1
+    dtype: torch.dtype = torch.float32
+    rank: int = 0
+
+    def run(self) -> Seen:
+        vae = _vae(self.dtype)
+        bands = Bands(self.size.latents[2], mesh_of(ParallelLayout(ring=self.num_ranks), self.rank).world)
+        frame = torch.empty(1, bands.size * REAL.vae.scale_factor_spatial, self.size.width, 3, device=DEVICE)
+        with Watch() as watch:
+            made = vae.encode(frame, bands)
+        assert made.shape == (REAL.vae.z_dim, 1, bands.size, self.size.latents[3])
+        return watch.seen
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Two prompts of all tokens that there may be through some of the text encoder, or a rank's layers of that."""
+
+    num_ranks: int = 1
+    rank: int = 0
+
+    def run(self) -> Seen:
+        tokenizer = Tokenizer(WordLevel({"a": 0}, unk_token="a"))
+        tokenizer.pre_tokenizer = Whitespace()
+        with tempfile.TemporaryDirectory() as folder:
+            few = msgspec.structs.replace(REAL.text_encoder, num_layers=2 * LAYERS)
+            (Path(folder) / "config.json").write_bytes(msgspec.json.encode(few))
+            axis = mesh_of(ParallelLayout(ring=self.num_ranks), self.rank).world
+            encoder = TextEncoder(Path(folder), tokenizer, REAL.max_text_tokens, axis)
+        encoder.prepare(DEVICE, torch.bfloat16)
+        with Watch() as watch:
+            made = encoder.encode(2 * ["a " * 600])
+        assert [each.shape for each in made] == 2 * [(REAL.max_text_tokens, REAL.text_encoder.d_model)]
+        return watch.seen
+
+
+def case_name(case: Any) -> str:
+    """What of a case is not as usual."""
+    told = [(field.name, getattr(case, field.name)) for field in fields(case)]
+    unusual = [(name, value) for (name, value), field in zip(told, fields(case), strict=True) if value != field.default]
+    return "-".join(f"{name}={value}".replace("torch.", "").replace("size=", "") for name, value in unusual)
+
+
+def _vae(dtype: torch.dtype) -> WanVae:
+    with torch.device("meta"):
+        vae = WanVae(REAL.vae)
+    materialise(vae, DEVICE, dtype)
+    vae.optimise_layout()
+    return vae

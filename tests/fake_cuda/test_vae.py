@@ -1,0 +1,67 @@
+"""The VAE at full size on fake CUDA tensors, both ways, whole and in bands."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ringlight.core.layout import split_sizes
+from ringlight.core.portions import MAX_ELEMENTS, most_latents
+from ringlight.planner import decoder
+from ringlight.planner.decoder_peak import DecoderPeak, norm_copies
+from tests.fake_cuda.device import on_fake_cuda
+from tests.fake_cuda.networks import Decode, Encode, Size, case_name
+from tests.planner.specs import REAL
+
+LONG, SMALL, WIDE, LARGEST = Size(704, 1280, 121), Size(480, 832, 81), Size(1088, 1920, 121), Size(2304, 4096, 145)
+BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32
+slow = pytest.mark.slow
+
+
+def planned(decode: Decode) -> int:
+    _, _, rows, columns = decode.size.latents
+    own, is_split = split_sizes(rows, decode.num_ranks)[0], decode.num_ranks > 1
+    history = decoder.history_elements(REAL.vae, own, columns, is_split)
+    counted = DecoderPeak(REAL.vae, own, columns, is_split, False, norm_copies(False, decode.dtype.itemsize))
+    peak = counted.of(decode.portion, has_history=True)
+    return (history + peak) * decode.dtype.itemsize
+
+
+@slow
+@pytest.mark.parametrize(
+    "decode",
+    [
+        Decode(LONG),
+        Decode(SMALL, portion=2),
+        Decode(LONG, portion=8, dtype=BFLOAT16),
+        Decode(WIDE, portion=3, dtype=BFLOAT16),
+        Decode(SMALL, num_ranks=4, dtype=BFLOAT16, rank=1),
+        Decode(LARGEST, dtype=BFLOAT16),
+    ],
+    ids=case_name,
+)
+def test_decoding_holds_what_is_planned(decode: Decode) -> None:
+    """The portions are the largest that leave no tensor too long, or what fits into a card."""
+    _, _, rows, columns = decode.size.latents
+    assert decode.portion <= most_latents(REAL.vae, split_sizes(rows, decode.num_ranks)[0], columns)
+    seen = on_fake_cuda(decode.run)
+    assert planned(decode) == pytest.approx(seen.peak_bytes, rel=0.05)
+    assert seen.reach <= MAX_ELEMENTS, seen.widest
+    assert seen.dtypes["fused.conv3d.default"] == {decode.dtype}
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        pytest.param(Encode(LONG), marks=slow),
+        pytest.param(Encode(LONG, num_ranks=2, dtype=BFLOAT16), marks=slow),
+        pytest.param(Encode(LARGEST), marks=slow),
+    ],
+    ids=case_name,
+)
+def test_encoding_runs_on_cuda(encode: Encode) -> None:
+    """It holds less than decoding does, at any size, so no plan counts it."""
+    seen = on_fake_cuda(encode.run)
+    assert seen.reach <= MAX_ELEMENTS, seen.widest
+    assert seen.dtypes["fused.conv3d.default"] == {encode.dtype}
+    assert seen.peak_bytes < planned(Decode(encode.size, num_ranks=encode.num_ranks, dtype=encode.dtype))
