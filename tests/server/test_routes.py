@@ -202,6 +202,7 @@ def test_what_the_server_says_of_itself(served: Served) -> None:
     assert [replica["status"] for replica in health["replicas"]] in (["ready"], ["busy"])
     version = served.http.get("/version").json()
     assert version.pop("device")
+    assert version.pop("layout_reason") == "u1r1: one rank has nothing to split"
     assert version == {"version": ringlight.__version__, "model": model["id"], "layout": "u1r1"}
 
 
