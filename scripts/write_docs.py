@@ -52,7 +52,11 @@ def fields_of(name: str) -> str:
     schema = _described()["components"]["schemas"][name]
     required = schema.get("required", ()) if name in ("CreateVideo", "RemixVideo", "ExtendVideo") else ()
     rows = [
-        (f"`{field}`", kind(each), ("Required. " if field in required else "") + each.get("description", ""))
+        (
+            f"`{field}`",
+            kind(each),
+            ("Required. " if field in required else "") + " ".join(each.get("description", "").split()),
+        )
         for field, each in schema["properties"].items()
     ]
     return table(("field", "kind", "meaning"), rows)

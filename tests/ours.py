@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ringlight.core.config import EngineConfig
 from ringlight.core.request import RequestLimits, VideoRequest
+from ringlight.core.warning import RequestWarning
 from ringlight.pipelines.trace import Tracer
 from ringlight.pipelines.wan22_ti2v import Wan22TI2V
 from ringlight.worker.memory import ResidentMeter
@@ -27,6 +28,8 @@ class Silent:
     """Events that nobody listens to."""
 
     def stage_started(self, stage: str) -> None: ...
+
+    def warned(self, warning: RequestWarning) -> None: ...
 
     def step_finished(self, step: int, num_steps: int, seconds: float) -> None: ...
 

@@ -23,10 +23,11 @@ from gpu.rates import Rates, allow_tf32
 from gpu.report import Row, within
 from gpu.scale import Scale, Video
 from gpu.section import Section
+from ringlight.core.portions import decoded_latents
 from ringlight.models.wan.causal import Stream
 from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.halo import Bands
-from ringlight.pipelines.stages.decoding import chunk_for_memory
+from ringlight.pipelines.wan22_ti2v import spare_bytes
 
 CHUNKS = (1,)  # beside the one that follows memory
 WHOLE_SECONDS = 14.0  # how long the decode that a pipeline would run may take before the rest is extrapolated
@@ -130,7 +131,7 @@ def _time_chunks(vae: WanVae, scale: Scale, rates: Rates, kind: Kind, video: Vid
     """The chunk that follows memory, whole; at the largest size also fixed chunks."""
     allow_tf32(kind.tf32)
     _, _, rows, columns = scale.latent_shape(video)
-    chosen = chunk_for_memory(vae.spec, vae.dtype, scale.device, rows * columns)
+    chosen = _chunk_for_memory(vae, scale, rows * columns)
     label = f"decode {video}, {kind.name}, chunk"
     yield _decode_row(f"{label} {chosen} (follows memory)", vae, scale, rates, kind, video, chosen, WHOLE_SECONDS)
     if video != scale.videos[-1]:
@@ -225,7 +226,7 @@ def _compare_chunks(label: str, vae: WanVae, scale: Scale, kind: Kind) -> Iterat
     """The first frames of the largest video, with the chunk that follows memory against one at a time."""
     allow_tf32(kind.tf32)
     latents = random_latents(scale, scale.videos[-1])
-    chunk = max(2, chunk_for_memory(vae.spec, vae.dtype, scale.device, latents.shape[-2] * latents.shape[-1]))
+    chunk = max(2, _chunk_for_memory(vae, scale, latents.shape[-2] * latents.shape[-1]))
     latents = latents[:, : 1 + chunk]
     worst = worst_frame(decode_frames(vae, latents, chunk), decode_frames(vae, latents, 1))
     yield within(label, f"chunk {chunk} against 1: {worst:.2g} rms", f"{kind.bound:g}", worst <= kind.bound, rms=worst)
@@ -258,6 +259,11 @@ def _time_encode(label: str, vae: WanVae, scale: Scale, rates: Rates, kind: Kind
     rate = rates.show(executed, timing.seconds, kind.rate)
     measured = f"{timing}; products run {rate}; {read_peak(scale.device)}"
     yield Row(label, measured, numbers={"seconds": timing.seconds, "executed_flop": executed})
+
+
+def _chunk_for_memory(vae: WanVae, scale: Scale, latent_pixels: int) -> int:
+    """What a pipeline with no other weights would choose."""
+    return decoded_latents(vae.spec, latent_pixels, vae.dtype.itemsize, spare_bytes(scale.device, [vae]))
 
 
 def random_latents(scale: Scale, video: Video) -> Tensor:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 from ringlight.attention.kernel import KERNELS, choose_kernel, load_kernel, merge
 from ringlight.attention.reference import Reference
@@ -78,3 +82,88 @@ def test_no_kernel_is_an_error_that_names_the_place() -> None:
         InvalidSetting, match=r"no attention kernel with log-sum-exp for torch.float32 heads of 32 on meta"
     ):
         choose_kernel(torch.device("meta"), torch.float32, 32)
+
+
+class Tried:
+    """A kernel that supports everything and does what it is told to."""
+
+    def __init__(self, name: str, attend: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.name, self._attend, self.num_calls = name, attend, 0
+
+    def supports(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+        return True
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        self.num_calls += 1
+        return self._attend(q, k, v)
+
+
+def has_no_plan(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    raise RuntimeError("cuDNN Frontend error:\n No valid execution plans built.")
+
+
+def has_no_plan_for_many(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return has_no_plan(q, k, v) if q.shape[1] == 64 else Reference()(q, k, v)
+
+
+def is_not_a_number(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    out, lse = Reference()(q, k, v)
+    out[..., -1, -1, -1] = math.nan
+    return out, lse
+
+
+def forgets_a_key(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return Reference()(q, k[:, :-1], v[:, :-1])
+
+
+def counts_in_twos(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    out, lse = Reference()(q, k, v)
+    return out, lse / math.log(2)
+
+
+def pads_its_rows(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    out, lse = Reference()(q, k, v)
+    return out, torch.nn.functional.pad(lse, (0, 0, 0, -lse.shape[1] % 32))
+
+
+FAULTY = {
+    has_no_plan: "1 queries to 64 keys: RuntimeError: cuDNN Frontend error: No valid execution plans built.",
+    has_no_plan_for_many: "64 queries to 64 keys: RuntimeError: cuDNN Frontend error",
+    is_not_a_number: "output is wrong by nan",
+    forgets_a_key: "output is wrong by",
+    counts_in_twos: "log-sum-exp is wrong by",
+    pads_its_rows: "log-sum-exp is (1, 32, 4) in torch.float32, not (1, 1, 4)",
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("fault", FAULTY, ids=lambda fault: fault.__name__)
+def test_a_kernel_that_is_wrong_is_passed_over_and_told(
+    fault: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    dtype: torch.dtype,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    right, unasked = Tried("right", Reference()), Tried("unasked", Reference())
+    assert choose_kernel(CPU, dtype, 32, 4, [Tried("first", fault), right, unasked]) is right
+    assert unasked.num_calls == 0
+    (line,) = caplog.messages
+    assert line.startswith(f"attention kernel first is passed over for {dtype} on cpu: ")
+    assert FAULTY[fault] in line
+
+
+def test_where_no_kernel_is_right_the_error_says_why_of_each() -> None:
+    with pytest.raises(InvalidSetting, match=r"\(a: 1 queries .* No valid .*; b: .*nan.*\); use --dtype float32"):
+        choose_kernel(CPU, torch.bfloat16, 32, 4, [Tried("a", has_no_plan), Tried("b", is_not_a_number)])
+
+
+def test_running_out_of_memory_is_no_fault_of_a_kernel() -> None:
+    def is_too_large(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        choose_kernel(CPU, torch.bfloat16, 32, 4, [Tried("first", is_too_large), Tried("right", Reference())])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_a_right_kernel_passes_its_trial_at_the_real_size(dtype: torch.dtype) -> None:
+    assert choose_kernel(CPU, dtype, head_dim=128, num_heads=24).name == "flash_cpu"

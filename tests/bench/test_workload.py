@@ -39,6 +39,18 @@ def test_the_stand_in_for_the_page_is_what_we_say(photograph: Path) -> None:
     found.check(WAN22_TI2V_5B, RequestLimits())
 
 
+def test_a_seed_that_is_drawn_is_the_same_for_all_who_are_measured(tmp_path: Path) -> None:
+    def seeds(number: int) -> list[int]:
+        return [
+            order.fields["seed"] for order in read(tmp_path, "repeats = 20\n", REQUEST + "seed = -1\n").round(number)
+        ]
+
+    assert seeds(1) == seeds(1)
+    assert len({*seeds(1), *seeds(2)}) == 40
+    assert min(seeds(1)) >= 0
+    assert read(tmp_path, "", REQUEST + "seed = -1\n").video_request(0).seed == 0
+
+
 @pytest.mark.parametrize("path", sorted(WORKLOADS.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_workload_that_we_ship_can_be_made(path: Path, photograph: Path) -> None:
     found = read_workload(path, photograph)

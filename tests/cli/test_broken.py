@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ringlight.cli.diagnosis import Problem, Requirement, requirements, satisfies
+from ringlight.cli.diagnosis import Problem, Requirement, problems_of, requirements, satisfies
 from tests.cli.commands import TIMEOUT_SECONDS, Done
 
 HIDE = """
@@ -115,3 +115,12 @@ def test_what_is_needed_is_read_from_the_package_itself() -> None:
     assert not needed.keys() & {"pytest", "matplotlib", "psycopg"}, "extras are not needed"
     assert needed["pillow"].module == "PIL" and needed["python-multipart"].module == "python_multipart"
     assert Requirement("torch", ">=2.8").remedy == "pip install --force-reinstall 'torch>=2.8'"
+
+
+@pytest.mark.parametrize(("cudnn", "is_wrong"), [(91002, True), (91501, False), (None, False)])
+def test_convolutions_that_are_known_to_be_wrong_are_told(cudnn: int | None, is_wrong: bool) -> None:
+    found = list(problems_of([], {}, {"codecs": {}, "torch": {"cudnn": cudnn, "gloo": True}}))
+    assert [problem.what.startswith("torch: cuDNN 9.10.2 can compute the VAE wrong") for problem in found] == (
+        [True] * is_wrong
+    )
+    assert all("torch 2.10" in problem.remedy for problem in found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.slow
 
 PROMPT = "a lighthouse in the fog"
 WIDTH, HEIGHT, FRAMES, FPS, SEED = 64, 96, 5, 12, 7
+LONG = f"{PROMPT}, in a storm " * 120
+"""More than a text encoder reads."""
 STAGES = {"InputValidation", "TextEncoding", "LatentPreparation", "TimestepPreparation", "Denoising"}
 
 
@@ -57,10 +60,19 @@ def outputs(tiny: Path, engine: Engine, photograph: Path, tmp_path_factory: pyte
     size: list[object] = ["--width", WIDTH, "--height", HEIGHT]
     several = [*flags, "--num-frames", FRAMES]
     commands: dict[str, list[object]] = {
-        "film.npy": [*several, *size, "--report", folder / "report.json"],
+        "film.npy": [*several, *size, "--report", folder / "report.json", "--decode-chunk", "2"],
         "film.mp4": [*several, "--size", f"{WIDTH}x{HEIGHT}"],
         "film.gif": [*several, *size, "--json"],
-        "film.safetensors": [*several, *size, "--image-path", photograph, "--quiet"],
+        "film.safetensors": [
+            *several,
+            "--size",
+            "70x100",
+            "--round-sizes",
+            "--image-path",
+            photograph,
+            "--prompt",
+            LONG,
+        ],
         "frames/%03d.png": [*several, *size, "--quiet"],
     }
     done = together(["generate", *arguments, "-o", folder / name] for name, arguments in commands.items())
@@ -180,9 +192,22 @@ def test_the_report_goes_to_stdout_as_a_table_and_progress_to_stderr(outputs: Ou
 def test_quiet_says_nothing_but_the_report(outputs: Outputs) -> None:
     for done in outputs.done.values():
         assert "\x1b" not in done.out + done.err
-    for name in ("frames/%03d.png", "film.safetensors"):
-        assert outputs.done[name].err == ""
-        assert outputs.done[name].out.startswith("| Stage |")
+    assert outputs.done["frames/%03d.png"].err == ""
+    assert outputs.done["frames/%03d.png"].out.startswith("| Stage |")
+
+
+def test_what_is_not_as_it_was_asked_is_told(outputs: Outputs) -> None:
+    """On the terminal as soon as it is known, each thing once, and with the result."""
+    done = outputs.done["film.safetensors"]
+    for text in (done.out, done.err):
+        notes = [line for line in text.splitlines() if line.startswith("note: ")]
+        assert [note.split(" ")[2] for note in notes] == ["size", "the", "prompt"]
+        size, picture, prompt = notes
+        assert "64x96 instead of 70x100" in size
+        assert "of the picture's 512x600 pixels the middle 400x600 are used: 22% of its width is cut" in picture
+        assert re.search(r"has \d{3,} tokens and the text encoder reads the first 512", prompt)
+    assert done.err.index("note: the size") < done.err.index("InputValidation")
+    assert "note:" not in outputs.done["film.mp4"].out + outputs.done["film.mp4"].err
 
 
 def test_json_is_all_that_stdout_holds(outputs: Outputs) -> None:
@@ -194,6 +219,7 @@ def test_json_is_all_that_stdout_holds(outputs: Outputs) -> None:
 def test_a_report_can_be_written_too(outputs: Outputs) -> None:
     report = json.loads((outputs.folder / "report.json").read_text())
     check_report(report, outputs.folder / "film.npy")
+    assert (report["num_slices"], report["decode_chunk"]) == (1, 2)
     assert outputs.done["film.npy"].out.startswith("| Stage |")
 
 

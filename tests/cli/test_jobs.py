@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -54,6 +55,21 @@ def test_create(server: Scripted, tmp_path: Path) -> None:
     done = jobs(server, "create", "--prompt", "a cat", "--image-path", tmp_path / "first.png", "--json")
     assert json.loads(done.out)["id"] == "video_1"
     assert b"bytes of a picture" in server.asked[1].body
+
+
+def test_what_is_not_as_asked_is_told(server: Scripted) -> None:
+    warning = {
+        "code": "size_rounded",
+        "param": "size",
+        "given": "1280x720",
+        "used": "1280x704",
+        "message": "is 1280x704",
+    }
+    server.on("POST /v1/videos", video(warnings=[warning]))
+    assert jobs(server, "create", "--prompt", "a cat") == Done(0, "video_1\n", "note: is 1280x704\n")
+    server.on("GET /v1/videos/video_1", video(warnings=[warning]))
+    assert re.search(r"^warnings +is 1280x704$", jobs(server, "show", "video_1").out, re.MULTILINE)
+    assert json.loads(jobs(server, "show", "video_1", "--json").out)["warnings"] == [warning]
 
 
 def test_what_the_server_refuses_is_one_line(server: Scripted) -> None:

@@ -8,7 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ringlight.core.config import EngineConfig, NodesConfig, read_defaults, worker_environment
+from ringlight.core.config import (
+    ALLOCATOR_SETTINGS,
+    EngineConfig,
+    NodesConfig,
+    counts_in_bus_order,
+    read_defaults,
+    worker_environment,
+)
 from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, InvalidSetting
 from ringlight.core.layout import AskedLayout
 from ringlight.core.request import RequestDefaults, VideoRequest
@@ -114,6 +121,28 @@ def test_a_worker_inherits_the_environment_but_never_fetches(monkeypatch: pytest
     environment = worker_environment()
     assert environment["HF_HUB_OFFLINE"] == environment["TRANSFORMERS_OFFLINE"] == "1"
     assert environment["SOMETHING_OF_OURS"] == "kept"
+
+
+def test_a_worker_numbers_cards_as_their_driver_and_lets_segments_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CUDA_DEVICE_ORDER", *ALLOCATOR_SETTINGS):
+        monkeypatch.delenv(name, raising=False)
+    assert worker_environment()["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert counts_in_bus_order()
+    assert worker_environment()["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    assert worker_environment()["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
+    assert not counts_in_bus_order()
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"])
+def test_an_allocator_that_is_set_stays_as_it_is(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for each in ALLOCATOR_SETTINGS:
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, "max_split_size_mb:128")
+    environment = worker_environment()
+    assert {each: environment[each] for each in ALLOCATOR_SETTINGS if each in environment} == {
+        name: "max_split_size_mb:128"
+    }
 
 
 def test_ranks_of_one_node_meet_on_the_loopback_interface(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from ringlight.core.config import EngineConfig
 from ringlight.core.errors import Problem
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import MAX_SEED, RequestLimits, VideoRequest
+from ringlight.core.warning import prompt_truncated
 from tests.core.test_report import CPU, GPU, report
 
 REQUEST = VideoRequest(
@@ -45,6 +46,7 @@ FROM_WORKER: list[messages.FromWorker] = [
     messages.WorkerReady(environment={"device": "cpu", "versions": {"torch": "2"}, "cuda": None}, load_seconds=1.5),
     messages.NodesAwaited(nodes=[1, 3], remark="node 1 (10.0.0.2) was refused: another checkpoint"),
     messages.StageStarted(job_id="video_1", stage="Denoising"),
+    messages.Warned(job_id="video_1", warning=prompt_truncated("prompt", 600, 512)),
     messages.StepFinished(job_id="video_1", step=1, num_steps=8, seconds=0.25),
     messages.StateSaved(job_id="video_1", step=1),
     messages.PreviewMade(job_id="video_1", step=1, picture=bytes(range(256))),

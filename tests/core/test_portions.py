@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from ringlight.core.portions import choose_slices, frames_at_once, most_latents, slice_sizes
+from ringlight.core.portions import (
+    MAX_DECODED_LATENTS,
+    choose_slices,
+    decoded_latents,
+    frames_at_once,
+    most_latents,
+    slice_sizes,
+)
 from ringlight.planner.model_card import WAN22_TI2V_5B
 
 VAE = WAN22_TI2V_5B.vae
@@ -42,3 +49,11 @@ def test_portions_leave_no_tensor_too_long(size: tuple[int, int], most: int) -> 
 def test_a_frame_at_a_time_where_two_are_too_long() -> None:
     assert frames_at_once(VAE, 44, 80, 8) == 16
     assert frames_at_once(VAE, 144, 256, 1) == 1
+
+
+def test_a_larger_card_decodes_more_at_a_time() -> None:
+    """Of 1280x704 in float32 a latent frame's widest activations are 8.6 GiB; a CPU has nothing to spare."""
+    spare = [0, -1, 2**35, 2**36, 2**37, 2**38, 2**40]
+    assert [decoded_latents(WAN22_TI2V_5B.vae, 44 * 80, 4, each) for each in spare] == [1, 1, 1, 1, 3, 7, 8]
+    assert [decoded_latents(WAN22_TI2V_5B.vae, 22 * 80, 2, each) for each in spare] == [1, 1, 3, 7, 8, 8, 8]
+    assert MAX_DECODED_LATENTS == 8

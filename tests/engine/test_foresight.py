@@ -114,6 +114,17 @@ def test_the_environment_hides_cards_as_cuda_reads_it(shown: str | None, names: 
     assert (None if found is None else "".join(each.name for each in found)) == names
 
 
+@pytest.mark.parametrize(
+    ("cards", "shown", "names"),
+    [("ab", "1", None), ("ab", "GPU-b", "b"), ("ab", None, "ab"), ("ab", "", ""), ("aa", "1,0", "aa")],
+)
+def test_fastest_first_nobody_knows_which_index_is_which_of_different_cards(
+    cards: str, shown: str | None, names: str | None
+) -> None:
+    found = visible([card(name) for name in cards], shown, in_bus_order=False)
+    assert (None if found is None else "".join(each.name for each in found)) == names
+
+
 def test_ranks_share_the_cores_and_the_memory_of_a_cpu(tiny: Path) -> None:
     engine = Engine(EngineConfig(model_path=str(tiny), device="cpu"), None, FakeReplica())
     shares = [this_machine(engine.config, engine.spec, ranks, 1) for ranks in (1, 2, 4)]

@@ -9,7 +9,7 @@ from ringlight.core.layout import split_sizes
 from ringlight.core.portions import MAX_ELEMENTS, most_latents
 from ringlight.planner import decoder
 from ringlight.planner.decoder_peak import DecoderPeak
-from ringlight.planner.memory import NORM_COPIES
+from ringlight.planner.memory import norm_copies
 from tests.fake_cuda.device import on_fake_cuda
 from tests.fake_cuda.networks import Decode, Encode, Size, case_name
 from tests.planner.specs import REAL
@@ -23,7 +23,8 @@ def planned(decode: Decode) -> int:
     _, _, rows, columns = decode.size.latents
     own, is_split = split_sizes(rows, decode.num_ranks)[0], decode.num_ranks > 1
     history = decoder.history_elements(REAL.vae, own, columns, is_split)
-    counted = DecoderPeak(REAL.vae, own, columns, is_split, False, 0 if decode.dtype == FLOAT32 else NORM_COPIES)
+    copies = norm_copies(on_cpu=False, vae_dtype=str(decode.dtype).removeprefix("torch."))
+    counted = DecoderPeak(REAL.vae, own, columns, is_split, winograd=False, norm_copies=copies)
     peak = counted.of(decode.portion, has_history=True)
     return (history + peak) * decode.dtype.itemsize
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ringlight.attention.kernel import load_kernel
 from ringlight.core.spec import ModelSpec
 from ringlight.models.linear import Linear
 from ringlight.models.wan import transformer as module
-from ringlight.models.wan.conditioning import TextKeys
+from ringlight.models.wan.conditioning import Modulation, TextKeys
 from ringlight.models.wan.transformer import WanTransformer
 from ringlight.parallel.mesh import ParallelMesh
 from tests.oracle import load_oracle
@@ -58,6 +60,55 @@ def test_any_length_of_prompt(tiny: Path, num_text: int) -> None:
     """Padding is one column that weighs as many; without padding there is none."""
     ours, theirs = predict_both(tiny, (2, 4, 6), num_text, first_frame=False)
     assert relative(ours - theirs, theirs) < 2e-6
+
+
+@pytest.mark.parametrize("num_text", [1, 30, 511, 512])
+def test_all_rows_of_text_are_as_good_as_merged_ones(tiny: Path, num_text: int) -> None:
+    """On CUDA, where shapes stay the same whatever the prompt is."""
+    pipeline = load_pipeline(tiny)
+    latents, text = torch.randn(1, 48, 2, 4, 6), torch.randn(num_text, 64)
+    merged, padded = (pipeline.transformer.text_keys(text, 512, merge_padding) for merge_padding in (True, False))
+    assert {(keys.num_pad, keys.k_BLHD.shape[1], keys.v_BLHD.shape[1]) for keys in padded} == {(0, 512, 512)}
+    assert {(keys.num_pad, keys.k_BLHD.shape[1]) for keys in merged} == {(512 - num_text, num_text)}
+    ours, theirs = (
+        pipeline.transformer(latents, torch.tensor([417.0]), keys, pipeline.kernel, ParallelMesh.alone())
+        for keys in (padded, merged)
+    )
+    assert relative(ours - theirs, theirs) < 2e-6
+
+
+def test_padding_is_merged_on_a_cpu_alone(spec: ModelSpec) -> None:
+    """A device without memory stands for CUDA here, as where work is counted."""
+    keys = {}
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            network = WanTransformer(spec.transformer)
+            keys[device] = network.text_keys(torch.zeros(30, spec.transformer.text_dim), 512)[0]
+    assert [(key.num_pad, key.k_BLHD.shape[1]) for key in keys.values()] == [(482, 30), (0, 512)]
+
+
+class Operations(TorchDispatchMode):
+    """The names of all operations that run under it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("ends", [(20,), (6, 20)], ids=["t2v", "i2v"])
+def test_runs_of_tokens_are_normed_into_one_tensor(ends: tuple[int, ...]) -> None:
+    """To put runs together afterwards would write all tokens twice."""
+    x, rows = torch.randn(1, 20, 8), torch.randn(len(ends), 6, 8)
+    with Operations() as operations:
+        normed = Modulation(rows, ends).norm(x, 0, 3, torch.bfloat16, 1e-6)
+    assert not any(name.startswith("cat") for name in operations.names)
+    for row, run in Modulation(rows, ends).runs(0, 20):
+        expected = torch.nn.functional.layer_norm(x[:, run], (8,), eps=1e-6) * (1 + row[4]) + row[3]
+        torch.testing.assert_close(normed[:, run], expected.bfloat16(), rtol=1e-2, atol=1e-2)
 
 
 def test_leaving_the_padding_out_would_show(tiny: Path) -> None:

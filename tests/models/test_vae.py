@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ringlight.core.picture import fit_picture
 from ringlight.core.portions import HISTORY, MAX_ELEMENTS
-from ringlight.models.wan.causal import CausalConv, Stream
+from ringlight.models.wan import causal
+from ringlight.models.wan.causal import CausalConv, RmsNorm, Stream
 from ringlight.models.wan.checkpoint import fill_random, materialise
 from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.halo import Bands
@@ -51,12 +52,44 @@ def test_portions_do_not_change_the_frames(tiny: Path, portions: list[int]) -> N
     assert (decode(vae, latents, portions) - one_by_one).abs().max() < 2e-5
 
 
+def test_a_portion_brings_nothing_to_the_device(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a copy waits until all that was queued is done: frames of one portion would not leave under the next."""
+    vae, latents = load_pipeline(tiny).vae, random_latents((2, 2, 2))
+    decode(vae, latents, [1, 1])
+    monkeypatch.setattr(torch, "tensor", None)
+    decode(vae, latents, [1, 1])
+
+
 def test_forgotten_history_would_show(tiny: Path) -> None:
     """A planted bug: every latent frame decoded as if it were the second."""
     vae, latents = load_pipeline(tiny).vae, random_latents((3, 4, 6))
     right = decode(vae, latents, [1, 1, 1])
     wrong = decode(vae, latents[:, [0, 2]], [1, 1])
     assert (right[-4:] - wrong[-4:]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("scale", [1e3, 1.0, 1e-6, 1e-20, 0.0])
+def test_the_norm_of_cuda_is_that_of_a_cpu(dtype: torch.dtype, scale: float) -> None:
+    """Down to no length at all, and no less exact in bfloat16."""
+    generator = torch.Generator().manual_seed(5)
+    norm = RmsNorm(96)
+    norm.gamma = torch.nn.Parameter((1 + torch.randn(96, generator=generator) / 4).to(dtype))
+    x = (scale * torch.randn(2, 5, 4, 96, generator=generator)).to(dtype)
+    written, fused = norm.into(x, torch.empty_like(x)), norm.fused(x)
+    assert fused.dtype == written.dtype == dtype
+    exact = torch.nn.functional.normalize(x.double(), dim=-1) * 96**0.5 * norm.gamma.double()
+    errors = [float((found.double() - exact).norm()) for found in (fused, written)]
+    assert errors[0] <= 1.1 * errors[1] + 1e-6 * float(exact.norm())
+
+
+def test_a_decode_with_the_norm_of_cuda(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vae, latents = load_pipeline(tiny).vae, random_latents((2, 4, 6))
+    written = decode(vae, latents, [1, 1])
+    monkeypatch.setattr(causal, "FUSED_NORM_ON", ("cpu",))
+    fused = decode(vae, latents, [1, 1])
+    assert not torch.equal(fused, written), "two ways to compute"
+    assert (fused - written).abs().max() < 2e-5
 
 
 def test_two_streams_do_not_meet(tiny: Path) -> None:

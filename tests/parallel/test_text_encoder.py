@@ -7,18 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import VideoRequest
 from ringlight.core.traffic import text_bytes
+from ringlight.core.warning import RequestWarning, prompt_truncated
 from ringlight.models.wan.demo import write_demo_checkpoint
 from ringlight.models.wan.text_encoder import TextEncoder
 from ringlight.parallel.link import Link
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines.stages.text_encoding import PromptCache, encode_text
 from tests.models.text_encoders import MAX_TOKENS, loaded
+from tests.ours import Silent
 from tests.parallel.ranks import on_ranks
 
 LAYOUTS = [
@@ -178,10 +181,10 @@ def test_a_cached_prompt_costs_no_traffic(tiny: Path) -> None:
 
     def work(mesh: ParallelMesh) -> Tensor:
         prompts = PromptCache(loaded(tiny, mesh.world), 2**20)
-        first = encode_text(request, prompts)
+        first = encode_text(request, prompts, Silent())
         assert sent_bytes(mesh.world.link) > 0
         mesh.world.link.reset()
-        again = encode_text(request, prompts)
+        again = encode_text(request, prompts, Silent())
         assert len(first) == len(again) == 2
         assert all(map(torch.equal, first, again))
         assert mesh.world.link.report() == {}
@@ -190,6 +193,49 @@ def test_a_cached_prompt_costs_no_traffic(tiny: Path) -> None:
     alone = PromptCache(loaded(tiny), 2**20).encode(["a cat", "blurry"])
     for result in on_ranks(ParallelLayout(cfg=2), work):
         assert torch.equal(result, torch.cat(alone))
+
+
+class Listening(Silent):
+    def __init__(self) -> None:
+        self.warnings: list[RequestWarning] = []
+
+    def warned(self, warning: RequestWarning) -> None:
+        self.warnings.append(warning)
+
+
+def test_a_prompt_that_is_longer_than_is_read_is_told(tiny: Path) -> None:
+    """Also the second time, when its embeddings are known; and none that just fits."""
+    encoder = loaded(tiny)
+    prompts, events = PromptCache(encoder, 2**20), Listening()
+    long = "a wooden boat " * 80
+    number = encoder.count_tokens(long)
+    assert number > MAX_TOKENS
+    request = VideoRequest(
+        prompt=long,
+        negative_prompt=long,
+        width=32,
+        height=64,
+        num_frames=5,
+        fps=24,
+        num_inference_steps=2,
+        guidance_scale=5.0,
+        flow_shift=5.0,
+        seed=1,
+    )
+    expected = [prompt_truncated(field, number, MAX_TOKENS) for field in ("prompt", "negative_prompt")]
+    for times in (1, 2):
+        encode_text(request, prompts, events)
+        assert events.warnings == expected * times
+    events.warnings.clear()
+    encode_text(replace(request, guidance_scale=1.0), prompts, events)  # its negative prompt is not read
+    assert events.warnings == expected[:1]
+    events.warnings.clear()
+    fits = long
+    while encoder.count_tokens(fits) > MAX_TOKENS:
+        fits = fits[:-1]
+    assert encoder.count_tokens(fits) == MAX_TOKENS
+    encode_text(replace(request, prompt=fits, guidance_scale=1.0), prompts, events)
+    assert events.warnings == []
 
 
 def test_tokens_that_the_table_has_not_are_refused_by_all_before_anything_travels(tiny: Path) -> None:

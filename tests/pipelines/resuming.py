@@ -29,6 +29,7 @@ class Watched(Silent):
     def __init__(self, break_after: int | None = None) -> None:
         self.saved: list[int] = []
         self.steps: list[int] = []
+        self.decoded: list[int] = []
         self.state: StateFile | None = None
         self._break_after = break_after
 
@@ -37,6 +38,9 @@ class Watched(Silent):
 
     def step_finished(self, step: int, num_steps: int, seconds: float) -> None:
         self.steps.append(step)
+
+    def frames_decoded(self, num_done: int, num_frames: int) -> None:
+        self.decoded.append(num_done)
 
     def check_cancelled(self, problem: Exception | None = None) -> None:
         if self.state is not None:
@@ -51,20 +55,26 @@ def control_of(mesh: ParallelMesh) -> Control:
 
 
 def run(
-    pipeline: Wan22TI2V, request: VideoRequest, folder: Path, mesh: ParallelMesh, events: Watched, keep: bool = True
+    pipeline: Wan22TI2V,
+    request: VideoRequest,
+    folder: Path,
+    mesh: ParallelMesh,
+    events: Watched,
+    keep: bool = True,
+    output: str = "latents.safetensors",
 ) -> Tracer:
-    """A run to latents in `folder`, which ends as `events` say; raises Broken."""
+    """A run to latents or frames in `folder`, which ends as `events` say; raises Broken."""
     tracer = Tracer(CPU, ResidentMeter(), events)
     path = folder / "state.safetensors"
     state = StateFile(path, 0.0, "this very job", "job", control_of(mesh), events) if keep else None
     events.state = state
     try:
-        output = pipeline.make(request, folder / "latents.safetensors", "job", tracer, mesh, state)
+        made = pipeline.make(request, folder / output, "job", tracer, mesh, state)
     finally:
         if state is not None:
             state.wait()
-    if output is not None:
-        finish(output)
+    if made is not None:
+        finish(made)
     return tracer
 
 

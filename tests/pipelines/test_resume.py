@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -18,7 +19,7 @@ from ringlight.core.spec import ModelSpec
 from ringlight.parallel.mesh import ParallelMesh
 from tests.ours import as_png, load_pipeline
 from tests.parallel.ranks import on_ranks
-from tests.pipelines.resuming import Broken, Watched, latents_in, run
+from tests.pipelines.resuming import Broken, Watched, control_of, latents_in, run
 
 NUM_STEPS = 5
 ALONE = ParallelLayout()
@@ -92,10 +93,46 @@ def saved(tiny: Path, spec: ModelSpec, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_slices_are_those_that_it_began_with(tiny: Path, spec: ModelSpec, saved: Path) -> None:
-    """Speeds are measured anew by every group of ranks, and another number of slices rounds otherwise."""
-    other = load_pipeline(tiny, num_slices=4)
-    assert run(other, request_for(spec, None), saved, ParallelMesh.alone(), Watched()).num_slices == 1
+def test_the_portions_are_those_that_it_began_with(tiny: Path, spec: ModelSpec, saved: Path) -> None:
+    """Speeds are measured anew by every group of ranks, flags may be others, and other portions round otherwise."""
+    other = load_pipeline(tiny, num_slices=4, decode_chunk=3)
+    tracer = run(other, request_for(spec, None), saved, ParallelMesh.alone(), Watched())
+    assert (tracer.num_slices, tracer.decode_chunk) == (1, 1)
+
+
+def test_frames_are_decoded_as_the_job_began_whatever_memory_there_is_now(
+    tiny: Path, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = load_pipeline(tiny)
+    request = request_for(spec, None, width=32, height=32, num_frames=9, num_inference_steps=2)
+
+    def decoded(folder: str, spare_bytes: int, **how: Any) -> tuple[int, list[int]]:
+        monkeypatch.setattr(pipeline, "spare_bytes", spare_bytes)
+        events = Watched(**how)
+        (tmp_path / folder).mkdir(exist_ok=True)
+        tracer = run(pipeline, request, tmp_path / folder, ParallelMesh.alone(), events, output="frames.npy")
+        return tracer.decode_chunk, events.decoded
+
+    assert decoded("never stopped", 2**40) == (8, [1, 9])
+    with pytest.raises(Broken):
+        decoded("broken off", 2**40, break_after=1)
+    state = (tmp_path / "broken off" / "state.safetensors").read_bytes()
+    assert rb"\"decode_chunk\": 8" in state
+    assert decoded("broken off", 0) == (8, [1, 9])
+    frames = {path.parent.name: path.read_bytes() for path in tmp_path.glob("*/frames.npy")}
+    assert frames["broken off"] == frames["never stopped"]
+
+
+def test_all_ranks_decode_in_the_portions_of_the_fullest(tiny: Path, spec: ModelSpec) -> None:
+    pipeline, request = load_pipeline(tiny), request_for(spec, None)
+
+    def chosen(mesh: ParallelMesh) -> Tensor:
+        pipeline.spare_bytes = (2**24, 2**40)[mesh.world.rank]
+        before = pipeline.decode_chunk(request, mesh)
+        pipeline.agree_on_memory(control_of(mesh))
+        return torch.tensor([before, pipeline.decode_chunk(request, mesh)])
+
+    assert torch.stack(on_ranks(ParallelLayout.parse("u1r2"), chosen)).tolist() == [[2, 2], [8, 2]]
 
 
 def damage(path: Path, how: str) -> None:
@@ -110,7 +147,7 @@ def damage(path: Path, how: str) -> None:
             "a header bomb": (2**62).to_bytes(8, "little") + content[8:],
             "no state": safetensors.torch.save({"latents": torch.zeros(1)}),
             "of another job": content.replace(b"this very job", b"that very job"),
-            "of the format before": content.replace(b'"2 this very job', b'"1 this very job'),
+            "of the format before": content.replace(b'"3 this very job', b'"2 this very job'),
         }[how]
     )
     assert path.read_bytes() != content

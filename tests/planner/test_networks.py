@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from torch import nn
@@ -19,14 +21,23 @@ from ringlight.models.wan.transformer import WanTransformer
 from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.mesh import ParallelMesh
+from ringlight.pipelines.wan22_ti2v import spare_bytes
 from ringlight.planner import decoder, memory, weights
 from ringlight.planner.decoder_peak import DecoderPeak
 from ringlight.planner.hardware import RunSettings
+from tests.ours import load_pipeline
 from tests.planner.specs import REAL, demo_spec, hardware, layout, request
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
 FLOAT32 = RunSettings(dtype="float32")
+
+
+@dataclass(frozen=True)
+class Properties:
+    """What torch tells of a card, as far as it is asked."""
+
+    total_memory: int
 
 
 def count(parameters: list[nn.Parameter]) -> int:
@@ -123,3 +134,26 @@ def test_the_peak_of_a_forward_is_what_it_allocates(tmp_path: Path) -> None:
     beside = 4 * memory.LATENTS_HELD * latents.numel()
     beside += 2 * memory.TEXT_TOKENS * 2 * spec.transformer.inner_dim * spec.transformer.num_layers * 4
     assert formula - beside == pytest.approx(peak_bytes(forward, tmp_path / "trace.json"), rel=0.1)
+
+
+def test_a_plan_and_a_worker_choose_the_same_portion_of_frames(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By all memory of a card and the weights that are loaded, which both reckon to the byte."""
+    pipeline, settings = load_pipeline(tiny, torch.bfloat16), RunSettings(vae_dtype="float32")
+    with META:  # as on a card: a CPU packs some
+        transformer, vae = WanTransformer(pipeline.spec.transformer), WanVae(pipeline.spec.vae)
+    materialise(transformer, META, torch.bfloat16, WanTransformer.KEPT_IN_FLOAT32)
+    networks = (transformer, vae, pipeline.prompts.encoder)
+    asked = request(pipeline.spec, width=1280, height=704)
+    chosen = []
+    for gib in (1, 4, 16, 64):
+        there = hardware("h100-sxm", "nvlink4")
+        card = msgspec.structs.replace(there.card, memory_bytes=gib * 2**30)
+        there = msgspec.structs.replace(there, card=card)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, card=card: Properties(card.memory_bytes))
+        monkeypatch.setattr(pipeline, "spare_bytes", spare_bytes(torch.device("cuda"), networks))
+        assert pipeline.spare_bytes == memory.spare_bytes(pipeline.spec, layout("u1r1"), there, settings)
+        chosen.append(pipeline.decode_chunk(asked, ParallelMesh.alone()))
+        assert chosen[-1] == memory.decode_portion(pipeline.spec, asked, layout("u1r1"), there, settings)
+    assert chosen == sorted(chosen)
+    assert len(set(chosen)) > 2
+    assert spare_bytes(CPU, networks) == 0

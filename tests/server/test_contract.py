@@ -20,6 +20,9 @@ from PIL import Image
 from tests.server.sdk import LONGER, OMITTED, REST, Counting, create, extend, openai_client, poll
 from tests.server.served import Served
 
+SIZE: Any = "64x64"
+QUARTER: Any = "0.25"
+
 pytestmark = pytest.mark.slow  # a real server, or several processes
 
 
@@ -268,6 +271,30 @@ def test_edits_are_not_for_this_model_and_the_client_asks_once(
     with pytest.raises(openai.InternalServerError):
         client.videos.edit(prompt="x", video=b"\0\0\0\x18ftypmp42")
     assert len(transport.sent) == 2
+
+
+def test_characters_are_not_for_this_model_and_the_client_asks_once(client: OpenAI, transport: Counting) -> None:
+    for ask in (
+        lambda: client.videos.create_character(name="Ann", video=b"\0\0\0\x18ftypmp42"),
+        lambda: client.videos.get_character("char_1"),
+    ):
+        with pytest.raises(openai.InternalServerError) as caught:
+            ask()
+        assert (caught.value.status_code, caught.value.code) == (501, "unsupported")
+    assert len(transport.sent) == 2
+
+
+def test_seconds_are_as_they_were_asked(client: OpenAI) -> None:
+    """Of an extension those of the whole. The true length stands beside them."""
+    rest = {name: value for name, value in REST.items() if name != "num_frames"}
+    video = poll(client, client.videos.create(prompt="a boat", size=SIZE, seconds=QUARTER, extra_body=rest))
+    assert (video.seconds, video.to_dict()["duration_seconds"]) == ("0.25", round(9 / 24, 6))
+    remix = client.videos.remix(video.id, prompt="a ship")
+    assert remix.seconds == "0.25"
+    longer = extend(client, video.id)  # by 0.2
+    assert (longer.seconds, longer.to_dict()["duration_seconds"]) == ("0.45", round((9 + 5 - 1) / 24, 6))
+    for each in (remix, longer):
+        poll(client, each)
 
 
 def test_an_extension_holds_both_videos(client: OpenAI, made_before: Video) -> None:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from ringlight.core.errors import StoreError
+from ringlight.core.warning import prompt_truncated
 from ringlight.server.collection.store import JobStore, StoredDelivery
 from ringlight.server.safety import webhooks as module
 from ringlight.server.safety.webhooks import Delivery, Outcome
@@ -151,6 +152,22 @@ def test_a_database_of_before_gets_an_outbox_and_keeps_its_jobs(url: str) -> Non
     with opened(url) as store:
         assert store.finish(jobs[1].id, "completed", 6.0, None)
         assert [each.job_id for each in store.settle((), 10)] == [jobs[1].id]
+
+
+def test_a_database_of_before_learns_what_was_asked_and_keeps_its_jobs(url: str) -> None:
+    """Of version 2, whose jobs say nothing of it."""
+    with opened(url) as store:
+        jobs = [store.add(new_job(created_at=float(when))) for when in range(2)]
+        with store._database.write() as connection:
+            for column in ("seconds", "warnings"):
+                connection.execute(text(f"ALTER TABLE jobs DROP COLUMN {column}"))
+            connection.execute(text("UPDATE schema_version SET version = 2"))
+    with opened(url) as store:
+        assert store.list(None, None, 10, "asc") == (jobs, False)
+        told = new_job(seconds="4", warnings=(prompt_truncated("prompt", 600, 512),))
+        assert store.get(store.add(told).id) == told
+        assert store.finish(jobs[0].id, "completed", 1.0, None, warnings=told.warnings)
+        assert store.get(jobs[0].id).warnings == told.warnings
 
 
 # Servers

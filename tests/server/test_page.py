@@ -119,7 +119,7 @@ def test_progress_moves_and_cancel_ends_it(page: Page, served: Served) -> None:
         ("num_frames", "6", "nearest: 5"),
         ("width", "65", "nearest: 64"),
         ("num_inference_steps", "0", "between 1 and 1000"),
-        ("seed", "-1", "not between 0"),
+        ("seed", "-2", "not between 0"),
         ("seed", "x1", "integer"),
         ("prompt", " ", "must not be empty"),
     ],

@@ -19,7 +19,7 @@ LONG = {"num_inference_steps": 1000, "num_frames": 17, "size": "256x160"}
 
 @pytest.fixture
 def two(tiny: Path, tmp_path: Path) -> Iterator[Served]:
-    with serve(tmp_path, tiny, "--num-replicas", 2, "--drain-timeout", 0, "--no-warm-up") as server:
+    with serve(tmp_path, tiny, "--num-replicas", 2, "--drain-timeout", 0, "--no-warm-up", "--round-sizes") as server:
         wait_until(lambda: [status for status, _ in replicas(server)] == ["ready", "ready"])
         yield server
 
@@ -47,4 +47,8 @@ def test_two_jobs_run_side_by_side_and_the_death_of_one_is_nothing_to_the_other(
     for job in jobs:
         assert two.http.post(f"/v1/videos/{job}/cancel").status_code == 200
         two.wait(job, "failed")
-    assert two.completed()["status"] == "completed"
+    made = two.completed(size="70x100")  # which this server rounds
+    assert (made["size"], made["status"]) == ("64x96", "completed")
+    assert [(each["code"], each["given"], each["used"]) for each in made["warnings"]] == [
+        ("size_rounded", "70x100", "64x96")
+    ]

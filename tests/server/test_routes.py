@@ -7,8 +7,13 @@ import socket
 from typing import Any
 
 import pytest
+from PIL import Image
+from starlette.routing import Route
 
 import ringlight
+from ringlight.server.api.parts import NO_IDS
+from ringlight.server.api.routes import content, videos
+from tests.core.pictures import encoded
 from tests.engine.processes import wait_until
 from tests.server.served import LONG, NAMES, NOBODY, SMALL, Served, error_of
 
@@ -27,6 +32,38 @@ def test_create_in_every_encoding(served: Served, kind: str) -> None:
     assert answer.status_code == 200, answer.text
     video = served.wait(answer.json()["id"])
     assert [video[name] for name in SMALL] == list(SMALL.values())
+
+
+def test_every_word_that_stands_in_the_place_of_an_id_is_known() -> None:
+    paths = {route.path for route in videos.router.routes + content.router.routes if isinstance(route, Route)}
+    words = {parts[3] for path in paths if len(parts := path.split("/")) > 3}
+    assert words - {"{video_id}"} == set(NO_IDS)
+
+
+def test_what_is_not_as_asked_is_told_at_every_time(served: Served) -> None:
+    """In every answer of a video and in its report; of a video that is over it comes from the database."""
+    picture = {"input_reference": ("photo.png", encoded(Image.new("RGB", (40, 120))))}
+    asked = {name: str(value) for name, value in SMALL.items()} | {"prompt": "a paper boat sails " * 200}
+    answer = served.http.post("/v1/videos", data=asked, files=picture)
+    assert answer.status_code == 200, answer.text
+    (cropped,) = answer.json()["warnings"]
+    assert (cropped["code"], cropped["given"], cropped["used"]) == ("picture_cropped", "40x120", "40x40")
+    video = served.wait(answer.json()["id"])
+    (same, truncated) = video["warnings"]
+    assert same == cropped
+    assert (truncated["code"], truncated["param"], truncated["used"]) == ("prompt_truncated", "prompt", "512")
+    assert served.http.get("/v1/videos?limit=1").json()["data"][0]["warnings"] == video["warnings"]
+    assert served.http.get(f"/v1/videos/{video['id']}/report").json()["warnings"] == video["warnings"]
+    remix = served.http.post(f"/v1/videos/{video['id']}/remix", json={"prompt": "short"}).json()
+    assert remix["warnings"] == [cropped]
+    extension = served.http.post(
+        "/v1/videos/extensions", json={"prompt": "short", "video": video["id"], "num_frames": 5}
+    )
+    assert extension.json()["warnings"] == []
+    answer = served.http.post("/v1/videos/sync", data=asked, files=picture)
+    assert answer.headers["x-warnings"] == "picture_cropped, prompt_truncated"
+    for made in (remix, extension.json()):
+        served.wait(made["id"])
 
 
 def test_equal_requests_make_equal_files(served: Served, finished: dict[str, Any]) -> None:
@@ -50,6 +87,11 @@ def test_equal_requests_make_equal_files(served: Served, finished: dict[str, Any
         ("GET", f"/v1/videos/{NOBODY}/content?variant=gif", 400, "invalid_request"),
         ("GET", f"/v1/videos/{NOBODY}/report?format=xml", 400, "invalid_request"),
         ("POST", "/v1/videos/edits", 501, "unsupported"),
+        ("POST", "/v1/videos/characters", 501, "unsupported"),
+        ("GET", "/v1/videos/characters/char_1", 501, "unsupported"),
+        *(("DELETE", f"/v1/videos/{word}", 405, "method_not_allowed") for word in NO_IDS),
+        *(("GET", f"/v1/videos/{word}", 405, "method_not_allowed") for word in NO_IDS),
+        *(("POST", f"/v1/videos/{word}/remix", 405, "method_not_allowed") for word in NO_IDS),
     ],
 )
 def test_what_is_refused_is_refused_in_the_envelope(
@@ -66,6 +108,8 @@ def test_what_is_refused_is_refused_in_the_envelope(
         (f"/v1/videos/{NOBODY}", "DELETE, GET"),
         (f"/v1/videos/{NOBODY}/content", "GET, HEAD"),
         ("/v1/videos/sync", "POST"),
+        ("/v1/videos/characters", "POST"),
+        ("/v1/videos/characters/remix", "GET"),
     ],
 )
 def test_which_methods_a_path_takes(served: Served, path: str, methods: str) -> None:
@@ -187,6 +231,8 @@ def test_the_description_names_every_route(served: Served) -> None:
         "/v1/videos/{video_id}/remix": {"post"},
         "/v1/videos/extensions": {"post"},
         "/v1/videos/edits": {"post"},
+        "/v1/videos/characters": {"post"},
+        "/v1/videos/characters/{character_id}": {"get"},
         "/v1/videos/sync": {"post"},
         "/v1/models": {"get"},
         "/v1/models/{model}": {"get"},

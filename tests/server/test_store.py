@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from ringlight.core.errors import NotFound, StoreError
+from ringlight.core.warning import prompt_truncated
 from ringlight.server.collection.store import JobStore, StoredError, StoredJob
 from tests.server.stores import at_once, new_job
 from tests.server.stores import postgres as postgres
@@ -53,6 +54,8 @@ def test_every_field_is_kept_also_by_the_next_server(url: str) -> None:
         remixed_from="video_1",
         continues="video_2",
         frames_before=16,
+        seconds="4",
+        warnings=(prompt_truncated("prompt", 600, 512),),
         created_at=1795512884.1392002,
         deadline_at=0.1 + 0.2,
     )

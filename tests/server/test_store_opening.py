@@ -198,7 +198,7 @@ def test_a_place_where_no_file_can_be_is_named(tmp_path: Path, place: str) -> No
     assert f"{tmp_path}/{place}" in str(raised.value) and "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("version", [0, 3, 99])
+@pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1, 99])
 def test_a_database_of_another_version_is_refused_and_left_alone(path: Path, version: int) -> None:
     with opened(f"sqlite:///{path}") as store:
         job = store.add(new_job())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,13 @@ from ringlight.core.errors import (
 )
 from ringlight.core.messages import RankPlace, RunJob
 from ringlight.core.request import VideoRequest
-from ringlight.worker.environment import apply_settings, choose_device, choose_dtypes, describe
+from ringlight.worker.environment import (
+    apply_settings,
+    choose_device,
+    choose_dtypes,
+    describe,
+    require_right_convolutions,
+)
 from ringlight.worker.failures import as_ringlight_error, is_device_fault, output_error, too_large_message
 
 CPU = torch.device("cpu")
@@ -87,6 +94,41 @@ def test_ranks_of_a_machine_share_its_cores(num_threads: int, num_local: int) ->
         assert torch.get_num_threads() == (num_threads or max(1, cores // num_local))
     finally:
         torch.set_num_threads(before)
+
+
+def test_products_in_bfloat16_are_summed_in_float32() -> None:
+    """However many rows a rank has."""
+    matmul = torch.backends.cuda.matmul
+    matmul.allow_bf16_reduced_precision_reduction = True
+    apply_settings(config(), CPU, num_local=1)
+    assert matmul.allow_bf16_reduced_precision_reduction is False
+    assert matmul.allow_tf32 is False
+
+
+@pytest.mark.parametrize(
+    ("cudnn", "asked", "device", "is_wrong"),
+    [
+        (91002, {"vae_dtype": "bfloat16"}, CUDA, True),
+        (91002, {}, CUDA, True),  # TensorFloat-32 is on
+        (91002, {"tf32": False}, CUDA, False),
+        (91002, {"vae_dtype": "bfloat16", "tf32": False}, CUDA, True),
+        (91002, {"vae_dtype": "bfloat16"}, CPU, False),
+        (91500, {}, CUDA, True),
+        (91501, {"vae_dtype": "bfloat16"}, CUDA, False),
+        (92300, {}, CUDA, False),
+        (90701, {}, CUDA, False),
+        (None, {}, CUDA, False),
+    ],
+)
+def test_convolutions_that_are_known_to_be_wrong_are_refused(
+    monkeypatch: pytest.MonkeyPatch, cudnn: int | None, asked: dict[str, object], device: torch.device, is_wrong: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
+    asked_config = EngineConfig(model_path="anywhere", **asked)
+    _, vae_dtype = choose_dtypes(asked_config, device)
+    refused = pytest.raises(InvalidSetting, match=r"cuDNN 9\.1[05]\.[02] .*torch 2\.10 .*--vae-dtype float32 --no-tf32")
+    with refused if is_wrong else nullcontext():
+        require_right_convolutions(asked_config, device, vae_dtype)
 
 
 def test_dtypes() -> None:

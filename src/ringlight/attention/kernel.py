@@ -7,13 +7,18 @@ merged exactly (`merge`), which is what a ring does, and what stands for many eq
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ringlight.attention.trial import fault_of
 from ringlight.core.errors import InvalidSetting
+
+logger = logging.getLogger(__name__)
 
 
 class AttentionKernel(Protocol):
@@ -49,14 +54,30 @@ def load_kernel(name: str) -> AttentionKernel:
     return kernel
 
 
-def choose_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> AttentionKernel:
-    """The first preferred kernel that runs there. Raises InvalidSetting where none does."""
-    for name in PREFERRED:
-        kernel = load_kernel(name)
-        if kernel.supports(device, dtype, head_dim):
+def choose_kernel(
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    num_heads: int = 1,
+    kernels: Iterable[AttentionKernel] | None = None,
+) -> AttentionKernel:
+    """The first of `kernels` (None: the preferred ones) that runs there and is right; why others are not, is logged.
+
+    Each is tried, because what a device and its libraries can do is not known before. Raises InvalidSetting where none
+    is left, and what trying them raises of memory that ran out.
+    """
+    faults = []
+    for kernel in map(load_kernel, PREFERRED) if kernels is None else kernels:
+        if not kernel.supports(device, dtype, head_dim):
+            continue
+        fault = fault_of(kernel, device, dtype, num_heads, head_dim)
+        if fault is None:
             return kernel
+        faults.append(f"{kernel.name}: {fault}")
+        logger.warning("attention kernel %s is passed over for %s on %s: %s", kernel.name, dtype, device, fault)
+    tried = f" ({'; '.join(faults)})" if faults else ""
     raise InvalidSetting(
-        f"no attention kernel with log-sum-exp for {dtype} heads of {head_dim} on {device}; use --dtype float32"
+        f"no attention kernel with log-sum-exp for {dtype} heads of {head_dim} on {device}{tried}; use --dtype float32"
     )
 
 

@@ -13,6 +13,7 @@
     num_frames = 25
     num_inference_steps = 50
     guidance_scale = 5.0
+    seed = 0                     # -1: another one for each request, the same for all who are measured
 
 Nothing is left to a server's defaults: what a file does not say has the value that stands here.
 """
@@ -31,7 +32,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ringlight.core.errors import InvalidRequest, InvalidSetting
-from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
+from ringlight.core.request import DRAW, RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
 
 GIVEN = "given"
@@ -52,7 +53,7 @@ class RequestKind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     negative_prompt: str = ""
     fps: Count = 24
     flow_shift: float = 5.0
-    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    seed: Annotated[int, msgspec.Meta(ge=DRAW)] = 0
     image: str | None = None
 
     @property
@@ -167,10 +168,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         return [self._order(place % len(self.kinds), f"(warm-up {place + 1})") for place in range(self.said.warm_up)]
 
     def video_request(self, kind: int) -> VideoRequest:
-        """A kind as the engine has it."""
+        """A kind as the engine has it; a seed that is drawn for each request stands as 0."""
         asked = self.kinds[kind]
         width, height = asked.width_height
-        fields: dict[str, Any] = msgspec.structs.asdict(asked)
+        fields: dict[str, Any] = msgspec.structs.asdict(asked) | {"seed": max(asked.seed, 0)}
         del fields["size"]
         return VideoRequest(**fields | {"width": width, "height": height, "image": self.images[kind]})
 
@@ -188,6 +189,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     def _order(self, kind: int, mark: str, moment: float = 0.0) -> Order:
         fields: dict[str, Any] = msgspec.structs.asdict(self.kinds[kind])
         del fields["image"]
+        if fields["seed"] == DRAW:  # alike for all who are measured
+            fields["seed"] = random.Random(f"{self.said.arrival_seed or 0} seed {mark}").randrange(2**32)
         if self.said.fresh_prompts:
             for name in ("prompt", "negative_prompt"):
                 fields[name] = f"{fields[name]} {mark}" if fields[name] else ""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any, NamedTuple
 
+from ringlight.core import cudnn
 from ringlight.core.host import memory_bytes, num_cores
 
 Facts = dict[str, dict[str, Any]]
@@ -48,6 +49,7 @@ def torch_facts():
             {"name": p.name, "memory_gib": round(p.total_memory / 2**30, 1), "capability": f"{p.major}.{p.minor}"}
             for p in map(torch.cuda.get_device_properties, range(torch.cuda.device_count() if cuda else 0))
         ],
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
         "mkldnn": torch.backends.mkldnn.is_available(),
         "nccl": parts.is_nccl_available() if parts.is_available() else False,
         "gloo": parts.is_gloo_available() if parts.is_available() else False,
@@ -105,7 +107,7 @@ def examine() -> tuple[Facts, list[Problem]]:
         "codecs": _said(told, "codecs"),
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(SHOWN)},
     }
-    return facts, [*_problems(needed, told, facts), *([death] if death else [])]
+    return facts, [*problems_of(needed, told, facts), *([death] if death else [])]
 
 
 def requirements() -> Iterator[Requirement]:
@@ -183,7 +185,8 @@ def _said(told: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
     return {"error": answer["error"]} if "error" in answer else dict(answer["is"])
 
 
-def _problems(needed: list[Requirement], told: dict[str, dict[str, Any]], facts: Facts) -> Iterator[Problem]:
+def problems_of(needed: list[Requirement], told: dict[str, dict[str, Any]], facts: Facts) -> Iterator[Problem]:
+    """What is broken: packages, by what became of their imports, and what they say of themselves."""
     is_whole = True
     for requirement in needed:
         found, error = installed(requirement.name), told.get(requirement.module, {}).get("error")
@@ -204,6 +207,8 @@ def _problems(needed: list[Requirement], told: dict[str, dict[str, Any]], facts:
         if facts["codecs"].get(codec) is False:
             what = f"av: its FFmpeg has no encoder {codec}, so there are no {suffix} files"
             yield Problem(what, "pip install --force-reinstall --only-binary av av")
+    if (fault := cudnn.convolution_fault(facts["torch"].get("cudnn"))) is not None:
+        yield Problem(f"torch: {fault}", cudnn.REMEDY)
     if facts["torch"].get("gloo") is False:
         yield Problem("torch: was built without gloo, so there is one rank at most", "install another build of torch")
 

@@ -12,14 +12,16 @@ import typer
 from ringlight.cli import machine
 from ringlight.cli.nodes import host_ranks, say_layout
 from ringlight.cli.progress import JobProgress
-from ringlight.cli.request_flags import parse_size, read_image
+from ringlight.cli.request_flags import ROUND_SIZES_HELP, parse_size, read_image
 from ringlight.cli.signals import interruptible
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig, NodesConfig, read_defaults, read_limits
 from ringlight.core.errors import Cancelled, InvalidRequest
 from ringlight.core.layout import AskedLayout
 from ringlight.core.output import KINDS, check_folder, part_path
+from ringlight.core.picture import shape_of
 from ringlight.core.report import RunReport
+from ringlight.core.sizes import decide_size
 from ringlight.core.spec import ModelSpec
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job
@@ -43,7 +45,7 @@ def generate(
     image_path: Annotated[
         Path | None,
         typer.Option(
-            help="First frame: a picture, resized and centre-cropped to the video's size.",
+            help="First frame: a picture. Without a size the video takes its shape; with one its middle is taken.",
             rich_help_panel=VIDEO,
         ),
     ] = None,
@@ -52,6 +54,7 @@ def generate(
     size: Annotated[
         str | None, typer.Option(help="Width and height at once.", metavar="WxH", rich_help_panel=VIDEO)
     ] = None,
+    round_sizes: Annotated[bool, typer.Option(help=ROUND_SIZES_HELP, rich_help_panel=VIDEO)] = False,
     num_frames: Annotated[int | None, typer.Option(help="4k+1; 1 makes a picture.", rich_help_panel=VIDEO)] = None,
     fps: Annotated[int | None, typer.Option(help="Frames a second.", rich_help_panel=VIDEO)] = None,
     num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=SAMPLING)] = None,
@@ -64,7 +67,7 @@ def generate(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(help="Same seed, same video; drawn and reported if left out.", rich_help_panel=SAMPLING),
+        typer.Option(help="Same seed, same video; drawn and reported if left out or -1.", rich_help_panel=SAMPLING),
     ] = None,
     device: machine.Device = machine.DeviceChoice.auto,
     dtype: machine.Dtype = machine.DtypeChoice.auto,
@@ -104,7 +107,7 @@ def generate(
 
     Exit codes: 0, 2 usage, 3 invalid request, checkpoint or installation, 4 worker failure, 130 interrupted.
     """
-    wide, high = parse_size(size, width, height)
+    asked_size = parse_size(size, width, height)
     config = EngineConfig(
         model_path=model_path,
         device=device.value,
@@ -129,14 +132,16 @@ def generate(
         memory_check=memory_check,
     )
     folder = find_checkpoint(model_path)
-    spec = ModelSpec.read(folder)
-    request = read_defaults(folder).complete(
+    spec, limits, defaults = ModelSpec.read(folder), read_limits(), read_defaults(folder)
+    image = read_image(image_path) if node_rank == 0 else None
+    width, height = decide_size(asked_size, shape_of(image, limits), defaults, spec, limits, round_sizes)
+    request = defaults.complete(
         prompt,
         spec,
         negative_prompt=negative_prompt,
-        image=read_image(image_path) if node_rank == 0 else None,
-        width=wide,
-        height=high,
+        image=image,
+        width=width,
+        height=height,
         num_frames=num_frames,
         fps=fps,
         num_inference_steps=num_inference_steps,
@@ -150,11 +155,12 @@ def generate(
     if report is not None:
         check_report(report, output)
     with (
-        Engine(config, read_limits(), typical=request) as engine,
+        Engine(config, limits, typical=request) as engine,
         JobProgress(quiet) as progress,
         interruptible() as interrupted,
     ):
-        job = engine.submit(request, output, progress)
+        job = engine.submit(request, output, progress, asked_size=asked_size)
+        progress.warn(job.state.warnings)
         say_layout(engine, progress)
         if job.layout != engine.choice.layout:
             progress.say(job.layout_reason)
@@ -212,6 +218,7 @@ def summary(report: RunReport) -> str:
         f"{report.num_tokens} tokens; {report.layout} on {environment['device']}, {environment['dtype']}; "
         f"weights loaded in {environment['load_seconds']:.1f} s",
     ]
+    lines += [f"note: {warning.message}" for warning in report.warnings]
     first, *_, last = [*report.outputs, report.outputs[-1]]
     lines.append(first if first == last else f"{first} ... {last}")
     return "\n".join(lines)

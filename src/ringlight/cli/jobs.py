@@ -72,7 +72,9 @@ class Failed(RinglightError):
 @jobs.command()
 def create(
     prompt: Annotated[str, typer.Option(help="What the video shows.", show_default=False)],
-    image_path: Annotated[Path | None, typer.Option(help="First frame: a picture.")] = None,
+    image_path: Annotated[
+        Path | None, typer.Option(help="First frame: a picture, whose shape the video takes without a size.")
+    ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What it should not show.")] = None,
     size: Annotated[str | None, typer.Option(help="Multiples of 32.", metavar="WxH")] = None,
     seconds: Annotated[float | None, typer.Option(help="Its length; or give --num-frames.")] = None,
@@ -80,7 +82,7 @@ def create(
     fps: Annotated[int | None, typer.Option(help="Frames a second.")] = None,
     num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Weight of the prompt.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same video.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same video; drawn if left out or -1.")] = None,
     priority: Annotated[int | None, typer.Option(help="-10 to 10; higher ones go first.")] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = "",
@@ -101,6 +103,8 @@ def create(
             seed=seed,
             priority=priority,
         )
+    for warning in video.warnings:
+        print(f"note: {warning.message}", file=sys.stderr)
     print(as_json(video) if json_ else video.id)
 
 
@@ -244,12 +248,14 @@ def table(videos: list[Video]) -> Table:
 def lines(video: Video) -> Iterator[str]:
     """Each field that has a value."""
     for name, value in msgspec.to_builtins(video).items():
-        if value is None:
+        if value is None or value == []:
             continue
         if name in TIMES:
             value = datetime.fromtimestamp(value).astimezone().isoformat(" ", "seconds")
         elif name == "error":
             value = f"{value['code']}: {value['message']}"
+        elif name == "warnings":
+            value = f"\n{'':<22} ".join(warning["message"] for warning in value)
         elif name == "stages":
             value = ", ".join(f"{stage['name']} {stage['seconds']:.2f} s" for stage in value)
         elif name == "memory":

@@ -49,7 +49,8 @@ LoadFormat = Annotated[
 NumThreads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to torch.", rich_help_panel=MACHINE)]
 Tf32 = Annotated[bool, typer.Option(help="TensorFloat-32 in float32 convolutions on cuda.", rich_help_panel=MACHINE)]
 DecodeChunk = Annotated[
-    int, typer.Option(min=0, help="Latent frames decoded at a time; 0 follows memory.", rich_help_panel=MACHINE)
+    int,
+    typer.Option(min=0, help="Latent frames decoded at a time; 0 follows the card's memory.", rich_help_panel=MACHINE),
 ]
 WarmUp = Annotated[
     bool, typer.Option(help="Make the smallest video before saying that all is ready.", rich_help_panel=MACHINE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import Self
@@ -11,6 +12,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ringlight.core.warning import Warnings
 from ringlight.engine.jobs import Job, JobState
 from ringlight.engine.waiting import Awaited
 
@@ -41,6 +43,8 @@ class JobProgress:
             disable=quiet or not sys.stderr.isatty(),
         )
         self._task = self._bar.add_task("", total=100, stage="loading", detail="")
+        self._lock = threading.Lock()
+        self._num_warned = 0
         self._last_stage = ""
         self._last_kind = ("loading", "")
         self._start = self._last_print = time.monotonic()
@@ -58,6 +62,13 @@ class JobProgress:
         """A line of its own."""
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+    def warn(self, warnings: Warnings) -> None:
+        """A line for each that has not been said yet. Called from any thread."""
+        with self._lock:
+            told, self._num_warned = self._num_warned, max(self._num_warned, len(warnings))
+        for warning in warnings[told:]:
+            self.say(f"note: {warning.message}")
+
     def still_loading(self, awaited: Awaited | None) -> None:
         """Called while nothing has begun: off a terminal it says so every few seconds, and at once what is awaited."""
         now = time.monotonic()
@@ -71,6 +82,7 @@ class JobProgress:
 
     def __call__(self, job: Job) -> None:
         state = job.state
+        self.warn(state.warnings)
         self.show(state.progress, state.stage or state.status, describe(state), state.is_over)
 
     def show(self, percent: int, stage: str, detail: str, is_over: bool) -> None:

@@ -9,6 +9,9 @@ import typer
 
 from ringlight.core.errors import InvalidRequest
 
+ROUND_SIZES_HELP = "Make the nearest size that can be made, and say so, where another is asked: 1280x704 for 1280x720."
+ADDRESS = re.compile(r"(https?|ftp|s3|data):", re.IGNORECASE)
+
 
 def parse_size(size: str | None, width: int | None, height: int | None) -> tuple[int | None, int | None]:
     """Width and height from --size or from their own flags, which may not contradict each other."""
@@ -26,6 +29,10 @@ def read_image(path: Path | None) -> bytes | None:
     """The bytes of the picture. Raises InvalidRequest when the file cannot be read."""
     if path is None:
         return None
+    if ADDRESS.match(str(path)):
+        raise InvalidRequest.of(
+            "image", "is an address, and is not fetched; fetch it first (curl -O) and name the file"
+        )
     try:
         return path.read_bytes()
     except OSError as error:

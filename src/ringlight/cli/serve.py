@@ -12,6 +12,7 @@ import typer
 
 from ringlight.cli import listing, machine, settings
 from ringlight.cli.nodes import keep_hosting
+from ringlight.cli.request_flags import ROUND_SIZES_HELP
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig, NodesConfig, read_defaults
 from ringlight.core.errors import InvalidRequest, InvalidSetting
@@ -51,6 +52,7 @@ def serve(
             rich_help_panel=MODEL,
         ),
     ] = None,
+    round_sizes: Annotated[bool, typer.Option(help=ROUND_SIZES_HELP, rich_help_panel=MODEL)] = USUAL.round_sizes,
     device: machine.Device = machine.DeviceChoice.auto,
     dtype: machine.Dtype = machine.DtypeChoice.auto,
     vae_dtype: machine.VaeDtype = machine.VaeDtypeChoice.float32,
@@ -253,6 +255,7 @@ def serve(
         cors_origins=settings.split_lists(cors_origin or ()),
         limits=limits,
         defaults=defaults,
+        round_sizes=round_sizes,
         log_format=log_format,
         log_level=log_level,
         otlp_endpoint=otlp_endpoint,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ringlight.core.report import MemoryReport, StageReport
+from ringlight.core.warning import RequestWarning
 from ringlight.engine.jobs import Status
 
 
@@ -22,7 +23,8 @@ class Video(msgspec.Struct, frozen=True, kw_only=True):
 
     `progress` is 0 to 100, and 100 only when completed. `stage`, `step`, `queue_position` (from 1; 0 runs) and
     `eta_seconds` are of a video that is not over; `inference_time_s`, `stages` and `memory` (by rank) of a completed
-    one. `restarts` is how often its workers died.
+    one. `restarts` is how often its workers died. `seconds` is the length that was asked for, `duration_seconds` that
+    of the video; `warnings` say where it is not what was asked.
     """
 
     id: str
@@ -38,6 +40,7 @@ class Video(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str | None = None
     negative_prompt: str | None = None
     seconds: str | None = None
+    duration_seconds: float | None = None
     size: str | None = None
     width: int | None = None
     height: int | None = None
@@ -52,6 +55,7 @@ class Video(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     remixed_from_video_id: str | None = None
     extended_from_video_id: str | None = None
+    warnings: list[RequestWarning] = []
 
     stage: str | None = None
     step: int | None = None

@@ -24,6 +24,9 @@ LoadFormat = Literal["auto", "dummy"]
 
 DEFAULTS_FILE = "ringlight.json"
 DEMO_NAME = "ringlight-demo"  # what a demo checkpoint's model_index.json calls it, with its size
+BUS_ORDER = "PCI_BUS_ID"  # of cards, which is their driver's; CUDA's own begins with the fastest
+# As torch calls it from 2.9 on, and under its names before that.
+ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 
 
@@ -72,8 +75,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     `dtype` auto is bfloat16 on CUDA and float32 on a CPU. `load_format` dummy makes random weights on the device
     from the JSON alone. `num_threads` 0 leaves the choice to torch. `tf32` allows TensorFloat-32 in float32
     convolutions on CUDA, as PyTorch itself does; float32 matrix products are always whole. `decode_chunk` is the number
-    of latent frames decoded at a time, 0 to follow from free memory. `startup_timeout_seconds` bounds a start,
-    in which other nodes are waited for and weights loaded.
+    of latent frames decoded at a time, 0 to follow from all memory of the device. `startup_timeout_seconds` bounds a
+    start, in which other nodes are waited for and weights loaded.
 
     `num_slices` is the number of slices of a rank's tokens whose keys and values are sent ahead of the next block, one
     slice under the computation of another: 0 to follow from sizes and link, 1 to send all at once. A rank that has not
@@ -172,6 +175,11 @@ def read_visible_devices() -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+def counts_in_bus_order() -> bool:
+    """Whether a worker's cards have the numbers that their driver gives them."""
+    return worker_environment()["CUDA_DEVICE_ORDER"] == BUS_ORDER
+
+
 def read_settings_file(path: Path) -> dict[str, Any]:
     """What a YAML file maps to what; an empty file maps nothing. Raises InvalidSetting."""
     import yaml  # here, because workers import this module too
@@ -230,8 +238,9 @@ def _no_number(name: str) -> None:
 def worker_environment(num_nodes: int = 1) -> dict[str, str]:
     """The environment of a worker process: ours, with what it must not do switched off.
 
-    Ranks of a single node meet on the loopback interface, unless ours names another: gloo would look for the address of
-    the host's name, which need not resolve.
+    What ours says otherwise stays: ranks of a single node meet on the loopback interface (gloo would look for the
+    address of the host's name, which need not resolve), cards are numbered as their driver numbers them, and torch's
+    allocator grows its segments, because the decoder's many sizes would break them up.
     """
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1",  # a checkpoint is a folder; nothing is ever fetched
@@ -245,4 +254,7 @@ def worker_environment(num_nodes: int = 1) -> dict[str, str]:
     environment.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     if num_nodes == 1:
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    environment.setdefault("CUDA_DEVICE_ORDER", BUS_ORDER)
+    if not any(name in environment for name in ALLOCATOR_SETTINGS):
+        environment[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
     return environment

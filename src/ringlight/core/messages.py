@@ -1,8 +1,8 @@
 """What crosses the corridor between the engine and a worker: tagged msgspec structs in MessagePack, never pickle.
 
 Engine -> rank 0: RunJob, CancelJob, Shutdown, which it tells the other ranks; Ping to any rank, which answers Pong.
-Rank 0 -> engine, of a job: StageStarted, StepFinished, StateSaved, PreviewMade, FramesDecoded, then Computed, and
-JobCompleted once the output is written; or JobFailed at any time. Any rank -> engine: NodesAwaited, WorkerReady,
+Rank 0 -> engine, of a job: StageStarted, Warned, StepFinished, StateSaved, PreviewMade, FramesDecoded, then Computed,
+and JobCompleted once the output is written; or JobFailed at any time. Any rank -> engine: NodesAwaited, WorkerReady,
 WorkerFailed, GroupBroken.
 """
 
@@ -17,6 +17,7 @@ from ringlight.core.errors import Problem
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import RunReport
 from ringlight.core.request import RequestLimits, VideoRequest
+from ringlight.core.warning import RequestWarning
 
 
 class RunJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -79,6 +80,13 @@ class WorkerReady(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class StageStarted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     job_id: str
     stage: str
+
+
+class Warned(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The video will not be quite what was asked."""
+
+    job_id: str
+    warning: RequestWarning
 
 
 class StepFinished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -150,7 +158,15 @@ class GroupBroken(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 ToWorker = RunJob | CancelJob | Shutdown | Ping
 JobMessage = (
-    StageStarted | StepFinished | StateSaved | PreviewMade | FramesDecoded | Computed | JobCompleted | JobFailed
+    StageStarted
+    | Warned
+    | StepFinished
+    | StateSaved
+    | PreviewMade
+    | FramesDecoded
+    | Computed
+    | JobCompleted
+    | JobFailed
 )
 FromWorker = NodesAwaited | WorkerReady | Pong | JobMessage | WorkerFailed | GroupBroken
 

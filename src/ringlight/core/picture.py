@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import io
 import warnings
+from importlib.util import find_spec
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ringlight.core import png_chunks
+from ringlight.core.colour import to_srgb
 from ringlight.core.errors import InvalidRequest
+from ringlight.core.picture_kinds import HEIC, kind_of
 from ringlight.core.request import RequestLimits
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError)
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError, TypeError, OverflowError)
+
+ORIENTATION = 0x0112
+LYING = (5, 6, 7, 8)  # orientations that swap width and height
+WHITES = (1.0, 255.0, 65535.0)  # what the brightest may be in a picture of floats
+
+
+def readable() -> tuple[str, ...]:
+    """The formats that are read here; HEIC where its reader is installed."""
+    return (*FORMATS, "HEIC") if find_spec("pillow_heif") else FORMATS
 
 
 def open_picture(encoded: bytes, limits: RequestLimits) -> Image.Image:
@@ -25,14 +40,14 @@ def open_picture(encoded: bytes, limits: RequestLimits) -> Image.Image:
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(encoded), formats=FORMATS)
+            warnings.simplefilter("ignore")  # of bombs, which we refuse ourselves, and of formats that are missing
+            picture = _opened(encoded)
     except Image.DecompressionBombError:
         raise InvalidRequest.of(
             "image", f"has more than {limits.max_image_pixels} pixels; send a smaller picture"
         ) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError):
-        raise InvalidRequest.of("image", f"is not a picture that can be read ({', '.join(FORMATS)})") from None
+    except UNREADABLE:
+        raise InvalidRequest.of("image", _why_not(encoded)) from None
     pixels = picture.width * picture.height
     if pixels > limits.max_image_pixels:
         raise InvalidRequest.of(
@@ -43,29 +58,81 @@ def open_picture(encoded: bytes, limits: RequestLimits) -> Image.Image:
     return picture
 
 
+def upright_size(encoded: bytes, limits: RequestLimits) -> tuple[int, int]:
+    """Width and height in pixels once it is turned as its camera was held. Raises InvalidRequest as open_picture."""
+    with open_picture(encoded, limits) as picture:
+        if picture.format == "TIFF":  # whose size Pillow has turned already
+            return picture.size
+        try:
+            # Not the format's own way to EXIF, which decodes a PNG to look behind its pixels: _opened has looked.
+            orientation = Image.Image.getexif(picture).get(ORIENTATION)
+        except Exception:  # EXIF is damaged in many ways, and no reason to refuse a picture
+            orientation = None
+        return picture.size[::-1] if orientation in LYING else picture.size
+
+
+def shape_of(encoded: bytes | None, limits: RequestLimits) -> tuple[int, int] | None:
+    """Its upright size; None without a picture, and for one that is none, which is for a check to say."""
+    try:
+        return None if encoded is None else upright_size(encoded, limits)
+    except InvalidRequest:
+        return None
+
+
 def fit_picture(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """The picture as RGB at exactly the asked size: EXIF turned, alpha flattened on white, resized, centre-cropped.
+    """The picture as sRGB at exactly the asked size: EXIF turned, alpha flattened on white, resized, centre-cropped.
 
     Raises InvalidRequest when its pixels turn out damaged.
     """
     try:
-        turned = ImageOps.exif_transpose(picture)
-        if turned.mode.startswith("I"):
-            # 16-bit greys: Pillow's own conversions clip them to white. A transparent grey among them is left opaque.
-            turned.info.pop("transparency", None)
-            turned = turned.convert("I").point(lambda value: value / 256).convert("L")
-        elif turned.has_transparency_data:
-            rgba = turned.convert("RGBA")
-            turned = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        return ImageOps.fit(turned.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        MemoryError,
-        IndexError,
-        TypeError,
-        OverflowError,
-    ) as error:
+        profile = picture.info.get("icc_profile")
+        whole = _flattened(ImageOps.exif_transpose(picture))
+        if not (profile and whole.mode in ("L", "CMYK")):  # those keep their own colours, for the profile to convert
+            whole = whole.convert("RGB")
+        return to_srgb(ImageOps.fit(whole, (width, height), Image.Resampling.LANCZOS), profile)
+    except DAMAGED as error:
         raise InvalidRequest.of("image", f"is damaged and cannot be decoded: {error}") from None
+
+
+def _opened(encoded: bytes) -> Image.Image:
+    """Raises whatever Pillow does, and InvalidRequest."""
+    if kind_of(encoded) == HEIC and find_spec("pillow_heif"):
+        from pillow_heif.as_plugin import HeifImageFile  # an extra; and not Pillow's to try for whatever comes
+
+        picture: Image.Image = HeifImageFile(io.BytesIO(encoded))
+        return picture
+    if not encoded.startswith(png_chunks.SIGNATURE):
+        return Image.open(io.BytesIO(encoded), formats=FORMATS)
+    png = png_chunks.prepare(encoded)
+    picture = Image.open(io.BytesIO(png.encoded), formats=("PNG",))
+    if png.profile is not None:
+        picture.info["icc_profile"] = png.profile
+    if png.exif is not None:
+        picture.info["exif"] = b"Exif\0\0" + png.exif
+    return picture
+
+
+def _why_not(encoded: bytes) -> str:
+    read = ", ".join(readable())
+    if (kind := kind_of(encoded)) is None:
+        return f"is not a picture that can be read ({read})"
+    if kind == HEIC and find_spec("pillow_heif"):
+        return "is a HEIC picture that is damaged and cannot be decoded"
+    return f"is {kind.name}, not a picture that can be read ({read}); {kind.remedy}"
+
+
+def _flattened(picture: Image.Image) -> Image.Image:
+    """Of eight bits, and without transparency."""
+    if picture.mode.startswith("I"):
+        # 16-bit greys: Pillow's own conversions clip them to white. A transparent grey among them is left opaque.
+        picture.info.pop("transparency", None)
+        return picture.convert("I").point(lambda value: value / 256).convert("L")
+    if picture.mode == "F":
+        most = picture.getextrema()[1]
+        assert isinstance(most, float)
+        scale = 255 / next((white for white in WHITES if most < 2 * white), most)  # glare may be brighter than white
+        return picture.point(lambda value: value * scale).convert("L")
+    if picture.has_transparency_data:
+        rgba = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return picture

@@ -24,7 +24,7 @@ OFFERED_TOKENS_ON_CPU, OFFERED_TOKENS = 512, 4096  # at a time, where q, k and v
 MAX_DECODED_LATENTS = 8
 MAX_ELEMENTS = 2**31 - 1  # from the first to the last of a tensor: many CUDA kernels count in 32 bits
 HISTORY = 2  # frames before the current one that a kernel of three reaches
-FREE_SHARE = 0.25  # of free memory that decoding may take
+SPARE_SHARE = 0.25  # of a GPU's memory beside the weights, that decoding may take
 
 
 def offered_tokens(on_cpu: bool) -> int:
@@ -56,9 +56,23 @@ def slice_sizes(num_tokens: int, num_slices: int) -> tuple[int, ...]:
     return tuple(stop - start for start, stop in pairwise(ends))
 
 
-def decoded_latents(free_bytes: int, bytes_per_latent: int) -> int:
-    """How many latent frames to decode at a time: as many as a quarter of free memory holds, at least one."""
-    return max(1, min(MAX_DECODED_LATENTS, int(FREE_SHARE * free_bytes) // bytes_per_latent))
+def merges_padding(on_cpu: bool) -> bool:
+    """Whether one key stands for all the padding of a prompt. On a GPU all rows are keys: merging takes longer there,
+    and cuDNN makes a plan for each new shape, and keeps it."""
+    return on_cpu
+
+
+def decoded_latents(vae: VaeSpec, latent_pixels: int, itemsize: int, spare_bytes: int) -> int:
+    """How many latent frames to decode at a time: as many as a quarter of `spare_bytes` holds, at least one.
+
+    `latent_pixels`: of the largest band of a frame. `spare_bytes`: all memory of a GPU beside the weights, whoever has
+    it at the moment, for another portion rounds otherwise and the same video comes out the same. On a CPU there are
+    none to spare: more at a time gained nothing there (docs/log.md).
+    """
+    # The widest activations: full resolution before unpatching, five of them alive at once.
+    pixels = latent_pixels * (vae.scale_factor_spatial // vae.patch_size) ** 2
+    each = 5 * pixels * vae.scale_factor_temporal * vae.decoder_dim * vae.dim_mult[1] * itemsize
+    return max(1, min(MAX_DECODED_LATENTS, int(SPARE_SHARE * spare_bytes) // each))
 
 
 def most_latents(vae: VaeSpec, rows: int, columns: int) -> int:

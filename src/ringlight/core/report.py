@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from ringlight.core.warning import Warnings
+
 SCHEMA_VERSION = 2
 GIB = 2**30
 TOTAL = "Total"
@@ -76,9 +78,10 @@ class PredictedReport(msgspec.Struct, frozen=True, kw_only=True):
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     """One generation, measured. `stages` are rank 0's; they and `other_seconds` sum to `total_seconds`.
 
+    `num_slices` of a rank's tokens were sent ahead one by one, and `decode_chunk` latent frames decoded at a time.
     `resumed_from_step` is the step after which a repeated job went on: what lies before it was measured by nobody.
     `predicted` is what a plan of the whole run said; None where nothing is known of the machine. `layout_reason` says
-    why the layout is this one.
+    why the layout is this one. `warnings` say where the video is not what was asked.
     """
 
     workload: dict[str, Any]
@@ -93,9 +96,11 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     num_tokens: int
     outputs: list[str]
     num_slices: int = 1
+    decode_chunk: int = 1
     resumed_from_step: int = 0
     predicted: PredictedReport | None = None
     layout_reason: str = ""
+    warnings: Warnings = ()
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -15,6 +15,7 @@ from ringlight.core.portions import most_pixels, most_tokens
 from ringlight.core.spec import ModelSpec
 
 MAX_SEED = 2**63 - 1
+DRAW = -1  # as a seed: draw one, as Wan's own scripts and ComfyUI have it
 
 
 class VideoRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,14 +96,18 @@ class RequestDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def complete(self, prompt: str, spec: ModelSpec, **given: Any) -> VideoRequest:
         """A whole request: what is given (None counts as left out), else these defaults.
 
-        A seed that nobody gave is drawn here, so that the request names the one it was made with.
+        A seed that nobody gave, or that is -1, is drawn here, so that the request names the one it was made with.
         """
         fields = msgspec.structs.asdict(self) | {name: v for name, v in given.items() if v is not None}
-        if fields["seed"] is None:
-            fields["seed"] = secrets.randbelow(2**32)
+        fields["seed"] = drawn(fields["seed"])
         if fields["flow_shift"] is None:
             fields["flow_shift"] = spec.scheduler.flow_shift
         return VideoRequest(prompt=prompt, **fields)
+
+
+def drawn(seed: int | None) -> int:
+    """The seed, or one that is drawn where nobody gave any, or DRAW."""
+    return secrets.randbelow(2**32) if seed is None or seed == DRAW else seed
 
 
 def _check_types(request: VideoRequest) -> list[Problem]:
@@ -116,7 +121,7 @@ def _check_types(request: VideoRequest) -> list[Problem]:
     return problems
 
 
-def _nearest_multiple(value: int, multiple: int) -> int:
+def nearest_multiple(value: int, multiple: int) -> int:
     """In whole numbers, because a value from outside may be too large for a float; halves go down."""
     return (value + (multiple - 1) // 2) // multiple * multiple
 
@@ -140,7 +145,7 @@ def _check_size(request: VideoRequest, spec: ModelSpec, limits: RequestLimits) -
         size: int = getattr(request, field)
         longest = spec.transformer.rope_max_seq_len * multiple
         if size < multiple or size % multiple:
-            nearest = max(multiple, _nearest_multiple(size, multiple))
+            nearest = max(multiple, nearest_multiple(size, multiple))
             problems.append(
                 Problem(field, f"{size} is not a positive multiple of {multiple}", str(min(nearest, longest)))
             )
@@ -178,7 +183,7 @@ def _check_frames(request: VideoRequest, spec: ModelSpec, limits: RequestLimits)
         said = f"{frames} frames of {request.width}x{request.height} are a longer sequence than GPU kernels can count"
         return [Problem("num_frames", f"{said}; the limit at this size is {reach}", str(reach))]
     if frames < 1 or (frames - 1) % multiple:
-        nearest = max(1, _nearest_multiple(frames - 1, multiple) + 1)
+        nearest = max(1, nearest_multiple(frames - 1, multiple) + 1)
         return [Problem("num_frames", f"{frames} is not {multiple}k+1 (1, 5, 9 ...)", str(min(nearest, longest)))]
     return []
 

@@ -29,6 +29,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     `image_hosts` may be fetched from, and `webhook_hosts` called, on behalf of requests. `webhook_url` is called
     for every job.
 
+    `round_sizes`: a size that the model cannot make becomes the nearest that it can, instead of being refused.
     `defaults` is what a request leaves out: the checkpoint's, with what the operator changed of them. None: the
     checkpoint's as they are.
     """
@@ -61,6 +62,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     cors_origins: tuple[str, ...] = ()
     limits: RequestLimits = RequestLimits()
     defaults: RequestDefaults | None = None
+    round_sizes: bool = False
 
     log_format: LogFormat = "console"
     log_level: LogLevel = "info"

@@ -44,16 +44,18 @@ def find_cards() -> list[DriverCard] | None:
         nvml.nvmlShutdown()
 
 
-def visible(cards: list[DriverCard], shown: str | None) -> list[DriverCard] | None:
+def visible(cards: list[DriverCard], shown: str | None, in_bus_order: bool = True) -> list[DriverCard] | None:
     """Of all cards those that CUDA_VISIBLE_DEVICES shows; None where it names what is not among them (parts of one).
 
-    As CUDA reads it: indices or UUIDs, or their beginnings, in order, up to the first one that is none.
+    As CUDA reads it: indices or UUIDs, or their beginnings, in order, up to the first one that is none. Without
+    `in_bus_order` indices begin with the fastest card, which is not known here: None where cards differ.
     """
+    are_alike = len({card.name for card in cards}) < 2
     if shown is None:
         return cards
     found: list[DriverCard] = []
     for word in filter(None, (word.strip() for word in shown.split(","))):
-        if word.startswith("MIG-"):
+        if word.startswith("MIG-") or (word.isdecimal() and not in_bus_order and not are_alike):
             return None
         if word.isdecimal():
             named = cards[int(word) : int(word) + 1]

@@ -29,9 +29,11 @@ from ringlight.core.host import cores_each
 from ringlight.core.installation import check_installation
 from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.core.output import check_output
-from ringlight.core.picture import open_picture
+from ringlight.core.picture import open_picture, shape_of
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
+from ringlight.core.sizes import AskedSize, Size, decide_size
 from ringlight.core.spec import ModelSpec
+from ringlight.core.warning import size_warnings
 from ringlight.core.weights import require_whole
 from ringlight.engine.foresight import Foresight
 from ringlight.engine.jobs import Deadline, Job, JobState, Keep
@@ -163,9 +165,25 @@ class Engine:
         """The replicas as they are now."""
         return [runner.state for runner in self._runners]
 
-    def request(self, prompt: str, **fields: Any) -> VideoRequest:
-        """A complete request: what is given, else the defaults of engine and checkpoint, else the model card's."""
-        return self.defaults.complete(prompt, self.spec, **fields)
+    def request(
+        self,
+        prompt: str,
+        *,
+        width: int | None = None,
+        height: int | None = None,
+        picture_size: Size | None = None,
+        round_sizes: bool = False,
+        **fields: Any,
+    ) -> VideoRequest:
+        """A complete request: what is given, else the defaults of engine and checkpoint, else the model card's.
+
+        Width and height that are not given follow the picture, of `picture_size` where its bytes are not among the
+        fields; `round_sizes` makes those that are given the nearest that can be made.
+        """
+        picture_size = picture_size or shape_of(fields.get("image"), self.limits)
+        asked = (width, height)
+        width, height = decide_size(asked, picture_size, self.defaults, self.spec, self.limits, round_sizes)
+        return self.defaults.complete(prompt, self.spec, width=width, height=height, **fields)
 
     def check(self, request: VideoRequest, output: str) -> None:
         """Raise InvalidRequest for all that can be told without the worker: fields, picture, output."""
@@ -217,6 +235,7 @@ class Engine:
         continues: str = "",
         preview_seconds: float = 0.0,
         state: JobState | None = None,
+        asked_size: AskedSize = (None, None),
         accept: Callable[[Job], None] | None = None,
     ) -> Job:
         """Queue a video to be written to `output`. Raises InvalidRequest, also for what is predicted not to fit.
@@ -230,6 +249,7 @@ class Engine:
         raises is raised, and the job is not queued. It fails if it is not over `timeout_seconds` from now, less the
         `spent_seconds` of them that are gone; this is measured, and no wall clock is asked. The other arguments are
         Job's; a job with a `state` was accepted before, and has a place whatever the queue's size.
+        `asked_size` is what was asked where the request has another.
         """
         self.check(request, output)
         layout = layout or self.layouts.of(request)
@@ -251,7 +271,7 @@ class Engine:
             keep=keep,
             continues=continues,
             preview_seconds=preview_seconds,
-            state=state,
+            state=state or JobState(warnings=size_warnings(asked_size, shape_of(request.image, self.limits), request)),
             layout_reason=self.layouts.reason(layout, request),
             plan=plan,
             is_planned_here=self._foresight.tells_seconds,

@@ -18,6 +18,7 @@ from ringlight.core.layout import ParallelLayout
 from ringlight.core.plain import plain
 from ringlight.core.report import PredictedReport, RunReport
 from ringlight.core.request import VideoRequest
+from ringlight.core.warning import Warnings
 from ringlight.planner.prediction import Prediction
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
 
     `saved_step` is the step from which a repeat would go on, `deaths` how often workers died under the job, `replica`
     the one that took it last, `preview` a JPEG after `preview_step` steps. `denoising_share` is the part of the whole
-    time that denoising is expected to take, `furthest` the highest progress that was told.
+    time that denoising is expected to take, `furthest` the highest progress that was told. `warnings` say where the
+    video is not what was asked.
     """
 
     status: Status = "queued"
@@ -68,6 +70,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
     replica: str = ""
     denoising_share: float = DENOISING_SHARE
     furthest: int = 0
+    warnings: Warnings = ()
     report: RunReport | None = None
     error: RinglightError | None = None
 
@@ -115,6 +118,8 @@ def _fold(state: JobState, event: JobEvent) -> JobState:
     match event:
         case messages.StageStarted(stage=stage):
             return replace(state, status="in_progress", stage=stage)
+        case messages.Warned(warning=warning):  # by a run that is repeated once more
+            return state if warning in state.warnings else replace(state, warnings=(*state.warnings, warning))
         case messages.StepFinished(step=step, num_steps=num_steps, seconds=seconds):
             return replace(state, step=step, num_steps=num_steps, step_seconds=seconds)
         case messages.StateSaved(step=step):
@@ -132,7 +137,8 @@ def _fold(state: JobState, event: JobEvent) -> JobState:
                 state, stage=RECOVERING, step=state.saved_step, frames_done=0, num_frames=0, deaths=state.deaths + 1
             )
         case messages.JobCompleted(report=report):
-            return replace(state, status="completed", report=report, preview=None)
+            whole = replace(report, warnings=state.warnings)
+            return replace(state, status="completed", report=whole, preview=None)
         case messages.JobFailed(code=code, message=text, problems=problems):
             return replace(state, status="failed", error=from_code(code, text, problems), preview=None)
 
@@ -190,7 +196,7 @@ class Job:
     ) -> None:
         """`priority`: higher goes first. `deadline`: when it fails if it is not over.
 
-        `continues`, `preview_seconds`: as in messages.RunJob. `state`: of a job that another process began.
+        `continues`, `preview_seconds`: as in messages.RunJob. `state`: what is known of the job already.
         `plan` is what it should take, here or only in proportion; `predicted` is what its report tells of that, and
         `layout_reason` what it tells of the layout.
         """

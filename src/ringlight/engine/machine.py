@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from ringlight.core.config import EngineConfig, read_visible_devices
+from ringlight.core.config import EngineConfig, counts_in_bus_order, read_visible_devices
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.host import cores_each, memory_bytes, num_cores
 from ringlight.core.spec import ModelSpec
@@ -59,7 +59,7 @@ def usable_cards(config: EngineConfig) -> list[DriverCard] | None:
     if config.device == "cpu" or _is_built_for_cpus():
         return []
     found = find_cards()
-    return None if found is None else visible(found, read_visible_devices())
+    return None if found is None else visible(found, read_visible_devices(), counts_in_bus_order())
 
 
 def _is_built_for_cpus() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from statistics import median
 
 import msgspec
 import torch
@@ -12,8 +13,10 @@ from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis
 
-PROBE_BYTES = (2**16, 2**20, 2**24)
-LONG_PROBE_SECONDS = 0.02
+# Bytes of a message, and the seconds from which it is long enough for its rate to tell; else a larger one follows.
+PROBES = ((2**16, 0.02), (2**20, 0.02), (2**24, 1e-3), (2**26, 1e-3), (2**28, 0.0))
+NUM_SAMPLES = 5
+ENOUGH_SECONDS = 0.1  # of samples of work that no other rank takes part in
 
 
 class Speeds(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,23 +27,31 @@ class Speeds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure_link(world: Axis, control: Control, device: torch.device) -> float:
-    """Bytes a second that every rank sends to the next while it receives as many. All ranks call it together.
-
-    Larger messages follow smaller ones while those take too little time to tell.
-    """
+    """Bytes a second that every rank sends to the next while it receives as many. All ranks call it together."""
     before, after = (world.rank - 1) % world.size, (world.rank + 1) % world.size
-    rate = 0.0
-    for num_bytes in PROBE_BYTES:
-        sent, received = (torch.zeros(num_bytes, dtype=torch.uint8, device=device) for _ in range(2))
 
-        def exchange(sent: torch.Tensor = sent, received: torch.Tensor = received) -> None:
+    def slowest_seconds(num_bytes: int) -> float:
+        """The median of some exchanges on the rank where it is the longest."""
+        sent = torch.randint(2**62, (num_bytes // 8,), device=device).view(torch.uint8)
+        received = torch.empty_like(sent)
+
+        def exchange() -> None:
             Transfers({after: sent}, {before: received}, world, "ring").wait()
 
         exchange()  # the first message makes the connection
         control.agree(0)
-        slowest = -least(-seconds_of(exchange, device), control)
-        rate = num_bytes / slowest
-        if slowest > LONG_PROBE_SECONDS:
+        return -least(-median(seconds_of(exchange, device) for _ in range(NUM_SAMPLES)), control)
+
+    return rate_of(slowest_seconds)
+
+
+def rate_of(seconds: Callable[[int], float]) -> float:
+    """Bytes a second of a link that takes so many `seconds` for so many bytes: of a message that is long enough."""
+    rate = 0.0
+    for num_bytes, long_enough in PROBES:
+        taken = seconds(num_bytes)
+        rate = num_bytes / taken
+        if taken >= long_enough:
             break
     return rate
 
@@ -48,6 +59,14 @@ def measure_link(world: Axis, control: Control, device: torch.device) -> float:
 def least(value: float, control: Control) -> float:
     """The smallest of all ranks' values, the same on every rank."""
     return min(msgspec.msgpack.decode(part, type=float) for part in control.gather(msgspec.msgpack.encode(value)))
+
+
+def median_seconds(action: Callable[[], object], device: torch.device) -> float:
+    """The median of some samples of an action, fewer where they take long."""
+    samples = [seconds_of(action, device)]
+    while len(samples) < NUM_SAMPLES and sum(samples) < ENOUGH_SECONDS:
+        samples.append(seconds_of(action, device))
+    return median(samples)
 
 
 def seconds_of(action: Callable[[], object], device: torch.device) -> float:

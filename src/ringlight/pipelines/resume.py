@@ -31,16 +31,21 @@ from ringlight.pipelines.trace import JobEvents
 logger = logging.getLogger(__name__)
 
 SAVING_RANK = 0
-FORMAT = 2
+FORMAT = 3
 TENSOR = "tensor in this file"
+NUMBERS = ("step", "num_slices", "decode_chunk")  # of a Progress, beside its latents
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Denoising after so many steps: latents (1, z, T, h, w), float32, and the slices that they were made with."""
+    """Denoising after so many steps: latents (1, z, T, h, w), float32.
+
+    `num_slices` and `decode_chunk` are the portions of work that the job began with, and keeps: others round otherwise.
+    """
 
     step: int
     num_slices: int
+    decode_chunk: int
     latents: Tensor
 
 
@@ -67,19 +72,18 @@ class StateFile:
         self._saves = control.rank == SAVING_RANK
         self._has_warned = False
 
-    def begin(self, noise: Tensor, sampler: Sampler, num_slices: int) -> Progress:
+    def begin(self, fresh: Progress, sampler: Sampler) -> Progress:
         """Where to go on, the same on all ranks, which call this together; the sampler then remembers what it did.
 
-        Without a usable state that is the noise, and so many slices, which are saved as the first one.
+        Without a usable state that is the `fresh` progress, of no step, which is saved as the first one.
         """
         content = self._control.broadcast(self._usable() if self._control.rank == SAVING_RANK else b"")
         if content:
-            progress, memory = unpack(content, self._identity, noise.device)
+            progress, memory = unpack(content, self._identity, fresh.latents.device)
             sampler.remember(memory)
             return progress
-        progress = Progress(0, num_slices, noise)
-        self.save(progress, sampler)
-        return progress
+        self.save(fresh, sampler)
+        return fresh
 
     def save(self, progress: Progress, sampler: Sampler) -> None:
         """Take a copy, and write it in a thread, if one is due: before all steps, after the last, and now and then.
@@ -131,7 +135,8 @@ def pack(progress: Progress, memory: dict[str, Any], identity: str) -> tuple[dic
     """Copies of all tensors in the memory of the host, and the metadata that go with them."""
     tensors = {"latents": _copy(progress.latents)}
     names = _take_tensors(memory, "memory", tensors)
-    plain = {"step": progress.step, "num_slices": progress.num_slices, "memory": names}
+    numbers = {name: getattr(progress, name) for name in NUMBERS}
+    plain = {**numbers, "memory": names}
     return tensors, {"identity": identity, "plain": json.dumps(plain)}
 
 
@@ -154,8 +159,8 @@ def unpack(content: bytes, identity: str, device: torch.device) -> tuple[Progres
     if metadata.get("checksum") != checksum(tensors, metadata.get("plain", "")):
         raise ValueError("damaged: the checksum is another")
     plain = json.loads(metadata["plain"])
-    latents = tensors["latents"].to(device, copy=True)
-    return Progress(plain["step"], plain["num_slices"], latents), _give_tensors(plain["memory"], tensors, device)
+    progress = Progress(latents=tensors["latents"].to(device, copy=True), **{name: plain[name] for name in NUMBERS})
+    return progress, _give_tensors(plain["memory"], tensors, device)
 
 
 def checksum(tensors: dict[str, Tensor], plain: str) -> str:

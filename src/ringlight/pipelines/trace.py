@@ -9,6 +9,7 @@ from typing import ParamSpec, Protocol, TypeVar
 import torch
 
 from ringlight.core.report import StageReport
+from ringlight.core.warning import RequestWarning
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,6 +27,10 @@ class JobEvents(Protocol):
     """What a run tells while it works, and how it learns that it should stop."""
 
     def stage_started(self, stage: str) -> None: ...
+
+    def warned(self, warning: RequestWarning) -> None:
+        """The video will not be quite what was asked."""
+        ...
 
     def step_finished(self, step: int, num_steps: int, seconds: float) -> None: ...
 
@@ -57,11 +62,14 @@ class Tracer:
     def __init__(self, device: torch.device, memory: MemoryMeter, events: JobEvents) -> None:
         self.stages: list[StageReport] = []
         self.step_seconds: list[float] = []
-        self.num_slices = 1
-        self.resumed_from_step = 0
+        self.began(0)
         self.events = events
         self._device = device
         self._memory = memory
+
+    def began(self, step: int, num_slices: int = 1, decode_chunk: int = 1) -> None:
+        """Where denoising begins, and in what portions this run works."""
+        self.resumed_from_step, self.num_slices, self.decode_chunk = step, num_slices, decode_chunk
 
     def timed(self, name: str, stage: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a stage and record its seconds and peak memory under its name."""

@@ -83,7 +83,7 @@ def require_same(spec: SchedulerSpec, num_steps: int, latents: Tensor) -> None:
     """Raise Wrong unless so many steps end with the very same latents again, also when taken up from a saved state."""
     flow, half = Flow(), num_steps // 2
     sampler = sampler_of(spec, num_steps, flow)
-    progress = Progress(half, 1, flow.follow(sampler, flow.noise, range(half)))
+    progress = Progress(half, 1, 1, flow.follow(sampler, flow.noise, range(half)))
     progress, memory = unpack(content_of(*pack(progress, sampler.memory(), "trial")), "trial", CPU)
     sampler = sampler_of(spec, num_steps, flow)
     sampler.remember(memory)

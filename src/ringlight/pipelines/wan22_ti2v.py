@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -10,11 +10,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ringlight.attention.kernel import AttentionKernel, choose_kernel
+from ringlight.attention.kernel import choose_kernel
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint
-from ringlight.core.portions import TURNS_FROM, choose_slices
+from ringlight.core.layout import split_sizes
+from ringlight.core.portions import TURNS_FROM, choose_slices, decoded_latents, most_latents
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
 from ringlight.core.traffic import attention_elements
@@ -68,12 +69,15 @@ class Wan22TI2V:
         self.model_path = find_checkpoint(config.model_path)
         self.spec = ModelSpec.read(self.model_path)
         require_sampler(self.spec.scheduler, self.model_path)
-        self.kernel: AttentionKernel = choose_kernel(device, dtype, self.spec.transformer.attention_head_dim)
+        network = self.spec.transformer
+        self.kernel = choose_kernel(device, dtype, network.attention_head_dim, network.num_attention_heads)
         self.speeds: Speeds | None = None
         self.transformer = self._load_transformer(dtype)
         self.vae = self._load_vae(vae_dtype)
         self.painter = Painter(self.vae)
-        self.prompts = PromptCache(self._load_text_encoder(dtype, world), config.prompt_cache_bytes)
+        encoder = self._load_text_encoder(dtype, world)
+        self.prompts = PromptCache(encoder, config.prompt_cache_bytes)
+        self.spare_bytes = spare_bytes(device, (self.transformer, self.vae, encoder))
 
     def run(
         self, request: VideoRequest, output: Path, job_id: str, tracer: Tracer, mesh: ParallelMesh | None = None
@@ -134,8 +138,9 @@ class Wan22TI2V:
         num_tokens = self.spec.num_tokens(request.num_frames, request.height, request.width)
         ratio, are_two = self.link_to_layer(request, mesh), len(texts) > mesh.cfg.size
         num_slices = self.config.num_slices or choose_slices(ratio, num_tokens // mesh.layout.sp, are_two)
-        begun = Progress(0, num_slices, noise) if state is None else state.begin(noise, sampler, num_slices)
-        tracer.num_slices, tracer.resumed_from_step = begun.num_slices, begun.step
+        fresh = Progress(0, num_slices, self.decode_chunk(request, mesh), noise)
+        begun = fresh if state is None else state.begin(fresh, sampler)
+        tracer.began(begun.step, begun.num_slices, begun.decode_chunk)
         guided = Guided(
             self.transformer,
             self.kernel,
@@ -149,7 +154,7 @@ class Wan22TI2V:
         previews = None
         if preview_seconds and mesh.world.rank == WRITING_RANK:
             previews = Previews(self.painter, preview_seconds, tracer.events)
-        return denoise(begun.latents, first, sampler, guided, tracer, begun.step, state, previews)
+        return denoise(begun, first, sampler, guided, tracer, state, previews)
 
     def _decode(
         self,
@@ -163,7 +168,7 @@ class Wan22TI2V:
     ) -> FrameWriter | None:
         writer = _on_writer(partial(open_writer, output, request, job_id, continues), mesh, tracer)
         try:
-            chunk, convert = self.config.decode_chunk, frame_converter(output)
+            chunk, convert = tracer.decode_chunk, frame_converter(output)
             tracer.timed("Decoding", decode, latents, self.vae, chunk, convert, writer, tracer.events, mesh.world)
             tracer.begin_last("Output")
             return writer
@@ -192,6 +197,18 @@ class Wan22TI2V:
             flops_per_second=least(flops_per_second, control),
         )
         return self.speeds
+
+    def agree_on_memory(self, control: Control) -> None:
+        """Take what the fullest rank can spare for all: they decode in the same portions. All call it together."""
+        self.spare_bytes = int(least(self.spare_bytes, control))
+
+    def decode_chunk(self, request: VideoRequest, mesh: ParallelMesh) -> int:
+        """How many latent frames of a request are decoded at a time: as asked, else as total memory allows; never more
+        than a tensor holds."""
+        _, _, rows, columns = self.spec.latent_shape(request.num_frames, request.height, request.width)
+        vae, itemsize, own = self.spec.vae, self.vae.dtype.itemsize, split_sizes(rows, mesh.world.size)[0]
+        chunk = self.config.decode_chunk or decoded_latents(vae, own * columns, itemsize, self.spare_bytes)
+        return min(chunk, most_latents(vae, own, columns))
 
     def patience_seconds(self, request: VideoRequest) -> float:
         """More than any rank could need between two boundaries of a request: what comes later does not come."""
@@ -237,6 +254,14 @@ class Wan22TI2V:
             fill_random(network, seed=0)
         else:
             load_weights(network, WeightFiles(self.model_path / name, STEMS[name], TIED_NAMES))
+
+
+def spare_bytes(device: torch.device, networks: Iterable[nn.Module]) -> int:
+    """All memory of a GPU beside the weights of its networks, whoever has it at the moment; nothing on a CPU."""
+    if device.type != "cuda":
+        return 0
+    held = sum(weight.nbytes for network in networks for weight in network.parameters())
+    return int(torch.cuda.get_device_properties(device).total_memory) - held
 
 
 def _on_writer(action: Callable[[], T], mesh: ParallelMesh, tracer: Tracer) -> T | None:

@@ -7,7 +7,7 @@ import math
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, split_sizes
-from ringlight.core.portions import SLICE_TOKENS, TURNS_FROM, choose_slices
+from ringlight.core.portions import SLICE_TOKENS, TURNS_FROM, choose_slices, merges_padding
 from ringlight.core.request import VideoRequest
 from ringlight.core.spec import ModelSpec, TransformerSpec
 from ringlight.core.traffic import attention_elements
@@ -23,13 +23,15 @@ class Sending(msgspec.Struct, frozen=True):
     take_turns: bool
 
 
-def elementwise_bytes(spec: TransformerSpec, itemsize: int) -> float:
+def elementwise_bytes(spec: TransformerSpec, itemsize: int, merges: bool) -> float:
     """Bytes that norms, casts, modulation and residual sums of a block read and write for one token.
 
-    Counted from models/wan/transformer: hidden states and norms are float32, what goes into products is not. In terms
-    of the C channels 148 bytes of float32, 15 values of the products' dtype and two of the feed-forward's width.
+    Hidden states and norms are float32, what goes into products is not. In terms of the C channels 123 bytes of float32
+    (148 with merging a prompt's padding into the attention to it), 15 values of the products' dtype and two of the
+    feed-forward's width: 528 kB in bfloat16, as counted from the operations of a forward on fake CUDA tensors.
     """
-    return 148.0 * spec.inner_dim + itemsize * (15.0 * spec.inner_dim + 2.0 * spec.ffn_dim)
+    in_float32 = (148.0 if merges else 123.0) * spec.inner_dim
+    return in_float32 + itemsize * (15.0 * spec.inner_dim + 2.0 * spec.ffn_dim)
 
 
 def block_seconds(
@@ -60,7 +62,7 @@ def block_seconds(
     offer = 6.0 * own * dim**2 / products
     attention = 4.0 * group * num_tokens * heads * spec.attention_head_dim / hardware.attention(settings)
     finish = 2.0 * own * (3 * dim**2 + 2 * dim * spec.ffn_dim) / products
-    finish += weights + own * elementwise_bytes(spec, itemsize) / memory
+    finish += weights + own * elementwise_bytes(spec, itemsize, merges_padding(hardware.card.is_cpu)) / memory
     missing = max(0.0, hardware.card.launch_seconds - offer - attention - finish)
     offer, attention, finish = (hardware.corrected("Denoising", x) for x in (offer, attention, finish + missing))
     return Block(offer=offer, attention=attention, finish=finish, num_ring=layout.ring, num_ulysses=layout.ulysses)

@@ -10,7 +10,7 @@ import math
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, split_sizes
-from ringlight.core.portions import decoded_latents, most_latents, offered_tokens
+from ringlight.core.portions import decoded_latents, merges_padding, most_latents, offered_tokens
 from ringlight.core.request import VideoRequest
 from ringlight.core.spec import ModelSpec
 from ringlight.planner import decoder
@@ -27,8 +27,7 @@ from ringlight.planner.weights import (
 
 SLACK = 0.15  # of activations, reserved beyond what is allocated: assumed
 LATENTS_HELD = 10  # noise, latents, predictions, the scheduler's history
-TEXT_TOKENS = 100
-NORM_COPIES = 2  # of the VAE's norm in bfloat16: one in float32
+TEXT_TOKENS = 100  # of a prompt, where only its own are held
 
 
 class RankMemory(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,10 +78,15 @@ def memory_by_rank(
 
 
 def weights_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> list[int]:
-    """Transformer and VAE whole on every rank, with the kernels that the decoder makes; the text encoder in runs."""
+    """What is loaded, with the kernels that the decoder makes."""
+    made = upsampling_parameters(spec.vae) * settings.vae_itemsize
+    return [loaded + made for loaded in loaded_by_rank(spec, num_ranks, settings)]
+
+
+def loaded_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> list[int]:
+    """Transformer and VAE whole on every rank; the text encoder in runs."""
     total, in_float32 = transformer_parameters(spec.transformer)
-    whole = (total - in_float32) * settings.itemsize + in_float32 * 4
-    whole += (vae_parameters(spec.vae) + upsampling_parameters(spec.vae)) * settings.vae_itemsize
+    whole = (total - in_float32) * settings.itemsize + in_float32 * 4 + vae_parameters(spec.vae) * settings.vae_itemsize
     return [whole + held * settings.itemsize for held in text_parameters(spec.text_encoder, num_ranks)]
 
 
@@ -103,7 +107,8 @@ def denoising_bytes(
         item=settings.itemsize,
     )
     prompts = 2 if request.uses_guidance and layout.cfg == 1 else 1
-    text = prompts * TEXT_TOKENS * 2 * network.inner_dim * network.num_layers * settings.itemsize
+    rows = TEXT_TOKENS if merges_padding(hardware.card.is_cpu) else spec.max_text_tokens
+    text = prompts * rows * 2 * network.inner_dim * network.num_layers * settings.itemsize
     latents = 4 * LATENTS_HELD * math.prod(spec.latent_shape(request.num_frames, request.height, request.width))
     return forward.bytes(2 if how.take_turns else 1) + text + latents
 
@@ -111,22 +116,30 @@ def denoising_bytes(
 def decode_portion(
     spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
 ) -> int:
-    """Latent frames decoded at a time: what is set, 1 on a CPU, else as many as a quarter of free memory holds;
-    never more than tensors have room for."""
-    vae = spec.vae
+    """Latent frames decoded at a time: what is set, else as the workers choose it; never more than a tensor holds."""
     _, _, rows, columns = spec.latent_shape(request.num_frames, request.height, request.width)
-    most = most_latents(vae, split_sizes(rows, layout.num_ranks)[0], columns)
-    if settings.decode_chunk or hardware.card.is_cpu:
-        return min(settings.decode_chunk or 1, most)
-    free = usable_bytes(hardware) - max(weights_by_rank(spec, layout.num_ranks, settings))
-    pixels = split_sizes(rows, layout.num_ranks)[0] * columns * (vae.scale_factor_spatial // vae.patch_size) ** 2
-    each = 5 * pixels * vae.scale_factor_temporal * vae.decoder_dim * vae.dim_mult[1] * settings.vae_itemsize
-    return min(decoded_latents(free, each), most)
+    own, spare = split_sizes(rows, layout.num_ranks)[0], spare_bytes(spec, layout, hardware, settings)
+    portion = settings.decode_chunk or decoded_latents(spec.vae, own * columns, settings.vae_itemsize, spare)
+    return min(portion, most_latents(spec.vae, own, columns))
+
+
+def spare_bytes(spec: ModelSpec, layout: ParallelLayout, hardware: Hardware, settings: RunSettings) -> int:
+    """What a GPU has beside the weights that are loaded, on the rank with most of them; nothing on a CPU."""
+    if hardware.card.is_cpu:
+        return 0
+    return hardware.card.memory_bytes - max(loaded_by_rank(spec, layout.num_ranks, settings))
 
 
 def usable_bytes(hardware: Hardware) -> int:
     """What tensors of a rank may take of its card."""
     return hardware.card.memory_bytes - hardware.card.context_bytes
+
+
+def norm_copies(on_cpu: bool, vae_dtype: str) -> int:
+    """How often a norm of the VAE holds its input beside it: as its output on a GPU, on a CPU in float32 if at all."""
+    if on_cpu:
+        return 0 if vae_dtype == "float32" else 2
+    return 1
 
 
 def decoding_bytes(
@@ -150,7 +163,7 @@ def decoding_bytes(
         columns,
         is_split,
         winograd=hardware.card.is_cpu and is_float32,
-        norm_copies=0 if is_float32 else NORM_COPIES,
+        norm_copies=norm_copies(hardware.card.is_cpu, settings.vae_dtype),
     )
     latents = 4 * LATENTS_HELD // 2 * math.prod(spec.latent_shape(request.num_frames, request.height, request.width))
     size = min(portion, max(1, num_latents - 1))

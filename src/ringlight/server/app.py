@@ -22,7 +22,7 @@ from ringlight.engine.engine import Engine
 from ringlight.engine.runner import ReplicaState
 from ringlight.server.api.events import Watchers
 from ringlight.server.api.openapi import describe
-from ringlight.server.api.parts import Parts
+from ringlight.server.api.parts import NO_IDS, Parts
 from ringlight.server.api.routes import content, pages, system, videos
 from ringlight.server.api.schemas import to_video
 from ringlight.server.collection.database import check_url
@@ -144,9 +144,14 @@ async def method_not_allowed(request: Request, error: Exception) -> Response:
     A path that is written out, such as /v1/videos/sync, has no methods from one with an id in that place.
     """
     routes = [route for router in ROUTERS for route in router.routes if isinstance(route, Route)]
-    found = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    written_out = [route for route in found if not route.param_convertors]
-    methods = {method for route in written_out or found for method in route.methods or ()}
+    asked = {**request.scope, "path_params": {}}  # those that are there are of the route that was taken
+    found = [(route, *route.matches(asked)) for route in routes]
+    methods = {
+        method
+        for route, match, scope in found
+        if match is not Match.NONE and scope["path_params"].get("video_id") not in NO_IDS
+        for method in route.methods or ()
+    }
     path, method = request.url.path, request.method
     allow = {"Allow": ", ".join(sorted(methods))}
     return ApiError(405, "method_not_allowed", f"{path} does not take {method}", headers=allow).response()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ringlight.core.config import EngineConfig
+from ringlight.core.cudnn import REMEDY, convolution_fault
 from ringlight.core.errors import InvalidLayout, InvalidSetting
 from ringlight.core.host import cores_each, memory_bytes
 from ringlight.core.messages import RankPlace
@@ -50,16 +51,26 @@ def choose_dtypes(config: EngineConfig, device: torch.device) -> tuple[torch.dty
     return getattr(torch, name), getattr(torch, config.vae_dtype)
 
 
+def require_right_convolutions(config: EngineConfig, device: torch.device, vae_dtype: torch.dtype) -> None:
+    """Raise InvalidSetting where the VAE would go through convolutions that are known to be wrong."""
+    if device.type != "cuda" or (vae_dtype == torch.float32 and not config.tf32):
+        return
+    if (fault := convolution_fault(torch.backends.cudnn.version())) is not None:
+        raise InvalidSetting(f"{fault}; {REMEDY}")
+
+
 def apply_settings(config: EngineConfig, device: torch.device, num_local: int) -> None:
     """Set what torch keeps for the whole process: threads, and TensorFloat-32 in convolutions only.
 
-    Ranks that share a machine's CPU share its cores.
+    Ranks that share a machine's CPU share its cores. Products in bfloat16 are summed in float32 throughout: where they
+    are split depends on how many rows a rank has.
     """
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     elif device.type == "cpu" and num_local > 1:
         torch.set_num_threads(cores_each(num_local))
     torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cudnn.allow_tf32 = config.tf32
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ringlight.core import messages
 from ringlight.core.errors import ERRORS, Cancelled, InvalidRequest, RinglightError, WorkerError, from_code
+from ringlight.core.warning import RequestWarning
 from ringlight.parallel.group import RankGroup
 from ringlight.parallel.link import LinkLost
 from ringlight.worker.corridor import Corridor
@@ -27,6 +28,9 @@ class Events:
 
     def stage_started(self, stage: str) -> None:
         self._tell(messages.StageStarted(job_id=self._job.job_id, stage=stage))
+
+    def warned(self, warning: RequestWarning) -> None:
+        self._tell(messages.Warned(job_id=self._job.job_id, warning=warning))
 
     def step_finished(self, step: int, num_steps: int, seconds: float) -> None:
         self._tell(messages.StepFinished(job_id=self._job.job_id, step=step, num_steps=num_steps, seconds=seconds))

@@ -53,6 +53,7 @@ class Worker:
         self._device = environment.choose_device(config, setup.place)
         environment.apply_settings(config, self._device, setup.place.num_local)
         dtype, vae_dtype = environment.choose_dtypes(config, self._device)
+        environment.require_right_convolutions(config, self._device, vae_dtype)
         terms = terms_of(setup, self._device, dtype, vae_dtype)
         if setup.checkpoint not in ("", terms["checkpoint"]):
             raise InvalidCheckpoint(
@@ -88,6 +89,7 @@ class Worker:
         self._pipeline = Wan22TI2V(config, setup.limits, self._device, dtype, vae_dtype, group.world)
         described = environment.describe(config, self._device, dtype, vae_dtype, self._pipeline.kernel.name)
         if setup.place.num_ranks > 1:
+            self._pipeline.agree_on_memory(group.control)
             described |= msgspec.to_builtins(self._pipeline.measure_speeds(group.world, group.control))
         return described
 
@@ -202,6 +204,7 @@ class Worker:
             num_tokens=spec.num_tokens(request.num_frames, request.height, request.width),
             outputs=[],
             num_slices=tracer.num_slices,
+            decode_chunk=tracer.decode_chunk,
             resumed_from_step=tracer.resumed_from_step,
         )
 

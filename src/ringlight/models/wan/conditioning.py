@@ -65,11 +65,17 @@ class Modulation:
 
     def norm(self, x_BSC: Tensor, start: int, shift: int, dtype: torch.dtype, eps: float) -> Tensor:
         """layer_norm(x) * (1 + scale) + shift for tokens that begin at `start`; scale is the row after shift."""
-        parts = [
-            F.layer_norm(x_BSC[:, run], x_BSC.shape[-1:], 1 + row[shift + 1], row[shift], eps).to(dtype)
-            for row, run in self.runs(start, start + x_BSC.shape[1])
-        ]
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] if parts else x_BSC.to(dtype)
+        runs = list(self.runs(start, start + x_BSC.shape[1]))
+        if len(runs) == 1:
+            return self._norm_run(x_BSC, runs[0][0], shift, eps).to(dtype)
+        out = x_BSC.new_empty(x_BSC.shape, dtype=dtype)
+        for row, run in runs:
+            out[:, run] = self._norm_run(x_BSC[:, run], row, shift, eps)
+        return out
+
+    @staticmethod
+    def _norm_run(x_BSC: Tensor, row: Tensor, shift: int, eps: float) -> Tensor:
+        return F.layer_norm(x_BSC, x_BSC.shape[-1:], 1 + row[shift + 1], row[shift], eps)
 
     def add_gated_(self, x_BSC: Tensor, update_BSC: Tensor, start: int, gate: int) -> None:
         """x += update * gate, in place."""

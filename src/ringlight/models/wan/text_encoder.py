@@ -104,6 +104,12 @@ class TextEncoder(nn.Module):
         embedded = gather_parts(mine, sizes, self.axis, kind="text")[0]
         return [part.clone() for part in embedded.split(lengths)]  # a cache that forgets one must free its memory
 
+    def count_tokens(self, prompt: str) -> int:
+        """How many tokens a prompt has, the end mark included, whatever of them is read."""
+        assert self.tokenizer is not None, "made to encode"
+        self.tokenizer.no_truncation()
+        return len(self.tokenizer.encode(clean_prompt(prompt)).ids)
+
     def _tokenise(self, prompt: str) -> Tensor:
         """(1, L) token ids."""
         assert self.tokenizer is not None, "made to encode"

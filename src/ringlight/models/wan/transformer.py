@@ -7,7 +7,7 @@ What is done differently, with the same result to rounding:
 - Only distinct timesteps are embedded: one for text-to-video, two for image-to-video (the first frame is at time 0),
   each valid for a run of tokens. Modulation is then weight and bias of the layer norm itself.
 - Text keys and values are projected once per request. All padding rows of a prompt give one and the same key and
-  value, so they stand as one column whose score is raised by the logarithm of their number.
+  value, so on a CPU they stand as one column whose score is raised by the logarithm of their number.
 - Hidden states stay in float32 between the blocks; what follows attention runs on slices of the tokens, so that the
   feed-forward's wide activations exist for one slice only.
 """
@@ -22,7 +22,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ringlight.attention.kernel import AttentionKernel
-from ringlight.core.portions import MAX_ELEMENTS, SLICE_TOKENS, offered_tokens
+from ringlight.core.portions import MAX_ELEMENTS, SLICE_TOKENS, merges_padding, offered_tokens
 from ringlight.core.spec import TransformerSpec
 from ringlight.models.linear import Linear
 from ringlight.models.wan.conditioning import Modulation, TextKeys
@@ -30,7 +30,7 @@ from ringlight.models.wan.rope import rope_frequencies, rotate_
 from ringlight.parallel.attention import sequence_attention
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.shard import SequenceShard
-from ringlight.parallel.speeds import seconds_of
+from ringlight.parallel.speeds import median_seconds
 from ringlight.parallel.turns import in_turns
 
 PROBE_TOKENS_ON_CPU, PROBE_TOKENS = 128, 2048
@@ -208,14 +208,18 @@ class WanTransformer(nn.Module):
             if isinstance(module, Linear):
                 module.optimise_layout()
 
-    def text_keys(self, text_LC: Tensor, num_rows: int) -> list[TextKeys]:
+    def text_keys(self, text_LC: Tensor, num_rows: int, merge_padding: bool | None = None) -> list[TextKeys]:
         """Keys and values of a prompt for every block: to be kept for all steps of a request.
 
         `text_LC` are the true rows of the encoder's output; rows from there to `num_rows` are padding: zeros,
-        which the text projection turns into one and the same key and value each.
+        which the text projection turns into one and the same key and value each. With `merge_padding` (None: as is
+        best on this device) one stands for all of them.
         """
-        num_pad = num_rows - text_LC.shape[0]
-        rows = F.pad(text_LC, (0, 0, 0, 1)) if num_pad else text_LC
+        if merge_padding is None:
+            merge_padding = merges_padding(text_LC.device.type == "cpu")
+        missing = num_rows - text_LC.shape[0]
+        num_pad = missing if merge_padding else 0
+        rows = F.pad(text_LC, (0, 0, 0, min(missing, 1) if merge_padding else missing))
         embedded = self.condition_embedder.embed_text(rows.unsqueeze(0).to(self.dtype))
         return [block.attn2.keys(embedded, num_pad) for block in self._blocks()]
 
@@ -292,10 +296,11 @@ class WanTransformer(nn.Module):
         device = self.scale_shift_table.device
         num_tokens = PROBE_TOKENS_ON_CPU if device.type == "cpu" else PROBE_TOKENS
         block = next(self._blocks())
-        modulation = Modulation(torch.zeros(1, 6, self.spec.inner_dim, device=device), (num_tokens,))
-        frequencies = rope_frequencies((1, 1, num_tokens), self.spec.attention_head_dim, device)
         generator = torch.Generator(device).manual_seed(0)
-        x = torch.randn(1, num_tokens, self.spec.inner_dim, generator=generator, device=device)
+        shapes = ((1, num_tokens, self.spec.inner_dim), (1, 6, self.spec.inner_dim))
+        x, rows = (torch.randn(shape, generator=generator, device=device) for shape in shapes)
+        modulation = Modulation(rows, (num_tokens,))
+        frequencies = rope_frequencies((1, 1, num_tokens), self.spec.attention_head_dim, device)
         keys = block.attn2.keys(x[:, :1].to(self.dtype), num_pad=0)
 
         def run() -> None:
@@ -303,7 +308,7 @@ class WanTransformer(nn.Module):
             block.finish_(x, out.flatten(2), 0, modulation, keys, kernel)
 
         run()
-        return self.spec.forward_flops(num_tokens) / self.spec.num_layers / seconds_of(run, device)
+        return self.spec.forward_flops(num_tokens) / self.spec.num_layers / median_seconds(run, device)
 
     def _head(self, x_BSC: Tensor, start: int, modulation: Modulation) -> Tensor:
         out: Tensor = self.proj_out(modulation.norm(x_BSC, start, 0, self.dtype, self.spec.eps))

@@ -90,6 +90,7 @@ class WanVae(nn.Module):
         self.quant_conv = CausalConv(2 * spec.z_dim, 2 * spec.z_dim, (1, 1, 1))
         self.decoder = Decoder(spec)
         self.post_quant_conv = CausalConv(spec.z_dim, spec.z_dim, (1, 1, 1))
+        self._moments: tuple[Tensor, Tensor] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -138,11 +139,14 @@ class WanVae(nn.Module):
         return _unpatchify(patched, self.spec.patch_size).clamp_(-1.0, 1.0)
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        mean, std = (
-            torch.tensor(values, dtype=torch.float32, device=device)
-            for values in (self.spec.latents_mean, self.spec.latents_std)
-        )
-        return mean, std
+        """Mean and deviation of latents, brought to the device once: a copy from the host waits for all its work."""
+        if self._moments is None:
+            mean, std = (
+                torch.tensor(values, dtype=torch.float32, device=device)
+                for values in (self.spec.latents_mean, self.spec.latents_std)
+            )
+            self._moments = mean, std
+        return self._moments
 
 
 def _patchify(frames_FHWC: Tensor, patch: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -76,23 +78,23 @@ def exchange(prediction: Tensor, cfg: Axis) -> list[Tensor]:
 
 
 def denoise(
-    latents: Tensor,
+    begun: Progress,
     first_frame: Tensor | None,
     sampler: Sampler,
     guided: Guided,
     tracer: Tracer,
-    num_done: int = 0,
     state: StateFile | None = None,
     previews: Previews | None = None,
 ) -> Tensor:
-    """float32 latents (1, z, T, h, w) after all steps, of which `num_done` are done already.
+    """float32 latents (1, z, T, h, w) after all steps, of which those of `begun` are done already.
 
     With a first frame (1, z, 1, h, w) the model always sees it clean, at time 0, and it stands in the result.
     Between steps the state is saved and previews are made, where somebody wants them.
     Raises NumericalError when latents stop being finite, Cancelled at the call of the network after a cancel.
     """
-    clock = StepClock(tracer, latents.device, sampler.num_steps, num_done)
-    for step in range(num_done, sampler.num_steps):
+    latents = begun.latents
+    clock = StepClock(tracer, latents.device, sampler.num_steps, begun.step)
+    for step in range(begun.step, sampler.num_steps):
         for call in sampler.calls(step):
             time = sampler.timesteps[call]
             seen, times = latents, time.view(1)
@@ -105,7 +107,7 @@ def denoise(
             tracer.events.check_cancelled(not_finite("Denoising", place, extremes(latents)))
         clock.tick()
         if state is not None:
-            state.save(Progress(step + 1, guided.num_slices, latents), sampler)
+            state.save(replace(begun, step=step + 1, latents=latents), sampler)
         if previews is not None and previews.is_due():
             previews.make(step + 1, without_noise(seen, velocity, sampler.sigmas[call], first_frame))
     if first_frame is not None:

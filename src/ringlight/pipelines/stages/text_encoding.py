@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ringlight.core.errors import NumericalError
 from ringlight.core.request import VideoRequest
+from ringlight.core.warning import prompt_truncated
 from ringlight.models.finite import extremes, not_finite
 from ringlight.models.wan.text_encoder import TextEncoder
 from ringlight.pipelines.trace import JobEvents
@@ -49,14 +50,22 @@ class PromptCache:
 def encode_text(request: VideoRequest, prompts: PromptCache, events: JobEvents) -> list[Tensor]:
     """Embeddings of the prompt, and with guidance also of the negative prompt, on every rank.
 
-    Raises NumericalError, by way of the events, where they are not finite; the cache then holds nothing any more.
+    Warns of prompts that are longer than the encoder reads. Raises NumericalError, by way of the events, where they are
+    not finite; the cache then holds nothing any more.
     """
-    texts = prompts.encode([request.prompt, request.negative_prompt] if request.uses_guidance else [request.prompt])
+    fields = ("prompt", "negative_prompt") if request.uses_guidance else ("prompt",)
+    texts = [getattr(request, field) for field in fields]
+    embeddings = prompts.encode(texts)
     try:
         events.check_cancelled(
-            not_finite("TextEncoding", "embeddings", torch.stack([extremes(text) for text in texts]))
+            not_finite("TextEncoding", "embeddings", torch.stack([extremes(each) for each in embeddings]))
         )
     except NumericalError:
         prompts.forget()
         raise
-    return texts
+    most = prompts.encoder.max_tokens
+    for field, text, embedding in zip(fields, texts, embeddings, strict=True):
+        # Those that are full were perhaps cut. How long they are is not kept with them: few are.
+        if len(embedding) == most and (num_tokens := prompts.encoder.count_tokens(text)) > most:
+            events.warned(prompt_truncated(field, num_tokens, most))
+    return embeddings

@@ -7,24 +7,16 @@ which knows the model and the operator's limits, and names the nearest values th
 from __future__ import annotations
 
 import difflib
-import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, TypeVar
 
-import msgspec
-from anyio import CapacityLimiter, to_thread
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
 
-from ringlight.core.errors import InvalidRequest, Problem
-from ringlight.core.layout import ParallelLayout
-from ringlight.core.request import MAX_SEED, RequestDefaults, RequestLimits, VideoRequest
-from ringlight.core.spec import ModelSpec
-from ringlight.server.collection.view import Draft
+from ringlight.core.errors import Problem
+from ringlight.core.request import DRAW, MAX_SEED
 from ringlight.server.http.body import Body
-from ringlight.server.http.errors import ApiError, invalid
-from ringlight.server.safety.outbound import Outbound
-from ringlight.server.safety.pictures import check_picture, read_data_url
+from ringlight.server.http.errors import invalid
 
 SIZE = re.compile(r"\s*([0-9]{1,6})\s*[xX×*]\s*([0-9]{1,6})\s*")
 SHOWN_CHARS = 80  # of what a client sent, in a message
@@ -59,6 +51,8 @@ def _left_out_if_empty(value: Any) -> Any:
 
 
 def _image_reference(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: each for name, each in value.items() if each is not None}
     return {"image_url": value} if isinstance(value, str) and value else _left_out_if_empty(value)
 
 
@@ -105,8 +99,8 @@ class Lengthed(Call):
     """Length, as a string or a number. At 24 fps 4 seconds are 97 frames: the fewest that are not shorter."""
     num_frames: Whole = Field(None, json_schema_extra={"minimum": 1})
     """Frames, a multiple of 4 and one. Where both are given it wins over `seconds`."""
-    seed: Whole = Field(None, json_schema_extra={"minimum": 0, "maximum": MAX_SEED})
-    """The same request with the same seed gives the same pixels. Drawn where it is left out."""
+    seed: Whole = Field(None, json_schema_extra={"minimum": DRAW, "maximum": MAX_SEED})
+    """The same request with the same seed gives the same pixels. Drawn where it is left out or -1."""
     negative_prompt: str | None = None
     """What the video should not show."""
     num_inference_steps: Whole = Field(None, json_schema_extra={"minimum": 1})
@@ -123,7 +117,7 @@ class ImageReference(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     image_url: Annotated[str | None, BeforeValidator(_left_out_if_empty)] = None
-    """A data URL (base64), or http(s) for hosts that the operator allows."""
+    """A data URL, or its base64 alone, or http(s) for hosts that the operator allows."""
     file_id: Annotated[str | None, BeforeValidator(_left_out_if_empty)] = None
     """Files are not kept by this server: always refused."""
 
@@ -146,13 +140,16 @@ class CreateVideo(Lengthed):
         ImageReference | None,
         BeforeValidator(_image_reference, json_schema_input_type=str | ImageReference | None),
     ] = None
-    """The first frame: a file (multipart), a URL, or an object with one. PNG, JPEG, WebP, BMP, GIF or TIFF."""
+    """The first frame: a file (multipart), a URL, base64, or an object with one. PNG, JPEG, WebP, AVIF, BMP, GIF or
+    TIFF; HEIC where the server has its reader. Without a size the video takes its shape; with one its middle is used.
+    """
     model: Name = None
     """A name from /v1/models."""
     size: Name = Field(None, examples=["1280x704"])
-    """Width x height in pixels, each a multiple of what /v1/models says (32 for Wan2.2)."""
+    """Width x height in pixels, each a multiple of what /v1/models says (32 for Wan2.2). Left out it follows from the
+    picture, else it is the default."""
     width: Whole = Field(None, json_schema_extra={"minimum": 1})
-    """Instead of `size`."""
+    """Instead of `size`. Where only one of them is said, the other follows from the picture."""
     height: Whole = Field(None, json_schema_extra={"minimum": 1})
     """Instead of `size`."""
     fps: Whole = Field(None, json_schema_extra={"minimum": 1, "maximum": 240})
@@ -169,7 +166,7 @@ class CreateVideo(Lengthed):
             return None
         match = SIZE.fullmatch(value)
         if match is None:
-            raise ValueError(f"{_shown(value)!r} is not WIDTHxHEIGHT, such as 1280x704")
+            raise ValueError(f"{shown(value)!r} is not WIDTHxHEIGHT, such as 1280x704")
         return f"{int(match[1])}x{int(match[2])}"
 
     @field_validator("n")
@@ -191,8 +188,8 @@ class CreateVideo(Lengthed):
 class RemixVideo(Call):
     """POST /v1/videos/{id}/remix: everything as in that video, the seed too, but for the prompt."""
 
-    seed: Whole = Field(None, json_schema_extra={"minimum": 0, "maximum": MAX_SEED})
-    """Another seed than that video's, to try again."""
+    seed: Whole = Field(None, json_schema_extra={"minimum": DRAW, "maximum": MAX_SEED})
+    """Another seed than that video's, to try again; -1 draws one."""
 
 
 class ExtendVideo(Lengthed):
@@ -213,12 +210,10 @@ AnyCall = TypeVar("AnyCall", bound=Call)
 
 def parse(model: type[AnyCall], body: Body) -> AnyCall:
     """The call that a body holds. Raises ApiError 400 that names every field that is wrong, missing or unknown."""
-    problems = [
-        Problem(_shown(name), _why_no_file(name, model)) for name in body.files if name not in model.file_fields
-    ]
+    problems = [Problem(shown(name), _why_no_file(name, model)) for name in body.files if name not in model.file_fields]
     call = None
     try:
-        call = model.model_validate(body.fields)
+        call = model.model_validate(_without_nulls(body.fields, model))
     except ValidationError as error:
         told = {problem.field for problem in problems}  # a file in the place of a field is not missing too
         found = [_problem(dict(item), model) for item in error.errors(include_url=False, include_input=False)]
@@ -228,6 +223,11 @@ def parse(model: type[AnyCall], body: Body) -> AnyCall:
     if call is None or problems:
         raise invalid(problems)
     return call
+
+
+def _without_nulls(fields: Mapping[str, Any], model: type[Call]) -> dict[str, Any]:
+    """Clients send null for what they leave out, also for fields that we do not have."""
+    return {name: value for name, value in fields.items() if value is not None or name in model.model_fields}
 
 
 def _contradictions(call: CreateVideo) -> list[Problem]:
@@ -244,7 +244,7 @@ def _contradictions(call: CreateVideo) -> list[Problem]:
 
 def _problem(item: Mapping[str, Any], model: type[Call]) -> Problem:
     """One of pydantic's findings, in our words."""
-    path = [_shown(str(part)) for part in item["loc"]]
+    path = [shown(str(part)) for part in item["loc"]]
     field = ".".join(path)
     match item["type"]:
         case "extra_forbidden":
@@ -265,113 +265,6 @@ def _why_no_file(name: str, model: type[Call]) -> str:
     return "is sent as a file and is not one of this call's files"
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
+    """A name that a client sent, cut to what fits into a message."""
     return name if len(name) <= SHOWN_CHARS else f"{name[:SHOWN_CHARS]}..."
-
-
-class Collection(Protocol):
-    """What is asked of the collection of videos to make a draft."""
-
-    @property
-    def model_names(self) -> Sequence[str]: ...
-    @property
-    def spec(self) -> ModelSpec: ...
-    @property
-    def limits(self) -> RequestLimits: ...
-    @property
-    def defaults(self) -> RequestDefaults: ...
-    def complete(self, prompt: str, **fields: Any) -> VideoRequest: ...
-
-
-async def to_draft(
-    call: CreateVideo,
-    files: Mapping[str, bytes],
-    videos: Collection,
-    outbound: Outbound,
-    webhooks: Outbound | None = None,
-    decoders: CapacityLimiter | None = None,
-) -> Draft:
-    """What a call asks for, complete and checked, with its picture fetched and found whole.
-
-    `outbound` fetches pictures and `webhooks` may be called when a video is over; None calls nobody. `decoders` bounds
-    how many pictures are decoded at a time. Raises ApiError, InvalidRequest, InvalidLayout.
-    """
-    check_model(call.model, videos.model_names)
-    await check_webhook(call.webhook_url, webhooks)
-    layout = None if call.layout is None else ParallelLayout.parse(call.layout)
-    width, height = call.width_height
-    request = videos.complete(
-        call.prompt,
-        negative_prompt=call.negative_prompt,
-        width=width,
-        height=height,
-        num_frames=frames_for(call, call.fps or videos.defaults.fps, videos.spec),
-        fps=call.fps,
-        num_inference_steps=call.num_inference_steps,
-        guidance_scale=call.guidance_scale,
-        flow_shift=call.flow_shift,
-        seed=call.seed,
-    )
-    try:
-        request.check(videos.spec, videos.limits)
-    except InvalidRequest as error:
-        raise InvalidRequest([_as_asked(problem, call) for problem in error.problems]) from None
-    image = files.get("input_reference")
-    if image is None and call.input_reference is not None:
-        image = await _referenced(call.input_reference, outbound, videos.limits)
-    if image is not None:
-        await to_thread.run_sync(check_picture, image, request.width, request.height, videos.limits, limiter=decoders)
-        request = msgspec.structs.replace(request, image=image)
-    return Draft(
-        request=request,
-        user=call.user,
-        priority=call.priority or 0,
-        timeout_seconds=call.timeout_seconds,
-        webhook_url=call.webhook_url,
-        layout=layout,
-    )
-
-
-def check_model(model: str | None, model_names: Sequence[str]) -> None:
-    """Raise ApiError 404 unless the model is left out or one that is served."""
-    if model is not None and model not in model_names:
-        served = ", ".join(model_names)
-        raise ApiError(404, "model_not_found", f"model: {_shown(model)!r} is not served; {served} is", param="model")
-
-
-async def check_webhook(url: str | None, webhooks: Outbound | None) -> None:
-    """Raise ApiError 400 unless the URL is left out or may be called."""
-    if url is not None and webhooks is None:
-        message = "webhook_url: this server calls no webhooks that requests name"
-        raise ApiError(400, "webhook_url_refused", message, param="webhook_url")
-    if url is not None and webhooks is not None:
-        await webhooks.check(url)
-
-
-def frames_for(call: Lengthed, fps: int, spec: ModelSpec) -> int | None:
-    """Frames as they are given, else the fewest that the model can make and that last as long as `seconds`."""
-    if call.num_frames is not None or call.seconds is None:
-        return call.num_frames
-    multiple = spec.frame_multiple
-    wanted = call.seconds * fps - 1
-    return max(0, math.ceil(wanted / multiple - 1e-9)) * multiple + 1
-
-
-def _as_asked(problem: Problem, call: CreateVideo) -> Problem:
-    """Name the field that the client sent: it may have said size for width and height, or seconds for frames."""
-    if problem.field in ("width", "height") and call.size is not None:
-        return msgspec.structs.replace(problem, field="size", message=f"{problem.field} {problem.message}")
-    if problem.field == "num_frames" and call.num_frames is None and call.seconds is not None:
-        return msgspec.structs.replace(problem, field="seconds", message=f"num_frames {problem.message}")
-    return problem
-
-
-async def _referenced(reference: ImageReference, outbound: Outbound, limits: RequestLimits) -> bytes:
-    """The bytes of a picture that is named and not sent as a file."""
-    if reference.file_id is not None:
-        raise InvalidRequest.of("input_reference", "file_id is not supported; send the picture or its image_url")
-    if reference.image_url is None:
-        raise InvalidRequest.of("input_reference", "names no image_url")
-    if reference.image_url[:5].lower() == "data:":
-        return await to_thread.run_sync(read_data_url, reference.image_url, limits)
-    return await outbound.get(reference.image_url)

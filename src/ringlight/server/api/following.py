@@ -5,7 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from ringlight.core.errors import NotFound
-from ringlight.server.api.calls import Call, ExtendVideo, RemixVideo, frames_for
+from ringlight.core.request import drawn
+from ringlight.server.api.calls import Call, ExtendVideo, RemixVideo
+from ringlight.server.api.drafts import asked_seconds, frames_for
 from ringlight.server.collection.derived import last_frame
 from ringlight.server.collection.folder import VIDEO_ID
 from ringlight.server.collection.store import StoredJob
@@ -24,12 +26,16 @@ def to_remix(call: RemixVideo, source_id: str, videos: Videos, owner: str) -> Dr
         image = videos.image(source)
     except FileNotFoundError:  # deleted at this moment
         raise NotFound(f"there is no video {source_id!r}") from None
-    seed = source.request.seed if call.seed is None else call.seed
+    seed = source.request.seed if call.seed is None else drawn(call.seed)
     request = msgspec.structs.replace(source.request, prompt=call.prompt, seed=seed, image=image)
     if source.continues is not None:
         videos.path(source.continues, owner)
     draft = Draft(
-        request=request, remixed_from=source.id, continues=source.continues, frames_before=source.frames_before
+        request=request,
+        remixed_from=source.id,
+        continues=source.continues,
+        frames_before=source.frames_before,
+        seconds=source.seconds,
     )
     return _as_called(draft, call, source)
 
@@ -58,7 +64,12 @@ def to_extension(call: ExtendVideo, videos: Videos, owner: str) -> Draft:
     picture = last_frame(videos.path(source.id, owner))
     request = msgspec.structs.replace(request, image=picture)
     frames_before = source.frames_before + before.num_frames - 1  # the last one is the new part's first
-    draft = Draft(request=request, continues=source.id, frames_before=frames_before)
+    draft = Draft(
+        request=request,
+        continues=source.id,
+        frames_before=frames_before,
+        seconds=asked_seconds(call, source.seconds or f"{source.duration_seconds:.2f}"),
+    )
     return _as_called(draft, call, source)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 from anyio import CapacityLimiter
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
 
 from ringlight.core.errors import NotFound
 from ringlight.core.settings import ServeSettings
@@ -20,6 +21,7 @@ from ringlight.server.observability.tracing import Tracing
 from ringlight.server.safety.keys import ApiKeys
 from ringlight.server.safety.outbound import Outbound
 
+NO_IDS = ("characters", "edits", "extensions", "sync")  # what stands in the place of an id in other paths
 MAX_DECODERS = 2  # pictures and videos that are decoded at a time
 
 bearer = HTTPBearer(auto_error=False, description="An API key, where the server asks for one.")
@@ -64,7 +66,9 @@ async def owner_of(
 async def checked_id(
     video_id: Annotated[str, Path(description="Id of a video.", examples=[EXAMPLE_ID])],
 ) -> str:
-    """An id that a video can have. Raises NotFound for any other text."""
+    """An id that a video can have. Raises NotFound for any other text, and 405 for the name of another thing."""
+    if video_id in NO_IDS:
+        raise HTTPException(405)
     if VIDEO_ID.fullmatch(video_id) is None:
         raise NotFound(f"there is no video {video_id[:80]!r}")
     return video_id

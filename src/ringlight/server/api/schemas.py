@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
+from ringlight.core.warning import Code
 from ringlight.engine.jobs import Status
 from ringlight.server.collection.store import StoredError
 from ringlight.server.collection.view import View
@@ -57,6 +58,21 @@ class RankMemory(Answer):
     resident_growth_bytes: int | None = None
 
 
+class VideoWarning(Answer):
+    """Where a video is not quite what was asked."""
+
+    code: Code
+    """size_rounded, picture_cropped or prompt_truncated."""
+    param: str
+    """The field of the request that it is about."""
+    given: str
+    """What was asked: a size, the picture's size in its own pixels, or the tokens of a prompt."""
+    used: str
+    """What is made of it: the size, the part of the picture that is used, or the tokens that are read."""
+    message: str
+    """One line for people."""
+
+
 class Video(Answer):
     """A video: what was asked, with every default filled in, how far it is, and once it is completed what it took."""
 
@@ -83,8 +99,10 @@ class Video(Answer):
     """Width x height in pixels."""
     width: int
     height: int
-    seconds: str = Field(examples=["5.04"])
-    """Length of the video; of an extension, of the whole."""
+    seconds: str = Field(examples=["5"])
+    """The length that was asked for, of an extension that of the whole; where none was asked for, the video's own."""
+    duration_seconds: float = Field(examples=[5.041667])
+    """The video's own length; of an extension, of the whole."""
     num_frames: int
     """Frames that were asked for; an extension adds one less to those of its source."""
     fps: int
@@ -98,6 +116,8 @@ class Video(Answer):
     user: str | None = None
     remixed_from_video_id: str | None = None
     extended_from_video_id: str | None = None
+    warnings: list[VideoWarning]
+    """Where the video is not quite what was asked. That a prompt is too long is known once it has been encoded."""
 
     stage: str | None = None
     """What is being done at the moment."""
@@ -243,7 +263,8 @@ def to_video(view: View) -> Video:
         size=f"{request.width}x{request.height}",
         width=request.width,
         height=request.height,
-        seconds=tidy_seconds((stored.frames_before + request.num_frames) / request.fps),
+        seconds=stored.seconds or tidy_seconds(stored.duration_seconds),
+        duration_seconds=round(stored.duration_seconds, 6),
         num_frames=request.num_frames,
         fps=request.fps,
         num_inference_steps=request.num_inference_steps,
@@ -255,6 +276,7 @@ def to_video(view: View) -> Video:
         user=stored.user,
         remixed_from_video_id=stored.remixed_from,
         extended_from_video_id=stored.continues,
+        warnings=[VideoWarning(**msgspec.structs.asdict(warning)) for warning in view.warnings],
         stage=(state.stage or None) if is_running and state else None,
         step=state.step if is_running and state else None,
         queue_position=view.queue_position if view.status in ("queued", "in_progress") else None,

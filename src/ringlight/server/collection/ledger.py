@@ -137,6 +137,7 @@ class Ledger:
             None if report is None else msgspec.json.encode(report),
             folder.video.stat().st_size if error is None else 0,
             self._tells_operator,
+            state.warnings or None,  # what was known when it was accepted stays
         )
         try:
             ended = self._store.get(video_id)

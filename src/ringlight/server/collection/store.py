@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, get_args
 from uuid import uuid4
 
@@ -22,9 +22,11 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy.schema import CreateColumn
 
 from ringlight.core.clock import Clock
 from ringlight.core.errors import NotFound, StoreError
+from ringlight.core.warning import Warnings
 from ringlight.engine.jobs import Status
 from ringlight.server.collection.database import Database
 from ringlight.server.collection.stored import (
@@ -78,8 +80,9 @@ class JobStore:
                 METADATA.create_all(connection, checkfirst=False)  # a table of another's is an error
                 connection.execute(insert(versions).values(version=SCHEMA_VERSION))
             found = connection.execute(select(versions.c.version)).scalar()
-            if found == 1:  # which had no deliveries
-                deliveries.create(connection, checkfirst=False)
+            if found in UPGRADES:
+                for version in range(found, SCHEMA_VERSION):
+                    UPGRADES[version](connection)
                 connection.execute(update(versions).values(version=SCHEMA_VERSION))
                 found = SCHEMA_VERSION
         if found != SCHEMA_VERSION:
@@ -178,6 +181,7 @@ class JobStore:
         report: bytes | None = None,
         output_bytes: int = 0,
         tells_operator: bool = False,
+        warnings: Warnings | None = None,
     ) -> bool:
         """End a job, and note at the same moment whom to tell: the webhook that its request names, and the operator's
         where there is one. False, and no effect, where it was over already or is not there: there is one terminal
@@ -191,6 +195,8 @@ class JobStore:
             "has_report": report is not None,
             "output_bytes": output_bytes,
         }
+        if warnings is not None:
+            values["warnings"] = warnings
         if status == "completed":
             values["progress"] = 100
         with self._database.write() as connection:
@@ -308,6 +314,20 @@ class JobStore:
 
 def _least(seconds: float, other: ColumnElement[float]) -> ColumnElement[float]:
     return case((other < seconds, other), else_=seconds)
+
+
+def _add_deliveries(connection: Connection) -> None:
+    deliveries.create(connection, checkfirst=False)
+
+
+def _add_what_was_asked(connection: Connection) -> None:
+    for column in (jobs.c.seconds, jobs.c.warnings):
+        told = CreateColumn(column).compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE {jobs.name} ADD COLUMN {told}")
+
+
+UPGRADES: dict[int, Callable[[Connection], None]] = {1: _add_deliveries, 2: _add_what_was_asked}
+"""What makes the tables of a version those of the next."""
 
 
 def _get(connection: Connection, job_id: str, owner: str | None) -> StoredJob:

@@ -23,9 +23,10 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeDecorator
 
 from ringlight.core.request import VideoRequest
+from ringlight.core.warning import Warnings
 from ringlight.engine.jobs import Status
 
-SCHEMA_VERSION = 2  # of the tables below, StoredError and VideoRequest: one more whenever any of them changes
+SCHEMA_VERSION = 3  # of the tables below, StoredError and VideoRequest: one more whenever any of them changes
 
 
 class StoredError(msgspec.Struct, frozen=True):
@@ -43,8 +44,8 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     `owner` is the name of the API key that made it, "" without keys. The request's image is not in it but in the job's
     folder (`has_image`), its report apart from it (`has_report`). `layout` is a name such as "u1r2". Of `priority` the
     higher goes first. `remixed_from` and `continues` are ids of other videos, of the latter `frames_before` frames come
-    first. `progress`, 0 to 100, is what was last
-    stored, and `deaths` how often workers died under it.
+    first. `progress`, 0 to 100, is what was last stored, and `deaths` how often workers died under it. `seconds` is the
+    length that was asked for, as an answer has it, and `warnings` say where the video is not what was asked.
     """
 
     id: str
@@ -70,6 +71,13 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     error: StoredError | None = None
     has_report: bool = False
     output_bytes: int = 0
+    seconds: str | None = None
+    warnings: Warnings = ()
+
+    @property
+    def duration_seconds(self) -> float:
+        """How long the video is, with the one that it continues."""
+        return (self.frames_before + self.request.num_frames) / self.request.fps
 
 
 class Idempotency(msgspec.Struct, frozen=True):
@@ -93,12 +101,12 @@ class StoredDelivery(msgspec.Struct, frozen=True):
 
 
 class AsJson(TypeDecorator[Any]):
-    """A msgspec struct in a column of JSON."""
+    """What msgspec can read and write, in a column of JSON."""
 
     impl = JSON(none_as_null=True)
     cache_ok = True
 
-    def __init__(self, kind: type[msgspec.Struct]) -> None:
+    def __init__(self, kind: Any) -> None:
         super().__init__()
         self.kind = kind
 
@@ -139,6 +147,8 @@ jobs = Table(
     Column("error", AsJson(StoredError)),
     Column("has_report", Boolean, nullable=False),
     Column("output_bytes", BigInteger, nullable=False),
+    Column("seconds", Text),
+    Column("warnings", AsJson(Warnings), nullable=False, server_default="[]"),
     Column("report", LargeBinary),
     Index("jobs_by_owner", "owner", "created_at", "id"),
     Index("jobs_by_creation", "created_at", "id"),

@@ -18,6 +18,7 @@ from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
 from ringlight.core.settings import ServeSettings
+from ringlight.core.sizes import AskedSize
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job, JobState, Keep
 from ringlight.server.collection.derived import make_spritesheet, make_thumbnail
@@ -122,7 +123,7 @@ class Videos:
 
     def complete(self, prompt: str, **fields: Any) -> VideoRequest:
         """A whole request: what is given, else the defaults of server and checkpoint, else the model card's."""
-        return self.engine.request(prompt, **fields)
+        return self.engine.request(prompt, round_sizes=self.settings.round_sizes, **fields)
 
     def create(self, draft: Draft, owner: str, idempotency: Idempotency | None = None) -> View:
         """Accept a video; it is on the disk when this returns.
@@ -138,7 +139,10 @@ class Videos:
         try:
             folder.make()
             job = self._submit(
-                self._new(job_id, draft, owner), draft.request, lambda stored: self._accept(stored, draft, idempotency)
+                self._new(job_id, draft, owner),
+                draft.request,
+                lambda stored: self._accept(stored, draft, idempotency),
+                draft.asked_size,
             )
         except Known as known:
             folder.remove()
@@ -236,6 +240,7 @@ class Videos:
             remixed_from=draft.remixed_from,
             continues=draft.continues,
             frames_before=draft.frames_before,
+            seconds=draft.seconds,
             created_at=now,
             deadline_at=now + min(timeouts) if timeouts else None,
         )
@@ -253,7 +258,11 @@ class Videos:
             raise Known(kept)
 
     def _submit(
-        self, stored: StoredJob, request: VideoRequest, accept: Callable[[StoredJob], None] | None = None
+        self,
+        stored: StoredJob,
+        request: VideoRequest,
+        accept: Callable[[StoredJob], None] | None = None,
+        asked_size: AskedSize = (None, None),
     ) -> Job:
         """Queue a job; without `accept` it is one that was accepted before."""
         folder, settings = self.folder.of(stored.id), self.settings
@@ -262,7 +271,7 @@ class Videos:
 
         def take_in(job: Job) -> None:
             if accept is not None:
-                accept(stored)
+                accept(msgspec.structs.replace(stored, warnings=job.state.warnings))
             self._ledger.follow(job, stored.started_at)
 
         return self.engine.submit(
@@ -279,7 +288,10 @@ class Videos:
             ),
             continues="" if stored.continues is None else str(folder.source),
             preview_seconds=settings.preview_seconds,
-            state=None if accept else JobState(deaths=stored.deaths, furthest=stored.progress),
+            state=None
+            if accept
+            else JobState(deaths=stored.deaths, furthest=stored.progress, warnings=stored.warnings),
+            asked_size=asked_size,
             accept=take_in,
         )
 

@@ -7,6 +7,8 @@ import msgspec
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
+from ringlight.core.sizes import AskedSize
+from ringlight.core.warning import Warnings
 from ringlight.engine.jobs import JobState, Status
 from ringlight.server.collection.store import StoredJob
 
@@ -15,6 +17,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     """What a call to create a video asked for, once it has been read and completed.
 
     `continues` is the video that it goes on from, of which `frames_before` frames come before the new ones.
+    `asked_size` and `seconds` are what was asked, as far as it was; the request is what will be made of it.
     """
 
     request: VideoRequest
@@ -26,6 +29,8 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     continues: str | None = None
     frames_before: int = 0
     layout: ParallelLayout | None = None
+    asked_size: AskedSize = (None, None)
+    seconds: str | None = None
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,3 +55,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         if self.status == "completed":
             return 100
         return max(self.stored.progress, 0 if self.state is None else min(99, self.state.progress))
+
+    @property
+    def warnings(self) -> Warnings:
+        """Where the video is not what was asked, as far as that is known."""
+        return self.stored.warnings if self.state is None else self.state.warnings

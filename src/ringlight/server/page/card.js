@@ -62,6 +62,8 @@ export class Card {
     this.part(".ring span").textContent = video.status === "in_progress" ? `${video.progress} %` : "";
     this.part(".failure").hidden = !video.error;
     this.part(".failure").textContent = video.error?.message ?? "";
+    this.part(".notes").hidden = !video.warnings.length;
+    this.part(".notes").textContent = video.warnings.map((warning) => `Note: ${warning.message}.`).join("\n");
     if (before?.status !== video.status) this.change();
   }
 

@@ -3,6 +3,7 @@
 import { Picture } from "./picture.js";
 
 const NUMBERS = ["width", "height", "num_frames", "num_inference_steps", "fps", "guidance_scale", "flow_shift"];
+const LONGEST_SHAPE = 3;
 const WORDS = ["prompt", "negative_prompt", "seed", "layout"];
 
 export class Form {
@@ -13,10 +14,15 @@ export class Form {
     this.seconds = root.querySelector("#seconds");
     this.onSubmit = onSubmit;
     this.model = null;
-    this.picture = new Picture(root.querySelector("#drop"), () => this.complain(), (width, height) => {
+    this.sizeIsAsked = false; // until then the size follows the picture, as it does on the server
+    const fit = (width, height) => {
       [this.fields.width.value, this.fields.height.value] = this.sizeLike(width, height);
       this.mark();
-    });
+    };
+    const seen = (width, height) => {
+      if (!this.sizeIsAsked && this.model) fit(width ?? this.model.defaults.width, height ?? this.model.defaults.height);
+    };
+    this.picture = new Picture(root.querySelector("#drop"), () => this.complain(), fit, seen);
     root.addEventListener("submit", (event) => {
       event.preventDefault();
       this.submit();
@@ -63,12 +69,17 @@ export class Form {
     return { landscape: [long, short], portrait: [short, long], square: this.sizeLike(1, 1) };
   }
 
-  // About as many pixels as the default size has, never more, in the shape of width : height.
+  // At most as many pixels as the default size has, nearest to the shape of width : height. As core/sizes.py.
   sizeLike(width, height) {
     const { defaults, width_multiple, height_multiple } = this.model;
-    const scale = Math.sqrt((defaults.width * defaults.height) / (width * height));
-    const fit = (length, multiple) => Math.max(multiple, Math.floor((length * scale) / multiple) * multiple);
-    return [fit(width, width_multiple), fit(height, height_multiple)];
+    const shape = Math.min(Math.max(width / height, 1 / LONGEST_SHAPE), LONGEST_SHAPE);
+    const area = Math.min(defaults.width * defaults.height, this.model.limits.max_pixels);
+    const down = (length, multiple) => Math.max(1, Math.floor(length / multiple)) * multiple;
+    const wide = down(Math.sqrt(area * shape), width_multiple);
+    const high = down(Math.sqrt(area / shape), height_multiple);
+    const found = [[wide, down(area / wide, height_multiple)], [down(area / high, width_multiple), high], [wide, high]];
+    const strain = ([one, other]) => Math.abs(Math.log(one / other / shape));
+    return found.reduce((best, size) => (strain(size) < strain(best) ? size : best));
   }
 
   nearestFrames(frames) {
@@ -81,6 +92,7 @@ export class Form {
     this.complain();
     if (!this.model) return;
     const { width, height, num_frames: frames, fps, num_inference_steps: steps } = this.fields;
+    if (["shape", "width", "height"].includes(field.name)) this.sizeIsAsked = true;
     if (field.value === "custom") return width.focus();
     if (field.name === "shape") [width.value, height.value] = this.shapes()[field.value];
     if (field.name === "preset") ({ steps: steps.value, frames: frames.value } = this.presets()[field.value]);
@@ -104,6 +116,7 @@ export class Form {
 
   // The settings of a video that was made before.
   reuse(video) {
+    this.sizeIsAsked = true;
     for (const name of [...NUMBERS, "prompt", "negative_prompt", "seed"]) this.fields[name].value = video[name];
     const isOffered = [...this.fields.layout.options].some((option) => option.value === video.layout);
     this.fields.layout.value = isOffered ? video.layout : "";

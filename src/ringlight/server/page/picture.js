@@ -1,8 +1,9 @@
 // Picture: the first frame of a video, dropped on the page, pasted, or chosen.
 
 export class Picture {
-  // onFit(width, height) is asked for a size of the picture's own shape.
-  constructor(root, onChange, onFit) {
+  // onFit(width, height) is asked for a size of the picture's own shape; onSeen tells of the size of one that has been
+  // chosen, or with nothing that there is none any more.
+  constructor(root, onChange, onFit, onSeen) {
     this.root = root;
     this.input = root.querySelector("input");
     this.shown = root.querySelector("img");
@@ -10,7 +11,11 @@ export class Picture {
     this.file = null;
     this.size = [0, 0];
     this.input.addEventListener("change", () => this.input.files.length && this.choose(this.input.files[0]));
-    this.shown.addEventListener("load", () => this.describe(this.size));
+    this.onSeen = onSeen;
+    this.shown.addEventListener("load", () => {
+      onSeen(this.shown.naturalWidth, this.shown.naturalHeight);
+      this.describe(this.size);
+    });
     root.querySelector("[data-do=fit]").addEventListener("click", () => onFit(this.shown.naturalWidth, this.shown.naturalHeight));
     root.querySelector("[data-do=remove]").addEventListener("click", () => {
       this.choose(null);
@@ -48,6 +53,7 @@ export class Picture {
     URL.revokeObjectURL(this.shown.src);
     if (file) this.shown.src = URL.createObjectURL(file);
     else this.shown.removeAttribute("src");
+    if (!file) this.onSeen();
     this.root.querySelector(".chosen").hidden = !file;
     this.root.querySelector(".empty-drop").hidden = Boolean(file);
     this.root.querySelector(".name").textContent = file?.name ?? "";

@@ -47,7 +47,7 @@ export function stage(name) {
 export function facts(video) {
   return [
     video.size.replace("x", " × "),
-    `${video.seconds} s`,
+    `${Number(video.duration_seconds.toFixed(2))} s`,
     `${video.num_frames} frames at ${video.fps} fps`,
     `${video.num_inference_steps} steps`,
     `guidance ${video.guidance_scale}`,

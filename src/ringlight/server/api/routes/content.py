@@ -113,7 +113,7 @@ async def video_events(video_id: VideoId, parts: Served, owner: Owner) -> Respon
     response_class=Response,
     responses={
         **answers(400, 404, 409, 413, 415, 422, 429, 504),
-        200: A_VIDEO | {"description": "The video; its headers tell id, seed and time"},
+        200: A_VIDEO | {"description": "The video; its headers tell id, seed, time and warnings"},
     },
     openapi_extra=takes(CreateVideo),
 )
@@ -159,6 +159,8 @@ async def _file_of(view: View, parts: Parts) -> Response:
     if error is not None:
         status = CODES[error.code].status if error.code in CODES else 500
         raise ApiError(status, error.code, error.message, param=error.param, headers=headers)
+    if view.warnings:
+        headers["x-warnings"] = ", ".join(warning.code for warning in view.warnings)
     if view.report is not None:
         headers["x-inference-time"] = f"{view.report.total_seconds:.3f}"
     path = await to_thread.run_sync(parts.videos.path, stored.id, stored.owner, "video")

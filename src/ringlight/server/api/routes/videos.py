@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from ringlight.server.api.calls import CreateVideo, ExtendVideo, RemixVideo, check_webhook, parse, to_draft
+from ringlight.server.api.calls import CreateVideo, ExtendVideo, RemixVideo, parse
+from ringlight.server.api.drafts import check_webhook, to_draft
 from ringlight.server.api.following import to_extension, to_remix
 from ringlight.server.api.openapi import answers, takes
 from ringlight.server.api.parts import Owner, Parts, Served, VideoId
@@ -18,6 +19,7 @@ from ringlight.server.http.body import Body, read_body
 from ringlight.server.http.errors import ApiError, NotImplementedHere
 
 MAX_KEY_LENGTH = 255
+NO_CHARACTERS = "this model knows no characters; describe them in the prompt, or begin with a picture of them"
 RETRY_SECONDS = 120.0  # in which a client may send the same again because the answer did not reach it
 
 router = APIRouter(tags=["Videos"])
@@ -35,6 +37,18 @@ async def create_video(request: Request, response: Response, parts: Served, owne
 async def edit_video(owner: Owner) -> None:
     """Not something that this model can do; always 501."""
     raise NotImplementedHere("this model cannot edit videos; POST /v1/videos/{id}/remix makes one with another prompt")
+
+
+@router.post("/v1/videos/characters", responses=answers(501), response_model=None)
+async def create_character(owner: Owner) -> None:
+    """Not something that this model can do; always 501."""
+    raise NotImplementedHere(NO_CHARACTERS)
+
+
+@router.get("/v1/videos/characters/{character_id}", responses=answers(501), response_model=None)
+async def retrieve_character(character_id: str, owner: Owner) -> None:
+    """Not something that this model can do; always 501."""
+    raise NotImplementedHere(NO_CHARACTERS)
 
 
 @router.post(

@@ -1,0 +1,88 @@
+"""RequestWarning: that a video is not quite what was asked, and in what. Said once, and shown wherever a video is."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ringlight.core.request import VideoRequest
+from ringlight.core.sizes import AskedSize, Size
+
+LEAST_CUT = 0.02  # of a picture's width or height; less is a matter of multiples, and nobody sees it
+
+Code = Literal["size_rounded", "picture_cropped", "prompt_truncated"]
+
+
+class RequestWarning(msgspec.Struct, frozen=True, kw_only=True):
+    """`given` is what was asked and `used` what is made of it, of the request's field `param`; `message` says it.
+
+    size_rounded: two sizes, such as 1280x720 and 1280x704. picture_cropped: the picture's size in its own pixels, and
+    of those the part that is seen. prompt_truncated: numbers of tokens.
+    """
+
+    code: Code
+    param: str
+    given: str
+    used: str
+    message: str
+
+
+Warnings = tuple[RequestWarning, ...]
+
+
+def size_warnings(asked: AskedSize, picture: Size | None, request: VideoRequest) -> Warnings:
+    """What `request` makes of the size that was asked, and of its picture, which is upright."""
+    found = [_rounded(asked, request), None if picture is None else _cropped(picture, request)]
+    return tuple(warning for warning in found if warning is not None)
+
+
+def prompt_truncated(param: str, num_tokens: int, most: int) -> RequestWarning:
+    """Of a prompt with more tokens than the text encoder reads."""
+    return RequestWarning(
+        code="prompt_truncated",
+        param=param,
+        given=str(num_tokens),
+        used=str(most),
+        message=f"the {param.replace('_', ' ')} has {num_tokens} tokens and the text encoder reads the first {most}; "
+        "what comes after them has no effect",
+    )
+
+
+def _rounded(asked: AskedSize, request: VideoRequest) -> RequestWarning | None:
+    made = (request.width, request.height)
+    wanted = tuple(have if want is None else want for want, have in zip(asked, made, strict=True))
+    if wanted == made:
+        return None
+    given, used = _as_text(wanted), _as_text(made)
+    return RequestWarning(
+        code="size_rounded",
+        param="size",
+        given=given,
+        used=used,
+        message=f"the size is {used} instead of {given}: the model makes only certain multiples",
+    )
+
+
+def _cropped(picture: Size, request: VideoRequest) -> RequestWarning | None:
+    """What ImageOps.fit leaves out: the picture covers the video, and what stands over is cut evenly at both sides."""
+    width, height = picture
+    scale = max(request.width / width, request.height / height)
+    kept = (min(width, round(request.width / scale)), min(height, round(request.height / scale)))
+    cut = {"width": 1 - kept[0] / width, "height": 1 - kept[1] / height}
+    side = max(cut, key=lambda name: cut[name])
+    if cut[side] < LEAST_CUT:
+        return None
+    given, used = _as_text(picture), _as_text(kept)
+    return RequestWarning(
+        code="picture_cropped",
+        param="input_reference",
+        given=given,
+        used=used,
+        message=f"of the picture's {given} pixels the middle {used} are used: {cut[side]:.0%} of its {side} is cut for "
+        f"a video of {request.width}x{request.height}",
+    )
+
+
+def _as_text(size: tuple[int, ...]) -> str:
+    return "x".join(map(str, size))
