@@ -191,10 +191,10 @@ def _guided(network: WanTransformer, scale: Scale, mesh: ParallelMesh) -> Tensor
 
 
 def _decode(vae: WanVae, scale: Scale, mesh: ParallelMesh) -> Tensor | None:
-    """All frames on rank 0, in portions of the size that memory allows."""
+    """All frames on rank 0, two latent frames at a time."""
     latents = random_latents(scale, scale.bands_video).unsqueeze(0)
     writer = Frames() if mesh.world.rank == 0 else None
-    decode(latents, vae, 0, Tensor.float, writer, Unheard(), mesh.world)
+    decode(latents, vae, 2, Tensor.float, writer, Unheard(), mesh.world)
     return torch.cat(writer.parts) if writer is not None else None
 
 
@@ -202,7 +202,7 @@ def _encode(vae: WanVae, scale: Scale, mesh: ParallelMesh) -> Tensor:
     generator = torch.Generator().manual_seed(7)
     video = scale.bands_video
     image = torch.rand(1, video.height, video.width, 3, generator=generator).mul_(2).sub_(1)
-    return encode_image(image, vae, scale.device, mesh.world)
+    return encode_image(image, vae, scale.device, mesh.world, Unheard())
 
 
 def _check_generations(scale: Scale, meshes: list[ParallelMesh]) -> Iterator[Finding]:

@@ -133,16 +133,17 @@ def generate(folder: Path, fields: dict[str, Any], device: torch.device, dtype: 
     pipeline = Wan22TI2V(config, RequestLimits(), device, dtype, dtype)
     request: VideoRequest = read_defaults(folder).complete(PROMPT, pipeline.spec, seed=SEED, **fields)
     output = folder / "latents.safetensors"
-    pipeline.run(request, output, "parity", Tracer(device, Unmeasured(), Unheard()))
+    alone = ParallelMesh.alone()
+    pipeline.run(request, output, "parity", Tracer(device, Unmeasured(), Unheard()), alone)
     latents = safetensors.torch.load_file(output)["latents"]
     writer = Frames()
     decode(
         latents.to(device),
         pipeline.vae,
-        config.decode_chunk,
+        pipeline.decode_chunk(request, alone),
         Tensor.float,
         writer,
         Unheard(),
-        ParallelMesh.alone().world,
+        alone.world,
     )
     return Made(latents, torch.cat(writer.parts), time.perf_counter() - start)
