@@ -7,7 +7,7 @@ from pathlib import Path
 from queue import Empty
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from ringlight.core.errors import StoreError
 from ringlight.core.warning import prompt_truncated
@@ -137,6 +137,12 @@ def test_a_deleted_video_takes_its_events_along(store: JobStore) -> None:
     assert [each.job_id for each in store.settle((), 10)] == [kept]
 
 
+def forget_what_was_asked(connection: Connection) -> None:
+    """The table of jobs as version 2 had it."""
+    for column in ("seconds", "warnings"):
+        connection.execute(text(f"ALTER TABLE jobs DROP COLUMN {column}"))
+
+
 def test_a_database_of_before_gets_an_outbox_and_keeps_its_jobs(url: str) -> None:
     with opened(url) as store:
         jobs = [store.add(new_job(created_at=float(when), webhook_url=HOOK)) for when in range(3)]
@@ -144,6 +150,7 @@ def test_a_database_of_before_gets_an_outbox_and_keeps_its_jobs(url: str) -> Non
         ended = store.get(jobs[0].id)
         with store._database.write() as connection:  # as version 1 was
             connection.execute(text("DROP TABLE deliveries"))
+            forget_what_was_asked(connection)
             connection.execute(text("UPDATE schema_version SET version = 1"))
     for _ in range(2):
         with opened(url) as store:
@@ -159,8 +166,7 @@ def test_a_database_of_before_learns_what_was_asked_and_keeps_its_jobs(url: str)
     with opened(url) as store:
         jobs = [store.add(new_job(created_at=float(when))) for when in range(2)]
         with store._database.write() as connection:
-            for column in ("seconds", "warnings"):
-                connection.execute(text(f"ALTER TABLE jobs DROP COLUMN {column}"))
+            forget_what_was_asked(connection)
             connection.execute(text("UPDATE schema_version SET version = 2"))
     with opened(url) as store:
         assert store.list(None, None, 10, "asc") == (jobs, False)
