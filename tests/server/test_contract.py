@@ -358,7 +358,7 @@ def test_an_unknown_model(client: OpenAI, transport: Counting) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         create(client, model="sora-2")
     assert (caught.value.code, caught.value.param, len(transport.sent)) == ("model_not_found", "model", 1)
-    (model,) = client.models.list().data
-    assert client.models.retrieve(model.id).id == model.id
+    for model in client.models.list().data:
+        assert client.models.retrieve(model.id).id == model.id
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("sora-2")
