@@ -123,7 +123,7 @@ def test_encode_within_2e_5_of_one_rank(tiny: Path, num_ranks: int) -> None:
     vae = load_pipeline(tiny).vae
 
     def work(mesh: ParallelMesh) -> Tensor:
-        return flat([encode_image(picture_of(*picture), vae, CPU, mesh.world) for picture in PICTURES])
+        return flat([encode_image(picture_of(*picture), vae, CPU, mesh.world, Silent()) for picture in PICTURES])
 
     alone = work(ParallelMesh.alone())
     for latents in on_ranks(layout_of(num_ranks), work):
@@ -254,7 +254,7 @@ def test_bytes_of_decoding(
 @pytest.mark.parametrize("num_ranks", FEW_RANKS)
 def test_bytes_of_encoding(tiny: Path, num_ranks: int, picture: tuple[int, int]) -> None:
     vae = load_pipeline(tiny).vae
-    work = kinds_sent(lambda axis: encode_image(picture_of(*picture), vae, CPU, axis))
+    work = kinds_sent(lambda axis: encode_image(picture_of(*picture), vae, CPU, axis, Silent()))
     for rank, found in enumerate(on_ranks(layout_of(num_ranks), work)):
         assert found.tolist() == in_order(encoding_bytes(vae.spec, num_ranks, rank, picture, itemsize=4))
 
