@@ -26,6 +26,11 @@ DEFAULTS_FILE = "ringlight.json"
 DEMO_NAME = "ringlight-demo"  # what a demo checkpoint's model_index.json calls it, with its size
 BUS_ORDER = "PCI_BUS_ID"  # of cards, which is their driver's; CUDA's own begins with the fastest
 # As torch calls it from 2.9 on, and under its names before that.
+# How long threads of OpenMP spin for each other before they sleep. On a CPU that other work shares, GNU's own default
+# burns the time that the awaited thread needs: 5.3 times as long as alone, with this 2.2 (docs/log.md).
+WAITING_SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # either decides
+SPIN_COUNT = "1000"
+
 ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 
@@ -255,6 +260,8 @@ def worker_environment(num_nodes: int = 1) -> dict[str, str]:
     if num_nodes == 1:
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     environment.setdefault("CUDA_DEVICE_ORDER", BUS_ORDER)
+    if not any(name in environment for name in WAITING_SETTINGS):
+        environment[WAITING_SETTINGS[0]] = SPIN_COUNT
     if not any(name in environment for name in ALLOCATOR_SETTINGS):
         environment[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
     return environment
