@@ -25,12 +25,11 @@ LoadFormat = Literal["auto", "dummy"]
 DEFAULTS_FILE = "ringlight.json"
 DEMO_NAME = "ringlight-demo"  # what a demo checkpoint's model_index.json calls it, with its size
 BUS_ORDER = "PCI_BUS_ID"  # of cards, which is their driver's; CUDA's own begins with the fastest
-# As torch calls it from 2.9 on, and under its names before that.
 # How long threads of OpenMP spin for each other before they sleep. On a CPU that other work shares, GNU's own default
 # burns the time that the awaited thread needs: 5.3 times as long as alone, with this 2.2 (docs/log.md).
 WAITING_SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # either decides
 SPIN_COUNT = "1000"
-
+# As torch calls it from 2.9 on, and under its names before that.
 ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 
