@@ -61,7 +61,7 @@ def test_doctor_says_what_a_report_of_a_bug_needs() -> None:
     assert plain.code == as_json.code == 0
     assert plain.err == as_json.err == ""
     facts = json.loads(as_json.out)
-    assert facts.keys() == {"packages", "machine", "torch", "codecs", "environment"}
+    assert facts.keys() == {"packages", "machine", "torch", "codecs", "environment", "problems"}
     assert facts["packages"]["torch"][0].isdigit()
     assert "not installed" not in facts["packages"].values()
     assert facts["machine"]["cpus"] >= 1
