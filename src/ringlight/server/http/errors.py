@@ -192,7 +192,8 @@ def install(app: FastAPI, tell: Callable[[str], str] = str) -> None:
         assert isinstance(error, RinglightError)
         answer, said = to_api_error(error, tell), str(error)
         if answer.type == "server_error" or tell(said) != said:
-            logger.error("%s failed: %s: %s", request.url.path, error.code, said)
+            level = logging.ERROR if answer.type == "server_error" else logging.INFO
+            logger.log(level, "%s failed: %s: %s", request.url.path, error.code, said)
         return answer.response()
 
     async def parameters(request: Request, error: Exception) -> JSONResponse:
