@@ -111,8 +111,8 @@ def test_versions(found: str, versions: str, is_right: bool) -> None:
 
 def test_what_is_needed_is_read_from_the_package_itself() -> None:
     needed = {requirement.name: requirement for requirement in requirements()}
-    assert {"torch", "diffusers", "av", "msgspec", "typer", "pillow", "sqlalchemy"} <= needed.keys()
-    assert not needed.keys() & {"pytest", "matplotlib", "psycopg"}, "extras are not needed"
+    assert {"torch", "tokenizers", "av", "msgspec", "typer", "pillow", "sqlalchemy"} <= needed.keys()
+    assert not needed.keys() & {"pytest", "matplotlib", "psycopg", "diffusers"}, "extras are not needed"
     assert needed["pillow"].module == "PIL" and needed["python-multipart"].module == "python_multipart"
     assert Requirement("torch", ">=2.8").remedy == "pip install --force-reinstall 'torch>=2.8'"
 

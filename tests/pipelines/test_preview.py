@@ -96,10 +96,10 @@ def test_the_estimate_is_the_schedulers_own(tiny: Path, spec: ModelSpec) -> None
     generator = torch.Generator().manual_seed(2)
     sampler = prepare_timesteps(request_for(spec), spec.scheduler, generator, CPU)
     latents, noise = (torch.randn(1, 48, 3, 4, 6, generator=generator) for _ in range(2))
-    for call, time in enumerate(sampler.timesteps):
+    for call in range(len(sampler.timesteps)):
         estimate = without_noise(latents, noise, sampler.sigmas[call], None)
-        latents = sampler.step(noise, time, latents)
-        assert torch.equal(estimate, sampler.scheduler.model_outputs[-1])
+        latents = sampler.step(call, noise, latents)
+        assert torch.equal(estimate, sampler.memory()["predictions"][0])
 
 
 @pytest.mark.parametrize("num_frames", [1, 9])

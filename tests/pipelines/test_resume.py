@@ -147,7 +147,7 @@ def damage(path: Path, how: str) -> None:
             "a header bomb": (2**62).to_bytes(8, "little") + content[8:],
             "no state": safetensors.torch.save({"latents": torch.zeros(1)}),
             "of another job": content.replace(b"this very job", b"that very job"),
-            "of the format before": content.replace(b'"3 this very job', b'"2 this very job'),
+            "of the format before": content.replace(b'"4 this very job', b'"3 this very job'),
         }[how]
     )
     assert path.read_bytes() != content

@@ -18,8 +18,8 @@ from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.core.spec import ModelSpec, SchedulerSpec
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines import wan22_ti2v
-from ringlight.pipelines.sampler import Sampler
 from ringlight.pipelines.stages.timestep_preparation import prepare_timesteps
+from ringlight.samplers.sampler import Sampler
 from tests.oracle import load_oracle
 from tests.ours import final_latents, frames, load_pipeline, new_tracer
 from tests.parallel.ranks import on_ranks

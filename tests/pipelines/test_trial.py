@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.errors import InvalidCheckpoint, InvalidInstallation
 from ringlight.core.spec import SchedulerSpec
-from ringlight.pipelines.sampler import Sampler
 from ringlight.pipelines.trial import CPU, Flow, require_sampler
+from ringlight.samplers.choosing import make_sampler
+from ringlight.samplers.sampler import SolverSampler
+from ringlight.samplers.schedule import Schedule
+from ringlight.samplers.solver import Draw, State
+from ringlight.samplers.unipc import UniPc
 from tests.ours import load_pipeline
 from tests.samplers import NOISY, SAMPLERS, all_schedulers, sampler_spec, scheduler_spec
 
@@ -59,7 +65,7 @@ def test_in_few_and_many_steps_it_ends_where_all_data_are(name: str) -> None:
     """What the trial relies on, at other numbers of steps than its own; each call of the network is of one step."""
     for num_steps in (1, 2, 3, 50):
         flow = Flow()
-        sampler = Sampler(sampler_spec(name), num_steps, 5.0, flow.generator, CPU)
+        sampler = make_sampler(sampler_spec(name), num_steps, 5.0, flow.generator, CPU)
         assert [call for step in range(num_steps) for call in sampler.calls(step)] == [*range(len(sampler.timesteps))]
         off = (flow.follow(sampler, flow.noise, range(num_steps)) - flow.means).abs()
         assert off[flow.deviations == 0].max() < 0.02
@@ -69,7 +75,7 @@ def test_in_few_and_many_steps_it_ends_where_all_data_are(name: str) -> None:
 def test_the_noisy_ones_are_those_that_draw(name: str) -> None:
     flow = Flow()
     before = flow.generator.get_state()
-    flow.follow(Sampler(sampler_spec(name), 3, 5.0, flow.generator, CPU), flow.noise, range(3))
+    flow.follow(make_sampler(sampler_spec(name), 3, 5.0, flow.generator, CPU), flow.noise, range(3))
     assert torch.equal(flow.generator.get_state(), before) == (name not in NOISY)
 
 
@@ -113,26 +119,51 @@ def test_what_solves_something_else_is_refused_with_the_reason(
     assert re.search(words, refusal(scheduler_spec(class_name, **config)))
 
 
-class Unseeded(Sampler):
+class Unseeded(UniPc):
     """A planted bug: noise comes from where no seed reaches."""
 
-    def step(self, velocity: torch.Tensor, time: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        return super().step(velocity, time, latents) + 1e-3 * torch.randn_like(latents) * (time > 900)
+    def step(
+        self, schedule: Schedule, call: int, velocity: Tensor, latents: Tensor, state: State, draw: Draw
+    ) -> tuple[Tensor, State]:
+        after, state = super().step(schedule, call, velocity, latents, state, draw)
+        return after + 1e-3 * torch.randn_like(latents) * (call == 0), state
 
 
-class Forgetful(Sampler):
+class Forgetful(SolverSampler):
     """A planted bug: what it remembers is not all that it needs."""
 
     def memory(self) -> dict[str, Any]:
-        memory = super().memory()
-        del memory["scheduler"]["last_sample"]
-        return memory
+        return super().memory() | {"latents": None}
 
 
-@pytest.mark.parametrize("kind", [Unseeded, Forgetful])
-def test_planted_bugs_show(kind: type[Sampler], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ringlight.pipelines.trial.Sampler", kind)
+@pytest.mark.parametrize("bug", [Unseeded, Forgetful])
+def test_planted_bugs_show(bug: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ringlight.samplers.choosing." + bug.__mro__[1].__name__, bug)
     assert "does not repeat itself" in refusal(sampler_spec("unipc"))
+
+
+def test_without_diffusers_our_own_solvers_are_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ringlight.samplers.choosing.find_spec", lambda name: None)
+    require_sampler(sampler_spec("unipc"), CHECKPOINT)
+    said = refusal(sampler_spec("dpm-single"))
+    assert re.search(r"none of our own \(DPMSolverMulti.*not installed: pip install 'ringlight\[diffusers\]'", said)
+    assert "use_karras_sigmas" not in said
+
+
+def test_a_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = SchedulerSpec(config={}, class_name="MagicScheduler", flow_shift=5.0, flow_shift_key="flow_shift")
+    assert "is no scheduler of diffusers" in refusal(spec)
+
+
+def test_a_diffusers_that_cannot_be_imported_is_no_fault_of_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "diffusers.py").write_text("raise RuntimeError('compiled against ABI 0x1')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in ("ringlight.samplers.adapter", "diffusers"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(InvalidInstallation, match="diffusers cannot be imported"):
+        require_sampler(sampler_spec("dpm-single"), CHECKPOINT)
 
 
 def test_it_is_tried_when_the_model_is_loaded(tiny: Path, tmp_path: Path) -> None:

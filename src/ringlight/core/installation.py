@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 from ringlight.core.errors import InvalidInstallation
 
-WORKSHOP = ("torch", "diffusers", "tokenizers", "safetensors", "ftfy", "av", "PIL", "numpy")  # what workers import
+WORKSHOP = ("torch", "tokenizers", "safetensors", "ftfy", "av", "PIL", "numpy")  # what workers import
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}  # those that are called otherwise
 OURS = {"ringlight", "__main__"}
 DOCTOR = "`ringlight doctor` says more"

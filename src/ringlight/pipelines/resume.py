@@ -25,13 +25,13 @@ from torch import Tensor
 from ringlight.core.files import into_place
 from ringlight.core.output import part_path
 from ringlight.parallel.control import Control
-from ringlight.pipelines.sampler import Sampler
 from ringlight.pipelines.trace import JobEvents
+from ringlight.samplers.sampler import Sampler
 
 logger = logging.getLogger(__name__)
 
 SAVING_RANK = 0
-FORMAT = 3
+FORMAT = 4
 TENSOR = "tensor in this file"
 NUMBERS = ("step", "num_slices", "decode_chunk")  # of a Progress, beside its latents
 

@@ -7,19 +7,19 @@ sampler ends there, in however few steps; where they are normal, a sampler witho
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from torch import Tensor
 
-from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.errors import InvalidCheckpoint, RinglightError
 from ringlight.core.spec import SchedulerSpec
 from ringlight.pipelines.resume import Progress, content_of, pack, unpack
-from ringlight.pipelines.sampler import NUM_TRAIN_TIMESTEPS, Sampler
+from ringlight.samplers.choosing import make_sampler, settings_of
+from ringlight.samplers.sampler import Sampler
+from ringlight.samplers.schedule import NUM_TRAIN_TIMESTEPS
 
 CPU = torch.device("cpu")
 SHAPE = (1, 4, 2, 4, 4)
@@ -53,16 +53,15 @@ class Wrong(Exception):
 @torch.inference_mode()
 def require_sampler(spec: SchedulerSpec, model_path: Path) -> None:
     """Raise InvalidCheckpoint, with the reason, unless the checkpoint's scheduler solves the flow of Wan's networks."""
-    place, name = model_path / "scheduler", spec.class_name
-    kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
-        raise InvalidCheckpoint(f"{place}: diffusers {diffusers.__version__} has no scheduler {name!r}")
+    place = model_path / "scheduler"
     try:
         end_of(spec, FEW)
         require_same(spec, MANY, end_of(spec, MANY))
         require_shift(spec)
+    except RinglightError:  # it could not even be tried
+        raise
     except Exception as error:  # diffusers raises of all kinds, and the operator must hear of each
-        raise InvalidCheckpoint(f"{place}: {name} {told(error)}{reasons(spec, kind)}; {REMEDY}") from None
+        raise InvalidCheckpoint(f"{place}: {spec.class_name} {told(error)}{reasons(spec)}; {REMEDY}") from None
 
 
 def end_of(spec: SchedulerSpec, num_steps: int) -> Tensor:
@@ -92,7 +91,7 @@ def require_same(spec: SchedulerSpec, num_steps: int, latents: Tensor) -> None:
 
 
 def sampler_of(spec: SchedulerSpec, num_steps: int, flow: Flow) -> Sampler:
-    return Sampler(spec, num_steps, spec.flow_shift, flow.generator, CPU)
+    return make_sampler(spec, num_steps, spec.flow_shift, flow.generator, CPU)
 
 
 class Flow:
@@ -116,8 +115,7 @@ class Flow:
         """The latents after these steps."""
         for step in steps:
             for call in sampler.calls(step):
-                time = sampler.timesteps[call]
-                latents = sampler.step(self.velocity(latents, time), time, latents)
+                latents = sampler.step(call, self.velocity(latents, sampler.timesteps[call]), latents)
         return latents
 
     def by_euler(self, sampler: Sampler) -> Tensor:
@@ -145,9 +143,9 @@ class Flow:
 
 def require_sigmas(sampler: Sampler) -> None:
     """Raise Wrong unless each call's time is its share of noise, and none is left after the last."""
-    if not isinstance(getattr(sampler.scheduler, "sigmas", None), Tensor):
-        raise Wrong("has no flow sigmas")
     sigmas, seen = sampler.sigmas.float(), sampler.timesteps.float() / NUM_TRAIN_TIMESTEPS
+    if not len(sigmas):
+        raise Wrong("has no flow sigmas")
     if len(sigmas) != len(seen) + 1 or bool((sigmas[:-1] - seen).abs().max() > MOST_APART):
         raise Wrong("has no flow sigmas: they are not its timesteps / 1000, so the network would be told a wrong time")
     if sigmas[-1] > MOST_APART:
@@ -159,7 +157,7 @@ def require_sigmas(sampler: Sampler) -> None:
 def require_shift(spec: SchedulerSpec) -> None:
     """Raise Wrong unless another flow shift gives other timesteps."""
     one, other = (
-        Sampler(spec, FEW, shift, torch.Generator("cpu"), CPU) for shift in (spec.flow_shift, 2 * spec.flow_shift)
+        make_sampler(spec, FEW, shift, torch.Generator("cpu"), CPU) for shift in (spec.flow_shift, 2 * spec.flow_shift)
     )
     if torch.equal(one.timesteps, other.timesteps):
         raise Wrong(f"takes no flow shift ({spec.flow_shift_key})")
@@ -168,15 +166,17 @@ def require_shift(spec: SchedulerSpec) -> None:
 def told(error: Exception) -> str:
     """What is wrong, in words that follow the scheduler's name."""
     said = " ".join(str(error).split())
-    if isinstance(error, Wrong):
+    if isinstance(error, (Wrong, LookupError)):
         return said
     what = "cannot predict flow" if "prediction_type" in said else "cannot be run"
     return f"{what} ({type(error).__name__}: {said})"
 
 
-def reasons(spec: SchedulerSpec, kind: type) -> str:
+def reasons(spec: SchedulerSpec) -> str:
     """What in the configuration is likely to be the cause."""
-    known = inspect.signature(kind).parameters
-    found = {key: spec.config.get(key, known[key].default) for key in TELLING if key in known}
-    wrong = [f"{key} is {json.dumps(value)}" for key, value in found.items() if value != TELLING[key]]
+    try:
+        found = settings_of(spec)
+    except LookupError:  # which is the cause
+        return ""
+    wrong = [f"{key} is {json.dumps(found[key])}" for key in TELLING if key in found and found[key] != TELLING[key]]
     return f"; {', '.join(wrong)}" if wrong else ""

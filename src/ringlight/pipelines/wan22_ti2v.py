@@ -31,7 +31,6 @@ from ringlight.pipelines.continued import require_continuable
 from ringlight.pipelines.output import FrameWriter, LatentsWriter, Output, finish, frame_converter, open_writer
 from ringlight.pipelines.preview import Painter, Previews
 from ringlight.pipelines.resume import Progress, StateFile
-from ringlight.pipelines.sampler import Sampler
 from ringlight.pipelines.stages.decoding import WRITING_RANK, decode
 from ringlight.pipelines.stages.denoising import Guided, denoise
 from ringlight.pipelines.stages.image_encoding import encode_image
@@ -41,6 +40,7 @@ from ringlight.pipelines.stages.text_encoding import PromptCache, encode_text
 from ringlight.pipelines.stages.timestep_preparation import prepare_timesteps
 from ringlight.pipelines.trace import Tracer
 from ringlight.pipelines.trial import require_sampler
+from ringlight.samplers.sampler import Sampler
 
 # A floor under all speeds, in FLOP/s: for telling slow work from work that does not come.
 SLOWEST_CUDA, SLOWEST_CPU = 2e12, 1e9

@@ -131,7 +131,7 @@ def materialise(
             path = f"{module_name}.{name}".split(".")
             wanted = torch.float32 if any(part in kept for part in path) else dtype
             if parameter not in made:
-                empty = torch.empty_like(parameter, dtype=wanted, device=device)
+                empty = torch.empty(parameter.shape, dtype=wanted, device=device)
                 made[parameter] = nn.Parameter(empty, requires_grad=False)
             module.register_parameter(name, made[parameter])
 

@@ -32,7 +32,7 @@ class Umt5Encoder(nn.Module):
     def __init__(self, config: Umt5Config, run: range) -> None:
         super().__init__()
         self.config = config
-        self.shared = nn.Embedding(config.vocab_size, config.d_model) if 0 in run else None
+        self.shared = _table(config.vocab_size, config.d_model) if 0 in run else None
         self.encoder = Stack(config, run)
 
     def forward(self, ids_BL: Tensor, hidden_BLC: Tensor | None = None) -> Tensor:
@@ -105,7 +105,7 @@ class BiasedAttention(nn.Module):
         self.k = nn.Linear(config.d_model, inner_dim, bias=False)
         self.v = nn.Linear(config.d_model, inner_dim, bias=False)
         self.o = nn.Linear(inner_dim, config.d_model, bias=False)
-        self.relative_attention_bias = nn.Embedding(config.relative_attention_num_buckets, self.heads)
+        self.relative_attention_bias = _table(config.relative_attention_num_buckets, self.heads)
 
     def forward(self, x_BLC: Tensor, buckets_LL: Tensor) -> Tensor:
         q, k, v = (to(x_BLC).unflatten(-1, (self.heads, -1)).transpose(1, 2) for to in (self.q, self.k, self.v))
@@ -169,3 +169,9 @@ def relative_buckets(length: int, config: Umt5Config, device: torch.device) -> T
     logarithm = torch.log(far_LL.float() / num_exact) / math.log(config.relative_attention_max_distance / num_exact)
     coarse_LL = num_exact + (logarithm * (num_buckets - num_exact)).long()
     return later_LL + torch.where(far_LL < num_exact, far_LL, coarse_LL.clamp(max=num_buckets - 1))
+
+
+def _table(num_rows: int, dim: int) -> nn.Embedding:
+    """Values that are still to be loaded. torch's own first ones would import its compiler, on the meta device too."""
+    table: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(num_rows, dim), freeze=False)
+    return table

@@ -15,8 +15,8 @@ from ringlight.parallel.mesh import Axis, ParallelMesh
 from ringlight.parallel.turns import in_turns
 from ringlight.pipelines.preview import Previews
 from ringlight.pipelines.resume import Progress, StateFile
-from ringlight.pipelines.sampler import Sampler
 from ringlight.pipelines.trace import StepClock, Tracer
+from ringlight.samplers.sampler import Sampler
 
 
 class Guided:
@@ -102,7 +102,7 @@ def denoise(
                 seen = torch.cat([first_frame, latents[:, :, 1:]], dim=2)
                 times = torch.stack([torch.zeros_like(time), time])
             velocity = guided.predict(seen, times)
-            latents = sampler.step(velocity, time, latents)
+            latents = sampler.step(call, velocity, latents)
             place = f"latents after step {step + 1} of {sampler.num_steps}"
             tracer.events.check_cancelled(not_finite("Denoising", place, extremes(latents)))
         clock.tick()

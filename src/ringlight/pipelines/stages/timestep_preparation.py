@@ -6,11 +6,12 @@ import torch
 
 from ringlight.core.request import VideoRequest
 from ringlight.core.spec import SchedulerSpec
-from ringlight.pipelines.sampler import Sampler
+from ringlight.samplers.choosing import make_sampler
+from ringlight.samplers.sampler import Sampler
 
 
 def prepare_timesteps(
     request: VideoRequest, spec: SchedulerSpec, generator: torch.Generator, device: torch.device
 ) -> Sampler:
     """A fresh sampler for this request, which goes on with the generator of the initial noise."""
-    return Sampler(spec, request.num_inference_steps, request.flow_shift, generator, device)
+    return make_sampler(spec, request.num_inference_steps, request.flow_shift, generator, device)

@@ -1,0 +1,44 @@
+"""Schedules: how much of a video is noise at each call of the network, and which time the network is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_TRAIN_TIMESTEPS = 1000  # the time of pure noise, as Wan's networks know it
+
+Shares = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`sigmas`: the share of noise at each call, noisiest first, and after the last. `times`: what each call is told.
+
+    All are numbers of float32, whatever is computed with them.
+    """
+
+    sigmas: tuple[float, ...]
+    times: tuple[float, ...]
+
+    @classmethod
+    def of(cls, sigmas: Shares, times: Shares) -> Schedule:
+        """Of the shares at the calls; after the last none is left."""
+        shares, seen = (list(map(float, numbers.astype(np.float32))) for numbers in (sigmas, times))
+        return cls((*shares, 0.0), tuple(seen))
+
+    @property
+    def num_calls(self) -> int:
+        return len(self.times)
+
+
+def shifted(sigmas: Shares, flow_shift: float) -> Shares:
+    """More steps where there is much noise: s -> shift s / (1 + (shift - 1) s)."""
+    return flow_shift * sigmas / (1 + (flow_shift - 1) * sigmas)
+
+
+def twice_shifted(num_steps: int, flow_shift: float) -> Shares:
+    """As diffusers' flow-match schedulers have it, which shift the smallest share once more with all others."""
+    smallest = shifted(np.array([1 / NUM_TRAIN_TIMESTEPS]), flow_shift)[0]
+    return shifted(np.linspace(1, smallest, num_steps), flow_shift)

@@ -1,0 +1,42 @@
+"""Solver: one step of a way from noise to a video, as a function of what it is given and nothing else.
+
+B a batch of one, z channels, T frames, h rows, w columns: all tensors here are float32 (B, z, T, h, w).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from ringlight.samplers.schedule import Schedule
+
+Draw = Callable[[], Tensor]  # the next noise of the request, in the shape of its latents
+
+
+@dataclass(frozen=True)
+class State:
+    """What later calls need of earlier ones: predictions, newest first, and latents that a step began with."""
+
+    predictions: tuple[Tensor, ...] = ()
+    latents: Tensor | None = None
+
+
+class Solver(Protocol):
+    """A method with its settings. It holds nothing of a request."""
+
+    def schedule(self, num_steps: int, flow_shift: float) -> Schedule: ...
+
+    def step(
+        self, schedule: Schedule, call: int, velocity: Tensor, latents: Tensor, state: State, draw: Draw
+    ) -> tuple[Tensor, State]:
+        """The latents after a call that predicted this velocity (noise - video) for `latents`, and what to remember."""
+        ...
+
+
+def log_snr(sigma: float) -> float:
+    """ln((1 - sigma) / sigma): the time in which the methods of high order take their steps."""
+    return math.inf if sigma == 0 else math.log1p(-sigma) - math.log(sigma)
