@@ -9,7 +9,7 @@ The one run: give it a machine with one H100 or H200 and nothing else on it, and
     PYTHONPATH=src python benchmarks/gpu_check.py --commit $(git rev-parse --short=12 HEAD) | tee gpu_check.log
 
 (with the package installed, or without; `--commit` where the files are no checkout). It needs the wheels of torch,
-numpy, safetensors, pillow, av, msgspec, diffusers (its schedulers), tokenizers, ftfy, and of the command line: typer,
+numpy, safetensors, pillow, av, msgspec, tokenizers, ftfy, and of the command line: typer,
 rich, pyyaml and nvidia-ml-py. Commit results/gpu_check.json and results/gpu_check.md, whatever they say.
 
 Every row is printed and written as soon as it is known. Every section has a process of its own and a moment when it is
