@@ -24,12 +24,12 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from ringlight.cli.main import app as commands
 from ringlight.cli.settings import ONLY_FLAGS, variable
+from ringlight.core.codes import KINDS, ErrorKind
 from ringlight.core.request import RequestDefaults, RequestLimits
 from ringlight.engine.runner import ReplicaState
 from ringlight.server.api.openapi import describe
 from ringlight.server.api.routes import content, system, videos
-from ringlight.server.http.codes import CODES, Code
-from ringlight.server.observability.metrics import FAILURES, Metrics
+from ringlight.server.observability.metrics import Metrics
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -64,7 +64,7 @@ def fields_of(name: str) -> str:
 
 def codes() -> str:
     """A section for every code of an error."""
-    return "\n".join(_section_of(name, code) for name, code in sorted(CODES.items())).rstrip()
+    return "\n".join(_section_of(code, kind) for code, kind in sorted(KINDS.items())).rstrip()
 
 
 def settings() -> str:
@@ -189,15 +189,15 @@ def _range(schema: Mapping[str, Any]) -> str:
     return f", up to {high:g}" if low is None else f", {low:g} to {high:g}"
 
 
-def _section_of(name: str, code: Code) -> str:
-    where = f"HTTP {code.status}"
-    if name in FAILURES:
+def _section_of(code: str, kind: ErrorKind) -> str:
+    where = f"HTTP {kind.status}"
+    if kind.ends_jobs:
         where += ", or the `error` of a video that failed"
-    headers = [] if code.retry is None else [f"x-should-retry: {str(code.retry).lower()}"]
-    headers += [] if code.retry_seconds is None else [f"retry-after: {code.retry_seconds:g}"]
+    headers = [] if kind.retry is None else [f"x-should-retry: {str(kind.retry).lower()}"]
+    headers += [] if kind.retry_seconds is None else [f"retry-after: {kind.retry_seconds:g}"]
     if headers:
         where += "; " + ", ".join(f"`{header}`" for header in headers)
-    return f"### `{name}`\n\n{where}\n\n{code.meaning} {code.remedy}\n"
+    return f"### `{code}`\n\n{where}\n\n{kind.meaning} {kind.remedy}\n"
 
 
 def _env(name: str | None) -> str:

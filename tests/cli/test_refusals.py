@@ -13,7 +13,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from ringlight.cli.main import exit_code
 from ringlight.core.errors import (
     Cancelled,
     InvalidCheckpoint,
@@ -308,4 +307,4 @@ def test_a_video_of_numbers_that_are_not_finite_is_none(tiny: Path, results: Pat
     ids=lambda value: getattr(value, "code", value),
 )
 def test_exit_codes(error: RinglightError, code: int) -> None:
-    assert exit_code(error) == code
+    assert error.kind.exit_code == code

@@ -15,6 +15,7 @@ import typer
 from ringlight.cli import machine
 from ringlight.cli.signals import handled, interrupt
 from ringlight.core.checkpoint import find_checkpoint
+from ringlight.core.codes import EXIT_WORKER
 from ringlight.core.config import read_defaults, read_limits
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.layout import AskedLayout, ParallelLayout, candidates
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ringlight.bench.runner import Benchmark
 
 MEASURED, PREDICTED, RESULT = "What is measured", "Prediction", "Result"
-EXIT_OUTSIDE, EXIT_FAILED = 1, 4
+EXIT_OUTSIDE = 1
 
 
 def bench(
@@ -168,7 +169,7 @@ def bench(
         _tell(line)
     if result.num_failed:
         _tell(f"{result.num_failed} of {len(result.samples)} requests failed")
-        raise typer.Exit(EXIT_FAILED)
+        raise typer.Exit(EXIT_WORKER)
     if outside:
         raise typer.Exit(EXIT_OUTSIDE)
 

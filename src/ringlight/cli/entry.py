@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-EXIT_INVALID = 3
+EXIT_INVALID = 3  # as in core.codes, which needs packages itself
 
 
 def main() -> None:

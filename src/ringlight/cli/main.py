@@ -17,12 +17,8 @@ from ringlight.cli.generate import generate
 from ringlight.cli.jobs import jobs
 from ringlight.cli.plan import plan
 from ringlight.cli.serve import serve
-from ringlight.core.errors import Cancelled, InvalidRequest, RinglightError
-
-EXIT_USAGE = 2
-EXIT_INVALID = 3
-EXIT_WORKER = 4
-EXIT_INTERRUPTED = 130
+from ringlight.core.codes import EXIT_INTERRUPTED, EXIT_USAGE
+from ringlight.core.errors import RinglightError
 
 app = typer.Typer(
     name="ringlight",
@@ -58,14 +54,6 @@ app.command(name="demo-checkpoint")(demo_checkpoint)
 app.command()(doctor)
 
 
-def exit_code(error: RinglightError) -> int:
-    """3 for what is to be mended in a request, settings, checkpoint or installation, 4 for a worker's failure."""
-    if isinstance(error, Cancelled):
-        return EXIT_INTERRUPTED
-    is_invalid = isinstance(error, InvalidRequest) or error.mender == "operator"
-    return EXIT_INVALID if is_invalid else EXIT_WORKER
-
-
 def main() -> None:
     """Run a command. Exit codes: 0, 2 usage, 3 invalid request or checkpoint, 4 worker failure, 130 interrupted."""
     try:
@@ -78,7 +66,7 @@ def main() -> None:
     except RinglightError as error:
         said = str(error) if str(error) == error.code else f"{error.code}: {error}"
         print(f"ringlight: {said}", file=sys.stderr)
-        sys.exit(exit_code(error))
+        sys.exit(error.kind.exit_code)
     except KeyboardInterrupt:
         print("ringlight: interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

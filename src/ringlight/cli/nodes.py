@@ -40,7 +40,7 @@ def keep_hosting(config: EngineConfig, typical: VideoRequest) -> None:
         try:
             return host_ranks(config, typical, quiet=False)
         except RinglightError as error:
-            if error.mender == "operator":
+            if error.kind.mender == "operator":
                 raise
             print(f"ringlight: {error}; joining again", file=sys.stderr)
             time.sleep(REJOIN_SECONDS)

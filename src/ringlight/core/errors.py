@@ -16,20 +16,17 @@
     ├── StoreError           store_error          the database of jobs does not answer or cannot be written
     └── WorkerError          worker_error         a worker process died or failed unexpectedly
 
-The code is what crosses process and network boundaries; the message is one line that names the remedy. Who can mend it
-is said once, by the class: exit codes follow from it, and whether it is worth another try.
+The code is what crosses process and network boundaries; the message is one line that names the remedy. What else is
+known of a code stands in core.codes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
 
 import msgspec
 
-# asker: whoever made the request, by asking for something else. operator: by another setting, checkpoint or
-# installation, and another start. time: the same may succeed when it is tried again.
-Mender = Literal["asker", "operator", "time"]
+from ringlight.core.codes import KINDS, ErrorKind
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -48,14 +45,17 @@ class RinglightError(Exception):
     """Base of all errors raised on purpose. `code` is stable; `str(error)` is for people."""
 
     code = "error"
-    mender: ClassVar[Mender] = "time"
+
+    @property
+    def kind(self) -> ErrorKind:
+        """What is known of errors of this class."""
+        return KINDS.get(type(self).code, KINDS[RinglightError.code])
 
 
 class InvalidRequest(RinglightError):
     """The request cannot be made as asked. `problems` names all that is wrong at once."""
 
     code = "invalid_request"
-    mender = "asker"
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -69,22 +69,18 @@ class InvalidRequest(RinglightError):
 
 class InvalidCheckpoint(RinglightError):
     code = "invalid_checkpoint"
-    mender = "operator"
 
 
 class InvalidLayout(RinglightError):
     code = "invalid_layout"
-    mender = "operator"
 
 
 class InvalidSetting(RinglightError):
     code = "invalid_setting"
-    mender = "operator"
 
 
 class InvalidInstallation(RinglightError):
     code = "invalid_installation"
-    mender = "operator"
 
 
 class Occupied(InvalidSetting):
@@ -93,7 +89,6 @@ class Occupied(InvalidSetting):
 
 class NotFound(RinglightError):
     code = "not_found"
-    mender = "asker"
 
 
 class QueueFull(RinglightError):
@@ -108,12 +103,10 @@ class QueueFull(RinglightError):
 
 class Cancelled(RinglightError):
     code = "cancelled"
-    mender = "asker"
 
 
 class DeadlineExceeded(RinglightError):
     code = "deadline_exceeded"
-    mender = "asker"
 
 
 class OutOfMemory(RinglightError):
@@ -122,7 +115,6 @@ class OutOfMemory(RinglightError):
 
 class NumericalError(RinglightError):
     code = "numerical_error"
-    mender = "asker"
 
 
 class OutputError(RinglightError):

@@ -144,7 +144,7 @@ class Runner:
 
         What has run before will run again, once a machine or a device is back; but not from another checkpoint.
         """
-        return problem.mender != "time" and (self.ready is None or isinstance(problem, InvalidCheckpoint))
+        return problem.kind.mender != "time" and (self.ready is None or isinstance(problem, InvalidCheckpoint))
 
     def _make_ready(self) -> RinglightError | None:
         """Start the workers where they are not ready. Returns what keeps them from it.

@@ -11,14 +11,9 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 import ringlight
+from ringlight.core.codes import KINDS
 from ringlight.core.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    NumericalError,
-    OutOfMemory,
-    OutputError,
     StoreError,
-    WorkerError,
 )
 from ringlight.core.report import RunReport
 from ringlight.engine.runner import ReplicaState
@@ -26,14 +21,6 @@ from ringlight.engine.runner import ReplicaState
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER = "other"
 UP = frozenset({"ready", "busy"})
-FAILURES = (
-    Cancelled.code,
-    DeadlineExceeded.code,
-    NumericalError.code,
-    OutOfMemory.code,
-    OutputError.code,
-    WorkerError.code,
-)
 WEBHOOK_OUTCOMES = ("delivered", "failed", "dropped")
 
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -120,8 +107,12 @@ class Metrics:
             "ringlight_webhooks", "Webhooks, by what became of them.", ["outcome"], registry=registry
         )
 
-        for code in FAILURES:  # series that are there from the start: the first failure is seen as an increase
-            self._jobs_finished.labels("failed", code)
+        for (
+            code,
+            kind,
+        ) in KINDS.items():  # series that are there from the start: the first failure is seen as an increase
+            if kind.ends_jobs:
+                self._jobs_finished.labels("failed", code)
         for outcome in WEBHOOK_OUTCOMES:
             self._webhooks.labels(outcome)
 

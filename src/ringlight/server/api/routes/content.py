@@ -10,6 +10,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
+from ringlight.core.codes import KINDS
 from ringlight.core.errors import NotFound
 from ringlight.server.api.calls import CreateVideo
 from ringlight.server.api.openapi import answers, takes
@@ -19,7 +20,6 @@ from ringlight.server.api.schemas import Report
 from ringlight.server.collection.videos import Variant
 from ringlight.server.collection.view import View
 from ringlight.server.http.body import read_body
-from ringlight.server.http.codes import CODES
 from ringlight.server.http.content import FileAnswer, client_leaves
 from ringlight.server.http.errors import ApiError
 
@@ -157,7 +157,7 @@ async def _file_of(view: View, parts: Parts) -> Response:
     stored, error = view.stored, view.stored.error
     headers = {"x-video-id": stored.id, "x-seed": str(stored.request.seed)}
     if error is not None:
-        status = CODES[error.code].status if error.code in CODES else 500
+        status = KINDS[error.code].status if error.code in KINDS else 500
         raise ApiError(status, error.code, error.message, param=error.param, headers=headers)
     if view.warnings:
         headers["x-warnings"] = ", ".join(warning.code for warning in view.warnings)
