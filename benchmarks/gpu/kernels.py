@@ -19,8 +19,9 @@ from gpu.rates import allow_tf32
 from gpu.report import Row, error_line, within
 from gpu.scale import MAX_TEXT_ROWS, Scale
 from gpu.section import Section
-from ringlight.attention.kernel import KERNELS, PREFERRED, AttentionKernel, load_kernel, merge
+from ringlight.attention.kernel import AttentionKernel, load_kernel, merge
 from ringlight.attention.reference import Reference
+from ringlight.core.kernels import ATTENTION, PREFERRED
 from ringlight.core.portions import SLICE_TOKENS
 from ringlight.models.wan.conditioning import TextKeys
 
@@ -71,7 +72,7 @@ class Worst:
 def run(section: Section, scale: Scale) -> None:
     """All kernels of the table in the dtypes that networks run in; what does not run here is a row of its own."""
     allow_tf32(False)
-    for name in KERNELS:
+    for name in ATTENTION:
         kernel = load_kernel(name)
         for dtype in DTYPES:
             label = f"{name}, {_short(dtype)}, head_dim {HEAD_DIM}"

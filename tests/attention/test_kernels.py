@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ringlight.attention.kernel import KERNELS, choose_kernel, load_kernel, merge
+from ringlight.attention.kernel import choose_kernel, load_kernel, merge
 from ringlight.attention.reference import Reference
 from ringlight.core.errors import InvalidSetting
+from ringlight.core.kernels import ATTENTION
 
 CPU = torch.device("cpu")
 LENGTHS = [(1, 1), (1, 7), (5, 3), (33, 64), (175, 175), (13, 512)]
@@ -23,7 +24,7 @@ def random_qkv(queries: int, keys: int, dtype: torch.dtype = torch.float32) -> t
     return tuple(torch.randn(1, n, 4, 32, generator=generator).to(dtype) for n in (queries, keys, keys))
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", ATTENTION)
 @pytest.mark.parametrize(("queries", "keys"), LENGTHS)
 def test_kernel_agrees_with_the_reference_in_float64(name: str, queries: int, keys: int) -> None:
     kernel = load_kernel(name)
@@ -144,7 +145,7 @@ def test_a_kernel_that_is_wrong_is_passed_over_and_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     right, unasked = Tried("right", Reference()), Tried("unasked", Reference())
-    assert choose_kernel(CPU, dtype, 32, 4, [Tried("first", fault), right, unasked]) is right
+    assert choose_kernel(CPU, dtype, 32, 4, kernels=[Tried("first", fault), right, unasked]) is right
     assert unasked.num_calls == 0
     (line,) = caplog.messages
     assert line.startswith(f"attention kernel first is passed over for {dtype} on cpu: ")
@@ -153,7 +154,7 @@ def test_a_kernel_that_is_wrong_is_passed_over_and_told(
 
 def test_where_no_kernel_is_right_the_error_says_why_of_each() -> None:
     with pytest.raises(InvalidSetting, match=r"\(a: 1 queries .* No valid .*; b: .*nan.*\); use --dtype float32"):
-        choose_kernel(CPU, torch.bfloat16, 32, 4, [Tried("a", has_no_plan), Tried("b", is_not_a_number)])
+        choose_kernel(CPU, torch.bfloat16, 32, 4, kernels=[Tried("a", has_no_plan), Tried("b", is_not_a_number)])
 
 
 def test_running_out_of_memory_is_no_fault_of_a_kernel() -> None:
@@ -161,7 +162,7 @@ def test_running_out_of_memory_is_no_fault_of_a_kernel() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        choose_kernel(CPU, torch.bfloat16, 32, 4, [Tried("first", is_too_large), Tried("right", Reference())])
+        choose_kernel(CPU, torch.bfloat16, 32, 4, kernels=[Tried("first", is_too_large), Tried("right", Reference())])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)

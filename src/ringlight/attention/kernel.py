@@ -1,4 +1,4 @@
-"""The kernel protocol, the table of kernels, and the choice among them.
+"""The kernel protocol, and the choice among kernels.
 
 Shapes: B batch, S queries, L keys, H heads, D head width. `q_BSHD`, `k_BLHD`, `v_BLHD` -> out `BSHD` in the inputs'
 dtype, and the log-sum-exp of the scaled scores `BSH` in float32. With it, attention over parts of the keys can be
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ringlight.attention.trial import fault_of
 from ringlight.core.errors import InvalidSetting
+from ringlight.core.kernels import AUTO, PREFERRED, attention_place
 
 logger = logging.getLogger(__name__)
 
@@ -35,22 +36,15 @@ class AttentionKernel(Protocol):
         ...
 
 
-KERNELS = {
-    "flash_cpu": "ringlight.attention.sdpa:FlashCpu",
-    "cudnn": "ringlight.attention.sdpa:Cudnn",
-    "flash": "ringlight.attention.sdpa:Flash",
-    "efficient": "ringlight.attention.sdpa:Efficient",
-    "reference": "ringlight.attention.reference:Reference",
-}
-
-# In order of preference. The reference holds all scores at once: it is the yardstick, never a choice.
-PREFERRED = ("flash_cpu", "cudnn", "flash", "efficient")
-
-
 def load_kernel(name: str) -> AttentionKernel:
-    """The kernel of this name. Raises KeyError for a name that is not in the table."""
-    module, _, kind = KERNELS[name].partition(":")
-    kernel: AttentionKernel = getattr(import_module(module), kind)()
+    """The kernel of this name. Raises InvalidSetting where there is none, or its package cannot be imported."""
+    place = attention_place(name)
+    module, _, kind = place.partition(":")
+    try:
+        kernel: AttentionKernel = getattr(import_module(module), kind)()
+    except Exception as error:  # of a package that is not ours
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InvalidSetting(f"attention {name} ({place}) cannot be loaded: {reason}") from error
     return kernel
 
 
@@ -59,13 +53,16 @@ def choose_kernel(
     dtype: torch.dtype,
     head_dim: int,
     num_heads: int = 1,
+    name: str = AUTO,
     kernels: Iterable[AttentionKernel] | None = None,
 ) -> AttentionKernel:
-    """The first of `kernels` (None: the preferred ones) that runs there and is right; why others are not, is logged.
+    """The kernel of that name; for `auto` the first of `kernels` (None: the preferred ones) that runs there.
 
-    Each is tried, because what a device and its libraries can do is not known before. Raises InvalidSetting where none
-    is left, and what trying them raises of memory that ran out.
+    Each is tried, because what a device and its libraries can do is not known before; why one is passed over is logged.
+    Raises InvalidSetting where none is left, and what trying them raises of memory that ran out.
     """
+    if name != AUTO:
+        kernels = [load_kernel(name)]
     faults = []
     for kernel in map(load_kernel, PREFERRED) if kernels is None else kernels:
         if not kernel.supports(device, dtype, head_dim):
@@ -76,9 +73,11 @@ def choose_kernel(
         faults.append(f"{kernel.name}: {fault}")
         logger.warning("attention kernel %s is passed over for %s on %s: %s", kernel.name, dtype, device, fault)
     tried = f" ({'; '.join(faults)})" if faults else ""
-    raise InvalidSetting(
-        f"no attention kernel with log-sum-exp for {dtype} heads of {head_dim} on {device}{tried}; use --dtype float32"
-    )
+    where = f"{dtype} heads of {head_dim} on {device}"
+    if name != AUTO:
+        why = f"is wrong for {where}{tried}" if faults else f"does not run for {where}"
+        raise InvalidSetting(f"attention {name} {why}; --attention auto takes one that is right")
+    raise InvalidSetting(f"no attention kernel with log-sum-exp for {where}{tried}; use --dtype float32")
 
 
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.codes import EXIT_WORKER
 from ringlight.core.config import read_defaults, read_limits
 from ringlight.core.errors import InvalidSetting
+from ringlight.core.kernels import AUTO
 from ringlight.core.layout import AskedLayout, ParallelLayout, candidates
 from ringlight.core.output import part_path
 from ringlight.core.spec import ModelSpec
@@ -63,6 +64,7 @@ def bench(
     device: machine.Device = machine.DeviceChoice.auto,
     dtype: machine.Dtype = machine.DtypeChoice.auto,
     vae_dtype: machine.VaeDtype = machine.VaeDtypeChoice.float32,
+    attention: machine.Attention = AUTO,
     load_format: machine.LoadFormat = machine.LoadFormatChoice.auto,
     num_threads: machine.NumThreads = 0,
     tf32: machine.Tf32 = True,
@@ -132,6 +134,7 @@ def bench(
         "--device": (device, machine.DeviceChoice.auto),
         "--dtype": (dtype, machine.DtypeChoice.auto),
         "--vae-dtype": (vae_dtype, machine.VaeDtypeChoice.float32),
+        "--attention": (attention, AUTO),
         "--load-format": (load_format, machine.LoadFormatChoice.auto),
         "--num-threads": (num_threads, 0),
         "--decode-chunk": (decode_chunk, 0),

@@ -17,6 +17,7 @@ from ringlight.cli.signals import interruptible
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig, NodesConfig, read_defaults, read_limits
 from ringlight.core.errors import Cancelled, InvalidRequest
+from ringlight.core.kernels import AUTO
 from ringlight.core.layout import AskedLayout
 from ringlight.core.output import KINDS, check_folder, part_path
 from ringlight.core.picture import shape_of
@@ -72,6 +73,7 @@ def generate(
     device: machine.Device = machine.DeviceChoice.auto,
     dtype: machine.Dtype = machine.DtypeChoice.auto,
     vae_dtype: machine.VaeDtype = machine.VaeDtypeChoice.float32,
+    attention: machine.Attention = AUTO,
     load_format: machine.LoadFormat = machine.LoadFormatChoice.auto,
     num_threads: machine.NumThreads = 0,
     tf32: machine.Tf32 = True,
@@ -113,6 +115,7 @@ def generate(
         device=device.value,
         dtype=dtype.value,
         vae_dtype=vae_dtype.value,
+        attention=attention,
         load_format=load_format.value,
         num_threads=num_threads,
         tf32=tf32,

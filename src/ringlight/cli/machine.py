@@ -43,6 +43,14 @@ ModelPath = Annotated[
 Device = Annotated[DeviceChoice, typer.Option(help="auto: cuda where there is one.", rich_help_panel=MACHINE)]
 Dtype = Annotated[DtypeChoice, typer.Option(help="auto: bfloat16 on cuda, float32 on cpu.", rich_help_panel=MACHINE)]
 VaeDtype = Annotated[VaeDtypeChoice, typer.Option(help="Of the decoder.", rich_help_panel=MACHINE)]
+Attention = Annotated[
+    str,
+    typer.Option(
+        help="Kernel by its name; auto takes the first that is right on the device.",
+        metavar="NAME",
+        rich_help_panel=MACHINE,
+    ),
+]
 LoadFormat = Annotated[
     LoadFormatChoice, typer.Option(help="dummy: random weights from the JSON alone.", rich_help_panel=MACHINE)
 ]

@@ -16,6 +16,7 @@ from ringlight.cli.request_flags import ROUND_SIZES_HELP
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig, NodesConfig, read_defaults
 from ringlight.core.errors import InvalidRequest, InvalidSetting
+from ringlight.core.kernels import AUTO
 from ringlight.core.layout import AskedLayout
 from ringlight.core.request import RequestDefaults, RequestLimits
 from ringlight.core.settings import LogFormat, LogLevel, ServeSettings
@@ -56,6 +57,7 @@ def serve(
     device: machine.Device = machine.DeviceChoice.auto,
     dtype: machine.Dtype = machine.DtypeChoice.auto,
     vae_dtype: machine.VaeDtype = machine.VaeDtypeChoice.float32,
+    attention: machine.Attention = AUTO,
     load_format: machine.LoadFormat = machine.LoadFormatChoice.auto,
     num_threads: machine.NumThreads = 0,
     tf32: machine.Tf32 = True,
@@ -200,6 +202,7 @@ def serve(
         device=device.value,
         dtype=dtype.value,
         vae_dtype=vae_dtype.value,
+        attention=attention,
         load_format=load_format.value,
         num_threads=num_threads,
         tf32=tf32,

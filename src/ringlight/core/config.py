@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, InvalidSetting
+from ringlight.core.kernels import AUTO, attention_place
 from ringlight.core.layout import AskedLayout
 from ringlight.core.plain import plain
 from ringlight.core.request import RequestDefaults, RequestLimits
@@ -78,7 +79,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     `model_path` is a checkpoint's folder, or ORG/NAME[@REVISION] in the Hugging Face hub's local cache.
     `dtype` auto is bfloat16 on CUDA and float32 on a CPU. `load_format` dummy makes random weights on the device
     from the JSON alone. `num_threads` 0 leaves the choice to torch. `tf32` allows TensorFloat-32 in float32
-    convolutions on CUDA, as PyTorch itself does; float32 matrix products are always whole. `decode_chunk` is the number
+    convolutions on CUDA, as PyTorch itself does; float32 matrix products are always whole. `attention` names a kernel
+    (core.kernels); auto takes the first that is right on the device. `decode_chunk` is the number
     of latent frames decoded at a time, 0 to follow from all memory of the device. `startup_timeout_seconds` bounds a
     start, in which other nodes are waited for and weights loaded.
 
@@ -93,6 +95,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     device: DeviceName = "auto"
     dtype: DtypeName = "auto"
     vae_dtype: VaeDtypeName = "float32"
+    attention: str = AUTO
     load_format: LoadFormat = "auto"
     num_threads: int = 0
     tf32: bool = True
@@ -108,6 +111,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     memory_check: bool = True
 
     def __post_init__(self) -> None:
+        if self.attention != AUTO:
+            attention_place(self.attention)
         if self.num_slices < 0:
             raise InvalidSetting(f"num-slices must be 0 or more, not {self.num_slices}; 0 leaves the number to us")
         if not 0 < self.watchdog_seconds < math.inf:

@@ -70,7 +70,9 @@ class Wan22TI2V:
         self.spec = ModelSpec.read(self.model_path)
         require_sampler(self.spec.scheduler, self.model_path)
         network = self.spec.transformer
-        self.kernel = choose_kernel(device, dtype, network.attention_head_dim, network.num_attention_heads)
+        self.kernel = choose_kernel(
+            device, dtype, network.attention_head_dim, network.num_attention_heads, config.attention
+        )
         self.speeds: Speeds | None = None
         self.transformer = self._load_transformer(dtype)
         self.vae = self._load_vae(vae_dtype)

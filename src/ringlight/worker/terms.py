@@ -27,6 +27,7 @@ def terms_of(setup: WorkerSetup, device: torch.device, dtype: torch.dtype, vae_d
         "device": device.type,
         "dtype": str(dtype),
         "vae-dtype": str(vae_dtype),
+        "attention": config.attention,
         "load-format": config.load_format,
         "decode-chunk": config.decode_chunk,
         "num-slices": config.num_slices,

@@ -1,0 +1,36 @@
+"""Attention kernels by name: those that come along, and those that other packages add by an entry point."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+
+from ringlight.core.errors import InvalidSetting
+
+AUTO = "auto"
+GROUP = "ringlight.attention"  # of entry points: a name, and the place of a class that is an AttentionKernel
+
+ATTENTION: Mapping[str, str] = {
+    "flash_cpu": "ringlight.attention.sdpa:FlashCpu",
+    "cudnn": "ringlight.attention.sdpa:Cudnn",
+    "flash": "ringlight.attention.sdpa:Flash",
+    "efficient": "ringlight.attention.sdpa:Efficient",
+    "reference": "ringlight.attention.reference:Reference",
+}
+
+# In order of preference. The reference holds all scores at once: it is the yardstick, and taken only by name.
+PREFERRED = ("flash_cpu", "cudnn", "flash", "efficient")
+
+
+def attention_place(name: str) -> str:
+    """The place of a kernel's class, as MODULE:CLASS. Raises InvalidSetting that lists the names there are."""
+    if name in ATTENTION:
+        return ATTENTION[name]
+    added = {point.name: point.value for point in entry_points(group=GROUP)}
+    if name in added:
+        return added[name]
+    known = [AUTO, *ATTENTION, *sorted(added)]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise InvalidSetting(f"attention {name!r} is none of {', '.join(known)}{hint}")
