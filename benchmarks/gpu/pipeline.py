@@ -53,7 +53,7 @@ def run(section: Section, scale: Scale) -> None:
             model_path=str(checkpoint),
             device=device_name(scale.device),
             decode_chunk=1,
-            startup_timeout_seconds=WAIT_SECONDS,
+            startup_timeout=WAIT_SECONDS,
             memory_check=False,  # what does not fit is to fail in a worker, not before
         )
         section.attempt("the card as plans see it", partial(_name_card, scale))

@@ -224,21 +224,12 @@ def test_secrets_stay_secret(dry: Dry, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_every_setting_has_a_flag(dry: Dry) -> None:
     """All of them are listed, each by the name of its flag."""
-    renamed = {
-        "served_model_names": "served-model-name",
-        "job_timeout_seconds": "job-timeout",
-        "drain_seconds": "drain-timeout",
-        "api_keys": "api-key",
-        "image_hosts": "image-host",
-        "webhook_hosts": "webhook-host",
-        "cors_origins": "cors-origin",
-    }
     fields = set(ServeSettings.__struct_fields__) - {"limits", "defaults"}
     serve = typer.main.get_group(app).commands["serve"]
     flags = {option.opts[0].removeprefix("--") for option in serve.params}
     listed = dry().settings
     for field in fields:
-        name = renamed.get(field, field.replace("_", "-"))
+        name = field.replace("_", "-")
         assert name in flags and name in listed
         assert listed[name][1] == ("flag" if name == "data-dir" else "default")
     assert flags - set(listed) == {"config", "dry-run", "default"}

@@ -162,20 +162,20 @@ def test_ranks_of_one_node_meet_on_the_loopback_interface(monkeypatch: pytest.Mo
     ],
 )
 def test_nodes_meet_at_an_address(address: str, host: str, port: int) -> None:
-    assert NodesConfig(num_nodes=2, node_rank=1, init_address=address).host_and_port == (host, port)
-    NodesConfig(init_address=address)  # one node needs none, and may have one
+    assert NodesConfig(nnodes=2, node_rank=1, dist_init_addr=address).host_and_port == (host, port)
+    NodesConfig(dist_init_addr=address)  # one node needs none, and may have one
 
 
 @pytest.mark.parametrize(
     ("nodes", "words"),
     [
-        ({"num_nodes": 0}, ["nnodes", "at least 1", "0"]),
-        ({"num_nodes": 2}, ["nnodes 2", "--dist-init-addr HOST:PORT"]),
-        ({"num_nodes": 2, "node_rank": 2, "init_address": "a:1"}, ["node-rank 2", "0..1", "nnodes 2"]),
+        ({"nnodes": 0}, ["nnodes", "at least 1", "0"]),
+        ({"nnodes": 2}, ["nnodes 2", "--dist-init-addr HOST:PORT"]),
+        ({"nnodes": 2, "node_rank": 2, "dist_init_addr": "a:1"}, ["node-rank 2", "0..1", "nnodes 2"]),
         ({"node_rank": 1}, ["node-rank 1", "0..0", "nnodes 1"]),
         ({"node_rank": -1}, ["node-rank -1", "0..0"]),
         *(
-            ({"num_nodes": 2, "init_address": wrong}, [f"dist-init-addr {wrong!r}", "HOST:PORT"])
+            ({"nnodes": 2, "dist_init_addr": wrong}, [f"dist-init-addr {wrong!r}", "HOST:PORT"])
             for wrong in ("here", "here:", ":29500", "here:0", "here:65536", "a:b:1", "tcp://a:1", "a b:1", "a:1\n")
         ),
     ],
@@ -192,8 +192,8 @@ def test_nodes_that_cannot_be_are_refused(nodes: dict[str, object], words: list[
     ("settings", "named"),
     [
         ({"num_slices": -1}, "num-slices"),
-        *(({"watchdog_seconds": wrong}, "watchdog-timeout") for wrong in (0.0, -1.0, float("nan"), float("inf"))),
-        *(({"startup_timeout_seconds": wrong}, "startup-timeout") for wrong in (0.0, float("nan"), float("inf"))),
+        *(({"watchdog_timeout": wrong}, "watchdog-timeout") for wrong in (0.0, -1.0, float("nan"), float("inf"))),
+        *(({"startup_timeout": wrong}, "startup-timeout") for wrong in (0.0, float("nan"), float("inf"))),
     ],
     ids=str,
 )
@@ -206,9 +206,9 @@ def test_a_worker_reads_what_was_asked() -> None:
     config = EngineConfig(
         model_path="anywhere",
         num_slices=4,
-        watchdog_seconds=2.5,
+        watchdog_timeout=2.5,
         asked_layout=AskedLayout(num_gpus=4, ring_degree=2),
-        nodes=NodesConfig(num_nodes=2, node_rank=1, init_address="[fd00::1]:29500"),
+        nodes=NodesConfig(nnodes=2, node_rank=1, dist_init_addr="[fd00::1]:29500"),
     )
     assert msgspec.json.decode(msgspec.json.encode(config), type=EngineConfig) == config
 

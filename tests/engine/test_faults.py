@@ -95,7 +95,7 @@ def two_ranks(tiny: Path, nodes: NodesConfig = ONE_NODE) -> EngineConfig:
         device="cpu",
         num_threads=1,
         asked_layout=AskedLayout(num_gpus=2),
-        watchdog_seconds=WATCHDOG_SECONDS,
+        watchdog_timeout=WATCHDOG_SECONDS,
         nodes=nodes,
     )
 
@@ -263,7 +263,7 @@ def test_what_failed_on_another_machine_is_reported_on_both(tiny: Path, tmp_path
     with contextlib.ExitStack() as stack:
         stack.enter_context(pytest.MonkeyPatch.context()).setattr(process, "launch", fork_rank)
         first, second = (
-            stack.enter_context(Engine(two_ranks(tiny, NodesConfig(num_nodes=2, node_rank=i, init_address=address))))
+            stack.enter_context(Engine(two_ranks(tiny, NodesConfig(nnodes=2, node_rank=i, dist_init_addr=address))))
             for i in range(2)
         )
         following = stack.enter_context(ThreadPoolExecutor(1)).submit(second.follow)

@@ -265,7 +265,7 @@ def test_a_calibration_of_something_else(tiny: Path, tmp_path: Path, changes: di
 
 
 def test_plans_of_several_machines_tell_no_seconds(tiny: Path, tmp_path: Path) -> None:
-    nodes = NodesConfig(num_nodes=2, init_address="127.0.0.1:29500")
+    nodes = NodesConfig(nnodes=2, dist_init_addr="127.0.0.1:29500")
     config = EngineConfig(model_path=str(tiny), asked_layout=AskedLayout(num_gpus=2), nodes=nodes)
     with Engine(config, None, FakeReplica()) as engine:
         job = engine.submit(small(engine), str(tmp_path / "a.mp4"))

@@ -41,13 +41,13 @@ class Node:
     """The engine of one of two nodes. Node 0 is supervised, as a server's is, and node 1 follows it."""
 
     def __init__(self, folder: Path, address: str, node_rank: int, **changes: Any) -> None:
-        nodes = NodesConfig(num_nodes=2, node_rank=node_rank, init_address=address, refuses_alone=True)
+        nodes = NodesConfig(nnodes=2, node_rank=node_rank, dist_init_addr=address, refuses_alone=True)
         config = EngineConfig(
             model_path=str(folder),
             device="cpu",
             num_threads=1,
             asked_layout=AskedLayout(num_gpus=2, ring_degree=2),
-            watchdog_seconds=2.0,
+            watchdog_timeout=2.0,
             nodes=nodes,
             **changes,
         )
@@ -122,7 +122,7 @@ def test_node_0_is_waited_for_by_name_and_by_address(tiny: Path, address: str, m
 
 
 def test_a_start_that_takes_too_long_says_what_it_has_waited_for(tiny: Path, address: str) -> None:
-    with Node(tiny, address, 1, startup_timeout_seconds=0.2).engine as engine, pytest.raises(WorkerError) as caught:
+    with Node(tiny, address, 1, startup_timeout=0.2).engine as engine, pytest.raises(WorkerError) as caught:
         engine.follow()
     told = f"not all nodes were there after 0.2 s: waiting for node 0 at {address}, 0 s; Connection refused; "
     assert str(caught.value).replace("1 s", "0 s") == f"{told}--startup-timeout gives them longer"
@@ -139,7 +139,7 @@ def test_a_port_that_another_program_has(tiny: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_node_0_of_a_single_video_does_not_wait_for_its_own_name(tiny: Path) -> None:
-    nodes = NodesConfig(num_nodes=2, init_address="nowhere.invalid:29500")
+    nodes = NodesConfig(nnodes=2, dist_init_addr="nowhere.invalid:29500")
     config = EngineConfig(model_path=str(tiny), asked_layout=AskedLayout(num_gpus=2), nodes=nodes)
     with Engine(config) as engine, pytest.raises(InvalidLayout, match=r"dist-init-addr nowhere\.invalid:29500 cannot"):
         engine.start()

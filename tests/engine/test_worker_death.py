@@ -119,7 +119,7 @@ def test_a_worker_that_dies_while_loading_is_an_error_of_start_and_of_jobs(tiny:
 
 def test_a_worker_that_takes_too_long_to_load_is_ended(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "CLOSE_SECONDS", 0.1)
-    engine, replica = engine_of_its_own(tiny, startup_timeout_seconds=0.05)
+    engine, replica = engine_of_its_own(tiny, startup_timeout=0.05)
     with engine, pytest.raises(WorkerError, match=r"not ready after 0\.05 s"):
         engine.start()
     assert not is_alive(pid_of(replica))
@@ -128,7 +128,7 @@ def test_a_worker_that_takes_too_long_to_load_is_ended(tiny: Path, monkeypatch: 
 def test_a_worker_starts_where_stderr_is_no_file(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Notebooks, test runners and graphical programs put an object without a descriptor there."""
     monkeypatch.setattr(process, "CLOSE_SECONDS", 0.1)
-    _, replica = engine_of_its_own(tiny, startup_timeout_seconds=0.05)
+    _, replica = engine_of_its_own(tiny, startup_timeout=0.05)
     with contextlib.redirect_stderr(io.StringIO()), pytest.raises(WorkerError, match="not ready"):
         replica.start()
     assert not is_alive(pid_of(replica))

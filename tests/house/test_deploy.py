@@ -116,7 +116,7 @@ def test_what_the_sample_shows_as_a_comment_is_a_setting(tiny: Path, tmp_path: P
 
 
 def test_nobody_is_killed_while_it_drains() -> None:
-    drain_seconds = max(ServeSettings().drain_seconds, read_yaml("ringlight.yaml")["drain-timeout"])
+    drain_seconds = max(ServeSettings().drain_timeout, read_yaml("ringlight.yaml")["drain-timeout"])
     assert int(unit()["TimeoutStopSec"]) >= drain_seconds + MARGIN_SECONDS
     grace = read_yaml("compose.yaml")["services"]["ringlight"]["stop_grace_period"]
     assert int(grace.removesuffix("s")) >= drain_seconds + MARGIN_SECONDS

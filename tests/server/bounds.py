@@ -99,7 +99,7 @@ def forked_videos(folder: Path, checkpoint: Path, clock: Clock | None = None, **
         device="cpu",
         num_threads=1,
         asked_layout=AskedLayout(num_gpus=2, ring_degree=2),
-        watchdog_seconds=2.0,
+        watchdog_timeout=2.0,
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "launch", fork_rank)

@@ -27,7 +27,7 @@ def key_file(folder: Path, content: str, mode: int = 0o600) -> ServeSettings:
 
 
 def keys(*lines: str) -> ApiKeys:
-    return ApiKeys.from_settings(ServeSettings(api_keys=lines))
+    return ApiKeys.from_settings(ServeSettings(api_key=lines))
 
 
 def test_each_key_has_its_owner(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_each_key_has_its_owner(tmp_path: Path) -> None:
 
 def test_keys_of_file_and_environment_stand_beside_each_other(tmp_path: Path) -> None:
     path = key_file(tmp_path, f"alice:{ALICE}").api_key_file
-    known = ApiKeys.from_settings(ServeSettings(api_key_file=path, api_keys=(f"bob:{BOB}",)))
+    known = ApiKeys.from_settings(ServeSettings(api_key_file=path, api_key=(f"bob:{BOB}",)))
     assert [known.identify(f"Bearer {key}") for key in (ALICE, BOB)] == ["alice", "bob"]
 
 
@@ -165,10 +165,10 @@ def test_a_server_for_others_needs_keys_or_a_word(host: str) -> None:
     with pytest.raises(InvalidSetting, match=r"--api-key-file.*--no-auth"):
         check_exposure(ServeSettings(host=host))
     check_exposure(ServeSettings(host=host, no_auth=True))
-    check_exposure(ServeSettings(host=host, api_keys=(ALICE,)))
+    check_exposure(ServeSettings(host=host, api_key=(ALICE,)))
     check_exposure(ServeSettings(host=host, api_key_file="keys"))
 
 
 def test_keys_and_no_auth_contradict_each_other() -> None:
     with pytest.raises(InvalidSetting, match="--no-auth contradicts"):
-        check_exposure(ServeSettings(no_auth=True, api_keys=(ALICE,)))
+        check_exposure(ServeSettings(no_auth=True, api_key=(ALICE,)))

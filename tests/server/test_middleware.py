@@ -112,7 +112,7 @@ def test_pages_of_other_sites_may_not_act(address: str) -> None:
 def test_origins_that_the_operator_allows() -> None:
     origin = "https://studio.example"
     asks = {"origin": origin, "sec-fetch-site": "cross-site"}
-    with serving(make_app(cors_origins=(origin,))) as address:
+    with serving(make_app(cors_origin=(origin,))) as address:
         preflight = httpx.options(
             f"{address}/size",
             headers=asks | {"access-control-request-method": "POST", "access-control-request-headers": "authorization"},

@@ -134,7 +134,7 @@ class Sender:
     def __call__(
         self, url: str = "", hosts: tuple[str, ...] = (), retry_seconds: Sequence[float] = SOON, private: bool = True
     ) -> Sending:
-        settings = ServeSettings(webhook_url=url, webhook_hosts=hosts)
+        settings = ServeSettings(webhook_url=url, webhook_host=hosts)
         outbound = Outbound(hosts, 10, 0, purpose="webhook_url", param="webhook_url", allow_private=private)
         webhooks = Webhooks(settings, SECRET, outbound, count=self.outcomes.put, retry_seconds=retry_seconds)
         made = Sending(webhooks, Mailbox(tells_operator=bool(url)))
@@ -355,7 +355,7 @@ def test_events_come_from_any_thread(receiver: Receiver, sender: Sender) -> None
 
 
 @pytest.mark.parametrize(
-    "settings", [ServeSettings(webhook_url="https://example.com/"), ServeSettings(webhook_hosts=("example.com",))]
+    "settings", [ServeSettings(webhook_url="https://example.com/"), ServeSettings(webhook_host=("example.com",))]
 )
 def test_nothing_is_sent_without_a_secret(settings: ServeSettings) -> None:
     with pytest.raises(InvalidSetting, match="--webhook-secret-file"):

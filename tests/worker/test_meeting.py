@@ -184,7 +184,7 @@ def test_terms_hold_what_may_not(tiny: Path) -> None:
         terms(setup(tiny, limits=RequestLimits(max_frames=5))),
         terms(setup(tiny, config=msgspec.structs.replace(config, num_slices=4))),
         terms(setup(tiny, config=msgspec.structs.replace(config, decode_chunk=4))),
-        terms(setup(tiny, config=msgspec.structs.replace(config, watchdog_seconds=1.0))),
+        terms(setup(tiny, config=msgspec.structs.replace(config, watchdog_timeout=1.0))),
     ]
     mine = terms(setup(tiny))
     differing = [{name for name in mine if mine[name] != other[name]} for other in others]

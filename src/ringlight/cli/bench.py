@@ -6,19 +6,17 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ringlight.cli import machine
+from ringlight.cli.flags import as_flags, with_flags
 from ringlight.cli.signals import handled, interrupt
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.codes import EXIT_WORKER
-from ringlight.core.config import read_defaults, read_limits
+from ringlight.core.config import EngineConfig, read_defaults, read_limits
 from ringlight.core.errors import InvalidSetting
-from ringlight.core.kernels import AUTO
 from ringlight.core.layout import AskedLayout, ParallelLayout, candidates
 from ringlight.core.output import part_path
 from ringlight.core.spec import ModelSpec
@@ -32,9 +30,22 @@ if TYPE_CHECKING:
 
 MEASURED, PREDICTED, RESULT = "What is measured", "Prediction", "Result"
 EXIT_OUTSIDE = 1
+OF_SERVERS = (  # settings that the servers are started with
+    "device",
+    "dtype",
+    "vae_dtype",
+    "attention",
+    "load_format",
+    "num_threads",
+    "tf32",
+    "decode_chunk",
+    "num_slices",
+)
 
 
+@with_flags(only=OF_SERVERS, usual={"model_path": ""}, engine=EngineConfig)
 def bench(
+    *,
     layouts: Annotated[
         list[str], typer.Option(help="Names such as u1r1 u1r2 c2u1r1, one after another.", rich_help_panel=MEASURED)
     ] = [],  # noqa: B006 (typer copies it)
@@ -61,15 +72,7 @@ def bench(
     rounds: Annotated[
         int, typer.Option(min=1, help="How often each layout has its turn.", rich_help_panel=MEASURED)
     ] = 3,
-    device: machine.Device = machine.DeviceChoice.auto,
-    dtype: machine.Dtype = machine.DtypeChoice.auto,
-    vae_dtype: machine.VaeDtype = machine.VaeDtypeChoice.float32,
-    attention: machine.Attention = AUTO,
-    load_format: machine.LoadFormat = machine.LoadFormatChoice.auto,
-    num_threads: machine.NumThreads = 0,
-    tf32: machine.Tf32 = True,
-    decode_chunk: machine.DecodeChunk = 0,
-    num_slices: machine.NumSlices = 0,
+    engine: EngineConfig,
     calibration: Annotated[
         Path | None,
         typer.Option(
@@ -130,22 +133,10 @@ def bench(
     if spec is not None:
         asked.check(spec, read_limits())
     known = None if calibration is None else _calibration(calibration, spec, gpu)
-    flags: dict[str, tuple[Any, Any]] = {
-        "--device": (device, machine.DeviceChoice.auto),
-        "--dtype": (dtype, machine.DtypeChoice.auto),
-        "--vae-dtype": (vae_dtype, machine.VaeDtypeChoice.float32),
-        "--attention": (attention, AUTO),
-        "--load-format": (load_format, machine.LoadFormatChoice.auto),
-        "--num-threads": (num_threads, 0),
-        "--decode-chunk": (decode_chunk, 0),
-        "--num-slices": (num_slices, 0),
-    }
-    given = [part for flag, (value, usual) in flags.items() if value != usual for part in (flag, _text(value))]
-    given += [] if tf32 else ["--no-tf32"]
     _make_folders(output, trace)
     place = None
     if not url and model_path is not None:
-        place = Place(model_path=model_path, flags=tuple(given), logs=output / "logs")
+        place = Place(model_path=model_path, flags=tuple(as_flags(engine, OF_SERVERS)), logs=output / "logs")
     target = Target(place=place, url=url, api_key=api_key or None)
     benchmark = Benchmark(asked, names, target, rounds, output, (lambda line: None) if quiet else _tell)
     command = _command(api_key)
@@ -204,10 +195,6 @@ def _command(api_key: str) -> str:
     """What was typed, without the key, for it goes to files that are shown around."""
     words = [word.replace(api_key, "KEY") if api_key else word for word in sys.argv[1:]]
     return shlex.join(["ringlight", *words])
-
-
-def _text(value: Any) -> str:
-    return str(value.value if isinstance(value, Enum) else value)
 
 
 def _make_folders(output: Path, trace: Path | None) -> None:

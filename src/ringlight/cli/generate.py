@@ -9,19 +9,18 @@ from typing import Annotated
 
 import typer
 
-from ringlight.cli import machine
+from ringlight.cli.flags import with_flags
 from ringlight.cli.nodes import host_ranks, say_layout
 from ringlight.cli.progress import JobProgress
-from ringlight.cli.request_flags import ROUND_SIZES_HELP, parse_size, read_image
+from ringlight.cli.request_flags import parse_size, read_image
 from ringlight.cli.signals import interruptible
 from ringlight.core.checkpoint import find_checkpoint
-from ringlight.core.config import EngineConfig, NodesConfig, read_defaults, read_limits
+from ringlight.core.config import EngineConfig, read_defaults, read_limits
 from ringlight.core.errors import Cancelled, InvalidRequest
-from ringlight.core.kernels import AUTO
-from ringlight.core.layout import AskedLayout
 from ringlight.core.output import KINDS, check_folder, part_path
 from ringlight.core.picture import shape_of
 from ringlight.core.report import RunReport
+from ringlight.core.settings import ROUND_SIZES
 from ringlight.core.sizes import decide_size
 from ringlight.core.spec import ModelSpec
 from ringlight.engine.engine import Engine
@@ -33,8 +32,9 @@ OUTPUT_HELP = "Where the video goes; the extension says how: " + "; ".join(
 )
 
 
+@with_flags(without=("warm_up",), engine=EngineConfig)
 def generate(
-    model_path: machine.ModelPath,
+    engine: EngineConfig,
     prompt: Annotated[str, typer.Option(help="What the video shows.", show_default=False, rich_help_panel=VIDEO)],
     output: Annotated[
         str,
@@ -55,7 +55,7 @@ def generate(
     size: Annotated[
         str | None, typer.Option(help="Width and height at once.", metavar="WxH", rich_help_panel=VIDEO)
     ] = None,
-    round_sizes: Annotated[bool, typer.Option(help=ROUND_SIZES_HELP, rich_help_panel=VIDEO)] = False,
+    round_sizes: Annotated[bool, typer.Option(help=ROUND_SIZES, rich_help_panel=VIDEO)] = False,
     num_frames: Annotated[int | None, typer.Option(help="4k+1; 1 makes a picture.", rich_help_panel=VIDEO)] = None,
     fps: Annotated[int | None, typer.Option(help="Frames a second.", rich_help_panel=VIDEO)] = None,
     num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=SAMPLING)] = None,
@@ -70,27 +70,6 @@ def generate(
         int | None,
         typer.Option(help="Same seed, same video; drawn and reported if left out or -1.", rich_help_panel=SAMPLING),
     ] = None,
-    device: machine.Device = machine.DeviceChoice.auto,
-    dtype: machine.Dtype = machine.DtypeChoice.auto,
-    vae_dtype: machine.VaeDtype = machine.VaeDtypeChoice.float32,
-    attention: machine.Attention = AUTO,
-    load_format: machine.LoadFormat = machine.LoadFormatChoice.auto,
-    num_threads: machine.NumThreads = 0,
-    tf32: machine.Tf32 = True,
-    decode_chunk: machine.DecodeChunk = 0,
-    num_gpus: machine.NumGpus = None,
-    sp_degree: machine.SpDegree = None,
-    ulysses_degree: machine.UlyssesDegree = None,
-    ring_degree: machine.RingDegree = None,
-    cfg_degree: machine.CfgDegree = None,
-    num_slices: machine.NumSlices = 0,
-    calibration: machine.Calibration = "",
-    memory_check: machine.MemoryCheck = True,
-    nnodes: machine.NumNodes = 1,
-    node_rank: machine.NodeRank = 0,
-    dist_init_addr: machine.DistInitAddr = "",
-    startup_timeout: machine.StartupTimeout = 1800.0,
-    watchdog_timeout: machine.WatchdogTimeout = 10.0,
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.", rich_help_panel=RESULT)] = None,
     json_: Annotated[
         bool,
@@ -110,33 +89,9 @@ def generate(
     Exit codes: 0, 2 usage, 3 invalid request, checkpoint or installation, 4 worker failure, 130 interrupted.
     """
     asked_size = parse_size(size, width, height)
-    config = EngineConfig(
-        model_path=model_path,
-        device=device.value,
-        dtype=dtype.value,
-        vae_dtype=vae_dtype.value,
-        attention=attention,
-        load_format=load_format.value,
-        num_threads=num_threads,
-        tf32=tf32,
-        decode_chunk=decode_chunk,
-        startup_timeout_seconds=startup_timeout,
-        watchdog_seconds=watchdog_timeout,
-        asked_layout=AskedLayout(
-            num_gpus=num_gpus,
-            sp_degree=sp_degree,
-            ulysses_degree=ulysses_degree,
-            ring_degree=ring_degree,
-            cfg_degree=cfg_degree,
-        ),
-        nodes=NodesConfig(num_nodes=nnodes, node_rank=node_rank, init_address=dist_init_addr),
-        num_slices=num_slices,
-        calibration=calibration,
-        memory_check=memory_check,
-    )
-    folder = find_checkpoint(model_path)
+    folder = find_checkpoint(engine.model_path)
     spec, limits, defaults = ModelSpec.read(folder), read_limits(), read_defaults(folder)
-    image = read_image(image_path) if node_rank == 0 else None
+    image = read_image(image_path) if engine.nodes.node_rank == 0 else None
     width, height = decide_size(asked_size, shape_of(image, limits), defaults, spec, limits, round_sizes)
     request = defaults.complete(
         prompt,
@@ -152,22 +107,22 @@ def generate(
         flow_shift=flow_shift,
         seed=seed,
     )
-    if node_rank > 0:
-        host_ranks(config, request, quiet)
+    if engine.nodes.node_rank > 0:
+        host_ranks(engine, request, quiet)
         return
     if report is not None:
         check_report(report, output)
     with (
-        Engine(config, limits, typical=request) as engine,
+        Engine(engine, limits, typical=request) as running,
         JobProgress(quiet) as progress,
         interruptible() as interrupted,
     ):
-        job = engine.submit(request, output, progress, asked_size=asked_size)
+        job = running.submit(request, output, progress, asked_size=asked_size)
         progress.warn(job.state.warnings)
-        say_layout(engine, progress)
-        if job.layout != engine.choice.layout:
+        say_layout(running, progress)
+        if job.layout != running.choice.layout:
             progress.say(job.layout_reason)
-        done = wait(engine, job, interrupted, progress)
+        done = wait(running, job, interrupted, progress)
     if report is not None:
         write_report(done, report)
     print(done.to_json().decode() if json_ else summary(done), end="" if json_ else "\n")

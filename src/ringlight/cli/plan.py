@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from ringlight.cli import machine
+from ringlight.cli.flags import with_flags
 from ringlight.cli.request_flags import parse_size
 from ringlight.core.checkpoint import find_checkpoint
-from ringlight.core.config import read_defaults, read_limits
+from ringlight.core.config import EngineConfig, VaeDtypeName, read_defaults, read_limits
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.plain import plain
 from ringlight.core.request import RequestDefaults, VideoRequest
@@ -36,11 +36,6 @@ class ObjectiveChoice(StrEnum):
     latency = "latency"
     throughput = "throughput"
     memory = "memory"
-
-
-class DtypeChoice(StrEnum):
-    bfloat16 = "bfloat16"
-    float32 = "float32"
 
 
 class MixedRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,7 +65,9 @@ def _positive(value: float | None) -> float | None:
     return value
 
 
+@with_flags(only=("tf32", "decode_chunk", "num_slices"), usual={"model_path": ""}, engine=EngineConfig)
 def plan(
+    *,
     model_path: Annotated[
         str | None, typer.Option(help="Checkpoint whose JSON is read; left out, Wan2.2-TI2V-5B.", show_default=False)
     ] = None,
@@ -100,15 +97,13 @@ def plan(
         Path | None, typer.Option(help="Keep what --calibration says as JSON.", rich_help_panel=HARDWARE)
     ] = None,
     dtype: Annotated[
-        DtypeChoice | None, typer.Option(help="Of the products.", show_default="bfloat16", rich_help_panel=HARDWARE)
+        VaeDtypeName | None, typer.Option(help="Of the products.", show_default="bfloat16", rich_help_panel=HARDWARE)
     ] = None,
     vae_dtype: Annotated[
-        machine.VaeDtypeChoice | None,
+        VaeDtypeName | None,
         typer.Option(help="Of the decoder.", show_default="float32", rich_help_panel=HARDWARE),
     ] = None,
-    tf32: machine.Tf32 = True,
-    decode_chunk: machine.DecodeChunk = 0,
-    num_slices: machine.NumSlices = 0,
+    engine: EngineConfig,
     size: Annotated[str | None, typer.Option(help="Of the video.", metavar="WxH", rich_help_panel=REQUEST)] = None,
     num_frames: Annotated[int | None, typer.Option(help="4k+1.", rich_help_panel=REQUEST)] = None,
     num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=REQUEST)] = None,
@@ -160,11 +155,11 @@ def plan(
     if calibration is None:
         hardware = Hardware(card=chosen_card or catalogue.card("rtx4090"), link=_link(link, link_file, "pcie4"))
         settings = RunSettings(
-            dtype=(dtype or DtypeChoice.bfloat16).value,
-            vae_dtype=(vae_dtype or machine.VaeDtypeChoice.float32).value,
-            tf32=tf32,
-            decode_chunk=decode_chunk,
-            num_slices=num_slices,
+            dtype=dtype or "bfloat16",
+            vae_dtype=vae_dtype or "float32",
+            tf32=engine.tf32,
+            decode_chunk=engine.decode_chunk,
+            num_slices=engine.num_slices,
         )
     else:
         known = _calibration(calibration, spec, chosen_card)
@@ -270,7 +265,7 @@ def _calibration(path: Path, spec: ModelSpec, card: Card | None) -> Calibration:
     return known
 
 
-def _require_same(flag: str, asked: StrEnum | None, measured: str) -> None:
+def _require_same(flag: str, asked: str | None, measured: str) -> None:
     if asked not in (None, measured):
         raise InvalidSetting(f"{flag} {asked}: the calibration is of a run in {measured}; leave {flag} out")
 

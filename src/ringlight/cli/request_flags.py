@@ -9,7 +9,6 @@ import typer
 
 from ringlight.core.errors import InvalidRequest
 
-ROUND_SIZES_HELP = "Make the nearest size that can be made, and say so, where another is asked: 1280x704 for 1280x720."
 ADDRESS = re.compile(r"(https?|ftp|s3|data):", re.IGNORECASE)
 
 

@@ -8,11 +8,12 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, InvalidSetting
+from ringlight.core.fields import setting
 from ringlight.core.kernels import AUTO, attention_place
 from ringlight.core.layout import AskedLayout
 from ringlight.core.plain import plain
@@ -22,6 +23,8 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 DtypeName = Literal["auto", "float32", "bfloat16"]
 VaeDtypeName = Literal["float32", "bfloat16"]
 LoadFormat = Literal["auto", "dummy"]
+
+MACHINE, LAYOUT = "Machine", "Layout"  # groups of settings
 
 DEFAULTS_FILE = "ringlight.json"
 DEMO_NAME = "ringlight-demo"  # what a demo checkpoint's model_index.json calls it, with its size
@@ -38,38 +41,36 @@ ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 class NodesConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The machines that share one generation, and which of them this is. Each hosts equally many ranks.
 
-    `init_address` is HOST:PORT of node 0, where all nodes meet; an IPv6 host stands in brackets. One node needs none.
+    `dist_init_addr` is HOST:PORT of node 0, where all nodes meet; an IPv6 host stands in brackets. One node needs none.
     A node with another checkpoint, version or flags is refused. With `refuses_alone` node 0 then goes on waiting for
     the right one; otherwise the start ends on all nodes. Raises InvalidLayout.
     """
 
-    num_nodes: int = 1
-    node_rank: int = 0
-    init_address: str = ""
+    nnodes: Annotated[int, setting("Machines; run the same command on each.", LAYOUT)] = 1
+    node_rank: Annotated[int, setting("Which of them this is, from 0; node 0 writes the video.", LAYOUT)] = 0
+    dist_init_addr: Annotated[str, setting("Address of node 0, where nodes meet.", LAYOUT, metavar="HOST:PORT")] = ""
     refuses_alone: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_nodes < 1:
-            raise InvalidLayout(f"nnodes must be at least 1, not {self.num_nodes}")
-        if not 0 <= self.node_rank < self.num_nodes:
+        if self.nnodes < 1:
+            raise InvalidLayout(f"nnodes must be at least 1, not {self.nnodes}")
+        if not 0 <= self.node_rank < self.nnodes:
             raise InvalidLayout(
-                f"node-rank {self.node_rank} is outside 0..{self.num_nodes - 1}, the ranks of nnodes "
-                f"{self.num_nodes}; number the nodes from 0"
+                f"node-rank {self.node_rank} is outside 0..{self.nnodes - 1}, the ranks of nnodes "
+                f"{self.nnodes}; number the nodes from 0"
             )
-        if self.num_nodes > 1 and not self.init_address:
+        if self.nnodes > 1 and not self.dist_init_addr:
+            raise InvalidLayout(f"nnodes {self.nnodes} need a place to meet; use --dist-init-addr HOST:PORT of node 0")
+        match = ADDRESS.fullmatch(self.dist_init_addr)
+        if self.dist_init_addr and (match is None or not 1 <= int(match[1]) <= 65535):
             raise InvalidLayout(
-                f"nnodes {self.num_nodes} need a place to meet; use --dist-init-addr HOST:PORT of node 0"
-            )
-        match = ADDRESS.fullmatch(self.init_address)
-        if self.init_address and (match is None or not 1 <= int(match[1]) <= 65535):
-            raise InvalidLayout(
-                f"dist-init-addr {self.init_address!r} is not HOST:PORT, such as 10.0.0.1:29500 or [fd00::1]:29500"
+                f"dist-init-addr {self.dist_init_addr!r} is not HOST:PORT, such as 10.0.0.1:29500 or [fd00::1]:29500"
             )
 
     @property
     def host_and_port(self) -> tuple[str, int]:
-        """Where the nodes meet, without the brackets of an IPv6 address. There must be an `init_address`."""
-        host, _, port = self.init_address.rpartition(":")
+        """Where the nodes meet, without the brackets of an IPv6 address. There must be an `dist_init_addr`."""
+        host, _, port = self.dist_init_addr.rpartition(":")
         return host.strip("[]"), int(port)
 
 
@@ -81,47 +82,68 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     from the JSON alone. `num_threads` 0 leaves the choice to torch. `tf32` allows TensorFloat-32 in float32
     convolutions on CUDA, as PyTorch itself does; float32 matrix products are always whole. `attention` names a kernel
     (core.kernels); auto takes the first that is right on the device. `decode_chunk` is the number
-    of latent frames decoded at a time, 0 to follow from all memory of the device. `startup_timeout_seconds` bounds a
+    of latent frames decoded at a time, 0 to follow from all memory of the device. `startup_timeout` bounds a
     start, in which other nodes are waited for and weights loaded.
 
     `num_slices` is the number of slices of a rank's tokens whose keys and values are sent ahead of the next block, one
     slice under the computation of another: 0 to follow from sizes and link, 1 to send all at once. A rank that has not
-    been heard of for `watchdog_seconds` is lost. `warm_up`: the smallest video is made before the workers say that they
+    been heard of for `watchdog_timeout` is lost. `warm_up`: the smallest video is made before the workers say that they
     are ready. `calibration` is the file of a report or calibration of this machine that plans go by, empty for none;
     `memory_check`: what is predicted not to fit is refused. Raises InvalidSetting.
     """
 
-    model_path: str
-    device: DeviceName = "auto"
-    dtype: DtypeName = "auto"
-    vae_dtype: VaeDtypeName = "float32"
-    attention: str = AUTO
-    load_format: LoadFormat = "auto"
-    num_threads: int = 0
-    tf32: bool = True
-    decode_chunk: int = 0
+    model_path: Annotated[
+        str,
+        setting(
+            "Folder of a checkpoint in Diffusers layout, or ORG/NAME or ORG/NAME@REVISION in the hub's local cache."
+        ),
+    ]
+    device: Annotated[DeviceName, setting("auto: cuda where there is one.", MACHINE)] = "auto"
+    dtype: Annotated[DtypeName, setting("auto: bfloat16 on cuda, float32 on cpu.", MACHINE)] = "auto"
+    vae_dtype: Annotated[VaeDtypeName, setting("Of the decoder.", MACHINE)] = "float32"
+    attention: Annotated[
+        str, setting("Kernel by its name; auto takes the first that is right on the device.", MACHINE, metavar="NAME")
+    ] = AUTO
+    load_format: Annotated[LoadFormat, setting("dummy: random weights from the JSON alone.", MACHINE)] = "auto"
+    num_threads: Annotated[int, setting("CPU threads; 0 leaves it to torch.", MACHINE, ge=0)] = 0
+    tf32: Annotated[bool, setting("TensorFloat-32 in float32 convolutions on cuda.", MACHINE)] = True
+    decode_chunk: Annotated[
+        int, setting("Latent frames decoded at a time; 0 follows the card's memory.", MACHINE, ge=0)
+    ] = 0
+    warm_up: Annotated[bool, setting("Make the smallest video before saying that all is ready.", MACHINE)] = False
     prompt_cache_bytes: int = 256 * 2**20
-    startup_timeout_seconds: float = 1800.0
-    watchdog_seconds: float = 10.0
     asked_layout: AskedLayout = AskedLayout()
+    num_slices: Annotated[
+        int,
+        setting(
+            "Slices in which keys and values are sent ahead; 1 sends all at once, 0 follows sizes and link.", LAYOUT
+        ),
+    ] = 0
+    calibration: Annotated[
+        str,
+        setting("Report or bench result of u1r1 runs on this machine: plans go by it.", LAYOUT, metavar="FILE"),
+    ] = ""
+    memory_check: Annotated[
+        bool, setting("Refuse what is predicted not to fit, before anything is loaded.", LAYOUT)
+    ] = True
     nodes: NodesConfig = NodesConfig()
-    num_slices: int = 0
-    warm_up: bool = False
-    calibration: str = ""
-    memory_check: bool = True
+    startup_timeout: Annotated[
+        float, setting("Seconds until other nodes are there and weights loaded at most.", LAYOUT)
+    ] = 1800.0
+    watchdog_timeout: Annotated[float, setting("Seconds of silence after which a rank is lost.", LAYOUT)] = 10.0
 
     def __post_init__(self) -> None:
         if self.attention != AUTO:
             attention_place(self.attention)
         if self.num_slices < 0:
             raise InvalidSetting(f"num-slices must be 0 or more, not {self.num_slices}; 0 leaves the number to us")
-        if not 0 < self.watchdog_seconds < math.inf:
+        if not 0 < self.watchdog_timeout < math.inf:
             raise InvalidSetting(
-                f"watchdog-timeout must be a number of seconds above 0, not {plain(self.watchdog_seconds)}"
+                f"watchdog-timeout must be a number of seconds above 0, not {plain(self.watchdog_timeout)}"
             )
-        if not 0 < self.startup_timeout_seconds < math.inf:
+        if not 0 < self.startup_timeout < math.inf:
             raise InvalidSetting(
-                f"startup-timeout must be a number of seconds above 0, not {plain(self.startup_timeout_seconds)}"
+                f"startup-timeout must be a number of seconds above 0, not {plain(self.startup_timeout)}"
             )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from typing import Annotated
 
 import msgspec
 
 from ringlight.core.errors import InvalidLayout
+from ringlight.core.fields import setting
 
 NAME = re.compile(r"(?:c([0-9]{1,6}))?u([0-9]{1,6})r([0-9]{1,6})")
 
@@ -69,11 +71,14 @@ class AskedLayout(msgspec.Struct, frozen=True, kw_only=True):
     each other. `num_gpus` counts ranks, over all nodes; on a CPU they are processes.
     """
 
-    num_gpus: int | None = None
-    sp_degree: int | None = None
-    ulysses_degree: int | None = None
-    ring_degree: int | None = None
-    cfg_degree: int | None = None
+    num_gpus: Annotated[
+        int | None,
+        setting("Ranks over all nodes: GPUs, or processes on a CPU. 1 if no degree asks for more.", "Layout"),
+    ] = None
+    sp_degree: Annotated[int | None, setting("Ranks that share one sequence: Ulysses x ring.", "Layout")] = None
+    ulysses_degree: Annotated[int | None, setting("Ranks that share the heads; at most as many.", "Layout")] = None
+    ring_degree: Annotated[int | None, setting("Ranks that pass keys and values round.", "Layout")] = None
+    cfg_degree: Annotated[int | None, setting("Guidance branches side by side: 1 or 2.", "Layout")] = None
 
     def __post_init__(self) -> None:
         for field, degree in msgspec.structs.asdict(self).items():

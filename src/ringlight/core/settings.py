@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
+from ringlight.core.fields import setting
 from ringlight.core.request import RequestDefaults, RequestLimits
 
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+MODEL, SERVER, JOBS, SAFETY, SIGHT = "Model", "Server", "Jobs", "Safety", "Observability"
+ROUND_SIZES = "Make the nearest size that can be made, and say so, where another is asked: 1280x704 for 1280x720."
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the operator asked of a server; never written back into.
 
     `data_dir` holds the database (unless `store_url` names another), every video, and the state to resume from.
-    `served_model_names` are what the model is called: responses say the first, requests may say any, and /v1/models
+    `served_model_name` are what the model is called: responses say the first, requests may say any, and /v1/models
     lists all. Empty: the checkpoint's name.
 
     Jobs: at most `queue_size` wait; a job whose workers die is repeated at most `max_repeats` times, from the state
-    saved at most every `save_seconds`. `job_timeout_seconds` bounds a job from its creation, 0 does not. Videos are
+    saved at most every `save_seconds`. `job_timeout` bounds a job from its creation, 0 does not. Videos are
     kept `retention_seconds` after they end (0: for ever), the oldest less long where all need more than
-    `retention_bytes` (0: no bound). On SIGTERM a running job may go on for `drain_seconds`; what is not over then is
+    `retention_bytes` (0: no bound). On SIGTERM a running job may go on for `drain_timeout`; what is not over then is
     resumed later.
 
-    Safety: `api_key_file` has one key a line (`name:key`, `#` starts a comment), `api_keys` are given directly.
-    `image_hosts` may be fetched from, and `webhook_hosts` called, on behalf of requests. `webhook_url` is called
+    Safety: `api_key_file` has one key a line (`name:key`, `#` starts a comment), `api_key` are given directly.
+    `image_host` may be fetched from, and `webhook_host` called, on behalf of requests. `webhook_url` is called
     for every job.
 
     `round_sizes`: a size that the model cannot make becomes the nearest that it can, instead of being refused.
@@ -34,39 +38,76 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint's as they are.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8898
-    data_dir: str = "ringlight-data"
-    store_url: str = ""
-    served_model_names: tuple[str, ...] = ()
-    num_replicas: int = 1
+    served_model_name: Annotated[
+        tuple[str, ...],
+        setting(
+            "What the model is called, else as its checkpoint; may be repeated: responses say the first, requests may "
+            "say any.",
+            MODEL,
+        ),
+    ] = ()
+    round_sizes: Annotated[bool, setting(ROUND_SIZES, MODEL)] = False
+    num_replicas: Annotated[
+        int, setting("Copies of the model, each on ranks of its own; one queue.", "Layout", ge=1)
+    ] = 1
 
-    queue_size: int = 256
-    max_repeats: int = 2
-    save_seconds: float = 5.0
-    preview_seconds: float = 2.0
-    job_timeout_seconds: float = 0.0
-    drain_seconds: float = 30.0
-    retention_seconds: float = 7 * 24 * 3600.0
-    retention_bytes: int = 0
+    host: Annotated[str, setting("Address to listen on; others than loopback need keys.", SERVER)] = "127.0.0.1"
+    port: Annotated[int, setting("Port to listen on; 0 takes a free one.", SERVER, ge=0, le=65535)] = 8898
+    max_connections: Annotated[int, setting("Connections at a time; more are told to come back.", SERVER, ge=1)] = 1024
+    cors_origin: Annotated[
+        tuple[str, ...], setting("Origin whose pages may call the API from a browser; may be repeated.", SERVER)
+    ] = ()
 
-    api_key_file: str = ""
-    api_keys: tuple[str, ...] = ()
-    no_auth: bool = False
-    max_body_bytes: int = 80 * 2**20
-    max_connections: int = 1024
-    image_hosts: tuple[str, ...] = ()
-    webhook_hosts: tuple[str, ...] = ()
-    webhook_url: str = ""
-    webhook_secret_file: str = ""
-    cors_origins: tuple[str, ...] = ()
+    data_dir: Annotated[str, setting("Folder for videos, jobs and the state to resume from.", JOBS)] = "ringlight-data"
+    store_url: Annotated[
+        str,
+        setting(
+            "Database of jobs, such as postgresql+psycopg://user@host/name; empty: SQLite in the data folder.",
+            JOBS,
+            metavar="URL",
+        ),
+    ] = ""
+    queue_size: Annotated[int, setting("Jobs that may wait; more are refused.", JOBS, ge=1)] = 256
+    job_timeout: Annotated[float, setting("Seconds from a job's creation to its end at most; 0: any.", JOBS, ge=0)] = (
+        0.0
+    )
+    drain_timeout: Annotated[
+        float, setting("Seconds that a running job may go on after SIGTERM; later it resumes.", JOBS, ge=0)
+    ] = 30.0
+    max_repeats: Annotated[int, setting("How often a job is tried again whose workers died.", JOBS, ge=0)] = 2
+    save_seconds: Annotated[float, setting("Least seconds between two states to resume from.", JOBS, ge=0)] = 5.0
+    preview_seconds: Annotated[float, setting("Least seconds between two preview pictures; 0: none.", JOBS, ge=0)] = 2.0
+    retention_seconds: Annotated[float, setting("How long a video is kept after its end; 0: for ever.", JOBS, ge=0)] = (
+        7 * 24 * 3600.0
+    )
+    retention_bytes: Annotated[int, setting("What all videos may need; the oldest go first. 0: any.", JOBS, ge=0)] = 0
+
+    api_key_file: Annotated[str, setting("File with a key a line, as name:key.", SAFETY, metavar="FILE")] = ""
+    api_key: Annotated[
+        tuple[str, ...],
+        setting(
+            "A key, as name:key; may be repeated. Others on this machine see flags: prefer a file.",
+            SAFETY,
+            splits=False,
+        ),
+    ] = ()
+    no_auth: Annotated[bool, setting("Serve whoever reaches the port, without keys.", SAFETY)] = False
+    max_body_bytes: Annotated[int, setting("The largest request.", SAFETY, ge=1)] = 80 * 2**20
+    image_host: Annotated[
+        tuple[str, ...], setting("Host that first frames may be fetched from; may be repeated.", SAFETY)
+    ] = ()
+    webhook_host: Annotated[
+        tuple[str, ...], setting("Host that requests may ask us to call; may be repeated.", SAFETY)
+    ] = ()
+    webhook_url: Annotated[str, setting("Called at the end of every job.", SAFETY, metavar="URL")] = ""
+    webhook_secret_file: Annotated[str, setting("File with the secret (whsec_...) that signs calls.", SAFETY)] = ""
+
+    log_format: Annotated[LogFormat, setting("console: for people. json: one object a line.", SIGHT)] = "console"
+    log_level: Annotated[LogLevel, setting("The least important that is logged.", SIGHT)] = "info"
+    otlp_endpoint: Annotated[str, setting("Collector of OpenTelemetry traces; empty: none.", SIGHT, metavar="URL")] = ""
+
     limits: RequestLimits = RequestLimits()
     defaults: RequestDefaults | None = None
-    round_sizes: bool = False
-
-    log_format: LogFormat = "console"
-    log_level: LogLevel = "info"
-    otlp_endpoint: str = ""
 
     @property
     def address(self) -> str:

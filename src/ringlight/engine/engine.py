@@ -90,7 +90,7 @@ class Engine:
         self._foresight = Foresight(config, self.spec, self.limits, num_replicas)
         self.choice = self._foresight.choose(typical, self.defaults.complete(ORDINARY_PROMPT, self.spec))
         num_heads = self.spec.transformer.num_attention_heads
-        self.layouts = Layouts(self.choice, num_heads, config.nodes.num_nodes)
+        self.layouts = Layouts(self.choice, num_heads, config.nodes.nnodes)
         self.queue = JobQueue()
         self.pace = Pace()
         self._queue_size = queue_size
@@ -111,7 +111,7 @@ class Engine:
         Raises InvalidSetting, InvalidInstallation, and InvalidCheckpoint for files that are not there or not whole.
         """
         check_installation()
-        if number > 1 and self.config.nodes.num_nodes > 1:
+        if number > 1 and self.config.nodes.nnodes > 1:
             raise InvalidSetting("num-replicas above 1 are for one machine; serve each group of nodes by itself")
         require_whole(self.checkpoint, with_weights=self.config.load_format != "dummy")
         num_ranks, chosen = self.choice.layout.num_ranks, AskedLayout.of(self.choice.layout)

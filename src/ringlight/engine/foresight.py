@@ -36,14 +36,14 @@ class Foresight:
         self._config = config
         self._spec = spec
         self._limits = limits
-        num_local = max(1, config.asked_layout.num_ranks // config.nodes.num_nodes)
+        num_local = max(1, config.asked_layout.num_ranks // config.nodes.nnodes)
         self._ranks_here = num_local * num_replicas
         self.machine: Machine | None = this_machine(config, spec, num_local, num_replicas)
 
     @property
     def tells_seconds(self) -> bool:
         """Whether plans are of this machine; of several, whose links differ, only memory is known."""
-        return self.machine is not None and self._config.nodes.num_nodes == 1
+        return self.machine is not None and self._config.nodes.nnodes == 1
 
     def choose(self, typical: VideoRequest | None, defaults: VideoRequest) -> LayoutChoice:
         """The layout for requests like a typical one, else like one of all defaults.
@@ -53,7 +53,7 @@ class Foresight:
         """
         config, request = self._config, typical or defaults
         machine = self.machine if self._can_be_made(request) else None
-        choice = choose(self._spec, request, config.asked_layout, machine, config.nodes.num_nodes)
+        choice = choose(self._spec, request, config.asked_layout, machine, config.nodes.nnodes)
         if machine is None or (lacking := self._shortage(request, choice.layout)) is None:
             return choice
         told = advice.remedy(self._spec, request, choice.layout, machine) or "no smaller video fits either"

@@ -65,7 +65,7 @@ class LocalReplica:
         return [rank.pid for rank in self._ranks]
 
     def start(self) -> messages.WorkerReady:
-        deadline = time.monotonic() + self._config.startup_timeout_seconds
+        deadline = time.monotonic() + self._config.startup_timeout
         with self._start_lock:
             self._kill()
         try:
@@ -137,7 +137,7 @@ class LocalReplica:
         node 0 itself, where nobody serves; WorkerError after the deadline.
         """
         nodes = self._config.nodes
-        if nodes.num_nodes == 1:
+        if nodes.nnodes == 1:
             return "127.0.0.1"
         host, port = nodes.host_and_port
         while True:
@@ -149,8 +149,8 @@ class LocalReplica:
             except OSError as error:
                 problem = error.strerror or str(error)
             if nodes.node_rank == 0 and not nodes.refuses_alone:
-                raise InvalidLayout(f"dist-init-addr {nodes.init_address} cannot be reached: {problem}")
-            self._waiting.say(f"node 0 at {nodes.init_address}", problem)
+                raise InvalidLayout(f"dist-init-addr {nodes.dist_init_addr} cannot be reached: {problem}")
+            self._waiting.say(f"node 0 at {nodes.dist_init_addr}", problem)
             if (remaining := deadline - time.monotonic()) <= 0:
                 raise self._too_late()
             if self._closed.wait(min(KNOCK_EVERY_SECONDS, remaining)):
@@ -159,9 +159,9 @@ class LocalReplica:
     def _setups(self, address: str, listening: contextlib.ExitStack) -> Iterator[messages.WorkerSetup]:
         """What each rank on this machine is told. Ranks meet at a socket that we listen on, or node 0 does."""
         nodes = self._config.nodes
-        num_local = self._num_ranks // nodes.num_nodes
+        num_local = self._num_ranks // nodes.nnodes
         host, port, listener = "127.0.0.1", 0, -1
-        if nodes.num_nodes > 1:
+        if nodes.nnodes > 1:
             host, port = nodes.host_and_port
         if nodes.node_rank == 0 and self._num_ranks > 1:
             server = listening.enter_context(self._listen_for_ranks(host, port))
@@ -184,7 +184,7 @@ class LocalReplica:
             )
 
     def _listen_for_ranks(self, host: str, port: int) -> socket.socket:
-        if self._config.nodes.num_nodes == 1:
+        if self._config.nodes.nnodes == 1:
             return socket.create_server((host, port), backlog=self._num_ranks)
         try:
             return listen_for_nodes(port)
@@ -217,13 +217,13 @@ class LocalReplica:
             return self._waiting.end()
         *first, last = map(str, awaited.nodes)
         named = f"nodes {', '.join(first)} and {last}" if first else f"node {last}"
-        self._waiting.say(f"{named} of {nodes.num_nodes} at {nodes.init_address}", awaited.remark)
+        self._waiting.say(f"{named} of {nodes.nnodes} at {nodes.dist_init_addr}", awaited.remark)
 
     def _too_late(self) -> WorkerError:
         """End all ranks, which did not start in time. Returns what there was to wait for."""
         awaited = self._waiting.now
         self._kill()
-        patience = f"{plain(self._config.startup_timeout_seconds)} s"
+        patience = f"{plain(self._config.startup_timeout)} s"
         if awaited is None:
             return WorkerError(f"the worker was not ready after {patience}; --startup-timeout gives it longer")
         return WorkerError(f"not all nodes were there after {patience}: {awaited}; --startup-timeout gives them longer")
@@ -263,7 +263,7 @@ class LocalReplica:
         Without a deadline the ranks are asked whether they still run. Raises, with all ranks ended, when one dies, is
         silent for the watchdog's time, or says that it is out of step.
         """
-        beat_seconds = self._config.watchdog_seconds / PINGS_PER_WATCHDOG
+        beat_seconds = self._config.watchdog_timeout / PINGS_PER_WATCHDOG
         next_beat = time.monotonic() + beat_seconds
         by_connection = {rank.connection: rank for rank in self._ranks}
         while by_connection:
@@ -295,7 +295,7 @@ class LocalReplica:
         """
         for rank in ranks:
             if rank.unanswered >= PINGS_PER_WATCHDOG:
-                silence = f"has not been heard of for {plain(self._config.watchdog_seconds)} s"
+                silence = f"has not been heard of for {plain(self._config.watchdog_timeout)} s"
                 raise self._end(rank, WorkerError(f"rank {rank.place.rank} {silence}"))
             rank.ping()
 

@@ -51,7 +51,7 @@ def this_machine(config: EngineConfig, spec: ModelSpec, num_local: int, num_repl
         basis = f"{basis}, calibrated by {Path(config.calibration).name}"
     # Ranks on one CPU share its memory: more of them have no more of it.
     most_local = max(num_local, len(cards or ()) // num_replicas)
-    return Machine(hardware=hardware, settings=settings, basis=basis, most_ranks=most_local * config.nodes.num_nodes)
+    return Machine(hardware=hardware, settings=settings, basis=basis, most_ranks=most_local * config.nodes.nnodes)
 
 
 def usable_cards(config: EngineConfig) -> list[DriverCard] | None:

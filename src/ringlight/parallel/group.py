@@ -48,7 +48,7 @@ class RankGroup:
 
         Raises InvalidLayout where their `terms` differ, WorkerError where they do not come in time.
         """
-        watchdog_seconds, startup_seconds = config.watchdog_seconds, config.startup_timeout_seconds
+        watchdog_seconds, startup_seconds = config.watchdog_timeout, config.startup_timeout
         if place.num_ranks == 1:
             return cls(place, Control(None, 0, 1), Link(), None, watchdog_seconds)
         store = TCPStore(

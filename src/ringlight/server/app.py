@@ -130,12 +130,12 @@ def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
 
 def image_hosts_of(settings: ServeSettings) -> Outbound:
     """Where first frames may be fetched from. Raises InvalidSetting."""
-    return Outbound(settings.image_hosts, FETCH_SECONDS, settings.limits.max_image_bytes)
+    return Outbound(settings.image_host, FETCH_SECONDS, settings.limits.max_image_bytes)
 
 
 def webhook_hosts_of(settings: ServeSettings) -> Outbound:
     """Whom requests may have us call. Raises InvalidSetting."""
-    return Outbound(settings.webhook_hosts, FETCH_SECONDS, 0, purpose="webhook_url", param="webhook_url")
+    return Outbound(settings.webhook_host, FETCH_SECONDS, 0, purpose="webhook_url", param="webhook_url")
 
 
 async def method_not_allowed(request: Request, error: Exception) -> Response:

@@ -59,7 +59,7 @@ class Server(uvicorn.Server):
         )
         self.failure: RinglightError | None = None
         self._parts: Parts = app.state.parts
-        self._drain_seconds = settings.drain_seconds
+        self._drain_seconds = settings.drain_timeout
         self._num_signals = 0
         self._draining: asyncio.Task[None] | None = None
 

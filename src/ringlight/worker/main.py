@@ -78,7 +78,7 @@ class Worker:
         gc.collect()
         gc.freeze()  # what is loaded stays: to look through it again costs 0.2 s at the start of every job
         seconds = time.perf_counter() - start
-        self._environment = described | {"load_seconds": seconds, "num_nodes": config.nodes.num_nodes}
+        self._environment = described | {"load_seconds": seconds, "num_nodes": config.nodes.nnodes}
         corridor.send(
             messages.WorkerReady(environment=self._environment, load_seconds=seconds, checkpoint=terms["checkpoint"])
         )

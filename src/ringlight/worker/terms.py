@@ -31,7 +31,7 @@ def terms_of(setup: WorkerSetup, device: torch.device, dtype: torch.dtype, vae_d
         "load-format": config.load_format,
         "decode-chunk": config.decode_chunk,
         "num-slices": config.num_slices,
-        "watchdog-timeout": config.watchdog_seconds,
+        "watchdog-timeout": config.watchdog_timeout,
         "limits": msgspec.json.encode(setup.limits).decode(),
         "checkpoint": digest(find_checkpoint(config.model_path), with_weights=config.load_format != "dummy"),
     }

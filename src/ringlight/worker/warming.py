@@ -61,7 +61,7 @@ def usual_layout(pipeline: Wan22TI2V, num_ranks: int) -> ParallelLayout:
     """The layout of requests with guidance that ask for none: as the engine chose it, or where it is left open."""
     config, heads = pipeline.config, pipeline.spec.transformer.num_attention_heads
     asked = msgspec.structs.replace(config.asked_layout, num_gpus=num_ranks)
-    return decide(asked, num_heads=heads, guidance=True, num_nodes=config.nodes.num_nodes).layout
+    return decide(asked, num_heads=heads, guidance=True, num_nodes=config.nodes.nnodes).layout
 
 
 def smallest_requests(spec: ModelSpec, limits: RequestLimits) -> Iterator[VideoRequest]:

@@ -82,7 +82,7 @@ class Videos:
         self.engine = engine_of(settings, config, self.clock)
         self.tell = Discretion.of(settings, config, self.engine.checkpoint)
         self.defaults, self.limits, self.spec = self.engine.defaults, self.engine.limits, self.engine.spec
-        self.model_names = tuple(dict.fromkeys(settings.served_model_names)) or (self.spec.name,)
+        self.model_names = tuple(dict.fromkeys(settings.served_model_name)) or (self.spec.name,)
         self.folder = DataFolder.open(settings.data_dir)
         self.store = JobStore(settings.store_url or self.folder.store_url, clock=self.clock)
         if self.folder.holds_videos() and not any(self.store.count_by_status().values()):
@@ -225,7 +225,7 @@ class Videos:
     def _new(self, job_id: str, draft: Draft, owner: str) -> StoredJob:
         request, now = draft.request, self.clock.wall()
         layout = draft.layout or self.engine.layouts.of(request)
-        timeouts = [seconds for seconds in (draft.timeout_seconds, self.settings.job_timeout_seconds) if seconds]
+        timeouts = [seconds for seconds in (draft.timeout_seconds, self.settings.job_timeout) if seconds]
         return StoredJob(
             id=job_id,
             owner=owner,

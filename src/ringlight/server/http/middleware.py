@@ -171,11 +171,11 @@ class BodyLimit:
 def install(app: FastAPI, settings: ServeSettings) -> None:
     """Add all of these to `app`; call `errors.install` before. The last one added is the outermost."""
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(SameSite, allowed_origins=settings.cors_origins)
-    if settings.cors_origins:
+    app.add_middleware(SameSite, allowed_origins=settings.cors_origin)
+    if settings.cors_origin:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=settings.cors_origins,
+            allow_origins=settings.cors_origin,
             allow_methods=["GET", "HEAD", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=READABLE_HEADERS,

@@ -44,8 +44,8 @@ class ApiKeys:
 
     @classmethod
     def from_settings(cls, settings: ServeSettings) -> Self:
-        """The keys of `api_key_file` and `api_keys`. Raises InvalidSetting, also for a file that holds none."""
-        lines = [(f"api key {number}", line) for number, line in enumerate(settings.api_keys, 1)]
+        """The keys of `api_key_file` and `api_key`. Raises InvalidSetting, also for a file that holds none."""
+        lines = [(f"api key {number}", line) for number, line in enumerate(settings.api_key, 1)]
         if settings.api_key_file:
             lines += _read_file(Path(settings.api_key_file))
         return cls(lines)
@@ -71,7 +71,7 @@ class ApiKeys:
 
 def check_exposure(settings: ServeSettings) -> None:
     """Raise InvalidSetting for a server that others could reach and use without a key, unless it is said to be so."""
-    has_keys = bool(settings.api_key_file or settings.api_keys)
+    has_keys = bool(settings.api_key_file or settings.api_key)
     if has_keys and settings.no_auth:
         raise InvalidSetting("--no-auth contradicts the API keys that are given; leave one of them out")
     if not has_keys and not settings.no_auth and not is_loopback(settings.address):

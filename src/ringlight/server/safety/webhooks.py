@@ -90,7 +90,7 @@ class Webhooks:
 
         Raises InvalidSetting where something may be sent and there is no secret to sign with.
         """
-        if (settings.webhook_url or settings.webhook_hosts) and not secret:
+        if (settings.webhook_url or settings.webhook_host) and not secret:
             raise InvalidSetting(f"webhooks need --webhook-secret-file, a file with {SECRET_FORM}")
         if settings.webhook_url and not _is_plain(settings.webhook_url):
             raise InvalidSetting("--webhook-url must be an http(s) URL without a user name")
@@ -106,9 +106,9 @@ class Webhooks:
 
     @classmethod
     def from_settings(cls, settings: ServeSettings, count: Callable[[Outcome], None] = lambda outcome: None) -> Self:
-        """With the secret of `webhook_secret_file`, reaching `webhook_hosts` for requests. Raises InvalidSetting."""
+        """With the secret of `webhook_secret_file`, reaching `webhook_host` for requests. Raises InvalidSetting."""
         path = settings.webhook_secret_file
-        outbound = Outbound(settings.webhook_hosts, TIMEOUT_SECONDS, 0, purpose="webhook_url", param="webhook_url")
+        outbound = Outbound(settings.webhook_host, TIMEOUT_SECONDS, 0, purpose="webhook_url", param="webhook_url")
         return cls(settings, read_secret(Path(path)) if path else b"", outbound, count=count)
 
     def start(self, outbox: Outbox) -> None:

@@ -1,0 +1,67 @@
+"""What is said of a setting beside its type and its default: once, where the field is declared.
+
+Flags, environment, settings files, `--dry-run` and docs are made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, get_args, get_origin
+
+import msgspec
+from msgspec import Meta
+
+
+class Field(NamedTuple):
+    """A setting of a struct. `meta` holds help, bounds and, in `extra`, how it is shown; `path` leads to it."""
+
+    path: tuple[str, ...]
+    type: Any
+    meta: Meta
+    default: Any
+
+    @property
+    def name(self) -> str:
+        return self.path[-1]
+
+
+def setting(
+    help: str,  # noqa: A002 (as in every library of flags)
+    panel: str = "",
+    *,
+    metavar: str = "",
+    splits: bool = True,
+    ge: float | None = None,
+    le: float | None = None,
+) -> Meta:
+    """Help of a field, the group that it is shown in, what stands for its value, and its bounds.
+
+    A field of several values `splits` texts at commas.
+    """
+    return Meta(description=help, ge=ge, le=le, extra={"panel": panel, "metavar": metavar, "splits": splits})
+
+
+def settings_of(kind: type[msgspec.Struct]) -> Iterator[Field]:
+    """Every field that has a `setting`, in the order of their declaration; those of structs in the place of a field."""
+    for field in msgspec.structs.fields(kind):
+        default = ... if field.required else field.default
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            for inner in settings_of(field.type):
+                yield inner._replace(path=(field.name, *inner.path))
+        elif metas := [each for each in get_args(field.type)[1:] if isinstance(each, Meta) and each.description]:
+            yield Field((field.name,), get_args(field.type)[0], metas[0], default)
+
+
+def build(kind: type[msgspec.Struct], values: dict[tuple[str, ...], Any]) -> Any:
+    """A struct of the values of its settings, by path; all else as it is by default."""
+    own = {path[0]: value for path, value in values.items() if len(path) == 1}
+    for field in msgspec.structs.fields(kind):
+        inner = {path[1:]: value for path, value in values.items() if path[0] == field.name and len(path) > 1}
+        if inner:
+            own[field.name] = build(field.type, inner)
+    return kind(**own)
+
+
+def holds_several(kind: Any) -> bool:
+    """Whether a field's type is that of several texts."""
+    return get_origin(kind) is tuple
