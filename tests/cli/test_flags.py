@@ -10,8 +10,10 @@ import typer
 from typer.testing import CliRunner
 
 from ringlight.cli.flags import as_flags, with_flags
+from ringlight.cli.main import app
 from ringlight.core.config import EngineConfig, NodesConfig
 from ringlight.core.fields import setting, settings_of
+from ringlight.core.request import AskedVideo, RequestDefaults, VideoRequest
 from ringlight.core.settings import ServeSettings
 
 
@@ -32,14 +34,14 @@ class Camera(msgspec.Struct, frozen=True, kw_only=True):
 
 def given(*arguments: str, **how: object) -> tuple[int, str, Camera | None]:
     """What a command of a camera's flags is given: its exit code, what it prints, and the camera."""
-    app, seen = typer.Typer(), []
+    commands, seen = typer.Typer(), []
 
-    @app.command()
+    @commands.command()
     @with_flags(camera=Camera, **how)  # type: ignore[arg-type]
     def shoot(camera: Camera, *, times: int = 1) -> None:
         seen.append(camera)
 
-    done = CliRunner().invoke(app, list(arguments))
+    done = CliRunner().invoke(commands, list(arguments))
     return done.exit_code, done.output, seen[0] if seen else None
 
 
@@ -103,3 +105,14 @@ def test_no_two_settings_have_one_name() -> None:
     assert len(set(names)) == len(names)
     assert {"nnodes", "ring_degree", "drain_timeout"} <= set(names)
     assert "refuses_alone" in NodesConfig.__struct_fields__ and "refuses_alone" not in names
+
+
+def test_a_field_of_requests_is_declared_once() -> None:
+    """What RequestDefaults declares is a field of a request, and a flag wherever one is asked for."""
+    names = [field.name for field in settings_of(RequestDefaults)]
+    assert names == list(RequestDefaults.__struct_fields__) == list(AskedVideo.__struct_fields__)
+    assert {*names, "prompt", "image"} == set(VideoRequest.__struct_fields__)
+    commands = typer.main.get_group(app).commands
+    for command in (commands["generate"], commands["jobs"].commands["create"]):  # type: ignore[attr-defined]
+        flags = {option.opts[0] for option in command.params}
+        assert {f"--{name.replace('_', '-')}" for name in names} <= flags

@@ -186,7 +186,15 @@ def test_the_next_server_delivers_what_one_that_ended_could_not(
 ) -> None:
     receiver.statuses = (500, 204)  # one try of the first server, one of the next
     (tmp_path / "secret").write_text(WHSEC)
-    options = ("--webhook-url", receiver.url(), "--webhook-secret-file", tmp_path / "secret", "--store-url", url)
+    options = (
+        "--webhook-url",
+        receiver.url(),
+        "--webhook-secret-file",
+        tmp_path / "secret",
+        "--store-url",
+        url,
+        "--no-warm-up",
+    )
     first = Served(tmp_path, tiny, *options)
     try:
         first.wait_until_ready()

@@ -321,7 +321,8 @@ def test_a_queue_longer_than_a_page_and_older_videos(page: Page, served: Served)
 def test_a_server_with_keys(browser: Browser, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(f"alice:{KEY}\n")
     (tmp_path / "keys").chmod(0o600)
-    with serve(tmp_path, tiny, "--api-key-file", tmp_path / "keys") as server, opened(browser, server.url) as page:
+    flags = ("--no-warm-up", "--api-key-file", tmp_path / "keys")
+    with serve(tmp_path, tiny, *flags) as server, opened(browser, server.url) as page:
         lock = page.locator("#lock")
         expect(lock).to_be_visible()
         page.keyboard.press("Escape")

@@ -34,9 +34,9 @@ def pair(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple
     [
         (crowds.create_at_once, 100),
         (crowds.add_up_overhead, 2),
-        (crowds.poll_and_submit, 3),
+        (crowds.poll_and_submit, 1),
         (cancels.cancel_at_points, 1),
-        (cancels.race_with_completion, 10),
+        (cancels.race_with_completion, 5),
         (bounds.meet_deadlines, 1),
         (bounds.keep_priorities, 6),
         (bounds.refuse_a_second_server, 1),
@@ -53,7 +53,7 @@ def test_on_a_server(pair: tuple[Served, Originals], scenario: OnServer, count: 
 @pytest.mark.parametrize(
     ("scenario", "count"),
     [
-        (kills.kill_the_server, 2),
+        (kills.kill_the_server, 1),
         (disks.damage_the_store, 2),
         (bounds.fail_in_ranks, 1),
         (bounds.forget_by_age, 2),

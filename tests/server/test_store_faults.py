@@ -77,7 +77,7 @@ def kill_while_adding(url: str, chance: random.Random) -> list[str]:
     return [line.strip() for line in acknowledged if line.endswith("\n")]
 
 
-@pytest.mark.parametrize("num_kills", [2, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_kills", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_no_acknowledged_job_is_lost_when_the_server_is_killed(url: str, num_kills: int) -> None:
     chance = random.Random(num_kills)
     acknowledged: list[str] = []

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from ringlight.cli.flags import with_flags
@@ -20,29 +21,27 @@ from ringlight.core.errors import Cancelled, InvalidRequest
 from ringlight.core.output import KINDS, check_folder, part_path
 from ringlight.core.picture import shape_of
 from ringlight.core.report import RunReport
+from ringlight.core.request import VIDEO, AskedVideo
 from ringlight.core.settings import ROUND_SIZES
 from ringlight.core.sizes import decide_size
 from ringlight.core.spec import ModelSpec
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job
 
-VIDEO, SAMPLING, RESULT = "Video", "Sampling", "Result"
+RESULT = "Result"
 OUTPUT_HELP = "Where the video goes; the extension says how: " + "; ".join(
     f"{ext} {what}" for ext, what in KINDS.items()
 )
 
 
-@with_flags(without=("warm_up",), engine=EngineConfig)
+@with_flags(without=("warm_up",), video=AskedVideo, engine=EngineConfig)
 def generate(
-    engine: EngineConfig,
+    *,
     prompt: Annotated[str, typer.Option(help="What the video shows.", show_default=False, rich_help_panel=VIDEO)],
     output: Annotated[
         str,
         typer.Option("--output", "-o", help=OUTPUT_HELP + ".", show_default=False, rich_help_panel=RESULT),
     ],
-    negative_prompt: Annotated[
-        str | None, typer.Option(help="What it should not show; used with guidance.", rich_help_panel=VIDEO)
-    ] = None,
     image_path: Annotated[
         Path | None,
         typer.Option(
@@ -50,26 +49,12 @@ def generate(
             rich_help_panel=VIDEO,
         ),
     ] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels, a multiple of 32.", rich_help_panel=VIDEO)] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels, a multiple of 32.", rich_help_panel=VIDEO)] = None,
     size: Annotated[
         str | None, typer.Option(help="Width and height at once.", metavar="WxH", rich_help_panel=VIDEO)
     ] = None,
     round_sizes: Annotated[bool, typer.Option(help=ROUND_SIZES, rich_help_panel=VIDEO)] = False,
-    num_frames: Annotated[int | None, typer.Option(help="4k+1; 1 makes a picture.", rich_help_panel=VIDEO)] = None,
-    fps: Annotated[int | None, typer.Option(help="Frames a second.", rich_help_panel=VIDEO)] = None,
-    num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=SAMPLING)] = None,
-    guidance_scale: Annotated[
-        float | None, typer.Option(help="Weight of the prompt; off at 1 and below.", rich_help_panel=SAMPLING)
-    ] = None,
-    flow_shift: Annotated[
-        float | None,
-        typer.Option(help="Shift of the noise schedule; the scheduler's own.", rich_help_panel=SAMPLING),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Same seed, same video; drawn and reported if left out or -1.", rich_help_panel=SAMPLING),
-    ] = None,
+    video: msgspec.Struct,
+    engine: EngineConfig,
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.", rich_help_panel=RESULT)] = None,
     json_: Annotated[
         bool,
@@ -88,25 +73,13 @@ def generate(
 
     Exit codes: 0, 2 usage, 3 invalid request, checkpoint or installation, 4 worker failure, 130 interrupted.
     """
-    asked_size = parse_size(size, width, height)
+    asked = msgspec.structs.asdict(video)
+    asked_size = parse_size(size, asked.pop("width"), asked.pop("height"))
     folder = find_checkpoint(engine.model_path)
     spec, limits, defaults = ModelSpec.read(folder), read_limits(), read_defaults(folder)
     image = read_image(image_path) if engine.nodes.node_rank == 0 else None
     width, height = decide_size(asked_size, shape_of(image, limits), defaults, spec, limits, round_sizes)
-    request = defaults.complete(
-        prompt,
-        spec,
-        negative_prompt=negative_prompt,
-        image=image,
-        width=width,
-        height=height,
-        num_frames=num_frames,
-        fps=fps,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        flow_shift=flow_shift,
-        seed=seed,
-    )
+    request = defaults.complete(prompt, spec, image=image, width=width, height=height, **asked)
     if engine.nodes.node_rank > 0:
         host_ranks(engine, request, quiet)
         return

@@ -16,12 +16,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ringlight.cli.flags import with_flags
 from ringlight.cli.progress import JobProgress
 from ringlight.cli.request_flags import read_image
 from ringlight.cli.signals import handled, interrupt
 from ringlight.core.errors import InvalidRequest, InvalidSetting, RinglightError
 from ringlight.core.output import check_folder
 from ringlight.core.plain import plain
+from ringlight.core.request import AskedVideo
 
 if TYPE_CHECKING:
     from ringlight.client import Client, Video
@@ -70,42 +72,29 @@ class Failed(RinglightError):
 
 
 @jobs.command()
+@with_flags(video=AskedVideo)
 def create(
+    *,
     prompt: Annotated[str, typer.Option(help="What the video shows.", show_default=False)],
     image_path: Annotated[
         Path | None, typer.Option(help="First frame: a picture, whose shape the video takes without a size.")
     ] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What it should not show.")] = None,
     size: Annotated[str | None, typer.Option(help="Multiples of 32.", metavar="WxH")] = None,
     seconds: Annotated[float | None, typer.Option(help="Its length; or give --num-frames.")] = None,
-    num_frames: Annotated[int | None, typer.Option(help="4k+1.")] = None,
-    fps: Annotated[int | None, typer.Option(help="Frames a second.")] = None,
-    num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="Weight of the prompt.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same video; drawn if left out or -1.")] = None,
+    video: msgspec.Struct,
     priority: Annotated[int | None, typer.Option(help="-10 to 10; higher ones go first.")] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = "",
     json_: Json = False,
 ) -> None:
     """Order a video and print its id. What is left out follows from the server's defaults."""
+    asked = msgspec.structs.asdict(video) | {"size": size, "priority": priority}
+    asked["seconds"] = None if seconds is None else plain(seconds)
     with connected(url, api_key) as client:
-        video = client.create(
-            prompt,
-            image=read_image(image_path),
-            negative_prompt=negative_prompt,
-            size=size,
-            seconds=None if seconds is None else plain(seconds),
-            num_frames=num_frames,
-            fps=fps,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            seed=seed,
-            priority=priority,
-        )
-    for warning in video.warnings:
+        made = client.create(prompt, image=read_image(image_path), **asked)
+    for warning in made.warnings:
         print(f"note: {warning.message}", file=sys.stderr)
-    print(as_json(video) if json_ else video.id)
+    print(as_json(made) if json_ else made.id)
 
 
 @jobs.command()

@@ -16,7 +16,7 @@ from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig, VaeDtypeName, read_defaults, read_limits
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.plain import plain
-from ringlight.core.request import RequestDefaults, VideoRequest
+from ringlight.core.request import AskedVideo, RequestDefaults, VideoRequest
 from ringlight.core.spec import ModelSpec
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import Calibration
@@ -36,6 +36,10 @@ class ObjectiveChoice(StrEnum):
     latency = "latency"
     throughput = "throughput"
     memory = "memory"
+
+
+OF_ENGINE = ("tf32", "decode_chunk", "num_slices")  # settings that predictions depend on
+OF_REQUESTS = ("num_frames", "num_inference_steps", "guidance_scale")
 
 
 class MixedRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,7 +69,7 @@ def _positive(value: float | None) -> float | None:
     return value
 
 
-@with_flags(only=("tf32", "decode_chunk", "num_slices"), usual={"model_path": ""}, engine=EngineConfig)
+@with_flags(only=(*OF_ENGINE, *OF_REQUESTS), usual={"model_path": ""}, engine=EngineConfig, video=AskedVideo)
 def plan(
     *,
     model_path: Annotated[
@@ -105,9 +109,7 @@ def plan(
     ] = None,
     engine: EngineConfig,
     size: Annotated[str | None, typer.Option(help="Of the video.", metavar="WxH", rich_help_panel=REQUEST)] = None,
-    num_frames: Annotated[int | None, typer.Option(help="4k+1.", rich_help_panel=REQUEST)] = None,
-    num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=REQUEST)] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="Off at 1 and below.", rich_help_panel=REQUEST)] = None,
+    video: msgspec.Struct,
     image: Annotated[bool, typer.Option("--image", help="With a first frame.", rich_help_panel=REQUEST)] = False,
     objective: Annotated[
         ObjectiveChoice, typer.Option(help="What the best layout has least or most of.", rich_help_panel=RESULT)
@@ -146,9 +148,7 @@ def plan(
     fields = {
         "width": width,
         "height": height,
-        "num_frames": num_frames,
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
+        **{name: getattr(video, name) for name in OF_REQUESTS},
     }
     request = request_with(spec, defaults, fields, image)
     chosen_card = _card(gpu, gpu_file)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
-from typing import Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 
 from ringlight.core.errors import InvalidRequest, Problem
+from ringlight.core.fields import setting
 from ringlight.core.plain import plain
 from ringlight.core.portions import most_pixels, most_tokens
 from ringlight.core.spec import ModelSpec
 
 MAX_SEED = 2**63 - 1
+VIDEO, SAMPLING = "Video", "Sampling"  # groups of fields
 DRAW = -1  # as a seed: draw one, as Wan's own scripts and ComfyUI have it
 
 
@@ -81,17 +83,22 @@ class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a request leaves out. The defaults here are the model card's; a checkpoint's ringlight.json overrides."""
+    """What a request leaves out. The defaults here are the model card's; a checkpoint's ringlight.json overrides.
 
-    negative_prompt: str = ""
-    width: int = 1280
-    height: int = 704
-    num_frames: int = 121
-    fps: int = 24
-    num_inference_steps: int = 50
-    guidance_scale: float = 5.0
-    flow_shift: float | None = None
-    seed: int | None = None
+    Every field that a request may leave out stands here, with its help. Flags are made of it (AskedVideo).
+    """
+
+    negative_prompt: Annotated[str, setting("What it should not show; used with guidance.", VIDEO)] = ""
+    width: Annotated[int, setting("Pixels, a multiple of 32.", VIDEO)] = 1280
+    height: Annotated[int, setting("Pixels, a multiple of 32.", VIDEO)] = 704
+    num_frames: Annotated[int, setting("4k+1; 1 makes a picture.", VIDEO)] = 121
+    fps: Annotated[int, setting("Frames a second.", VIDEO)] = 24
+    num_inference_steps: Annotated[int, setting("Denoising steps.", SAMPLING)] = 50
+    guidance_scale: Annotated[float, setting("Weight of the prompt; off at 1 and below.", SAMPLING)] = 5.0
+    flow_shift: Annotated[float | None, setting("Shift of the noise schedule; the scheduler's own.", SAMPLING)] = None
+    seed: Annotated[int | None, setting("Same seed, same video; drawn and reported if left out or -1.", SAMPLING)] = (
+        None
+    )
 
     def complete(self, prompt: str, spec: ModelSpec, **given: Any) -> VideoRequest:
         """A whole request: what is given (None counts as left out), else these defaults.
@@ -103,6 +110,19 @@ class RequestDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         if fields["flow_shift"] is None:
             fields["flow_shift"] = spec.scheduler.flow_shift
         return VideoRequest(prompt=prompt, **fields)
+
+
+AskedVideo: type[msgspec.Struct] = msgspec.defstruct(
+    "AskedVideo",
+    [
+        (field.name, Annotated[get_args(field.type)[0] | None, get_args(field.type)[1]], None)
+        for field in msgspec.structs.fields(RequestDefaults)
+    ],
+    frozen=True,
+    kw_only=True,
+    module=__name__,
+)
+"""The fields of RequestDefaults, of which None is left to them."""
 
 
 def drawn(seed: int | None) -> int:
