@@ -156,9 +156,17 @@ def served(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 
 @pytest.fixture(scope="session")
-def finished(served: Served) -> dict[str, Any]:
-    """A video that tests read and leave as it is."""
-    return served.completed()
+def made(served: Served) -> list[dict[str, Any]]:
+    """Videos that `finished` has made."""
+    return []
+
+
+@pytest.fixture
+def finished(served: Served, made: list[dict[str, Any]]) -> dict[str, Any]:
+    """A video that tests read and leave as it is; another one where a test has deleted all."""
+    if not made or served.http.get(f"/v1/videos/{made[-1]['id']}").status_code == 404:
+        made.append(served.completed())
+    return made[-1]
 
 
 @pytest.fixture

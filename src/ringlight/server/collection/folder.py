@@ -137,7 +137,10 @@ class DataFolder:
         for path in (self.path / "videos").iterdir():
             if VIDEO_ID.fullmatch(path.name) is None:
                 continue
-            changed = path.stat().st_mtime_ns
+            try:
+                changed = path.stat().st_mtime_ns
+            except FileNotFoundError:  # deleted at this moment
+                continue
             if self._known.get(path.name) == changed or is_known(path.name):
                 known[path.name] = changed
                 continue
