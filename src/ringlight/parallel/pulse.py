@@ -87,25 +87,39 @@ class Pulse:
 
     def hear_cause(self) -> Loss:
         """What began it, for a rank that has just lost another: what one confesses soon, else who is silent."""
-        before, began = self._heard, time.monotonic()
-        beat_seconds = self._watchdog_seconds / BEATS_PER_WATCHDOG
-        silent = self._others
-        while not self._failure.strip() and not self._store_is_gone:
-            self._wake.set()
-            time.sleep(0.02)
-            waited, heard = time.monotonic() - began, self._heard
-            silent = [rank for rank in self._others if heard.get(beat_key(rank)) == before.get(beat_key(rank))]
-            may_confess = waited < min(CONFESSION_SECONDS, self._watchdog_seconds)
-            if not may_confess and (len(silent) == 1 or waited > SILENT_BEATS * beat_seconds):
-                break
+        before = self._heard
+        silent = self._await_silence()
         if cause := self._cause():
             return cause
         if self._store_is_gone or self._heard is before:  # rank 0 keeps it
             return self._lost(0, GONE)
-        if not silent:
+        if silent is None:
             unknown = f"rank {self._rank} lost the connection to another rank, and all are there: see to their network"
             return Loss(None, WorkerError.code, unknown)
-        return self._lost(silent[0], GONE)
+        return self._lost(silent, GONE)
+
+    def _await_silence(self) -> int | None:
+        """The other rank that has not been heard of for the longest, once that is some beats; None where all go on.
+
+        What is heard first may be the last beat of a rank that is gone by now, so each one begins the count anew.
+        Returns early where a rank confesses, or the store is gone.
+        """
+        patience = SILENT_BEATS * self._watchdog_seconds / BEATS_PER_WATCHDOG
+        patience = max(patience, min(CONFESSION_SECONDS, self._watchdog_seconds))
+        began = time.monotonic()
+        seen, heard_at = self._heard, dict.fromkeys(self._others, began)
+        while not self._failure.strip() and not self._store_is_gone:
+            self._wake.set()
+            time.sleep(0.02)
+            now, heard = time.monotonic(), self._heard
+            heard_at |= {rank: now for rank in self._others if heard.get(beat_key(rank)) != seen.get(beat_key(rank))}
+            seen = heard
+            longest = min(self._others, key=lambda rank: heard_at[rank])
+            if now - heard_at[longest] > patience:
+                return longest
+            if now - began > 3 * patience:
+                break
+        return None
 
     def _cause(self) -> Loss | None:
         if not self._failure.strip():
