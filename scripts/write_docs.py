@@ -24,7 +24,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from ringlight.cli.main import app as commands
 from ringlight.cli.settings import ONLY_FLAGS, variable
-from ringlight.core.codes import KINDS, ErrorKind
+from ringlight.core.codes import CODES, ErrorKind
 from ringlight.core.request import RequestDefaults, RequestLimits
 from ringlight.engine.runner import ReplicaState
 from ringlight.server.api.openapi import describe
@@ -64,7 +64,7 @@ def fields_of(name: str) -> str:
 
 def codes() -> str:
     """A section for every code of an error."""
-    return "\n".join(_section_of(code, kind) for code, kind in sorted(KINDS.items())).rstrip()
+    return "\n".join(_section_of(code, kind) for code, kind in sorted(CODES.items())).rstrip()
 
 
 def settings() -> str:

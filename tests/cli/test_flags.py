@@ -13,6 +13,7 @@ from ringlight.cli.flags import as_flags, with_flags
 from ringlight.cli.main import app
 from ringlight.core.config import EngineConfig, NodesConfig
 from ringlight.core.fields import setting, settings_of
+from ringlight.core.layout import AskedLayout
 from ringlight.core.request import AskedVideo, RequestDefaults, VideoRequest
 from ringlight.core.settings import ServeSettings
 
@@ -98,6 +99,8 @@ def test_as_flags_says_what_differs() -> None:
         "--no-tf32",
     ]
     assert list(as_flags(EngineConfig(model_path="demo"), ("device", "tf32"))) == []
+    ring = EngineConfig(model_path="demo", asked_layout=AskedLayout(ring_degree=2))
+    assert list(as_flags(ring, ("ring_degree",))) == ["--ring-degree", "2"]
 
 
 def test_no_two_settings_have_one_name() -> None:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from ringlight.core import errors as core
-from ringlight.core.codes import KINDS
+from ringlight.core.codes import CODES
 from ringlight.core.settings import ServeSettings
 from ringlight.server.http import errors, middleware
 from ringlight.server.http.errors import ApiError, to_api_error
@@ -57,7 +57,7 @@ def envelope(response: httpx.Response) -> dict[str, Any]:
     body = response.json()
     assert set(body) == {"error"}
     assert set(body["error"]) == {"message", "type", "param", "code"}
-    assert body["error"]["code"] in KINDS
+    assert body["error"]["code"] in CODES
     assert response.headers["x-request-id"]
     assert response.headers["x-content-type-options"] == "nosniff"
     found: dict[str, Any] = body["error"]
@@ -146,8 +146,8 @@ def test_the_table_knows_every_code() -> None:
 
     rooms = ("ringlight.core.", "ringlight.engine.", "ringlight.server.")
     ours = {kind for kind in kinds(core.RinglightError) if kind.__module__.startswith(rooms) and kind is not ApiError}
-    assert {kind.code for kind in ours} <= KINDS.keys()
-    for code, entry in KINDS.items():
+    assert {kind.code for kind in ours} <= CODES.keys()
+    for code, entry in CODES.items():
         assert 400 <= entry.status < 600
         assert entry.meaning.endswith((".", ";")) and entry.remedy.endswith("."), code
 

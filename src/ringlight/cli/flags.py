@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import wraps
+from functools import reduce, wraps
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -63,8 +63,8 @@ def with_flags(
 def as_flags(struct: msgspec.Struct, names: Collection[str]) -> Iterator[str]:
     """The flags that say these settings of a struct, as far as they are not as by default."""
     for field in settings_of(type(struct)):
-        value = getattr(struct, field.name) if field.name in names else field.default
-        if value == field.default:
+        value: Any = reduce(getattr, field.path, struct)
+        if field.name not in names or value == field.default:
             continue
         flag = field.name.replace("_", "-")
         if isinstance(value, bool):

@@ -18,12 +18,13 @@ from ringlight.cli.signals import interruptible
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig, read_defaults, read_limits
 from ringlight.core.errors import Cancelled, InvalidRequest
+from ringlight.core.fields import VIDEO
 from ringlight.core.output import KINDS, check_folder, part_path
 from ringlight.core.picture import shape_of
 from ringlight.core.report import RunReport
-from ringlight.core.request import VIDEO, AskedVideo
+from ringlight.core.request import AskedVideo, RequestLimits, VideoRequest
 from ringlight.core.settings import ROUND_SIZES
-from ringlight.core.sizes import decide_size
+from ringlight.core.sizes import AskedSize, decide_size
 from ringlight.core.spec import ModelSpec
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job
@@ -85,20 +86,27 @@ def generate(
         return
     if report is not None:
         check_report(report, output)
-    with (
-        Engine(engine, limits, typical=request) as running,
-        JobProgress(quiet) as progress,
-        interruptible() as interrupted,
-    ):
-        job = running.submit(request, output, progress, asked_size=asked_size)
-        progress.warn(job.state.warnings)
-        say_layout(running, progress)
-        if job.layout != running.choice.layout:
-            progress.say(job.layout_reason)
-        done = wait(running, job, interrupted, progress)
+    done = make(engine, limits, request, asked_size, output, quiet)
     if report is not None:
         write_report(done, report)
     print(done.to_json().decode() if json_ else summary(done), end="" if json_ else "\n")
+
+
+def make(
+    config: EngineConfig, limits: RequestLimits, request: VideoRequest, asked_size: AskedSize, output: str, quiet: bool
+) -> RunReport:
+    """Make the video with an engine of its own, and show how far it is. Raises its error."""
+    with (
+        Engine(config, limits, typical=request) as engine,
+        JobProgress(quiet) as progress,
+        interruptible() as interrupted,
+    ):
+        job = engine.submit(request, output, progress, asked_size=asked_size)
+        progress.warn(job.state.warnings)
+        say_layout(engine, progress)
+        if job.layout != engine.choice.layout:
+            progress.say(job.layout_reason)
+        return wait(engine, job, interrupted, progress)
 
 
 def check_report(path: Path, output: str) -> None:

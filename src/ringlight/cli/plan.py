@@ -15,6 +15,7 @@ from ringlight.cli.request_flags import parse_size
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig, VaeDtypeName, read_defaults, read_limits
 from ringlight.core.errors import InvalidSetting
+from ringlight.core.fields import VIDEO
 from ringlight.core.plain import plain
 from ringlight.core.request import AskedVideo, RequestDefaults, VideoRequest
 from ringlight.core.spec import ModelSpec
@@ -29,7 +30,7 @@ from ringlight.planner.planner import plan as plan_layouts
 from ringlight.planner.simulate import Load
 from ringlight.planner.tables import fleet_table, plan_tables
 
-HARDWARE, REQUEST, LOAD, RESULT = "Hardware", "Request", "Load", "Result"
+HARDWARE, LOAD, RESULT = "Hardware", "Load", "Result"
 
 
 class ObjectiveChoice(StrEnum):
@@ -38,7 +39,8 @@ class ObjectiveChoice(StrEnum):
     memory = "memory"
 
 
-OF_ENGINE = ("tf32", "decode_chunk", "num_slices")  # settings that predictions depend on
+# Settings of the engine and fields of a request that predictions depend on.
+OF_ENGINE = ("tf32", "decode_chunk", "num_slices")
 OF_REQUESTS = ("num_frames", "num_inference_steps", "guidance_scale")
 
 
@@ -108,9 +110,9 @@ def plan(
         typer.Option(help="Of the decoder.", show_default="float32", rich_help_panel=HARDWARE),
     ] = None,
     engine: EngineConfig,
-    size: Annotated[str | None, typer.Option(help="Of the video.", metavar="WxH", rich_help_panel=REQUEST)] = None,
+    size: Annotated[str | None, typer.Option(help="Of the video.", metavar="WxH", rich_help_panel=VIDEO)] = None,
     video: msgspec.Struct,
-    image: Annotated[bool, typer.Option("--image", help="With a first frame.", rich_help_panel=REQUEST)] = False,
+    image: Annotated[bool, typer.Option("--image", help="With a first frame.", rich_help_panel=VIDEO)] = False,
     objective: Annotated[
         ObjectiveChoice, typer.Option(help="What the best layout has least or most of.", rich_help_panel=RESULT)
     ] = ObjectiveChoice.latency,

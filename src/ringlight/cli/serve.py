@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,9 +16,11 @@ from ringlight.cli.nodes import keep_hosting
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig, read_defaults
 from ringlight.core.errors import InvalidRequest, InvalidSetting
+from ringlight.core.fields import MODEL
 from ringlight.core.request import RequestDefaults, RequestLimits
-from ringlight.core.settings import MODEL, ServeSettings
+from ringlight.core.settings import ServeSettings
 from ringlight.core.spec import ModelSpec
+from ringlight.engine.engine import Engine
 from ringlight.planner.costs import ORDINARY_PROMPT
 
 
@@ -82,15 +84,20 @@ def serve(
     if dry_run:
         checked = check(server, engine)
         print(listing.of_command(ctx, said_limits, said_defaults))
-        called = ", ".join(server.served_model_name or (spec.name,))
-        print(f"\nmodel   {called}\nlayout  {checked.engine.choice.reason}\nfolder  {Path(server.data_dir).absolute()}")
-        for occupied in checked.occupied:
-            print(f"ringlight: a start at this moment would be refused: {occupied}", file=sys.stderr)
+        show_start(checked.engine, server, checked.occupied)
     elif engine.nodes.node_rank > 0:
         engine_of(server, engine)  # refuses what node 0 refuses
         keep_hosting(engine, defaults.complete(ORDINARY_PROMPT, spec))
     else:
         run(create_app(server, engine), server)
+
+
+def show_start(engine: Engine, server: ServeSettings, occupied: Iterable[str]) -> None:
+    """Print what would be served, and on stderr what keeps it from being started only at this moment."""
+    called = ", ".join(server.served_model_name or (engine.spec.name,))
+    print(f"\nmodel   {called}\nlayout  {engine.choice.reason}\nfolder  {Path(server.data_dir).absolute()}")
+    for each in occupied:
+        print(f"ringlight: a start at this moment would be refused: {each}", file=sys.stderr)
 
 
 def check_defaults(

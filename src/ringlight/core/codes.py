@@ -36,7 +36,7 @@ class ErrorKind(msgspec.Struct, frozen=True):
     is_usual: bool = False
 
 
-KINDS: dict[str, ErrorKind] = {
+CODES: dict[str, ErrorKind] = {
     "invalid_request": ErrorKind(
         400,
         "asker",

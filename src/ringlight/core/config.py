@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, InvalidSetting
-from ringlight.core.fields import setting
+from ringlight.core.fields import LAYOUT, MACHINE, setting
 from ringlight.core.kernels import AUTO, attention_place
 from ringlight.core.layout import AskedLayout
 from ringlight.core.plain import plain
@@ -23,8 +23,6 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 DtypeName = Literal["auto", "float32", "bfloat16"]
 VaeDtypeName = Literal["float32", "bfloat16"]
 LoadFormat = Literal["auto", "dummy"]
-
-MACHINE, LAYOUT = "Machine", "Layout"  # groups of settings
 
 DEFAULTS_FILE = "ringlight.json"
 DEMO_NAME = "ringlight-demo"  # what a demo checkpoint's model_index.json calls it, with its size
@@ -81,9 +79,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     `dtype` auto is bfloat16 on CUDA and float32 on a CPU. `load_format` dummy makes random weights on the device
     from the JSON alone. `num_threads` 0 leaves the choice to torch. `tf32` allows TensorFloat-32 in float32
     convolutions on CUDA, as PyTorch itself does; float32 matrix products are always whole. `attention` names a kernel
-    (core.kernels); auto takes the first that is right on the device. `decode_chunk` is the number
-    of latent frames decoded at a time, 0 to follow from all memory of the device. `startup_timeout` bounds a
-    start, in which other nodes are waited for and weights loaded.
+    (core.kernels); auto takes the first that is right on the device. `decode_chunk` is the number of latent frames
+    decoded at a time, 0 to follow from all memory of the device. `startup_timeout` bounds a start, in which other nodes
+    are waited for and weights loaded.
 
     `num_slices` is the number of slices of a rank's tokens whose keys and values are sent ahead of the next block, one
     slice under the computation of another: 0 to follow from sizes and link, 1 to send all at once. A rank that has not

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ringlight.core.codes import KINDS, ErrorKind
+from ringlight.core.codes import CODES, ErrorKind
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -49,7 +49,7 @@ class RinglightError(Exception):
     @property
     def kind(self) -> ErrorKind:
         """What is known of errors of this class."""
-        return KINDS.get(type(self).code, KINDS[RinglightError.code])
+        return CODES.get(type(self).code, CODES[RinglightError.code])
 
 
 class InvalidRequest(RinglightError):

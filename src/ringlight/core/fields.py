@@ -11,6 +11,10 @@ from typing import Any, NamedTuple, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+# The groups that settings are shown in.
+MODEL, MACHINE, LAYOUT, SERVER, JOBS = "Model", "Machine", "Layout", "Server", "Jobs"
+SAFETY, OBSERVABILITY, VIDEO, SAMPLING = "Safety", "Observability", "Video", "Sampling"
+
 
 class Field(NamedTuple):
     """A setting of a struct. `meta` holds help, bounds and, in `extra`, how it is shown; `path` leads to it."""

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from ringlight.core.errors import InvalidLayout
-from ringlight.core.fields import setting
+from ringlight.core.fields import LAYOUT, setting
 
 NAME = re.compile(r"(?:c([0-9]{1,6}))?u([0-9]{1,6})r([0-9]{1,6})")
 
@@ -73,12 +73,12 @@ class AskedLayout(msgspec.Struct, frozen=True, kw_only=True):
 
     num_gpus: Annotated[
         int | None,
-        setting("Ranks over all nodes: GPUs, or processes on a CPU. 1 if no degree asks for more.", "Layout"),
+        setting("Ranks over all nodes: GPUs, or processes on a CPU. 1 if no degree asks for more.", LAYOUT),
     ] = None
-    sp_degree: Annotated[int | None, setting("Ranks that share one sequence: Ulysses x ring.", "Layout")] = None
-    ulysses_degree: Annotated[int | None, setting("Ranks that share the heads; at most as many.", "Layout")] = None
-    ring_degree: Annotated[int | None, setting("Ranks that pass keys and values round.", "Layout")] = None
-    cfg_degree: Annotated[int | None, setting("Guidance branches side by side: 1 or 2.", "Layout")] = None
+    sp_degree: Annotated[int | None, setting("Ranks that share one sequence: Ulysses x ring.", LAYOUT)] = None
+    ulysses_degree: Annotated[int | None, setting("Ranks that share the heads; at most as many.", LAYOUT)] = None
+    ring_degree: Annotated[int | None, setting("Ranks that pass keys and values round.", LAYOUT)] = None
+    cfg_degree: Annotated[int | None, setting("Guidance branches side by side: 1 or 2.", LAYOUT)] = None
 
     def __post_init__(self) -> None:
         for field, degree in msgspec.structs.asdict(self).items():

@@ -10,13 +10,12 @@ from typing import Annotated, Any, get_args
 import msgspec
 
 from ringlight.core.errors import InvalidRequest, Problem
-from ringlight.core.fields import setting
+from ringlight.core.fields import SAMPLING, VIDEO, setting
 from ringlight.core.plain import plain
 from ringlight.core.portions import most_pixels, most_tokens
 from ringlight.core.spec import ModelSpec
 
 MAX_SEED = 2**63 - 1
-VIDEO, SAMPLING = "Video", "Sampling"  # groups of fields
 DRAW = -1  # as a seed: draw one, as Wan's own scripts and ComfyUI have it
 
 

@@ -6,13 +6,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from ringlight.core.fields import setting
+from ringlight.core.fields import JOBS, LAYOUT, MODEL, OBSERVABILITY, SAFETY, SERVER, setting
 from ringlight.core.request import RequestDefaults, RequestLimits
 
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-MODEL, SERVER, JOBS, SAFETY, SIGHT = "Model", "Server", "Jobs", "Safety", "Observability"
 ROUND_SIZES = "Make the nearest size that can be made, and say so, where another is asked: 1280x704 for 1280x720."
 
 
@@ -20,7 +19,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the operator asked of a server; never written back into.
 
     `data_dir` holds the database (unless `store_url` names another), every video, and the state to resume from.
-    `served_model_name` are what the model is called: responses say the first, requests may say any, and /v1/models
+    `served_model_name`: what the model is called. Responses say the first, requests may say any, and /v1/models
     lists all. Empty: the checkpoint's name.
 
     Jobs: at most `queue_size` wait; a job whose workers die is repeated at most `max_repeats` times, from the state
@@ -29,9 +28,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     `retention_bytes` (0: no bound). On SIGTERM a running job may go on for `drain_timeout`; what is not over then is
     resumed later.
 
-    Safety: `api_key_file` has one key a line (`name:key`, `#` starts a comment), `api_key` are given directly.
-    `image_host` may be fetched from, and `webhook_host` called, on behalf of requests. `webhook_url` is called
-    for every job.
+    Safety: `api_key_file` has one key a line (`name:key`, `#` starts a comment), others are given in `api_key`.
+    Each `image_host` may be fetched from, and each `webhook_host` called, on behalf of requests. `webhook_url` is
+    called for every job.
 
     `round_sizes`: a size that the model cannot make becomes the nearest that it can, instead of being refused.
     `defaults` is what a request leaves out: the checkpoint's, with what the operator changed of them. None: the
@@ -47,9 +46,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     round_sizes: Annotated[bool, setting(ROUND_SIZES, MODEL)] = False
-    num_replicas: Annotated[
-        int, setting("Copies of the model, each on ranks of its own; one queue.", "Layout", ge=1)
-    ] = 1
+    num_replicas: Annotated[int, setting("Copies of the model, each on ranks of its own; one queue.", LAYOUT, ge=1)] = 1
 
     host: Annotated[str, setting("Address to listen on; others than loopback need keys.", SERVER)] = "127.0.0.1"
     port: Annotated[int, setting("Port to listen on; 0 takes a free one.", SERVER, ge=0, le=65535)] = 8898
@@ -102,9 +99,13 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_url: Annotated[str, setting("Called at the end of every job.", SAFETY, metavar="URL")] = ""
     webhook_secret_file: Annotated[str, setting("File with the secret (whsec_...) that signs calls.", SAFETY)] = ""
 
-    log_format: Annotated[LogFormat, setting("console: for people. json: one object a line.", SIGHT)] = "console"
-    log_level: Annotated[LogLevel, setting("The least important that is logged.", SIGHT)] = "info"
-    otlp_endpoint: Annotated[str, setting("Collector of OpenTelemetry traces; empty: none.", SIGHT, metavar="URL")] = ""
+    log_format: Annotated[LogFormat, setting("console: for people. json: one object a line.", OBSERVABILITY)] = (
+        "console"
+    )
+    log_level: Annotated[LogLevel, setting("The least important that is logged.", OBSERVABILITY)] = "info"
+    otlp_endpoint: Annotated[
+        str, setting("Collector of OpenTelemetry traces; empty: none.", OBSERVABILITY, metavar="URL")
+    ] = ""
 
     limits: RequestLimits = RequestLimits()
     defaults: RequestDefaults | None = None

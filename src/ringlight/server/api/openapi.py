@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 import ringlight
-from ringlight.core.codes import KINDS
+from ringlight.core.codes import CODES
 from ringlight.server.api.calls import Call, CreateVideo, ExtendVideo, RemixVideo
 from ringlight.server.api.schemas import ErrorEnvelope
 
@@ -35,7 +35,7 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors that a route may answer, for its documentation."""
     found: dict[int | str, dict[str, Any]] = {}
     for status in sorted({*statuses, *ALWAYS}):
-        codes = ", ".join(f"`{code}`" for code, known in KINDS.items() if known.status == status)
+        codes = ", ".join(f"`{code}`" for code, known in CODES.items() if known.status == status)
         found[status] = {"model": ErrorEnvelope, "description": codes}
     return found
 

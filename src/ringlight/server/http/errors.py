@@ -18,12 +18,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ringlight.core.codes import KINDS
+from ringlight.core.codes import CODES
 from ringlight.core.errors import InvalidLayout, InvalidRequest, Problem, QueueFull, RinglightError
 
 logger = logging.getLogger(__name__)
 
-STATUS_CODES = {kind.status: code for code, kind in KINDS.items() if kind.is_usual}
+STATUS_CODES = {kind.status: code for code, kind in CODES.items() if kind.is_usual}
 """The code of an answer that the framework itself gives, by its status."""
 
 WIRE_NAMES = {"image": "input_reference"}
@@ -87,7 +87,7 @@ def error_type(status: int) -> str:
 
 
 def _retry_headers(status: int, code: str) -> dict[str, str]:
-    known = KINDS.get(code)
+    known = CODES.get(code)
     headers = {}
     if status in (409, 501) or (known is not None and known.retry is False):
         headers["x-should-retry"] = "false"
@@ -116,8 +116,8 @@ def to_api_error(error: RinglightError, tell: Callable[[str], str] = str) -> Api
         case QueueFull():
             retry = {"Retry-After": str(max(1, math.ceil(error.retry_seconds)))}
             return ApiError(429, error.code, tell(str(error)), headers=retry)
-    code = error.code if error.code in KINDS else RinglightError.code
-    return ApiError(KINDS[code].status, code, tell(str(error)))
+    code = error.code if error.code in CODES else RinglightError.code
+    return ApiError(CODES[code].status, code, tell(str(error)))
 
 
 def _from_validation(error: RequestValidationError) -> ApiError:

@@ -8,7 +8,7 @@ import time
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ringlight.core.codes import KINDS
+from ringlight.core.codes import CODES
 from ringlight.server.observability.metrics import OTHER, Metrics
 
 logger = logging.getLogger("ringlight.access")
@@ -86,4 +86,4 @@ def code_in(answer: bytes) -> str:
         code = msgspec.json.decode(answer, type=Envelope).error.code
     except msgspec.DecodeError:
         return ""
-    return code if code in KINDS else ""
+    return code if code in CODES else ""

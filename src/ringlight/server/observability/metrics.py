@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 import ringlight
-from ringlight.core.codes import KINDS
+from ringlight.core.codes import CODES
 from ringlight.core.errors import (
     StoreError,
 )
@@ -107,10 +107,11 @@ class Metrics:
             "ringlight_webhooks", "Webhooks, by what became of them.", ["outcome"], registry=registry
         )
 
-        for (
-            code,
-            kind,
-        ) in KINDS.items():  # series that are there from the start: the first failure is seen as an increase
+        self._begin_series()
+
+    def _begin_series(self) -> None:
+        """Make the series of failures at the start, so that the first failure is seen as an increase."""
+        for code, kind in CODES.items():
             if kind.ends_jobs:
                 self._jobs_finished.labels("failed", code)
         for outcome in WEBHOOK_OUTCOMES:

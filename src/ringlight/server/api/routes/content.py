@@ -10,7 +10,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
-from ringlight.core.codes import KINDS
+from ringlight.core.codes import CODES
 from ringlight.core.errors import NotFound
 from ringlight.server.api.calls import CreateVideo
 from ringlight.server.api.openapi import answers, takes
@@ -157,7 +157,7 @@ async def _file_of(view: View, parts: Parts) -> Response:
     stored, error = view.stored, view.stored.error
     headers = {"x-video-id": stored.id, "x-seed": str(stored.request.seed)}
     if error is not None:
-        status = KINDS[error.code].status if error.code in KINDS else 500
+        status = CODES[error.code].status if error.code in CODES else 500
         raise ApiError(status, error.code, error.message, param=error.param, headers=headers)
     if view.warnings:
         headers["x-warnings"] = ", ".join(warning.code for warning in view.warnings)
