@@ -34,6 +34,8 @@ Video = dict[str, Any]
 
 STAGES = ("", "InputValidation", "TextEncoding", "LatentPreparation", "TimestepPreparation", "Denoising", "Decoding")
 NUM_STEPS = DECODED["num_inference_steps"]
+POLL_SECONDS = 0.01
+MAX_VIDEOS = 10  # that may be over before a poll sees them at a point, which may last for a moment
 
 
 def has_reached(stage: str, step: int = 0, progress: int = 0) -> Callable[[Video], bool]:
@@ -77,11 +79,12 @@ def cancel_at_points(served: Served, originals: Originals, count: int, chance: r
     for _ in range(count):
         for point, is_there in POINTS.items():
             with waiting_behind(served, {"queued, as the last": 2, "queued, as the next": 1}.get(point, 0)) as runs:
-                told = num_finished(served)
-                video_id = served.create(**DECODED)["id"]
-                seen = wait_for(served, video_id, is_there)
-                seconds = cancel(served, video_id, is_busy=bool(runs))
-                check_end(served, video_id, may_be_completed=(seen["stage"] == "Output"))
+                seen, told = video_at(served, is_there)
+                video_id = seen["id"]
+                answered, seconds = cancel(served, video_id, is_busy=bool(runs))
+                check_end(
+                    served, video_id, may_be_completed=was_done(seen) or (is_decoding(seen) and was_done(answered))
+                )
                 assert num_finished(served) == told + 1
             freed.setdefault(point, []).append(seconds)
             end = served.get(video_id)
@@ -109,28 +112,40 @@ def waiting_behind(served: Served, num_ahead: int) -> Iterator[list[str]]:
     wait_until_idle(served)
 
 
-def wait_for(served: Served, video_id: str, is_there: Callable[[Video], bool]) -> Video:
-    """Poll a video until it is so far; as it was then."""
-    seen: list[Video] = []
+def video_at(served: Served, is_there: Callable[[Video], bool]) -> tuple[Video, int]:
+    """A video that a poll has seen at a point, as it was then, and how many had finished before it was created.
 
-    def looks_so() -> bool:
-        seen[:] = [served.get(video_id)]
-        return is_there(seen[0]) or seen[0]["status"] in ("completed", "failed")
+    Where the poll came too late, and the video was over, another one is created.
+    """
+    for _ in range(MAX_VIDEOS):
+        told, seen = num_finished(served), served.create(**DECODED)
+        while seen["status"] in ("queued", "in_progress"):
+            if is_there(seen := served.get(seen["id"])) and seen["status"] in ("queued", "in_progress"):
+                return seen, told
+            time.sleep(POLL_SECONDS)
+        assert seen["status"] == "completed", seen["error"]
+    raise AssertionError(f"{MAX_VIDEOS} videos ended before the point was seen")
 
-    wait_until(looks_so, 120)
-    assert seen[0]["status"] in ("queued", "in_progress"), "it ended before the point was seen"
-    return seen[0]
+
+def was_done(video: Video) -> bool:
+    """Whether its ranks were done, and at most its file was still being written."""
+    return video["stage"] == "Output" or video["status"] == "completed"
 
 
-def cancel(served: Served, video_id: str, is_busy: bool) -> float:
-    """Cancel a video. Returns the seconds until it was over and, unless others run, its ranks were free."""
+def is_decoding(video: Video) -> bool:
+    """Whether it is about to be done, and may be so by the time that a cancel arrives, which its answer then says."""
+    return video["stage"] == "Decoding"
+
+
+def cancel(served: Served, video_id: str, is_busy: bool) -> tuple[Video, float]:
+    """Cancel a video. Returns the answer, and the seconds until it was over and, unless others run, its ranks free."""
     began = time.monotonic()
     answer = served.http.post(f"/v1/videos/{video_id}/cancel")
     assert answer.status_code == 200, answer.text
     wait_until_over(served, video_id)
     if not is_busy:
         wait_until(lambda: replica_of(served)["status"] == "ready")
-    return round(time.monotonic() - began, 3)
+    return answer.json(), round(time.monotonic() - began, 3)
 
 
 def check_end(served: Served, video_id: str, may_be_completed: bool) -> None:
