@@ -248,9 +248,9 @@ def build(layers: int) -> Any:
     """A transformer with random weights, and the text keys of two prompts."""
     import torch
 
-    from ringlight.core.spec import TransformerSpec
-    from ringlight.models.wan.checkpoint import fill_random, materialise
-    from ringlight.models.wan.transformer import WanTransformer
+    from ringlight.families.wan.networks.transformer import WanTransformer
+    from ringlight.families.wan.work.transformer import TransformerSpec
+    from ringlight.models.loading import fill_random, materialise
 
     spec = TransformerSpec(
         patch_size=(1, 2, 2),
@@ -276,7 +276,7 @@ def predict(model: Any, keys: list[Any], latents: Any, variant: Variant | None, 
 
     from ringlight.attention.kernel import load_kernel
     from ringlight.core.layout import ParallelLayout
-    from ringlight.models.wan import transformer
+    from ringlight.families.wan.networks import transformer
     from ringlight.parallel.attention import sequence_attention
     from ringlight.parallel.mesh import ParallelMesh
     from ringlight.parallel.turns import in_turns

@@ -267,15 +267,15 @@ def load_ringlight(checkpoint: str, work: Work) -> Measures:
 
     from ringlight.core.config import EngineConfig, read_defaults
     from ringlight.core.request import RequestLimits
+    from ringlight.families.wan.recipe import WanRecipe
     from ringlight.parallel.halo import Bands
     from ringlight.parallel.mesh import ParallelMesh
     from ringlight.pipelines.stages.text_encoding import PromptCache
     from ringlight.pipelines.trace import Tracer
-    from ringlight.pipelines.wan22_ti2v import Wan22TI2V
 
     config = EngineConfig(model_path=checkpoint, num_threads=1)
     cpu = torch.device("cpu")
-    pipeline = Wan22TI2V(config, RequestLimits(), cpu, torch.float32, torch.float32)
+    pipeline = WanRecipe(config, RequestLimits(), cpu, torch.float32, torch.float32)
     latents, text, to_decode = inputs(work, pipeline.spec.transformer.text_dim)
 
     def decode() -> None:

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from ringlight.core.config import EngineConfig
-from ringlight.core.spec import ModelSpec
 from ringlight.engine.engine import Engine
-from ringlight.models.wan.demo import write_demo_checkpoint
+from ringlight.families.model import ModelSpec
+from ringlight.families.table import read_model
+from ringlight.families.wan22_ti2v.demo import DEMO
 
 torch.set_num_threads(1)  # ranks are forked from this process, which must not have a pool of threads by then
 
@@ -30,13 +31,13 @@ def _inference() -> Iterator[None]:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny demo checkpoint. Read-only: copy it before changing a file."""
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
-    write_demo_checkpoint(folder, "tiny")
+    DEMO.write(folder, "tiny")
     return folder
 
 
 @pytest.fixture(scope="session")
 def spec(tiny: Path) -> ModelSpec:
-    return ModelSpec.read(tiny)
+    return read_model(tiny)
 
 
 @pytest.fixture(scope="session")

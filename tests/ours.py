@@ -17,8 +17,8 @@ from torch import Tensor
 from ringlight.core.config import EngineConfig
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.warning import RequestWarning
+from ringlight.families.wan.recipe import WanRecipe
 from ringlight.pipelines.trace import Tracer
-from ringlight.pipelines.wan22_ti2v import Wan22TI2V
 from ringlight.worker.memory import ResidentMeter
 
 CPU = torch.device("cpu")
@@ -51,25 +51,25 @@ class Silent:
 @cache
 def load_pipeline(
     folder: Path, dtype: torch.dtype = torch.float32, decode_chunk: int = 0, num_slices: int = 0
-) -> Wan22TI2V:
+) -> WanRecipe:
     """A loaded pipeline, once a process."""
     torch.set_num_threads(1)
     config = EngineConfig(model_path=str(folder), device="cpu", decode_chunk=decode_chunk, num_slices=num_slices)
-    return Wan22TI2V(config, RequestLimits(), CPU, dtype, torch.float32)
+    return WanRecipe(config, RequestLimits(), CPU, dtype, torch.float32)
 
 
 def new_tracer() -> Tracer:
     return Tracer(CPU, ResidentMeter(), Silent())
 
 
-def final_latents(pipeline: Wan22TI2V, request: VideoRequest, folder: Path) -> Tensor:
+def final_latents(pipeline: WanRecipe, request: VideoRequest, folder: Path) -> Tensor:
     """Latents (1, z, T, h, w) of a request, through the output that holds them."""
     path = folder / "latents.safetensors"
     pipeline.run(request, path, "job", new_tracer())
     return load_file(path)["latents"]
 
 
-def frames(pipeline: Wan22TI2V, request: VideoRequest, folder: Path) -> Tensor:
+def frames(pipeline: WanRecipe, request: VideoRequest, folder: Path) -> Tensor:
     """Frames (F, H, W, 3) in 0..1 of a request, before any codec."""
     path = folder / "frames.npy"
     pipeline.run(request, path, "job", new_tracer())
@@ -77,7 +77,7 @@ def frames(pipeline: Wan22TI2V, request: VideoRequest, folder: Path) -> Tensor:
 
 
 @contextmanager
-def poison(pipeline: Wan22TI2V, name: str, value: float) -> Iterator[None]:
+def poison(pipeline: WanRecipe, name: str, value: float) -> Iterator[None]:
     """For a while a parameter, such as vae.decoder.conv_out.bias, holds this value alone."""
     network, _, rest = name.partition(".")
     networks = {"vae": pipeline.vae, "transformer": pipeline.transformer, "text_encoder": pipeline.prompts.encoder}

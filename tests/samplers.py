@@ -9,8 +9,8 @@ from typing import Any
 import diffusers
 import msgspec
 
-from ringlight.core.spec import SchedulerSpec
-from ringlight.pipelines.wan22_ti2v import Wan22TI2V
+from ringlight.core.scheduler import SchedulerSpec
+from ringlight.families.wan.recipe import WanRecipe
 
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "num_train_timesteps": 1000}
 
@@ -54,7 +54,7 @@ def sampler_spec(name: str, flow_shift: float = 5.0) -> SchedulerSpec:
     return scheduler_spec(class_name, flow_shift, **config)
 
 
-def with_sampler(pipeline: Wan22TI2V, name: str) -> Wan22TI2V:
+def with_sampler(pipeline: WanRecipe, name: str) -> WanRecipe:
     """The same networks with another sampler, as if the checkpoint named that one."""
     other = copy.copy(pipeline)
     other.spec = msgspec.structs.replace(pipeline.spec, scheduler=sampler_spec(name))

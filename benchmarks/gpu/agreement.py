@@ -31,9 +31,10 @@ from ringlight.attention.kernel import choose_kernel
 from ringlight.core.config import EngineConfig, read_defaults
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import RequestLimits
-from ringlight.models.wan.demo import write_demo_checkpoint
-from ringlight.models.wan.transformer import WanTransformer
-from ringlight.models.wan.vae import WanVae
+from ringlight.families.wan.networks.transformer import WanTransformer
+from ringlight.families.wan.networks.vae import WanVae
+from ringlight.families.wan.recipe import WanRecipe
+from ringlight.families.wan22_ti2v.demo import DEMO
 from ringlight.parallel.link import Link
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.turns import in_turns
@@ -41,7 +42,6 @@ from ringlight.pipelines.stages.decoding import decode
 from ringlight.pipelines.stages.denoising import Guided
 from ringlight.pipelines.stages.image_encoding import encode_image
 from ringlight.pipelines.trace import Tracer
-from ringlight.pipelines.wan22_ti2v import Wan22TI2V
 
 LAYERS = 2
 DTYPES = (torch.float32, torch.bfloat16)  # the truth first
@@ -209,7 +209,7 @@ def _check_generations(scale: Scale, meshes: list[ParallelMesh]) -> Iterator[Fin
     """A tiny image-to-video with guidance from a checkpoint's files, text encoder over the ranks too: its latents."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        write_demo_checkpoint(folder, "tiny")
+        DEMO.write(folder, "tiny")
         truth = _generate(folder, scale, ParallelMesh.alone())
         for mesh in meshes:
             found = _generate(folder, scale, mesh)
@@ -220,7 +220,7 @@ def _check_generations(scale: Scale, meshes: list[ParallelMesh]) -> Iterator[Fin
 def _generate(folder: Path, scale: Scale, mesh: ParallelMesh) -> Tensor | None:
     """The latents, on rank 0 alone."""
     config = EngineConfig(model_path=str(folder), device=device_name(scale.device), tf32=False)
-    pipeline = Wan22TI2V(config, RequestLimits(), scale.device, torch.float32, torch.float32, mesh.world)
+    pipeline = WanRecipe(config, RequestLimits(), scale.device, torch.float32, torch.float32, mesh.world)
     fields = scale.demos["tiny"] | {"image": picture()}
     request = read_defaults(folder).complete(PROMPT, pipeline.spec, seed=SEED, **fields)
     output = folder / "latents.safetensors"

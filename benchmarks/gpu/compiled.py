@@ -15,7 +15,7 @@ from gpu.report import Row
 from gpu.scale import Scale, Video
 from gpu.section import Section
 from gpu.transformer import DTYPE, BlockInputs, block_inputs
-from ringlight.models.wan.transformer import WanTransformer
+from ringlight.families.wan.networks.transformer import WanTransformer
 
 Run = Callable[[], Tensor]
 

@@ -18,7 +18,7 @@ from gpu.report import Row, within
 from gpu.scale import GIB, Generation, Scale
 from gpu.section import Section
 from ringlight.core.report import RunReport
-from ringlight.models.wan.demo import write_description
+from ringlight.families.wan22_ti2v.demo import DEMO
 
 MAX_ERROR_LINES = 6
 LEFT_SECONDS = 2.0  # of the section, in which to tell that the command had not ended
@@ -28,7 +28,7 @@ def run(section: Section, scale: Scale) -> None:
     """The largest video first."""
     with TemporaryDirectory() as name:
         checkpoint = Path(name) / "checkpoint"
-        write_description(checkpoint, scale.numbers, "full")
+        DEMO.describe(checkpoint, scale.numbers, "full")
         for generation in scale.generations:
             check = partial(_generate, section, checkpoint, generation, scale)
             section.attempt(str(generation), check, needs_seconds=generation.needs_seconds)

@@ -23,7 +23,7 @@ from ringlight.attention.kernel import AttentionKernel, load_kernel, merge
 from ringlight.attention.reference import Reference
 from ringlight.core.kernels import ATTENTION, PREFERRED
 from ringlight.core.portions import SLICE_TOKENS
-from ringlight.models.wan.conditioning import TextKeys
+from ringlight.families.wan.networks.conditioning import TextKeys
 
 HEADS = 3
 HEAD_DIM = 128

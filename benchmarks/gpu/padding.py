@@ -15,7 +15,7 @@ from gpu.transformer import DTYPE
 from gpu.turns import take_turns
 from ringlight.attention.kernel import choose_kernel
 from ringlight.core.portions import SLICE_TOKENS
-from ringlight.models.wan.conditioning import TextKeys
+from ringlight.families.wan.networks.conditioning import TextKeys
 
 
 @torch.inference_mode()

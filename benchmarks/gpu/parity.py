@@ -20,11 +20,11 @@ from gpu.scale import Scale
 from gpu.section import Section
 from ringlight.core.config import DeviceName, EngineConfig, read_defaults
 from ringlight.core.request import RequestLimits, VideoRequest
-from ringlight.models.wan.demo import write_demo_checkpoint
+from ringlight.families.wan.recipe import WanRecipe
+from ringlight.families.wan22_ti2v.demo import DEMO
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines.stages.decoding import decode
 from ringlight.pipelines.trace import Tracer
-from ringlight.pipelines.wan22_ti2v import Wan22TI2V
 from ringlight.worker import environment
 
 CPU = torch.device("cpu")
@@ -88,7 +88,7 @@ def run(section: Section, scale: Scale) -> None:
     for size, fields in scale.demos.items():
         with TemporaryDirectory() as name:
             folder = Path(name) / size
-            write_demo_checkpoint(folder, size)
+            DEMO.write(folder, size)
             for kind, image in (("T2V", None), ("I2V", picture())):
                 label = f"{size} {kind}"
                 check = partial(_compare, label, folder, fields | {"image": image}, scale.device)
@@ -130,7 +130,7 @@ def generate(folder: Path, fields: dict[str, Any], device: torch.device, dtype: 
     config = EngineConfig(model_path=str(folder), device=device_name(device), tf32=False)
     environment.apply_settings(config, device, num_local=1)
     start = time.perf_counter()
-    pipeline = Wan22TI2V(config, RequestLimits(), device, dtype, dtype)
+    pipeline = WanRecipe(config, RequestLimits(), device, dtype, dtype)
     request: VideoRequest = read_defaults(folder).complete(PROMPT, pipeline.spec, seed=SEED, **fields)
     output = folder / "latents.safetensors"
     alone = ParallelMesh.alone()

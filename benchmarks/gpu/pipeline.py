@@ -29,7 +29,7 @@ from ringlight.engine.driver import find_cards, hardware_of
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job, JobState
 from ringlight.engine.local import LocalReplica
-from ringlight.models.wan.demo import write_demo_checkpoint
+from ringlight.families.wan22_ti2v.demo import DEMO
 
 WAIT_SECONDS = 120.0
 CANCEL_SECONDS = 5.0
@@ -48,7 +48,7 @@ def run(section: Section, scale: Scale) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = folder / scale.engine_demo
-        write_demo_checkpoint(checkpoint, scale.engine_demo)
+        DEMO.write(checkpoint, scale.engine_demo)
         config = EngineConfig(
             model_path=str(checkpoint),
             device=device_name(scale.device),

@@ -16,7 +16,7 @@ from gpu.scale import GIB, Scale
 from gpu.transformer import DTYPE, BlockInputs, block_inputs
 from gpu.turns import take_turns
 from ringlight.core.portions import SLICE_TOKENS
-from ringlight.models.wan import transformer
+from ringlight.families.wan.networks import transformer
 
 
 def compare(scale: Scale) -> Iterator[Row]:

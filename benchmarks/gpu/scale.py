@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 import torch
 
-from ringlight.core.spec import TransformerSpec, VaeSpec
-from ringlight.models.wan.demo import SIZES, TEXT_ENCODER, TRANSFORMER, VAE
+from ringlight.families.wan.demo import TEXT_ENCODER
+from ringlight.families.wan.work.transformer import TransformerSpec
+from ringlight.families.wan.work.vae import VaeSpec
+from ringlight.families.wan22_ti2v.demo import SIZES, TRANSFORMER, VAE
 
 GIB = 2**30
 MAX_TEXT_ROWS = 512

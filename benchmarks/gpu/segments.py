@@ -18,7 +18,7 @@ from gpu.clock import read_peak, start_peak, timed
 from gpu.networks import make_vae
 from gpu.report import Row
 from gpu.scale import GIB, Scale, scale_of
-from ringlight.models.wan.vae import WanVae
+from ringlight.families.wan.networks.vae import WanVae
 from ringlight.parallel.halo import Bands
 
 SETTINGS = {"as by default": "", "expandable segments": "expandable_segments:True"}

@@ -21,9 +21,9 @@ from gpu.scale import MAX_TEXT_ROWS, Scale, Video
 from gpu.transformer import DTYPE
 from ringlight.attention.kernel import AttentionKernel, choose_kernel
 from ringlight.core.layout import split_sizes
-from ringlight.models.wan.conditioning import Modulation, TextKeys
-from ringlight.models.wan.rope import rope_frequencies
-from ringlight.models.wan.transformer import TransformerBlock, WanTransformer
+from ringlight.families.wan.networks.conditioning import Modulation, TextKeys
+from ringlight.families.wan.networks.rope import rope_frequencies
+from ringlight.families.wan.networks.transformer import TransformerBlock, WanTransformer
 
 SLICES = (2, 4, 8)
 RANKS = 2

@@ -16,8 +16,8 @@ from gpu.scale import GIB, MAX_TEXT_ROWS, Scale
 from gpu.section import release_memory
 from gpu.transformer import DTYPE
 from ringlight.core.portions import split_runs
-from ringlight.models.wan.checkpoint import fill_random
-from ringlight.models.wan.text_encoder import TextEncoder
+from ringlight.families.wan.networks.text_encoder import TextEncoder
+from ringlight.models.loading import fill_random
 from ringlight.parallel.link import Link
 from ringlight.parallel.mesh import Axis
 
@@ -42,7 +42,7 @@ def compare(scale: Scale) -> Iterator[Row]:
 
 def _bytes_of_parts(encoder: TextEncoder) -> list[int]:
     """Bytes of the token table and of each layer, the final norm's with the last one."""
-    return [DTYPE.itemsize * size for size in encoder.network.part_sizes()]
+    return [DTYPE.itemsize * size for size in encoder.network.config.layers.parts]
 
 
 def _load(folder: Path, axis: Axis, scale: Scale, sizes: list[int]) -> Row:

@@ -23,11 +23,10 @@ from gpu.rates import Rates, allow_tf32
 from gpu.report import Row, within
 from gpu.scale import Scale, Video
 from gpu.section import Section
-from ringlight.core.portions import decoded_latents
-from ringlight.models.wan.causal import Stream
-from ringlight.models.wan.vae import WanVae
+from ringlight.families.wan.networks.causal import Stream
+from ringlight.families.wan.networks.vae import WanVae
+from ringlight.families.wan.recipe import spare_bytes
 from ringlight.parallel.halo import Bands
-from ringlight.pipelines.wan22_ti2v import spare_bytes
 
 CHUNKS = (1,)  # beside the one that follows memory
 WHOLE_SECONDS = 14.0  # how long the decode that a pipeline would run may take before the rest is extrapolated
@@ -263,7 +262,7 @@ def _time_encode(label: str, vae: WanVae, scale: Scale, rates: Rates, kind: Kind
 
 def _chunk_for_memory(vae: WanVae, scale: Scale, rows: int, columns: int) -> int:
     """What a pipeline with no other weights would choose."""
-    return decoded_latents(vae.spec, rows, columns, vae.dtype.itemsize, spare_bytes(scale.device, [vae]))
+    return vae.spec.decoder.portion(rows, columns, vae.dtype.itemsize, spare_bytes(scale.device, [vae]))
 
 
 def random_latents(scale: Scale, video: Video) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 from ringlight.bench.workload import Workload, read_workload
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.request import RequestDefaults, RequestLimits
-from ringlight.planner.model_card import WAN22_TI2V_5B
+from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B
 
 WORKLOADS = Path(__file__).parents[2] / "benchmarks" / "workloads"
 REQUEST = """

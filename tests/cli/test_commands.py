@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from ringlight.models.wan.demo import write_demo_checkpoint
+from ringlight.families.wan22_ti2v.demo import DEMO
 from tests.cli.commands import RINGLIGHT, ringlight, together
 
 HEAVY = ("torch", "diffusers", "transformers", "av", "numpy")
@@ -84,7 +84,7 @@ def test_the_command_writes_the_same_bytes_for_the_same_seed(tmp_path: Path) -> 
     folder, expected = tmp_path / "deep" / "sharded", tmp_path / "expected"
     done = ringlight("demo-checkpoint", folder, "--seed", 5, "--shard-megabytes", 2)
     assert done == (0, f"{folder}\n", "")
-    write_demo_checkpoint(expected, "tiny", seed=5, shard_bytes=2 * 2**20)
+    DEMO.write(expected, "tiny", seed=5, shard_bytes=2 * 2**20)
     assert tree(folder) == tree(expected)
     weights = list(folder.rglob("*.safetensors"))
     assert len(weights) > 3
@@ -95,7 +95,7 @@ def test_the_command_writes_the_same_bytes_for_the_same_seed(tmp_path: Path) -> 
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint in shards."""
     folder = tmp_path_factory.mktemp("sharded") / "tiny"
-    write_demo_checkpoint(folder, "tiny", shard_bytes=2 * 2**20)
+    DEMO.write(folder, "tiny", shard_bytes=2 * 2**20)
     return folder
 
 
@@ -118,7 +118,7 @@ def is_one_tensor(path: Path) -> bool:
 
 
 def test_another_seed_gives_other_weights_and_the_same_configuration(tiny: Path, tmp_path: Path) -> None:
-    write_demo_checkpoint(tmp_path / "other", "tiny", seed=1)
+    DEMO.write(tmp_path / "other", "tiny", seed=1)
     ours, theirs = tree(tiny), tree(tmp_path / "other")
     assert ours.keys() == theirs.keys()
     differing = {name for name in ours if ours[name] != theirs[name]}
@@ -129,7 +129,7 @@ def test_another_seed_gives_other_weights_and_the_same_configuration(tiny: Path,
 def test_writing_again_leaves_nothing_of_what_was_there(tiny: Path, sharded: Path, tmp_path: Path) -> None:
     """Shards of an earlier checkpoint, with their index, would be read in place of the new file."""
     reused = shutil.copytree(sharded, tmp_path / "reused")
-    write_demo_checkpoint(reused, "tiny")
+    DEMO.write(reused, "tiny")
     assert tree(reused) == tree(tiny)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from ringlight import Engine
-from ringlight.models.wan.demo import write_demo_checkpoint
+from ringlight.families.wan22_ti2v.demo import DEMO
 from tests.cli.commands import Done, Running
 from tests.engine.processes import ends
 
@@ -238,7 +238,7 @@ def test_nodes_with_different_flags_refuse(
 def test_nodes_with_different_weights_refuse(nodes: Nodes, tiny: Path, tmp_path: Path) -> None:
     """Same shapes, other numbers: nothing would fail, and the video would be of neither."""
     other = tmp_path / "other"
-    write_demo_checkpoint(other, "tiny", seed=1)
+    DEMO.write(other, "tiny", seed=1)
     flags = [flags_of(folder, tmp_path / "film.npy", *LONG) for folder in (tiny, other)]
     with nodes.run(tmp_path, flags) as running:
         done = [each.end() for each in running]

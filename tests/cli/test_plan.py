@@ -18,8 +18,8 @@ from ringlight.cli.plan import request_with
 from ringlight.core.errors import InvalidRequest, InvalidSetting
 from ringlight.core.report import RunReport
 from ringlight.core.request import RequestDefaults
+from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B
 from ringlight.planner import catalogue
-from ringlight.planner.model_card import WAN22_TI2V_5B
 from tests.bench.reports import CPU, report
 from tests.cli.commands import ringlight
 

@@ -19,7 +19,8 @@ from ringlight.core.config import (
 from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, InvalidSetting
 from ringlight.core.layout import AskedLayout
 from ringlight.core.request import RequestDefaults, VideoRequest
-from ringlight.core.spec import ModelSpec
+from ringlight.families.model import ModelSpec
+from ringlight.families.table import read_model
 from tests.core.checkpoints import copy_json, edit
 
 
@@ -61,7 +62,7 @@ def test_a_seed_that_nobody_gave_is_drawn_and_named(spec: ModelSpec) -> None:
 def test_flow_shift_is_the_schedulers_unless_given(tiny: Path, tmp_path: Path) -> None:
     folder = copy_json(tiny, tmp_path / "copy")
     edit(folder, "scheduler/scheduler_config.json", flow_shift=3.25)
-    spec = ModelSpec.read(folder)
+    spec = read_model(folder)
     assert RequestDefaults().complete("a cat", spec).flow_shift == 3.25
     assert RequestDefaults().complete("a cat", spec, flow_shift=7.0).flow_shift == 7.0
 

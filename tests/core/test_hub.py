@@ -11,8 +11,8 @@ from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import read_hub_cache
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.hub import model_name
-from ringlight.core.spec import ModelSpec
 from ringlight.core.weights import require_whole
+from ringlight.families.table import read_model
 from tests.core.checkpoints import cached, copy_json, edit, link_all, name_revision
 
 REPOSITORY = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
@@ -49,7 +49,7 @@ def snapshot(source: Path, cache: Path) -> Path:
 
 def refusal(asked: object) -> str:
     with pytest.raises(InvalidCheckpoint) as caught:
-        ModelSpec.read(find_checkpoint(str(asked)))
+        read_model(find_checkpoint(str(asked)))
     message = str(caught.value)
     assert message.startswith(str(asked)) and "\n" not in message
     return message
@@ -82,7 +82,7 @@ def test_what_lies_here_under_that_name_comes_first(source: Path, snapshot: Path
     here = Path(REPOSITORY)
     shutil.copytree(source, here)
     assert find_checkpoint(REPOSITORY) == here
-    assert ModelSpec.read(here).name == "Wan2.2-TI2V-5B-Diffusers"
+    assert read_model(here).name == "Wan2.2-TI2V-5B-Diffusers"
 
 
 @pytest.mark.parametrize("place", ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HOME"])
@@ -146,9 +146,9 @@ def test_a_download_that_is_not_whole_names_all_that_is_missing(tiny: Path, cach
 def test_a_cached_model_is_called_as_its_repository(snapshot: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(snapshot)
     for folder in (snapshot, tmp_path / "link"):
-        assert ModelSpec.read(folder).name == REPOSITORY
+        assert read_model(folder).name == REPOSITORY
     edit(snapshot, "model_index.json", _name_or_path="somebody/else")
-    assert ModelSpec.read(snapshot).name == REPOSITORY
+    assert read_model(snapshot).name == REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -167,4 +167,4 @@ def test_a_name_that_is_one_is_kept(said: str) -> None:
 
 def test_links_are_followed_to_the_name_of_what_they_lead_to(tiny: Path, tmp_path: Path) -> None:
     folder = link_all(tiny, tmp_path / "farm")
-    assert ModelSpec.read(folder) == ModelSpec.read(tiny)
+    assert read_model(folder) == read_model(tiny)

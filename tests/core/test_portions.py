@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ringlight.core.portions import (
-    MAX_DECODED_LATENTS,
-    choose_slices,
-    decoded_latents,
-    frames_at_once,
-    most_latents,
-    slice_sizes,
-)
-from ringlight.planner.model_card import WAN22_TI2V_5B
+from ringlight.core.portions import choose_slices, slice_sizes
+from ringlight.families.layers.decoder import MAX_DECODED_LATENTS
+from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B
 
 VAE = WAN22_TI2V_5B.vae
 
@@ -43,19 +37,19 @@ def test_slices_are_the_whole_and_begin_small(num_slices: int) -> None:
 def test_a_larger_card_decodes_more_at_a_time() -> None:
     """Of 1280x704 in float32 a latent frame's widest activations are 8.6 GiB; a CPU has nothing to spare."""
     spare = [0, -1, 2**35, 2**36, 2**37, 2**38, 2**40]
-    assert [decoded_latents(VAE, 44, 80, 4, each) for each in spare] == [1, 1, 1, 1, 3, 7, 8]
-    assert [decoded_latents(VAE, 22, 80, 2, each) for each in spare] == [1, 1, 3, 7, 8, 8, 8]
+    assert [VAE.decoder.portion(44, 80, 4, each) for each in spare] == [1, 1, 1, 1, 3, 7, 8]
+    assert [VAE.decoder.portion(22, 80, 2, each) for each in spare] == [1, 1, 3, 7, 8, 8, 8]
     assert MAX_DECODED_LATENTS == 8
 
 
 @pytest.mark.parametrize(("size", "most"), [((44, 80), 8), ((68, 120), 3), ((144, 256), 1), ((18, 256), 6)])
 def test_portions_leave_no_tensor_too_long(size: tuple[int, int], most: int) -> None:
     """Of 1280x704, 1920x1088, 4096x2304, and of a band of an eighth of it; also where more is asked for."""
-    assert most_latents(VAE, *size) == most
-    assert decoded_latents(VAE, *size, itemsize=2, spare_bytes=2**50) == most
-    assert decoded_latents(VAE, *size, itemsize=2, spare_bytes=0, asked=8) == most
+    assert VAE.decoder.most_latents(*size) == most
+    assert VAE.decoder.portion(*size, itemsize=2, spare_bytes=2**50) == most
+    assert VAE.decoder.portion(*size, itemsize=2, spare_bytes=0, asked=8) == most
 
 
 def test_a_frame_at_a_time_where_two_are_too_long() -> None:
-    assert frames_at_once(VAE, 44, 80, 8) == 16
-    assert frames_at_once(VAE, 144, 256, 1) == 1
+    assert VAE.decoder.frames_at_once(44, 80, 8) == 16
+    assert VAE.decoder.frames_at_once(144, 256, 1) == 1

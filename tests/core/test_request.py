@@ -10,8 +10,8 @@ import pytest
 from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.plain import plain
 from ringlight.core.request import MAX_SEED, RequestLimits, VideoRequest
-from ringlight.core.spec import ModelSpec
-from ringlight.planner.model_card import WAN22_TI2V_5B as REAL
+from ringlight.families.model import ModelSpec
+from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B as REAL
 
 LIMITS = RequestLimits()
 NO_LIMITS = RequestLimits(max_pixels=2**40)

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from ringlight.core.errors import InvalidCheckpoint
-from ringlight.core.spec import ModelSpec, SchedulerSpec
+from ringlight.core.scheduler import SchedulerSpec
+from ringlight.families.model import ModelSpec
+from ringlight.families.table import read_model
 from tests.core.checkpoints import copy_json, edit
 
 FILES = [
@@ -34,7 +36,7 @@ def wan(folder: Path) -> ModelSpec:
     edit(folder, "transformer/config.json", text_dim=4096)
     edit(folder, "vae/config.json", base_dim=160, decoder_base_dim=256)
     edit(folder, "text_encoder/config.json", d_model=4096, d_ff=10240, num_heads=64, d_kv=64, num_layers=24)
-    return ModelSpec.read(folder)
+    return read_model(folder)
 
 
 @pytest.mark.parametrize(
@@ -59,14 +61,14 @@ def test_the_real_models_arithmetic(wan: ModelSpec) -> None:
 
 def test_the_name_is_the_published_one_or_the_folders(folder: Path) -> None:
     edit(folder, "model_index.json", _name_or_path=...)
-    assert ModelSpec.read(folder).name == "checkpoint"
+    assert read_model(folder).name == "checkpoint"
     edit(folder, "model_index.json", _name_or_path="Wan-AI/Wan2.2-TI2V-5B-Diffusers")
-    assert ModelSpec.read(folder).name == "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
+    assert read_model(folder).name == "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
 
 
 def test_without_a_width_of_its_own_the_decoder_has_the_encoders(folder: Path) -> None:
     edit(folder, "vae/config.json", base_dim=96, decoder_base_dim=...)
-    assert ModelSpec.read(folder).vae.decoder_dim == 96
+    assert read_model(folder).vae.decoder_dim == 96
 
 
 @pytest.mark.parametrize(("class_name", "num_calls"), [("FlowMatchHeunDiscreteScheduler", 7), ("UniPC", 4)])
@@ -83,7 +85,7 @@ def test_schedulers_that_call_it_shift(folder: Path) -> None:
         flow_shift=...,
         shift=3,
     )
-    scheduler = ModelSpec.read(folder).scheduler
+    scheduler = read_model(folder).scheduler
     assert (scheduler.class_name, scheduler.flow_shift, scheduler.flow_shift_key) == (
         "FlowMatchEulerDiscreteScheduler",
         3.0,
@@ -94,7 +96,7 @@ def test_schedulers_that_call_it_shift(folder: Path) -> None:
 def refusal(folder: Path) -> str:
     """The one line that reading this folder ends with."""
     with pytest.raises(InvalidCheckpoint) as caught:
-        ModelSpec.read(folder)
+        read_model(folder)
     message = str(caught.value)
     assert message.startswith(str(folder))
     assert "\n" not in message

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ringlight.core.errors import InvalidCheckpoint
-from ringlight.core.spec import ModelSpec
 from ringlight.core.weights import checkpoint_weights, read_header, require_whole, weight_files
+from ringlight.families.table import read_model
 from tests.core.checkpoints import copy_json, link_all
 
 STEM = "diffusion_pytorch_model"
@@ -29,7 +29,7 @@ def folder(tiny: Path, tmp_path: Path) -> Path:
 
 def read(folder: Path) -> None:
     """All that the front looks at before a worker starts."""
-    ModelSpec.read(folder)
+    read_model(folder)
     require_whole(folder, with_weights=True)
 
 

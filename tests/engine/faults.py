@@ -26,10 +26,10 @@ import torch
 
 from ringlight.core import messages
 from ringlight.core.errors import NumericalError
+from ringlight.families.wan.recipe import WanRecipe
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.group import RankGroup
 from ringlight.pipelines.output import Output
-from ringlight.pipelines.wan22_ti2v import Wan22TI2V
 from ringlight.worker import main as worker
 from ringlight.worker.corridor import Corridor
 from ringlight.worker.events import Events
@@ -208,14 +208,14 @@ def plant() -> None:
         current.at_transfer()
         wait(self)
 
-    make = Wan22TI2V.make
+    make = WanRecipe.make
 
-    def poisoned_make(self: Wan22TI2V, *arguments: Any, **named: Any) -> Output | None:
+    def poisoned_make(self: WanRecipe, *arguments: Any, **named: Any) -> Output | None:
         with contextlib.ExitStack() as stack:
             for name in current.poisoned:
                 stack.enter_context(poison(self, name, math.nan))
             return make(self, *arguments, **named)
 
-    Wan22TI2V.make = poisoned_make  # type: ignore[method-assign]
+    WanRecipe.make = poisoned_make  # type: ignore[method-assign]
     worker.Events = FaultyEvents  # type: ignore[attr-defined]
     Transfers.wait = faulty_wait  # type: ignore[method-assign]

@@ -14,7 +14,7 @@ from ringlight import Engine, EngineConfig, RequestLimits
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.engine import process
 from ringlight.engine.local import LocalReplica
-from ringlight.models.wan.demo import write_demo_checkpoint
+from ringlight.families.wan22_ti2v.demo import DEMO
 from tests.engine.faults import fork_rank
 from tests.engine.processes import wait_until
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 def replace(folder: Path) -> None:
     shutil.rmtree(folder)
-    write_demo_checkpoint(folder, "tiny", seed=1)
+    DEMO.write(folder, "tiny", seed=1)
 
 
 @pytest.mark.parametrize(

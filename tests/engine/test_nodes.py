@@ -21,7 +21,7 @@ from ringlight.core.errors import InvalidLayout, WorkerError
 from ringlight.core.layout import AskedLayout
 from ringlight.engine import process
 from ringlight.engine.local import LocalReplica
-from ringlight.models.wan.demo import write_demo_checkpoint
+from ringlight.families.wan22_ti2v.demo import DEMO
 from tests.engine.faults import fork_rank
 from tests.engine.processes import wait_until
 from tests.engine.requests import endless
@@ -73,7 +73,7 @@ class Node:
 def test_the_right_node_is_waited_for_and_others_are_refused_alone(tiny: Path, tmp_path: Path, address: str) -> None:
     """At the first start, and again after ranks were lost. A node that is lost is called by its name."""
     other = tmp_path / "other"
-    write_demo_checkpoint(other, "tiny", seed=1)
+    DEMO.write(other, "tiny", seed=1)
     first = Node(tiny, address, 0)
     with first.engine as engine:
         engine.start(wait=False)

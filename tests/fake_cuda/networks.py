@@ -15,10 +15,10 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from ringlight.attention.kernel import load_kernel
 from ringlight.core.layout import ParallelLayout
-from ringlight.models.wan.checkpoint import materialise
-from ringlight.models.wan.text_encoder import TextEncoder
-from ringlight.models.wan.transformer import WanTransformer
-from ringlight.models.wan.vae import WanVae
+from ringlight.families.wan.networks.text_encoder import TextEncoder
+from ringlight.families.wan.networks.transformer import WanTransformer
+from ringlight.families.wan.networks.vae import WanVae
+from ringlight.models.loading import materialise
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.turns import in_turns
 from tests.fake_cuda.rank import mesh_of

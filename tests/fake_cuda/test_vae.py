@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from ringlight.core.layout import split_sizes
-from ringlight.core.portions import MAX_ELEMENTS, most_latents
-from ringlight.planner import decoder
+from ringlight.core.portions import MAX_ELEMENTS
 from ringlight.planner.decoder_peak import DecoderPeak, norm_copies
 from tests.fake_cuda.device import on_fake_cuda
 from tests.fake_cuda.networks import Decode, Encode, Size, case_name
@@ -21,8 +20,8 @@ slow = pytest.mark.slow
 def planned(decode: Decode) -> int:
     _, _, rows, columns = decode.size.latents
     own, is_split = split_sizes(rows, decode.num_ranks)[0], decode.num_ranks > 1
-    history = decoder.history_elements(REAL.vae, own, columns, is_split)
-    counted = DecoderPeak(REAL.vae, own, columns, is_split, False, norm_copies(False, decode.dtype.itemsize))
+    history = REAL.vae.decoder.history_elements(own, columns, is_split)
+    counted = DecoderPeak(REAL.vae.decoder, own, columns, is_split, False, norm_copies(False, decode.dtype.itemsize))
     peak = counted.of(decode.portion, has_history=True)
     return (history + peak) * decode.dtype.itemsize
 
@@ -43,7 +42,7 @@ def planned(decode: Decode) -> int:
 def test_decoding_holds_what_is_planned(decode: Decode) -> None:
     """The portions are the largest that leave no tensor too long, or what fits into a card."""
     _, _, rows, columns = decode.size.latents
-    assert decode.portion <= most_latents(REAL.vae, split_sizes(rows, decode.num_ranks)[0], columns)
+    assert decode.portion <= REAL.vae.decoder.most_latents(split_sizes(rows, decode.num_ranks)[0], columns)
     seen = on_fake_cuda(decode.run)
     assert planned(decode) == pytest.approx(seen.peak_bytes, rel=0.05)
     assert seen.reach <= MAX_ELEMENTS, seen.widest

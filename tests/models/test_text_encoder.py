@@ -15,10 +15,11 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.portions import split_runs
-from ringlight.models.wan import checkpoint as checkpoint_module
-from ringlight.models.wan.checkpoint import fill_random
-from ringlight.models.wan.demo import TEXT_ENCODER, write_demo_checkpoint
-from ringlight.models.wan.text_encoder import TextEncoder, clean_prompt, load_tokenizer
+from ringlight.families.wan.demo import TEXT_ENCODER
+from ringlight.families.wan.networks.text_encoder import TextEncoder, clean_prompt, load_tokenizer
+from ringlight.families.wan22_ti2v.demo import DEMO
+from ringlight.models import loading as checkpoint_module
+from ringlight.models.loading import fill_random
 from tests.models.text_encoders import axes, loaded, unfilled
 from tests.oracle import load_oracle
 from tests.ours import load_pipeline
@@ -41,14 +42,14 @@ NORM = "encoder.final_layer_norm.weight"
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small demo checkpoint, whose encoder has 6 layers."""
     folder = tmp_path_factory.mktemp("checkpoints") / "small"
-    write_demo_checkpoint(folder, "small")
+    DEMO.write(folder, "small")
     return folder
 
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
     """A tiny demo checkpoint that may be damaged."""
-    write_demo_checkpoint(tmp_path / "tiny", "tiny")
+    DEMO.write(tmp_path / "tiny", "tiny")
     return tmp_path / "tiny"
 
 

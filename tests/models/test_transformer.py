@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ringlight.attention.kernel import load_kernel
-from ringlight.core.spec import ModelSpec
+from ringlight.families.model import ModelSpec
+from ringlight.families.wan.networks import transformer as module
+from ringlight.families.wan.networks.conditioning import Modulation, TextKeys
+from ringlight.families.wan.networks.transformer import WanTransformer
 from ringlight.models.linear import Linear
-from ringlight.models.wan import transformer as module
-from ringlight.models.wan.conditioning import Modulation, TextKeys
-from ringlight.models.wan.transformer import WanTransformer
 from ringlight.parallel.mesh import ParallelMesh
 from tests.oracle import load_oracle
 from tests.ours import load_pipeline

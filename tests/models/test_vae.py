@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from ringlight.core.picture import fit_picture
-from ringlight.core.portions import HISTORY, MAX_ELEMENTS
-from ringlight.models.wan import causal
-from ringlight.models.wan.causal import CausalConv, RmsNorm, Stream
-from ringlight.models.wan.checkpoint import fill_random, materialise
-from ringlight.models.wan.vae import WanVae
+from ringlight.core.portions import MAX_ELEMENTS
+from ringlight.families.layers.convolution import HISTORY, Convolution
+from ringlight.families.wan.networks import causal
+from ringlight.families.wan.networks.causal import CausalConv, RmsNorm, Stream
+from ringlight.families.wan.networks.vae import WanVae
+from ringlight.models.loading import fill_random, materialise
 from ringlight.parallel.halo import Bands
 from tests.oracle import load_oracle
 from tests.ours import load_pipeline
@@ -118,8 +119,9 @@ def test_encode_a_photograph_within_2e_5_of_diffusers(tiny: Path, photograph: Pa
 
 def test_pairs_of_frames_are_the_plain_convolution() -> None:
     """Four products for two frames against six, in float64's company."""
-    plain = CausalConv(24, 16, (3, 3, 3), in_pairs=True).requires_grad_(False)
-    paired = CausalConv(24, 16, (3, 3, 3), in_pairs=True).requires_grad_(False)
+    layer = Convolution(inputs=24, channels=16, kernel=(3, 3, 3), in_pairs=True)
+    plain = CausalConv(layer).requires_grad_(False)
+    paired = CausalConv(layer).requires_grad_(False)
     torch.nn.init.normal_(plain.weight, std=0.04)
     torch.nn.init.normal_(plain.bias)
     paired.load_state_dict(plain.state_dict())

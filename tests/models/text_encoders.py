@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ringlight.models.wan.checkpoint import WeightFiles, load_weights
-from ringlight.models.wan.text_encoder import TIED_NAMES, TextEncoder, load_tokenizer
+from ringlight.families.wan.networks.text_encoder import TIED_NAMES, TextEncoder, load_tokenizer
+from ringlight.models.loading import WeightFiles, load_weights
 from ringlight.parallel.link import Link
 from ringlight.parallel.mesh import Axis
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ringlight.core.layout import ParallelLayout
-from ringlight.core.traffic import Traffic, decoding_bytes, encoding_bytes
-from ringlight.models.wan.causal import CausalConv, Stream
-from ringlight.models.wan.vae import WanVae
+from ringlight.families.traffic import Traffic
+from ringlight.families.wan.networks.causal import CausalConv, Stream
+from ringlight.families.wan.networks.vae import WanVae
 from ringlight.parallel import halo
 from ringlight.parallel.collectives import Transfers, gather_parts
 from ringlight.parallel.halo import Bands, Halo
@@ -246,7 +246,7 @@ def test_bytes_of_decoding(
     vae = load_pipeline(tiny).vae
     sent = on_ranks(layout_of(num_ranks), kinds_sent(lambda axis: frames_written(vae, video, convert, axis)))
     for rank, found in enumerate(sent):
-        formula = decoding_bytes(vae.spec, num_ranks, rank, video[:3], frame_bytes, itemsize=4)
+        formula = vae.spec.decoder.sent_bytes(num_ranks, rank, video[:3], frame_bytes, itemsize=4)
         assert found.tolist() == in_order(formula)
 
 
@@ -256,7 +256,7 @@ def test_bytes_of_encoding(tiny: Path, num_ranks: int, picture: tuple[int, int])
     vae = load_pipeline(tiny).vae
     work = kinds_sent(lambda axis: encode_image(picture_of(*picture), vae, CPU, axis, Silent()))
     for rank, found in enumerate(on_ranks(layout_of(num_ranks), work)):
-        assert found.tolist() == in_order(encoding_bytes(vae.spec, num_ranks, rank, picture, itemsize=4))
+        assert found.tolist() == in_order(vae.spec.encoder.sent_bytes(num_ranks, rank, picture, itemsize=4))
 
 
 def test_history_shrinks_with_the_ranks(tiny: Path) -> None:

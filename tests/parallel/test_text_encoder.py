@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import VideoRequest
-from ringlight.core.traffic import text_bytes
 from ringlight.core.warning import RequestWarning, prompt_truncated
-from ringlight.models.wan.demo import write_demo_checkpoint
-from ringlight.models.wan.text_encoder import TextEncoder
+from ringlight.families.traffic import text_bytes
+from ringlight.families.wan.networks.text_encoder import TextEncoder
+from ringlight.families.wan22_ti2v.demo import DEMO
 from ringlight.parallel.link import Link
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines.stages.text_encoding import PromptCache, encode_text
@@ -40,7 +40,7 @@ PROMPTS = ["", "a cat", "a wooden boat drifts across a calm lake " * 80, "一只
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints") / "small"
-    write_demo_checkpoint(folder, "small")
+    DEMO.write(folder, "small")
     return folder
 
 

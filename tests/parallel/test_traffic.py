@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import RequestDefaults
-from ringlight.core.spec import ModelSpec
-from ringlight.core.traffic import attention_elements, denoising_bytes
+from ringlight.families.model import ModelSpec
+from ringlight.families.traffic import attention_elements, denoising_bytes
 from ringlight.parallel.mesh import ParallelMesh
 from tests.ours import load_pipeline, new_tracer
 from tests.parallel.ranks import on_ranks

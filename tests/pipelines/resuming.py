@@ -9,12 +9,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ringlight.core.request import VideoRequest
+from ringlight.families.wan.recipe import WanRecipe
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines.output import finish
 from ringlight.pipelines.resume import StateFile
 from ringlight.pipelines.trace import Tracer
-from ringlight.pipelines.wan22_ti2v import Wan22TI2V
 from ringlight.worker.memory import ResidentMeter
 from tests.ours import CPU, Silent
 
@@ -55,7 +55,7 @@ def control_of(mesh: ParallelMesh) -> Control:
 
 
 def run(
-    pipeline: Wan22TI2V,
+    pipeline: WanRecipe,
     request: VideoRequest,
     folder: Path,
     mesh: ParallelMesh,

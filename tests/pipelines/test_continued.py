@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ringlight.core.errors import InvalidRequest
 from ringlight.core.request import RequestDefaults, VideoRequest
-from ringlight.core.spec import ModelSpec
+from ringlight.families.model import ModelSpec
 from ringlight.pipelines.continued import require_continuable
 from ringlight.pipelines.output import Output, finish, open_writer
 from tests.ours import load_pipeline, new_tracer

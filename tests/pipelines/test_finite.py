@@ -10,7 +10,7 @@ import torch
 
 from ringlight.core.errors import NumericalError
 from ringlight.core.request import RequestDefaults
-from ringlight.core.spec import ModelSpec
+from ringlight.families.model import ModelSpec
 from ringlight.models.finite import extremes, not_finite
 from tests.ours import frames, load_pipeline, new_tracer, poison
 

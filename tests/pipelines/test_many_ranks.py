@@ -16,11 +16,12 @@ from torch import Tensor
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.picture import fit_picture
 from ringlight.core.request import RequestDefaults, VideoRequest
-from ringlight.core.spec import ModelSpec, TransformerSpec
-from ringlight.models.wan.checkpoint import fill_random, materialise
-from ringlight.models.wan.transformer import WanTransformer
+from ringlight.families.model import ModelSpec
+from ringlight.families.wan.networks.transformer import WanTransformer
+from ringlight.families.wan.recipe import WanRecipe
+from ringlight.families.wan.work.transformer import TransformerSpec
+from ringlight.models.loading import fill_random, materialise
 from ringlight.parallel.mesh import ParallelMesh
-from ringlight.pipelines.wan22_ti2v import Wan22TI2V
 from tests.ours import as_png, final_latents, frames, load_pipeline, new_tracer
 from tests.parallel.ranks import on_ranks
 
@@ -48,12 +49,12 @@ def picture_of(photograph: Path, size: tuple[int, int, int]) -> bytes:
     return as_png(fit_picture(Image.open(photograph), size[0], size[1]))
 
 
-def generation(pipeline: Wan22TI2V, request: VideoRequest, path: Path) -> Callable[[ParallelMesh], Tensor]:
+def generation(pipeline: WanRecipe, request: VideoRequest, path: Path) -> Callable[[ParallelMesh], Tensor]:
     """Work for a rank: the generation. Rank 0 writes it to `path`."""
     return generations(pipeline, {path: request})
 
 
-def generations(pipeline: Wan22TI2V, requests: dict[Path, VideoRequest]) -> Callable[[ParallelMesh], Tensor]:
+def generations(pipeline: WanRecipe, requests: dict[Path, VideoRequest]) -> Callable[[ParallelMesh], Tensor]:
     """Work for a rank: generations one after another, each written to its path by rank 0."""
 
     def work(mesh: ParallelMesh) -> Tensor:

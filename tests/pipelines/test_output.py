@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ringlight.core.request import RequestDefaults
-from ringlight.core.spec import ModelSpec
+from ringlight.families.model import ModelSpec
 from ringlight.pipelines.output import LatentsWriter, Output, finish, open_writer
 
 SIZE, NUM_FRAMES = (192, 320), 9

@@ -14,7 +14,8 @@ from PIL import Image
 
 from ringlight.core.picture import fit_picture
 from ringlight.core.request import RequestDefaults, VideoRequest
-from ringlight.core.spec import ModelSpec
+from ringlight.families.model import ModelSpec
+from ringlight.families.table import read_model
 from tests.oracle import load_oracle
 from tests.ours import as_png, final_latents, frames, load_pipeline
 
@@ -96,7 +97,7 @@ def test_the_scheduler_is_the_one_that_the_checkpoint_names(
     index = json.loads((folder / "model_index.json").read_text())
     index["scheduler"] = ["diffusers", type(scheduler).__name__]
     (folder / "model_index.json").write_text(json.dumps(index))
-    request = make_request(ModelSpec.read(folder), width=96, height=64, num_frames=5, num_inference_steps=6)
+    request = make_request(read_model(folder), width=96, height=64, num_frames=5, num_inference_steps=6)
     assert request.flow_shift != 5.0
     theirs = load_oracle(folder).latents(request)
     assert (final_latents(load_pipeline(folder), request, tmp_path) - theirs).abs().max() < 1e-4
@@ -116,9 +117,9 @@ def test_equal_timesteps_at_the_start_are_not_skipped(tiny: Path, spec: ModelSpe
 
 
 def test_sharded_weights_give_the_same_video(tiny: Path, spec: ModelSpec, tmp_path: Path) -> None:
-    from ringlight.models.wan.demo import write_demo_checkpoint
+    from ringlight.families.wan22_ti2v.demo import DEMO
 
-    write_demo_checkpoint(tmp_path / "sharded", "tiny", shard_bytes=2**20)
+    DEMO.write(tmp_path / "sharded", "tiny", shard_bytes=2**20)
     assert len(list((tmp_path / "sharded" / "transformer").glob("*.safetensors"))) > 2
     request = make_request(spec, width=96, height=64, num_frames=5)
     sharded = final_latents(load_pipeline(tmp_path / "sharded"), request, tmp_path)

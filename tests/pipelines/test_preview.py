@@ -15,8 +15,8 @@ from torch.nn.functional import interpolate
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.picture import fit_picture
 from ringlight.core.request import RequestDefaults, VideoRequest
-from ringlight.core.spec import ModelSpec
-from ringlight.models.wan.vae import WanVae
+from ringlight.families.model import ModelSpec
+from ringlight.families.wan.networks.vae import WanVae
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines.output import finish

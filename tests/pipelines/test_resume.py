@@ -15,7 +15,7 @@ from torch import Tensor
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.picture import fit_picture
 from ringlight.core.request import RequestDefaults, VideoRequest
-from ringlight.core.spec import ModelSpec
+from ringlight.families.model import ModelSpec
 from ringlight.parallel.mesh import ParallelMesh
 from tests.ours import as_png, load_pipeline
 from tests.parallel.ranks import on_ranks

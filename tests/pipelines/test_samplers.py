@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import RequestDefaults, VideoRequest
-from ringlight.core.spec import ModelSpec, SchedulerSpec
+from ringlight.core.scheduler import SchedulerSpec
+from ringlight.families.model import ModelSpec
+from ringlight.families.wan import recipe
 from ringlight.parallel.mesh import ParallelMesh
-from ringlight.pipelines import wan22_ti2v
 from ringlight.pipelines.stages.timestep_preparation import prepare_timesteps
 from ringlight.samplers.sampler import Sampler
 from tests.oracle import load_oracle
@@ -123,7 +124,7 @@ def test_a_planted_generator_of_each_rank_shows(
         ) -> Sampler:
             return prepare_timesteps(request, spec, torch.Generator().manual_seed(mesh.world.rank), device)
 
-        wan22_ti2v.prepare_timesteps = by_rank  # type: ignore[attr-defined]  # in a forked process, so that nobody need undo it
+        recipe.prepare_timesteps = by_rank  # type: ignore[attr-defined]  # in a forked process, so that nobody need undo it
         return good(mesh)
 
     on_ranks(ParallelLayout.parse("u1r2"), bad)

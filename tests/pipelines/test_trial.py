@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ringlight.core.errors import InvalidCheckpoint, InvalidInstallation
-from ringlight.core.spec import SchedulerSpec
+from ringlight.core.scheduler import SchedulerSpec
 from ringlight.pipelines.trial import CPU, Flow, require_sampler
 from ringlight.samplers.choosing import make_sampler
 from ringlight.samplers.sampler import SolverSampler

@@ -8,11 +8,15 @@ import msgspec
 
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import RequestDefaults, VideoRequest
-from ringlight.core.spec import ModelSpec, TextEncoderSpec, TransformerSpec, VaeSpec
-from ringlight.models.wan.demo import SIZES, TEXT_ENCODER, TRANSFORMER, VAE
+from ringlight.families.model import ModelSpec
+from ringlight.families.wan.demo import TEXT_ENCODER
+from ringlight.families.wan.work.text_encoder import TextEncoderSpec
+from ringlight.families.wan.work.transformer import TransformerSpec
+from ringlight.families.wan.work.vae import VaeSpec
+from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B
+from ringlight.families.wan22_ti2v.demo import SIZES, TRANSFORMER, VAE
 from ringlight.planner import catalogue
 from ringlight.planner.hardware import Hardware
-from ringlight.planner.model_card import WAN22_TI2V_5B
 
 REAL = WAN22_TI2V_5B
 
@@ -23,6 +27,7 @@ def demo_spec(size: str) -> ModelSpec:
     text = TEXT_ENCODER | numbers["text_encoder"] | {"vocab_size": 300}
     transformer = TRANSFORMER | numbers["transformer"] | {"text_dim": text["d_model"]}
     return ModelSpec(
+        family=REAL.family,
         name=size,
         transformer=msgspec.convert(transformer, TransformerSpec),
         vae=msgspec.convert(VAE | numbers["vae"], VaeSpec),

@@ -7,11 +7,11 @@ import pytest
 
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import RequestDefaults
+from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B as SPEC
 from ringlight.planner import catalogue
 from ringlight.planner.advice import remedy, shortage, smaller_video
 from ringlight.planner.hardware import Card, Hardware, RunSettings
 from ringlight.planner.machine import Machine
-from ringlight.planner.model_card import WAN22_TI2V_5B as SPEC
 
 REQUEST = RequestDefaults().complete("a film", SPEC)
 

@@ -15,14 +15,14 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from ringlight.attention.kernel import load_kernel
-from ringlight.core.spec import ModelSpec
-from ringlight.models.wan.checkpoint import fill_random, materialise
-from ringlight.models.wan.transformer import WanTransformer
-from ringlight.models.wan.vae import WanVae
+from ringlight.families.model import ModelSpec
+from ringlight.families.wan.networks.transformer import WanTransformer
+from ringlight.families.wan.networks.vae import WanVae
+from ringlight.families.wan.recipe import spare_bytes
+from ringlight.models.loading import fill_random, materialise
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.mesh import ParallelMesh
-from ringlight.pipelines.wan22_ti2v import spare_bytes
-from ringlight.planner import decoder, memory, weights
+from ringlight.planner import memory
 from ringlight.planner.decoder_peak import DecoderPeak
 from ringlight.planner.hardware import RunSettings
 from tests.ours import load_pipeline
@@ -50,18 +50,19 @@ def test_parameters_are_those_of_the_networks(spec: ModelSpec) -> None:
         transformer, vae = WanTransformer(spec.transformer), WanVae(spec.vae)
     kept = set(WanTransformer.KEPT_IN_FLOAT32)
     in_float32 = [value for name, value in transformer.named_parameters() if kept & set(name.split("."))]
-    assert weights.transformer_parameters(spec.transformer) == (
+    layers = spec.transformer.layers
+    assert (layers.parameters, layers.float32_parameters) == (
         count(list(transformer.parameters())),
         count(in_float32),
     )
-    assert weights.vae_parameters(spec.vae) == count(list(vae.parameters()))
+    assert spec.vae.decoder.parameters + spec.vae.encoder.parameters == count(list(vae.parameters()))
 
 
 def test_the_built_in_card_has_the_published_sizes() -> None:
-    assert round(weights.transformer_parameters(REAL.transformer)[0] / 1e9, 4) == 4.9998
-    assert round(weights.vae_parameters(REAL.vae) / 1e6, 1) == 704.7
-    assert round(sum(weights.text_parts(REAL.text_encoder)) / 1e9, 2) == 5.68
-    assert round(decoder.history_elements(REAL.vae, 44, 80, is_split=False) / 1e9, 3) == 1.608
+    assert round(REAL.transformer.layers.parameters / 1e9, 4) == 4.9998
+    assert round((REAL.vae.decoder.parameters + REAL.vae.encoder.parameters) / 1e6, 1) == 704.7
+    assert round(sum(REAL.text_encoder.layers.parts) / 1e9, 2) == 5.68
+    assert round(REAL.vae.decoder.history_elements(44, 80, is_split=False) / 1e9, 3) == 1.608
     assert REAL.num_tokens(121, 704, 1280) == 27_280
 
 
@@ -74,11 +75,11 @@ def test_the_vaes_operations_are_those_that_run() -> None:
         for first in (True, False):
             with FlopCounterMode(display=False) as counter:
                 vae.decode_next(frame, stream, first)
-            formula = decoder.decode_flops(vae_spec, 12, 12, 20, first, winograd=False)
+            formula = vae_spec.decoder.flops(12, 12, 20, first, winograd=False)
             assert formula == pytest.approx(counter.get_total_flops(), rel=0.01)  # the count has a frame of border
         with FlopCounterMode(display=False) as counter:
             vae.encode(torch.empty(1, 192, 320, 3))
-        assert decoder.encode_flops(vae_spec, 12, 12, 20) == pytest.approx(counter.get_total_flops(), rel=0.001)
+        assert vae_spec.encoder.flops(12, 12, 20) == pytest.approx(counter.get_total_flops(), rel=0.001)
 
 
 def peak_bytes(run: Callable[[], object], trace: Path) -> int:
@@ -109,8 +110,10 @@ def test_the_decoders_peak_is_what_it_allocates(portion: int, tmp_path: Path) ->
         vae.decode_next(latents[:, 1:], stream, first=False)
 
     decode()  # makes the weights that it keeps
-    history = decoder.history_elements(spec, 10, 14, is_split=False)
-    formula = 4 * (history + DecoderPeak(spec, 10, 14, is_split=False, winograd=True).of(portion, has_history=True))
+    history = spec.decoder.history_elements(10, 14, is_split=False)
+    formula = 4 * (
+        history + DecoderPeak(spec.decoder, 10, 14, is_split=False, winograd=True).of(portion, has_history=True)
+    )
     assert formula == pytest.approx(peak_bytes(decode, tmp_path / "trace.json"), rel=0.05)
 
 

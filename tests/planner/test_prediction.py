@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from ringlight.core.layout import ParallelLayout
-from ringlight.core.traffic import decoding_bytes, denoising_bytes, encoding_bytes
-from ringlight.planner import catalogue, decoder
+from ringlight.families.traffic import denoising_bytes
+from ringlight.planner import catalogue
 from ringlight.planner.advice import nearest_that_fits
 from ringlight.planner.denoising import block_seconds, with_bytes
 from ringlight.planner.hardware import Hardware, RunSettings
@@ -52,8 +52,8 @@ def test_sums_and_bytes_hold_for_every_layout(name: str) -> None:
             assert sent == {}
             continue
         denoising = denoising_bytes(REAL, layout(name), rank, (25, 704, 1280), 50, True, found.num_slices, 2)
-        decoding = decoding_bytes(REAL.vae, found.num_ranks, rank, (7, 44, 80), 1, 4)
-        encoding = encoding_bytes(REAL.vae, found.num_ranks, rank, (44, 80), 4)
+        decoding = REAL.vae.decoder.sent_bytes(found.num_ranks, rank, (7, 44, 80), 1, 4)
+        encoding = REAL.vae.encoder.sent_bytes(found.num_ranks, rank, (44, 80), 4)
         for kind in ("ring", "ulysses", "cfg"):
             assert sent.get(kind, 0) == denoising.get(kind, 0)
         assert sent.get("halo", 0) == decoding["halo"] + encoding["halo"]
@@ -76,9 +76,9 @@ def test_what_a_block_sends_is_what_all_of_denoising_sends_by_blocks(name: str, 
 def test_edge_rows_of_the_decoders_convolutions_are_the_halo_of_traffic() -> None:
     vae = REAL.vae
     edges = sum(
-        layer.inputs * layer.scale * (1 + layer.frames * 30) for layer in decoder.decoder(vae) if layer.has_halo
+        layer.inputs * layer.scale * (1 + layer.frames * 30) for layer in vae.decoder.convolutions if layer.has_halo
     )
-    assert edges * 80 * 4 == decoding_bytes(vae, 2, 0, (31, 44, 80), 1, 4)["halo"]
+    assert edges * 80 * 4 == vae.decoder.sent_bytes(2, 0, (31, 44, 80), 1, 4)["halo"]
 
 
 def test_one_rank_computes_the_transformers_operations() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from ringlight.core.errors import InvalidLayout, InvalidRequest
 from ringlight.core.request import MAX_SEED, RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.sizes import decide_size
-from ringlight.core.spec import ModelSpec
+from ringlight.families.model import ModelSpec
 from ringlight.server.api.calls import AnyCall, Call, CreateVideo, ExtendVideo, RemixVideo, parse
 from ringlight.server.api.drafts import frames_for, to_draft
 from ringlight.server.collection.view import Draft

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ringlight.models.wan.demo import write_demo_checkpoint
+from ringlight.families.wan22_ti2v.demo import DEMO
 from tests.server.served import Served
 from tests.worker.test_loading import Trap
 from tests.worker.weights import FILE, rewrite
@@ -110,7 +110,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sharded") / "tiny"
-    write_demo_checkpoint(folder, "tiny", shard_bytes=2 * 2**20)
+    DEMO.write(folder, "tiny", shard_bytes=2 * 2**20)
     return folder
 
 

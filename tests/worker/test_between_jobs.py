@@ -17,7 +17,7 @@ from ringlight.core import messages
 from ringlight.core.config import EngineConfig, worker_environment
 from ringlight.core.output import part_path
 from ringlight.core.request import RequestLimits
-from ringlight.core.spec import ModelSpec
+from ringlight.families.model import ModelSpec
 from ringlight.worker.warming import smallest_requests
 from tests.engine.faults import ForkedRank, fork_rank
 from tests.worker.test_process import REQUEST, Wire

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ringlight.core.errors import InvalidCheckpoint
-from ringlight.core.spec import ModelSpec
-from ringlight.models.wan.checkpoint import WeightFiles, fill_random, load_weights
-from ringlight.models.wan.demo import write_demo_checkpoint
-from ringlight.models.wan.text_encoder import load_tokenizer
+from ringlight.families.model import ModelSpec
+from ringlight.families.wan.networks.text_encoder import load_tokenizer
+from ringlight.families.wan22_ti2v.demo import DEMO
+from ringlight.models.loading import WeightFiles, fill_random, load_weights
 from tests.core.checkpoints import cached
 from tests.worker.weights import FILE, INDEX, STEM, Slots, copy, empty_transformer, load, rewrite
 
@@ -34,7 +34,7 @@ def folder(tiny: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def sharded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sharded") / "tiny"
-    write_demo_checkpoint(folder, "tiny", shard_bytes=2 * 2**20)
+    DEMO.write(folder, "tiny", shard_bytes=2 * 2**20)
     return folder
 
 

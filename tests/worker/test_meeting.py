@@ -18,7 +18,7 @@ from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, WorkerError
 from ringlight.core.messages import NodesAwaited, RankPlace, WorkerSetup
 from ringlight.core.request import RequestLimits
-from ringlight.models.wan.demo import write_demo_checkpoint
+from ringlight.families.wan22_ti2v.demo import DEMO
 from ringlight.parallel import meeting
 from ringlight.parallel.meeting import Claim, meet
 from ringlight.parallel.pulse import beat_key
@@ -194,7 +194,7 @@ def test_terms_hold_what_may_not(tiny: Path) -> None:
 
 def test_a_checkpoints_digest(tiny: Path, tmp_path: Path) -> None:
     before = digest(tiny, with_weights=True)
-    write_demo_checkpoint(tmp_path / "other", "tiny", seed=1)
+    DEMO.write(tmp_path / "other", "tiny", seed=1)
     assert digest(tmp_path / "other", with_weights=True) != before
     assert digest(tmp_path / "other", with_weights=False) == digest(tiny, with_weights=False) != before
     changed = shutil.copytree(tiny, tmp_path / "changed")

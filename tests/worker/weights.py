@@ -10,9 +10,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ringlight.core.spec import ModelSpec
-from ringlight.models.wan.checkpoint import WeightFiles, load_weights, materialise
-from ringlight.models.wan.transformer import WanTransformer
+from ringlight.families.model import ModelSpec
+from ringlight.families.wan.networks.transformer import WanTransformer
+from ringlight.models.loading import WeightFiles, load_weights, materialise
 
 STEM = "diffusion_pytorch_model"
 FILE = f"{STEM}.safetensors"

@@ -10,8 +10,8 @@ import msgspec
 from ringlight.bench.sending import Sample
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import RunReport
-from ringlight.core.spec import ModelSpec
-from ringlight.core.traffic import Traffic
+from ringlight.families.model import ModelSpec
+from ringlight.families.traffic import Traffic
 from ringlight.planner.calibration import Calibration, request_of, settings_of
 from ringlight.planner.hardware import Hardware, Link
 from ringlight.planner.prediction import predict, sent_by

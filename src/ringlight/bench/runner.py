@@ -21,7 +21,7 @@ from ringlight.client import ApiError, Client, Unreachable
 from ringlight.core.host import memory_bytes, num_cores
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import GIB
-from ringlight.core.spec import ModelSpec
+from ringlight.families.model import ModelSpec
 from ringlight.planner.calibration import Calibration
 from ringlight.planner.hardware import Link
 

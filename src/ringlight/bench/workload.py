@@ -33,7 +33,7 @@ import msgspec
 
 from ringlight.core.errors import InvalidRequest, InvalidSetting
 from ringlight.core.request import DRAW, RequestDefaults, RequestLimits, VideoRequest
-from ringlight.core.spec import ModelSpec
+from ringlight.families.model import ModelSpec
 
 GIVEN = "given"
 SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")

@@ -15,11 +15,12 @@ from ringlight.cli.flags import as_flags, with_flags
 from ringlight.cli.signals import handled, interrupt
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.codes import EXIT_WORKER
-from ringlight.core.config import EngineConfig, read_defaults, read_limits
+from ringlight.core.config import EngineConfig, read_limits
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.layout import AskedLayout, ParallelLayout, candidates
 from ringlight.core.output import part_path
-from ringlight.core.spec import ModelSpec
+from ringlight.families.model import ModelSpec
+from ringlight.families.table import model_defaults, read_model
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import Calibration
 from ringlight.planner.hardware import Link
@@ -122,12 +123,12 @@ def bench(
 
     names = [ParallelLayout.parse(name).name for name in dict.fromkeys([*layouts, *(more_layouts or [])])]
     folder = None if model_path is None else find_checkpoint(str(model_path))
-    spec = None if folder is None else ModelSpec.read(folder)
+    spec = None if folder is None else read_model(folder)
     _check(names, model_path, url, spec)
     if workload is not None:
         asked = read_workload(workload, image)
     elif spec is not None and folder is not None:
-        asked = Workload.usual(read_defaults(folder), spec)
+        asked = Workload.usual(model_defaults(spec, folder), spec)
     else:
         raise InvalidSetting("with --url name a --workload")
     if spec is not None:

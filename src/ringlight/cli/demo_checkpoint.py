@@ -12,7 +12,8 @@ import typer
 
 from ringlight.core.config import DEMO_NAME, worker_environment
 from ringlight.core.errors import InvalidSetting, RinglightError, WorkerError
-from ringlight.core.spec import read_json
+from ringlight.core.presence import read_json
+from ringlight.families.table import FAMILIES, family_named
 
 
 class Size(StrEnum):
@@ -26,6 +27,9 @@ def demo_checkpoint(
         Size,
         typer.Option(help="tiny: a video in seconds. small: seconds a forward at 1,280 tokens and more."),
     ] = Size.tiny,
+    family: Annotated[
+        str, typer.Option(help=f"Of which models: {', '.join(family.name for family in FAMILIES)}.")
+    ] = FAMILIES[0].name,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same bytes.")] = 0,
     shard_megabytes: Annotated[
         int,
@@ -33,12 +37,12 @@ def demo_checkpoint(
     ] = 0,
 ) -> None:
     """Write a checkpoint that diffusers' WanPipeline can load, with random weights: a texture, not a film."""
+    module = family_named(family).demo
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidSetting(f"{folder}: cannot be made a folder: {error.strerror}") from None
     refuse_other_checkpoint(folder)
-    module = "ringlight.models.wan.demo"
     arguments = [str(folder), size.value, str(seed), str(shard_megabytes)]
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=worker_environment(), check=False)

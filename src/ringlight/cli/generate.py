@@ -16,7 +16,7 @@ from ringlight.cli.progress import JobProgress
 from ringlight.cli.request_flags import parse_size, read_image
 from ringlight.cli.signals import interruptible
 from ringlight.core.checkpoint import find_checkpoint
-from ringlight.core.config import EngineConfig, read_defaults, read_limits
+from ringlight.core.config import EngineConfig, read_limits
 from ringlight.core.errors import Cancelled, InvalidRequest
 from ringlight.core.fields import VIDEO
 from ringlight.core.output import KINDS, check_folder, part_path
@@ -25,9 +25,9 @@ from ringlight.core.report import RunReport
 from ringlight.core.request import AskedVideo, RequestLimits, VideoRequest
 from ringlight.core.settings import ROUND_SIZES
 from ringlight.core.sizes import AskedSize, decide_size
-from ringlight.core.spec import ModelSpec
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job
+from ringlight.families.table import model_defaults, read_model
 
 RESULT = "Result"
 OUTPUT_HELP = "Where the video goes; the extension says how: " + "; ".join(
@@ -77,7 +77,8 @@ def generate(
     asked = msgspec.structs.asdict(video)
     asked_size = parse_size(size, asked.pop("width"), asked.pop("height"))
     folder = find_checkpoint(engine.model_path)
-    spec, limits, defaults = ModelSpec.read(folder), read_limits(), read_defaults(folder)
+    spec, limits = read_model(folder), read_limits()
+    defaults = model_defaults(spec, folder)
     image = read_image(image_path) if engine.nodes.node_rank == 0 else None
     width, height = decide_size(asked_size, shape_of(image, limits), defaults, spec, limits, round_sizes)
     request = defaults.complete(prompt, spec, image=image, width=width, height=height, **asked)

@@ -13,18 +13,18 @@ import typer
 from ringlight.cli.flags import with_flags
 from ringlight.cli.request_flags import parse_size
 from ringlight.core.checkpoint import find_checkpoint
-from ringlight.core.config import EngineConfig, VaeDtypeName, read_defaults, read_limits
+from ringlight.core.config import EngineConfig, VaeDtypeName, read_limits
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.fields import VIDEO
 from ringlight.core.plain import plain
 from ringlight.core.request import AskedVideo, RequestDefaults, VideoRequest
-from ringlight.core.spec import ModelSpec
+from ringlight.families.model import ModelSpec
+from ringlight.families.table import MODELS, known_model, model_defaults, read_model
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import Calibration
 from ringlight.planner.costs import ORDINARY_PROMPT
 from ringlight.planner.fleet import FleetPlan, Kind, plan_fleet
 from ringlight.planner.hardware import Card, Hardware, Link, RunSettings, read_toml
-from ringlight.planner.model_card import WAN22_TI2V_5B
 from ringlight.planner.planner import Plan
 from ringlight.planner.planner import plan as plan_layouts
 from ringlight.planner.simulate import Load
@@ -75,7 +75,11 @@ def _positive(value: float | None) -> float | None:
 def plan(
     *,
     model_path: Annotated[
-        str | None, typer.Option(help="Checkpoint whose JSON is read; left out, Wan2.2-TI2V-5B.", show_default=False)
+        str | None, typer.Option(help="Checkpoint whose JSON is read; left out, --model.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help=f"Model without a checkpoint: {', '.join(MODELS)}.", show_default=next(iter(MODELS))),
     ] = None,
     gpu: Annotated[
         str | None,
@@ -143,9 +147,11 @@ def plan(
     arrivals = {"num_requests": num_requests, "seed": seed}
     if rate is None:
         _require_no_load({"mix": mix, **arrivals, "p95": p95, "gpu_price": gpu_price})
+    if model is not None and model_path is not None:
+        raise InvalidSetting("give --model-path, whose checkpoint says which model it is, or --model")
     folder = None if model_path is None else find_checkpoint(model_path)
-    spec = WAN22_TI2V_5B if folder is None else ModelSpec.read(folder)
-    defaults = RequestDefaults() if folder is None else read_defaults(folder)
+    spec = known_model(model or next(iter(MODELS))) if folder is None else read_model(folder)
+    defaults = model_defaults(spec, folder)
     width, height = parse_size(size, None, None)
     fields = {
         "width": width,

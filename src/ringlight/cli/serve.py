@@ -14,13 +14,14 @@ from ringlight.cli import listing, settings
 from ringlight.cli.flags import with_flags
 from ringlight.cli.nodes import keep_hosting
 from ringlight.core.checkpoint import find_checkpoint
-from ringlight.core.config import EngineConfig, read_defaults
+from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidRequest, InvalidSetting
 from ringlight.core.fields import MODEL
 from ringlight.core.request import RequestDefaults, RequestLimits
 from ringlight.core.settings import ServeSettings
-from ringlight.core.spec import ModelSpec
 from ringlight.engine.engine import Engine
+from ringlight.families.model import ModelSpec
+from ringlight.families.table import model_defaults, read_model
 from ringlight.planner.costs import ORDINARY_PROMPT
 
 
@@ -70,9 +71,9 @@ def serve(
     """
     stated: settings.Stated = ctx.obj
     folder = find_checkpoint(engine.model_path)
-    spec = ModelSpec.read(folder)
+    spec = read_model(folder)
     said_limits = stated.limits()
-    said_defaults = stated.defaults(default or (), read_defaults(folder))
+    said_defaults = stated.defaults(default or (), model_defaults(spec, folder), model_defaults(spec))
     limits = RequestLimits(**settings.values(said_limits))
     defaults = RequestDefaults(**settings.values(said_defaults))
     check_defaults(said_defaults, defaults, spec, limits)

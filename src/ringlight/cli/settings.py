@@ -105,8 +105,9 @@ class Stated:
         ]
         return _first([*layers, Layer(self._path, self._sections["limits"], has_types=True)], RequestLimits(), DEFAULT)
 
-    def defaults(self, pairs: Iterable[str], of_checkpoint: RequestDefaults) -> dict[str, Said]:
-        """Each field of RequestDefaults: `--default`, RINGLIGHT_DEFAULT, the file, else the checkpoint's.
+    def defaults(self, pairs: Iterable[str], of_checkpoint: RequestDefaults, usual: RequestDefaults) -> dict[str, Said]:
+        """Each field of RequestDefaults: `--default`, RINGLIGHT_DEFAULT, the file, else the checkpoint's, where these
+        are not the usual ones of its family.
 
         Raises InvalidSetting.
         """
@@ -116,9 +117,9 @@ class Stated:
             Layer("--default", _parse_pairs(pairs, "--default"), has_types=False),
             Layer(variable("default"), _parse_pairs(listed, variable("default")), has_types=False),
             Layer(self._path, self._sections["defaults"], has_types=True),
-            Layer(DEFAULTS_FILE, _changed(of_checkpoint), has_types=True),
+            Layer(DEFAULTS_FILE, _changed(of_checkpoint, usual), has_types=True),
         ]
-        return _first(layers, RequestDefaults(), MODEL_CARD)
+        return _first(layers, usual, MODEL_CARD)
 
 
 def state(ctx: typer.Context, path: str | None) -> str | None:
@@ -190,10 +191,9 @@ def _parse_pairs(pairs: Iterable[str], source: str) -> dict[str, str]:
     return fields
 
 
-def _changed(defaults: RequestDefaults) -> dict[str, Any]:
+def _changed(defaults: RequestDefaults, usual: RequestDefaults) -> dict[str, Any]:
     """What differs from the model card."""
-    card = RequestDefaults()
-    return {name: value for name, value in msgspec.structs.asdict(defaults).items() if value != getattr(card, name)}
+    return {name: value for name, value in msgspec.structs.asdict(defaults).items() if value != getattr(usual, name)}
 
 
 def _section(value: object, place: str) -> dict[str, Any]:

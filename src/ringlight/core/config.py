@@ -151,20 +151,22 @@ class DefaultsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     defaults: RequestDefaults = RequestDefaults()
 
 
-def read_defaults(model_path: Path) -> RequestDefaults:
-    """Request defaults of a checkpoint folder: its ringlight.json where it has one, else the model card's."""
-    path = model_path / DEFAULTS_FILE
+def read_defaults(model_path: Path, usual: RequestDefaults | None = None) -> RequestDefaults:
+    """Request defaults of a checkpoint folder: those of its ringlight.json, and for all else the usual ones."""
+    usual, path = usual or RequestDefaults(), model_path / DEFAULTS_FILE
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return RequestDefaults()
+        return usual
     except OSError as error:
         raise InvalidCheckpoint(f"{path}: not readable: {error}") from None
     try:
         fields = json.loads(content, object_pairs_hook=_each_once, parse_constant=_no_number)
-        return msgspec.convert(fields, DefaultsFile).defaults
+        stated = msgspec.convert(fields, DefaultsFile).defaults
     except (ValueError, RecursionError) as error:
         raise InvalidCheckpoint(f'{path}: {error}; it holds {{"defaults": {{request field: value}}}}') from None
+    names = fields.get("defaults", {})
+    return msgspec.structs.replace(usual, **{name: getattr(stated, name) for name in names})
 
 
 def read_limits() -> RequestLimits:

@@ -1,4 +1,4 @@
-"""In what portions work is done: slices of tokens that are sent ahead, runs of tokens, latent frames, layers by rank.
+"""In what portions work is done: slices of tokens that are sent ahead, runs of tokens, layers by rank.
 
 Workers go by these, and plans reckon with them. Arithmetic alone.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-
-from ringlight.core.spec import VaeSpec
 
 # Link seconds to compute seconds of a layer from which so many slices pay, and from which two forwards on the same
 # ranks should take turns, which by themselves hide most (docs/log.md).
@@ -21,10 +19,7 @@ SLICE_WEIGHTS = {2: (1, 1), 4: (1, 2, 3, 2)}  # by the number of slices, where m
 SLICE_TOKENS = 4096  # at a time, of what follows attention: the feed-forward's activations are wide
 OFFERED_TOKENS_ON_CPU, OFFERED_TOKENS = 512, 4096  # at a time, where q, k and v are copied to be sent
 
-MAX_DECODED_LATENTS = 8
 MAX_ELEMENTS = 2**31 - 1  # from the first to the last of a tensor: many CUDA kernels count in 32 bits
-HISTORY = 2  # frames before the current one that a kernel of three reaches
-SPARE_SHARE = 0.25  # of a GPU's memory beside the weights, that decoding may take
 
 
 def offered_tokens(on_cpu: bool) -> int:
@@ -62,55 +57,9 @@ def merges_padding(on_cpu: bool) -> bool:
     return on_cpu
 
 
-def decoded_latents(vae: VaeSpec, rows: int, columns: int, itemsize: int, spare_bytes: int, asked: int = 0) -> int:
-    """How many latent frames to decode at a time: as `asked`, or for 0 as many as a quarter of `spare_bytes` holds.
-
-    At least one, and no more than tensors have room for. `rows`, `columns`: of the largest band of a frame.
-    `spare_bytes`: all memory of a GPU beside the weights, whoever has it at the moment, for another portion rounds
-    otherwise and the same video comes out the same. On a CPU there are none to spare: more at a time gained nothing
-    there (docs/log.md).
-    """
-    # The widest activations: full resolution before unpatching, five of them alive at once.
-    pixels = rows * columns * (vae.scale_factor_spatial // vae.patch_size) ** 2
-    each = 5 * pixels * vae.scale_factor_temporal * vae.decoder_dim * vae.dim_mult[1] * itemsize
-    wanted = asked or min(MAX_DECODED_LATENTS, int(SPARE_SHARE * spare_bytes) // each)
-    return max(1, min(wanted, most_latents(vae, rows, columns)))
-
-
-def most_latents(vae: VaeSpec, rows: int, columns: int) -> int:
-    """How many latent frames of so many rows and columns may be decoded at a time, for no tensor to be too long.
-
-    At least one, which then goes through the last levels a frame at a time (`frames_at_once`).
-    """
-    fitting = [n for n in range(1, MAX_DECODED_LATENTS + 1) if _window(vae, rows, columns, 2 * n) <= MAX_ELEMENTS]
-    return max(fitting, default=1)
-
-
-def frames_at_once(vae: VaeSpec, rows: int, columns: int, num_latents: int, max_elements: int = MAX_ELEMENTS) -> int:
-    """At how many frames at a time the decoder's levels work: half of a portion's, or one where these are too long."""
-    return 2 * num_latents if _window(vae, rows, columns, 2 * num_latents) <= max_elements else 1
-
-
-def most_pixels(vae: VaeSpec) -> int:
-    """Of a frame, for it to be no tensor that is too long where the decoder is widest."""
-    return MAX_ELEMENTS // max(channels * scale**2 for channels, scale in _levels(vae)) * vae.scale_factor_spatial**2
-
-
 def most_tokens(num_channels: int) -> int:
     """Of a sequence whose keys and values, side by side, are no tensor that is too long."""
     return MAX_ELEMENTS // (2 * num_channels)
-
-
-def _window(vae: VaeSpec, rows: int, columns: int, frames: int) -> int:
-    """Elements of the decoder's longest tensor, with its halo rows: so many frames and their history."""
-    seen = HISTORY + frames
-    return max(seen * (rows * scale + 2) * columns * scale * channels for channels, scale in _levels(vae))
-
-
-def _levels(vae: VaeSpec) -> list[tuple[int, int]]:
-    """(channels, rows for each latent row) of what comes to each level of the decoder."""
-    multiples = (vae.dim_mult[-1], *vae.dim_mult[:0:-1])
-    return [(vae.decoder_dim * multiple, 2**level) for level, multiple in enumerate(multiples)]
 
 
 def split_runs(sizes: Sequence[int], parts: int) -> list[range]:

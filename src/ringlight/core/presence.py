@@ -7,10 +7,12 @@ disk, one's own fine-tune. A link that leads nowhere is called that, and not a m
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.hub import snapshot_of
@@ -31,6 +33,18 @@ def require_files(folder: Path, names: Iterable[str]) -> None:
 def require_file(path: Path) -> None:
     """Raise InvalidCheckpoint unless a file can be read there."""
     require_files(path.parent, [path.name])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a checkpoint. Raises InvalidCheckpoint naming the file and the place."""
+    require_file(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, too long a number
+        raise InvalidCheckpoint(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidCheckpoint(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
 
 
 def trouble_with(path: Path) -> str | None:

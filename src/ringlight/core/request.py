@@ -11,9 +11,8 @@ import msgspec
 
 from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.fields import SAMPLING, VIDEO, setting
+from ringlight.core.geometry import Geometry
 from ringlight.core.plain import plain
-from ringlight.core.portions import most_pixels, most_tokens
-from ringlight.core.spec import ModelSpec
 
 MAX_SEED = 2**63 - 1
 DRAW = -1  # as a seed: draw one, as Wan's own scripts and ComfyUI have it
@@ -51,10 +50,11 @@ class VideoRequest(msgspec.Struct, frozen=True, kw_only=True):
         """Size and length in words."""
         return f"{self.width}x{self.height} with {self.num_frames} frames"
 
-    def check(self, spec: ModelSpec, limits: RequestLimits) -> None:
+    def check(self, spec: Geometry, limits: RequestLimits) -> None:
         """Raise InvalidRequest naming every problem at once, each with the nearest valid value."""
         problems = _check_types(self) or [
             *_check_prompts(self, limits),
+            *_check_picture(self, spec),
             *_check_size(self, spec, limits),
             *_check_frames(self, spec, limits),
             *_check_numbers(self, limits),
@@ -99,7 +99,7 @@ class RequestDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         None
     )
 
-    def complete(self, prompt: str, spec: ModelSpec, **given: Any) -> VideoRequest:
+    def complete(self, prompt: str, spec: Geometry, **given: Any) -> VideoRequest:
         """A whole request: what is given (None counts as left out), else these defaults.
 
         A seed that nobody gave, or that is -1, is drawn here, so that the request names the one it was made with.
@@ -158,11 +158,17 @@ def _check_prompts(request: VideoRequest, limits: RequestLimits) -> list[Problem
     return problems
 
 
-def _check_size(request: VideoRequest, spec: ModelSpec, limits: RequestLimits) -> list[Problem]:
+def _check_picture(request: VideoRequest, spec: Geometry) -> list[Problem]:
+    if request.image is None or spec.takes_picture:
+        return []
+    return [Problem("image", f"{spec.name} makes videos of text alone; leave the picture out")]
+
+
+def _check_size(request: VideoRequest, spec: Geometry, limits: RequestLimits) -> list[Problem]:
     problems = []
     for field, multiple in zip(("height", "width"), spec.size_multiple, strict=True):
         size: int = getattr(request, field)
-        longest = spec.transformer.rope_max_seq_len * multiple
+        longest = spec.max_positions * multiple
         if size < multiple or size % multiple:
             nearest = max(multiple, nearest_multiple(size, multiple))
             problems.append(
@@ -170,7 +176,7 @@ def _check_size(request: VideoRequest, spec: ModelSpec, limits: RequestLimits) -
             )
         elif size > longest:
             problems.append(Problem(field, f"{size} is more than the model's positions reach", str(longest)))
-    pixels, most = request.height * request.width, min(limits.max_pixels, most_pixels(spec.vae))
+    pixels, most = request.height * request.width, min(limits.max_pixels, spec.most_pixels)
     if not problems and pixels > most:
         problems.append(
             Problem(
@@ -182,7 +188,7 @@ def _check_size(request: VideoRequest, spec: ModelSpec, limits: RequestLimits) -
     return problems
 
 
-def _largest_size(request: VideoRequest, spec: ModelSpec, most: int) -> str:
+def _largest_size(request: VideoRequest, spec: Geometry, most: int) -> str:
     """The size of about the same shape that has at most so many pixels, as WxH."""
     shrink = math.sqrt(most / (request.width * request.height))
     high, wide = spec.size_multiple
@@ -190,14 +196,14 @@ def _largest_size(request: VideoRequest, spec: ModelSpec, most: int) -> str:
     return f"{width}x{height}"
 
 
-def _check_frames(request: VideoRequest, spec: ModelSpec, limits: RequestLimits) -> list[Problem]:
+def _check_frames(request: VideoRequest, spec: Geometry, limits: RequestLimits) -> list[Problem]:
     frames, multiple = request.num_frames, spec.frame_multiple
-    longest = min(limits.max_frames, (spec.transformer.rope_max_seq_len - 1) * multiple + 1)
+    longest = min(limits.max_frames, (spec.max_positions - 1) * multiple + 1)
     longest = (longest - 1) // multiple * multiple + 1
     if frames > longest:
         return [Problem("num_frames", f"{frames} is over the limit of {longest}", str(longest))]
     a_latent = spec.num_tokens(1, request.height, request.width)
-    reach = (most_tokens(spec.transformer.inner_dim) // max(1, a_latent) - 1) * multiple + 1
+    reach = (spec.most_tokens // max(1, a_latent) - 1) * multiple + 1
     if frames > reach >= 1:
         said = f"{frames} frames of {request.width}x{request.height} are a longer sequence than GPU kernels can count"
         return [Problem("num_frames", f"{said}; the limit at this size is {reach}", str(reach))]

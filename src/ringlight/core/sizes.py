@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from ringlight.core.geometry import Geometry
 from ringlight.core.request import RequestDefaults, RequestLimits, nearest_multiple
-from ringlight.core.spec import ModelSpec
 
 LONGEST_SHAPE = 3.0  # width to height, or height to width: of a longer picture the middle is taken
 
@@ -17,7 +17,7 @@ def decide_size(
     asked: AskedSize,
     picture: Size | None,
     defaults: RequestDefaults,
-    spec: ModelSpec,
+    spec: Geometry,
     limits: RequestLimits,
     round_sizes: bool = False,
 ) -> AskedSize:
@@ -38,14 +38,14 @@ def decide_size(
     return size_like(shape, min(defaults.width * defaults.height, limits.max_pixels), spec)
 
 
-def size_like(shape: float, area: int, spec: ModelSpec) -> Size:
+def size_like(shape: float, area: int, spec: Geometry) -> Size:
     """The size of at most `area` pixels whose width to height is nearest to `shape`.
 
     As Wan's own best_output_size (wan/utils/utils.py): one side as long as its multiples allow, then the other as long
     as the area does, the way that keeps the shape better; or both as multiples allow, so that a square stays one.
     """
     high, wide = spec.size_multiple
-    longest = spec.transformer.rope_max_seq_len
+    longest = spec.max_positions
     width = _down(math.sqrt(area * shape), wide, longest)
     height = _down(math.sqrt(area / shape), high, longest)
     found = (
@@ -56,7 +56,7 @@ def size_like(shape: float, area: int, spec: ModelSpec) -> Size:
     return min(found, key=lambda size: abs(math.log(size[0] / size[1] / shape)))
 
 
-def rounded(asked: AskedSize, spec: ModelSpec, limits: RequestLimits) -> AskedSize:
+def rounded(asked: AskedSize, spec: Geometry, limits: RequestLimits) -> AskedSize:
     """The nearest size that can be made. What is no length at all is left to be refused."""
     high, wide = spec.size_multiple
     sides = tuple(zip(asked, (wide, high), strict=True))
@@ -67,10 +67,10 @@ def rounded(asked: AskedSize, spec: ModelSpec, limits: RequestLimits) -> AskedSi
     return width, height
 
 
-def _beside(other: int, shape: float, multiple: int, spec: ModelSpec, limits: RequestLimits) -> int:
+def _beside(other: int, shape: float, multiple: int, spec: Geometry, limits: RequestLimits) -> int:
     """A side of `shape` times the length of the `other`, as far as limits allow."""
     most = limits.max_pixels // max(1, other) // multiple
-    number = min(nearest_multiple(round(other * shape), multiple) // multiple, spec.transformer.rope_max_seq_len, most)
+    number = min(nearest_multiple(round(other * shape), multiple) // multiple, spec.max_positions, most)
     return max(1, number) * multiple
 
 

@@ -15,8 +15,7 @@ import msgspec
 
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.foreign import PICKLE_SUFFIXES
-from ringlight.core.presence import listed, require_files
-from ringlight.core.spec import read_json
+from ringlight.core.presence import listed, read_json, require_files
 
 STEMS = {  # of the names of the files in each network's folder
     "transformer": "diffusion_pytorch_model",

@@ -15,7 +15,7 @@ import msgspec
 from ringlight.core import messages
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.clock import Clock
-from ringlight.core.config import EngineConfig, read_defaults
+from ringlight.core.config import EngineConfig
 from ringlight.core.errors import (
     Cancelled,
     InvalidRequest,
@@ -32,7 +32,6 @@ from ringlight.core.output import check_output
 from ringlight.core.picture import open_picture, shape_of
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.sizes import AskedSize, Size, decide_size
-from ringlight.core.spec import ModelSpec
 from ringlight.core.warning import size_warnings
 from ringlight.core.weights import require_whole
 from ringlight.engine.foresight import Foresight
@@ -44,6 +43,7 @@ from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
 from ringlight.engine.runner import ReplicaState, Runner
 from ringlight.engine.waiting import Awaited
+from ringlight.families.table import model_defaults, read_model
 from ringlight.planner.costs import ORDINARY_PROMPT
 
 TICK_SECONDS = 0.25  # how late a deadline may be noticed
@@ -83,8 +83,8 @@ class Engine:
         self.config = config
         self.limits = limits or RequestLimits()
         self.checkpoint = find_checkpoint(config.model_path)
-        self.spec = ModelSpec.read(self.checkpoint)
-        self.defaults = defaults or read_defaults(self.checkpoint)
+        self.spec = read_model(self.checkpoint)
+        self.defaults = defaults or model_defaults(self.spec, self.checkpoint)
         if num_replicas < 1:
             raise InvalidSetting(f"num-replicas must be at least 1, not {num_replicas}")
         self._foresight = Foresight(config, self.spec, self.limits, num_replicas)

@@ -13,8 +13,8 @@ from ringlight.core.errors import InvalidLayout, InvalidRequest
 from ringlight.core.layout import LayoutChoice, ParallelLayout
 from ringlight.core.report import PredictedReport, RunReport
 from ringlight.core.request import RequestLimits, VideoRequest
-from ringlight.core.spec import ModelSpec
 from ringlight.engine.machine import this_machine
+from ringlight.families.model import ModelSpec
 from ringlight.planner import advice, catalogue
 from ringlight.planner.choosing import choose
 from ringlight.planner.hardware import Hardware, RunSettings

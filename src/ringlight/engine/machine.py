@@ -10,8 +10,8 @@ import msgspec
 from ringlight.core.config import EngineConfig, counts_in_bus_order, read_visible_devices
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.host import cores_each, memory_bytes, num_cores
-from ringlight.core.spec import ModelSpec
 from ringlight.engine.driver import DriverCard, find_cards, hardware_of, visible
+from ringlight.families.model import ModelSpec
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import Calibration
 from ringlight.planner.hardware import Correction, Hardware, RunSettings

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 ONEDNN = torch.ops.mkldnn
+
+
+class LinearMap(Protocol):
+    """A linear map as data."""
+
+    @property
+    def inputs(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
 
 
 class Linear(nn.Linear):
@@ -17,6 +28,11 @@ class Linear(nn.Linear):
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
         self._packed: Tensor | None = None
+
+    @classmethod
+    def of(cls, layer: LinearMap) -> Linear:
+        """The linear map of a list of layers."""
+        return cls(layer.inputs, layer.outputs)
 
     def optimise_layout(self) -> None:
         """Pack the weight where that pays. Call once, after loading: the plain weight is given up for it."""

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.halo import Bands
+from ringlight.pipelines.networks import Autoencoder
 from ringlight.pipelines.output import to_uint8
 from ringlight.pipelines.trace import JobEvents
 
@@ -35,7 +35,7 @@ RIDGE = 1e-3
 class Painter:
     """Latents to small pictures, by a linear map from channels to colours, fitted to a decoder when first used."""
 
-    def __init__(self, vae: WanVae) -> None:
+    def __init__(self, vae: Autoencoder) -> None:
         self._vae = vae
         self._map: Tensor | None = None
 
@@ -79,7 +79,7 @@ def apply(colours: Tensor, latents_ZHW: Tensor) -> Tensor:
     return parts.reshape(height * DETAIL, width * DETAIL, 3)
 
 
-def fit(vae: WanVae, device: torch.device) -> Tensor:
+def fit(vae: Autoencoder, device: torch.device) -> Tensor:
     """The map (Z + 1, DETAIL * DETAIL * 3) from a latent pixel, and 1, to its block of colours: by least squares over
     what the decoder makes of a few pictures' latents. The pictures are random, with the spectrum that photographs have.
     """

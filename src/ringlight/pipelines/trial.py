@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ringlight.core.errors import InvalidCheckpoint, RinglightError
-from ringlight.core.spec import SchedulerSpec
+from ringlight.core.scheduler import SchedulerSpec
 from ringlight.pipelines.resume import Progress, content_of, pack, unpack
 from ringlight.samplers.choosing import make_sampler, settings_of
 from ringlight.samplers.sampler import Sampler

@@ -10,8 +10,8 @@ from ringlight.core.errors import InvalidSetting
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
-from ringlight.core.spec import ModelSpec
-from ringlight.planner import catalogue, decoder
+from ringlight.families.model import ModelSpec
+from ringlight.planner import catalogue
 from ringlight.planner.costs import stage_costs, uses_winograd
 from ringlight.planner.hardware import Card, Correction, Hardware, Link, RunSettings
 from ringlight.planner.memory import decode_portion, decoding_bytes, denoising_bytes, weights_by_rank
@@ -177,7 +177,7 @@ def _rates(
     calls = spec.scheduler.num_calls(request.num_inference_steps)
     forwards = calls * (2 if request.uses_guidance else 1)
     first, later = (
-        decoder.decode_flops(spec.vae, rows, rows, columns, is_first, uses_winograd(hardware, settings))
+        spec.vae.decoder.flops(rows, rows, columns, is_first, uses_winograd(hardware, settings))
         for is_first in (True, False)
     )
     done = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ringlight.core.layout import AskedLayout, LayoutChoice, ParallelLayout, candidates, decide
 from ringlight.core.plain import plain
 from ringlight.core.request import VideoRequest
-from ringlight.core.spec import ModelSpec
+from ringlight.families.model import ModelSpec
 from ringlight.planner.machine import Machine
 from ringlight.planner.prediction import Prediction
 

@@ -14,13 +14,12 @@ import msgspec
 from ringlight.core.layout import ParallelLayout, split_sizes
 from ringlight.core.portions import split_runs
 from ringlight.core.request import VideoRequest
-from ringlight.core.spec import ModelSpec
-from ringlight.core.traffic import encoding_bytes, text_bytes
-from ringlight.planner import decoder
+from ringlight.families.layers.convolution import Convolution
+from ringlight.families.model import ModelSpec
+from ringlight.families.traffic import text_bytes
 from ringlight.planner.denoising import denoising_seconds
 from ringlight.planner.hardware import Hardware, RunSettings
-from ringlight.planner.memory import decode_portion
-from ringlight.planner.weights import checkpoint_parameters, text_parts
+from ringlight.planner.memory import checkpoint_parameters, decode_portion
 
 ORDINARY_PROMPT = "a prompt of ordinary length " * 11  # some 77 tokens; its words do not matter
 CHARACTERS_PER_TOKEN = 4  # of English; a prompt is never tokenised here
@@ -78,9 +77,10 @@ def text_encoding(
     """
     prompts = [request.prompt, request.negative_prompt] if request.uses_guidance else [request.prompt]
     lengths = [prompt_tokens(prompt, spec) for prompt in dict.fromkeys(prompts)]
-    holders = sum(map(bool, split_runs(text_parts(spec.text_encoder), layout.num_ranks)))
-    read = sum(text_parts(spec.text_encoder)[1:]) * settings.itemsize / hardware.memory_rate
-    one = max(read + spec.text_encoder.flops(length) / hardware.text(settings) for length in lengths) + PROMPT_SECONDS
+    layers = spec.text_encoder.layers
+    holders = sum(map(bool, split_runs(layers.parts, layout.num_ranks)))
+    read = sum(layers.parts[1:]) * settings.itemsize / hardware.memory_rate
+    one = max(read + layers.flops(length) / hardware.text(settings) for length in lengths) + PROMPT_SECONDS
     turns = holders - 1 + len(lengths)
     values = sum(lengths) * spec.text_encoder.d_model
     last = text_bytes(holders, layout.num_ranks, holders - 1, values, settings.itemsize)
@@ -95,13 +95,13 @@ def image_encoding(
     """Operations of the largest band of rows / convolution + activations / memory, and all edge rows in the open."""
     _, _, rows, columns = spec.latent_shape(request.num_frames, request.height, request.width)
     own = split_sizes(rows, layout.num_ranks)[0]
-    flops = decoder.encode_flops(spec.vae, own, rows, columns)
-    layers = decoder.encoder(spec.vae)
+    encoder = spec.vae.encoder
+    flops, layers = encoder.flops(own, rows, columns), encoder.convolutions
     seconds = flops / hardware.convolution(settings)
     seconds += sum(_activation_seconds(layer, own * columns, 1, hardware, settings) for layer in layers)
     link = 0.0
     if layout.num_ranks > 1:
-        sent = sum(encoding_bytes(spec.vae, layout.num_ranks, 0, (rows, columns), settings.vae_itemsize).values())
+        sent = sum(encoder.sent_bytes(layout.num_ranks, 0, (rows, columns), settings.vae_itemsize).values())
         link = _bare(hardware, sent, sum(layer.has_halo for layer in layers) + 2)
     return StageCost(
         name="ImageEncoding",
@@ -141,15 +141,15 @@ def decoding(
     waited for; frames travel to rank 0 under the next portion, and those of the last one in the open.
     """
     _, num_latents, rows, columns = spec.latent_shape(request.num_frames, request.height, request.width)
-    ranks = layout.num_ranks
+    ranks, layers = layout.num_ranks, spec.vae.decoder
     own = split_sizes(rows, ranks)[0]
     portion = decode_portion(spec, request, layout, hardware, settings)
     rate, winograd = hardware.convolution(settings), uses_winograd(hardware, settings)
     compute = link = exposed = 0.0
     for first, size, count in ((True, 1, 1), (False, portion, (num_latents - 1) / portion)):
-        flops = decoder.decode_flops(spec.vae, own, rows, columns, first, winograd)
+        flops = layers.flops(own, rows, columns, first, winograd)
         seconds = size * flops / rate
-        for layer in decoder.decoder(spec.vae):
+        for layer in layers.convolutions:
             frames = 1 if first else size * layer.frames
             written = _activation_seconds(layer, own * columns, frames, hardware, settings)
             seconds += written
@@ -164,7 +164,7 @@ def decoding(
                 exposed += count * (max(0.0, message - under) + busy)
         compute += count * seconds
         if ranks > 1:
-            gathered = 2 * spec.vae.decoder_dim * spec.vae.dim_mult[-1] * own * columns * size
+            gathered = 2 * layers.mid.channels * own * columns * size
             waited = _bare(hardware, gathered * settings.vae_itemsize * (ranks - 1), ranks - 1)
             link, exposed = link + count * waited, exposed + count * waited
     if ranks > 1:
@@ -225,7 +225,7 @@ def uses_winograd(hardware: Hardware, settings: RunSettings) -> bool:
 
 
 def _activation_seconds(
-    layer: decoder.Convolution, latent_pixels: int, frames: int, hardware: Hardware, settings: RunSettings
+    layer: Convolution, latent_pixels: int, frames: int, hardware: Hardware, settings: RunSettings
 ) -> float:
     """Norm, activation, window and history of what a normed convolution sees."""
     if not layer.is_normed:

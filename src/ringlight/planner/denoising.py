@@ -9,11 +9,10 @@ import msgspec
 from ringlight.core.layout import ParallelLayout, split_sizes
 from ringlight.core.portions import SLICE_TOKENS, TURNS_FROM, choose_slices, merges_padding
 from ringlight.core.request import VideoRequest
-from ringlight.core.spec import ModelSpec, TransformerSpec
-from ringlight.core.traffic import attention_elements
+from ringlight.families.model import ModelSpec, TransformerNumbers
+from ringlight.families.traffic import attention_elements
 from ringlight.planner.hardware import Hardware, RunSettings
 from ringlight.planner.replay import Block, replay
-from ringlight.planner.weights import block_parameters
 
 
 class Sending(msgspec.Struct, frozen=True):
@@ -23,7 +22,7 @@ class Sending(msgspec.Struct, frozen=True):
     take_turns: bool
 
 
-def elementwise_bytes(spec: TransformerSpec, itemsize: int, merges: bool) -> float:
+def elementwise_bytes(spec: TransformerNumbers, itemsize: int, merges: bool) -> float:
     """Bytes that norms, casts, modulation and residual sums of a block read and write for one token.
 
     Hidden states and norms are float32, what goes into products is not. In terms of the C channels 123 bytes of float32
@@ -35,7 +34,7 @@ def elementwise_bytes(spec: TransformerSpec, itemsize: int, merges: bool) -> flo
 
 
 def block_seconds(
-    spec: TransformerSpec,
+    spec: TransformerNumbers,
     layout: ParallelLayout,
     num_tokens: int,
     num_slices: int,
@@ -44,24 +43,24 @@ def block_seconds(
 ) -> Block:
     """A block on rank 0, which has most tokens and heads; without the bytes that it sends.
 
-    offer     = (2 n 3C^2) / products
+    offer     = operations of q, k and v / products
     attention = 4 G N h D / attention
-    finish    = 2 n (3C^2 + 2 C F) / products + elementwise bytes n / memory
+    finish    = operations of all other products / products + elementwise bytes n / memory
 
-    for n own tokens of N, G tokens of the Ulysses group, h own heads of width D, C channels, F of the feed-forward.
+    for n own tokens of N, G tokens of the Ulysses group, h own heads of width D.
     Weights are read once for each slice and each 4,096 tokens of it: their bytes / memory. Kernels that are started
     one after another bound it from below.
     """
     own = split_sizes(num_tokens, layout.sp)[0]
     group = sum(split_sizes(num_tokens, layout.sp)[: layout.ulysses])
     heads = split_sizes(spec.num_attention_heads, layout.ulysses)[0]
-    dim, itemsize = spec.inner_dim, settings.itemsize
+    layers, itemsize = spec.layers.block, settings.itemsize
     products, memory = hardware.products(settings), hardware.memory_rate
     passes = num_slices * math.ceil(own / num_slices / SLICE_TOKENS)
-    weights = block_parameters(spec) * itemsize / memory * passes
-    offer = 6.0 * own * dim**2 / products
+    weights = layers.parameters * itemsize / memory * passes
+    offer = layers.to_qkv.flops(own) / products
     attention = 4.0 * group * num_tokens * heads * spec.attention_head_dim / hardware.attention(settings)
-    finish = 2.0 * own * (3 * dim**2 + 2 * dim * spec.ffn_dim) / products
+    finish = sum(matrix.flops(own) for matrix in layers.after_attention) / products
     finish += weights + own * elementwise_bytes(spec, itemsize, merges_padding(hardware.card.is_cpu)) / memory
     missing = max(0.0, hardware.card.launch_seconds - offer - attention - finish)
     offer, attention, finish = (hardware.corrected("Denoising", x) for x in (offer, attention, finish + missing))
@@ -69,7 +68,7 @@ def block_seconds(
 
 
 def with_bytes(
-    block: Block, spec: TransformerSpec, layout: ParallelLayout, num_tokens: int, ahead: bool, itemsize: int
+    block: Block, spec: TransformerNumbers, layout: ParallelLayout, num_tokens: int, ahead: bool, itemsize: int
 ) -> Block:
     """The block with what rank 0 sends in it, by core/traffic's formulas."""
     sent = attention_elements(layout, 0, num_tokens, spec.num_attention_heads, ahead)
@@ -88,7 +87,7 @@ def with_bytes(
 def sending(
     spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
 ) -> Sending:
-    """How the pipeline would send: by link seconds of a layer to its compute seconds (pipelines/wan22_ti2v)."""
+    """How the pipeline would send: by link seconds of a layer to its compute seconds (pipelines/denoising)."""
     if layout.sp == 1:
         return Sending(settings.num_slices or 1, False)
     network = spec.transformer

@@ -8,7 +8,7 @@ import msgspec
 
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import VideoRequest
-from ringlight.core.spec import ModelSpec
+from ringlight.families.model import ModelSpec
 from ringlight.planner.hardware import Hardware, RunSettings
 from ringlight.planner.planner import layouts
 from ringlight.planner.prediction import Prediction, predict

@@ -1,5 +1,5 @@
 """The most that a forward of the transformer holds at once, in bytes: what lies there for all blocks, and the largest
-moment of one. Mirrors models/wan/transformer and parallel/attention.
+moment of one. As in the transformer of Wan and parallel/attention.
 
 S tokens of this rank, C channels, e bytes of the products' dtype, u Ulysses and r ring ranks. Hidden states, norms and
 merged results are float32.
@@ -13,7 +13,7 @@ import msgspec
 
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.portions import MAX_ELEMENTS, SLICE_TOKENS, slice_sizes
-from ringlight.core.spec import TransformerSpec
+from ringlight.families.model import TransformerNumbers
 
 FLOAT = 4
 
@@ -22,7 +22,7 @@ class ForwardPeak(msgspec.Struct, frozen=True, kw_only=True):
     """One rank's forward: `own` of the `num_tokens` tokens, offered to attention `offered` at a time, in `num_slices`
     slices of which data is sent ahead (1: all at once)."""
 
-    network: TransformerSpec
+    network: TransformerNumbers
     layout: ParallelLayout
     num_tokens: int
     own: int

@@ -10,20 +10,13 @@ import math
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, split_sizes
-from ringlight.core.portions import decoded_latents, merges_padding, offered_tokens
+from ringlight.core.portions import merges_padding, offered_tokens, split_runs
 from ringlight.core.request import VideoRequest
-from ringlight.core.spec import ModelSpec
-from ringlight.planner import decoder
+from ringlight.families.model import ModelSpec
 from ringlight.planner.decoder_peak import DecoderPeak, norm_copies
 from ringlight.planner.denoising import sending
 from ringlight.planner.forward_peak import ForwardPeak
 from ringlight.planner.hardware import Hardware, RunSettings
-from ringlight.planner.weights import (
-    text_parameters,
-    transformer_parameters,
-    upsampling_parameters,
-    vae_parameters,
-)
 
 SLACK = 0.15  # of activations, reserved beyond what is allocated: assumed
 LATENTS_HELD = 10  # noise, latents, predictions, the scheduler's history
@@ -79,15 +72,24 @@ def memory_by_rank(
 
 def weights_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> list[int]:
     """What is loaded, with the kernels that the decoder makes."""
-    made = upsampling_parameters(spec.vae) * settings.vae_itemsize
+    made = spec.vae.decoder.made_parameters * settings.vae_itemsize
     return [loaded + made for loaded in loaded_by_rank(spec, num_ranks, settings)]
 
 
 def loaded_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> list[int]:
     """Transformer and VAE whole on every rank; the text encoder in runs."""
-    total, in_float32 = transformer_parameters(spec.transformer)
-    whole = (total - in_float32) * settings.itemsize + in_float32 * 4 + vae_parameters(spec.vae) * settings.vae_itemsize
-    return [whole + held * settings.itemsize for held in text_parameters(spec.text_encoder, num_ranks)]
+    transformer, in_float32 = spec.transformer.layers, spec.transformer.layers.float32_parameters
+    whole = (transformer.parameters - in_float32) * settings.itemsize + in_float32 * 4
+    whole += (spec.vae.decoder.parameters + spec.vae.encoder.parameters) * settings.vae_itemsize
+    parts = spec.text_encoder.layers.parts
+    runs = split_runs(parts, num_ranks)
+    return [whole + sum(parts[part] for part in run) * settings.itemsize for run in runs]
+
+
+def checkpoint_parameters(spec: ModelSpec) -> int:
+    """All that is read when a model is loaded on one rank."""
+    vae = spec.vae.decoder.parameters + spec.vae.encoder.parameters
+    return spec.transformer.layers.parameters + vae + sum(spec.text_encoder.layers.parts)
 
 
 def denoising_bytes(
@@ -119,7 +121,7 @@ def decode_portion(
     """Latent frames decoded at a time: as the workers choose it."""
     _, _, rows, columns = spec.latent_shape(request.num_frames, request.height, request.width)
     band, spare = split_sizes(rows, layout.num_ranks)[0], spare_bytes(spec, layout, hardware, settings)
-    return decoded_latents(spec.vae, band, columns, settings.vae_itemsize, spare, settings.decode_chunk)
+    return spec.vae.decoder.portion(band, columns, settings.vae_itemsize, spare, settings.decode_chunk)
 
 
 def spare_bytes(spec: ModelSpec, layout: ParallelLayout, hardware: Hardware, settings: RunSettings) -> int:
@@ -143,14 +145,14 @@ def decoding_bytes(
     settings: RunSettings,
 ) -> int:
     """The peak of Decoding over the weights: history, the workspace of convolutions, and activations at their most."""
-    vae = spec.vae
+    layers = spec.vae.decoder
     _, num_latents, rows, columns = spec.latent_shape(request.num_frames, request.height, request.width)
     own = split_sizes(rows, layout.num_ranks)[0]
     is_split = layout.num_ranks > 1 and rows > 1
-    history = decoder.history_elements(vae, own, columns, is_split) if num_latents > 1 else 0
+    history = layers.history_elements(own, columns, is_split) if num_latents > 1 else 0
     is_float32 = settings.vae_dtype == "float32"
     peak = DecoderPeak(
-        vae,
+        layers,
         own,
         columns,
         is_split,

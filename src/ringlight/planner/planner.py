@@ -11,7 +11,7 @@ from ringlight.core.errors import InvalidLayout
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import GIB
 from ringlight.core.request import VideoRequest
-from ringlight.core.spec import ModelSpec
+from ringlight.families.model import ModelSpec
 from ringlight.planner.advice import nearest_that_fits
 from ringlight.planner.hardware import Hardware, RunSettings
 from ringlight.planner.prediction import Prediction, predict

@@ -11,13 +11,12 @@ from ringlight.core.layout import ParallelLayout, layout_for
 from ringlight.core.portions import split_runs
 from ringlight.core.report import PredictedReport
 from ringlight.core.request import VideoRequest
-from ringlight.core.spec import ModelSpec
-from ringlight.core.traffic import Traffic, decoding_bytes, denoising_bytes, encoding_bytes, text_bytes
+from ringlight.families.model import ModelSpec
+from ringlight.families.traffic import Traffic, denoising_bytes, text_bytes
 from ringlight.planner.costs import StageCost, prompt_tokens, stage_costs
 from ringlight.planner.denoising import sending
 from ringlight.planner.hardware import Hardware, RunSettings
 from ringlight.planner.memory import RankMemory, decode_portion, memory_by_rank, usable_bytes
-from ringlight.planner.weights import text_parts
 
 Bound = Literal["compute", "link", "memory"]
 LINK_SHARE = 0.2  # of the total, from which exposed link seconds are what bounds a layout
@@ -137,11 +136,11 @@ def sent_by(
     sent = Counter(
         denoising_bytes(spec, layout, rank, size, request.num_inference_steps, guidance, num_slices, settings.itemsize)
     )
-    sent.update(decoding_bytes(spec.vae, ranks, rank, (frames, rows, columns), 1, settings.vae_itemsize))
+    sent.update(spec.vae.decoder.sent_bytes(ranks, rank, (frames, rows, columns), 1, settings.vae_itemsize))
     if request.image is not None:
-        sent.update(encoding_bytes(spec.vae, ranks, rank, (rows, columns), settings.vae_itemsize))
+        sent.update(spec.vae.encoder.sent_bytes(ranks, rank, (rows, columns), settings.vae_itemsize))
     prompts = {request.prompt, request.negative_prompt} if guidance else {request.prompt}
     values = sum(prompt_tokens(prompt, spec) for prompt in prompts) * spec.text_encoder.d_model
-    holders = sum(map(bool, split_runs(text_parts(spec.text_encoder), ranks)))
+    holders = sum(map(bool, split_runs(spec.text_encoder.layers.parts, ranks)))
     sent["text"] = text_bytes(holders, ranks, rank, values, settings.itemsize)
     return {kind: count for kind, count in sent.items() if count}

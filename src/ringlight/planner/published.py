@@ -14,11 +14,10 @@ import msgspec
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import GIB
 from ringlight.core.request import RequestDefaults, VideoRequest
+from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B
 from ringlight.planner import catalogue
 from ringlight.planner.hardware import Hardware, RunSettings
-from ringlight.planner.model_card import WAN22_TI2V_5B
 from ringlight.planner.prediction import Prediction, predict
-from ringlight.planner.weights import transformer_parameters
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -142,7 +141,7 @@ def streaming_table() -> Iterator[str]:
     """The page's Denoising if each forward streams all weights of the transformer from host memory under its work."""
     yield "| Host to card (GB/s) | u1r1 (s) | u1r2 (s) | Speedup |"
     yield "|---:|---:|---:|---:|"
-    num_bytes = transformer_parameters(WAN22_TI2V_5B.transformer)[0] * RunSettings().itemsize
+    num_bytes = WAN22_TI2V_5B.transformer.layers.parameters * RunSettings().itemsize
     forwards = 2 * request_of("page").num_inference_steps
     computed = {name: prediction_of(ROWS[0], name).seconds("Denoising") or 0.0 for name in ("u1r1", "u1r2")}
     for gigabytes in (25, 20, 16, 12):

@@ -9,7 +9,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from ringlight.core.spec import SchedulerSpec
+from ringlight.core.scheduler import SchedulerSpec
 from ringlight.samplers.sampler import Sampler
 
 KEPT = (Tensor, bool, int, float, str, type(None))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ringlight.core.installation import not_importable
-from ringlight.core.spec import SchedulerSpec
+from ringlight.core.scheduler import SchedulerSpec
 from ringlight.samplers.dpm import DpmSolver
 from ringlight.samplers.euler import Euler
 from ringlight.samplers.heun import Heun

@@ -22,13 +22,13 @@ import torch
 from ringlight.core import messages
 from ringlight.core.errors import InvalidCheckpoint, RinglightError
 from ringlight.core.report import RankReport, RunReport, workload_hash
+from ringlight.families.recipe import load_recipe
 from ringlight.parallel.group import RankGroup
 from ringlight.parallel.link import LinkLost
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.pulse import Loss
 from ringlight.pipelines.resume import StateFile
 from ringlight.pipelines.trace import Tracer
-from ringlight.pipelines.wan22_ti2v import Wan22TI2V
 from ringlight.worker import environment
 from ringlight.worker.corridor import Corridor
 from ringlight.worker.events import Events
@@ -86,7 +86,7 @@ class Worker:
     def _load(self, setup: messages.WorkerSetup, dtype: torch.dtype, vae_dtype: torch.dtype) -> dict[str, Any]:
         """Load the model, together with the other ranks. Returns the conditions of all measurements."""
         config, group = setup.config, self._group
-        self._pipeline = Wan22TI2V(config, setup.limits, self._device, dtype, vae_dtype, group.world)
+        self._pipeline = load_recipe(config, setup.limits, self._device, dtype, vae_dtype, group.world)
         described = environment.describe(config, self._device, dtype, vae_dtype, self._pipeline.kernel.name)
         if setup.place.num_ranks > 1:
             self._pipeline.agree_on_memory(group.control)

@@ -11,8 +11,8 @@ import torch
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.messages import WorkerSetup
-from ringlight.core.spec import ModelSpec
 from ringlight.core.weights import checkpoint_weights, require_whole
+from ringlight.families.table import read_model
 from ringlight.worker.environment import versions
 
 SAMPLE_BYTES = 2**16
@@ -43,7 +43,7 @@ def digest(folder: Path, with_weights: bool) -> str:
 
     Cheap on tens of gigabytes, and no fine-tune of a model passes for the model. Raises InvalidCheckpoint.
     """
-    found = hashlib.sha256(ModelSpec.read(folder).fingerprint.encode())
+    found = hashlib.sha256(read_model(folder).fingerprint.encode())
     require_whole(folder, with_weights)
     try:
         for path in sorted(filter(Path.is_file, (folder / "tokenizer").glob("*"))):

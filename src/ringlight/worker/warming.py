@@ -14,12 +14,12 @@ from ringlight.core import messages
 from ringlight.core.errors import InvalidCheckpoint, NumericalError
 from ringlight.core.layout import ParallelLayout, decide
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
-from ringlight.core.spec import ModelSpec
+from ringlight.families.model import ModelSpec
+from ringlight.families.recipe import Recipe
 from ringlight.parallel.group import RankGroup
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines.output import finish
 from ringlight.pipelines.trace import MemoryMeter, Tracer
-from ringlight.pipelines.wan22_ti2v import Wan22TI2V
 from ringlight.worker.corridor import Corridor
 from ringlight.worker.events import Events
 
@@ -32,8 +32,9 @@ class Unheard(Events):
     def _tell(self, message: messages.JobMessage) -> None: ...
 
 
-def warm_up(pipeline: Wan22TI2V, group: RankGroup, corridor: Corridor, meter: MemoryMeter) -> None:
-    """Make the smallest videos, with and without a picture, previews included. All ranks call it together.
+def warm_up(pipeline: Recipe, group: RankGroup, corridor: Corridor, meter: MemoryMeter) -> None:
+    """Make the smallest videos, also with a picture where the model takes any, previews included. All ranks call it
+    together.
 
     Raises InvalidCheckpoint where these hold NaN or infinity.
     """
@@ -57,7 +58,7 @@ def warm_up(pipeline: Wan22TI2V, group: RankGroup, corridor: Corridor, meter: Me
     group.expect(None)
 
 
-def usual_layout(pipeline: Wan22TI2V, num_ranks: int) -> ParallelLayout:
+def usual_layout(pipeline: Recipe, num_ranks: int) -> ParallelLayout:
     """The layout of requests with guidance that ask for none: as the engine chose it, or where it is left open."""
     config, heads = pipeline.config, pipeline.spec.transformer.num_attention_heads
     asked = msgspec.structs.replace(config.asked_layout, num_gpus=num_ranks)
@@ -65,12 +66,13 @@ def usual_layout(pipeline: Wan22TI2V, num_ranks: int) -> ParallelLayout:
 
 
 def smallest_requests(spec: ModelSpec, limits: RequestLimits) -> Iterator[VideoRequest]:
-    """Text-to-video and image-to-video, with guidance, of as many frames as are decoded in two portions."""
+    """Text-to-video, and image-to-video where the model takes pictures, with guidance, of as many frames as are decoded
+    in two portions."""
     height, width = spec.size_multiple
     num_frames = 1 + spec.frame_multiple
     image = io.BytesIO()
     Image.new("RGB", (width, height), "gray").save(image, "PNG")
-    for picture in (None, image.getvalue()):
+    for picture in (None, image.getvalue()) if spec.takes_picture else (None,):
         yield RequestDefaults(seed=0).complete(
             "warm-up",
             spec,

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from ringlight.core.errors import NumericalError
 from ringlight.models.finite import not_finite
-from ringlight.models.wan.causal import Stream
-from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.halo import Bands, Gathering
 from ringlight.parallel.mesh import Axis
 from ringlight.pipelines.landing import Landing
+from ringlight.pipelines.networks import Autoencoder, DecodingStream
 from ringlight.pipelines.output import FrameConverter, FrameWriter
 from ringlight.pipelines.trace import JobEvents
 
@@ -23,7 +22,7 @@ WRITING_RANK = 0
 
 def decode(
     latents: Tensor,
-    vae: WanVae,
+    vae: Autoencoder,
     chunk: int,
     convert: FrameConverter,
     writer: FrameWriter | None,
@@ -58,7 +57,7 @@ def decode(
     events.check_cancelled(delivery.problem or broken_frames(stream))
 
 
-def broken_frames(stream: Stream) -> NumericalError | None:
+def broken_frames(stream: DecodingStream) -> NumericalError | None:
     """What to report of frames that are not finite. Asked once, after the last portion: the device is waited for."""
     return not_finite("Decoding", "frames", torch.stack(stream.extremes)) if stream.extremes else None
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ringlight.attention.kernel import AttentionKernel
 from ringlight.models.finite import extremes, not_finite
-from ringlight.models.wan.transformer import WanTransformer
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.mesh import Axis, ParallelMesh
 from ringlight.parallel.turns import in_turns
+from ringlight.pipelines.networks import Denoiser
 from ringlight.pipelines.preview import Previews
 from ringlight.pipelines.resume import Progress, StateFile
 from ringlight.pipelines.trace import StepClock, Tracer
@@ -27,7 +27,7 @@ class Guided:
 
     def __init__(
         self,
-        transformer: WanTransformer,
+        transformer: Denoiser,
         kernel: AttentionKernel,
         mesh: ParallelMesh,
         texts: list[Tensor],

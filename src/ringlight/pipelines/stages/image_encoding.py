@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from ringlight.models.finite import extremes, not_finite
-from ringlight.models.wan.vae import WanVae
 from ringlight.parallel.collectives import gather_parts
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.mesh import Axis
+from ringlight.pipelines.networks import Autoencoder
 from ringlight.pipelines.trace import JobEvents
 
 
-def encode_image(image_1HWC: Tensor, vae: WanVae, device: torch.device, axis: Axis, events: JobEvents) -> Tensor:
+def encode_image(image_1HWC: Tensor, vae: Autoencoder, device: torch.device, axis: Axis, events: JobEvents) -> Tensor:
     """The normalised latents (1, z, 1, h, w), float32, of a first frame (1, H, W, 3) in [-1, 1], on every rank.
 
     Raises NumericalError, by way of the events, where they are not finite.

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ringlight.core.geometry import Geometry
 from ringlight.core.picture import fit_picture, open_picture
 from ringlight.core.request import RequestLimits, VideoRequest
-from ringlight.core.spec import ModelSpec
 
 
-def validate_input(request: VideoRequest, spec: ModelSpec, limits: RequestLimits) -> Tensor | None:
+def validate_input(request: VideoRequest, spec: Geometry, limits: RequestLimits) -> Tensor | None:
     """The first frame as (1, H, W, 3) float32 in [-1, 1] on the CPU, or None without a picture.
 
     Raises InvalidRequest naming every problem of the request at once.

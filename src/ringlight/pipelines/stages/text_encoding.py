@@ -11,7 +11,7 @@ from ringlight.core.errors import NumericalError
 from ringlight.core.request import VideoRequest
 from ringlight.core.warning import prompt_truncated
 from ringlight.models.finite import extremes, not_finite
-from ringlight.models.wan.text_encoder import TextEncoder
+from ringlight.pipelines.networks import PromptEncoder
 from ringlight.pipelines.trace import JobEvents
 
 
@@ -22,7 +22,7 @@ class PromptCache:
     the same without asking each other.
     """
 
-    def __init__(self, encoder: TextEncoder, max_bytes: int) -> None:
+    def __init__(self, encoder: PromptEncoder, max_bytes: int) -> None:
         self.encoder = encoder
         self._max_bytes = max_bytes
         self._embeddings: OrderedDict[str, Tensor] = OrderedDict()

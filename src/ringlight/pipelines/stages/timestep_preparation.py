@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ringlight.core.request import VideoRequest
-from ringlight.core.spec import SchedulerSpec
+from ringlight.core.scheduler import SchedulerSpec
 from ringlight.samplers.choosing import make_sampler
 from ringlight.samplers.sampler import Sampler
 

@@ -14,7 +14,7 @@ from ringlight.core.layout import ParallelLayout
 from ringlight.core.picture import upright_size
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.sizes import Size
-from ringlight.core.spec import ModelSpec
+from ringlight.families.model import ModelSpec
 from ringlight.server.api.calls import CreateVideo, ImageReference, Lengthed, shown
 from ringlight.server.collection.view import Draft
 from ringlight.server.http.errors import ApiError

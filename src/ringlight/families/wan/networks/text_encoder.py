@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.portions import split_runs
-from ringlight.core.presence import require_file
-from ringlight.core.spec import read_json
+from ringlight.core.presence import read_json, require_file
 from ringlight.core.weights import TOKENIZER_FILE
-from ringlight.models.wan.checkpoint import materialise
-from ringlight.models.wan.umt5 import GATED_GELU, Umt5Config, Umt5Encoder
+from ringlight.families.wan.networks.umt5 import GATED_GELU, Umt5Config, Umt5Encoder
+from ringlight.models.loading import materialise
 from ringlight.parallel.collectives import Transfers, gather_parts
 from ringlight.parallel.mesh import Axis, ParallelMesh
 
@@ -67,7 +66,7 @@ class TextEncoder(nn.Module):
         config = _read_config(folder / "config.json")
         with torch.device("meta"):
             whole = Umt5Encoder(config, range(config.num_layers + 1))
-        runs = split_runs(whole.part_sizes(), self.axis.size)
+        runs = split_runs(config.layers.parts, self.axis.size)
         with torch.device("meta"):
             self.network = Umt5Encoder(config, runs[self.axis.rank])
         self._num_tokens = config.vocab_size

@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ringlight.core.portions import HISTORY, MAX_ELEMENTS
+from ringlight.core.portions import MAX_ELEMENTS
+from ringlight.families.layers.convolution import HISTORY, Convolution
 from ringlight.parallel.halo import Bands, Halo
 
 FUSED_NORM_ON = ("cuda",)  # on a CPU F.rms_norm takes nearly twice as long as three operations (docs/log.md)
@@ -162,23 +163,14 @@ def convolve(
 class CausalConv(nn.Module):
     """A convolution that sees the current and earlier frames; rows and columns are zero-padded to keep their number."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: tuple[int, int, int],
-        scale: int = 1,
-        in_pairs: bool = False,
-    ) -> None:
-        """`scale`: how many times more rows and columns than latents have its input has. `in_pairs`: after the first
-        frame, frames always come in even numbers."""
+    def __init__(self, layer: Convolution) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *kernel))
-        self.bias = nn.Parameter(torch.empty(out_channels))
-        self.kernel_frames = kernel[0]
-        self.scale = scale
-        self.padding = (0, kernel[1] // 2, kernel[2] // 2)
-        self.in_pairs = in_pairs
+        self.weight = nn.Parameter(torch.empty(layer.channels, layer.inputs, *layer.kernel))
+        self.bias = nn.Parameter(torch.empty(layer.channels))
+        self.kernel_frames = layer.kernel[0]
+        self.scale = layer.scale
+        self.padding = (0, layer.kernel[1] // 2, layer.kernel[2] // 2)
+        self.in_pairs = layer.in_pairs
         self._pair_weights: Tensor | None = None
 
     def optimise_layout(self) -> None:

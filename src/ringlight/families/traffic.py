@@ -2,15 +2,13 @@
 
 N tokens of the whole sequence, H heads of width D, u Ulysses and r ring ranks. Tokens and heads are dealt as evenly as
 whole numbers go. At N and H that divide, each rank sends 4 (N/ur) HD (u-1)/u elements a block for Ulysses and
-2 (N/r) (HD/u) (r-1) for the ring (arXiv 2309.14509, 2310.01889).
+2 (N/r) (HD/u) (r-1) for the ring (arXiv 2309.14509, 2310.01889). What decoders and encoders send: layers/.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from ringlight.core.layout import ParallelLayout, split_sizes
-from ringlight.core.spec import ModelSpec, VaeSpec
+from ringlight.families.model import ModelSpec
 
 Traffic = dict[str, int]
 
@@ -62,60 +60,6 @@ def denoising_bytes(
     return {kind: num_bytes for kind, num_bytes in traffic.items() if num_bytes}
 
 
-def decoding_bytes(
-    vae: VaeSpec,
-    num_ranks: int,
-    rank: int,
-    latent_size: tuple[int, int, int],
-    frame_itemsize: int,
-    itemsize: int,
-) -> Traffic:
-    """Bytes that a rank sends in all of Decoding; `latent_size` is (frames, rows, columns) of the latents.
-
-    `frame_itemsize`: 1 for pixels, 4 for float32 frames. `itemsize` is that of the VAE's dtype.
-    """
-    num_latents, rows, columns = latent_size
-    own, neighbours, num_bands = _band(rows, num_ranks, rank)
-    dims = [vae.decoder_dim * multiple for multiple in (vae.dim_mult[-1], *vae.dim_mult[::-1])]
-    frames, scale = num_latents, 1
-    edge = (vae.z_dim + 4 * dims[0]) * frames  # elements of one edge, in columns of latents
-    for level, (narrow, wide) in enumerate(pairwise(dims)):
-        edge += (narrow + (2 * vae.num_res_blocks + 1) * wide) * scale * frames
-        if level < len(vae.dim_mult) - 1:
-            if vae.temperal_downsample[::-1][level]:
-                frames = 2 * frames - 1
-            edge += wide * scale * frames
-            scale *= 2
-    edge += dims[-1] * scale * frames
-    pixels = (num_latents - 1) * vae.scale_factor_temporal + 1
-    pixels *= 3 * own * columns * vae.scale_factor_spatial**2
-    return {
-        "halo": edge * columns * sum(neighbours) * itemsize,
-        "gather": 2 * dims[0] * own * columns * num_latents * (num_bands - 1) * itemsize,
-        "frames": pixels * frame_itemsize if rank else 0,
-    }
-
-
-def encoding_bytes(vae: VaeSpec, num_ranks: int, rank: int, latent_size: tuple[int, int], itemsize: int) -> Traffic:
-    """Bytes that a rank sends to encode a first frame; `latent_size` is (rows, columns). The result is float32."""
-    rows, columns = latent_size
-    own, (above, below), num_bands = _band(rows, num_ranks, rank)
-    dims = [vae.base_dim * multiple for multiple in (1, *vae.dim_mult)]
-    scale = 2 ** (len(vae.dim_mult) - 1)
-    edge, upwards = vae.in_channels * scale, 0
-    for narrow, wide in pairwise(dims):
-        edge += (narrow + (2 * vae.num_res_blocks - 1) * wide) * scale
-        if scale > 1:
-            upwards += wide * scale
-            scale //= 2
-    edge += 5 * dims[-1]
-    attended = 2 * dims[-1] * own * columns * (num_bands - 1)
-    return {
-        "halo": (edge * (above + below) + upwards * above) * columns * itemsize,
-        "gather": attended * itemsize + 4 * vae.z_dim * own * columns * (num_ranks - 1),
-    }
-
-
 def text_bytes(num_holders: int, num_ranks: int, rank: int, num_values: int, itemsize: int) -> int:
     """Bytes that a rank sends to encode prompts of `num_values` elements (tokens x channels), of which none is known.
 
@@ -124,10 +68,3 @@ def text_bytes(num_holders: int, num_ranks: int, rank: int, num_values: int, ite
     if rank >= num_holders:
         return 0
     return num_values * itemsize * (num_ranks - 1 if rank == num_holders - 1 else 1)
-
-
-def _band(rows: int, num_ranks: int, rank: int) -> tuple[int, tuple[bool, bool], int]:
-    """(rows of this rank's band, whether there is a band above and below it, number of bands)."""
-    num_bands = min(rows, num_ranks)
-    own = split_sizes(rows, num_ranks)[rank]
-    return own, (0 < rank < num_bands, rank + 1 < num_bands), num_bands

@@ -1,4 +1,4 @@
-"""The recipe of Wan2.2-TI2V: which networks there are, and the stages of a generation in a straight line."""
+"""The recipe of Wan: which networks there are, and the stages of a generation in a straight line."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.layout import split_sizes
-from ringlight.core.portions import TURNS_FROM, choose_slices, decoded_latents
+from ringlight.core.portions import TURNS_FROM, choose_slices
 from ringlight.core.request import RequestLimits, VideoRequest
-from ringlight.core.spec import ModelSpec
-from ringlight.core.traffic import attention_elements
 from ringlight.core.weights import STEMS
-from ringlight.models.wan.checkpoint import WeightFiles, fill_random, load_weights, materialise
-from ringlight.models.wan.text_encoder import TIED_NAMES, TextEncoder, load_tokenizer
-from ringlight.models.wan.transformer import WanTransformer
-from ringlight.models.wan.vae import WanVae
+from ringlight.families.table import read_model
+from ringlight.families.traffic import attention_elements
+from ringlight.families.wan.networks.text_encoder import TIED_NAMES, TextEncoder, load_tokenizer
+from ringlight.families.wan.networks.transformer import WanTransformer
+from ringlight.families.wan.networks.vae import WanVae
+from ringlight.families.wan.work.transformer import TransformerSpec
+from ringlight.families.wan.work.vae import VaeSpec
+from ringlight.models.loading import WeightFiles, fill_random, load_weights, materialise
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis, ParallelMesh
 from ringlight.parallel.speeds import Speeds, least, measure_link
@@ -49,7 +51,7 @@ LEAST_PATIENCE_SECONDS = 120.0
 T = TypeVar("T")
 
 
-class Wan22TI2V:
+class WanRecipe:
     """A loaded model on one device, ready to make videos one after another."""
 
     def __init__(
@@ -67,7 +69,7 @@ class Wan22TI2V:
         """
         self.config, self.limits, self.device = config, limits, device
         self.model_path = find_checkpoint(config.model_path)
-        self.spec = ModelSpec.read(self.model_path)
+        self.spec = read_model(self.model_path)
         require_sampler(self.spec.scheduler, self.model_path)
         network = self.spec.transformer
         self.kernel = choose_kernel(
@@ -115,7 +117,8 @@ class Wan22TI2V:
         if image is not None:
             first = tracer.timed("ImageEncoding", encode_image, image, self.vae, self.device, mesh.world, tracer.events)
         random, spec, device = torch.Generator("cpu").manual_seed(request.seed), self.spec, self.device
-        noise = tracer.timed("LatentPreparation", prepare_latents, request, spec, random, device)
+        shape = spec.latent_shape(request.num_frames, request.height, request.width)
+        noise = tracer.timed("LatentPreparation", prepare_latents, shape, random, device)
         sampler = tracer.timed("TimestepPreparation", prepare_timesteps, request, spec.scheduler, random, device)
         latents = tracer.timed(
             "Denoising", self._denoise, noise, first, sampler, texts, request, tracer, mesh, state, preview_seconds
@@ -208,17 +211,18 @@ class Wan22TI2V:
         """How many latent frames of a request are decoded at a time: as asked, else as total memory allows."""
         _, _, rows, columns = self.spec.latent_shape(request.num_frames, request.height, request.width)
         band, itemsize = split_sizes(rows, mesh.world.size)[0], self.vae.dtype.itemsize
-        return decoded_latents(self.spec.vae, band, columns, itemsize, self.spare_bytes, self.config.decode_chunk)
+        return self.spec.vae.decoder.portion(band, columns, itemsize, self.spare_bytes, self.config.decode_chunk)
 
     def patience_seconds(self, request: VideoRequest) -> float:
         """More than any rank could need between two boundaries of a request: what comes later does not come."""
         num_tokens = self.spec.num_tokens(request.num_frames, request.height, request.width)
         forward = self.spec.transformer.forward_flops(num_tokens) * (2 if request.uses_guidance else 1)
-        text = self.spec.text_encoder.flops(self.spec.max_text_tokens) * 2
+        text = self.spec.text_encoder.layers.flops(self.spec.max_text_tokens) * 2
         rate = SLOWEST_CUDA if self.device.type == "cuda" else SLOWEST_CPU
         return LEAST_PATIENCE_SECONDS + (forward + text) / rate
 
     def _load_transformer(self, dtype: torch.dtype) -> WanTransformer:
+        assert isinstance(self.spec.transformer, TransformerSpec)
         with torch.device("meta"):
             transformer = WanTransformer(self.spec.transformer)
         materialise(transformer, self.device, dtype, WanTransformer.KEPT_IN_FLOAT32)
@@ -227,6 +231,7 @@ class Wan22TI2V:
         return transformer
 
     def _load_vae(self, dtype: torch.dtype) -> WanVae:
+        assert isinstance(self.spec.vae, VaeSpec)
         with torch.device("meta"):
             vae = WanVae(self.spec.vae)
         materialise(vae, self.device, dtype)

@@ -1,4 +1,4 @@
-"""The VAE of Wan2.2 (AutoencoderKLWan of diffusers, residual kind, is the reference for its numbers), as a stream.
+"""The VAEs of Wan2.1 and Wan2.2 (AutoencoderKLWan of diffusers is the reference for their numbers), as a stream.
 
 Activations are THWC: T frames, H rows, W columns, C channels; latents are ZTHW with Z = z_dim channels. The network is
 causal in time, so latent frames may be decoded, and frames encoded, one by one or several at a time. Every rank works
@@ -7,36 +7,33 @@ on its band of rows; exact, because neighbours exchange all that their convoluti
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from ringlight.core.portions import MAX_ELEMENTS, frames_at_once
-from ringlight.core.spec import VaeSpec
+from ringlight.core.portions import MAX_ELEMENTS
+from ringlight.families.layers.decoder import DecoderLayers
+from ringlight.families.layers.encoder import EncoderLayers
+from ringlight.families.wan.networks.causal import CausalConv, RmsNorm, Stream, norm_silu_conv
+from ringlight.families.wan.networks.resample import DownBlock, UpBlock
+from ringlight.families.wan.networks.residual import MidBlock
+from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.models.finite import extremes
-from ringlight.models.wan.causal import CausalConv, RmsNorm, Stream, norm_silu_conv
-from ringlight.models.wan.resample import DownBlock, UpBlock
-from ringlight.models.wan.residual import MidBlock
 from ringlight.parallel.halo import Bands
 
 
 class Encoder(nn.Module):
     """Frames in, moments of latents out."""
 
-    def __init__(self, spec: VaeSpec) -> None:
+    def __init__(self, layers: EncoderLayers) -> None:
         super().__init__()
-        dims = [spec.base_dim * multiple for multiple in (1, *spec.dim_mult)]
-        last = len(spec.dim_mult) - 1
-        self.conv_in = CausalConv(spec.in_channels, dims[0], (3, 3, 3), scale=2**last)
-        self.down_blocks = nn.ModuleList(
-            DownBlock(a, b, spec.num_res_blocks, i < last, i < last and spec.temperal_downsample[i], 2 ** (last - i))
-            for i, (a, b) in enumerate(pairwise(dims))
-        )
-        self.mid_block = MidBlock(dims[-1])
-        self.norm_out = RmsNorm(dims[-1])
-        self.conv_out = CausalConv(dims[-1], 2 * spec.z_dim, (3, 3, 3))
+        self.conv_in = CausalConv(layers.conv_in)
+        self.down_blocks = nn.ModuleList(map(DownBlock, layers.levels))
+        self.mid_block = MidBlock(layers.mid)
+        self.norm_out = RmsNorm(layers.conv_out.inputs)
+        self.conv_out = CausalConv(layers.conv_out)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         x = self.conv_in(x, stream)
@@ -48,25 +45,19 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latent frames in, patched frames out."""
 
-    def __init__(self, spec: VaeSpec) -> None:
+    def __init__(self, layers: DecoderLayers) -> None:
         super().__init__()
-        self.spec = spec
-        dims = [spec.decoder_dim * multiple for multiple in (spec.dim_mult[-1], *spec.dim_mult[::-1])]
-        temporal = spec.temperal_downsample[::-1]
-        last = len(spec.dim_mult) - 1
-        self.conv_in = CausalConv(spec.z_dim, dims[0], (3, 3, 3))
-        self.mid_block = MidBlock(dims[0])
-        self.up_blocks = nn.ModuleList(
-            UpBlock(a, b, spec.num_res_blocks + 1, i < last, i < last and temporal[i], 2**i, any(temporal[:i]))
-            for i, (a, b) in enumerate(pairwise(dims))
-        )
-        self.norm_out = RmsNorm(dims[-1])
-        self.conv_out = CausalConv(dims[-1], spec.out_channels, (3, 3, 3), 2**last, any(temporal))
+        self.layers = layers
+        self.conv_in = CausalConv(layers.conv_in)
+        self.mid_block = MidBlock(layers.mid)
+        self.up_blocks = nn.ModuleList(map(UpBlock, layers.levels))
+        self.norm_out = RmsNorm(layers.conv_out.inputs)
+        self.conv_out = CausalConv(layers.conv_out)
 
     def forward(self, x: Tensor, stream: Stream, first: bool) -> Tensor:
         at_most = 2 * len(x)
         if not self.conv_out.takes_pairs:
-            at_most = frames_at_once(self.spec, x.shape[1], x.shape[2], len(x), stream.max_elements)
+            at_most = self.layers.frames_at_once(x.shape[1], x.shape[2], len(x), stream.max_elements)
         x = self.mid_block(self.conv_in(x, stream), stream)
         return torch.cat(list(self._rise(x, 0, stream, first, at_most)))
 
@@ -86,10 +77,11 @@ class WanVae(nn.Module):
     def __init__(self, spec: VaeSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.encoder = Encoder(spec)
-        self.quant_conv = CausalConv(2 * spec.z_dim, 2 * spec.z_dim, (1, 1, 1))
-        self.decoder = Decoder(spec)
-        self.post_quant_conv = CausalConv(spec.z_dim, spec.z_dim, (1, 1, 1))
+        encoder, decoder = spec.encoder, spec.decoder
+        self.encoder = Encoder(encoder)
+        self.quant_conv = CausalConv(encoder.quant)
+        self.decoder = Decoder(decoder)
+        self.post_quant_conv = CausalConv(decoder.post_quant)
         self._moments: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -98,7 +90,8 @@ class WanVae(nn.Module):
 
     def checkpoint_slots(self) -> dict[str, Tensor]:
         """Where each tensor of the checkpoint goes: its name and shape there -> a view of a parameter here."""
-        return dict(_slot_of(name, parameter.data) for name, parameter in self.named_parameters())
+        naming = Naming(self.spec)
+        return dict(naming.slot_of(name, parameter.data) for name, parameter in self.named_parameters())
 
     def optimise_layout(self) -> None:
         """Lay the weights of convolutions out as they are used. Call once, after loading."""
@@ -113,7 +106,7 @@ class WanVae(nn.Module):
         """
         stride = self.spec.scale_factor_temporal
         moments = []
-        patched = _patchify(frames_FHWC.to(self.dtype), self.spec.patch_size)
+        patched = _patchify(frames_FHWC.to(self.dtype), self.spec.patch)
         rows, columns = (size // self.spec.scale_factor_spatial for size in frames_FHWC.shape[1:3])
         stream = Stream(self.encoder, bands or Bands.alone(rows), columns, one_frame=len(patched) == 1)
         for start in range(-stride + 1, len(patched), stride):
@@ -136,7 +129,7 @@ class WanVae(nn.Module):
         latents_THWZ = (latents_ZTHW.permute(1, 2, 3, 0).float() * std + mean).to(self.dtype).contiguous()
         patched = self.decoder(self.post_quant_conv(latents_THWZ, stream), stream, first)
         stream.extremes.append(extremes(patched))
-        return _unpatchify(patched, self.spec.patch_size).clamp_(-1.0, 1.0)
+        return _unpatchify(patched, self.spec.patch).clamp_(-1.0, 1.0)
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and deviation of latents, brought to the device once: a copy from the host waits for all its work."""
@@ -163,14 +156,31 @@ def _unpatchify(patched: Tensor, patch: int) -> Tensor:
     return parts.permute(0, 1, 5, 2, 4, 3).reshape(frames, height * patch, width * patch, -1)
 
 
-def _slot_of(name: str, parameter: Tensor) -> tuple[str, Tensor]:
-    """The checkpoint's name for one of our parameters, with a view of its shape there."""
-    if name.endswith("gamma"):
-        axes = 2 if ".attentions." in name else 3
-        return name, parameter.view(-1, *([1] * axes))
-    if name.endswith(("to_qkv.weight", "proj.weight")):
-        return name, parameter.view(*parameter.shape, 1, 1)
-    for sampler in (".upsampler.", ".downsampler."):
-        if sampler in name and ".time_conv." not in name:
-            return name.replace(sampler, f"{sampler}resample.1."), parameter
-    return name, parameter
+class Naming:
+    """The checkpoint's names for our parameters. Where nothing goes past a level, an upsampler stands in a list of one,
+    and all blocks of the encoder's levels in a single list."""
+
+    def __init__(self, spec: VaeSpec) -> None:
+        self._is_flat = not spec.is_residual
+        self._each = spec.num_res_blocks + 1  # blocks of a level of the encoder
+
+    def slot_of(self, name: str, parameter: Tensor) -> tuple[str, Tensor]:
+        """The checkpoint's name for one of our parameters, with a view of its shape there."""
+        if name.endswith("gamma"):
+            axes = 2 if ".attentions." in name else 3
+            parameter = parameter.view(-1, *([1] * axes))
+        elif name.endswith(("to_qkv.weight", "proj.weight")):
+            parameter = parameter.view(*parameter.shape, 1, 1)
+        for sampler in (".upsampler.", ".downsampler."):
+            if sampler in name and ".time_conv." not in name:
+                name = name.replace(sampler, f"{sampler}resample.1.")
+        return self._flat(name) if self._is_flat else name, parameter
+
+    def _flat(self, name: str) -> str:
+        name = name.replace(".upsampler.", ".upsamplers.0.")
+        found = re.fullmatch(r"encoder\.down_blocks\.(\d+)\.(?:resnets\.(\d+)|downsampler)\.(.*)", name)
+        if found is None:
+            return name
+        level, block, rest = found.groups()
+        place = int(level) * self._each + (self._each - 1 if block is None else int(block))
+        return f"encoder.down_blocks.{place}.{rest}"

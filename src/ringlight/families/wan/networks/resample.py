@@ -1,4 +1,4 @@
-"""The VAE's changes of resolution: half or twice the rows, columns and frames, beside shortcuts without weights.
+"""The VAE's changes of resolution: half or twice the rows, columns and frames, some beside shortcuts without weights.
 
 T frames, H rows, W columns, C channels, as in causal.py. What is done differently, with the same result to rounding:
 - Doubling rows and columns and then convolving 3x3 is one 2x2 convolution with four sets of summed weights.
@@ -8,26 +8,27 @@ Of a band, the rows that need the neighbours' come last, so that these travel me
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ringlight.models.wan.causal import CausalConv, Stream, convolve
-from ringlight.models.wan.residual import ResidualBlock
+from ringlight.families.layers.convolution import Convolution
+from ringlight.families.layers.decoder import UpLayers
+from ringlight.families.layers.encoder import DownLayers
+from ringlight.families.wan.networks.causal import CausalConv, Stream, convolve
+from ringlight.families.wan.networks.residual import ResidualBlock
 from ringlight.parallel.halo import Halo
 
 
 class Upsampler(nn.Module):
     """Twice the rows and columns, and twice the frames where `temporal` (but for the very first frame)."""
 
-    def __init__(self, channels: int, temporal: bool, scale: int) -> None:
+    def __init__(self, layer: Convolution, time_conv: Convolution | None) -> None:
         super().__init__()
-        self.channels = channels
-        self.weight = nn.Parameter(torch.empty(channels, channels, 3, 3))
-        self.bias = nn.Parameter(torch.empty(channels))
-        self.time_conv = CausalConv(channels, 2 * channels, (3, 1, 1), scale) if temporal else None
+        self.channels = layer.channels
+        self.weight = nn.Parameter(torch.empty(layer.channels, layer.inputs, 3, 3))
+        self.bias = nn.Parameter(torch.empty(layer.channels))
+        self.time_conv = None if time_conv is None else CausalConv(time_conv)
         self._phases: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor, stream: Stream, first: bool) -> Tensor:
@@ -77,7 +78,7 @@ class Upsampler(nn.Module):
             assert len(x) == 1, "the first latent frame goes through the decoder alone"
             stream.keep(conv, x.new_zeros(1, *x.shape[1:]))
             return x
-        doubled: Tensor = conv(x, stream).unflatten(-1, (2, self.channels))
+        doubled: Tensor = conv(x, stream).unflatten(-1, (2, x.shape[-1]))
         return doubled.permute(0, 3, 1, 2, 4).flatten(0, 1)
 
     def _phase_weights(self) -> tuple[Tensor, Tensor]:
@@ -99,23 +100,14 @@ class Upsampler(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Residual blocks, then an upsampler beside a shortcut that repeats values (DupUp3D)."""
+    """Residual blocks, then an upsampler; in some VAEs beside a shortcut that repeats values (DupUp3D)."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        num_blocks: int,
-        upsample: bool,
-        temporal: bool,
-        scale: int,
-        in_pairs: bool,
-    ) -> None:
+    def __init__(self, layers: UpLayers) -> None:
         super().__init__()
-        channels = [in_channels] + [out_channels] * num_blocks
-        self.resnets = nn.ModuleList(ResidualBlock(a, b, scale, in_pairs) for a, b in pairwise(channels))
-        self.upsampler = Upsampler(out_channels, temporal, scale) if upsample else None
-        self.frame_factor = 2 if temporal else 1
+        self.resnets = nn.ModuleList(map(ResidualBlock, layers.residuals))
+        self.upsampler = None if layers.upsample is None else Upsampler(layers.upsample, layers.time_conv)
+        self.repeats = layers.repeats
+        self.frame_factor = 1 if layers.time_conv is None else 2
 
     def forward(self, x: Tensor, stream: Stream, first: bool) -> Tensor:
         hidden = x
@@ -124,7 +116,8 @@ class UpBlock(nn.Module):
         if self.upsampler is None:
             return hidden
         out: Tensor = self.upsampler(hidden, stream, first)
-        add_repeated_(out, x, self.frame_factor, first)
+        if self.repeats:
+            add_repeated_(out, x, self.frame_factor, first)
         return out
 
 
@@ -155,11 +148,11 @@ def add_repeated_(out: Tensor, x: Tensor, frame_factor: int, first: bool) -> Non
 class Downsampler(nn.Module):
     """Half the rows and columns, and half the frames where `temporal` (but for the very first frame)."""
 
-    def __init__(self, channels: int, temporal: bool, scale: int) -> None:
+    def __init__(self, layer: Convolution, time_conv: Convolution | None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels, channels, 3, 3))
-        self.bias = nn.Parameter(torch.empty(channels))
-        self.time_conv = CausalConv(channels, channels, (3, 1, 1), scale // 2) if temporal else None
+        self.weight = nn.Parameter(torch.empty(layer.channels, layer.inputs, 3, 3))
+        self.bias = nn.Parameter(torch.empty(layer.channels))
+        self.time_conv = None if time_conv is None else CausalConv(time_conv)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         halo = Halo(x[:, :1].contiguous(), None, stream.bands) if stream.bands.are_split else None
@@ -181,23 +174,15 @@ class Downsampler(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Residual blocks and a downsampler, beside a shortcut that averages (AvgDown3D)."""
+    """Residual blocks and a downsampler; in some VAEs beside a shortcut that averages (AvgDown3D)."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        num_blocks: int,
-        downsample: bool,
-        temporal: bool,
-        scale: int,
-    ) -> None:
+    def __init__(self, layers: DownLayers) -> None:
         super().__init__()
-        channels = [in_channels] + [out_channels] * num_blocks
-        self.resnets = nn.ModuleList(ResidualBlock(a, b, scale) for a, b in pairwise(channels))
-        self.downsampler = Downsampler(out_channels, temporal, scale) if downsample else None
-        self.factors = (2 if temporal else 1, 2 if downsample else 1)
-        self.out_channels = out_channels
+        self.resnets = nn.ModuleList(map(ResidualBlock, layers.residuals))
+        self.downsampler = None if layers.downsample is None else Downsampler(layers.downsample, layers.time_conv)
+        self.averages = layers.averages
+        self.factors = (1 if layers.time_conv is None else 2, 1 if layers.downsample is None else 2)
+        self.out_channels = layers.residuals[-1].conv2.channels
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         hidden = x
@@ -205,7 +190,7 @@ class DownBlock(nn.Module):
             hidden = block(hidden, stream)
         if self.downsampler is not None:
             hidden = self.downsampler(hidden, stream)
-        out: Tensor = hidden + self._averaged(x)
+        out: Tensor = hidden + self._averaged(x) if self.averages else hidden
         return out
 
     def _averaged(self, x: Tensor) -> Tensor:

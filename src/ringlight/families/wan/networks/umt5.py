@@ -12,15 +12,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ringlight.core.spec import Positive, TextEncoderSpec
+from ringlight.families.layers.matrix import Matrix
+from ringlight.families.model import Positive
+from ringlight.families.wan.work.text_encoder import RELATIVE_BUCKETS, TextEncoderSpec
 
 GATED_GELU = "gated-gelu"
 
 
-class Umt5Config(TextEncoderSpec, frozen=True, kw_only=True):
+class Umt5Config(TextEncoderSpec, frozen=True, kw_only=True, dict=True):
     """All numbers of `text_encoder/config.json` that the network needs; defaults as in transformers' UMT5Config."""
 
-    relative_attention_num_buckets: Positive = 32
+    relative_attention_num_buckets: Positive = RELATIVE_BUCKETS
     relative_attention_max_distance: Positive = 128
     layer_norm_epsilon: float = 1e-6
     feed_forward_proj: str = GATED_GELU
@@ -42,14 +44,6 @@ class Umt5Encoder(nn.Module):
             hidden_BLC = self.shared(ids_BL)
         out: Tensor = self.encoder(hidden_BLC, relative_buckets(ids_BL.shape[1], self.config, ids_BL.device))
         return out
-
-    def part_sizes(self) -> list[int]:
-        """Values in each part that is here."""
-        parts = [*([] if self.shared is None else [self.shared]), *self.encoder.block.values()]
-        sizes = [sum(parameter.numel() for parameter in part.parameters()) for part in parts]
-        if self.encoder.final_layer_norm is not None:
-            sizes[-1] += self.encoder.final_layer_norm.weight.numel()
-        return sizes
 
 
 class Stack(nn.Module):
@@ -100,11 +94,9 @@ class BiasedAttention(nn.Module):
     def __init__(self, config: Umt5Config) -> None:
         super().__init__()
         self.heads = config.num_heads
-        inner_dim = config.num_heads * config.d_kv
-        self.q = nn.Linear(config.d_model, inner_dim, bias=False)
-        self.k = nn.Linear(config.d_model, inner_dim, bias=False)
-        self.v = nn.Linear(config.d_model, inner_dim, bias=False)
-        self.o = nn.Linear(inner_dim, config.d_model, bias=False)
+        layers = config.layers
+        self.q, self.k, self.v = map(_linear, layers.to_qkv)
+        self.o = _linear(layers.to_out)
         self.relative_attention_bias = _table(config.relative_attention_num_buckets, self.heads)
 
     def forward(self, x_BLC: Tensor, buckets_LL: Tensor) -> Tensor:
@@ -133,9 +125,9 @@ class GatedGelu(nn.Module):
 
     def __init__(self, config: Umt5Config) -> None:
         super().__init__()
-        self.wi_0 = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.wi_1 = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
+        layers = config.layers
+        self.wi_0, self.wi_1 = map(_linear, layers.gated)
+        self.wo = _linear(layers.down)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.wo(F.gelu(self.wi_0(x), approximate="tanh") * self.wi_1(x))
@@ -169,6 +161,10 @@ def relative_buckets(length: int, config: Umt5Config, device: torch.device) -> T
     logarithm = torch.log(far_LL.float() / num_exact) / math.log(config.relative_attention_max_distance / num_exact)
     coarse_LL = num_exact + (logarithm * (num_buckets - num_exact)).long()
     return later_LL + torch.where(far_LL < num_exact, far_LL, coarse_LL.clamp(max=num_buckets - 1))
+
+
+def _linear(layer: Matrix) -> nn.Linear:
+    return nn.Linear(layer.inputs, layer.outputs, bias=layer.has_bias)
 
 
 def _table(num_rows: int, dim: int) -> nn.Embedding:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ringlight.models.wan.causal import CausalConv, RmsNorm, Stream, norm_silu_conv
+from ringlight.families.layers.convolution import MidLayers, ResidualLayers
+from ringlight.families.wan.networks.causal import CausalConv, RmsNorm, Stream, norm_silu_conv
 from ringlight.parallel.halo import Bands, Gathering
 
 
 class ResidualBlock(nn.Module):
     """Two norm-SiLU-convolutions beside a shortcut."""
 
-    def __init__(self, in_channels: int, out_channels: int, scale: int, in_pairs: bool = False) -> None:
+    def __init__(self, layers: ResidualLayers) -> None:
         super().__init__()
-        self.norm1 = RmsNorm(in_channels)
-        self.conv1 = CausalConv(in_channels, out_channels, (3, 3, 3), scale, in_pairs)
-        self.norm2 = RmsNorm(out_channels)
-        self.conv2 = CausalConv(out_channels, out_channels, (3, 3, 3), scale, in_pairs)
-        self.conv_shortcut = CausalConv(in_channels, out_channels, (1, 1, 1)) if in_channels != out_channels else None
+        self.norm1 = RmsNorm(layers.conv1.inputs)
+        self.conv1 = CausalConv(layers.conv1)
+        self.norm2 = RmsNorm(layers.conv2.inputs)
+        self.conv2 = CausalConv(layers.conv2)
+        self.conv_shortcut = None if layers.shortcut is None else CausalConv(layers.shortcut)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         hidden = norm_silu_conv(x, self.norm1, self.conv1, stream)
@@ -60,12 +61,10 @@ class AttentionBlock(nn.Module):
 class MidBlock(nn.Module):
     """Residual, attention, residual, at the lowest resolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, layers: MidLayers) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(
-            [ResidualBlock(channels, channels, scale=1), ResidualBlock(channels, channels, scale=1)]
-        )
-        self.attentions = nn.ModuleList([AttentionBlock(channels)])
+        self.resnets = nn.ModuleList([ResidualBlock(layers.residual), ResidualBlock(layers.residual)])
+        self.attentions = nn.ModuleList([AttentionBlock(layers.channels)])
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         for layer in (self.resnets[0], self.attentions[0], self.resnets[1]):

@@ -1,4 +1,4 @@
-"""The diffusion transformer of Wan2.2-TI2V (WanTransformer3DModel of diffusers is the reference for its numbers).
+"""The diffusion transformer of Wan (WanTransformer3DModel of diffusers is the reference for its numbers).
 
 B batch (always 1), S tokens, C channels, H heads, D head width, L rows of text, T latent frames. Tokens stand in the
 order time, row, column, so the first latent frame is a prefix of the sequence.
@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from ringlight.attention.kernel import AttentionKernel
 from ringlight.core.portions import MAX_ELEMENTS, SLICE_TOKENS, merges_padding, offered_tokens
-from ringlight.core.spec import TransformerSpec
+from ringlight.families.layers.matrix import BlockLayers, Matrix, TransformerLayers
+from ringlight.families.wan.networks.conditioning import Modulation, TextKeys
+from ringlight.families.wan.networks.rope import rope_frequencies, rotate_
+from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.models.linear import Linear
-from ringlight.models.wan.conditioning import Modulation, TextKeys
-from ringlight.models.wan.rope import rope_frequencies, rotate_
 from ringlight.parallel.attention import sequence_attention
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.shard import SequenceShard
@@ -44,14 +45,14 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 class SelfAttention(nn.Module):
     """The projections of a block's self-attention, q, k and v in one product."""
 
-    def __init__(self, spec: TransformerSpec) -> None:
+    def __init__(self, spec: TransformerSpec, layers: BlockLayers) -> None:
         super().__init__()
         dim = spec.inner_dim
         self.heads, self.eps = spec.num_attention_heads, spec.eps
-        self.to_qkv = Linear(dim, 3 * dim)
+        self.to_qkv = Linear.of(layers.to_qkv)
         self.norm_q = nn.Parameter(torch.empty(dim))
         self.norm_k = nn.Parameter(torch.empty(dim))
-        self.to_out = Linear(dim, dim)
+        self.to_out = Linear.of(layers.to_out)
 
     def qkv(self, x_BSC: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v as BSHD in the dtype of x, normed and rotated."""
@@ -66,15 +67,15 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """The projections of a block's cross-attention to the text."""
 
-    def __init__(self, spec: TransformerSpec) -> None:
+    def __init__(self, spec: TransformerSpec, layers: BlockLayers) -> None:
         super().__init__()
         dim = spec.inner_dim
         self.heads, self.eps = spec.num_attention_heads, spec.eps
-        self.to_q = Linear(dim, dim)
-        self.to_kv = Linear(dim, 2 * dim)
+        self.to_q = Linear.of(layers.text_to_q)
+        self.to_kv = Linear.of(layers.text_to_kv)
         self.norm_q = nn.Parameter(torch.empty(dim))
         self.norm_k = nn.Parameter(torch.empty(dim))
-        self.to_out = Linear(dim, dim)
+        self.to_out = Linear.of(layers.text_to_out)
 
     def keys(self, text_BLC: Tensor, num_pad: int) -> TextKeys:
         """Keys and values of projected text rows; the last row is the padding's where `num_pad` is not 0."""
@@ -92,10 +93,10 @@ class CrossAttention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear maps with a tanh-approximated GELU between."""
 
-    def __init__(self, dim: int, hidden_dim: int) -> None:
+    def __init__(self, layers: BlockLayers) -> None:
         super().__init__()
-        self.up = Linear(dim, hidden_dim)
-        self.down = Linear(hidden_dim, dim)
+        self.up = Linear.of(layers.up)
+        self.down = Linear.of(layers.down)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.down(self.up.with_gelu(x))
@@ -105,14 +106,14 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Self-attention, cross-attention, feed-forward. Token by token but for self-attention."""
 
-    def __init__(self, spec: TransformerSpec) -> None:
+    def __init__(self, spec: TransformerSpec, layers: BlockLayers) -> None:
         super().__init__()
         dim = spec.inner_dim
         self.eps = spec.eps
-        self.attn1 = SelfAttention(spec)
-        self.attn2 = CrossAttention(spec)
+        self.attn1 = SelfAttention(spec, layers)
+        self.attn2 = CrossAttention(spec, layers)
         self.norm2 = nn.LayerNorm(dim, spec.eps)
-        self.ffn = FeedForward(dim, spec.ffn_dim)
+        self.ffn = FeedForward(layers)
         self.scale_shift_table = nn.Parameter(torch.empty(6, dim))
 
     def qkv(
@@ -149,13 +150,12 @@ class TransformerBlock(nn.Module):
 class ConditionEmbedder(nn.Module):
     """Embeds distinct timesteps and text rows."""
 
-    def __init__(self, spec: TransformerSpec) -> None:
+    def __init__(self, layers: TransformerLayers) -> None:
         super().__init__()
-        dim = spec.inner_dim
-        self.freq_dim = spec.freq_dim
-        self.time_embedder = nn.ModuleDict({"linear_1": Linear(spec.freq_dim, dim), "linear_2": Linear(dim, dim)})
-        self.time_proj = Linear(dim, 6 * dim)
-        self.text_embedder = nn.ModuleDict({"linear_1": Linear(spec.text_dim, dim), "linear_2": Linear(dim, dim)})
+        self.freq_dim = layers.times[0].inputs
+        self.time_embedder = nn.ModuleDict(_two_linear(layers.times))
+        self.time_proj = Linear.of(layers.modulation)
+        self.text_embedder = nn.ModuleDict(_two_linear(layers.texts))
 
     def embed_time(self, timesteps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """(R,) timesteps -> embedding (R, C) for the head and modulation rows (R, 6, C), computed as the blocks are."""
@@ -181,13 +181,12 @@ class WanTransformer(nn.Module):
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
         self.spec = spec
-        dim = spec.inner_dim
-        patch_channels = math.prod(spec.patch_size)
-        self.patch_embedding = Linear(spec.in_channels * patch_channels, dim)
-        self.condition_embedder = ConditionEmbedder(spec)
-        self.blocks = nn.ModuleList(TransformerBlock(spec) for _ in range(spec.num_layers))
-        self.proj_out = Linear(dim, spec.out_channels * patch_channels)
-        self.scale_shift_table = nn.Parameter(torch.empty(2, dim))
+        layers = spec.layers
+        self.patch_embedding = Linear.of(layers.patches)
+        self.condition_embedder = ConditionEmbedder(layers)
+        self.blocks = nn.ModuleList(TransformerBlock(spec, layers.block) for _ in range(layers.num_blocks))
+        self.proj_out = Linear.of(layers.head)
+        self.scale_shift_table = nn.Parameter(torch.empty(2, spec.inner_dim))
         self._rope: tuple[tuple[int, int, int], Tensor] | None = None
 
     @property
@@ -341,6 +340,10 @@ class WanTransformer(nn.Module):
             out.shape[0], self.spec.out_channels, grid[0], grid[1] * ph, grid[2] * pw
         )
         return video
+
+
+def _two_linear(layers: tuple[Matrix, Matrix]) -> dict[str, nn.Module]:
+    return {f"linear_{place}": Linear.of(layer) for place, layer in enumerate(layers, 1)}
 
 
 def _slots_of(name: str, parameter: Tensor, spec: TransformerSpec) -> dict[str, Tensor]:

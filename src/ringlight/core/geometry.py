@@ -1,0 +1,44 @@
+"""Geometry: what sizes and lengths of videos a model makes, as far as a request must know."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ringlight.core.scheduler import SchedulerSpec
+
+
+class Geometry(Protocol):
+    """A model as its requests see it. Sizes are in pixels."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def scheduler(self) -> SchedulerSpec: ...
+
+    @property
+    def takes_picture(self) -> bool:
+        """Whether a video may begin with a given picture."""
+
+    @property
+    def size_multiple(self) -> tuple[int, int]:
+        """What height and width must be multiples of."""
+
+    @property
+    def frame_multiple(self) -> int:
+        """What the number of frames is a multiple of, plus one."""
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens along any side that the model tells apart."""
+
+    @property
+    def most_pixels(self) -> int:
+        """Pixels of the largest frame that every tensor has room for."""
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the longest sequence that every tensor has room for."""
+
+    def num_tokens(self, num_frames: int, height: int, width: int) -> int:
+        """Length of the sequence that the model sees of a video."""

@@ -1,0 +1,38 @@
+"""SchedulerSpec: what a checkpoint says of its sampler."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.presence import read_json
+
+
+class SchedulerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """`scheduler/scheduler_config.json`: the class diffusers must build, and the key that holds the flow shift."""
+
+    config: dict[str, Any]
+    class_name: str
+    flow_shift: float
+    flow_shift_key: str
+
+    def num_calls(self, num_steps: int) -> int:
+        """How often the network predicts in so many steps: Heun's method asks it twice a step, but once in the last."""
+        return 2 * num_steps - 1 if "Heun" in self.class_name else num_steps
+
+    @classmethod
+    def read(cls, path: Path) -> SchedulerSpec:
+        """Read a scheduler's JSON. Raises InvalidCheckpoint."""
+        config = read_json(path)
+        class_name = config.get("_class_name")
+        if not isinstance(class_name, str):
+            raise InvalidCheckpoint(f"{path}: _class_name names no scheduler")
+        key = "flow_shift" if "flow_shift" in config else "shift"
+        shift = config.get(key)
+        if isinstance(shift, bool) or not isinstance(shift, (int, float)) or not (math.isfinite(shift) and shift > 0):
+            raise InvalidCheckpoint(f"{path}: needs a positive flow_shift (or shift), found {shift!r}")
+        return cls(config=config, class_name=class_name, flow_shift=float(shift), flow_shift_key=key)

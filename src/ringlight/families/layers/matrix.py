@@ -1,0 +1,115 @@
+"""Matrix: one linear map as data, and the blocks of a diffusion transformer and of a text encoder."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Matrix(msgspec.Struct, frozen=True):
+    """A linear map of every token."""
+
+    inputs: int
+    outputs: int
+    has_bias: bool = True
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return self.outputs * (self.inputs + self.has_bias)
+
+    def flops(self, num_tokens: int) -> float:
+        """Operations for so many tokens."""
+        return 2.0 * num_tokens * self.inputs * self.outputs
+
+
+class BlockLayers(msgspec.Struct, frozen=True, kw_only=True):
+    """A transformer's block: self-attention, cross-attention to a text, feed-forward.
+
+    `vectors`: values of norms and tables; `float32_vectors` of them are float32 in any run.
+    """
+
+    to_qkv: Matrix
+    to_out: Matrix
+    text_to_q: Matrix
+    text_to_kv: Matrix
+    text_to_out: Matrix
+    up: Matrix
+    down: Matrix
+    vectors: int
+    float32_vectors: int
+
+    @property
+    def after_attention(self) -> tuple[Matrix, ...]:
+        """What every token goes through once it has attended to the others."""
+        return (self.to_out, self.text_to_q, self.text_to_out, self.up, self.down)
+
+    @property
+    def parameters(self) -> int:
+        """All of the block."""
+        matrices = (self.to_qkv, self.text_to_kv, *self.after_attention)
+        return sum(matrix.parameters for matrix in matrices) + self.vectors
+
+    def product_flops(self, num_tokens: int) -> float:
+        """Operations of the products for so many tokens; the text's keys and values are made once a request."""
+        return sum(matrix.flops(num_tokens) for matrix in (self.to_qkv, *self.after_attention))
+
+
+class TransformerLayers(msgspec.Struct, frozen=True, kw_only=True):
+    """A diffusion transformer: what makes tokens, times and texts its own, `num_blocks` blocks, and what makes latents.
+
+    `times`: the embedding of times, float32 in any run; `modulation`: what blocks are told of it.
+    """
+
+    patches: Matrix
+    times: tuple[Matrix, Matrix]
+    modulation: Matrix
+    texts: tuple[Matrix, Matrix]
+    block: BlockLayers
+    num_blocks: int
+    head: Matrix
+    head_vectors: int
+
+    @property
+    def float32_parameters(self) -> int:
+        """Those that are float32 in any run."""
+        times = sum(matrix.parameters for matrix in self.times)
+        return times + self.head_vectors + self.num_blocks * self.block.float32_vectors
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        ends = (self.patches, *self.times, self.modulation, *self.texts, self.head)
+        return sum(matrix.parameters for matrix in ends) + self.head_vectors + self.num_blocks * self.block.parameters
+
+
+class TextLayers(msgspec.Struct, frozen=True, kw_only=True):
+    """A text encoder: a table of tokens, and layers of attention and a gated feed-forward.
+
+    `layer_vectors`: values of norms and tables in each layer; `final_vectors` of the last norm.
+    """
+
+    table: int
+    to_qkv: tuple[Matrix, Matrix, Matrix]
+    to_out: Matrix
+    gated: tuple[Matrix, Matrix]
+    down: Matrix
+    layer_vectors: int
+    num_layers: int
+    final_vectors: int
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """All of a layer."""
+        return (*self.to_qkv, self.to_out, *self.gated, self.down)
+
+    @property
+    def parts(self) -> list[int]:
+        """Parameters of the token table and of each layer, the final norm with the last one."""
+        layer = sum(matrix.parameters for matrix in self.matrices) + self.layer_vectors
+        parts = [self.table] + [layer] * self.num_layers
+        parts[-1] += self.final_vectors
+        return parts
+
+    def flops(self, num_tokens: int) -> float:
+        """Operations of the matrix products for one prompt."""
+        return self.num_layers * sum(matrix.flops(num_tokens) for matrix in self.matrices)

@@ -1,0 +1,142 @@
+"""ModelSpec: all that is known of a model without reading a weight. Arithmetic alone, no torch.
+
+A model is a diffusion transformer over the latents of a causal video autoencoder, told what to make by a text encoder.
+What of it plans and requests need stands in the protocols here; each family has its own numbers behind them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Annotated, Protocol
+
+import msgspec
+
+from ringlight.core.portions import most_tokens
+from ringlight.core.scheduler import SchedulerSpec
+from ringlight.families.layers.decoder import DecoderLayers
+from ringlight.families.layers.encoder import EncoderLayers
+from ringlight.families.layers.matrix import TextLayers, TransformerLayers
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]  # a number of channels, layers and the like
+
+
+class TransformerNumbers(Protocol):
+    """The numbers of a diffusion transformer."""
+
+    @property
+    def patch_size(self) -> tuple[int, int, int]: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def attention_head_dim(self) -> int: ...
+    @property
+    def inner_dim(self) -> int: ...
+    @property
+    def ffn_dim(self) -> int: ...
+    @property
+    def in_channels(self) -> int: ...
+    @property
+    def out_channels(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def rope_max_seq_len(self) -> int: ...
+    @property
+    def layers(self) -> TransformerLayers: ...
+
+    def forward_flops(self, num_tokens: int) -> float:
+        """Floating-point operations of one forward: matrix products and self-attention (text and time left out)."""
+
+
+class VaeNumbers(Protocol):
+    """The numbers of a video autoencoder, causal in time."""
+
+    @property
+    def z_dim(self) -> int: ...
+    @property
+    def scale_factor_temporal(self) -> int: ...
+    @property
+    def scale_factor_spatial(self) -> int: ...
+    @property
+    def decoder(self) -> DecoderLayers: ...
+    @property
+    def encoder(self) -> EncoderLayers: ...
+
+
+class TextNumbers(Protocol):
+    """The numbers of a text encoder."""
+
+    @property
+    def d_model(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def layers(self) -> TextLayers: ...
+
+
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A model. `family` is the name of its folder in ringlight/families."""
+
+    family: str
+    name: str
+    transformer: TransformerNumbers
+    vae: VaeNumbers
+    text_encoder: TextNumbers
+    scheduler: SchedulerSpec
+    max_text_tokens: int = 512
+    takes_picture: bool = True
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all numbers of the model, whatever its folder is called: equal ones mean equal work."""
+        numbers = {name: getattr(self, name) for name in NUMBERS} | {"name": ""}
+        return hashlib.sha256(msgspec.json.encode(numbers, order="sorted")).hexdigest()
+
+    @property
+    def size_multiple(self) -> tuple[int, int]:
+        """Height and width must be multiples of these: the VAE's scale x the transformer's patch (32, 32)."""
+        _, patch_height, patch_width = self.transformer.patch_size
+        return (self.vae.scale_factor_spatial * patch_height, self.vae.scale_factor_spatial * patch_width)
+
+    @property
+    def frame_multiple(self) -> int:
+        """Frames are a multiple of this, plus one (4k + 1)."""
+        return self.vae.scale_factor_temporal
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens along any side that the transformer tells apart."""
+        return self.transformer.rope_max_seq_len
+
+    @property
+    def most_pixels(self) -> int:
+        """Pixels of the largest frame that every tensor of the decoder has room for."""
+        return self.vae.decoder.most_pixels
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the longest sequence that every tensor of the transformer has room for."""
+        return most_tokens(self.transformer.inner_dim)
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(channels, latent frames, latent height, latent width) of a video of this size in pixels."""
+        return (
+            self.vae.z_dim,
+            (num_frames - 1) // self.vae.scale_factor_temporal + 1,
+            height // self.vae.scale_factor_spatial,
+            width // self.vae.scale_factor_spatial,
+        )
+
+    def token_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Tokens along time, height and width; their product is the length of the sequence."""
+        _, *latent_size = self.latent_shape(num_frames, height, width)
+        time, rows, columns = (n // p for n, p in zip(latent_size, self.transformer.patch_size, strict=True))
+        return (time, rows, columns)
+
+    def num_tokens(self, num_frames: int, height: int, width: int) -> int:
+        """Length of the sequence that the transformer sees (704x1280x121 -> 27,280)."""
+        return math.prod(self.token_grid(num_frames, height, width))
+
+
+NUMBERS = ("transformer", "vae", "text_encoder", "scheduler", "max_text_tokens")  # what a fingerprint is of

@@ -1,0 +1,74 @@
+"""Recipe: a loaded model that makes videos, as a worker sees it, and how the one of a checkpoint is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Protocol
+
+import torch
+
+from ringlight.attention.kernel import AttentionKernel
+from ringlight.core.checkpoint import find_checkpoint
+from ringlight.core.config import EngineConfig
+from ringlight.core.request import RequestLimits, VideoRequest
+from ringlight.families.model import ModelSpec
+from ringlight.families.table import family_of, read_model
+from ringlight.parallel.control import Control
+from ringlight.parallel.mesh import Axis, ParallelMesh
+from ringlight.parallel.speeds import Speeds
+from ringlight.pipelines.output import Output
+from ringlight.pipelines.resume import StateFile
+from ringlight.pipelines.stages.text_encoding import PromptCache
+from ringlight.pipelines.trace import Tracer
+
+
+class Recipe(Protocol):
+    """A loaded model on one device, ready to make videos one after another."""
+
+    config: EngineConfig
+    limits: RequestLimits
+    device: torch.device
+    model_path: Path
+    spec: ModelSpec
+    kernel: AttentionKernel
+    prompts: PromptCache
+
+    def make(
+        self,
+        request: VideoRequest,
+        output: Path,
+        job_id: str,
+        tracer: Tracer,
+        mesh: ParallelMesh | None = None,
+        state: StateFile | None = None,
+        preview_seconds: float = 0.0,
+        continues: Path | None = None,
+    ) -> Output | None:
+        """Make one video; returns its output, which is to be finished, on rank 0 and None on others."""
+
+    def measure_speeds(self, world: Axis, control: Control) -> Speeds:
+        """Measure link and device. All ranks call it together."""
+
+    def agree_on_memory(self, control: Control) -> None:
+        """Take what the fullest rank can spare for all. All ranks call it together."""
+
+    def patience_seconds(self, request: VideoRequest) -> float:
+        """More seconds than any rank could need between two boundaries of a request."""
+
+
+def load_recipe(
+    config: EngineConfig,
+    limits: RequestLimits,
+    device: torch.device,
+    dtype: torch.dtype,
+    vae_dtype: torch.dtype,
+    world: Axis | None = None,
+) -> Recipe:
+    """Load the checkpoint of `config`, of the text encoder the part of this rank of `world` (None: a single rank).
+
+    Raises InvalidCheckpoint.
+    """
+    family = family_of(read_model(find_checkpoint(config.model_path)))
+    recipe: Recipe = resolve_name(family.recipe)(config, limits, device, dtype, vae_dtype, world)
+    return recipe

@@ -1,0 +1,1 @@
+"""The networks of Wan, built from the numbers and layers of their card."""

@@ -1,0 +1,1 @@
+"""The numbers of each network of Wan, and its layers as data."""

@@ -1,0 +1,38 @@
+"""TextEncoderSpec: the numbers of the UMT5 encoder, and its layers as data."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import msgspec
+
+from ringlight.families.layers.matrix import Matrix, TextLayers
+from ringlight.families.model import Positive
+
+RELATIVE_BUCKETS = 32  # of positions, a table of biases in each layer
+
+
+class TextEncoderSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """The numbers of `text_encoder/config.json` that planning needs."""
+
+    d_model: Positive
+    d_ff: Positive
+    num_heads: Positive
+    d_kv: Positive
+    num_layers: Positive
+    vocab_size: Positive
+
+    @cached_property
+    def layers(self) -> TextLayers:
+        """All layers of the encoder."""
+        inner = self.num_heads * self.d_kv
+        return TextLayers(
+            table=self.vocab_size * self.d_model,
+            to_qkv=(3 * (Matrix(self.d_model, inner, has_bias=False),)),
+            to_out=Matrix(inner, self.d_model, has_bias=False),
+            gated=(2 * (Matrix(self.d_model, self.d_ff, has_bias=False),)),
+            down=Matrix(self.d_ff, self.d_model, has_bias=False),
+            layer_vectors=2 * self.d_model + RELATIVE_BUCKETS * self.num_heads,
+            num_layers=self.num_layers,
+            final_vectors=self.d_model,
+        )

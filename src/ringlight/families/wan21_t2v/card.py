@@ -1,0 +1,96 @@
+"""The card of Wan2.1-T2V: its checkpoints, what a request may leave out, and the published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ringlight.core.request import RequestDefaults
+from ringlight.core.scheduler import SchedulerSpec
+from ringlight.families.family import Family
+from ringlight.families.model import ModelSpec
+from ringlight.families.wan.card import read_wan
+from ringlight.families.wan.work.text_encoder import TextEncoderSpec
+from ringlight.families.wan.work.transformer import TransformerSpec
+from ringlight.families.wan.work.vae import VaeSpec
+
+NAME, KIND = "wan21_t2v", "Wan2.1-T2V"
+PIPELINES = ("WanPipeline",)
+LARGE_FROM = 2048  # channels: the small model has 1,536, the large one 5,120
+
+
+def is_of_family(index: dict[str, Any]) -> bool:
+    """Whether a `model_index.json` is of this family: one transformer, told one time for all tokens."""
+    return (
+        index.get("_class_name") in PIPELINES
+        and not index.get("expand_timesteps")
+        and index.get("boundary_ratio") is None
+    )
+
+
+def read(folder: Path, index: dict[str, Any]) -> ModelSpec:
+    """Read a checkpoint's JSON. Raises InvalidCheckpoint."""
+    return read_wan(folder, index, NAME, KIND, _wrong, takes_picture=False)
+
+
+def defaults(spec: ModelSpec) -> RequestDefaults:
+    """What a request may leave out: five seconds, of the size that is advised for a model of this size."""
+    usual = RequestDefaults(width=832, height=480, num_frames=81, fps=16)
+    is_large = spec.transformer.inner_dim >= LARGE_FROM
+    return msgspec.structs.replace(usual, width=1280, height=720) if is_large else usual
+
+
+def _wrong(transformer: TransformerSpec, vae: VaeSpec) -> Iterable[str]:
+    if vae.is_residual:
+        yield "vae: is of the residual 2.2 kind, whose checkpoints have expand_timesteps"
+
+
+def _published(name: str, num_attention_heads: int, ffn_dim: int, num_layers: int, flow_shift: float) -> ModelSpec:
+    return ModelSpec(
+        family=NAME,
+        name=name,
+        transformer=TransformerSpec(
+            patch_size=(1, 2, 2),
+            num_attention_heads=num_attention_heads,
+            attention_head_dim=128,
+            in_channels=16,
+            out_channels=16,
+            text_dim=4096,
+            freq_dim=256,
+            ffn_dim=ffn_dim,
+            num_layers=num_layers,
+        ),
+        vae=VaeSpec(
+            base_dim=96,
+            z_dim=16,
+            dim_mult=[1, 2, 4, 4],
+            num_res_blocks=2,
+            temperal_downsample=[False, True, True],
+            latents_mean=[0.0] * 16,  # the checkpoint's own are only needed to decode
+            latents_std=[1.0] * 16,
+        ),
+        text_encoder=TextEncoderSpec(d_model=4096, d_ff=10240, num_heads=64, d_kv=64, num_layers=24, vocab_size=256384),
+        scheduler=SchedulerSpec(
+            config={}, class_name="UniPCMultistepScheduler", flow_shift=flow_shift, flow_shift_key="flow_shift"
+        ),
+        takes_picture=False,
+    )
+
+
+WAN21_T2V_1_3B = _published("Wan2.1-T2V-1.3B", num_attention_heads=12, ffn_dim=8960, num_layers=30, flow_shift=3.0)
+WAN21_T2V_14B = _published("Wan2.1-T2V-14B", num_attention_heads=40, ffn_dim=13824, num_layers=40, flow_shift=5.0)
+
+FAMILY = Family(
+    name=NAME,
+    kind=KIND,
+    pipelines=PIPELINES,
+    is_of_family=is_of_family,
+    read=read,
+    defaults=defaults,
+    cards=(WAN21_T2V_1_3B, WAN21_T2V_14B),
+    recipe="ringlight.families.wan.recipe:WanRecipe",
+    demo="ringlight.families.wan21_t2v.demo",
+)

@@ -1,0 +1,84 @@
+"""What the stages ask of a model's networks. A family's networks have these methods; nothing is inherited."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ringlight.attention.kernel import AttentionKernel
+from ringlight.parallel.halo import Bands
+from ringlight.parallel.mesh import ParallelMesh
+
+
+class Denoiser(Protocol):
+    """A network that predicts the velocity of latents under a text."""
+
+    def text_keys(self, text_LC: Tensor, num_rows: int) -> Any:
+        """What is made of a prompt's embeddings (L, C) once a request, padded to so many rows; `steps` takes it."""
+
+    def steps(
+        self,
+        latents_BCTHW: Tensor,
+        timesteps: Tensor,
+        keys: Any,
+        kernel: AttentionKernel,
+        mesh: ParallelMesh,
+        num_slices: int = 1,
+    ) -> Generator[None, None, Tensor]:
+        """A forward that pauses wherever its data travels; it returns the velocity, BCTHW, on every rank.
+
+        `timesteps` holds one value for all tokens, or two: the first latent frame's, then all others'.
+        """
+
+
+class DecodingStream(Protocol):
+    """One video on its way through a decoder. `extremes` are (2,) of each portion: least and greatest, unclamped."""
+
+    @property
+    def extremes(self) -> list[Tensor]: ...
+
+
+class VideoScales(Protocol):
+    """How latents relate to pixels."""
+
+    @property
+    def z_dim(self) -> int: ...
+    @property
+    def scale_factor_temporal(self) -> int: ...
+    @property
+    def scale_factor_spatial(self) -> int: ...
+
+
+class Autoencoder(Protocol):
+    """A network that makes latents of frames, and frames of latents, each rank its band of rows."""
+
+    @property
+    def spec(self) -> VideoScales: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def encode(self, frames_FHWC: Tensor, bands: Bands | None = None) -> Tensor:
+        """Frames (F, H, W, 3) in [-1, 1] to normalised latents (z, T, h, w), float32: this rank's rows."""
+
+    def start_decoding(self, bands: Bands, columns: int, num_latents: int) -> Any:
+        """A new `DecodingStream` for so many latent frames; `decode_next` takes it."""
+
+    def decode_next(self, latents_ZTHW: Tensor, stream: Any, first: bool) -> Tensor:
+        """The next latent frames to frames (F, H, W, 3) in [-1, 1]; the very first one comes alone (`first`)."""
+
+
+class PromptEncoder(Protocol):
+    """A network that makes embeddings of prompts."""
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    def encode(self, prompts: Sequence[str]) -> list[Tensor]:
+        """(L, C) for each prompt, on every rank."""
+
+    def count_tokens(self, prompt: str) -> int:
+        """How many tokens a prompt has, whatever of them is read."""
