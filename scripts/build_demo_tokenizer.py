@@ -2,7 +2,7 @@
 
     python scripts/build_demo_tokenizer.py
 
-Trained on the sentences below, which are ours. Its result, src/ringlight/models/wan/demo_tokenizer.json, is in the
+Trained on the sentences below, which are ours. Its result, src/ringlight/families/wan/demo_tokenizer.json, is in the
 repository; run this only to change it.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-OUT = Path(__file__).parents[1] / "src" / "ringlight" / "models" / "wan" / "demo_tokenizer.json"
+OUT = Path(__file__).parents[1] / "src" / "ringlight" / "families" / "wan" / "demo_tokenizer.json"
 SPECIAL = ["<pad>", "</s>", "<unk>"]
 NUM_LEARNT = 1700
 

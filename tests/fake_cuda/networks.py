@@ -1,4 +1,4 @@
-"""The networks of Wan2.2-TI2V-5B at full size on a fake device, and what each of their tasks holds."""
+"""The networks of published models at full size on a fake device, and what each of their tasks holds."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from ringlight.attention.kernel import load_kernel
 from ringlight.core.layout import ParallelLayout
+from ringlight.families.model import ModelSpec
+from ringlight.families.table import known_model
 from ringlight.families.wan.networks.text_encoder import TextEncoder
 from ringlight.families.wan.networks.transformer import WanTransformer
 from ringlight.families.wan.networks.vae import WanVae
+from ringlight.families.wan.work.transformer import TransformerSpec
+from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.models.loading import materialise
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.turns import in_turns
@@ -41,9 +45,8 @@ class Size:
     def __str__(self) -> str:
         return f"{self.height}x{self.width}x{self.num_frames}"
 
-    @property
-    def latents(self) -> tuple[int, int, int, int]:
-        return REAL.latent_shape(self.num_frames, self.height, self.width)
+    def latents(self, spec: ModelSpec) -> tuple[int, int, int, int]:
+        return spec.latent_shape(self.num_frames, self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,19 @@ class Forward:
     with_picture: bool = False
     rank: int = 0
     num_layers: int = LAYERS
+    model: str = REAL.name
 
     def run(self) -> Seen:
+        spec = known_model(self.model)
+        assert isinstance(spec.transformer, TransformerSpec)
         with torch.device("meta"):
-            network = WanTransformer(msgspec.structs.replace(REAL.transformer, num_layers=self.num_layers))
+            network = WanTransformer(msgspec.structs.replace(spec.transformer, num_layers=self.num_layers))
         materialise(network, DEVICE, self.dtype, WanTransformer.KEPT_IN_FLOAT32)
         network.optimise_layout()
         mesh, kernel = mesh_of(ParallelLayout.parse(self.layout), self.rank), load_kernel(self.kernel)
-        text = torch.empty(TRUE_ROWS, REAL.transformer.text_dim, device=DEVICE, dtype=self.dtype)
-        keys = network.text_keys(text, REAL.max_text_tokens)
-        latents = torch.empty(1, *self.size.latents, device=DEVICE)
+        text = torch.empty(TRUE_ROWS, spec.transformer.text_dim, device=DEVICE, dtype=self.dtype)
+        keys = network.text_keys(text, spec.max_text_tokens)
+        latents = torch.empty(1, *self.size.latents(spec), device=DEVICE)
         times = torch.empty(2 if self.with_picture else 1, device=DEVICE)
         with Watch() as watch:
             steps = [
@@ -88,10 +94,12 @@ class Decode:
     num_ranks: int = 1
     dtype: torch.dtype = torch.float32
     rank: int = 0
+    model: str = REAL.name
 
     def run(self) -> Seen:
-        vae = _vae(self.dtype)
-        z, num_latents, rows, columns = self.size.latents
+        spec = known_model(self.model)
+        vae = _vae(spec, self.dtype)
+        z, num_latents, rows, columns = self.size.latents(spec)
         bands = Bands(rows, mesh_of(ParallelLayout(ring=self.num_ranks), self.rank).world)
         latents = torch.empty(z, num_latents, bands.size, columns, device=DEVICE)
         vae.decode_next(latents[:, :1, :2, :2], vae.start_decoding(Bands.alone(2), 2, 1), first=True)  # makes weights
@@ -110,14 +118,16 @@ class Encode:
     num_ranks: int = 1
     dtype: torch.dtype = torch.float32
     rank: int = 0
+    model: str = REAL.name
 
     def run(self) -> Seen:
-        vae = _vae(self.dtype)
-        bands = Bands(self.size.latents[2], mesh_of(ParallelLayout(ring=self.num_ranks), self.rank).world)
-        frame = torch.empty(1, bands.size * REAL.vae.scale_factor_spatial, self.size.width, 3, device=DEVICE)
+        spec = known_model(self.model)
+        vae = _vae(spec, self.dtype)
+        bands = Bands(self.size.latents(spec)[2], mesh_of(ParallelLayout(ring=self.num_ranks), self.rank).world)
+        frame = torch.empty(1, bands.size * spec.vae.scale_factor_spatial, self.size.width, 3, device=DEVICE)
         with Watch() as watch:
             made = vae.encode(frame, bands)
-        assert made.shape == (REAL.vae.z_dim, 1, bands.size, self.size.latents[3])
+        assert made.shape == (spec.vae.z_dim, 1, bands.size, self.size.latents(spec)[3])
         return watch.seen
 
 
@@ -150,9 +160,10 @@ def case_name(case: Any) -> str:
     return "-".join(f"{name}={value}".replace("torch.", "").replace("size=", "") for name, value in unusual)
 
 
-def _vae(dtype: torch.dtype) -> WanVae:
+def _vae(spec: ModelSpec, dtype: torch.dtype) -> WanVae:
+    assert isinstance(spec.vae, VaeSpec)
     with torch.device("meta"):
-        vae = WanVae(REAL.vae)
+        vae = WanVae(spec.vae)
     materialise(vae, DEVICE, dtype)
     vae.optimise_layout()
     return vae

@@ -7,6 +7,7 @@ import torch
 
 from ringlight.core.layout import ParallelLayout, split_sizes
 from ringlight.core.portions import MAX_ELEMENTS, most_tokens
+from ringlight.families.table import known_model
 from ringlight.planner.forward_peak import ForwardPeak
 from tests.fake_cuda.device import on_fake_cuda
 from tests.fake_cuda.networks import Forward, Size, case_name
@@ -19,10 +20,10 @@ slow = pytest.mark.slow
 
 
 def planned(forward: Forward) -> int:
-    layout = ParallelLayout.parse(forward.layout)
-    num_tokens = REAL.num_tokens(forward.size.num_frames, forward.size.height, forward.size.width)
+    layout, spec = ParallelLayout.parse(forward.layout), known_model(forward.model)
+    num_tokens = spec.num_tokens(forward.size.num_frames, forward.size.height, forward.size.width)
     return ForwardPeak(
-        network=REAL.transformer,
+        network=spec.transformer,
         layout=layout,
         num_tokens=num_tokens,
         own=split_sizes(num_tokens, layout.sp)[0],
@@ -42,6 +43,8 @@ CASES = [
     pytest.param(Forward(SHORT, "u2r1", take_turns=True), marks=slow),
     pytest.param(Forward(LONG, dtype=FLOAT32, kernel="efficient"), marks=slow),
     pytest.param(Forward(SMALL, "u1r2", kernel="flash", with_picture=True), marks=slow),
+    pytest.param(Forward(Size(720, 1280, 81), "u2r2", model="Wan2.1-T2V-14B"), marks=slow),
+    pytest.param(Forward(SMALL, "u1r2", 2, model="Wan2.1-T2V-1.3B"), marks=slow),
 ]
 
 

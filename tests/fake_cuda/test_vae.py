@@ -7,21 +7,23 @@ import torch
 
 from ringlight.core.layout import split_sizes
 from ringlight.core.portions import MAX_ELEMENTS
+from ringlight.families.table import known_model
 from ringlight.planner.decoder_peak import DecoderPeak, norm_copies
 from tests.fake_cuda.device import on_fake_cuda
 from tests.fake_cuda.networks import Decode, Encode, Size, case_name
-from tests.planner.specs import REAL
 
 LONG, SMALL, WIDE, LARGEST = Size(704, 1280, 121), Size(480, 832, 81), Size(1088, 1920, 121), Size(2304, 4096, 145)
+HD, WAN21 = Size(720, 1280, 81), "Wan2.1-T2V-14B"
 BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32
 slow = pytest.mark.slow
 
 
 def planned(decode: Decode) -> int:
-    _, _, rows, columns = decode.size.latents
+    layers = known_model(decode.model).vae.decoder
+    _, _, rows, columns = decode.size.latents(known_model(decode.model))
     own, is_split = split_sizes(rows, decode.num_ranks)[0], decode.num_ranks > 1
-    history = REAL.vae.decoder.history_elements(own, columns, is_split)
-    counted = DecoderPeak(REAL.vae.decoder, own, columns, is_split, False, norm_copies(False, decode.dtype.itemsize))
+    history = layers.history_elements(own, columns, is_split)
+    counted = DecoderPeak(layers, own, columns, is_split, False, norm_copies(False, decode.dtype.itemsize))
     peak = counted.of(decode.portion, has_history=True)
     return (history + peak) * decode.dtype.itemsize
 
@@ -36,13 +38,16 @@ def planned(decode: Decode) -> int:
         Decode(WIDE, portion=3, dtype=BFLOAT16),
         Decode(SMALL, num_ranks=4, dtype=BFLOAT16, rank=1),
         Decode(LARGEST, dtype=BFLOAT16),
+        Decode(SMALL, model=WAN21),
+        Decode(HD, num_ranks=2, dtype=BFLOAT16, portion=2, model=WAN21),
     ],
     ids=case_name,
 )
 def test_decoding_holds_what_is_planned(decode: Decode) -> None:
     """The portions are the largest that leave no tensor too long, or what fits into a card."""
-    _, _, rows, columns = decode.size.latents
-    assert decode.portion <= REAL.vae.decoder.most_latents(split_sizes(rows, decode.num_ranks)[0], columns)
+    spec = known_model(decode.model)
+    _, _, rows, columns = decode.size.latents(spec)
+    assert decode.portion <= spec.vae.decoder.most_latents(split_sizes(rows, decode.num_ranks)[0], columns)
     seen = on_fake_cuda(decode.run)
     assert planned(decode) == pytest.approx(seen.peak_bytes, rel=0.05)
     assert seen.reach <= MAX_ELEMENTS, seen.widest
@@ -63,4 +68,6 @@ def test_encoding_runs_on_cuda(encode: Encode) -> None:
     seen = on_fake_cuda(encode.run)
     assert seen.reach <= MAX_ELEMENTS, seen.widest
     assert seen.dtypes["fused.conv3d.default"] == {encode.dtype}
-    assert seen.peak_bytes < planned(Decode(encode.size, num_ranks=encode.num_ranks, dtype=encode.dtype))
+    assert seen.peak_bytes < planned(
+        Decode(encode.size, num_ranks=encode.num_ranks, dtype=encode.dtype, model=encode.model)
+    )

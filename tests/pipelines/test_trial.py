@@ -86,7 +86,11 @@ UNIPC, EULER, LCM = "UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler"
     ("class_name", "config", "words"),
     [
         (UNIPC, {"use_flow_sigmas": False, "prediction_type": "epsilon"}, 'prediction_type is "epsilon", use_flow_sig'),
-        (UNIPC, {"use_flow_sigmas": False}, "no flow sigmas.*; use_flow_sigmas is false; take the scheduler of Wan2.2"),
+        (
+            UNIPC,
+            {"use_flow_sigmas": False},
+            "no flow sigmas.*; use_flow_sigmas is false; take the scheduler of the pub",
+        ),
         (UNIPC, {"prediction_type": "v_prediction"}, 'in a trial of 4 steps it ends 2 off; prediction_type is "v_pred'),
         (UNIPC, {"predict_x0": False}, "cannot predict flow"),
         (UNIPC, {"use_karras_sigmas": True}, "takes no flow shift.*use_karras_sigmas is true"),

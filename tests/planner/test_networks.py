@@ -19,6 +19,8 @@ from ringlight.families.model import ModelSpec
 from ringlight.families.wan.networks.transformer import WanTransformer
 from ringlight.families.wan.networks.vae import WanVae
 from ringlight.families.wan.recipe import spare_bytes
+from ringlight.families.wan.work.vae import VaeSpec
+from ringlight.families.wan21_t2v.demo import SIZES, VAE
 from ringlight.models.loading import fill_random, materialise
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.mesh import ParallelMesh
@@ -30,6 +32,7 @@ from tests.planner.specs import REAL, demo_spec, hardware, layout, request
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
+WAN21_VAE = msgspec.convert(VAE | SIZES["tiny"]["vae"], VaeSpec)
 FLOAT32 = RunSettings(dtype="float32")
 
 
@@ -95,8 +98,8 @@ def peak_bytes(run: Callable[[], object], trace: Path) -> int:
 
 
 @pytest.mark.parametrize("portion", [1, 2])
-def test_the_decoders_peak_is_what_it_allocates(portion: int, tmp_path: Path) -> None:
-    spec = demo_spec("tiny").vae
+@pytest.mark.parametrize("spec", [demo_spec("tiny").vae, WAN21_VAE], ids=["wan22", "wan21"])
+def test_the_decoders_peak_is_what_it_allocates(portion: int, spec: VaeSpec, tmp_path: Path) -> None:
     with META:
         vae = WanVae(spec)
     materialise(vae, CPU, torch.float32)

@@ -8,7 +8,7 @@ from pathlib import Path
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ORIGINAL_FILES = ("Wan2.2_VAE.pth", "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth")
 COMFY_FOLDERS = ("diffusion_models", "split_files", "text_encoders", "unet")
-INSTEAD = "take Diffusers layout: `hf download Wan-AI/Wan2.2-TI2V-5B-Diffusers`"
+INSTEAD = "take Diffusers layout, such as `hf download Wan-AI/Wan2.2-TI2V-5B-Diffusers`"
 MAX_SHOWN = 4
 
 

@@ -28,7 +28,7 @@ LARGEST, DEVIATION = 3.0, 0.5  # of the data: c lies within +-3, s is 0.5
 MOST_APART = 0.0015  # timesteps of some schedulers are whole numbers
 MOST_OFF = 0.05  # whole timesteps and rounding leave 0.01
 THAN_EULER = 1.5  # times as far off as Euler's method, at most
-REMEDY = "take the scheduler of Wan2.2-TI2V-5B"
+REMEDY = "take the scheduler of the published model"
 # What makes a scheduler solve something else, where its configuration has it: the key, and the value that is right.
 TELLING: dict[str, Any] = {
     "prediction_type": "flow_prediction",
@@ -52,7 +52,7 @@ class Wrong(Exception):
 
 @torch.inference_mode()
 def require_sampler(spec: SchedulerSpec, model_path: Path) -> None:
-    """Raise InvalidCheckpoint, with the reason, unless the checkpoint's scheduler solves the flow of Wan's networks."""
+    """Raise InvalidCheckpoint, with the reason, unless the checkpoint's scheduler solves the flow of the network."""
     place = model_path / "scheduler"
     try:
         end_of(spec, FEW)
