@@ -9,7 +9,7 @@ from pathlib import Path
 import ringlight
 from ringlight.core.installation import WORKSHOP
 
-FLOORS = ("worker", "families", "pipelines", "models", "samplers", "parallel", "attention")
+FLOORS = ("worker", "families", "pipelines", "models", "kernels", "samplers", "parallel", "attention")
 OPTIONAL = {"diffusers"}  # imported where a checkpoint asks for it
 
 

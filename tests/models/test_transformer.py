@@ -15,7 +15,7 @@ from ringlight.families.model import ModelSpec
 from ringlight.families.wan.networks import transformer as module
 from ringlight.families.wan.networks.conditioning import Modulation, TextKeys
 from ringlight.families.wan.networks.transformer import WanTransformer
-from ringlight.models.linear import Linear
+from ringlight.kernels.linear import Linear
 from ringlight.parallel.mesh import ParallelMesh
 from tests.oracle import load_oracle
 from tests.ours import load_pipeline

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from ringlight.core.picture import fit_picture
-from ringlight.core.portions import MAX_ELEMENTS
-from ringlight.families.layers.convolution import HISTORY, Convolution
+from ringlight.core.portions import HISTORY, MAX_ELEMENTS
+from ringlight.families.layers.convolution import Convolution
 from ringlight.families.wan.networks import causal
 from ringlight.families.wan.networks.causal import CausalConv, RmsNorm, Stream
 from ringlight.families.wan.networks.vae import WanVae

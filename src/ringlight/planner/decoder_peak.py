@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ringlight.core.portions import MAX_ELEMENTS
-from ringlight.families.layers.convolution import HISTORY, Convolution
+from ringlight.core.portions import HISTORY, MAX_ELEMENTS
+from ringlight.families.layers.convolution import Convolution
 from ringlight.families.layers.decoder import DecoderLayers, UpLayers
 
 

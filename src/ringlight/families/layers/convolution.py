@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import msgspec
 
 from ringlight.core.layout import split_sizes
+from ringlight.core.portions import HISTORY
 
-HISTORY = 2  # frames before the current one that a kernel of three reaches
 DOUBLED = 16  # products for each input pixel of a doubling convolution: four phases of 2x2
 
 

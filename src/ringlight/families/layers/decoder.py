@@ -11,9 +11,8 @@ from functools import cached_property
 
 import msgspec
 
-from ringlight.core.portions import MAX_ELEMENTS
+from ringlight.core.portions import HISTORY, MAX_ELEMENTS
 from ringlight.families.layers.convolution import (
-    HISTORY,
     Convolution,
     MidLayers,
     ResidualLayers,

@@ -9,21 +9,22 @@ has its own rows and one halo row above and below, of history too, so that each 
 
 What is done differently from the reference, with the same result to rounding:
 - The first frame has only zeros before it, so of each 3x3x3 kernel only the last 3x3 is multiplied.
-- Where frames come in twos, a kernel of three frames takes four 3x3 convolutions per pair instead of six (Winograd's
-  F(2, 3) along time, arXiv 1509.09308), no less exact in float32.
+- How a convolution of many frames is computed is the kernel's to decide (`kernels/convolution`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ringlight.core.portions import MAX_ELEMENTS
-from ringlight.families.layers.convolution import HISTORY, Convolution
+from ringlight.core.portions import HISTORY, MAX_ELEMENTS
+from ringlight.families.layers.convolution import Convolution
+from ringlight.kernels.convolution import Arrive, Direct, FrameConvolution, convolve, lay_out
 from ringlight.parallel.halo import Bands, Halo
 
 FUSED_NORM_ON = ("cuda",)  # on a CPU F.rms_norm takes nearly twice as long as three operations (docs/log.md)
@@ -141,25 +142,6 @@ def _copy(x: Tensor, out: Tensor) -> None:
     out.copy_(x)
 
 
-def convolve(
-    x_THWC: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    padding: tuple[int, ...],
-    stride: tuple[int, ...] = (1, 1, 1),
-) -> Tensor:
-    """A 3-D convolution of THWC by a weight (O, C, kt, kh, kw), as THWO.
-
-    On a CPU oneDNN is called by name: torch's own choice for one thread often falls into a slower kernel.
-    """
-    x = x_THWC.unsqueeze(0).permute(0, 4, 1, 2, 3)  # so that the batch has the stride that channels-last wants
-    if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        out = torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
-    else:
-        out = F.conv3d(x, weight, bias, stride, padding)
-    return out.squeeze(0).permute(1, 2, 3, 0).contiguous()
-
-
 class CausalConv(nn.Module):
     """A convolution that sees the current and earlier frames; rows and columns are zero-padded to keep their number."""
 
@@ -171,92 +153,40 @@ class CausalConv(nn.Module):
         self.scale = layer.scale
         self.padding = (0, layer.kernel[1] // 2, layer.kernel[2] // 2)
         self.in_pairs = layer.in_pairs
-        self._pair_weights: Tensor | None = None
+        self._kernel: FrameConvolution | None = None
 
     def optimise_layout(self) -> None:
-        """Lay the weight out as it is used. With pairs on a CPU that is four 3x3 kernels and no longer the 3x3x3."""
-        if (
-            self.in_pairs
-            and self.kernel_frames == 3
-            and self.weight.device.type == "cpu"
-            and self.weight.dtype == torch.float32
-        ):
-            first, middle, last = self.weight.double().unbind(2)
-            outer = first + last
-            sums = torch.cat([first, (outer + middle) / 2, (outer - middle) / 2, last]).float()
-            self._pair_weights = sums.contiguous(memory_format=torch.channels_last)
-            self.weight.data = self._pair_weights.chunk(4)[-1].unsqueeze(2)
-        else:
-            self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last_3d)
-
-    def run(self, window: Tensor, stream: Stream, halo: Halo | None = None) -> Tensor:
-        """Convolve a window from `stream.window`, and keep its last frames. Where it has halo rows, `halo` is what is
-        still to come of them, and no rows are padded."""
-        if self._pair_weights is not None and len(window) > HISTORY:
-            out = self._convolve_pairs(window, self._pair_weights, halo)
-        else:
-            if halo is not None:
-                _place(halo, window)
-            padding = self.padding if halo is None else self._padding_of_columns
-            if len(window) > HISTORY:
-                out = convolve(window, self.weight, self.bias, padding)
-            else:
-                *before, last = self.weight.split(1, dim=2)
-                out = convolve(window, last, self.bias, padding)
-                for frame, weight in zip(stream.frames_before(self), before, strict=False):
-                    out += convolve(frame, weight, None, padding)
-        stream.keep(self, window)
-        return out
+        """Lay the weight out as it is used. Call once, after loading."""
+        self._kernel, self.weight.data = lay_out(self.weight.data, self.in_pairs)
 
     @property
     def takes_pairs(self) -> bool:
         """Whether frames after the first one must come in even numbers."""
-        return self._pair_weights is not None
+        return self._kernel is not None and self._kernel.takes_pairs
 
-    @property
-    def _padding_of_columns(self) -> tuple[int, int, int]:
-        return (0, 0, self.padding[2])
-
-    def _convolve_pairs(self, window: Tensor, weights: Tensor, halo: Halo | None) -> Tensor:
-        """Pair of frames by pair, so that the products stay small; the rows that see a halo last, while it travels."""
-        own = window if halo is None else window[:, 1:-1]
-        out = window.new_empty(len(window) - HISTORY, *own.shape[1:3], len(self.bias))
-        inner, padding = (out, self.padding) if halo is None else (out[:, 1:-1], self._padding_of_columns)
-        if inner.numel():
-            for start in range(0, len(out), 2):
-                targets = inner[start : start + 2].split(1)
-                self._convolve_pair(own[start : start + 4].split(1), weights, targets, padding)
-        if halo is not None:
-            _place(halo, window)
-            self._convolve_edges(window, weights, out)
+    def run(self, window: Tensor, stream: Stream, halo: Halo | None = None) -> Tensor:
+        """Convolve a window from `stream.window`, and keep its last frames. Where it has halo rows, `halo` is what is
+        still to come of them, and no rows are padded."""
+        arrive = None if halo is None else partial(_place, halo, window)
+        if len(window) > HISTORY:
+            kernel = self._kernel or Direct(self.weight)
+            out = kernel(window, self.bias, self.padding, arrive)
+        else:
+            out = self._convolve_frame(window, stream, arrive)
+        stream.keep(self, window)
         return out
 
-    def _convolve_edges(self, window: Tensor, weights: Tensor, out: Tensor) -> None:
-        """The first and the last row of `out`, of all pairs at once."""
-        pairs = len(out) // 2
-        seen = [window[frame : frame + 2 * pairs - 1 : 2] for frame in range(4)]
-        edges = [torch.cat([frames[:, :3], frames[:, -3:]]) for frames in seen]
-        made = out.new_empty(2, 2 * pairs, 1, *out.shape[2:])
-        self._convolve_pair(edges, weights, made.unbind(0), self._padding_of_columns)
-        for frame in (0, 1):
-            out[frame::2, :1], out[frame::2, -1:] = made[frame].chunk(2)
-
-    def _convolve_pair(
-        self, frames: Sequence[Tensor], weights: Tensor, out: Sequence[Tensor], padding: tuple[int, int, int]
-    ) -> None:
-        """A pair of new frames from the four frames a, b, c, d that it sees, by four products instead of six:
-
-        p = k0 (a - c), q = (k0+k1+k2)/2 (b + c), r = (k0-k1+k2)/2 (c - b), s = k2 (b - d); p + q + r and q - r - s.
-        """
-        first, plus, minus, last = (weight.unsqueeze(2) for weight in weights.chunk(4))
-        a, b, c, d = frames
-        mixed = torch.empty_like(a)
-        q = convolve(torch.add(b, c, out=mixed), plus, None, padding)
-        p = convolve(torch.sub(a, c, out=mixed), first, self.bias, padding).add_(q)
-        r = convolve(torch.sub(c, b, out=mixed), minus, None, padding)
-        torch.add(p, r, out=out[0])
-        s = convolve(torch.sub(b, d, out=mixed), last, -self.bias, padding)
-        torch.sub(q.sub_(r), s, out=out[1])
+    def _convolve_frame(self, window: Tensor, stream: Stream, arrive: Arrive | None) -> Tensor:
+        """Convolve a single frame, which stands apart from its history, if it has any."""
+        padding = self.padding
+        if arrive is not None:
+            arrive()
+            padding = (0, 0, self.padding[2])
+        *before, last = self.weight.split(1, dim=2)
+        out = convolve(window, last, self.bias, padding)
+        for frame, weight in zip(stream.frames_before(self), before, strict=False):
+            out += convolve(frame, weight, None, padding)
+        return out
 
     def forward(self, x_THWC: Tensor, stream: Stream) -> Tensor:
         if self.kernel_frames == 1:

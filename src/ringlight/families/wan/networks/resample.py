@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from ringlight.families.layers.convolution import Convolution
 from ringlight.families.layers.decoder import UpLayers
 from ringlight.families.layers.encoder import DownLayers
-from ringlight.families.wan.networks.causal import CausalConv, Stream, convolve
+from ringlight.families.wan.networks.causal import CausalConv, Stream
 from ringlight.families.wan.networks.residual import ResidualBlock
+from ringlight.kernels.convolution import convolve
 from ringlight.parallel.halo import Halo
 
 

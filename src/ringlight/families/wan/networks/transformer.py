@@ -27,7 +27,7 @@ from ringlight.families.layers.matrix import BlockLayers, Matrix, TransformerLay
 from ringlight.families.wan.networks.conditioning import Modulation, TextKeys
 from ringlight.families.wan.networks.rope import rope_frequencies, rotate_
 from ringlight.families.wan.work.transformer import TransformerSpec
-from ringlight.models.linear import Linear
+from ringlight.kernels.linear import Linear
 from ringlight.parallel.attention import sequence_attention
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.shard import SequenceShard
