@@ -9,8 +9,9 @@ import pytest
 
 from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.plain import plain
-from ringlight.core.request import MAX_SEED, RequestLimits, VideoRequest
+from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
+from ringlight.core.video_fields import MAX_SEED
 from ringlight.planner.model_card import WAN22_TI2V_5B as REAL
 
 LIMITS = RequestLimits()

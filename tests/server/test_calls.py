@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ringlight.core.errors import InvalidLayout, InvalidRequest
-from ringlight.core.request import MAX_SEED, RequestDefaults, RequestLimits, VideoRequest
+from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.sizes import decide_size
 from ringlight.core.spec import ModelSpec
+from ringlight.core.video_fields import MAX_SEED
 from ringlight.server.api.calls import AnyCall, Call, CreateVideo, ExtendVideo, RemixVideo, parse
 from ringlight.server.api.drafts import frames_for, to_draft
 from ringlight.server.collection.view import Draft

@@ -194,7 +194,7 @@ class Events:
             view = self._videos.get(video_id, None)
         except NotFound:
             return None
-        return f"video.{view.status}", to_video(view).model_dump()
+        return f"video.{view.status}", msgspec.to_builtins(to_video(view))
 
 
 class Reading:

@@ -76,20 +76,11 @@ async def to_draft(
 
 def _completed(call: CreateVideo, videos: Collection, picture_size: Size | None) -> VideoRequest:
     """The request of a call whose picture has this size, without the picture. Raises InvalidRequest."""
+    asked = call.asked()
     width, height = call.width_height
-    request = videos.complete(
-        call.prompt,
-        negative_prompt=call.negative_prompt,
-        width=width,
-        height=height,
-        picture_size=picture_size,
-        num_frames=frames_for(call, call.fps or videos.defaults.fps, videos.spec),
-        fps=call.fps,
-        num_inference_steps=call.num_inference_steps,
-        guidance_scale=call.guidance_scale,
-        flow_shift=call.flow_shift,
-        seed=call.seed,
-    )
+    num_frames = frames_for(call, asked["fps"] or videos.defaults.fps, videos.spec)
+    asked |= {"width": width, "height": height, "num_frames": num_frames}
+    request = videos.complete(call.prompt, picture_size=picture_size, **asked)
     try:
         request.check(videos.spec, videos.limits)
     except InvalidRequest as error:
@@ -115,8 +106,9 @@ async def check_webhook(url: str | None, webhooks: Outbound | None) -> None:
 
 def frames_for(call: Lengthed, fps: int, spec: ModelSpec) -> int | None:
     """Frames as they are given, else the fewest that the model can make and that last as long as `seconds`."""
-    if call.num_frames is not None or call.seconds is None:
-        return call.num_frames
+    given: int | None = call.asked()["num_frames"]
+    if given is not None or call.seconds is None:
+        return given
     multiple = spec.frame_multiple
     wanted = call.seconds * fps - 1
     return max(0, math.ceil(wanted / multiple - 1e-9)) * multiple + 1
@@ -125,7 +117,7 @@ def frames_for(call: Lengthed, fps: int, spec: ModelSpec) -> int | None:
 def asked_seconds(call: Lengthed, before: str | None = "0") -> str | None:
     """The length that a call asks for, as answers have it, after a part whose length was asked `before`; None where it
     follows from something else."""
-    if call.seconds is None or call.num_frames is not None or before is None:
+    if call.seconds is None or call.asked()["num_frames"] is not None or before is None:
         return None
     return f"{float(before) + call.seconds:g}"
 
@@ -134,7 +126,7 @@ def _as_asked(problem: Problem, call: CreateVideo) -> Problem:
     """Name the field that the client sent: it may have said size for width and height, or seconds for frames."""
     if problem.field in ("width", "height") and call.size is not None:
         return msgspec.structs.replace(problem, field="size", message=f"{problem.field} {problem.message}")
-    if problem.field == "num_frames" and call.num_frames is None and call.seconds is not None:
+    if problem.field == "num_frames" and call.asked()["num_frames"] is None and call.seconds is not None:
         return msgspec.structs.replace(problem, field="seconds", message=f"num_frames {problem.message}")
     return problem
 
