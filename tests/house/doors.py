@@ -26,7 +26,7 @@ from ringlight.server.api.calls import CreateVideo, parse
 from ringlight.server.api.openapi import describe
 from ringlight.server.api.routes import system, videos
 from ringlight.server.http.body import Body
-from ringlight.server.http.errors import ApiError
+from ringlight.server.http.errors import HttpError
 
 WORKLOAD = """
 [[request]]
@@ -62,7 +62,7 @@ def asked(name: str, value: float) -> Any:
         call = parse(CreateVideo, Body(fields=fields, files={}, sha256=""))
         request = RequestDefaults().complete(call.prompt, SPEC, **call.asked())
         request.check(SPEC, RequestLimits())
-    except (ApiError, InvalidRequest) as error:
+    except (HttpError, InvalidRequest) as error:
         return str(error)
     return getattr(request, name)
 

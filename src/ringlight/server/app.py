@@ -31,14 +31,14 @@ from ringlight.server.collection.store import StoredDelivery
 from ringlight.server.collection.videos import Videos, engine_of
 from ringlight.server.collection.view import View
 from ringlight.server.http import errors, middleware
-from ringlight.server.http.errors import ApiError
+from ringlight.server.http.errors import HttpError
 from ringlight.server.observability.logs import configure_logs
 from ringlight.server.observability.meter import RequestMeter
 from ringlight.server.observability.metrics import Metrics
 from ringlight.server.observability.tracing import Tracing, check_endpoint, configure_tracing
 from ringlight.server.safety.keys import ApiKeys, check_exposure
 from ringlight.server.safety.outbound import Outbound
-from ringlight.server.safety.webhooks import Delivery, Webhooks
+from ringlight.server.safety.webhooks import WebhookDelivery, Webhooks
 from ringlight.server.serving import bind, run
 
 __all__ = ["check", "create_app", "engine_of", "run"]
@@ -99,7 +99,7 @@ def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await to_thread.run_sync(collection.start)
-        webhooks.start(Events(collection))
+        webhooks.start(VideoEvents(collection))
         yield
         await to_thread.run_sync(webhooks.close)  # which needs the store
         await to_thread.run_sync(collection.close)
@@ -154,7 +154,7 @@ async def method_not_allowed(request: Request, error: Exception) -> Response:
     }
     path, method = request.url.path, request.method
     allow = {"Allow": ", ".join(sorted(methods))}
-    return ApiError(405, "method_not_allowed", f"{path} does not take {method}", headers=allow).response()
+    return HttpError(405, "method_not_allowed", f"{path} does not take {method}", headers=allow).response()
 
 
 class Announcer:
@@ -177,16 +177,16 @@ class Announcer:
         self._webhooks.wake()
 
 
-class Events:
+class VideoEvents:
     """What webhooks have to tell: the ends of videos, as they are kept with them (webhooks.Outbox)."""
 
     def __init__(self, videos: Videos) -> None:
         self._videos = videos
 
-    def settle(self, over: Collection[Delivery], limit: int) -> Sequence[Delivery]:
+    def settle(self, over: Collection[WebhookDelivery], limit: int) -> Sequence[WebhookDelivery]:
         """Forget deliveries that are over; the oldest of the others. Raises StoreError."""
         kept = self._videos.store.settle([StoredDelivery(*msgspec.structs.astuple(each)) for each in over], limit)
-        return [Delivery(*msgspec.structs.astuple(each)) for each in kept]
+        return [WebhookDelivery(*msgspec.structs.astuple(each)) for each in kept]
 
     def event(self, video_id: str) -> tuple[str, Mapping[str, Any]] | None:
         """What happened to a video, and the video as the API shows it; None where it is deleted. Raises StoreError."""

@@ -226,7 +226,7 @@ class ExtendVideo(Lengthed):
 
 
 def parse(model: type[AnyCall], body: Body) -> AnyCall:
-    """The call that a body holds. Raises ApiError 400 that names every field that is wrong, missing or unknown."""
+    """The call that a body holds. Raises HttpError 400 that names every field that is wrong, missing or unknown."""
     problems = [Problem(shown(name), _why_no_file(name, model)) for name in body.files if name not in model.file_fields]
     call = None
     try:

@@ -17,7 +17,7 @@ from ringlight.core.sizes import Size
 from ringlight.core.spec import ModelSpec
 from ringlight.server.api.calls import CreateVideo, ImageReference, Lengthed, shown
 from ringlight.server.collection.view import Draft
-from ringlight.server.http.errors import ApiError
+from ringlight.server.http.errors import HttpError
 from ringlight.server.safety.outbound import Outbound
 from ringlight.server.safety.pictures import check_picture, is_inline, read_inline
 
@@ -47,7 +47,7 @@ async def to_draft(
     """What a call asks for, complete and checked, with its picture fetched and found whole.
 
     `outbound` fetches pictures and `webhooks` may be called when a video is over; None calls nobody. `decoders` bounds
-    how many pictures are decoded at a time. Raises ApiError, InvalidRequest, InvalidLayout.
+    how many pictures are decoded at a time. Raises HttpError, InvalidRequest, InvalidLayout.
     """
     check_model(call.model, videos.model_names)
     await check_webhook(call.webhook_url, webhooks)
@@ -89,17 +89,17 @@ def _completed(call: CreateVideo, videos: Collection, picture_size: Size | None)
 
 
 def check_model(model: str | None, model_names: Sequence[str]) -> None:
-    """Raise ApiError 404 unless the model is left out or one that is served."""
+    """Raise HttpError 404 unless the model is left out or one that is served."""
     if model is not None and model not in model_names:
         served = ", ".join(model_names)
-        raise ApiError(404, "model_not_found", f"model: {shown(model)!r} is not served; {served} is", param="model")
+        raise HttpError(404, "model_not_found", f"model: {shown(model)!r} is not served; {served} is", param="model")
 
 
 async def check_webhook(url: str | None, webhooks: Outbound | None) -> None:
-    """Raise ApiError 400 unless the URL is left out or may be called."""
+    """Raise HttpError 400 unless the URL is left out or may be called."""
     if url is not None and webhooks is None:
         message = "webhook_url: this server calls no webhooks that requests name"
-        raise ApiError(400, "webhook_url_refused", message, param="webhook_url")
+        raise HttpError(400, "webhook_url_refused", message, param="webhook_url")
     if url is not None and webhooks is not None:
         await webhooks.check(url)
 

@@ -59,7 +59,7 @@ Served = Annotated[Parts, Depends(parts_of)]
 async def owner_of(
     request: Request, parts: Served, _documented: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> str:
-    """Whose videos a request may see. Raises ApiError 401."""
+    """Whose videos a request may see. Raises HttpError 401."""
     return parts.keys.identify(request.headers.get("authorization"))
 
 

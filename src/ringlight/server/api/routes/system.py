@@ -16,7 +16,7 @@ from ringlight.engine.runner import ReplicaState
 from ringlight.server.api.openapi import answers
 from ringlight.server.api.parts import Owner, Parts, Served
 from ringlight.server.api.schemas import Alive, Health, Ready, ReplicaHealth, Version, as_model
-from ringlight.server.http.errors import ApiError
+from ringlight.server.http.errors import HttpError
 from ringlight.wire.model import FieldCard, ModelCard, ModelList
 
 TYPES: dict[type, Literal["integer", "number", "string"]] = {int: "integer", float: "number", str: "string"}
@@ -34,7 +34,7 @@ async def list_models(parts: Served, owner: Owner) -> ModelList:
 async def retrieve_model(model: str, parts: Served, owner: Owner) -> ModelCard:
     """A model, with what a request may leave out and what bounds it."""
     if model not in parts.videos.model_names:
-        raise ApiError(404, "model_not_found", f"there is no model {model[:80]!r} here", param="model")
+        raise HttpError(404, "model_not_found", f"there is no model {model[:80]!r} here", param="model")
     return _card(model, parts)
 
 
@@ -49,7 +49,7 @@ async def ready(parts: Served) -> Response:
     """Whether videos are being made: a replica is ready and the server is not stopping."""
     status, reason = _standing(parts)
     if status != "ready":
-        return ApiError(503, "unavailable", reason).response()  # not raised: it is no failure to be logged
+        return HttpError(503, "unavailable", reason).response()  # not raised: it is no failure to be logged
     return JSONResponse({"status": "ready"})
 
 

@@ -16,7 +16,7 @@ from ringlight.server.api.schemas import VideoDeleted, as_model, poll_after_ms, 
 from ringlight.server.collection.store import Idempotency
 from ringlight.server.collection.view import Draft, View
 from ringlight.server.http.body import Body, read_body
-from ringlight.server.http.errors import ApiError, NotImplementedHere
+from ringlight.server.http.errors import HttpError, NotImplementedHere
 from ringlight.wire.video import Video, VideoList
 
 MAX_KEY_LENGTH = 255
@@ -121,7 +121,7 @@ def cancel_video(response: Response, video_id: VideoId, parts: Served, owner: Ow
 
 
 async def drafted(body: Body, parts: Parts) -> Draft:
-    """What a call to create a video asks for, complete. Raises ApiError, InvalidRequest, InvalidLayout."""
+    """What a call to create a video asks for, complete. Raises HttpError, InvalidRequest, InvalidLayout."""
     call = parse(CreateVideo, body)
     return await to_draft(call, body.files, parts.videos, parts.image_hosts, parts.webhook_hosts, parts.decoders)
 
@@ -135,7 +135,7 @@ async def accept(request: Request, body: Body, draft: Draft, parts: Parts, owner
 
 
 def idempotency_of(request: Request, body: Body) -> Idempotency:
-    """Which other requests count as this one. Raises ApiError 400 for a key that is too long.
+    """Which other requests count as this one. Raises HttpError 400 for a key that is too long.
 
     With an Idempotency-Key those that have it too. Without one, a request that calls itself a repetition is that of
     the same body within two minutes, and one that does not is new, and is what a repetition of it will find.
@@ -145,7 +145,7 @@ def idempotency_of(request: Request, body: Body) -> Idempotency:
         window_seconds = RETRY_SECONDS if is_retry(request) else 0.0
         return Idempotency(f"body:{body.sha256}", body.sha256, window_seconds)
     if not 0 < len(key) <= MAX_KEY_LENGTH:
-        raise ApiError(400, "invalid_request", f"Idempotency-Key: has {len(key)} characters; 1 to {MAX_KEY_LENGTH}")
+        raise HttpError(400, "invalid_request", f"Idempotency-Key: has {len(key)} characters; 1 to {MAX_KEY_LENGTH}")
     return Idempotency(f"key:{key}", body.sha256)
 
 
