@@ -15,6 +15,7 @@ from ringlight.core.errors import InvalidCheckpoint, NumericalError
 from ringlight.core.layout import ParallelLayout, decide
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.spec import ModelSpec
+from ringlight.parallel.collective import collective
 from ringlight.parallel.group import RankGroup
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines.output import finish
@@ -32,6 +33,7 @@ class Unheard(Events):
     def _tell(self, message: messages.JobMessage) -> None: ...
 
 
+@collective
 def warm_up(pipeline: Wan22TI2V, group: RankGroup, corridor: Corridor, meter: MemoryMeter) -> None:
     """Make the smallest videos, with and without a picture, previews included. All ranks call it together.
 
