@@ -19,7 +19,6 @@ from ringlight.core.config import EngineConfig
 from ringlight.core.errors import NotFound, Occupied
 from ringlight.core.settings import ServeSettings
 from ringlight.engine.engine import Engine
-from ringlight.engine.runner import ReplicaState
 from ringlight.server.api.events import Watchers
 from ringlight.server.api.openapi import describe
 from ringlight.server.api.parts import NO_IDS, Parts
@@ -34,7 +33,7 @@ from ringlight.server.http import errors, middleware
 from ringlight.server.http.errors import HttpError
 from ringlight.server.observability.logs import configure_logs
 from ringlight.server.observability.meter import RequestMeter
-from ringlight.server.observability.metrics import Metrics
+from ringlight.server.observability.metrics import Metrics, ServerState
 from ringlight.server.observability.tracing import Tracing, check_endpoint, configure_tracing
 from ringlight.server.safety.keys import ApiKeys, check_exposure
 from ringlight.server.safety.outbound import Outbound
@@ -94,7 +93,7 @@ def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
     webhooks = Webhooks.from_settings(settings, metrics.observe_webhook)
     tracing = configure_tracing(settings.otlp_endpoint)
     collection = Videos(settings, config, Announcer(metrics, webhooks, tracing))
-    metrics.watch(Reading(collection), collection.model_names[0], collection.engine.choice.layout.name)
+    metrics.watch(ServerState(collection), collection.model_names[0], collection.engine.choice.layout.name)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -195,26 +194,3 @@ class VideoEvents:
         except NotFound:
             return None
         return f"video.{view.status}", msgspec.to_builtins(to_video(view))
-
-
-class Reading:
-    """What metrics read of the videos when somebody asks (metrics.Service)."""
-
-    def __init__(self, videos: Videos) -> None:
-        self._videos = videos
-
-    def queue_length(self) -> int:
-        """Jobs that wait."""
-        return len(self._videos.engine.queue)
-
-    def count_by_status(self) -> Mapping[str, int]:
-        """Jobs in the store. Raises StoreError."""
-        return {str(status): count for status, count in self._videos.store.count_by_status().items()}
-
-    def store_bytes(self) -> int:
-        """Bytes of all videos. Raises StoreError."""
-        return self._videos.store.total_output_bytes()
-
-    def replicas(self) -> Sequence[ReplicaState]:
-        """The replicas as they are."""
-        return self._videos.engine.replicas

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
 
 import msgspec
 from anyio import CapacityLimiter, to_thread
@@ -12,34 +11,21 @@ from anyio import CapacityLimiter, to_thread
 from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.picture import upright_size
-from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
+from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.sizes import Size
 from ringlight.core.spec import ModelSpec
 from ringlight.server.api.calls import CreateVideo, ImageReference, Lengthed, shown
+from ringlight.server.collection.videos import Videos
 from ringlight.server.collection.view import Draft
 from ringlight.server.http.errors import HttpError
 from ringlight.server.safety.outbound import Outbound
 from ringlight.server.safety.pictures import check_picture, is_inline, read_inline
 
 
-class Collection(Protocol):
-    """What is asked of the collection of videos to make a draft."""
-
-    @property
-    def model_names(self) -> Sequence[str]: ...
-    @property
-    def spec(self) -> ModelSpec: ...
-    @property
-    def limits(self) -> RequestLimits: ...
-    @property
-    def defaults(self) -> RequestDefaults: ...
-    def complete(self, prompt: str, **fields: Any) -> VideoRequest: ...
-
-
 async def to_draft(
     call: CreateVideo,
     files: Mapping[str, bytes],
-    videos: Collection,
+    videos: Videos,
     outbound: Outbound,
     webhooks: Outbound | None = None,
     decoders: CapacityLimiter | None = None,
@@ -74,7 +60,7 @@ async def to_draft(
     )
 
 
-def _completed(call: CreateVideo, videos: Collection, picture_size: Size | None) -> VideoRequest:
+def _completed(call: CreateVideo, videos: Videos, picture_size: Size | None) -> VideoRequest:
     """The request of a call whose picture has this size, without the picture. Raises InvalidRequest."""
     asked = call.asked()
     width, height = call.width_height
