@@ -114,7 +114,7 @@ def metrics() -> str:
 
 
 class Nothing:
-    """A server that has done nothing (metrics.Service)."""
+    """A server that has done nothing (metrics.ServerState)."""
 
     def queue_length(self) -> int:
         return 0

@@ -11,7 +11,7 @@ import pytest
 
 from ringlight.bench.comparison import Comparison, compare
 from ringlight.bench.figures import all_rows
-from ringlight.bench.gates import Gate, Verdict
+from ringlight.bench.gates import Gate, GateVerdict
 from ringlight.bench.result import Result
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.report import RunReport
@@ -148,7 +148,7 @@ def test_results_of_a_later_program_are_refused(tmp_path: Path) -> None:
 # --- gates ---
 
 
-def verdicts(folder: Path, gate: str, *found: Result | RunReport) -> list[Verdict]:
+def verdicts(folder: Path, gate: str, *found: Result | RunReport) -> list[GateVerdict]:
     (part,) = compare(saved(folder, *found), force=True).parts
     return list(Gate.parse(gate).verdicts(part.columns, all_rows(part.columns), part.held))
 

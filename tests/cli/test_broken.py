@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ringlight.cli.diagnosis import Problem, Requirement, problems_of, requirements, satisfies
+from ringlight.cli.diagnosis import Finding, Requirement, problems_of, requirements, satisfies
 from tests.cli.commands import TIMEOUT_SECONDS, Done
 
 HIDE = """
@@ -85,7 +85,7 @@ def test_doctor_names_what_is_broken_and_how_to_mend_it(
 ) -> None:
     folder = without(tmp_path, package) if text is None else broken(tmp_path, package, text)
     done = run(folder, "doctor", "--json")
-    problems = [Problem(**each) for each in json.loads(done.out)["problems"]]
+    problems = [Finding(**each) for each in json.loads(done.out)["problems"]]
     assert done.code == 3, done
     assert any(each.what.startswith(f"{package}: ") for each in problems)
     assert any(what in each.what for each in problems) and any(remedy in each.remedy for each in problems), problems

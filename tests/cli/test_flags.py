@@ -14,8 +14,9 @@ from ringlight.cli.main import app
 from ringlight.core.config import EngineConfig, NodesConfig
 from ringlight.core.fields import setting, settings_of
 from ringlight.core.layout import AskedLayout
-from ringlight.core.request import AskedVideo, RequestDefaults, VideoRequest
+from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.core.settings import ServeSettings
+from ringlight.core.video_fields import AskedFields
 
 
 class Lens(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +114,7 @@ def test_no_two_settings_have_one_name() -> None:
 def test_a_field_of_requests_is_declared_once() -> None:
     """What RequestDefaults declares is a field of a request, and a flag wherever one is asked for."""
     names = [field.name for field in settings_of(RequestDefaults)]
-    assert names == list(RequestDefaults.__struct_fields__) == list(AskedVideo.__struct_fields__)
+    assert names == list(RequestDefaults.__struct_fields__) == list(AskedFields.__struct_fields__)
     assert {*names, "prompt", "image"} == set(VideoRequest.__struct_fields__)
     commands = typer.main.get_group(app).commands
     for command in (commands["generate"], commands["jobs"].commands["create"]):  # type: ignore[attr-defined]

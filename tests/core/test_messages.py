@@ -9,7 +9,8 @@ from ringlight.core import messages
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import Problem
 from ringlight.core.layout import ParallelLayout
-from ringlight.core.request import MAX_SEED, RequestLimits, VideoRequest
+from ringlight.core.request import RequestLimits, VideoRequest
+from ringlight.core.video_fields import MAX_SEED
 from ringlight.core.warning import prompt_truncated
 from tests.core.test_report import CPU, GPU, report
 

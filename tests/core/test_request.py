@@ -9,7 +9,8 @@ import pytest
 
 from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.plain import plain
-from ringlight.core.request import MAX_SEED, RequestLimits, VideoRequest
+from ringlight.core.request import RequestLimits, VideoRequest
+from ringlight.core.video_fields import MAX_SEED
 from ringlight.families.model import ModelSpec
 from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B as REAL
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from ringlight.server.api.schemas import EXAMPLE_ID
+from ringlight.wire.video import EXAMPLE_ID
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 URL = "http://127.0.0.1:8898"

@@ -17,7 +17,7 @@ from openai import OpenAI
 
 from ringlight.server.http import body, errors
 from ringlight.server.http.body import Body, read_body
-from ringlight.server.http.errors import ApiError
+from ringlight.server.http.errors import HttpError
 from tests.server.serving import serving
 
 MAX_BYTES = 80 * 2**20
@@ -44,8 +44,8 @@ def read(content_type: str | None, content: bytes, chunk_bytes: int = 65536, pat
     return asyncio.run(read_body(Request(scope, receive), MAX_BYTES))
 
 
-def refused(content_type: str | None, content: bytes, chunk_bytes: int = 65536) -> ApiError:
-    with pytest.raises(ApiError) as caught:
+def refused(content_type: str | None, content: bytes, chunk_bytes: int = 65536) -> HttpError:
+    with pytest.raises(HttpError) as caught:
         read(content_type, content, chunk_bytes)
     assert 400 <= caught.value.status < 500
     json.dumps(caught.value.body(), ensure_ascii=False).encode()  # can be sent
@@ -368,7 +368,7 @@ def test_a_client_that_leaves_or_stalls(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(body, "CHUNK_SECONDS", 0.05)
     for receive, code in ((leaves, "invalid_body"), (stalls, "request_timeout")):
-        with pytest.raises(ApiError) as caught:
+        with pytest.raises(HttpError) as caught:
             asyncio.run(read_body(Request(scope, receive), MAX_BYTES))
         assert caught.value.code == code
 
@@ -394,6 +394,6 @@ def test_nothing_else_is_raised(content_type: str, content: bytes, chunk_bytes: 
     answer: Any
     try:
         answer = read(content_type, content, chunk_bytes).fields
-    except ApiError as error:
+    except HttpError as error:
         answer = error.body()
     json.dumps(answer, ensure_ascii=False).encode()

@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ringlight.core.errors import InvalidLayout, InvalidRequest
-from ringlight.core.request import MAX_SEED, RequestDefaults, RequestLimits, VideoRequest
+from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.sizes import decide_size
+from ringlight.core.video_fields import MAX_SEED
 from ringlight.families.model import ModelSpec
 from ringlight.server.api.calls import AnyCall, Call, CreateVideo, ExtendVideo, RemixVideo, parse
 from ringlight.server.api.drafts import frames_for, to_draft
 from ringlight.server.collection.view import Draft
 from ringlight.server.http.body import Body
-from ringlight.server.http.errors import ApiError, to_api_error
+from ringlight.server.http.errors import HttpError, to_api_error
 from ringlight.server.safety.outbound import Outbound
 
 NOBODY = Outbound((), 1, 10**6)
@@ -52,8 +53,8 @@ def read(call: type[AnyCall], /, files: Mapping[str, bytes] | None = None, **fie
     return parse(call, body(fields, files))
 
 
-def refused(model: type[Call], fields: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> ApiError:
-    with pytest.raises(ApiError) as caught:
+def refused(model: type[Call], fields: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> HttpError:
+    with pytest.raises(HttpError) as caught:
         parse(model, body(fields, files))
     assert (caught.value.status, caught.value.code) == (400, "invalid_request")
     return caught.value
@@ -63,8 +64,8 @@ def draft(spec: ModelSpec, files: Mapping[str, bytes] | None = None, **fields: A
     return asyncio.run(to_draft(read(CreateVideo, prompt="p", **fields), files or {}, Shelf(spec), NOBODY))
 
 
-def draft_refused(spec: ModelSpec, files: Mapping[str, bytes] | None = None, **fields: Any) -> ApiError:
-    with pytest.raises((ApiError, InvalidRequest, InvalidLayout)) as caught:
+def draft_refused(spec: ModelSpec, files: Mapping[str, bytes] | None = None, **fields: Any) -> HttpError:
+    with pytest.raises((HttpError, InvalidRequest, InvalidLayout)) as caught:
         draft(spec, files, **fields)
     return to_api_error(caught.value)
 
@@ -225,7 +226,7 @@ JSON_VALUES = st.recursive(
 def test_nothing_but_an_api_error_is_raised(model: type[Call], fields: dict[str, Any], files: dict[str, bytes]) -> None:
     try:
         parse(model, body(fields, files))
-    except ApiError as error:
+    except HttpError as error:
         shown = error.body()["error"]
         assert shown["code"] == "invalid_request" and shown["param"] is not None
 
@@ -254,7 +255,7 @@ def test_nothing_but_an_api_error_is_raised(model: type[Call], fields: dict[str,
 def test_a_draft_or_a_4xx(spec: ModelSpec, fields: dict[str, Any]) -> None:
     try:
         made = asyncio.run(to_draft(parse(CreateVideo, body(fields)), {}, Shelf(spec), NOBODY))
-    except (ApiError, InvalidRequest, InvalidLayout) as error:
+    except (HttpError, InvalidRequest, InvalidLayout) as error:
         answer = to_api_error(error)
         assert 400 <= answer.status < 500, answer.message
     else:
@@ -323,7 +324,7 @@ def test_models_layouts_and_webhooks_that_are_not_here(spec: ModelSpec) -> None:
 
     hooks = Outbound(["*"], 1, 0, purpose="webhook_url", param="webhook_url", resolve=lambda host, port: ["10.0.0.1"])
     call = read(CreateVideo, prompt="p", webhook_url="https://good.test/")
-    with pytest.raises(ApiError, match="not public"):
+    with pytest.raises(HttpError, match="not public"):
         asyncio.run(to_draft(call, {}, Shelf(spec), NOBODY, hooks))
 
 

@@ -19,7 +19,7 @@ from ringlight.core.config import EngineConfig
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.messages import RunJob
 from ringlight.core.settings import ServeSettings
-from ringlight.server.app import Events, create_app
+from ringlight.server.app import VideoEvents, create_app
 from ringlight.server.collection.ledger import as_stored
 from ringlight.server.collection.videos import Videos
 from ringlight.server.http.discretion import Discretion
@@ -151,7 +151,7 @@ def test_no_video_event_webhook_or_report(app: FastAPI, folder: Path) -> None:
     told = json.loads(ask(app, f"/v1/videos/{made.id}/report")[0].text)
     assert told["outputs"] == ["video.mp4"]
     for video_id in ids:
-        event = Events(videos).event(video_id)
+        event = VideoEvents(videos).event(video_id)
         assert event is not None and event[0] == "video.failed"
         check(json.dumps(event[1]), folder)
         assert videos.store.get(video_id).error is not None

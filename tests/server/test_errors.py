@@ -15,7 +15,7 @@ from ringlight.core import errors as core
 from ringlight.core.codes import CODES
 from ringlight.core.settings import ServeSettings
 from ringlight.server.http import errors, middleware
-from ringlight.server.http.errors import ApiError, to_api_error
+from ringlight.server.http.errors import HttpError, to_api_error
 from tests.server.serving import serving
 
 RAISED: dict[str, Exception] = {
@@ -28,7 +28,7 @@ RAISED: dict[str, Exception] = {
     "unsupported": errors.NotImplementedHere("this model cannot edit"),
     "again": errors.IdempotencyConflict("another body"),
     "early": errors.VideoNotReady("video_1 is queued"),
-    "api": ApiError(401, "invalid_api_key", "no such key", headers={"WWW-Authenticate": "Bearer"}),
+    "api": HttpError(401, "invalid_api_key", "no such key", headers={"WWW-Authenticate": "Bearer"}),
     "teapot": HTTPException(418, "short and stout"),
     "large": HTTPException(413),
     "bug": ZeroDivisionError("secret of the inside"),
@@ -145,7 +145,7 @@ def test_the_table_knows_every_code() -> None:
         return {kind}.union(*(kinds(child) for child in kind.__subclasses__()))
 
     rooms = ("ringlight.core.", "ringlight.engine.", "ringlight.server.")
-    ours = {kind for kind in kinds(core.RinglightError) if kind.__module__.startswith(rooms) and kind is not ApiError}
+    ours = {kind for kind in kinds(core.RinglightError) if kind.__module__.startswith(rooms) and kind is not HttpError}
     assert {kind.code for kind in ours} <= CODES.keys()
     for code, entry in CODES.items():
         assert 400 <= entry.status < 600

@@ -12,7 +12,7 @@ import pytest
 
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.settings import ServeSettings
-from ringlight.server.http.errors import ApiError
+from ringlight.server.http.errors import HttpError
 from ringlight.server.safety import keys as module
 from ringlight.server.safety.keys import ApiKeys, check_exposure, is_loopback
 
@@ -64,7 +64,7 @@ def test_keys_of_file_and_environment_stand_beside_each_other(tmp_path: Path) ->
     ],
 )
 def test_anything_else_is_refused(header: str | None) -> None:
-    with pytest.raises(ApiError) as refused:
+    with pytest.raises(HttpError) as refused:
         keys(f"alice:{ALICE}").identify(header)
     assert (refused.value.status, refused.value.code) == (401, "invalid_api_key")
     assert refused.value.headers["WWW-Authenticate"].startswith('Bearer realm="ringlight"')
@@ -74,7 +74,7 @@ def test_anything_else_is_refused(header: str | None) -> None:
 def test_only_a_wrong_key_is_called_an_invalid_token() -> None:
     challenges = []
     for header in (None, "Bearer wrong-key-0123456789"):
-        with pytest.raises(ApiError) as refused:
+        with pytest.raises(HttpError) as refused:
             keys(ALICE).identify(header)
         challenges.append(refused.value.headers["WWW-Authenticate"])
     assert ["invalid_token" in challenge for challenge in challenges] == [False, True]

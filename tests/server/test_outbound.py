@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 
 from ringlight.core.errors import InvalidSetting
-from ringlight.server.http.errors import ApiError
+from ringlight.server.http.errors import HttpError
 from ringlight.server.safety.outbound import Outbound, resolve_host
 
 PICTURE = bytes(range(256)) * 100
@@ -131,8 +131,8 @@ def get(to: Outbound, url: str) -> bytes:
     return asyncio.run(to.get(url))
 
 
-def refusal(to: Outbound, url: str) -> ApiError:
-    with pytest.raises(ApiError) as caught:
+def refusal(to: Outbound, url: str) -> HttpError:
+    with pytest.raises(HttpError) as caught:
         get(to, url)
     assert (caught.value.status, caught.value.param) == (400, "input_reference")
     return caught.value
@@ -371,7 +371,7 @@ def test_a_webhook_is_posted_and_redirects_are_not_followed(site: Site) -> None:
     assert (method, path, body, headers["webhook-id"]) == ("POST", "/hook", b'{"a": 1}', "evt_1")
     assert headers["host"] == f"good.test:{site.port}"
     assert asyncio.run(to.post(f"{own}/?to=http://evil.test/", b"", {})) == 302
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(HttpError) as caught:
         asyncio.run(outbound("good.test", purpose="webhook_url", param="webhook_url").post("http://10.0.0.1/", b"", {}))
     assert (caught.value.code, caught.value.param) == ("webhook_url_refused", "webhook_url")
 

@@ -13,7 +13,7 @@ from ringlight.core.errors import StoreError
 from ringlight.core.warning import prompt_truncated
 from ringlight.server.collection.store import JobStore, StoredDelivery
 from ringlight.server.safety import webhooks as module
-from ringlight.server.safety.webhooks import Delivery, Outcome
+from ringlight.server.safety.webhooks import Outcome, WebhookDelivery
 from tests.engine.processes import wait_until
 from tests.server.served import Served
 from tests.server.stores import new_job, opened
@@ -53,7 +53,7 @@ def test_a_video_that_is_deleted_is_told_of_no_more(receiver: Receiver, sender: 
 
 def test_an_operator_who_is_to_hear_nothing_any_more_does_not(sender: Sender) -> None:
     webhooks = sender("", ("example.com",))
-    webhooks.outbox.waiting[Delivery("evt_1", "video_1", None, 1.0)] = None
+    webhooks.outbox.waiting[WebhookDelivery("evt_1", "video_1", None, 1.0)] = None
     webhooks.outbox.events["video_1"] = ("video.completed", VIDEO)
     webhooks.webhooks.wake()
     assert sender.wait() == ["dropped"]

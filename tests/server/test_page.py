@@ -207,6 +207,33 @@ def test_presets_and_shapes_set_the_numbers(page: Page) -> None:
     assert fields["seed"].input_value().isdecimal()
 
 
+def test_the_form_has_the_fields_that_the_server_names(page: Page) -> None:
+    strength = {"name": "motion_strength", "type": "number", "title": "Motion strength", "help": "How much moves."}
+    mood = {"name": "mood", "type": "string", "title": "Mood", "help": "Such as glad."}
+
+    def more(route: Route) -> None:
+        answer = route.fetch()
+        models = answer.json()
+        (model,) = models["data"]
+        model["fields"] += [strength | {"minimum": 0, "maximum": 1, "step": None, "default": 0.5}]
+        model["fields"] += [mood | {"minimum": None, "maximum": None, "step": None, "default": ""}]
+        route.fulfill(response=answer, json=models)
+
+    page.route("**/v1/models", more)
+    page.reload()
+    fill(page, "with more")
+    for label, value in {"Negative prompt": "", "Frames a second": "24", "Motion strength": "0.5", "Mood": ""}.items():
+        expect(page.get_by_label(label, exact=True)).to_have_value(value)
+    expect(page.get_by_label("Motion strength")).to_have_attribute("type", "number")
+    page.get_by_label("Motion strength").fill("0.75")
+    page.get_by_label("Mood").fill("glad")
+    with page.expect_request(lambda request: request.method == "POST") as sent:
+        page.get_by_role("button", name="Make video").click()
+    asked = sent.value.post_data_json
+    assert (asked["motion_strength"], asked["mood"], asked["fps"]) == ("0.75", "glad", "24")
+    expect(page.locator("[data-field=motion_strength] .problem")).to_contain_text("is not a field of this call")
+
+
 def test_what_follows_from_a_video(page: Page, served: Served) -> None:
     video_id = order(page, "the first one", seed=5)
     made = card(page, video_id, "completed")

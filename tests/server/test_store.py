@@ -11,7 +11,8 @@ import pytest
 
 from ringlight.core.errors import NotFound, StoreError
 from ringlight.core.warning import prompt_truncated
-from ringlight.server.collection.store import JobStore, StoredError, StoredJob
+from ringlight.server.collection.store import JobStore, StoredJob
+from ringlight.wire.video import VideoError
 from tests.server.stores import at_once, new_job
 from tests.server.stores import postgres as postgres
 from tests.server.stores import store as store
@@ -66,7 +67,7 @@ def test_every_field_is_kept_also_by_the_next_server(url: str) -> None:
     ]
     changed_later = ["started_at", "completed_at", "expires_at", "progress", "deaths", "error", "has_report"]
     assert at_defaults == ["status", *changed_later, "output_bytes"]  # so that a new field is tried here too
-    error = StoredError("output_error", "the disk is full", "size", "invalid_request_error")
+    error = VideoError("output_error", "the disk is full", "size", "invalid_request_error")
     store = JobStore(url)
     store.add(job)
     store.mark(job.id, status="in_progress", started_at=3.5, progress=42, deaths=2, layout="u2r1")
@@ -190,14 +191,14 @@ def test_a_finished_job_is_never_touched_again(store: JobStore) -> None:
     ended = store.get(job.id)
     assert ended.progress == 100 and ended.status == "completed"
     store.mark(job.id, status="in_progress", progress=1, deaths=1, layout="u9r9", started_at=1.0)
-    assert not store.finish(job.id, "failed", 6.0, None, StoredError("cancelled", "cancelled"), b"other", 8)
+    assert not store.finish(job.id, "failed", 6.0, None, VideoError("cancelled", "cancelled"), b"other", 8)
     assert store.get(job.id) == ended
     assert store.report(job.id) == b"report"
 
 
 def test_one_terminal_state_whoever_is_first(store: JobStore) -> None:
     """A completion, a cancel and a late mark at the same moment, many times."""
-    cancelled = StoredError("cancelled", "cancelled")
+    cancelled = VideoError("cancelled", "cancelled")
     jobs = [store.add(new_job()) for _ in range(NUM_RACES)]
     barrier = threading.Barrier(3)
     wins: dict[str, list[bool]] = {"completed": [], "failed": []}

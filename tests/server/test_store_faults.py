@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from ringlight.core.errors import InvalidSetting, StoreError
-from ringlight.server.collection.store import Idempotency, JobStore, StoredError, StoredJob
+from ringlight.server.collection.store import Idempotency, JobStore, StoredJob
+from ringlight.wire.video import VideoError
 from tests.engine.processes import wait_until
 from tests.server.postgres import Postgres
 from tests.server.stores import new_job, opened
@@ -134,7 +135,7 @@ def test_reads_go_on_after_postgresql_was_restarted(postgres: Postgres) -> None:
             store.get(job.id)
         postgres.start()
         assert store.get(job.id) == job
-        assert store.finish(job.id, "failed", 1.0, None, StoredError("cancelled", "cancelled"))
+        assert store.finish(job.id, "failed", 1.0, None, VideoError("cancelled", "cancelled"))
 
 
 # Another server

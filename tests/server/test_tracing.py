@@ -17,8 +17,9 @@ import ringlight
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.report import LinkReport, MemoryReport, RankReport, RunReport, StageReport
 from ringlight.core.request import VideoRequest
-from ringlight.server.collection.stored import StoredError, StoredJob
+from ringlight.server.collection.stored import StoredJob
 from ringlight.server.observability.tracing import Tracing, configure_tracing
+from ringlight.wire.video import VideoError
 
 START = 1_790_000_000.0
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -189,7 +190,7 @@ def test_the_path_is_added_where_it_is_missing(collector: Collector, path: str) 
 
 
 def test_a_failed_video_carries_its_error(collector: Collector) -> None:
-    error = StoredError(code="out_of_memory", message="rank 1 needs 3 GiB more")
+    error = VideoError(code="out_of_memory", message="rank 1 needs 3 GiB more")
     tracing = tracing_to(collector.url)
     tracing.record(msgspec.structs.replace(JOB, status="failed", error=error, started_at=None), None)
     tracing.close()

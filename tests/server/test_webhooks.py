@@ -24,7 +24,7 @@ from ringlight.core.errors import InvalidSetting, StoreError
 from ringlight.core.settings import ServeSettings
 from ringlight.server.safety import webhooks as module
 from ringlight.server.safety.outbound import Outbound
-from ringlight.server.safety.webhooks import Delivery, Outcome, Webhooks, read_secret, sign
+from ringlight.server.safety.webhooks import Outcome, WebhookDelivery, Webhooks, read_secret, sign
 
 SECRET = bytes(range(32))
 WHSEC = "whsec_" + base64.b64encode(SECRET).decode()
@@ -88,16 +88,16 @@ class Mailbox:
     def __init__(self, tells_operator: bool) -> None:
         self._tells_operator = tells_operator
         self.open = True
-        self.waiting: dict[Delivery, None] = {}
+        self.waiting: dict[WebhookDelivery, None] = {}
         self.events: dict[str, tuple[str, Mapping[str, Any]]] = {}
 
     def add(self, url: str | None, event: str, data: Mapping[str, Any]) -> None:
         event_id, video_id = f"evt_{uuid.uuid4().hex}", f"video_{uuid.uuid4().hex}"
         self.events[video_id] = (event, data)
         for target in ([url] if url else []) + ([None] if self._tells_operator else []):
-            self.waiting[Delivery(event_id, video_id, target, time.time())] = None
+            self.waiting[WebhookDelivery(event_id, video_id, target, time.time())] = None
 
-    def settle(self, over: Collection[Delivery], limit: int) -> Sequence[Delivery]:
+    def settle(self, over: Collection[WebhookDelivery], limit: int) -> Sequence[WebhookDelivery]:
         self._ask()
         for each in over:
             self.waiting.pop(each, None)

@@ -63,7 +63,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
             measure=measures[match["measure"].lower()],
         )
 
-    def verdicts(self, columns: Sequence[Measured], rows: Sequence[Row], held: Sequence[int]) -> Iterator[Verdict]:
+    def verdicts(self, columns: Sequence[Measured], rows: Sequence[Row], held: Sequence[int]) -> Iterator[GateVerdict]:
         """What it says of each of the columns `held` but the baseline; absolute ones of a single column too.
 
         Raises InvalidSetting where there is no such row, or nothing in it to be held to the gate.
@@ -89,7 +89,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidSetting(f"fail-if {self.text!r}: {row.name} is not measured in {self.measure}")
         return row
 
-    def _verdict(self, row: Row, columns: Sequence[Measured], place: int) -> Verdict:
+    def _verdict(self, row: Row, columns: Sequence[Measured], place: int) -> GateVerdict:
         column, value = columns[place], row.values[place]
         reference = None if column.reference is None else row.values[column.reference]
         difference = differ(value, reference)
@@ -102,7 +102,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
         if found is None:
             raise InvalidSetting(f"fail-if {self.text!r}: {row.name} of {column.label} or its reference is not known")
         is_noise = self.measure in RELATIVE and difference is not None and difference.is_noise is not False
-        return Verdict(
+        return GateVerdict(
             gate=self,
             column=column.label,
             found=found,
@@ -111,7 +111,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class GateVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """What a gate says of a column. `is_noise`: the difference may be noise; the gate counts all the same."""
 
     gate: Gate

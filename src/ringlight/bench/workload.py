@@ -32,7 +32,8 @@ from typing import Annotated, Any
 import msgspec
 
 from ringlight.core.errors import InvalidRequest, InvalidSetting
-from ringlight.core.request import DRAW, RequestDefaults, RequestLimits, VideoRequest
+from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
+from ringlight.core.video_fields import DRAW, UnsizedFields
 from ringlight.families.model import ModelSpec
 
 GIVEN = "given"
@@ -42,16 +43,14 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=30 * 86400)]
 
 
-class RequestKind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RequestKind(UnsizedFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One kind of request. `image` is a path, relative to the workload's file, or "given"; None makes T2V."""
 
     prompt: str
     size: str
-    num_frames: Count
-    num_inference_steps: Count
+    num_frames: int
+    num_inference_steps: int
     guidance_scale: float
-    negative_prompt: str = ""
-    fps: Count = 24
     flow_shift: float = 5.0
     seed: Annotated[int, msgspec.Meta(ge=DRAW)] = 0
     image: str | None = None
@@ -110,16 +109,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def usual(cls, defaults: RequestDefaults, spec: ModelSpec) -> Workload:
         """What a checkpoint makes of a prompt alone, once a round."""
-        kind = RequestKind(
-            prompt="A paper boat sails through a rainy street at night, neon signs are mirrored in the water.",
-            negative_prompt=defaults.negative_prompt,
-            size=f"{defaults.width}x{defaults.height}",
-            num_frames=defaults.num_frames,
-            num_inference_steps=defaults.num_inference_steps,
-            guidance_scale=defaults.guidance_scale,
-            fps=defaults.fps,
-            flow_shift=spec.scheduler.flow_shift if defaults.flow_shift is None else defaults.flow_shift,
-        )
+        prompt = "A paper boat sails through a rainy street at night, neon signs are mirrored in the water."
+        request = msgspec.structs.asdict(msgspec.structs.replace(defaults, seed=0).complete(prompt, spec))
+        width, height = request.pop("width"), request.pop("height")
+        kind = RequestKind(size=f"{width}x{height}", **request)
         return cls(said=WorkloadFile(request=[kind], name=f"defaults of {spec.name}"), images=(None,))
 
     @property

@@ -81,14 +81,14 @@ class Requirement(NamedTuple):
         return f"pip install --force-reinstall '{self.name}{self.versions}'"
 
 
-class Problem(NamedTuple):
+class Finding(NamedTuple):
     """What is broken, and what mends it."""
 
     what: str
     remedy: str
 
 
-def examine() -> tuple[Facts, list[Problem]]:
+def examine() -> tuple[Facts, list[Finding]]:
     """Facts by group, and what is broken. Takes some seconds: all is imported once, by another process."""
     needed = sorted(requirements(), key=lambda requirement: requirement.name not in FIRST)
     told, death = _probe([*(requirement.module for requirement in needed), *OURS])
@@ -144,7 +144,7 @@ def satisfies(found: str, versions: str) -> bool:
     return all(tests[sign](_numbers(found), _numbers(bound)) for sign, bound in bounds)
 
 
-def show(facts: Facts, problems: list[Problem]) -> str:
+def show(facts: Facts, problems: list[Finding]) -> str:
     """All of it, as text for people."""
     lines = []
     for group, values in facts.items():
@@ -153,12 +153,12 @@ def show(facts: Facts, problems: list[Problem]) -> str:
     return "\n".join(lines if problems else [*lines, "  none"])
 
 
-def as_json(facts: Facts, problems: list[Problem]) -> str:
+def as_json(facts: Facts, problems: list[Finding]) -> str:
     """The same for machines."""
     return json.dumps(facts | {"problems": [problem._asdict() for problem in problems]}, indent=2)
 
 
-def _probe(modules: list[str]) -> tuple[dict[str, dict[str, Any]], Problem | None]:
+def _probe(modules: list[str]) -> tuple[dict[str, dict[str, Any]], Finding | None]:
     """What became of each import and question, by name; and how the process died, if it did."""
     environment = os.environ | {"PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", PROBE, json.dumps(modules), json.dumps(list(CODECS))]
@@ -177,7 +177,7 @@ def _probe(modules: list[str]) -> tuple[dict[str, dict[str, Any]], Problem | Non
     last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
     number = -done.returncode
     how = signal.strsignal(number) if number > 0 else f"exit status {done.returncode}"
-    return told, Problem(f"{begun}: importing it ends the process ({how}): {last}", "install that package anew")
+    return told, Finding(f"{begun}: importing it ends the process ({how}): {last}", "install that package anew")
 
 
 def _said(told: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def _said(told: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
     return {"error": answer["error"]} if "error" in answer else dict(answer["is"])
 
 
-def problems_of(needed: list[Requirement], told: dict[str, dict[str, Any]], facts: Facts) -> Iterator[Problem]:
+def problems_of(needed: list[Requirement], told: dict[str, dict[str, Any]], facts: Facts) -> Iterator[Finding]:
     """What is broken: packages, by what became of their imports, and what they say of themselves."""
     is_whole = True
     for requirement in needed:
@@ -199,18 +199,18 @@ def problems_of(needed: list[Requirement], told: dict[str, dict[str, Any]], fact
         else:
             continue
         is_whole = False
-        yield Problem(f"{requirement.name}: {what}", requirement.remedy)
+        yield Finding(f"{requirement.name}: {what}", requirement.remedy)
     for name in OURS if is_whole else ():  # else it would be the same again
         if (error := told.get(name, {}).get("error")) is not None:
-            yield Problem(f"{name}: cannot be imported ({error})", "pip install --force-reinstall ringlight")
+            yield Finding(f"{name}: cannot be imported ({error})", "pip install --force-reinstall ringlight")
     for codec, suffix in CODECS.items():
         if facts["codecs"].get(codec) is False:
             what = f"av: its FFmpeg has no encoder {codec}, so there are no {suffix} files"
-            yield Problem(what, "pip install --force-reinstall --only-binary av av")
+            yield Finding(what, "pip install --force-reinstall --only-binary av av")
     if (fault := cudnn.convolution_fault(facts["torch"].get("cudnn"))) is not None:
-        yield Problem(f"torch: {fault}", cudnn.REMEDY)
+        yield Finding(f"torch: {fault}", cudnn.REMEDY)
     if facts["torch"].get("gloo") is False:
-        yield Problem("torch: was built without gloo, so there is one rank at most", "install another build of torch")
+        yield Finding("torch: was built without gloo, so there is one rank at most", "install another build of torch")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -22,9 +22,10 @@ from ringlight.core.fields import VIDEO
 from ringlight.core.output import KINDS, check_folder, part_path
 from ringlight.core.picture import shape_of
 from ringlight.core.report import RunReport
-from ringlight.core.request import AskedVideo, RequestLimits, VideoRequest
+from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.settings import ROUND_SIZES
 from ringlight.core.sizes import AskedSize, decide_size
+from ringlight.core.video_fields import AskedFields
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job
 from ringlight.families.table import model_defaults, read_model
@@ -35,7 +36,7 @@ OUTPUT_HELP = "Where the video goes; the extension says how: " + "; ".join(
 )
 
 
-@with_flags(without=("warm_up",), video=AskedVideo, engine=EngineConfig)
+@with_flags(without=("warm_up",), video=AskedFields, engine=EngineConfig)
 def generate(
     *,
     prompt: Annotated[str, typer.Option(help="What the video shows.", show_default=False, rich_help_panel=VIDEO)],
@@ -54,7 +55,7 @@ def generate(
         str | None, typer.Option(help="Width and height at once.", metavar="WxH", rich_help_panel=VIDEO)
     ] = None,
     round_sizes: Annotated[bool, typer.Option(help=ROUND_SIZES, rich_help_panel=VIDEO)] = False,
-    video: msgspec.Struct,
+    video: AskedFields,
     engine: EngineConfig,
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.", rich_help_panel=RESULT)] = None,
     json_: Annotated[

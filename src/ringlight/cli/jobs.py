@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -23,7 +23,7 @@ from ringlight.cli.signals import handled, interrupt
 from ringlight.core.errors import InvalidRequest, InvalidSetting, RinglightError
 from ringlight.core.output import check_folder
 from ringlight.core.plain import plain
-from ringlight.core.request import AskedVideo
+from ringlight.core.video_fields import AskedFields
 
 if TYPE_CHECKING:
     from ringlight.client import Client, Video
@@ -72,7 +72,7 @@ class Failed(RinglightError):
 
 
 @jobs.command()
-@with_flags(video=AskedVideo)
+@with_flags(video=AskedFields)
 def create(
     *,
     prompt: Annotated[str, typer.Option(help="What the video shows.", show_default=False)],
@@ -81,7 +81,7 @@ def create(
     ] = None,
     size: Annotated[str | None, typer.Option(help="Multiples of 32.", metavar="WxH")] = None,
     seconds: Annotated[float | None, typer.Option(help="Its length; or give --num-frames.")] = None,
-    video: msgspec.Struct,
+    video: AskedFields,
     priority: Annotated[int | None, typer.Option(help="-10 to 10; higher ones go first.")] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = "",
@@ -236,7 +236,9 @@ def table(videos: list[Video]) -> Table:
 
 def lines(video: Video) -> Iterator[str]:
     """Each field that has a value."""
-    for name, value in msgspec.to_builtins(video).items():
+    fields: dict[str, Any] = msgspec.to_builtins(video)
+    for name in sorted(fields, key=AskedFields.__struct_fields__.__contains__):  # those that were asked come last
+        value = fields[name]
         if value is None or value == []:
             continue
         if name in TIMES:

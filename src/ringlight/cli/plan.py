@@ -15,9 +15,10 @@ from ringlight.cli.request_flags import parse_size
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig, VaeDtypeName, read_limits
 from ringlight.core.errors import InvalidSetting
-from ringlight.core.fields import VIDEO
+from ringlight.core.fields import VIDEO, opened
 from ringlight.core.plain import plain
-from ringlight.core.request import AskedVideo, RequestDefaults, VideoRequest
+from ringlight.core.request import RequestDefaults, VideoRequest
+from ringlight.core.video_fields import VIDEO_FIELDS, AskedFields, VideoFields
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import MODELS, known_model, model_defaults, read_model
 from ringlight.planner import catalogue
@@ -39,27 +40,27 @@ class ObjectiveChoice(StrEnum):
     memory = "memory"
 
 
-# Settings of the engine and fields of a request that predictions depend on.
-OF_ENGINE = ("tf32", "decode_chunk", "num_slices")
-OF_REQUESTS = ("num_frames", "num_inference_steps", "guidance_scale")
+OF_ENGINE = ("tf32", "decode_chunk", "num_slices")  # settings of the engine that predictions depend on
+SIZE = ("width", "height")  # which have one flag here
+COST_NOTHING = ("negative_prompt", "fps", "flow_shift", "seed")  # of the fields of a request
+OF_REQUESTS = tuple(field.name for field in VIDEO_FIELDS if field.name not in (*SIZE, *COST_NOTHING))
 
 
-class MixedRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A kind of request in a mix's file: what is left out is as on the command line."""
+class Mixed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A kind of request in a mix's file, but for its fields."""
 
     weight: float = 1.0
-    width: int | None = None
-    height: int | None = None
-    num_frames: int | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
     image: bool | None = None
+
+
+MixedRequest = opened("MixedRequest", VideoFields, COST_NOTHING, Mixed)
+"""A kind of request in a mix's file: what is left out is as on the command line."""
 
 
 class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file of `[[request]]` tables."""
 
-    request: list[MixedRequest]
+    request: list[MixedRequest]  # type: ignore[valid-type]
 
 
 MIX_FIELDS = ", ".join(MixedRequest.__struct_fields__)
@@ -71,7 +72,7 @@ def _positive(value: float | None) -> float | None:
     return value
 
 
-@with_flags(only=(*OF_ENGINE, *OF_REQUESTS), usual={"model_path": ""}, engine=EngineConfig, video=AskedVideo)
+@with_flags(only=(*OF_ENGINE, *OF_REQUESTS), usual={"model_path": ""}, engine=EngineConfig, video=AskedFields)
 def plan(
     *,
     model_path: Annotated[
@@ -115,7 +116,7 @@ def plan(
     ] = None,
     engine: EngineConfig,
     size: Annotated[str | None, typer.Option(help="Of the video.", metavar="WxH", rich_help_panel=VIDEO)] = None,
-    video: msgspec.Struct,
+    video: AskedFields,
     image: Annotated[bool, typer.Option("--image", help="With a first frame.", rich_help_panel=VIDEO)] = False,
     objective: Annotated[
         ObjectiveChoice, typer.Option(help="What the best layout has least or most of.", rich_help_panel=RESULT)
@@ -153,11 +154,7 @@ def plan(
     spec = known_model(model or next(iter(MODELS))) if folder is None else read_model(folder)
     defaults = model_defaults(spec, folder)
     width, height = parse_size(size, None, None)
-    fields = {
-        "width": width,
-        "height": height,
-        **{name: getattr(video, name) for name in OF_REQUESTS},
-    }
+    fields = {"width": width, "height": height} | {name: getattr(video, name) for name in OF_REQUESTS}
     request = request_with(spec, defaults, fields, image)
     chosen_card = _card(gpu, gpu_file)
     if calibration is None:

@@ -2,7 +2,7 @@
 
 from ringlight.client.client import Client
 from ringlight.client.errors import ApiError, Unreachable
-from ringlight.client.events import Event
-from ringlight.client.video import Preview, Progress, Video
+from ringlight.client.events import Event, Preview
+from ringlight.wire.video import Progress, Video
 
 __all__ = ["ApiError", "Client", "Event", "Preview", "Progress", "Unreachable", "Video"]

@@ -17,10 +17,11 @@ import msgspec
 from ringlight.client.errors import ApiError, Unreachable
 from ringlight.client.events import Event, read_events
 from ringlight.client.transport import Transport
-from ringlight.client.video import ModelPage, Video, VideoPage
 from ringlight.core.output import part_path
 from ringlight.core.plain import plain
 from ringlight.core.report import RunReport
+from ringlight.wire.model import ModelList
+from ringlight.wire.video import Video, VideoList
 
 URL = "http://127.0.0.1:8898"
 PAGE_SIZE = 100
@@ -77,7 +78,7 @@ class Client:
         while left is None or left > 0:
             query = {"limit": PAGE_SIZE if left is None else min(left, PAGE_SIZE), "order": order, "after": after}
             params = {name: value for name, value in query.items() if value is not None}
-            page = _decode(self._transport.send("GET", "/v1/videos", params=params).content, VideoPage)
+            page = _decode(self._transport.send("GET", "/v1/videos", params=params).content, VideoList)
             yield from page.data
             if not page.has_more or not page.data:
                 return
@@ -165,7 +166,7 @@ class Client:
 
     def models(self) -> tuple[str, ...]:
         """The names of the models that the server has."""
-        return tuple(model.id for model in _decode(self._transport.send("GET", "/v1/models").content, ModelPage).data)
+        return tuple(model.id for model in _decode(self._transport.send("GET", "/v1/models").content, ModelList).data)
 
     def is_ready(self) -> bool:
         """Whether the server takes videos and has workers that make them; False also where it does not answer."""

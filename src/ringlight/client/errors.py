@@ -7,22 +7,9 @@ from collections.abc import Mapping
 import msgspec
 
 from ringlight.core.errors import RinglightError
+from ringlight.wire.errors import ErrorBody, ErrorEnvelope
 
 PASSING = (429, 503)
-
-
-class Said(msgspec.Struct, frozen=True):
-    """The server's own words about an error."""
-
-    message: str
-    code: str | None = None
-    param: str | None = None
-
-
-class Envelope(msgspec.Struct, frozen=True):
-    """The body of an answer that is an error."""
-
-    error: Said
 
 
 class ApiError(RinglightError):
@@ -57,9 +44,9 @@ class ApiError(RinglightError):
     def of(cls, status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
         """From an answer. One that is not in the server's envelope comes from something in between, such as a proxy."""
         try:
-            said = msgspec.json.decode(body, type=Envelope).error
+            said = msgspec.json.decode(body, type=ErrorEnvelope).error
         except msgspec.DecodeError:
-            said = Said(f"HTTP status {status}: {body.decode(errors='replace').strip()[:200]}")
+            said = ErrorBody(message=f"HTTP status {status}: {body.decode(errors='replace').strip()[:200]}")
         return cls(
             status,
             said.code or f"http_{status}",

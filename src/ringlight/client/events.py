@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from ringlight.client.errors import ApiError
-from ringlight.client.video import Preview, Progress, Video
-
-Event = Video | Progress | Preview
+from ringlight.wire.video import PreviewEvent, Progress, Video
 
 
-class Picture(msgspec.Struct, frozen=True):
-    """A preview on the wire: the image is a data URL."""
+class Preview(msgspec.Struct, frozen=True):
+    """What a video looks like after a step: a small picture, as bytes of its file."""
 
     step: int
-    image: str
+    image: bytes
+
+
+Event = Video | Progress | Preview
 
 
 def read_events(body: Iterable[bytes]) -> Iterator[Event]:
@@ -44,7 +45,7 @@ def _read_progress(text: str) -> Progress:
 
 
 def _read_preview(text: str) -> Preview:
-    picture = msgspec.json.decode(text, type=Picture)
+    picture = msgspec.json.decode(text, type=PreviewEvent)
     return Preview(picture.step, base64.b64decode(picture.image.rpartition(",")[2], validate=True))
 
 

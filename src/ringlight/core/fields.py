@@ -5,8 +5,8 @@ Flags, environment, settings files, `--dry-run` and docs are made of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple, get_args, get_origin
+from collections.abc import Collection, Iterator
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -54,6 +54,19 @@ def settings_of(kind: type[msgspec.Struct]) -> Iterator[Field]:
                 yield inner._replace(path=(field.name, *inner.path))
         elif metas := [each for each in get_args(field.type)[1:] if isinstance(each, Meta) and each.description]:
             yield Field((field.name,), get_args(field.type)[0], metas[0], default)
+
+
+def opened(
+    name: str, kind: type[msgspec.Struct], without: Collection[str] = (), base: type[msgspec.Struct] | None = None
+) -> type[msgspec.Struct]:
+    """Make a struct of the settings of another, beside the fields of `base`: each may be None, and is by default."""
+    fields = [
+        (field.name, Annotated[field.type | None, field.meta], None)
+        for field in settings_of(kind)
+        if field.name not in without
+    ]
+    bases = None if base is None else (base,)
+    return msgspec.defstruct(name, fields, bases=bases, module=kind.__module__, frozen=True, kw_only=True)
 
 
 def build(kind: type[msgspec.Struct], values: dict[tuple[str, ...], Any]) -> Any:

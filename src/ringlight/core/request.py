@@ -5,32 +5,22 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
-from typing import Annotated, Any, get_args
+from typing import Any
 
 import msgspec
 
 from ringlight.core.errors import InvalidRequest, Problem
-from ringlight.core.fields import SAMPLING, VIDEO, setting
 from ringlight.core.geometry import Geometry
 from ringlight.core.plain import plain
-
-MAX_SEED = 2**63 - 1
-DRAW = -1  # as a seed: draw one, as Wan's own scripts and ComfyUI have it
+from ringlight.core.video_fields import DRAW, VIDEO_FIELDS, VideoField, VideoFields
 
 
-class VideoRequest(msgspec.Struct, frozen=True, kw_only=True):
+class VideoRequest(VideoFields, frozen=True, kw_only=True):
     """What to make. `image` holds the bytes of an encoded picture: with it the request is image-to-video."""
 
-    prompt: str
-    negative_prompt: str
-    width: int
-    height: int
-    num_frames: int
-    fps: int
-    num_inference_steps: int
-    guidance_scale: float
     flow_shift: float
     seed: int
+    prompt: str
     image: bytes | None = None
 
     def __repr__(self) -> str:
@@ -57,7 +47,7 @@ class VideoRequest(msgspec.Struct, frozen=True, kw_only=True):
             *_check_picture(self, spec),
             *_check_size(self, spec, limits),
             *_check_frames(self, spec, limits),
-            *_check_numbers(self, limits),
+            *_check_numbers(self, spec, limits),
         ]
         if problems:
             raise InvalidRequest(problems)
@@ -81,23 +71,8 @@ class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_image_pixels: int = 100_000_000
 
 
-class RequestDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a request leaves out. The defaults here are the model card's; a checkpoint's ringlight.json overrides.
-
-    Every field that a request may leave out stands here, with its help. Flags are made of it (AskedVideo).
-    """
-
-    negative_prompt: Annotated[str, setting("What it should not show; used with guidance.", VIDEO)] = ""
-    width: Annotated[int, setting("Pixels, a multiple of 32.", VIDEO)] = 1280
-    height: Annotated[int, setting("Pixels, a multiple of 32.", VIDEO)] = 704
-    num_frames: Annotated[int, setting("4k+1; 1 makes a picture.", VIDEO)] = 121
-    fps: Annotated[int, setting("Frames a second.", VIDEO)] = 24
-    num_inference_steps: Annotated[int, setting("Denoising steps.", SAMPLING)] = 50
-    guidance_scale: Annotated[float, setting("Weight of the prompt; off at 1 and below.", SAMPLING)] = 5.0
-    flow_shift: Annotated[float | None, setting("Shift of the noise schedule; the scheduler's own.", SAMPLING)] = None
-    seed: Annotated[int | None, setting("Same seed, same video; drawn and reported if left out or -1.", SAMPLING)] = (
-        None
-    )
+class RequestDefaults(VideoFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a request leaves out: the model card's values, unless a checkpoint's ringlight.json or the operator says."""
 
     def complete(self, prompt: str, spec: Geometry, **given: Any) -> VideoRequest:
         """A whole request: what is given (None counts as left out), else these defaults.
@@ -109,19 +84,6 @@ class RequestDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         if fields["flow_shift"] is None:
             fields["flow_shift"] = spec.scheduler.flow_shift
         return VideoRequest(prompt=prompt, **fields)
-
-
-AskedVideo: type[msgspec.Struct] = msgspec.defstruct(
-    "AskedVideo",
-    [
-        (field.name, Annotated[get_args(field.type)[0] | None, get_args(field.type)[1]], None)
-        for field in msgspec.structs.fields(RequestDefaults)
-    ],
-    frozen=True,
-    kw_only=True,
-    module=__name__,
-)
-"""The fields of RequestDefaults, of which None is left to them."""
 
 
 def drawn(seed: int | None) -> int:
@@ -140,6 +102,12 @@ def _check_types(request: VideoRequest) -> list[Problem]:
     return problems
 
 
+def grid(spec: Geometry) -> dict[str, tuple[int, int]]:
+    """Fields of which the model makes only some values: the least of them, and how far they lie apart."""
+    height, width = spec.size_multiple
+    return {"width": (width, width), "height": (height, height), "num_frames": (1, spec.frame_multiple)}
+
+
 def nearest_multiple(value: int, multiple: int) -> int:
     """In whole numbers, because a value from outside may be too large for a float; halves go down."""
     return (value + (multiple - 1) // 2) // multiple * multiple
@@ -149,7 +117,7 @@ def _check_prompts(request: VideoRequest, limits: RequestLimits) -> list[Problem
     problems = []
     if not request.prompt.strip():
         problems.append(Problem("prompt", "must not be empty"))
-    for field in ("prompt", "negative_prompt"):
+    for field in ("prompt", *(field.name for field in VIDEO_FIELDS if field.type is str)):
         text: str = getattr(request, field)
         if len(text) > limits.max_prompt_chars:
             problems.append(Problem(field, f"has {len(text)} characters; the limit is {limits.max_prompt_chars}"))
@@ -213,21 +181,35 @@ def _check_frames(request: VideoRequest, spec: Geometry, limits: RequestLimits) 
     return []
 
 
-def _check_numbers(request: VideoRequest, limits: RequestLimits) -> list[Problem]:
+def bounds(field: VideoField, limits: RequestLimits) -> tuple[float | None, float | None]:
+    """The least and the most that a field of a request may be; None where nothing bounds it but the model."""
+    most = getattr(limits, field.rules.limit) if field.rules.limit else field.rules.maximum
+    return field.rules.minimum, most
+
+
+def _check_numbers(request: VideoRequest, spec: Geometry, limits: RequestLimits) -> list[Problem]:
+    """All numbers but those of the model's grid, which have checks of their own."""
     problems = []
-    for field, low, high in (
-        ("num_inference_steps", 1, limits.max_steps),
-        ("fps", 1, 240),
-        ("seed", 0, MAX_SEED),
-    ):
-        whole: int = getattr(request, field)
-        if not low <= whole <= high:
-            problems.append(Problem(field, f"{whole} is not between {low} and {high}", str(min(max(whole, low), high))))
-    for field, least, most in (("guidance_scale", 0.0, 100.0), ("flow_shift", 0.01, 100.0)):
-        number: float = getattr(request, field)
-        if not math.isfinite(number):
-            problems.append(Problem(field, f"{number} is not a finite number"))
-        elif not least <= number <= most:
-            nearest = plain(min(max(number, least), most))
-            problems.append(Problem(field, f"{plain(number)} is not between {plain(least)} and {plain(most)}", nearest))
+    for field in VIDEO_FIELDS:
+        if field.type is str or field.name in grid(spec):
+            continue
+        value: float = getattr(request, field.name)
+        if field.type is float and not math.isfinite(value):
+            problems.append(Problem(field.name, f"{value} is not a finite number"))
+            continue
+        least, most = bounds(field, limits)
+        nearest = value if least is None else max(value, least)
+        nearest = nearest if most is None else min(nearest, most)
+        if nearest != value:
+            problems.append(Problem(field.name, f"{_shown(value)} is {_outside(least, most)}", _shown(nearest)))
     return problems
+
+
+def _shown(value: float) -> str:
+    return str(value) if isinstance(value, int) else plain(value)
+
+
+def _outside(least: float | None, most: float | None) -> str:
+    if least is None or most is None:
+        return f"more than {_shown(most)}" if most is not None else f"less than {_shown(least or 0)}"
+    return f"not between {_shown(least)} and {_shown(most)}"

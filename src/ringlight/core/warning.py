@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from ringlight.core.request import VideoRequest
 from ringlight.core.sizes import AskedSize, Size
@@ -15,17 +16,26 @@ Code = Literal["size_rounded", "picture_cropped", "prompt_truncated"]
 
 
 class RequestWarning(msgspec.Struct, frozen=True, kw_only=True):
-    """`given` is what was asked and `used` what is made of it, of the request's field `param`; `message` says it.
+    """Where a video is not quite what was asked.
 
     size_rounded: two sizes, such as 1280x720 and 1280x704. picture_cropped: the picture's size in its own pixels, and
     of those the part that is seen. prompt_truncated: numbers of tokens.
     """
 
     code: Code
-    param: str
-    given: str
-    used: str
-    message: str
+    param: Annotated[str, Meta(description="The field of the request that it is about.")]
+    given: Annotated[
+        str,
+        Meta(description="What was asked: a size, the picture's size in its own pixels, or the tokens of a prompt."),
+    ]
+    used: Annotated[
+        str,
+        Meta(
+            description="What is made of it: the size, the part of the picture that is used, or the tokens that are "
+            "read."
+        ),
+    ]
+    message: Annotated[str, Meta(description="One line for people.")]
 
 
 Warnings = tuple[RequestWarning, ...]

@@ -24,6 +24,7 @@ from torch import Tensor
 from ringlight.attention.kernel import AttentionKernel, attend_more
 from ringlight.core.layout import split_sizes
 from ringlight.core.portions import slice_sizes
+from ringlight.parallel.collective import collective
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.link import Kind
 from ringlight.parallel.shard import SequenceShard
@@ -126,6 +127,7 @@ class Ahead:
         self._returning = []
         self._own_out = self._others_out = torch.empty(0)
 
+    @collective
     def _expect(self) -> None:
         """Start the receives of the next block's slices, unless that has been done."""
         if not self._arriving:
@@ -164,6 +166,7 @@ class Ahead:
         by_group = zip(*(x.split(self._heads, dim=1) for x in tensors_SHD), strict=True)
         return [torch.stack(tensors, dim=1) for tensors in by_group]
 
+    @collective
     def _start(self, route: Route, index: int, by_group: list[Tensor] | None) -> Transfers:
         """Send a slice (None: nothing) and receive that of the others, unless those receives are started first."""
         sends = {} if by_group is None else {place: by_group[place % len(self._heads)] for place in route.places}
@@ -180,6 +183,7 @@ class Ahead:
         if stop == len(self.parts):
             self._arriving = []
 
+    @collective
     def _send_back(self, index: int) -> tuple[list[Tensor], Transfers]:
         """Outputs of the others' slices go to them, and those of our own slice come in, by Ulysses rank."""
         others = [place for place in self._group if place != self._me]

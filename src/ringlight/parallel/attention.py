@@ -20,6 +20,7 @@ from torch import Tensor
 from ringlight.attention.kernel import AttentionKernel, attend_more
 from ringlight.core.layout import split_sizes
 from ringlight.parallel.ahead import Ahead
+from ringlight.parallel.collective import collective
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.shard import SequenceShard
 
@@ -135,10 +136,12 @@ class Ulysses:
             for kept, heads in zip(self._by_rank_S3hD, whole_BSHD[0].split(self._heads, dim=1), strict=True):
                 kept[run, index] = heads
 
+    @collective
     def depart(self) -> None:
         """Send q, k and v of each rank's heads to it, in one message, and receive those of this one's."""
         self._transfers = self._start(self._by_rank_S3hD, self._qkv_S3hD.split(self._tokens))
 
+    @collective
     def _start(self, sent: Sequence[Tensor], received: Sequence[Tensor]) -> Transfers:
         others = [rank for rank in range(self._axis.size) if rank != self._axis.rank]
         return Transfers(
@@ -150,6 +153,7 @@ class Ulysses:
         self._wait()
         return self._qkv_S3hD.unsqueeze(0).unbind(2)
 
+    @collective
     def start_to_tokens(self, out_BSHD: Tensor) -> None:
         """Send outputs of each rank's tokens to it, and receive those of this one's."""
         own, width = self._tokens[self._axis.rank], out_BSHD.shape[3]
@@ -192,11 +196,13 @@ class Ring:
         own_q_BSHD, own_2BSHD = self._own
         own_q_BSHD[:, run], own_2BSHD[0, :, run], own_2BSHD[1, :, run] = q_BSHD, k_BSHD, v_BSHD
 
+    @collective
     def depart(self) -> None:
         """All own tokens lie ready: send k and v on their way."""
         assert self._own is not None, "tokens are put before they depart"
         self._begin(*self._own)
 
+    @collective
     def start(self, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
         """Hold q, k, v of all own tokens, and send k and v on their way."""
         if self._axis.size > 1:
@@ -204,6 +210,7 @@ class Ring:
         else:
             self._queries, self._held = q_BSHD, [k_BSHD, v_BSHD]
 
+    @collective
     def _begin(self, q_BSHD: Tensor, held_2BSHD: Tensor) -> None:
         self._queries, self._held = q_BSHD, list(held_2BSHD.unbind(0))
         self._coming = self._pass_on(held_2BSHD, hop=0) if self._axis.size > 1 else None
@@ -224,6 +231,7 @@ class Ring:
                 self._coming = self._pass_on(coming_2BSHD, hop + 1) if hop + 2 < self._axis.size else None
         return torch.zeros_like(q) if merged is None else merged[0].to(q.dtype)
 
+    @collective
     def _pass_on(self, held_2BSHD: Tensor, hop: int) -> tuple[Tensor, Transfers]:
         """Send what is held to the next rank, and receive what the one before holds."""
         axis = self._axis

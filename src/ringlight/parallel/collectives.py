@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ringlight.parallel.collective import collective
 from ringlight.parallel.link import Kind, Link, LinkLost
 from ringlight.parallel.mesh import Axis
 
@@ -21,6 +22,7 @@ class Transfers:
     What is sent may not be written to, and what is received not read, before `wait`.
     """
 
+    @collective
     def __init__(self, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor], axis: Axis, kind: Kind) -> None:
         """Tensors by rank of the axis, contiguous; for empty ones nothing travels."""
         self._link, self._kind = axis.link, kind
@@ -82,6 +84,7 @@ def start(operations: list[dist.P2POp], link: Link) -> list[dist.Work]:
     return works
 
 
+@collective
 def gather_parts(x: Tensor, sizes: Sequence[int], axis: Axis, dim: int = 1, kind: Kind = "gather") -> Tensor:
     """The parts of all ranks of an axis, joined along `dim`, on every one of them. `sizes` are theirs along it."""
     if axis.size == 1:

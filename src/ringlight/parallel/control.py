@@ -7,6 +7,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from ringlight.parallel.collective import collective
 from ringlight.parallel.link import LinkLost
 
 
@@ -18,6 +19,7 @@ class Control:
         self.rank = rank
         self.size = size
 
+    @collective
     def agree(self, status: int, timeout_seconds: float | None = None) -> list[int]:
         """The status of every rank, told to all. Raises LinkLost when some rank does not come in time."""
         if self.size == 1:
@@ -35,6 +37,7 @@ class Control:
             raise LinkLost(str(error)) from error
         return [int(status) for status in every]
 
+    @collective
     def broadcast(self, message: bytes) -> bytes:
         """Rank 0's message, on every rank."""
         if self.size == 1:
@@ -51,6 +54,7 @@ class Control:
             raise LinkLost(str(error)) from error
         return content.numpy().tobytes()
 
+    @collective
     def gather(self, message: bytes) -> list[bytes]:
         """Every rank's message, by rank, on every rank."""
         if self.size == 1:

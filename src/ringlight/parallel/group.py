@@ -12,6 +12,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from ringlight.core.config import EngineConfig
 from ringlight.core.messages import RankPlace
+from ringlight.parallel.collective import collective
 from ringlight.parallel.control import Control
 from ringlight.parallel.link import PATIENCE, Link, LinkLost
 from ringlight.parallel.meeting import Tell, meet
@@ -35,6 +36,7 @@ class RankGroup:
         self._pulse = pulse
 
     @classmethod
+    @collective
     def join(
         cls,
         place: RankPlace,
@@ -75,6 +77,7 @@ class RankGroup:
         """All ranks, whatever their layout."""
         return Axis(tuple(range(self.place.num_ranks)), self.place.rank, self.link)
 
+    @collective
     def renew(self, device: torch.device) -> None:
         """New data groups in the place of those with messages that nobody will fetch. All ranks call it together."""
         if self.place.num_ranks > 1:
@@ -85,6 +88,7 @@ class RankGroup:
         if self._pulse is not None:
             self._pulse.expect(seconds)
 
+    @collective
     def leave(self) -> None:
         """The end, which all ranks come to: none takes it for a loss that others are gone sooner."""
         if self._pulse is not None:

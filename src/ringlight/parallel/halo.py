@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ringlight.core.layout import split_sizes
+from ringlight.parallel.collective import collective
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.link import Kind, Link
 from ringlight.parallel.mesh import Axis
@@ -52,6 +53,7 @@ class Bands:
 class Halo:
     """Edge rows under way between neighbouring bands: started when made, there after `wait`."""
 
+    @collective
     def __init__(self, first: Tensor, last: Tensor | None, bands: Bands) -> None:
         """`first` rows go to the band above, `last` ones to the band below: contiguous, and alike on all ranks.
 
@@ -78,6 +80,7 @@ class Halo:
 class Gathering:
     """Bands under way to the ranks that need all of them: started when made, joined by `wait`."""
 
+    @collective
     def __init__(
         self, band: Tensor, bands: Bands, dim: int, receivers: Collection[int], kind: Kind, scale: int = 1
     ) -> None:

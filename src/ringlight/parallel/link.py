@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import _abort_process_group
 
 from ringlight.core.report import LinkReport
+from ringlight.parallel.collective import collective
 
 # ring: keys and values around a ring. ulysses: q, k, v to heads and outputs back. cfg: predictions of the other
 # guidance branch. halo: edge rows of the VAE's bands. gather: parts joined into a whole. text: hidden states and
@@ -43,6 +44,7 @@ class Link:
         self._seconds: defaultdict[Kind, float] = defaultdict(float)
         self._events: list[tuple[Kind, torch.cuda.Event, torch.cuda.Event]] = []
 
+    @collective
     def open(self, backend: Literal["gloo", "nccl"], device: torch.device) -> None:
         """Make the groups, anew if there were some. All ranks of the default group call it together.
 
@@ -101,6 +103,7 @@ class Link:
         self._events.append((kind, began, ended))
 
 
+@collective
 def new_group(backend: str) -> dist.ProcessGroup:
     """A group of all ranks."""
     group = dist.new_group(backend=backend, timeout=PATIENCE)

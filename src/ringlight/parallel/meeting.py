@@ -17,6 +17,7 @@ from torch.distributed import DistError
 
 from ringlight.core.errors import InvalidLayout, WorkerError
 from ringlight.core.messages import NodesAwaited, RankPlace
+from ringlight.parallel.collective import collective
 from ringlight.parallel.pulse import beat_key
 from ringlight.parallel.roster import Roster, node_at
 
@@ -54,6 +55,7 @@ class Verdict(msgspec.Struct, frozen=True):
     refusal: str = ""
 
 
+@collective
 def meet(
     store: TCPStore, place: RankPlace, terms: Mapping[str, str], seconds: float, refuses_alone: bool, tell: Tell
 ) -> Roster:

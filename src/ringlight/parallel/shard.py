@@ -7,6 +7,7 @@ from itertools import accumulate
 from torch import Tensor
 
 from ringlight.core.layout import split_sizes
+from ringlight.parallel.collective import collective
 from ringlight.parallel.collectives import gather_parts
 from ringlight.parallel.mesh import ParallelMesh
 
@@ -41,6 +42,7 @@ class SequenceShard:
         """This rank's part of a tensor that has all tokens along `dim`: a view."""
         return x.narrow(dim, self.start, self.stop - self.start)
 
+    @collective
     def gather(self, x_BSC: Tensor) -> Tensor:
         """All tokens (B, num_tokens, C), on every sequence rank, from each one's own (B, S, C)."""
         return gather_parts(x_BSC, self.sizes, self.mesh.sequence)

@@ -9,6 +9,7 @@ from statistics import median
 import msgspec
 import torch
 
+from ringlight.parallel.collective import collective
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis
@@ -26,6 +27,7 @@ class Speeds(msgspec.Struct, frozen=True, kw_only=True):
     flops_per_second: float
 
 
+@collective
 def measure_link(world: Axis, control: Control, device: torch.device) -> float:
     """Bytes a second that every rank sends to the next while it receives as many. All ranks call it together."""
     before, after = (world.rank - 1) % world.size, (world.rank + 1) % world.size
@@ -56,6 +58,7 @@ def rate_of(seconds: Callable[[int], float]) -> float:
     return rate
 
 
+@collective
 def least(value: float, control: Control) -> float:
     """The smallest of all ranks' values, the same on every rank."""
     return min(msgspec.msgpack.decode(part, type=float) for part in control.gather(msgspec.msgpack.encode(value)))

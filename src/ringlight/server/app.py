@@ -19,7 +19,6 @@ from ringlight.core.config import EngineConfig
 from ringlight.core.errors import NotFound, Occupied
 from ringlight.core.settings import ServeSettings
 from ringlight.engine.engine import Engine
-from ringlight.engine.runner import ReplicaState
 from ringlight.server.api.events import Watchers
 from ringlight.server.api.openapi import describe
 from ringlight.server.api.parts import NO_IDS, Parts
@@ -31,14 +30,14 @@ from ringlight.server.collection.store import StoredDelivery
 from ringlight.server.collection.videos import Videos, engine_of
 from ringlight.server.collection.view import View
 from ringlight.server.http import errors, middleware
-from ringlight.server.http.errors import ApiError
+from ringlight.server.http.errors import HttpError
 from ringlight.server.observability.logs import configure_logs
 from ringlight.server.observability.meter import RequestMeter
-from ringlight.server.observability.metrics import Metrics
+from ringlight.server.observability.metrics import Metrics, ServerState
 from ringlight.server.observability.tracing import Tracing, check_endpoint, configure_tracing
 from ringlight.server.safety.keys import ApiKeys, check_exposure
 from ringlight.server.safety.outbound import Outbound
-from ringlight.server.safety.webhooks import Delivery, Webhooks
+from ringlight.server.safety.webhooks import WebhookDelivery, Webhooks
 from ringlight.server.serving import bind, run
 
 __all__ = ["check", "create_app", "engine_of", "run"]
@@ -94,12 +93,12 @@ def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
     webhooks = Webhooks.from_settings(settings, metrics.observe_webhook)
     tracing = configure_tracing(settings.otlp_endpoint)
     collection = Videos(settings, config, Announcer(metrics, webhooks, tracing))
-    metrics.watch(Reading(collection), collection.model_names[0], collection.engine.choice.layout.name)
+    metrics.watch(ServerState(collection), collection.model_names[0], collection.engine.choice.layout.name)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await to_thread.run_sync(collection.start)
-        webhooks.start(Events(collection))
+        webhooks.start(VideoEvents(collection))
         yield
         await to_thread.run_sync(webhooks.close)  # which needs the store
         await to_thread.run_sync(collection.close)
@@ -154,7 +153,7 @@ async def method_not_allowed(request: Request, error: Exception) -> Response:
     }
     path, method = request.url.path, request.method
     allow = {"Allow": ", ".join(sorted(methods))}
-    return ApiError(405, "method_not_allowed", f"{path} does not take {method}", headers=allow).response()
+    return HttpError(405, "method_not_allowed", f"{path} does not take {method}", headers=allow).response()
 
 
 class Announcer:
@@ -177,16 +176,16 @@ class Announcer:
         self._webhooks.wake()
 
 
-class Events:
+class VideoEvents:
     """What webhooks have to tell: the ends of videos, as they are kept with them (webhooks.Outbox)."""
 
     def __init__(self, videos: Videos) -> None:
         self._videos = videos
 
-    def settle(self, over: Collection[Delivery], limit: int) -> Sequence[Delivery]:
+    def settle(self, over: Collection[WebhookDelivery], limit: int) -> Sequence[WebhookDelivery]:
         """Forget deliveries that are over; the oldest of the others. Raises StoreError."""
         kept = self._videos.store.settle([StoredDelivery(*msgspec.structs.astuple(each)) for each in over], limit)
-        return [Delivery(*msgspec.structs.astuple(each)) for each in kept]
+        return [WebhookDelivery(*msgspec.structs.astuple(each)) for each in kept]
 
     def event(self, video_id: str) -> tuple[str, Mapping[str, Any]] | None:
         """What happened to a video, and the video as the API shows it; None where it is deleted. Raises StoreError."""
@@ -194,27 +193,4 @@ class Events:
             view = self._videos.get(video_id, None)
         except NotFound:
             return None
-        return f"video.{view.status}", to_video(view).model_dump()
-
-
-class Reading:
-    """What metrics read of the videos when somebody asks (metrics.Service)."""
-
-    def __init__(self, videos: Videos) -> None:
-        self._videos = videos
-
-    def queue_length(self) -> int:
-        """Jobs that wait."""
-        return len(self._videos.engine.queue)
-
-    def count_by_status(self) -> Mapping[str, int]:
-        """Jobs in the store. Raises StoreError."""
-        return {str(status): count for status, count in self._videos.store.count_by_status().items()}
-
-    def store_bytes(self) -> int:
-        """Bytes of all videos. Raises StoreError."""
-        return self._videos.store.total_output_bytes()
-
-    def replicas(self) -> Sequence[ReplicaState]:
-        """The replicas as they are."""
-        return self._videos.engine.replicas
+        return f"video.{view.status}", msgspec.to_builtins(to_video(view))

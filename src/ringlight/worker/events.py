@@ -5,6 +5,7 @@ from __future__ import annotations
 from ringlight.core import messages
 from ringlight.core.errors import ERRORS, Cancelled, InvalidRequest, RinglightError, WorkerError, from_code
 from ringlight.core.warning import RequestWarning
+from ringlight.parallel.collective import collective
 from ringlight.parallel.group import RankGroup
 from ringlight.parallel.link import LinkLost
 from ringlight.worker.corridor import Corridor
@@ -44,10 +45,12 @@ class Events:
     def preview_made(self, step: int, picture: bytes) -> None:
         self._tell(messages.PreviewMade(job_id=self._job.job_id, step=step, picture=picture))
 
+    @collective
     def check_cancelled(self, problem: Exception | None = None) -> None:
         is_cancelled = self._corridor.is_cancelled(self._job.job_id)
         self.check_problem(problem or (Cancelled("cancelled") if is_cancelled else None))
 
+    @collective
     def check_problem(self, problem: Exception | None) -> None:
         mine = None if problem is None else as_failure(problem, self._job)
         statuses = self._group.control.agree(FINE if mine is None else status_of(mine))
@@ -61,6 +64,7 @@ class Events:
         worst = max(statuses)
         raise mine or from_code(CODES[worst - 1], told[statuses.index(worst)].decode())
 
+    @collective
     def require_alike(self, failure: RinglightError) -> None:
         """After an error between boundaries: return if all ranks have raised alike, else raise LinkLost."""
         status = OUT_OF_STEP + status_of(failure)

@@ -23,6 +23,7 @@ from ringlight.core import messages
 from ringlight.core.errors import InvalidCheckpoint, RinglightError
 from ringlight.core.report import RankReport, RunReport, workload_hash
 from ringlight.families.recipe import load_recipe
+from ringlight.parallel.collective import collective
 from ringlight.parallel.group import RankGroup
 from ringlight.parallel.link import LinkLost
 from ringlight.parallel.mesh import ParallelMesh
@@ -44,6 +45,7 @@ TOO_LARGE_TO_LOAD = "the model's weights do not fit into this device's memory"
 class Worker:
     """One rank: a loaded model and the loop over jobs."""
 
+    @collective
     def __init__(self, setup: messages.WorkerSetup, corridor: Corridor) -> None:
         start = time.perf_counter()
         self._corridor = corridor
@@ -83,6 +85,7 @@ class Worker:
             messages.WorkerReady(environment=self._environment, load_seconds=seconds, checkpoint=terms["checkpoint"])
         )
 
+    @collective
     def _load(self, setup: messages.WorkerSetup, dtype: torch.dtype, vae_dtype: torch.dtype) -> dict[str, Any]:
         """Load the model, together with the other ranks. Returns the conditions of all measurements."""
         config, group = setup.config, self._group
@@ -93,6 +96,7 @@ class Worker:
             described |= msgspec.to_builtins(self._pipeline.measure_speeds(group.world, group.control))
         return described
 
+    @collective
     def serve(self) -> None:
         """Run jobs until told to stop."""
         while isinstance(job := self._next_order(), messages.RunJob):
@@ -105,6 +109,7 @@ class Worker:
         self._group.leave()
         self._finishing.wait()
 
+    @collective
     def _next_order(self) -> messages.ToWorker:
         """What the engine wants of rank 0, told to all ranks."""
         order = messages.encode(self._corridor.jobs.get()) if self._place.rank == 0 else b""
@@ -115,6 +120,7 @@ class Worker:
             self._follow(self._loss(lost))
             raise
 
+    @collective
     def _work(self, job: messages.RunJob) -> RinglightError | None:
         """Run a job. Returns its failure, if any. No error outlives this: its traceback would keep the job's tensors.
 
@@ -142,6 +148,7 @@ class Worker:
             self._corridor.put_down(job)
             return failure
 
+    @collective
     def _run(self, job: messages.RunJob, events: Events) -> None:
         """Make the video; what is left of its output then goes on beside the next job."""
         request, pipeline = job.request, self._pipeline
@@ -180,6 +187,7 @@ class Worker:
         control = self._group.control
         return StateFile(Path(job.state_file), job.save_seconds, identity, job.job_id, control, events)
 
+    @collective
     def _report(self, job: messages.RunJob, tracer: Tracer, total_seconds: float) -> RunReport:
         """The report of all ranks, which call this together, as far as the video is computed."""
         request, spec = job.request, self._pipeline.spec

@@ -16,6 +16,7 @@ from ringlight.core.layout import ParallelLayout, decide
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.families.model import ModelSpec
 from ringlight.families.recipe import Recipe
+from ringlight.parallel.collective import collective
 from ringlight.parallel.group import RankGroup
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines.output import finish
@@ -32,6 +33,7 @@ class Unheard(Events):
     def _tell(self, message: messages.JobMessage) -> None: ...
 
 
+@collective
 def warm_up(pipeline: Recipe, group: RankGroup, corridor: Corridor, meter: MemoryMeter) -> None:
     """Make the smallest videos, also with a picture where the model takes any, previews included. All ranks call it
     together.

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+    field_validator,
+)
 
 from ringlight.core.errors import Problem
-from ringlight.core.request import DRAW, MAX_SEED
+from ringlight.core.video_fields import MAX_SEED, VIDEO_FIELDS, VideoField
 from ringlight.server.http.body import Body
 from ringlight.server.http.errors import invalid
 
@@ -61,7 +70,6 @@ def _video_reference(value: Any) -> Any:
 
 
 INTEGER, NUMBER = WithJsonSchema({"type": "integer"}), WithJsonSchema({"type": "number"})
-# Ranges stand in the schema alone: what lies beyond them is refused later, with the nearest value that can be made.
 Whole = Annotated[Annotated[int, Field(ge=-MAX_SEED, le=MAX_SEED), INTEGER] | None, BeforeValidator(_number)]
 Real = Annotated[Annotated[float, Field(allow_inf_nan=False), NUMBER] | None, BeforeValidator(_number)]
 Positive = Annotated[Annotated[float, Field(gt=0, le=30 * 86400)] | None, BeforeValidator(_number)]
@@ -69,6 +77,8 @@ Length = Annotated[
     Annotated[float, Field(gt=0, le=3600)] | None,
     BeforeValidator(_number, json_schema_input_type=str | Annotated[float, Field(gt=0, le=3600)] | None),
 ]
+KINDS: dict[type, Any] = {int: Whole, float: Real, str: str | None}
+"""How each type of a video's fields is read."""
 IdText = Annotated[str, Field(min_length=1, max_length=256)]
 Name = Annotated[Annotated[str, Field(max_length=512)] | None, BeforeValidator(_left_out_if_empty)]
 
@@ -91,24 +101,39 @@ class Call(BaseModel):
     webhook_url: Annotated[Annotated[str, Field(max_length=2048)] | None, BeforeValidator(_left_out_if_empty)] = None
     """Is called when the video is completed or has failed, if the operator allows its host."""
 
+    def asked(self) -> dict[str, Any]:
+        """The fields of a video that this call has; None is left out."""
+        return {
+            field.name: getattr(self, field.name) for field in VIDEO_FIELDS if field.name in type(self).model_fields
+        }
+
+
+AnyCall = TypeVar("AnyCall", bound=Call)
+
+
+def with_video_fields(is_taken: Callable[[VideoField], bool]) -> Callable[[type[AnyCall]], type[AnyCall]]:
+    """Give a call those fields of a video that are taken, as they are declared.
+
+    Their bounds stand in the schema alone: what lies beyond is refused later, with the nearest value that can be made.
+    """
+
+    def decorate(call: type[AnyCall]) -> type[AnyCall]:
+        fields: dict[str, Any] = {
+            field.name: (KINDS[field.type], Field(None, description=field.help, json_schema_extra=field.json_schema))
+            for field in VIDEO_FIELDS
+            if is_taken(field)
+        }
+        return create_model(call.__name__, __base__=call, __doc__=call.__doc__, __module__=call.__module__, **fields)
+
+    return decorate
+
 
 class Lengthed(Call):
     """Calls that say how long the new part is."""
 
     seconds: Length = Field(None, examples=["5"])
-    """Length, as a string or a number. At 24 fps 4 seconds are 97 frames: the fewest that are not shorter."""
-    num_frames: Whole = Field(None, json_schema_extra={"minimum": 1})
-    """Frames, a multiple of 4 and one. Where both are given it wins over `seconds`."""
-    seed: Whole = Field(None, json_schema_extra={"minimum": DRAW, "maximum": MAX_SEED})
-    """The same request with the same seed gives the same pixels. Drawn where it is left out or -1."""
-    negative_prompt: str | None = None
-    """What the video should not show."""
-    num_inference_steps: Whole = Field(None, json_schema_extra={"minimum": 1})
-    """Denoising steps; time grows with them."""
-    guidance_scale: Real = Field(None, json_schema_extra={"minimum": 0, "maximum": 100})
-    """How closely the prompt is followed. Up to 1 there is no guidance, and half the work."""
-    flow_shift: Real = Field(None, json_schema_extra={"minimum": 0.01, "maximum": 100})
-    """Shift of the noise schedule; larger spends more steps on structure."""
+    """Length, as a string or a number. At 24 fps 4 seconds are 97 frames: the fewest that are not shorter. Where
+    `num_frames` is given too, that wins."""
 
 
 class ImageReference(BaseModel):
@@ -131,6 +156,7 @@ class VideoReference(BaseModel):
     """Such as `video_0c6a...`; it must be completed."""
 
 
+@with_video_fields(lambda field: True)
 class CreateVideo(Lengthed):
     """POST /v1/videos. What is left out comes from the defaults of the server and the checkpoint."""
 
@@ -146,14 +172,8 @@ class CreateVideo(Lengthed):
     model: Name = None
     """A name from /v1/models."""
     size: Name = Field(None, examples=["1280x704"])
-    """Width x height in pixels, each a multiple of what /v1/models says (32 for Wan2.2). Left out it follows from the
-    picture, else it is the default."""
-    width: Whole = Field(None, json_schema_extra={"minimum": 1})
-    """Instead of `size`. Where only one of them is said, the other follows from the picture."""
-    height: Whole = Field(None, json_schema_extra={"minimum": 1})
-    """Instead of `size`."""
-    fps: Whole = Field(None, json_schema_extra={"minimum": 1, "maximum": 240})
-    """Frames in a second of the video; the model was trained with 24."""
+    """Width x height in pixels, each a multiple of what /v1/models says (32 for Wan2.2), or `width` and `height`. What
+    is left out follows from the picture, else it is the default."""
     n: Whole = Field(None, json_schema_extra={"enum": [1, None]})
     """Only 1: each video is a call of its own."""
     layout: Name = Field(None, examples=["u1r2"])
@@ -180,18 +200,18 @@ class CreateVideo(Lengthed):
     def width_height(self) -> tuple[int | None, int | None]:
         """What `size`, `width` and `height` say together, in pixels."""
         if self.size is None:
-            return self.width, self.height
+            asked = self.asked()
+            return asked["width"], asked["height"]
         width, height = map(int, self.size.split("x"))
         return width, height
 
 
+@with_video_fields(lambda field: field.name == "seed")
 class RemixVideo(Call):
-    """POST /v1/videos/{id}/remix: everything as in that video, the seed too, but for the prompt."""
-
-    seed: Whole = Field(None, json_schema_extra={"minimum": DRAW, "maximum": MAX_SEED})
-    """Another seed than that video's, to try again; -1 draws one."""
+    """POST /v1/videos/{id}/remix: everything as in that video but for the prompt, the seed too unless it is given."""
 
 
+@with_video_fields(lambda field: field.rules.in_extensions)
 class ExtendVideo(Lengthed):
     """POST /v1/videos/extensions: goes on from the last frame of a video, joined to it.
 
@@ -205,11 +225,8 @@ class ExtendVideo(Lengthed):
     """The video to go on from: its id, or an object with it."""
 
 
-AnyCall = TypeVar("AnyCall", bound=Call)
-
-
 def parse(model: type[AnyCall], body: Body) -> AnyCall:
-    """The call that a body holds. Raises ApiError 400 that names every field that is wrong, missing or unknown."""
+    """The call that a body holds. Raises HttpError 400 that names every field that is wrong, missing or unknown."""
     problems = [Problem(shown(name), _why_no_file(name, model)) for name in body.files if name not in model.file_fields]
     call = None
     try:
@@ -234,7 +251,8 @@ def _contradictions(call: CreateVideo) -> list[Problem]:
     """A size that is said twice must be the same."""
     if call.size is None:
         return []
-    told = zip(("width", "height"), (call.width, call.height), call.width_height, strict=True)
+    asked = call.asked()
+    told = zip(("width", "height"), (asked["width"], asked["height"]), call.width_height, strict=True)
     return [
         Problem(name, f"{said} contradicts size {call.size}; send one of them", str(meant))
         for name, said, meant in told

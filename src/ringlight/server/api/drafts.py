@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
 
 import msgspec
 from anyio import CapacityLimiter, to_thread
@@ -12,34 +11,21 @@ from anyio import CapacityLimiter, to_thread
 from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.picture import upright_size
-from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
+from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.sizes import Size
 from ringlight.families.model import ModelSpec
 from ringlight.server.api.calls import CreateVideo, ImageReference, Lengthed, shown
+from ringlight.server.collection.videos import Videos
 from ringlight.server.collection.view import Draft
-from ringlight.server.http.errors import ApiError
+from ringlight.server.http.errors import HttpError
 from ringlight.server.safety.outbound import Outbound
 from ringlight.server.safety.pictures import check_picture, is_inline, read_inline
-
-
-class Collection(Protocol):
-    """What is asked of the collection of videos to make a draft."""
-
-    @property
-    def model_names(self) -> Sequence[str]: ...
-    @property
-    def spec(self) -> ModelSpec: ...
-    @property
-    def limits(self) -> RequestLimits: ...
-    @property
-    def defaults(self) -> RequestDefaults: ...
-    def complete(self, prompt: str, **fields: Any) -> VideoRequest: ...
 
 
 async def to_draft(
     call: CreateVideo,
     files: Mapping[str, bytes],
-    videos: Collection,
+    videos: Videos,
     outbound: Outbound,
     webhooks: Outbound | None = None,
     decoders: CapacityLimiter | None = None,
@@ -47,7 +33,7 @@ async def to_draft(
     """What a call asks for, complete and checked, with its picture fetched and found whole.
 
     `outbound` fetches pictures and `webhooks` may be called when a video is over; None calls nobody. `decoders` bounds
-    how many pictures are decoded at a time. Raises ApiError, InvalidRequest, InvalidLayout.
+    how many pictures are decoded at a time. Raises HttpError, InvalidRequest, InvalidLayout.
     """
     check_model(call.model, videos.model_names)
     await check_webhook(call.webhook_url, webhooks)
@@ -74,22 +60,13 @@ async def to_draft(
     )
 
 
-def _completed(call: CreateVideo, videos: Collection, picture_size: Size | None) -> VideoRequest:
+def _completed(call: CreateVideo, videos: Videos, picture_size: Size | None) -> VideoRequest:
     """The request of a call whose picture has this size, without the picture. Raises InvalidRequest."""
+    asked = call.asked()
     width, height = call.width_height
-    request = videos.complete(
-        call.prompt,
-        negative_prompt=call.negative_prompt,
-        width=width,
-        height=height,
-        picture_size=picture_size,
-        num_frames=frames_for(call, call.fps or videos.defaults.fps, videos.spec),
-        fps=call.fps,
-        num_inference_steps=call.num_inference_steps,
-        guidance_scale=call.guidance_scale,
-        flow_shift=call.flow_shift,
-        seed=call.seed,
-    )
+    num_frames = frames_for(call, asked["fps"] or videos.defaults.fps, videos.spec)
+    asked |= {"width": width, "height": height, "num_frames": num_frames}
+    request = videos.complete(call.prompt, picture_size=picture_size, **asked)
     try:
         request.check(videos.spec, videos.limits)
     except InvalidRequest as error:
@@ -98,25 +75,26 @@ def _completed(call: CreateVideo, videos: Collection, picture_size: Size | None)
 
 
 def check_model(model: str | None, model_names: Sequence[str]) -> None:
-    """Raise ApiError 404 unless the model is left out or one that is served."""
+    """Raise HttpError 404 unless the model is left out or one that is served."""
     if model is not None and model not in model_names:
         served = ", ".join(model_names)
-        raise ApiError(404, "model_not_found", f"model: {shown(model)!r} is not served; {served} is", param="model")
+        raise HttpError(404, "model_not_found", f"model: {shown(model)!r} is not served; {served} is", param="model")
 
 
 async def check_webhook(url: str | None, webhooks: Outbound | None) -> None:
-    """Raise ApiError 400 unless the URL is left out or may be called."""
+    """Raise HttpError 400 unless the URL is left out or may be called."""
     if url is not None and webhooks is None:
         message = "webhook_url: this server calls no webhooks that requests name"
-        raise ApiError(400, "webhook_url_refused", message, param="webhook_url")
+        raise HttpError(400, "webhook_url_refused", message, param="webhook_url")
     if url is not None and webhooks is not None:
         await webhooks.check(url)
 
 
 def frames_for(call: Lengthed, fps: int, spec: ModelSpec) -> int | None:
     """Frames as they are given, else the fewest that the model can make and that last as long as `seconds`."""
-    if call.num_frames is not None or call.seconds is None:
-        return call.num_frames
+    given: int | None = call.asked()["num_frames"]
+    if given is not None or call.seconds is None:
+        return given
     multiple = spec.frame_multiple
     wanted = call.seconds * fps - 1
     return max(0, math.ceil(wanted / multiple - 1e-9)) * multiple + 1
@@ -125,7 +103,7 @@ def frames_for(call: Lengthed, fps: int, spec: ModelSpec) -> int | None:
 def asked_seconds(call: Lengthed, before: str | None = "0") -> str | None:
     """The length that a call asks for, as answers have it, after a part whose length was asked `before`; None where it
     follows from something else."""
-    if call.seconds is None or call.num_frames is not None or before is None:
+    if call.seconds is None or call.asked()["num_frames"] is not None or before is None:
         return None
     return f"{float(before) + call.seconds:g}"
 
@@ -134,7 +112,7 @@ def _as_asked(problem: Problem, call: CreateVideo) -> Problem:
     """Name the field that the client sent: it may have said size for width and height, or seconds for frames."""
     if problem.field in ("width", "height") and call.size is not None:
         return msgspec.structs.replace(problem, field="size", message=f"{problem.field} {problem.message}")
-    if problem.field == "num_frames" and call.num_frames is None and call.seconds is not None:
+    if problem.field == "num_frames" and call.asked()["num_frames"] is None and call.seconds is not None:
         return msgspec.structs.replace(problem, field="seconds", message=f"num_frames {problem.message}")
     return problem
 

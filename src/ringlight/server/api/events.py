@@ -19,29 +19,18 @@ from typing import Any
 
 import msgspec
 from anyio import CapacityLimiter, to_thread
-from pydantic import BaseModel
 
 from ringlight.core.errors import NotFound
 from ringlight.server.api.schemas import to_video
 from ringlight.server.collection.videos import Videos
 from ringlight.server.collection.view import View
+from ringlight.wire.video import PreviewEvent, Progress, Video
 
 HEARTBEAT_SECONDS = 15.0
 PAUSE_SECONDS = 0.04  # at least, between two looks at a video
 LOOK_SECONDS = 5.0  # at most, for what nobody tells: the place in the queue
 TICK_SECONDS = 1.0  # within which the end of the server is noticed
 MAX_LOOKS = 8  # at a time, of all listeners together: their threads are not those of other requests
-
-
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """What a `progress` event holds."""
-
-    progress: int
-    step: int
-    num_steps: int
-    stage: str | None
-    eta_seconds: float | None
-    queue_position: int | None
 
 
 class Watchers:
@@ -134,13 +123,12 @@ class Teller:
         if state is not None and state.preview is not None and state.preview_step != self._preview_step:
             self._preview_step = state.preview_step
             image = f"data:image/jpeg;base64,{base64.b64encode(state.preview).decode()}"
-            events.append(self._event("preview", {"step": state.preview_step, "image": image}))
+            events.append(self._event("preview", PreviewEvent(state.preview_step, image)))
         return events
 
-    def _event(self, name: str, content: BaseModel | Progress | dict[str, Any]) -> bytes:
+    def _event(self, name: str, content: Video | Progress | PreviewEvent) -> bytes:
         self._number += 1
-        encoded = content.model_dump_json().encode() if isinstance(content, BaseModel) else msgspec.json.encode(content)
-        return b"event: %s\nid: %d\ndata: %s\n\n" % (name.encode(), self._number, encoded)
+        return b"event: %s\nid: %d\ndata: %s\n\n" % (name.encode(), self._number, msgspec.json.encode(content))
 
 
 def to_progress(view: View) -> Progress:

@@ -26,7 +26,8 @@ def to_remix(call: RemixVideo, source_id: str, videos: Videos, owner: str) -> Dr
         image = videos.image(source)
     except FileNotFoundError:  # deleted at this moment
         raise NotFound(f"there is no video {source_id!r}") from None
-    seed = source.request.seed if call.seed is None else drawn(call.seed)
+    asked_seed = call.asked()["seed"]
+    seed = source.request.seed if asked_seed is None else drawn(asked_seed)
     request = msgspec.structs.replace(source.request, prompt=call.prompt, seed=seed, image=image)
     if source.continues is not None:
         videos.path(source.continues, owner)
@@ -47,19 +48,12 @@ def to_extension(call: ExtendVideo, videos: Videos, owner: str) -> Draft:
     """
     source = _completed(call.video.id, videos, owner)
     before = source.request
-    frames = frames_for(call, before.fps, videos.spec)
-    asked = {
-        "negative_prompt": call.negative_prompt,
-        "num_frames": frames,
-        "num_inference_steps": call.num_inference_steps,
-        "guidance_scale": call.guidance_scale,
-        "flow_shift": call.flow_shift,
-    }
+    asked = call.asked() | {"num_frames": frames_for(call, before.fps, videos.spec)}
+    given = {name: value for name, value in asked.items() if value is not None}
     kept = msgspec.structs.asdict(before)
     for name in ("prompt", "seed", "image"):
         del kept[name]
-    given = {name: value for name, value in asked.items() if value is not None}
-    request = videos.complete(call.prompt, **(kept | given), seed=call.seed)
+    request = videos.complete(call.prompt, **(kept | given))
     request.check(videos.spec, videos.limits)  # before a picture is made for nothing
     picture = last_frame(videos.path(source.id, owner))
     request = msgspec.structs.replace(request, image=picture)

@@ -11,7 +11,8 @@ from pydantic.json_schema import models_json_schema
 import ringlight
 from ringlight.core.codes import CODES
 from ringlight.server.api.calls import Call, CreateVideo, ExtendVideo, RemixVideo
-from ringlight.server.api.schemas import ErrorEnvelope
+from ringlight.server.api.schemas import as_model
+from ringlight.wire.errors import ErrorEnvelope
 
 CALLS: tuple[type[Call], ...] = (CreateVideo, ExtendVideo, RemixVideo)
 REFERENCE = "#/components/schemas/{model}"
@@ -36,7 +37,7 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
     found: dict[int | str, dict[str, Any]] = {}
     for status in sorted({*statuses, *ALWAYS}):
         codes = ", ".join(f"`{code}`" for code, known in CODES.items() if known.status == status)
-        found[status] = {"model": ErrorEnvelope, "description": codes}
+        found[status] = {"model": as_model(ErrorEnvelope), "description": codes}
     return found
 
 

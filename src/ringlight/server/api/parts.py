@@ -13,13 +13,13 @@ from starlette.exceptions import HTTPException
 from ringlight.core.errors import NotFound
 from ringlight.core.settings import ServeSettings
 from ringlight.server.api.events import Watchers
-from ringlight.server.api.schemas import EXAMPLE_ID
 from ringlight.server.collection.folder import VIDEO_ID
 from ringlight.server.collection.videos import Videos
 from ringlight.server.observability.metrics import Metrics
 from ringlight.server.observability.tracing import Tracing
 from ringlight.server.safety.keys import ApiKeys
 from ringlight.server.safety.outbound import Outbound
+from ringlight.wire.video import EXAMPLE_ID
 
 NO_IDS = ("characters", "edits", "extensions", "sync")  # what stands in the place of an id in other paths
 MAX_DECODERS = 2  # pictures and videos that are decoded at a time
@@ -59,7 +59,7 @@ Served = Annotated[Parts, Depends(parts_of)]
 async def owner_of(
     request: Request, parts: Served, _documented: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> str:
-    """Whose videos a request may see. Raises ApiError 401."""
+    """Whose videos a request may see. Raises HttpError 401."""
     return parts.keys.identify(request.headers.get("authorization"))
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import functools
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from ringlight.core.warning import Code
-from ringlight.engine.jobs import Status
-from ringlight.server.collection.store import StoredError
+from ringlight.core.video_fields import VIDEO_FIELDS
 from ringlight.server.collection.view import View
+from ringlight.wire.video import EXAMPLE_ID, Video, VideoList
 
 LEAST_POLL_MS, MOST_POLL_MS, UNKNOWN_POLL_MS = 500, 10_000, 1000
 POLLS_TO_THE_END = 50  # of a client that keeps the first interval it was told: it learns of the end 1 % late
-EXAMPLE_ID = "video_0c6a1f8a5f3e4b0f9d6b2f1f6f0a7c3e"
 
 
 class Answer(BaseModel):
@@ -23,127 +23,40 @@ class Answer(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True, json_schema_serialization_defaults_required=True)
 
 
-class VideoError(Answer):
-    """Why a video failed."""
-
-    code: str
-    """One of a fixed set, such as cancelled, out_of_memory, deadline_exceeded; see the documentation."""
-    message: str
-    """One line for people, naming the remedy."""
-    param: str | None = None
-    """The field of the request that is the cause."""
-    type: str | None = None
-    """invalid_request_error or server_error."""
+@functools.cache
+def as_model(kind: type[msgspec.Struct]) -> type[Answer]:
+    """Make the pydantic model of a struct that is answered: its own fields first, and null only where ours may be."""
+    own = kind.__annotations__
+    fields = sorted(msgspec.structs.fields(kind), key=lambda field: field.name not in own)
+    given: dict[str, Any] = {field.name: _field(field) for field in fields}
+    return create_model(kind.__name__, __base__=Answer, __doc__=kind.__doc__, __module__=__name__, **given)
 
 
-class StageTime(Answer):
-    """One stage of the run, on rank 0."""
-
-    name: str
-    seconds: float
-    peak_bytes: int
-
-
-class RankMemory(Answer):
-    """Memory of one rank over the run; on a CPU the resident size, on CUDA that of the caching allocator."""
-
-    rank: int
-    device: str
-    peak_reserved_bytes: int | None = None
-    peak_allocated_bytes: int | None = None
-    overhead_bytes: int | None = None
-    overhead_ratio: float | None = None
-    peak_resident_bytes: int | None = None
-    idle_resident_bytes: int | None = None
-    resident_growth_bytes: int | None = None
+def _field(field: msgspec.structs.FieldInfo) -> tuple[Any, Any]:
+    """A field of a struct, as pydantic has it."""
+    meta = next((each for each in get_args(field.type) if isinstance(each, msgspec.Meta)), msgspec.Meta())
+    extra, kind = meta.extra or {}, _as_pydantic(field.type)
+    is_always_there = extra.get("always") or "rules" in extra  # the latter is of a field of every video
+    if is_always_there:
+        (kind,) = (each for each in get_args(kind) if each is not NoneType)
+    has_default = not (field.required or is_always_there)
+    how: dict[str, Any] = {"description": meta.description, "examples": meta.examples, "ge": meta.ge, "le": meta.le}
+    if has_default and field.default_factory is not msgspec.NODEFAULT:
+        return kind, Field(default_factory=field.default_factory, **how)
+    return kind, Field(field.default if has_default else ..., **how)
 
 
-class VideoWarning(Answer):
-    """Where a video is not quite what was asked."""
-
-    code: Code
-    """size_rounded, picture_cropped or prompt_truncated."""
-    param: str
-    """The field of the request that it is about."""
-    given: str
-    """What was asked: a size, the picture's size in its own pixels, or the tokens of a prompt."""
-    used: str
-    """What is made of it: the size, the part of the picture that is used, or the tokens that are read."""
-    message: str
-    """One line for people."""
-
-
-class Video(Answer):
-    """A video: what was asked, with every default filled in, how far it is, and once it is completed what it took."""
-
-    id: str = Field(examples=[EXAMPLE_ID])
-    object: Literal["video"] = "video"
-    created_at: int
-    """Unix time in seconds."""
-    started_at: int | None = None
-    """When a replica first took it up."""
-    completed_at: int | None = None
-    """When it ended, also when it failed."""
-    expires_at: int | None = None
-    """When its files will be removed; null as long as it is not over, or if they are kept."""
-    status: Status
-    progress: int = Field(ge=0, le=100)
-    """0 to 100. It never falls, and is 100 only when completed."""
-    error: VideoError | None = None
-    """Why it failed. A cancelled video has failed with the code `cancelled`."""
-
-    model: str
-    prompt: str
-    negative_prompt: str
-    size: str = Field(examples=["1280x704"])
-    """Width x height in pixels."""
-    width: int
-    height: int
-    seconds: str = Field(examples=["5"])
-    """The length that was asked for, of an extension that of the whole; where none was asked for, the video's own."""
-    duration_seconds: float = Field(examples=[5.041667])
-    """The video's own length; of an extension, of the whole."""
-    num_frames: int
-    """Frames that were asked for; an extension adds one less to those of its source."""
-    fps: int
-    num_inference_steps: int
-    guidance_scale: float
-    flow_shift: float
-    seed: int
-    layout: str = Field(examples=["u1r2"])
-    """How the ranks share the work."""
-    priority: int
-    user: str | None = None
-    remixed_from_video_id: str | None = None
-    extended_from_video_id: str | None = None
-    warnings: list[VideoWarning]
-    """Where the video is not quite what was asked. That a prompt is too long is known once it has been encoded."""
-
-    stage: str | None = None
-    """What is being done at the moment."""
-    step: int | None = None
-    """Denoising steps that are done."""
-    queue_position: int | None = None
-    """Place in the queue from 1; 0 while it runs, null when it is over."""
-    eta_seconds: float | None = None
-    """Seconds until it is expected to be completed, as planned and as measured; null while nothing is known."""
-    restarts: int = 0
-    """How often its workers died; it went on from its last saved step."""
-    inference_time_s: float | None = None
-    """Seconds that the ranks worked on it. Like stages and memory null until it is completed, and in lists."""
-    stages: list[StageTime] | None = None
-    memory: list[RankMemory] | None = None
-
-
-class VideoList(Answer):
-    """A page of videos."""
-
-    object: Literal["list"] = "list"
-    data: list[Video]
-    first_id: str | None = None
-    last_id: str | None = None
-    """What to send as `after` for the next page."""
-    has_more: bool
+def _as_pydantic(kind: Any) -> Any:
+    """A type with models in the places of structs."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return as_model(kind)
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _as_pydantic(parts[0])
+    if not parts or origin is Literal:
+        return kind
+    converted = tuple(map(_as_pydantic, parts))
+    return Union[converted] if origin in (Union, UnionType) else origin[converted]  # noqa: UP007 (of a tuple)
 
 
 class VideoDeleted(Answer):
@@ -152,46 +65,6 @@ class VideoDeleted(Answer):
     id: str = Field(examples=[EXAMPLE_ID])
     object: Literal["video.deleted"] = "video.deleted"
     deleted: Literal[True] = True
-
-
-class ErrorBody(Answer):
-    """What is wrong, and what to do about it."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class ErrorEnvelope(Answer):
-    """Every answer that is an error."""
-
-    error: ErrorBody
-
-
-class ModelCard(Answer):
-    """A model that is served, with what a request may leave out and what bounds it."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    """When the server was started."""
-    owned_by: str = "ringlight"
-    defaults: dict[str, Any]
-    """What is taken for fields that a request leaves out; a seed of null is drawn for each video."""
-    limits: dict[str, int]
-    """The most that the operator allows."""
-    width_multiple: int
-    height_multiple: int
-    frame_multiple: int
-    """num_frames is a multiple of this, and one."""
-
-
-class ModelList(Answer):
-    """The models that are served."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
 
 
 class Alive(Answer):
@@ -249,6 +122,7 @@ def to_video(view: View) -> Video:
     request = stored.request
     is_running = view.status == "in_progress" and state is not None
     return Video(
+        **{field.name: getattr(request, field.name) for field in VIDEO_FIELDS},
         id=stored.id,
         created_at=int(stored.created_at),
         started_at=_whole(stored.started_at),
@@ -256,45 +130,27 @@ def to_video(view: View) -> Video:
         expires_at=_whole(stored.expires_at),
         status=view.status,
         progress=view.progress,
-        error=None if stored.error is None else to_error(stored.error),
+        error=stored.error,
         model=stored.model,
         prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
         size=f"{request.width}x{request.height}",
-        width=request.width,
-        height=request.height,
         seconds=stored.seconds or tidy_seconds(stored.duration_seconds),
         duration_seconds=round(stored.duration_seconds, 6),
-        num_frames=request.num_frames,
-        fps=request.fps,
-        num_inference_steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
-        flow_shift=request.flow_shift,
-        seed=request.seed,
         layout=stored.layout,
         priority=stored.priority,
         user=stored.user,
         remixed_from_video_id=stored.remixed_from,
         extended_from_video_id=stored.continues,
-        warnings=[VideoWarning(**msgspec.structs.asdict(warning)) for warning in view.warnings],
+        warnings=list(view.warnings),
         stage=(state.stage or None) if is_running and state else None,
         step=state.step if is_running and state else None,
         queue_position=view.queue_position if view.status in ("queued", "in_progress") else None,
         eta_seconds=view.eta_seconds,
         restarts=max(stored.deaths, 0 if state is None else state.deaths),
         inference_time_s=None if report is None else report.total_seconds,
-        stages=None
-        if report is None
-        else [
-            StageTime(name=stage.name, seconds=stage.seconds, peak_bytes=stage.peak_bytes) for stage in report.stages
-        ],
-        memory=None if report is None else [RankMemory(**msgspec.structs.asdict(memory)) for memory in report.memory],
+        stages=None if report is None else report.stages,
+        memory=None if report is None else report.memory,
     )
-
-
-def to_error(error: StoredError) -> VideoError:
-    """Why a job failed, as clients see it."""
-    return VideoError(code=error.code, message=error.message, param=error.param, type=error.type)
 
 
 def to_list(views: list[View], has_more: bool) -> VideoList:

@@ -12,8 +12,9 @@ from ringlight.core.clock import Clock
 from ringlight.core.errors import Cancelled, InvalidRequest, NotFound, RinglightError, StoreError
 from ringlight.engine.jobs import Job, JobState
 from ringlight.server.collection.folder import DataFolder
-from ringlight.server.collection.store import JobStore, StoredError
+from ringlight.server.collection.store import JobStore
 from ringlight.server.collection.view import View
+from ringlight.wire.video import VideoError
 
 logger = logging.getLogger(__name__)
 
@@ -192,11 +193,11 @@ class Ledger:
         return True
 
 
-def as_stored(error: RinglightError) -> StoredError:
+def as_stored(error: RinglightError) -> VideoError:
     """An error as a job keeps it: a request's names the field."""
     if isinstance(error, InvalidRequest):
         field = error.problems[0].field
-        return StoredError(code=error.code, message=str(error), param=field, type="invalid_request_error")
+        return VideoError(code=error.code, message=str(error), param=field, type="invalid_request_error")
     if isinstance(error, Cancelled):
-        return StoredError(code=error.code, message=str(error), type="cancelled")
-    return StoredError(code=error.code, message=str(error))
+        return VideoError(code=error.code, message=str(error), type="cancelled")
+    return VideoError(code=error.code, message=str(error), type="server_error")

@@ -35,7 +35,6 @@ from ringlight.server.collection.stored import (
     SCHEMA_VERSION,
     Idempotency,
     StoredDelivery,
-    StoredError,
     StoredJob,
     deliveries,
     idempotencies,
@@ -44,8 +43,9 @@ from ringlight.server.collection.stored import (
     versions,
 )
 from ringlight.server.http.errors import IdempotencyConflict
+from ringlight.wire.video import VideoError
 
-__all__ = ["Idempotency", "JobStore", "StoredDelivery", "StoredError", "StoredJob"]
+__all__ = ["Idempotency", "JobStore", "StoredDelivery", "StoredJob"]
 
 Jobs = list[StoredJob]
 MAX_YOUNG = 4096  # jobs whose age is known by more than the wall's clock
@@ -177,7 +177,7 @@ class JobStore:
         status: Literal["completed", "failed"],
         completed_at: float,
         expires_at: float | None,
-        error: StoredError | None = None,
+        error: VideoError | None = None,
         report: bytes | None = None,
         output_bytes: int = 0,
         tells_operator: bool = False,

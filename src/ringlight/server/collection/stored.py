@@ -25,17 +25,9 @@ from sqlalchemy.types import TypeDecorator
 from ringlight.core.request import VideoRequest
 from ringlight.core.warning import Warnings
 from ringlight.engine.jobs import Status
+from ringlight.wire.video import VideoError
 
-SCHEMA_VERSION = 3  # of the tables below, StoredError and VideoRequest: one more whenever any of them changes
-
-
-class StoredError(msgspec.Struct, frozen=True):
-    """Why a job failed, as a client is told."""
-
-    code: str
-    message: str
-    param: str | None = None
-    type: str = "server_error"
+SCHEMA_VERSION = 3  # of the tables below and VideoError; a row without a field of VideoFields is read with its default
 
 
 class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +60,7 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     deadline_at: float | None = None
     progress: int = 0
     deaths: int = 0
-    error: StoredError | None = None
+    error: VideoError | None = None
     has_report: bool = False
     output_bytes: int = 0
     seconds: str | None = None
@@ -144,7 +136,7 @@ jobs = Table(
     Column("deadline_at", Double),
     Column("progress", Integer, nullable=False),
     Column("deaths", Integer, nullable=False),
-    Column("error", AsJson(StoredError)),
+    Column("error", AsJson(VideoError)),
     Column("has_report", Boolean, nullable=False),
     Column("output_bytes", BigInteger, nullable=False),
     Column("seconds", Text),

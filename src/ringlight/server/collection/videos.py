@@ -28,7 +28,7 @@ from ringlight.server.collection.retention import Retention
 from ringlight.server.collection.store import Idempotency, JobStore, StoredJob
 from ringlight.server.collection.view import Draft, View
 from ringlight.server.http.discretion import Discretion
-from ringlight.server.http.errors import ApiError, VideoNotReady
+from ringlight.server.http.errors import HttpError, VideoNotReady
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class Videos:
         Raises InvalidRequest, InvalidLayout, QueueFull, StoreError, IdempotencyConflict.
         """
         if self.is_draining:
-            raise ApiError(503, "unavailable", "the server is stopping; send it again to the next one")
+            raise HttpError(503, "unavailable", "the server is stopping; send it again to the next one")
         if idempotency is not None and (earlier := self.store.find(owner, idempotency)) is not None:
             return self._view(earlier)
         job_id = f"video_{uuid4().hex}"

@@ -20,8 +20,8 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from ringlight.core.plain import plain
-from ringlight.server.http.errors import ApiError
-from ringlight.server.http.multipart import MultipartReader, Part, decode, invalid_body
+from ringlight.server.http.errors import HttpError
+from ringlight.server.http.multipart import FormPart, MultipartReader, decode, invalid_body
 
 MAX_VALUES = 200
 MAX_DEPTH = 8
@@ -53,7 +53,7 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def read_body(request: Request, max_body_bytes: int) -> Body:
-    """The body of a request, read to its end. Raises ApiError 400, 408, 413 or 415."""
+    """The body of a request, read to its end. Raises HttpError 400, 408, 413 or 415."""
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     chunks = _chunks(request, max_body_bytes)
@@ -67,7 +67,7 @@ async def read_body(request: Request, max_body_bytes: int) -> Body:
     async for chunk in chunks:
         encoded += chunk
         if is_form and len(encoded) > MAX_FORM_BYTES:
-            raise ApiError(413, "body_too_large", f"a form may have {MAX_FORM_BYTES} bytes; send large values as JSON")
+            raise HttpError(413, "body_too_large", f"a form may have {MAX_FORM_BYTES} bytes; send large values as JSON")
     if not encoded:
         return _body(request.url.path, {}, {}, {})
     if is_form:
@@ -76,7 +76,7 @@ async def read_body(request: Request, max_body_bytes: int) -> Body:
         holder = [encoded]
         del encoded  # so that the bytes can go as soon as they have become text
         return await anyio.to_thread.run_sync(_from_json, request.url.path, holder)
-    raise ApiError(415, "unsupported_media_type", f"Content-Type is {kind or 'missing'}; send {KINDS}")
+    raise HttpError(415, "unsupported_media_type", f"Content-Type is {kind or 'missing'}; send {KINDS}")
 
 
 async def _chunks(request: Request, max_body_bytes: int) -> AsyncIterator[bytes]:
@@ -87,14 +87,14 @@ async def _chunks(request: Request, max_body_bytes: int) -> AsyncIterator[bytes]
             async with asyncio.timeout(CHUNK_SECONDS):
                 chunk = await anext(stream, None)
         except TimeoutError:
-            raise ApiError(408, "request_timeout", f"nothing came for {plain(CHUNK_SECONDS)} s of a body") from None
+            raise HttpError(408, "request_timeout", f"nothing came for {plain(CHUNK_SECONDS)} s of a body") from None
         except ClientDisconnect:
             raise invalid_body("the connection ended before the body did") from None
         if chunk is None:
             return
         received += len(chunk)
         if received > max_body_bytes:
-            raise ApiError(413, "body_too_large", f"the body is over the limit of {max_body_bytes} bytes")
+            raise HttpError(413, "body_too_large", f"the body is over the limit of {max_body_bytes} bytes")
         yield chunk
 
 
@@ -162,7 +162,7 @@ def _form_pairs(encoded: bytearray) -> list[tuple[str, str]]:
         raise invalid_body(f"the body is not a form: {error}") from None
 
 
-def _from_parts(path: str, parts: list[Part]) -> Body:
+def _from_parts(path: str, parts: list[FormPart]) -> Body:
     pairs: list[tuple[str, str]] = []
     files: dict[str, bytes] = {}
     hashes: dict[str, str] = {}
@@ -182,7 +182,7 @@ def _from_parts(path: str, parts: list[Part]) -> Body:
     return _body(path, fields, files, hashes)
 
 
-def _text(part: Part) -> str | None:
+def _text(part: FormPart) -> str | None:
     """A part without a file name is text, unless it is a picture whose sender left the name out."""
     assert part.content is not None
     try:

@@ -12,7 +12,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from ringlight.server.http.errors import ApiError
+from ringlight.server.http.errors import HttpError
 from ringlight.server.http.middleware import RequestIds
 
 HEAD_SECONDS = 20.0  # for the head of a request, from its first byte or from the beginning of the connection
@@ -22,7 +22,9 @@ CLOSE = {"connection": "close"}
 
 async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers for the application where there are too many connections."""
-    await ApiError(503, "unavailable", "there are too many connections", headers=CLOSE).response()(scope, receive, send)
+    await HttpError(503, "unavailable", "there are too many connections", headers=CLOSE).response()(
+        scope, receive, send
+    )
 
 
 class Connection(H11Protocol):
@@ -73,7 +75,7 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP."""
-        answer = ApiError(400, "invalid_body", f"this is not HTTP that can be read: {msg}", headers=CLOSE).response()
+        answer = HttpError(400, "invalid_body", f"this is not HTTP that can be read: {msg}", headers=CLOSE).response()
         answer.headers["x-request-id"] = f"req_{uuid4().hex}"
         for event in (
             h11.Response(status_code=400, headers=answer.raw_headers, reason=b"Bad Request"),

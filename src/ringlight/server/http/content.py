@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ringlight.core.errors import NotFound
-from ringlight.server.http.errors import ApiError
+from ringlight.server.http.errors import HttpError
 
 CHUNK_BYTES = 256 * 1024
 RANGE = re.compile(r"bytes=\s*([0-9]{0,19})\s*-\s*([0-9]{0,19})\s*", re.IGNORECASE)
@@ -31,7 +31,7 @@ class Span(NamedTuple):
 class FileAnswer(Response):
     """A file that may be asked for in part. It is opened when the answer begins, and stays whole if removed then.
 
-    Several ranges at once are answered with the whole file, as the standard allows. Raises NotFound, and ApiError 416,
+    Several ranges at once are answered with the whole file, as the standard allows. Raises NotFound, and HttpError 416,
     before anything is sent.
     """
 
@@ -115,7 +115,7 @@ def is_unchanged(request: Headers, found: os.stat_result) -> bool:
 def asked_span(request: Headers, found: os.stat_result) -> Span | None:
     """The part of a file that a request asks for; None for all of it, also where we do not understand what it asks.
 
-    Raises ApiError 416 for a part that lies outside.
+    Raises HttpError 416 for a part that lies outside.
     """
     match = RANGE.fullmatch(request.get("range", ""))
     if match is None or not (match[1] or match[2]):
@@ -132,7 +132,7 @@ def asked_span(request: Headers, found: os.stat_result) -> Span | None:
         span = Span(int(match[1]), min(size, int(match[2]) + 1) if match[2] else size)
     if span.start >= span.stop:
         message = f"the range {request['range']} lies outside of the file's {size} bytes"
-        raise ApiError(416, "range_not_satisfiable", message, headers={"content-range": f"bytes */{size}"})
+        raise HttpError(416, "range_not_satisfiable", message, headers={"content-range": f"bytes */{size}"})
     return span
 
 

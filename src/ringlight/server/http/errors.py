@@ -30,7 +30,7 @@ WIRE_NAMES = {"image": "input_reference"}
 """Fields of VideoRequest that are called otherwise in the API."""
 
 
-class ApiError(RinglightError):
+class HttpError(RinglightError):
     """An answer that is an error. `type` follows from the status unless given, and so do the headers about retries."""
 
     def __init__(
@@ -96,15 +96,15 @@ def _retry_headers(status: int, code: str) -> dict[str, str]:
     return headers
 
 
-def invalid(problems: Sequence[Problem]) -> ApiError:
+def invalid(problems: Sequence[Problem]) -> HttpError:
     """400 invalid_request: `param` is the first problem's field, the message names all of them."""
-    return ApiError(400, InvalidRequest.code, "; ".join(map(str, problems)), param=problems[0].field)
+    return HttpError(400, InvalidRequest.code, "; ".join(map(str, problems)), param=problems[0].field)
 
 
-def to_api_error(error: RinglightError, tell: Callable[[str], str] = str) -> ApiError:
+def to_api_error(error: RinglightError, tell: Callable[[str], str] = str) -> HttpError:
     """The answer for an error of the core, the engine or the store. `tell`: its text as clients may read it."""
     match error:
-        case ApiError():
+        case HttpError():
             return error
         case InvalidRequest():
             names = [WIRE_NAMES.get(problem.field, problem.field) for problem in error.problems]
@@ -112,15 +112,15 @@ def to_api_error(error: RinglightError, tell: Callable[[str], str] = str) -> Api
             replace = msgspec.structs.replace
             return invalid([replace(problem, field=name, message=tell(problem.message)) for problem, name in pairs])
         case InvalidLayout():
-            return ApiError(400, error.code, tell(str(error)), param="layout")
+            return HttpError(400, error.code, tell(str(error)), param="layout")
         case QueueFull():
             retry = {"Retry-After": str(max(1, math.ceil(error.retry_seconds)))}
-            return ApiError(429, error.code, tell(str(error)), headers=retry)
+            return HttpError(429, error.code, tell(str(error)), headers=retry)
     code = error.code if error.code in CODES else RinglightError.code
-    return ApiError(CODES[code].status, code, tell(str(error)))
+    return HttpError(CODES[code].status, code, tell(str(error)))
 
 
-def _from_validation(error: RequestValidationError) -> ApiError:
+def _from_validation(error: RequestValidationError) -> HttpError:
     """Path, query and header parameters that FastAPI itself checks: 400 as everywhere, not its own 422."""
     problems = []
     for item in error.errors():
@@ -129,20 +129,20 @@ def _from_validation(error: RequestValidationError) -> ApiError:
     return invalid(problems or [Problem("request", "is not valid")])
 
 
-def _from_http(error: HTTPException, scope: Scope) -> ApiError:
+def _from_http(error: HTTPException, scope: Scope) -> HttpError:
     code = STATUS_CODES.get(error.status_code, "invalid_request" if error.status_code < 500 else "internal_error")
     message = str(error.detail)
     if error.status_code == 404:
         message = f"there is no path {scope['path']}; /docs lists them"
     elif error.status_code == 405:
         message = f"{scope['path']} does not take {scope['method']}"
-    return ApiError(error.status_code, code, message, headers=error.headers)
+    return HttpError(error.status_code, code, message, headers=error.headers)
 
 
-def unexpected(error: Exception, scope: Scope) -> ApiError:
+def unexpected(error: Exception, scope: Scope) -> HttpError:
     """500 internal_error for a defect of ours; its traceback goes to the log, never to the client."""
     logger.error("%s failed", scope.get("path"), exc_info=error)
-    return ApiError(500, "internal_error", "the server failed; its log has the cause under this x-request-id")
+    return HttpError(500, "internal_error", "the server failed; its log has the cause under this x-request-id")
 
 
 class Unexpected:

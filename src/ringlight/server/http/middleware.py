@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ringlight.core.settings import ServeSettings
-from ringlight.server.http.errors import ApiError
+from ringlight.server.http.errors import HttpError
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -92,7 +92,7 @@ class OneFraming:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and {"content-length", "transfer-encoding"} <= set(Headers(scope=scope)):
             said = "Content-Length and Transfer-Encoding exclude each other"
-            refusal = ApiError(400, "invalid_body", said, headers={"connection": "close"})
+            refusal = HttpError(400, "invalid_body", said, headers={"connection": "close"})
             await refusal.response()(scope, receive, send)
             return
         await self.app(scope, receive, send)
@@ -110,7 +110,7 @@ class SameSite:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._refuses(scope["method"], Headers(scope=scope)):
-            refusal = ApiError(403, "forbidden", "a page of another origin may not do this; see --cors-origin")
+            refusal = HttpError(403, "forbidden", "a page of another origin may not do this; see --cors-origin")
             await refusal.response()(scope, receive, send)
             return
         await self.app(scope, receive, send)
@@ -136,7 +136,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = ApiError(413, "body_too_large", f"the body is over the limit of {self.max_bytes} bytes")
+        refusal = HttpError(413, "body_too_large", f"the body is over the limit of {self.max_bytes} bytes")
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared) > self.max_bytes:
             await refusal.response()(scope, receive, send)
@@ -161,7 +161,7 @@ class BodyLimit:
 
         try:
             await self.app(scope, count, watch)
-        except ApiError as error:
+        except HttpError as error:
             if error is not refusal or started:
                 raise
         if refused and not started:

@@ -9,13 +9,13 @@ import msgspec
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from ringlight.server.http.errors import ApiError
+from ringlight.server.http.errors import HttpError
 
 MAX_PARTS = 200
 MAX_NAME_BYTES = 256
 
 
-class Part(msgspec.Struct):
+class FormPart(msgspec.Struct):
     """One part of a form. `content` is kept for text and for the files that somebody wants."""
 
     name: str
@@ -26,7 +26,7 @@ class Part(msgspec.Struct):
 
 
 class MultipartReader:
-    """Feed it chunks, then `finish`. Raises ApiError 400 invalid_body for anything that is not a whole form."""
+    """Feed it chunks, then `finish`. Raises HttpError 400 invalid_body for anything that is not a whole form."""
 
     def __init__(self, content_type: str, kept_files: Collection[str]) -> None:
         """`kept_files`: names of the files whose bytes are wanted; of other files only the hash is kept."""
@@ -35,7 +35,7 @@ class MultipartReader:
         if not boundary:
             raise invalid_body("Content-Type names no boundary; let the client library set it")
         self._kept_files = kept_files
-        self._parts: list[Part] = []
+        self._parts: list[FormPart] = []
         self._sha256 = hashlib.sha256()
         self._header = self._value = self._disposition = b""
         self._is_whole = False
@@ -63,7 +63,7 @@ class MultipartReader:
         except FormParserError as error:
             raise invalid_body(f"the body is not the multipart that its Content-Type says: {error}") from None
 
-    def finish(self) -> list[Part]:
+    def finish(self) -> list[FormPart]:
         """All parts, in order."""
         if not self._is_whole:
             raise invalid_body("the multipart body ends before its last boundary")
@@ -94,7 +94,7 @@ class MultipartReader:
             raise invalid_body(f"the name of a part has more than {MAX_NAME_BYTES} bytes")
         name, is_file = decode(encoded, "the name of a part"), b"filename" in options
         is_kept = not is_file or name in self._kept_files
-        self._parts.append(Part(name, is_file, bytearray() if is_kept else None))
+        self._parts.append(FormPart(name, is_file, bytearray() if is_kept else None))
         self._sha256 = hashlib.sha256()
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
@@ -112,13 +112,13 @@ class MultipartReader:
         self._is_whole = True
 
 
-def invalid_body(message: str) -> ApiError:
+def invalid_body(message: str) -> HttpError:
     """400: the body itself cannot be read."""
-    return ApiError(400, "invalid_body", message)
+    return HttpError(400, "invalid_body", message)
 
 
 def decode(encoded: bytes | bytearray, what: str) -> str:
-    """Text from UTF-8. Raises ApiError 400 invalid_body."""
+    """Text from UTF-8. Raises HttpError 400 invalid_body."""
     try:
         return encoded.decode()
     except UnicodeDecodeError:

@@ -10,24 +10,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ringlight.core.codes import CODES
 from ringlight.server.observability.metrics import OTHER, Metrics
+from ringlight.wire.errors import ErrorEnvelope
 
 logger = logging.getLogger("ringlight.access")
 
 QUIET_PATHS = frozenset({"/livez", "/readyz", "/health", "/metrics"})  # asked for every few seconds
 MAX_PATH_LENGTH = 256
 MAX_ENVELOPE_BYTES = 2**16
-
-
-class ErrorBody(msgspec.Struct):
-    """What we look for in an answer that is an error."""
-
-    code: str
-
-
-class Envelope(msgspec.Struct):
-    """As every error is answered."""
-
-    error: ErrorBody
 
 
 class RequestMeter:
@@ -83,7 +72,7 @@ class RequestMeter:
 def code_in(answer: bytes) -> str:
     """The code in an error's envelope, "" where there is none that is ours."""
     try:
-        code = msgspec.json.decode(answer, type=Envelope).error.code
+        code = msgspec.json.decode(answer, type=ErrorEnvelope).error.code
     except msgspec.DecodeError:
         return ""
-    return code if code in CODES else ""
+    return code if code is not None and code in CODES else ""

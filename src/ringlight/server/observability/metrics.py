@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -17,6 +16,7 @@ from ringlight.core.errors import (
 )
 from ringlight.core.report import RunReport
 from ringlight.engine.runner import ReplicaState
+from ringlight.server.collection.videos import Videos
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER = "other"
@@ -29,20 +29,27 @@ RATIO_BUCKETS = (0.25, 0.5, 0.67, 0.8, 0.87, 0.95, 1.05, 1.15, 1.25, 1.5, 2, 4)
 JOB_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 90, 120, 180, 300, 600, 900, 1200, 1800, 2700, 3600)
 
 
-class Service(Protocol):
-    """What is read when somebody asks for the metrics, from any thread. After a StoreError its series are missing."""
+class ServerState:
+    """What metrics read of a server when somebody asks, from any thread. After a StoreError its series are missing."""
+
+    def __init__(self, videos: Videos) -> None:
+        self._videos = videos
 
     def queue_length(self) -> int:
-        """How many jobs wait."""
+        """Jobs that wait."""
+        return len(self._videos.engine.queue)
 
     def count_by_status(self) -> Mapping[str, int]:
-        """How many jobs the store has, by status. Raises StoreError."""
+        """Jobs in the store. Raises StoreError."""
+        return {str(status): count for status, count in self._videos.store.count_by_status().items()}
 
     def store_bytes(self) -> int:
-        """Bytes of all videos that are kept. Raises StoreError."""
+        """Bytes of all videos. Raises StoreError."""
+        return self._videos.store.total_output_bytes()
 
     def replicas(self) -> Sequence[ReplicaState]:
-        """All replicas as they stand."""
+        """The replicas as they are."""
+        return self._videos.engine.replicas
 
 
 class Metrics:
@@ -117,9 +124,9 @@ class Metrics:
         for outcome in WEBHOOK_OUTCOMES:
             self._webhooks.labels(outcome)
 
-    def watch(self, service: Service, model: str, layout: str) -> None:
-        """From now on read also what `service` knows, whenever somebody asks. `layout` is a name such as u1r2."""
-        self.registry.register(_Reading(service, model, layout))
+    def watch(self, state: ServerState, model: str, layout: str) -> None:
+        """From now on read also what `state` knows, whenever somebody asks. `layout` is a name such as u1r2."""
+        self.registry.register(_Reading(state, model, layout))
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered. `route` is a template, `other` for paths that are none."""
@@ -175,23 +182,23 @@ class _WithoutCreated(Collector):
 
 
 class _Reading(Collector):
-    """Reads a service at the moment that somebody asks for its metrics."""
+    """Reads a server at the moment that somebody asks for its metrics."""
 
-    def __init__(self, service: Service, model: str, layout: str) -> None:
-        self._service = service
+    def __init__(self, state: ServerState, model: str, layout: str) -> None:
+        self._state = state
         self._about = {"version": ringlight.__version__, "model": model, "layout": layout}
 
     def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("ringlight_queue_length", "Jobs that wait.", value=self._service.queue_length())
+        yield GaugeMetricFamily("ringlight_queue_length", "Jobs that wait.", value=self._state.queue_length())
         yield from self._read_store()
         yield from self._read_replicas()
 
     def _read_store(self) -> Iterator[Metric]:
         jobs = GaugeMetricFamily("ringlight_jobs", "Jobs in the store.", labels=["status"])
         try:
-            for status, count in self._service.count_by_status().items():
+            for status, count in self._state.count_by_status().items():
                 jobs.add_metric([status], count)
-            size_bytes = self._service.store_bytes()
+            size_bytes = self._state.store_bytes()
         except StoreError:  # the other metrics are wanted all the more
             yield GaugeMetricFamily("ringlight_store_up", "Whether the store answers.", value=0)
             return
@@ -205,7 +212,7 @@ class _Reading(Collector):
             "ringlight_worker_restarts", "Starts of a replica's ranks after the first.", labels=["replica"]
         )
         device = ""
-        for replica in self._service.replicas():
+        for replica in self._state.replicas():
             up.add_metric([replica.name], replica.status in UP)
             restarts.add_metric([replica.name], replica.restarts)
             device = device or str(replica.environment.get("device", ""))

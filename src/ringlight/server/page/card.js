@@ -16,10 +16,12 @@ const FOLLOWS = {
 const SURE_MS = 4000;
 
 export class Card {
-  // `acts`: what a button does, by its data-do; each gets this card, and throws an ApiError that is told here.
-  constructor(acts) {
+  // `acts`: what a button does, by its data-do; each gets this card, and throws an ApiError that is told here. `fields`
+  // are those of the model.
+  constructor(acts, fields) {
     this.root = document.querySelector("#card").content.cloneNode(true).firstElementChild;
     this.acts = { play: () => this.play(), dismiss: () => this.dismiss(), ...acts };
+    this.fields = fields;
     this.video = null;
     this.content = null; // a promise of the video's bytes
     this.root.addEventListener("click", (event) => {
@@ -71,7 +73,7 @@ export class Card {
   change() {
     const { video } = this;
     this.part(".prompt").textContent = video.prompt;
-    this.part(".facts").replaceChildren(...words.facts(video).map((fact) => Object.assign(document.createElement("span"), { textContent: fact })));
+    this.part(".facts").replaceChildren(...words.facts(video, this.fields).map((fact) => Object.assign(document.createElement("span"), { textContent: fact })));
     this.part(".screen").style.aspectRatio = `${video.width} / ${video.height}`;
     this.part(".screen").classList.toggle("upright", video.height > video.width);
     const isDone = video.status === "completed";

@@ -1,10 +1,9 @@
 // Form: what is asked of the server, and the words about it beside the field they are about.
+// Its fields are those of /v1/models: the page has places for some of them, the others stand among the advanced ones.
 
 import { Picture } from "./picture.js";
 
-const NUMBERS = ["width", "height", "num_frames", "num_inference_steps", "fps", "guidance_scale", "flow_shift"];
 const LONGEST_SHAPE = 3;
-const WORDS = ["prompt", "negative_prompt", "seed", "layout"];
 
 export class Form {
   // onSubmit(fields, file) resolves once the server has accepted, or throws an ApiError.
@@ -39,10 +38,7 @@ export class Form {
   // The server's defaults become the form's. `model` is an entry of /v1/models.
   open(model, layout) {
     this.model = model;
-    for (const name of [...NUMBERS, "negative_prompt"]) this.fields[name].value = model.defaults[name] ?? "";
-    this.fields.width.step = model.width_multiple;
-    this.fields.height.step = model.height_multiple;
-    this.fields.num_frames.step = model.frame_multiple;
+    for (const field of model.fields) this.place(field);
     for (const [name, preset] of Object.entries(this.presets())) {
       const words = this.root.querySelector(`[name=preset][value=${name}] + span small`);
       words.textContent = `${preset.steps} steps · ${(preset.frames / model.defaults.fps).toFixed(1)} s`;
@@ -52,6 +48,14 @@ export class Form {
     this.fields.layout.replaceChildren(choice, ...layouts.map((name) => new Option(name, name)));
     this.root.querySelector("[data-field=layout]").hidden = layouts.length < 2;
     this.mark();
+  }
+
+  place(field) {
+    const slot = this.root.querySelector(`[data-slot="${field.name}"]`);
+    const label = slot?.getAttribute("aria-label");
+    if (slot) slot.replaceWith(label ? inputOf(field, label) : boxOf(field));
+    else if (!this.fields[field.name]) this.root.querySelector("#more").append(boxOf(field));
+    this.fields[field.name].value = field.default ?? "";
   }
 
   presets() {
@@ -117,7 +121,7 @@ export class Form {
   // The settings of a video that was made before.
   reuse(video) {
     this.sizeIsAsked = true;
-    for (const name of [...NUMBERS, "prompt", "negative_prompt", "seed"]) this.fields[name].value = video[name];
+    for (const name of ["prompt", ...this.model.fields.map((field) => field.name)]) this.fields[name].value = video[name];
     const isOffered = [...this.fields.layout.options].some((option) => option.value === video.layout);
     this.fields.layout.value = isOffered ? video.layout : "";
     this.complain();
@@ -127,10 +131,11 @@ export class Form {
 
   // What is sent. A number that is none goes as it is, for the server to name.
   read() {
-    const fields = { prompt: this.fields.prompt.value, negative_prompt: this.fields.negative_prompt.value };
-    for (const name of [...NUMBERS, "seed", "layout"]) {
+    const fields = { prompt: this.fields.prompt.value };
+    for (const { name, type } of [...(this.model?.fields ?? []), { name: "layout" }]) {
       const { value, validity } = this.fields[name];
       if (validity.badInput) fields[name] = "not a number";
+      else if (type === "string") fields[name] = value;
       else if (value.trim()) fields[name] = value.trim();
     }
     return fields;
@@ -177,6 +182,25 @@ export class Form {
 
 export function randomSeed() {
   return crypto.getRandomValues(new Uint32Array(1))[0];
+}
+
+// A field with its label. `field` is an entry of a model's `fields`.
+function boxOf(field) {
+  const box = Object.assign(document.createElement("div"), { className: "field" });
+  box.dataset.field = field.name;
+  box.append(Object.assign(document.createElement("label"), { htmlFor: field.name, textContent: field.title }), inputOf(field));
+  return box;
+}
+
+function inputOf({ name, type, help, minimum, step, default: usual }, label = null) {
+  const isText = type === "string";
+  const input = document.createElement(isText ? "textarea" : "input");
+  Object.assign(input, { id: name, name, title: help, placeholder: isText ? help : usual === null ? "the model's" : "" });
+  if (isText) input.rows = 2;
+  else Object.assign(input, { type: "number", min: minimum ?? "", step: step ?? (type === "integer" ? 1 : "any") });
+  if (!isText) input.inputMode = type === "integer" ? "numeric" : "decimal";
+  if (label) input.setAttribute("aria-label", label);
+  return input;
 }
 
 function nameOf(table, isIt) {

@@ -44,15 +44,17 @@ export function stage(name) {
   return name.replace(/(?<=[a-z])[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
 }
 
-export function facts(video) {
+const SAID_OTHERWISE = ["width", "height", "num_frames", "fps", "num_inference_steps"];
+
+// `fields` are those of the model, as /v1/models has them.
+export function facts(video, fields) {
+  const others = fields.filter(({ name, type }) => type !== "string" && !SAID_OTHERWISE.includes(name));
   return [
     video.size.replace("x", " × "),
     `${Number(video.duration_seconds.toFixed(2))} s`,
     `${video.num_frames} frames at ${video.fps} fps`,
     `${video.num_inference_steps} steps`,
-    `guidance ${video.guidance_scale}`,
-    `shift ${video.flow_shift}`,
-    `seed ${video.seed}`,
+    ...others.map(({ name, title }) => `${title.toLowerCase()} ${video[name]}`),
     video.layout,
   ];
 }

@@ -14,7 +14,7 @@ from typing import Self
 
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.settings import ServeSettings
-from ringlight.server.http.errors import ApiError
+from ringlight.server.http.errors import HttpError
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class ApiKeys:
         return len(self._names)
 
     def identify(self, authorization: str | None) -> str:
-        """The owner of the key in an Authorization header; "" where no keys are asked for. Raises ApiError 401."""
+        """The owner of the key in an Authorization header; "" where no keys are asked for. Raises HttpError 401."""
         if not self._names:
             return ""
         scheme, _, key = (authorization or "").strip().partition(" ")
@@ -128,5 +128,5 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
-def _refused(message: str, challenge: str) -> ApiError:
-    return ApiError(401, "invalid_api_key", message, headers={"WWW-Authenticate": challenge})
+def _refused(message: str, challenge: str) -> HttpError:
+    return HttpError(401, "invalid_api_key", message, headers={"WWW-Authenticate": challenge})

@@ -20,7 +20,7 @@ import httpx
 
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.plain import plain
-from ringlight.server.http.errors import ApiError
+from ringlight.server.http.errors import HttpError
 from ringlight.server.safety.addresses import DEFAULT_PORTS, HostRule, is_disguised, is_public
 
 MAX_REDIRECTS = 3
@@ -37,7 +37,7 @@ def resolve_host(host: str, port: int) -> list[str]:
 
 
 class Outbound:
-    """Fetches and calls. Errors are ApiError 400 `{purpose}_refused` and `{purpose}_failed`, with `param`."""
+    """Fetches and calls. Errors are HttpError 400 `{purpose}_refused` and `{purpose}_failed`, with `param`."""
 
     def __init__(
         self,
@@ -191,11 +191,11 @@ class Outbound:
         except (httpx.InvalidURL, ValueError) as error:
             raise self._refused(f"it redirects to what is not a URL: {error}") from None
 
-    def _refused(self, why: str) -> ApiError:
-        return ApiError(400, f"{self._purpose}_refused", f"{self._param}: {why}", param=self._param)
+    def _refused(self, why: str) -> HttpError:
+        return HttpError(400, f"{self._purpose}_refused", f"{self._param}: {why}", param=self._param)
 
-    def _failed(self, why: str) -> ApiError:
-        return ApiError(400, f"{self._purpose}_failed", f"{self._param}: {why}", param=self._param)
+    def _failed(self, why: str) -> HttpError:
+        return HttpError(400, f"{self._purpose}_failed", f"{self._param}: {why}", param=self._param)
 
 
 def _host(url: httpx.URL) -> str:

@@ -32,7 +32,7 @@ from ringlight.core.clock import Clock
 from ringlight.core.errors import InvalidSetting, StoreError
 from ringlight.core.plain import plain
 from ringlight.core.settings import ServeSettings
-from ringlight.server.http.errors import ApiError
+from ringlight.server.http.errors import HttpError
 from ringlight.server.safety.outbound import Outbound
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ LOOK_SECONDS = 10.0  # between two looks into the outbox where nothing happens, 
 GONE = 410  # "do not send here any more"
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class WebhookDelivery(msgspec.Struct, frozen=True):
     """One event on its way to one place: the URL of a request, which may be only where allowed, or the operator's own,
     wherever that is by now (None)."""
 
@@ -66,7 +66,7 @@ class Delivery(msgspec.Struct, frozen=True):
 class Outbox(Protocol):
     """Where events wait until they are over. Called from threads; raises StoreError, and then nothing has changed."""
 
-    def settle(self, over: Collection[Delivery], limit: int) -> Sequence[Delivery]:
+    def settle(self, over: Collection[WebhookDelivery], limit: int) -> Sequence[WebhookDelivery]:
         """Forget deliveries that are over; the others, the oldest at the head, at most `limit`."""
 
     def event(self, video_id: str) -> tuple[str, Mapping[str, Any]] | None:
@@ -101,8 +101,8 @@ class Webhooks:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news, self._closing = asyncio.Event(), asyncio.Event()
         self._at_once = asyncio.Semaphore(MAX_AT_ONCE)
-        self._tasks: dict[Delivery, asyncio.Task[None]] = {}
-        self._over: set[Delivery] = set()  # and still in the outbox
+        self._tasks: dict[WebhookDelivery, asyncio.Task[None]] = {}
+        self._over: set[WebhookDelivery] = set()  # and still in the outbox
 
     @classmethod
     def from_settings(cls, settings: ServeSettings, count: Callable[[Outcome], None] = lambda outcome: None) -> Self:
@@ -156,7 +156,7 @@ class Webhooks:
                 await asyncio.wait(self._tasks.values())
             await self._settle(0)
 
-    async def _settle(self, limit: int) -> Sequence[Delivery]:
+    async def _settle(self, limit: int) -> Sequence[WebhookDelivery]:
         """Tell the outbox what is over; what else is in it, which is nothing as long as it fails."""
         over = frozenset(self._over)
         try:
@@ -171,7 +171,7 @@ class Webhooks:
         for task in self._tasks.values():
             task.cancel()
 
-    async def _deliver(self, delivery: Delivery) -> None:
+    async def _deliver(self, delivery: WebhookDelivery) -> None:
         outcome: Outcome | None = None  # it stays in the outbox
         host = _host(self._url(delivery))
         try:
@@ -192,7 +192,7 @@ class Webhooks:
         self._over.add(delivery)
         self._news.set()
 
-    async def _result(self, delivery: Delivery) -> tuple[Outcome | None, str]:
+    async def _result(self, delivery: WebhookDelivery) -> tuple[Outcome | None, str]:
         """What became of it after all tries, None where the server ends before, and what was wrong."""
         for pause_seconds in (*self._retry_seconds, None):
             async with self._at_once:
@@ -205,7 +205,7 @@ class Webhooks:
             await _wait(self._closing, pause_seconds)
         return outcome or "failed", problem
 
-    async def _try(self, delivery: Delivery) -> tuple[Outcome | None, str]:
+    async def _try(self, delivery: WebhookDelivery) -> tuple[Outcome | None, str]:
         """What became of it, None where another try may be of use, and what was wrong."""
         body, url = await asyncio.to_thread(self._body, delivery), self._url(delivery)
         if body is None or not url:
@@ -215,7 +215,7 @@ class Webhooks:
         try:
             post = self._post if delivery.url is None else self._outbound.post
             status = await post(url, body, headers)
-        except ApiError as error:
+        except HttpError as error:
             return "failed" if error.code == "webhook_url_refused" else None, str(error)
         except TimeoutError:
             return None, f"no answer in {plain(TIMEOUT_SECONDS)} s"
@@ -225,7 +225,7 @@ class Webhooks:
             return "delivered", ""
         return "failed" if status == GONE else None, f"answered {status}"
 
-    def _body(self, delivery: Delivery) -> bytes | None:
+    def _body(self, delivery: WebhookDelivery) -> bytes | None:
         """The same for every try; None where there is nothing to tell any more. Raises StoreError."""
         event = self._outbox.event(delivery.video_id)
         if event is None:
@@ -241,7 +241,7 @@ class Webhooks:
         }
         return msgspec.json.encode(content)
 
-    def _url(self, delivery: Delivery) -> str:
+    def _url(self, delivery: WebhookDelivery) -> str:
         return self._settings.webhook_url if delivery.url is None else delivery.url
 
     async def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:

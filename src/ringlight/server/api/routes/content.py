@@ -21,7 +21,7 @@ from ringlight.server.collection.videos import Variant
 from ringlight.server.collection.view import View
 from ringlight.server.http.body import read_body
 from ringlight.server.http.content import FileAnswer, client_leaves
-from ringlight.server.http.errors import ApiError
+from ringlight.server.http.errors import HttpError
 
 MEDIA_TYPES: dict[Variant, tuple[str, str]] = {
     "video": ("video/mp4", "mp4"),
@@ -130,7 +130,7 @@ async def create_video_sync(request: Request, parts: Served, owner: Owner) -> Re
         await to_thread.run_sync(parts.videos.cancel, video_id, owner)
     if end is None:
         reason = "the server is stopping" if parts.watchers.is_closing else "somebody deleted it"
-        raise ApiError(503, "unavailable", f"{video_id} was not waited for to its end: {reason}")
+        raise HttpError(503, "unavailable", f"{video_id} was not waited for to its end: {reason}")
     return await _file_of(end, parts)
 
 
@@ -158,7 +158,7 @@ async def _file_of(view: View, parts: Parts) -> Response:
     headers = {"x-video-id": stored.id, "x-seed": str(stored.request.seed)}
     if error is not None:
         status = CODES[error.code].status if error.code in CODES else 500
-        raise ApiError(status, error.code, error.message, param=error.param, headers=headers)
+        raise HttpError(status, error.code, error.message, param=error.param, headers=headers)
     if view.warnings:
         headers["x-warnings"] = ", ".join(warning.code for warning in view.warnings)
     if view.report is not None:

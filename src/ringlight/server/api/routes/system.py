@@ -9,26 +9,32 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 import ringlight
+from ringlight.core.request import RequestDefaults, RequestLimits, bounds, grid
+from ringlight.core.video_fields import VIDEO_FIELDS
 from ringlight.engine.runner import ReplicaState
+from ringlight.families.model import ModelSpec
 from ringlight.server.api.openapi import answers
 from ringlight.server.api.parts import Owner, Parts, Served
-from ringlight.server.api.schemas import Alive, Health, ModelCard, ModelList, Ready, ReplicaHealth, Version
-from ringlight.server.http.errors import ApiError
+from ringlight.server.api.schemas import Alive, Health, Ready, ReplicaHealth, Version, as_model
+from ringlight.server.http.errors import HttpError
+from ringlight.wire.model import FieldCard, ModelCard, ModelList
+
+TYPES: dict[type, Literal["integer", "number", "string"]] = {int: "integer", float: "number", str: "string"}
 
 router = APIRouter(tags=["Server"])
 
 
-@router.get("/v1/models", responses=answers())
+@router.get("/v1/models", response_model=as_model(ModelList), responses=answers())
 async def list_models(parts: Served, owner: Owner) -> ModelList:
     """The models that are served: one, under each of its names."""
     return ModelList(data=[_card(name, parts) for name in parts.videos.model_names])
 
 
-@router.get("/v1/models/{model:path}", responses=answers(404))
+@router.get("/v1/models/{model:path}", response_model=as_model(ModelCard), responses=answers(404))
 async def retrieve_model(model: str, parts: Served, owner: Owner) -> ModelCard:
     """A model, with what a request may leave out and what bounds it."""
     if model not in parts.videos.model_names:
-        raise ApiError(404, "model_not_found", f"there is no model {model[:80]!r} here", param="model")
+        raise HttpError(404, "model_not_found", f"there is no model {model[:80]!r} here", param="model")
     return _card(model, parts)
 
 
@@ -43,7 +49,7 @@ async def ready(parts: Served) -> Response:
     """Whether videos are being made: a replica is ready and the server is not stopping."""
     status, reason = _standing(parts)
     if status != "ready":
-        return ApiError(503, "unavailable", reason).response()  # not raised: it is no failure to be logged
+        return HttpError(503, "unavailable", reason).response()  # not raised: it is no failure to be logged
     return JSONResponse({"status": "ready"})
 
 
@@ -85,12 +91,35 @@ def _card(name: str, parts: Parts) -> ModelCard:
     return ModelCard(
         id=name,
         created=int(parts.started_at),
+        fields=field_cards(videos.defaults, videos.spec, videos.limits),
         defaults=msgspec.to_builtins(videos.defaults),
         limits=msgspec.to_builtins(videos.limits),
         width_multiple=width_multiple,
         height_multiple=height_multiple,
         frame_multiple=videos.spec.frame_multiple,
     )
+
+
+def field_cards(defaults: RequestDefaults, spec: ModelSpec, limits: RequestLimits) -> list[FieldCard]:
+    """What a request may leave out, with the bounds that hold here."""
+    cards = []
+    for field in VIDEO_FIELDS:
+        least, most = bounds(field, limits)
+        least, step = grid(spec).get(field.name, (least, None))
+        cards.append(
+            FieldCard(
+                name=field.name,
+                type=TYPES[field.type],
+                title=field.rules.label,
+                help=field.help,
+                group=field.group,
+                minimum=least,
+                maximum=most,
+                step=step,
+                default=getattr(defaults, field.name),
+            )
+        )
+    return cards
 
 
 def _replicas(parts: Parts) -> list[ReplicaState]:

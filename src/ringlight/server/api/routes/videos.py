@@ -12,20 +12,28 @@ from ringlight.server.api.drafts import check_webhook, to_draft
 from ringlight.server.api.following import to_extension, to_remix
 from ringlight.server.api.openapi import answers, takes
 from ringlight.server.api.parts import Owner, Parts, Served, VideoId
-from ringlight.server.api.schemas import Video, VideoDeleted, VideoList, poll_after_ms, to_list, to_video
+from ringlight.server.api.schemas import VideoDeleted, as_model, poll_after_ms, to_list, to_video
 from ringlight.server.collection.store import Idempotency
 from ringlight.server.collection.view import Draft, View
 from ringlight.server.http.body import Body, read_body
-from ringlight.server.http.errors import ApiError, NotImplementedHere
+from ringlight.server.http.errors import HttpError, NotImplementedHere
+from ringlight.wire.video import Video, VideoList
 
 MAX_KEY_LENGTH = 255
 NO_CHARACTERS = "this model knows no characters; describe them in the prompt, or begin with a picture of them"
 RETRY_SECONDS = 120.0  # in which a client may send the same again because the answer did not reach it
 
+VIDEO, VIDEO_LIST = as_model(Video), as_model(VideoList)
+
 router = APIRouter(tags=["Videos"])
 
 
-@router.post("/v1/videos", responses=answers(400, 404, 413, 415, 422, 429), openapi_extra=takes(CreateVideo))
+@router.post(
+    "/v1/videos",
+    response_model=VIDEO,
+    responses=answers(400, 404, 413, 415, 422, 429),
+    openapi_extra=takes(CreateVideo),
+)
 async def create_video(request: Request, response: Response, parts: Served, owner: Owner) -> Video:
     """Ask for a video. It is stored before this answers, and is made whatever happens to the server."""
     body = await read_body(request, parts.settings.max_body_bytes)
@@ -52,7 +60,10 @@ async def retrieve_character(character_id: str, owner: Owner) -> None:
 
 
 @router.post(
-    "/v1/videos/extensions", responses=answers(400, 404, 409, 413, 415, 422, 429), openapi_extra=takes(ExtendVideo)
+    "/v1/videos/extensions",
+    response_model=VIDEO,
+    responses=answers(400, 404, 409, 413, 415, 422, 429),
+    openapi_extra=takes(ExtendVideo),
 )
 async def extend_video(request: Request, response: Response, parts: Served, owner: Owner) -> Video:
     """Go on from the last frame of a completed video. What comes out holds both, in one file."""
@@ -65,6 +76,7 @@ async def extend_video(request: Request, response: Response, parts: Served, owne
 
 @router.post(
     "/v1/videos/{video_id}/remix",
+    response_model=VIDEO,
     responses=answers(400, 404, 409, 413, 415, 422, 429),
     openapi_extra=takes(RemixVideo),
 )
@@ -77,7 +89,7 @@ async def remix_video(request: Request, response: Response, video_id: VideoId, p
     return shown(await accept(request, body, draft, parts, owner), response)
 
 
-@router.get("/v1/videos", responses=answers(400, 404))
+@router.get("/v1/videos", response_model=VIDEO_LIST, responses=answers(400, 404))
 def list_videos(
     parts: Served,
     owner: Owner,
@@ -89,7 +101,7 @@ def list_videos(
     return to_list(*parts.videos.list(owner, after, limit, order))
 
 
-@router.get("/v1/videos/{video_id}", responses=answers(404))
+@router.get("/v1/videos/{video_id}", response_model=VIDEO, responses=answers(404))
 def retrieve_video(response: Response, video_id: VideoId, parts: Served, owner: Owner) -> Video:
     """How a video is, and once it is completed what it took. A video that failed is answered with 200 too."""
     return shown(parts.videos.get(video_id, owner), response)
@@ -102,14 +114,14 @@ def delete_video(video_id: VideoId, parts: Served, owner: Owner) -> VideoDeleted
     return VideoDeleted(id=video_id)
 
 
-@router.post("/v1/videos/{video_id}/cancel", responses=answers(404))
+@router.post("/v1/videos/{video_id}/cancel", response_model=VIDEO, responses=answers(404))
 def cancel_video(response: Response, video_id: VideoId, parts: Served, owner: Owner) -> Video:
     """Stop making a video: it fails with the code `cancelled`, at once. A finished one stays as it is."""
     return shown(parts.videos.cancel(video_id, owner), response)
 
 
 async def drafted(body: Body, parts: Parts) -> Draft:
-    """What a call to create a video asks for, complete. Raises ApiError, InvalidRequest, InvalidLayout."""
+    """What a call to create a video asks for, complete. Raises HttpError, InvalidRequest, InvalidLayout."""
     call = parse(CreateVideo, body)
     return await to_draft(call, body.files, parts.videos, parts.image_hosts, parts.webhook_hosts, parts.decoders)
 
@@ -123,7 +135,7 @@ async def accept(request: Request, body: Body, draft: Draft, parts: Parts, owner
 
 
 def idempotency_of(request: Request, body: Body) -> Idempotency:
-    """Which other requests count as this one. Raises ApiError 400 for a key that is too long.
+    """Which other requests count as this one. Raises HttpError 400 for a key that is too long.
 
     With an Idempotency-Key those that have it too. Without one, a request that calls itself a repetition is that of
     the same body within two minutes, and one that does not is new, and is what a repetition of it will find.
@@ -133,7 +145,7 @@ def idempotency_of(request: Request, body: Body) -> Idempotency:
         window_seconds = RETRY_SECONDS if is_retry(request) else 0.0
         return Idempotency(f"body:{body.sha256}", body.sha256, window_seconds)
     if not 0 < len(key) <= MAX_KEY_LENGTH:
-        raise ApiError(400, "invalid_request", f"Idempotency-Key: has {len(key)} characters; 1 to {MAX_KEY_LENGTH}")
+        raise HttpError(400, "invalid_request", f"Idempotency-Key: has {len(key)} characters; 1 to {MAX_KEY_LENGTH}")
     return Idempotency(f"key:{key}", body.sha256)
 
 

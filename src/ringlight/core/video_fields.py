@@ -1,0 +1,140 @@
+"""The fields of a video: each is declared once, here, with its default, its bounds and its help.
+
+Every door is made of them: flags, the API's calls and answers, the client, workloads, the form of the page, the docs.
+A new field goes into `UnsizedFields`, and is read where it takes effect. Its default has to leave videos as they were
+before it: jobs that were stored and workloads that were written without it are read with it.
+"""
+
+from __future__ import annotations
+
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
+
+import msgspec
+from msgspec import Meta
+
+from ringlight.core.fields import SAMPLING, VIDEO, Field, opened, setting, settings_of
+
+MAX_SEED = 2**63 - 1
+DRAW = -1  # as a seed: draw one, as Wan's own scripts and ComfyUI have it
+SIDE = "Pixels, a multiple of 32 (Wan2.1: of 16). Where one side is left out, it follows from the picture."
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """What is said of a field of a video beside its help.
+
+    `limit` names the operator's limit that is its maximum. `open_value` leaves the field open, as None does.
+    `in_extensions`: an extension may have another value than its source.
+    """
+
+    label: str
+    minimum: float | None = None
+    maximum: float | None = None
+    limit: str = ""
+    open_value: int | None = None
+    in_extensions: bool = True
+
+
+class VideoField(NamedTuple):
+    """A field of a video as doors are made of it. `type` is that of a value; a default of None follows from others."""
+
+    name: str
+    type: type
+    default: Any
+    help: str
+    group: str
+    rules: Rules
+
+    @property
+    def json_schema(self) -> dict[str, Any]:
+        """The bounds of what may be asked, as JSON Schema has them. An operator's limit is not among them."""
+        least, most, open_value = self.rules.minimum, self.rules.maximum, self.rules.open_value
+        if open_value is not None and least is not None:
+            least = min(least, open_value)
+        return {name: bound for name, bound in (("minimum", least), ("maximum", most)) if bound is not None}
+
+
+def _field(help: str, group: str, label: str, **rules: Any) -> Meta:  # noqa: A002 (as `setting` has it)
+    """What is said of a field of a video. `rules` are those of Rules."""
+    meta = setting(help, group)
+    return Meta(description=help, extra={**(meta.extra or {}), "rules": Rules(label=label, **rules)})
+
+
+class UnsizedFields(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of a video but for its size, which some doors have one word for."""
+
+    negative_prompt: Annotated[
+        str, _field("What the video should not show; used with guidance.", VIDEO, "Negative prompt")
+    ] = ""
+    num_frames: Annotated[
+        int,
+        _field("Frames, a multiple of 4 and one; 1 makes a picture.", VIDEO, "Frames", minimum=1, limit="max_frames"),
+    ] = 121
+    fps: Annotated[
+        int,
+        _field(
+            "Frames in a second of the video; Wan2.2 was trained with 24, Wan2.1 with 16.",
+            VIDEO,
+            "Frames a second",
+            minimum=1,
+            maximum=240,
+            in_extensions=False,
+        ),
+    ] = 24
+    num_inference_steps: Annotated[
+        int, _field("Denoising steps; time grows with them.", SAMPLING, "Steps", minimum=1, limit="max_steps")
+    ] = 50
+    guidance_scale: Annotated[
+        float,
+        _field(
+            "How closely the prompt is followed. Up to 1 there is no guidance, and half the work.",
+            SAMPLING,
+            "Guidance",
+            minimum=0,
+            maximum=100,
+        ),
+    ] = 5.0
+    flow_shift: Annotated[
+        float | None,
+        _field(
+            "Shift of the noise schedule, by default the scheduler's own; larger spends more steps on structure.",
+            SAMPLING,
+            "Flow shift",
+            minimum=0.01,
+            maximum=100,
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        _field(
+            "The same request with the same seed gives the same pixels. One that nobody gave, or -1, is drawn.",
+            SAMPLING,
+            "Seed",
+            minimum=0,
+            maximum=MAX_SEED,
+            open_value=DRAW,
+        ),
+    ] = None
+
+
+class VideoFields(UnsizedFields, frozen=True, kw_only=True):
+    """All that a request may leave out. Defaults are the model card's; None follows from the model, or is drawn."""
+
+    width: Annotated[int, _field(SIDE, VIDEO, "Width", minimum=1, in_extensions=False)] = 1280
+    height: Annotated[int, _field(SIDE, VIDEO, "Height", minimum=1, in_extensions=False)] = 704
+
+
+if TYPE_CHECKING:
+    AskedFields = VideoFields  # the same attributes, of which each may be None
+else:
+    AskedFields = opened("AskedFields", VideoFields)
+    """The fields of VideoFields, of which None is left out."""
+
+
+def _video_field(field: Field) -> VideoField:
+    (kind,) = {*(get_args(field.type) or [field.type])} - {NoneType}
+    how = field.meta.extra or {}
+    return VideoField(field.name, kind, field.default, field.meta.description or "", how["panel"], how["rules"])
+
+
+VIDEO_FIELDS: tuple[VideoField, ...] = tuple(map(_video_field, settings_of(VideoFields)))

@@ -1,0 +1,1 @@
+"""Shapes that the API's server sends and its client reads: each is one class."""

@@ -1,0 +1,48 @@
+"""Models on the wire: what is served, and what a request to it may say."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from ringlight.wire.described import described
+
+
+class FieldCard(msgspec.Struct, frozen=True, kw_only=True):
+    """A field of a video that a request may leave out."""
+
+    name: str
+    type: Literal["integer", "number", "string"]
+    title: str
+    help: str
+    group: Annotated[str, described("What it is shown with.")]
+    minimum: int | float | None = None
+    maximum: Annotated[int | float | None, described("With the operator's limits.")] = None
+    step: Annotated[int | None, described("How far the values that the model makes lie apart, from the least.")] = None
+    default: Annotated[int | float | str | None, described("null where it follows from the model, or is drawn.")] = None
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that is served, with what a request may leave out and what bounds it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: Annotated[int, described("When the server was started.")] = 0
+    owned_by: str = "ringlight"
+    fields: Annotated[list[FieldCard], described("The fields of a video, as a form can show them.")] = []
+    defaults: Annotated[
+        dict[str, Any],
+        described("What is taken for fields that a request leaves out; a seed of null is drawn for each video."),
+    ] = {}
+    limits: Annotated[dict[str, int], described("The most that the operator allows.")] = {}
+    width_multiple: int = 1
+    height_multiple: int = 1
+    frame_multiple: Annotated[int, described("num_frames is a multiple of this, and one.")] = 1
+
+
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
+    """The models that are served."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]

@@ -1,0 +1,121 @@
+"""A field of a video is declared once: added to a copy of the declaration alone, every door has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DECLARATION = "ringlight/core/video_fields.py"
+NAME, HELP, USUAL, VALUE = "motion_strength", "How much of it moves.", 0.5, 0.25
+FIELD = f"""
+    {NAME}: Annotated[
+        float, _field("{HELP}", SAMPLING, "Motion strength", minimum=0, maximum=1)
+    ] = {USUAL}
+
+
+class VideoFields("""
+
+
+def run(source: Path, *arguments: object) -> str:
+    """What a program says with this source."""
+    environment = os.environ | {"PYTHONPATH": str(source), "COLUMNS": "200"}
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, env=environment, cwd=source.parent
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the source whose declaration has one field more."""
+    copy = tmp_path_factory.mktemp("copy") / "src"
+    shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    before = (copy / DECLARATION).read_text()
+    assert before.count("\n\nclass VideoFields(") == 1
+    (copy / DECLARATION).write_text(before.replace("\n\nclass VideoFields(", FIELD))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def doors(source: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run(source, ROOT / "tests/house/doors.py", NAME, VALUE, source.parent))
+    assert found["source"] == str(source / "ringlight")
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["generate", "jobs create", "plan"])
+def test_it_is_a_flag(doors: dict[str, Any], command: str) -> None:
+    assert doors["flags"][command]["--motion-strength"] == HELP
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["CreateVideo", "ExtendVideo"])
+def test_a_call_has_it_with_its_bounds(doors: dict[str, Any], call: str) -> None:
+    schema = doors["schemas"][call]
+    assert (schema["description"], schema["minimum"], schema["maximum"]) == (HELP, 0, 1)
+    assert {"type": "number"} in schema["anyOf"]
+
+
+@pytest.mark.slow
+def test_what_is_asked_becomes_a_request_or_is_refused(doors: dict[str, Any]) -> None:
+    assert doors["asked"] == [VALUE, f"{NAME}: 2 is not between 0 and 1 (nearest: 1)"]
+
+
+@pytest.mark.slow
+def test_an_answer_has_it_and_the_client_reads_it(doors: dict[str, Any]) -> None:
+    schema = doors["schemas"]["Video"]
+    assert (schema["type"], schema["description"], doors["client"]) == ("number", HELP, VALUE)
+
+
+@pytest.mark.slow
+def test_workloads_and_mixes_have_it(doors: dict[str, Any]) -> None:
+    assert doors["bench"] == [VALUE, VALUE]
+    assert NAME in doors["mix"]
+
+
+@pytest.mark.slow
+def test_the_page_is_told_of_it(doors: dict[str, Any]) -> None:
+    """test_page.py shows that the form has what it is told of."""
+    (card,) = doors["form"]
+    assert card == {
+        "name": NAME,
+        "type": "number",
+        "title": "Motion strength",
+        "help": HELP,
+        "group": "Sampling",
+        "minimum": 0,
+        "maximum": 1,
+        "step": None,
+        "default": USUAL,
+    }
+
+
+@pytest.mark.slow
+def test_jobs_that_were_stored_before_it_are_read_with_its_default(doors: dict[str, Any]) -> None:
+    assert doors["stored before"] == USUAL
+
+
+@pytest.mark.slow
+def test_the_docs_have_it(source: Path) -> None:
+    docs = source.parent / "docs"
+    shutil.copytree(ROOT / "docs", docs)
+    run(source, ROOT / "scripts/write_docs.py", "--docs", docs)
+    assert (docs / "api.md").read_text().count(f"| `{NAME}` | number") == 3  # two calls and the answer
+    assert f"| `{NAME}` | {USUAL} |" in (docs / "operations.md").read_text()
+
+
+@pytest.mark.slow
+def test_without_the_declaration_no_door_has_it(tmp_path: Path) -> None:
+    doors = run(ROOT / "src", ROOT / "tests/house/doors.py", "fps", 2, tmp_path)
+    assert NAME not in doors and "motion-strength" not in doors
