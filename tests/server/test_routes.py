@@ -194,6 +194,7 @@ def test_what_the_server_says_of_itself(served: Served) -> None:
     assert model["defaults"]["num_inference_steps"] > 0
     assert model["limits"]["max_frames"] > 0
     assert (model["width_multiple"], model["height_multiple"], model["frame_multiple"]) == (32, 32, 4)
+    assert model["takes_picture"]
     assert served.http.get(f"/v1/models/{model['id']}").json() == model
     assert served.http.get("/livez").json() == {"status": "alive"}
     assert served.http.get("/readyz").json() == {"status": "ready"}

@@ -39,6 +39,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     width_multiple: int = 1
     height_multiple: int = 1
     frame_multiple: Annotated[int, described("num_frames is a multiple of this, and one.")] = 1
+    takes_picture: Annotated[bool, described("Whether a video may begin with a given picture.")] = True
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ringlight.core.errors import NotFound
+from ringlight.core.errors import InvalidRequest, NotFound
 from ringlight.core.request import drawn
 from ringlight.server.api.calls import Call, ExtendVideo, RemixVideo
 from ringlight.server.api.drafts import asked_seconds, frames_for
@@ -42,11 +42,14 @@ def to_remix(call: RemixVideo, source_id: str, videos: Videos, owner: str) -> Dr
 
 
 def to_extension(call: ExtendVideo, videos: Videos, owner: str) -> Draft:
-    """A video that goes on from the last frame of a completed one. Raises NotFound, Conflict, OutputError.
+    """A video that goes on from the last frame of a completed one. Raises NotFound, Conflict, OutputError, and
+    InvalidRequest where the model takes no picture to begin with.
 
     What the call leaves out is as in that one, but for the seed, which is drawn.
     """
     source = _completed(call.video.id, videos, owner)
+    if not videos.spec.takes_picture:
+        raise InvalidRequest.of("video", f"cannot be extended: {videos.spec.name} makes videos of text alone")
     before = source.request
     asked = call.asked() | {"num_frames": frames_for(call, before.fps, videos.spec)}
     given = {name: value for name, value in asked.items() if value is not None}

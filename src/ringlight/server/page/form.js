@@ -39,6 +39,8 @@ export class Form {
   open(model, layout) {
     this.model = model;
     for (const field of model.fields) this.place(field);
+    this.root.querySelector("[data-field~=input_reference]").hidden = !model.takes_picture;
+    this.picture.isWanted = model.takes_picture;
     for (const [name, preset] of Object.entries(this.presets())) {
       const words = this.root.querySelector(`[name=preset][value=${name}] + span small`);
       words.textContent = `${preset.steps} steps · ${(preset.frames / model.defaults.fps).toFixed(1)} s`;

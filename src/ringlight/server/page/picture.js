@@ -9,6 +9,7 @@ export class Picture {
     this.shown = root.querySelector("img");
     this.onChange = onChange;
     this.file = null;
+    this.isWanted = true; // whether the model takes one
     this.size = [0, 0];
     this.input.addEventListener("change", () => this.input.files.length && this.choose(this.input.files[0]));
     this.onSeen = onSeen;
@@ -48,6 +49,7 @@ export class Picture {
   }
 
   choose(file) {
+    if (!this.isWanted) return;
     this.file = file;
     this.input.value = "";
     URL.revokeObjectURL(this.shown.src);

@@ -97,6 +97,7 @@ def _card(name: str, parts: Parts) -> ModelCard:
         width_multiple=width_multiple,
         height_multiple=height_multiple,
         frame_multiple=videos.spec.frame_multiple,
+        takes_picture=videos.spec.takes_picture,
     )
 
 
