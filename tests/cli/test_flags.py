@@ -29,6 +29,7 @@ class Camera(msgspec.Struct, frozen=True, kw_only=True):
     marks: Annotated[tuple[str, ...], setting("May be repeated.", "Film")] = ()
     keys: Annotated[tuple[str, ...], setting("Whole.", "Film", splits=False)] = ()
     no_flash: Annotated[bool, setting("In the dark.", "Film")] = False
+    speed: Annotated[int | None, setting("Of the film.", "Film", shown="what it says", short="s")] = None
     timer: Annotated[bool, setting("Waits.", "Film")] = True
     lens: Lens = Lens()
     hidden: int = 7
@@ -76,7 +77,8 @@ def test_what_a_flag_cannot_be_is_told(arguments: list[str], words: str) -> None
 
 def test_help_is_said_with_the_field() -> None:
     _, output, _ = given("--help")
-    for words in ("Its maker.", "What lies in it.", "colour|grey", "How near.", "Film", "Lens"):
+    assert given("--name", "a", "-s", "400")[2] == Camera(name="a", speed=400)
+    for words in ("Its maker.", "what it says", "What lies in it.", "colour|grey", "How near.", "Film", "Lens"):
         assert words in output
     assert "--no-no-flash" not in output and "hidden" not in output
 
@@ -85,6 +87,8 @@ def test_a_command_may_have_some_of_them_and_other_defaults() -> None:
     _, _, camera = given(only=("film",), usual={"name": "Leica", "film": "grey"})
     assert camera == Camera(name="Leica", film="grey")
     assert given("--zoom", "2", only=("film",), usual={"name": "Leica"})[0] == 2
+    _, _, camera = given(only={"camera": ("film",)}, usual={"camera.name": "Leica", "lens.name": "none"})
+    assert camera == Camera(name="Leica")
     _, output, camera = given("--name", "a", without=("zoom",))
     assert camera == Camera(name="a"), output
     assert given("--name", "a", "--zoom", "2", without=("zoom",))[0] == 2

@@ -16,8 +16,8 @@ from fastapi import FastAPI
 
 import ringlight
 from ringlight.bench.workload import read_workload
+from ringlight.cli.load_flags import MIX_FIELDS
 from ringlight.cli.main import app as commands
-from ringlight.cli.plan import MIX_FIELDS
 from ringlight.client import Video
 from ringlight.core.errors import InvalidRequest
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from ringlight.cli.flags import as_flags, with_flags
@@ -17,6 +18,7 @@ from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.codes import EXIT_WORKER
 from ringlight.core.config import EngineConfig, read_limits
 from ringlight.core.errors import InvalidSetting
+from ringlight.core.fields import setting
 from ringlight.core.layout import AskedLayout, ParallelLayout, candidates
 from ringlight.core.output import part_path
 from ringlight.families.model import ModelSpec
@@ -28,6 +30,7 @@ from ringlight.planner.hardware import Link
 if TYPE_CHECKING:
     from ringlight.bench.result import Result
     from ringlight.bench.runner import Benchmark
+    from ringlight.bench.workload import Workload
 
 MEASURED, PREDICTED, RESULT = "What is measured", "Prediction", "Result"
 EXIT_OUTSIDE = 1
@@ -44,64 +47,85 @@ OF_SERVERS = (  # settings that the servers are started with
 )
 
 
-@with_flags(only=OF_SERVERS, usual={"model_path": ""}, engine=EngineConfig)
+class AskedBenchmark(msgspec.Struct, frozen=True, kw_only=True):
+    """What is measured, as it is asked for."""
+
+    layouts: Annotated[
+        tuple[str, ...], setting("Names such as u1r1 u1r2 c2u1r1, one after another.", MEASURED, splits=False)
+    ] = ()
+    model_path: Annotated[
+        Path | None, setting("Checkpoint that a server is started with for each layout.", MEASURED)
+    ] = None
+    url: Annotated[str, setting("Measure a server that runs already instead.", MEASURED)] = ""
+    workload: Annotated[Path | None, setting("TOML file of requests; else the checkpoint's defaults.", MEASURED)] = None
+    image: Annotated[Path | None, setting('First frame for requests that say image = "given".', MEASURED)] = None
+    rounds: Annotated[int, setting("How often each layout has its turn.", MEASURED, ge=1)] = 3
+
+
+class AskedPrediction(msgspec.Struct, frozen=True, kw_only=True):
+    """What is predicted beside what is measured, as it is asked for."""
+
+    calibration: Annotated[
+        Path | None,
+        setting("Report or bench result of u1r1 runs of any shape: predict what is measured.", PREDICTED),
+    ] = None
+    gpu: Annotated[str | None, setting("Card of the calibration, where it names none.", PREDICTED)] = None
+    link: Annotated[str | None, setting(f"Between ranks: {', '.join(catalogue.LINKS)}.", PREDICTED)] = None
+    band: Annotated[
+        float, setting("Percent by which Denoising and Decoding may miss a prediction; 0: any.", PREDICTED, ge=0)
+    ] = 15.0
+
+    def read(self, spec: ModelSpec | None) -> Calibration | None:
+        """The calibration, None where there is none. Raises InvalidSetting."""
+        if self.calibration is None:
+            return None
+        if spec is None:
+            raise InvalidSetting("--calibration needs the checkpoint's numbers: name it with --model-path")
+        return Calibration.read(self.calibration, spec, None if self.gpu is None else catalogue.card(self.gpu))
+
+    def between(self, benchmark: Benchmark) -> Link:
+        """What lies between ranks: as told, else loopback between processes on a CPU and PCIe between GPUs."""
+        kinds = {sample.report.environment.get("device_type") for sample in benchmark.samples if sample.report}
+        return catalogue.link(self.link or ("loopback" if kinds == {"cpu"} else "pcie4"))
+
+
+class AskedResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Where results go, as it is asked for."""
+
+    output: Annotated[Path, setting("Folder for the page, JSON, CSV, charts.", RESULT, short="o")] = Path("bench")
+    trace: Annotated[Path | None, setting("Write a trace for Perfetto or chrome://tracing.", RESULT)] = None
+
+    def make_folders(self) -> None:
+        """Make what results go to, before anything is measured. Raises InvalidSetting."""
+        try:
+            for folder in (self.output / "logs", self.output / "videos"):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidSetting(f"output {self.output}: {error.strerror}") from None
+        for folder in (self.output, *([] if self.trace is None else [self.trace.parent])):
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise InvalidSetting(f"the folder {folder} is not there or cannot be written to")
+
+
+@with_flags(
+    only={"engine": OF_SERVERS},
+    usual={"engine.model_path": ""},
+    asked=AskedBenchmark,
+    engine=EngineConfig,
+    prediction=AskedPrediction,
+    result=AskedResult,
+)
 def bench(
     *,
-    layouts: Annotated[
-        list[str], typer.Option(help="Names such as u1r1 u1r2 c2u1r1, one after another.", rich_help_panel=MEASURED)
-    ] = [],  # noqa: B006 (typer copies it)
+    asked: AskedBenchmark,
     more_layouts: Annotated[list[str] | None, typer.Argument(metavar="LAYOUT...", hidden=True)] = None,
-    model_path: Annotated[
-        Path | None,
-        typer.Option(help="Checkpoint that a server is started with for each layout.", rich_help_panel=MEASURED),
-    ] = None,
-    url: Annotated[
-        str, typer.Option(help="Measure a server that runs already instead.", rich_help_panel=MEASURED)
-    ] = "",
     api_key: Annotated[
         str,
         typer.Option(help="Key to it.", envvar="RINGLIGHT_API_KEY", show_default=False, rich_help_panel=MEASURED),
     ] = "",
-    workload: Annotated[
-        Path | None,
-        typer.Option(help="TOML file of requests; else the checkpoint's defaults.", rich_help_panel=MEASURED),
-    ] = None,
-    image: Annotated[
-        Path | None,
-        typer.Option(help='First frame for requests that say image = "given".', rich_help_panel=MEASURED),
-    ] = None,
-    rounds: Annotated[
-        int, typer.Option(min=1, help="How often each layout has its turn.", rich_help_panel=MEASURED)
-    ] = 3,
     engine: EngineConfig,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            help="Report or bench result of u1r1 runs of any shape: predict what is measured.",
-            rich_help_panel=PREDICTED,
-        ),
-    ] = None,
-    gpu: Annotated[
-        str | None, typer.Option(help="Card of the calibration, where it names none.", rich_help_panel=PREDICTED)
-    ] = None,
-    link: Annotated[
-        str | None, typer.Option(help=f"Between ranks: {', '.join(catalogue.LINKS)}.", rich_help_panel=PREDICTED)
-    ] = None,
-    band: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Percent by which Denoising and Decoding may miss a prediction; 0: any.",
-            rich_help_panel=PREDICTED,
-        ),
-    ] = 15.0,
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="Folder for the page, JSON, CSV, charts.", rich_help_panel=RESULT),
-    ] = Path("bench"),
-    trace: Annotated[
-        Path | None, typer.Option(help="Write a trace for Perfetto or chrome://tracing.", rich_help_panel=RESULT)
-    ] = None,
+    prediction: AskedPrediction,
+    result: AskedResult,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=RESULT)] = False,
 ) -> None:
     """Measure layouts side by side over HTTP, and print the page: stages, memory, link, speedups, agreement of outputs.
@@ -117,36 +141,41 @@ def bench(
     server failed, 130 interrupted (what was measured until then is kept).
     """
     # Here, because the client takes long to import, and only this command needs all this.
-    from ringlight.bench.runner import Benchmark, Target, expectations
+    from ringlight.bench.runner import Benchmark, Target
     from ringlight.bench.servers import Place
-    from ringlight.bench.workload import Workload, read_workload
 
-    names = [ParallelLayout.parse(name).name for name in dict.fromkeys([*layouts, *(more_layouts or [])])]
-    folder = None if model_path is None else find_checkpoint(str(model_path))
+    names = [ParallelLayout.parse(name).name for name in dict.fromkeys([*asked.layouts, *(more_layouts or [])])]
+    folder = None if asked.model_path is None else find_checkpoint(str(asked.model_path))
     spec = None if folder is None else read_model(folder)
-    _check(names, model_path, url, spec)
-    if workload is not None:
-        asked = read_workload(workload, image)
-    elif spec is not None and folder is not None:
-        asked = Workload.usual(model_defaults(spec, folder), spec)
-    else:
-        raise InvalidSetting("with --url name a --workload")
-    if spec is not None:
-        asked.check(spec, read_limits())
-    known = None if calibration is None else _calibration(calibration, spec, gpu)
-    _make_folders(output, trace)
+    _check(names, asked, spec)
+    workload = _workload(asked, spec, folder)
+    known = prediction.read(spec)
+    result.make_folders()
     place = None
-    if not url and model_path is not None:
-        place = Place(model_path=model_path, flags=tuple(as_flags(engine, OF_SERVERS)), logs=output / "logs")
-    target = Target(place=place, url=url, api_key=api_key or None)
-    benchmark = Benchmark(asked, names, target, rounds, output, (lambda line: None) if quiet else _tell)
-    command = _command(api_key)
+    if not asked.url and asked.model_path is not None:
+        flags = tuple(as_flags(engine, OF_SERVERS))
+        place = Place(model_path=asked.model_path, flags=flags, logs=result.output / "logs")
+    target = Target(place=place, url=asked.url, api_key=api_key or None)
+    tell = (lambda line: None) if quiet else _tell
+    benchmark = Benchmark(workload, names, target, asked.rounds, result.output, tell)
+    _measure(benchmark, spec, known, prediction, result, _command(api_key))
+
+
+def _measure(
+    benchmark: Benchmark,
+    spec: ModelSpec | None,
+    known: Calibration | None,
+    prediction: AskedPrediction,
+    asked: AskedResult,
+    command: str,
+) -> None:
+    """Measure, print the page, and keep what was measured also where it ends early. Raises Exit for a bad result."""
+    from ringlight.bench.runner import expectations
 
     def finish() -> Result:
-        between = _link(link, benchmark)
-        expected = [] if spec is None else expectations(benchmark.samples, spec, known, between)
+        expected = [] if spec is None else expectations(benchmark.samples, spec, known, prediction.between(benchmark))
         result = benchmark.result(command, expected)
-        _write(result, output, trace)
+        _write(result, asked)
         return result
 
     try:
@@ -155,11 +184,11 @@ def bench(
     except BaseException:
         if benchmark.samples:
             finish()
-            _tell(f"what was measured until then: {output / 'report.md'}")
+            _tell(f"what was measured until then: {asked.output / 'report.md'}")
         raise
     result = finish()
-    print((output / "report.md").read_text(encoding="utf-8"), end="")
-    outside = list(_outside(result, band)) if band else []
+    print((asked.output / "report.md").read_text(encoding="utf-8"), end="")
+    outside = list(_outside(result, prediction.band)) if prediction.band else []
     for line in outside:
         _tell(line)
     if result.num_failed:
@@ -169,27 +198,30 @@ def bench(
         raise typer.Exit(EXIT_OUTSIDE)
 
 
-def _check(names: list[str], model_path: Path | None, url: str, spec: ModelSpec | None) -> None:
+def _workload(asked: AskedBenchmark, spec: ModelSpec | None, folder: Path | None) -> Workload:
+    """The workload of a file, else of the checkpoint's defaults. Raises InvalidSetting."""
+    from ringlight.bench.workload import Workload, read_workload
+
+    if asked.workload is not None:
+        workload = read_workload(asked.workload, asked.image)
+    elif spec is not None and folder is not None:
+        workload = Workload.usual(model_defaults(spec, folder), spec)
+    else:
+        raise InvalidSetting("with --url name a --workload")
+    if spec is not None:
+        workload.check(spec, read_limits())
+    return workload
+
+
+def _check(names: list[str], asked: AskedBenchmark, spec: ModelSpec | None) -> None:
     """Raise InvalidSetting where it is not clear what is to be measured, InvalidLayout for more ranks than heads."""
-    if not url and model_path is None:
+    if not asked.url and asked.model_path is None:
         raise InvalidSetting("name a checkpoint with --model-path, or a running server with --url")
-    if not url and not names:
+    if not asked.url and not names:
         raise InvalidSetting("name --layouts, such as --layouts u1r1 u1r2")
     if spec is not None:
         for name in names:
             candidates(AskedLayout.of(ParallelLayout.parse(name)), num_heads=spec.transformer.num_attention_heads)
-
-
-def _calibration(path: Path, spec: ModelSpec | None, gpu: str | None) -> Calibration:
-    if spec is None:
-        raise InvalidSetting("--calibration needs the checkpoint's numbers: name it with --model-path")
-    return Calibration.read(path, spec, None if gpu is None else catalogue.card(gpu))
-
-
-def _link(key: str | None, benchmark: Benchmark) -> Link:
-    """What lies between ranks: as told, else loopback between processes on a CPU and PCIe between GPUs."""
-    kinds = {sample.report.environment.get("device_type") for sample in benchmark.samples if sample.report}
-    return catalogue.link(key or ("loopback" if kinds == {"cpu"} else "pcie4"))
 
 
 def _command(api_key: str) -> str:
@@ -198,19 +230,7 @@ def _command(api_key: str) -> str:
     return shlex.join(["ringlight", *words])
 
 
-def _make_folders(output: Path, trace: Path | None) -> None:
-    """Make what results go to, before anything is measured. Raises InvalidSetting."""
-    try:
-        for folder in (output / "logs", output / "videos"):
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidSetting(f"output {output}: {error.strerror}") from None
-    for folder in (output, *([] if trace is None else [trace.parent])):
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise InvalidSetting(f"the folder {folder} is not there or cannot be written to")
-
-
-def _write(result: Result, output: Path, trace: Path | None) -> None:
+def _write(result: Result, asked: AskedResult) -> None:
     """All files of a result."""
     from ringlight.bench import plots
     from ringlight.bench.page import to_markdown
@@ -218,16 +238,16 @@ def _write(result: Result, output: Path, trace: Path | None) -> None:
 
     charts: list[tuple[str, str]] = []
     if plots.can_draw():
-        charts = plots.draw(result, output)
+        charts = plots.draw(result, asked.output)
     else:
         _tell("no charts: they need matplotlib (pip install 'ringlight[bench]')")
     files = {
-        output / "report.md": to_markdown(result, charts).encode(),
-        output / "result.json": result.to_json(),
-        output / "runs.csv": result.to_csv().encode(),
+        asked.output / "report.md": to_markdown(result, charts).encode(),
+        asked.output / "result.json": result.to_json(),
+        asked.output / "runs.csv": result.to_csv().encode(),
     }
-    if trace is not None:
-        files[trace] = to_trace(result)
+    if asked.trace is not None:
+        files[asked.trace] = to_trace(result)
     for path, content in files.items():
         part = part_path(path, str(os.getpid()))
         try:

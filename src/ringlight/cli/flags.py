@@ -17,37 +17,41 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def with_flags(
-    only: Collection[str] | None = None,
+    only: Collection[str] | Mapping[str, Collection[str]] | None = None,
     without: Collection[str] = (),
     usual: Mapping[str, Any] | None = None,
     **structs: type[msgspec.Struct],
 ) -> Callable[[Command], Command]:
     """Give a command a flag for every setting of these structs, which stand for its parameters of their names.
 
-    `only` some of the settings, or all `without` some; `usual` are other defaults than the struct's, also of those that
-    have no flag.
+    `only` some of the settings, or by the struct's name only some of that one's, or all `without` some; `usual` are
+    other defaults than the struct's, also of those that have no flag: by a setting's name, or STRUCT.NAME where several
+    structs have it.
     """
-    usual = usual or {}
+    stated = usual or {}
 
-    def has_flag(field: Field) -> bool:
-        return field.name not in without and (only is None or field.name in only)
+    def usual_of(struct: str) -> dict[str, Any]:
+        names = [field.name for field in settings_of(structs[struct])]
+        return {name: stated[key] for name in names for key in (name, f"{struct}.{name}") if key in stated}
+
+    def flags_of(struct: str) -> list[Field]:
+        wanted = only.get(struct) if isinstance(only, Mapping) else only
+        fields = [field for field in settings_of(structs[struct]) if field.name not in without]
+        return fields if wanted is None else [field for field in fields if field.name in wanted]
 
     def decorate(command: Command) -> Command:
         own = inspect.signature(command, eval_str=True)
         parameters: list[inspect.Parameter] = []
         for name, parameter in own.parameters.items():
-            fields = filter(has_flag, settings_of(structs[name])) if name in structs else ()
-            parameters += [_parameter(field, usual) for field in fields] or [parameter]
+            fields = flags_of(name) if name in structs else ()
+            parameters += [_parameter(field, usual_of(name)) for field in fields] or [parameter]
 
         @wraps(command)
         def run(**given: Any) -> Any:
             for name, kind in structs.items():
-                values = {}
-                for field in settings_of(kind):
-                    if has_flag(field):
-                        values[field.path] = _value(field, given.pop(field.name))
-                    elif field.name in usual:
-                        values[field.path] = usual[field.name]
+                usual = usual_of(name)
+                values = {field.path: usual[field.name] for field in settings_of(kind) if field.name in usual}
+                values |= {field.path: _value(field, given.pop(field.name)) for field in flags_of(name)}
                 given[name] = build(kind, values)
             return command(**given)
 
@@ -79,13 +83,13 @@ def _parameter(field: Field, usual: Mapping[str, Any]) -> inspect.Parameter:
     if several:
         default = list(default) or None
     option = typer.Option(
-        *([f"--{field.name.replace('_', '-')}"] if field.name.startswith("no_") else []),
+        *_names(field.name, how["short"]),
         help=field.meta.description,
         rich_help_panel=how["panel"] or None,
         metavar=how["metavar"] or None,
         min=field.meta.ge,
         max=field.meta.le,
-        show_default=default not in (..., ""),
+        show_default=how["shown"] or default not in (..., ""),
     )
     kind = list[str] | None if several else field.type
     return inspect.Parameter(
@@ -94,6 +98,13 @@ def _parameter(field: Field, usual: Mapping[str, Any]) -> inspect.Parameter:
         default=inspect.Parameter.empty if default is ... else default,
         annotation=Annotated[kind, option],
     )
+
+
+def _names(name: str, short: str) -> list[str]:
+    """What a flag is called where typer would not find it by itself."""
+    if not short and not name.startswith("no_"):
+        return []
+    return [f"--{name.replace('_', '-')}", *([f"-{short}"] if short else [])]
 
 
 def _value(field: Field, given: Any) -> Any:

@@ -2,141 +2,64 @@
 
 from __future__ import annotations
 
-import math
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
 from ringlight.cli.flags import with_flags
+from ringlight.cli.hardware_flags import AskedHardware
+from ringlight.cli.load_flags import COST_NOTHING, AskedLoad, Mixed
 from ringlight.cli.request_flags import parse_size
 from ringlight.core.checkpoint import find_checkpoint
-from ringlight.core.config import EngineConfig, VaeDtypeName, read_limits
+from ringlight.core.config import EngineConfig, read_limits
 from ringlight.core.errors import InvalidSetting
-from ringlight.core.fields import VIDEO, opened
+from ringlight.core.fields import VIDEO
 from ringlight.core.plain import plain
 from ringlight.core.request import RequestDefaults, VideoRequest
-from ringlight.core.video_fields import VIDEO_FIELDS, AskedFields, VideoFields
+from ringlight.core.video_fields import VIDEO_FIELDS, AskedFields
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import MODELS, known_model, model_defaults, read_model
-from ringlight.planner import catalogue
-from ringlight.planner.calibration import Calibration
 from ringlight.planner.costs import ORDINARY_PROMPT
 from ringlight.planner.fleet import FleetPlan, Kind, plan_fleet
-from ringlight.planner.hardware import Card, Hardware, Link, RunSettings, read_toml
-from ringlight.planner.planner import Plan
+from ringlight.planner.hardware import Hardware, RunSettings
+from ringlight.planner.planner import Objective, Plan
 from ringlight.planner.planner import plan as plan_layouts
 from ringlight.planner.simulate import Load
 from ringlight.planner.tables import fleet_table, plan_tables
 
-HARDWARE, LOAD, RESULT = "Hardware", "Load", "Result"
-
-
-class ObjectiveChoice(StrEnum):
-    latency = "latency"
-    throughput = "throughput"
-    memory = "memory"
-
-
+RESULT = "Result"
+USUAL_MODEL = next(iter(MODELS))
 OF_ENGINE = ("tf32", "decode_chunk", "num_slices")  # settings of the engine that predictions depend on
 SIZE = ("width", "height")  # which have one flag here
-COST_NOTHING = ("negative_prompt", "fps", "flow_shift", "seed")  # of the fields of a request
 OF_REQUESTS = tuple(field.name for field in VIDEO_FIELDS if field.name not in (*SIZE, *COST_NOTHING))
 
 
-class Mixed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A kind of request in a mix's file, but for its fields."""
-
-    weight: float = 1.0
-    image: bool | None = None
-
-
-MixedRequest = opened("MixedRequest", VideoFields, COST_NOTHING, Mixed)
-"""A kind of request in a mix's file: what is left out is as on the command line."""
-
-
-class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file of `[[request]]` tables."""
-
-    request: list[MixedRequest]  # type: ignore[valid-type]
-
-
-MIX_FIELDS = ", ".join(MixedRequest.__struct_fields__)
-
-
-def _positive(value: float | None) -> float | None:
-    if value is not None and not 0 < value < math.inf:
-        raise typer.BadParameter("must be more than 0")
-    return value
-
-
-@with_flags(only=(*OF_ENGINE, *OF_REQUESTS), usual={"model_path": ""}, engine=EngineConfig, video=AskedFields)
+@with_flags(
+    only={"engine": OF_ENGINE, "video": OF_REQUESTS},
+    usual={"model_path": ""},
+    hardware=AskedHardware,
+    engine=EngineConfig,
+    video=AskedFields,
+    load=AskedLoad,
+)
 def plan(
     *,
     model_path: Annotated[
         str | None, typer.Option(help="Checkpoint whose JSON is read; left out, --model.", show_default=False)
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help=f"Model without a checkpoint: {', '.join(MODELS)}.", show_default=next(iter(MODELS))),
+        str | None, typer.Option(help=f"Model without a checkpoint: {', '.join(MODELS)}.", show_default=USUAL_MODEL)
     ] = None,
-    gpu: Annotated[
-        str | None,
-        typer.Option(help=f"Card: {', '.join(catalogue.CARDS)}.", show_default="rtx4090", rich_help_panel=HARDWARE),
-    ] = None,
-    gpu_file: Annotated[Path | None, typer.Option(help="Card from a TOML file.", rich_help_panel=HARDWARE)] = None,
-    num_gpus: Annotated[int, typer.Option(min=1, help="Cards in all.", rich_help_panel=HARDWARE)] = 1,
-    link: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Between all of them: {', '.join(catalogue.LINKS)}.",
-            show_default="pcie4, or loopback with a CPU's calibration",
-            rich_help_panel=HARDWARE,
-        ),
-    ] = None,
-    link_file: Annotated[Path | None, typer.Option(help="Link from a TOML file.", rich_help_panel=HARDWARE)] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            help="Report or bench result of u1r1 runs, or what --save-calibration wrote; its dtypes are planned.",
-            rich_help_panel=HARDWARE,
-        ),
-    ] = None,
-    save_calibration: Annotated[
-        Path | None, typer.Option(help="Keep what --calibration says as JSON.", rich_help_panel=HARDWARE)
-    ] = None,
-    dtype: Annotated[
-        VaeDtypeName | None, typer.Option(help="Of the products.", show_default="bfloat16", rich_help_panel=HARDWARE)
-    ] = None,
-    vae_dtype: Annotated[
-        VaeDtypeName | None,
-        typer.Option(help="Of the decoder.", show_default="float32", rich_help_panel=HARDWARE),
-    ] = None,
+    hardware: AskedHardware,
     engine: EngineConfig,
     size: Annotated[str | None, typer.Option(help="Of the video.", metavar="WxH", rich_help_panel=VIDEO)] = None,
     video: AskedFields,
     image: Annotated[bool, typer.Option("--image", help="With a first frame.", rich_help_panel=VIDEO)] = False,
     objective: Annotated[
-        ObjectiveChoice, typer.Option(help="What the best layout has least or most of.", rich_help_panel=RESULT)
-    ] = ObjectiveChoice.latency,
-    rate: Annotated[
-        float | None,
-        typer.Option(help="Requests a second, at random moments.", callback=_positive, rich_help_panel=LOAD),
-    ] = None,
-    mix: Annotated[
-        Path | None,  # the backslash: else Rich takes the word for a style
-        typer.Option(help=rf"TOML of [\[request]] tables, each with any of {MIX_FIELDS}.", rich_help_panel=LOAD),
-    ] = None,
-    num_requests: Annotated[
-        int | None, typer.Option(min=100, help="To simulate.", show_default="20000", rich_help_panel=LOAD)
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the arrivals.", show_default="0", rich_help_panel=LOAD)] = None,
-    p95: Annotated[
-        float | None, typer.Option(help="Promise in seconds: the fewest GPUs that keep it.", rich_help_panel=LOAD)
-    ] = None,
-    gpu_price: Annotated[float | None, typer.Option(help="Of a GPU hour.", rich_help_panel=LOAD)] = None,
+        Objective, typer.Option(help="What the best layout has least or most of.", rich_help_panel=RESULT)
+    ] = "latency",
+    load: AskedLoad,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=RESULT)] = False,
 ) -> None:
     """Predict every layout of some GPUs: seconds by stage, link hidden and exposed, memory by rank; choose the best.
@@ -145,45 +68,24 @@ def plan(
 
     Exit codes: 0, 2 usage, 3 invalid request, checkpoint or setting.
     """
-    arrivals = {"num_requests": num_requests, "seed": seed}
-    if rate is None:
-        _require_no_load({"mix": mix, **arrivals, "p95": p95, "gpu_price": gpu_price})
     if model is not None and model_path is not None:
         raise InvalidSetting("give --model-path, whose checkpoint says which model it is, or --model")
     folder = None if model_path is None else find_checkpoint(model_path)
-    spec = known_model(model or next(iter(MODELS))) if folder is None else read_model(folder)
+    spec = known_model(model or USUAL_MODEL) if folder is None else read_model(folder)
     defaults = model_defaults(spec, folder)
     width, height = parse_size(size, None, None)
     fields = {"width": width, "height": height} | {name: getattr(video, name) for name in OF_REQUESTS}
     request = request_with(spec, defaults, fields, image)
-    chosen_card = _card(gpu, gpu_file)
-    if calibration is None:
-        hardware = Hardware(card=chosen_card or catalogue.card("rtx4090"), link=_link(link, link_file, "pcie4"))
-        settings = RunSettings(
-            dtype=dtype or "bfloat16",
-            vae_dtype=vae_dtype or "float32",
-            tf32=engine.tf32,
-            decode_chunk=engine.decode_chunk,
-            num_slices=engine.num_slices,
-        )
-    else:
-        known = _calibration(calibration, spec, chosen_card)
-        hardware = known.hardware(_link(link, link_file, "loopback" if known.card.is_cpu else "pcie4"))
-        settings = known.settings
-        _require_same("--dtype", dtype, settings.dtype)
-        _require_same("--vae-dtype", vae_dtype, settings.vae_dtype)
-        if save_calibration is not None:
-            save_calibration.write_bytes(known.to_json())
-    if rate is None:
-        made = plan_layouts(spec, request, hardware, num_gpus, objective.value, settings)
-        print(_json(made).decode() if json_ else said(made, spec, request, hardware, settings))
-    else:
-        kinds = [Kind(request)] if mix is None else _kinds(mix, spec, defaults, fields, image)
-        load = Load(rate=rate, **{name: value for name, value in arrivals.items() if value is not None})
-        fleet = plan_fleet(
-            spec, kinds, hardware, num_gpus, load, settings=settings, p95_seconds=p95, gpu_price=gpu_price
-        )
-        print(_json(fleet).decode() if json_ else said_of_fleet(fleet, load, hardware, p95))
+    planned, settings = hardware.settle(spec, engine)
+    arrivals = load.arrivals()
+    if arrivals is None:
+        made = plan_layouts(spec, request, planned, hardware.num_gpus, objective, settings)
+        print(_json(made).decode() if json_ else said(made, spec, request, planned, settings))
+        return
+    kinds = [_kind(mixed, spec, defaults, fields, image) for mixed in load.kinds()] or [Kind(request)]
+    promise = {"p95_seconds": load.p95, "gpu_price": load.gpu_price}
+    fleet = plan_fleet(spec, kinds, planned, hardware.num_gpus, arrivals, settings=settings, **promise)
+    print(_json(fleet).decode() if json_ else said_of_fleet(fleet, arrivals, planned, load.p95))
 
 
 def request_with(spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], image: bool) -> VideoRequest:
@@ -243,61 +145,12 @@ def _of(hardware: Hardware) -> str:
     return f"{hardware.card.name}, {hardware.link.name}; {basis}; link: {hardware.link.source}"
 
 
-def _card(key: str | None, path: Path | None) -> Card | None:
-    if key is not None and path is not None:
-        raise InvalidSetting("give --gpu or --gpu-file, not both")
-    if path is not None:
-        return Card.read(path)
-    return None if key is None else catalogue.card(key)
-
-
-def _link(key: str | None, path: Path | None, usual: str) -> Link:
-    if key is not None and path is not None:
-        raise InvalidSetting("give --link or --link-file, not both")
-    return read_toml(path, Link) if path is not None else catalogue.link(key or usual)
-
-
-def _calibration(path: Path, spec: ModelSpec, card: Card | None) -> Calibration:
-    """What a file says of its own card, else of this one. Raises InvalidSetting where both are named."""
-    try:
-        known = Calibration.read(path, spec)
-    except InvalidSetting:
-        if card is None:
-            raise
-        return Calibration.read(path, spec, card)
-    if card is not None:
-        raise InvalidSetting(f"{path} is of {known.card.name}, not of {card.name}; leave --gpu and --gpu-file out")
-    return known
-
-
-def _require_same(flag: str, asked: str | None, measured: str) -> None:
-    if asked not in (None, measured):
-        raise InvalidSetting(f"{flag} {asked}: the calibration is of a run in {measured}; leave {flag} out")
-
-
-def _require_no_load(flags: dict[str, Any]) -> None:
-    given = [f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None]
-    if given:
-        raise InvalidSetting(f"{', '.join(given)} can only be given with --rate")
-
-
-def _kinds(path: Path, spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], image: bool) -> list[Kind]:
-    """The kinds of requests of a mix's file. Raises InvalidSetting, and InvalidRequest for what cannot be made."""
-    try:
-        requests = read_toml(path, Mix).request
-    except InvalidSetting as error:
-        hint = f"; a mix has [[request]] tables, each with any of {MIX_FIELDS}" if " field `" in str(error) else ""
-        raise InvalidSetting(f"{error}{hint}") from None
-    kinds = []
-    for mixed in requests:
-        own = msgspec.structs.asdict(mixed)
-        weight, has_image = own.pop("weight"), own.pop("image")
-        changed = fields | {name: value for name, value in own.items() if value is not None}
-        request = request_with(spec, defaults, changed, image if has_image is None else has_image)
-        kinds.append(Kind(request, weight))
-    if not kinds:
-        raise InvalidSetting(f"{path}: has no [[request]]")
-    return kinds
+def _kind(mixed: Mixed, spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], image: bool) -> Kind:
+    """A kind of a mix's file, with all that it leaves out. Raises InvalidRequest for what cannot be made."""
+    own = msgspec.structs.asdict(mixed)
+    weight, has_image = own.pop("weight"), own.pop("image")
+    changed = fields | {name: value for name, value in own.items() if value is not None}
+    return Kind(request_with(spec, defaults, changed, image if has_image is None else has_image), weight)
 
 
 def _json(made: Plan | FleetPlan) -> bytes:

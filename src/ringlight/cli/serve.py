@@ -72,29 +72,34 @@ def serve(
     stated: settings.Stated = ctx.obj
     folder = find_checkpoint(engine.model_path)
     spec = read_model(folder)
-    said_limits = stated.limits()
-    said_defaults = stated.defaults(default or (), model_defaults(spec, folder), model_defaults(spec))
-    limits = RequestLimits(**settings.values(said_limits))
-    defaults = RequestDefaults(**settings.values(said_defaults))
-    check_defaults(said_defaults, defaults, spec, limits)
+    said_limits, of_checkpoint = stated.limits(), model_defaults(spec, folder)
+    said_defaults = stated.defaults(default or (), of_checkpoint, model_defaults(spec))
     engine = replace(engine, nodes=replace(engine.nodes, refuses_alone=True))
-    server = replace(server, limits=limits, defaults=defaults)
-    # Here, because it takes as long to import as all else together, and other commands do not need it.
-    from ringlight.server.app import check, create_app, engine_of, run
+    server = with_requests(server, said_limits, said_defaults, spec)
+    from ringlight.server.app import check, create_app, engine_of, run  # here: half of all imports, for this alone
 
     if dry_run:
         checked = check(server, engine)
-        print(listing.of_command(ctx, said_limits, said_defaults))
-        show_start(checked.engine, server, checked.occupied)
+        show_start(checked.engine, server, checked.occupied, listing.of_command(ctx, said_limits, said_defaults))
     elif engine.nodes.node_rank > 0:
         engine_of(server, engine)  # refuses what node 0 refuses
-        keep_hosting(engine, defaults.complete(ORDINARY_PROMPT, spec))
+        keep_hosting(engine, (server.defaults or of_checkpoint).complete(ORDINARY_PROMPT, spec))
     else:
         run(create_app(server, engine), server)
 
 
-def show_start(engine: Engine, server: ServeSettings, occupied: Iterable[str]) -> None:
-    """Print what would be served, and on stderr what keeps it from being started only at this moment."""
+def with_requests(
+    server: ServeSettings, limits: Mapping[str, settings.Said], defaults: Mapping[str, settings.Said], spec: ModelSpec
+) -> ServeSettings:
+    """Settings with the limits and the defaults of requests. Raises InvalidSetting for defaults that cannot be made."""
+    told = RequestLimits(**settings.values(limits)), RequestDefaults(**settings.values(defaults))
+    check_defaults(defaults, told[1], spec, told[0])
+    return replace(server, limits=told[0], defaults=told[1])
+
+
+def show_start(engine: Engine, server: ServeSettings, occupied: Iterable[str], listed: str) -> None:
+    """Print all settings, as `listed`, what would be served, and on stderr what keeps it from starting just now."""
+    print(listed)
     called = ", ".join(server.served_model_name or (engine.spec.name,))
     print(f"\nmodel   {called}\nlayout  {engine.choice.reason}\nfolder  {Path(server.data_dir).absolute()}")
     for each in occupied:

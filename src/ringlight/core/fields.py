@@ -35,14 +35,18 @@ def setting(
     *,
     metavar: str = "",
     splits: bool = True,
+    shown: str = "",
+    short: str = "",
     ge: float | None = None,
     le: float | None = None,
 ) -> Meta:
     """Help of a field, the group that it is shown in, what stands for its value, and its bounds.
 
-    A field of several values `splits` texts at commas.
+    A field of several values `splits` texts at commas. `shown` is what is called its default where that is None;
+    `short` the letter of a short flag.
     """
-    return Meta(description=help, ge=ge, le=le, extra={"panel": panel, "metavar": metavar, "splits": splits})
+    how = {"panel": panel, "metavar": metavar, "splits": splits, "shown": shown, "short": short}
+    return Meta(description=help, ge=ge, le=le, extra=how)
 
 
 def settings_of(kind: type[msgspec.Struct]) -> Iterator[Field]:

@@ -1,0 +1,99 @@
+"""What flags say of the hardware that is planned: cards, the link between them, and what a run has measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from ringlight.core.config import EngineConfig, VaeDtypeName
+from ringlight.core.errors import InvalidSetting
+from ringlight.core.fields import setting
+from ringlight.families.model import ModelSpec
+from ringlight.planner import catalogue
+from ringlight.planner.calibration import Calibration
+from ringlight.planner.hardware import Card, Hardware, Link, RunSettings, read_toml
+
+HARDWARE = "Hardware"
+USUAL_CARD, USUAL_LINK = "rtx4090", "pcie4"
+
+
+class AskedHardware(msgspec.Struct, frozen=True, kw_only=True):
+    """Hardware as it is asked for: by names of the catalogue, by files, or as a run has measured it."""
+
+    gpu: Annotated[str | None, setting(f"Card: {', '.join(catalogue.CARDS)}.", HARDWARE, shown=USUAL_CARD)] = None
+    gpu_file: Annotated[Path | None, setting("Card from a TOML file.", HARDWARE)] = None
+    num_gpus: Annotated[int, setting("Cards in all.", HARDWARE, ge=1)] = 1
+    link: Annotated[
+        str | None,
+        setting(
+            f"Between all of them: {', '.join(catalogue.LINKS)}.",
+            HARDWARE,
+            shown=f"{USUAL_LINK}, or loopback with a CPU's calibration",
+        ),
+    ] = None
+    link_file: Annotated[Path | None, setting("Link from a TOML file.", HARDWARE)] = None
+    calibration: Annotated[
+        Path | None,
+        setting(
+            "Report or bench result of u1r1 runs, or what --save-calibration wrote; its dtypes are planned.", HARDWARE
+        ),
+    ] = None
+    save_calibration: Annotated[Path | None, setting("Keep what --calibration says as JSON.", HARDWARE)] = None
+    dtype: Annotated[VaeDtypeName | None, setting("Of the products.", HARDWARE, shown="bfloat16")] = None
+    vae_dtype: Annotated[VaeDtypeName | None, setting("Of the decoder.", HARDWARE, shown="float32")] = None
+
+    def settle(self, spec: ModelSpec, engine: EngineConfig) -> tuple[Hardware, RunSettings]:
+        """What is planned with. Writes the calibration where that is asked. Raises InvalidSetting."""
+        if self.calibration is not None:
+            return self._as_measured(self.calibration, spec)
+        card = self._card or catalogue.card(USUAL_CARD)
+        settings = RunSettings(
+            dtype=self.dtype or "bfloat16",
+            vae_dtype=self.vae_dtype or "float32",
+            tf32=engine.tf32,
+            decode_chunk=engine.decode_chunk,
+            num_slices=engine.num_slices,
+        )
+        return Hardware(card=card, link=self._link(USUAL_LINK)), settings
+
+    def _as_measured(self, path: Path, spec: ModelSpec) -> tuple[Hardware, RunSettings]:
+        known = _calibration(path, spec, self._card)
+        hardware = known.hardware(self._link("loopback" if known.card.is_cpu else USUAL_LINK))
+        _require_same("--dtype", self.dtype, known.settings.dtype)
+        _require_same("--vae-dtype", self.vae_dtype, known.settings.vae_dtype)
+        if self.save_calibration is not None:
+            self.save_calibration.write_bytes(known.to_json())
+        return hardware, known.settings
+
+    @property
+    def _card(self) -> Card | None:
+        if self.gpu is not None and self.gpu_file is not None:
+            raise InvalidSetting("give --gpu or --gpu-file, not both")
+        if self.gpu_file is not None:
+            return Card.read(self.gpu_file)
+        return None if self.gpu is None else catalogue.card(self.gpu)
+
+    def _link(self, usual: str) -> Link:
+        if self.link is not None and self.link_file is not None:
+            raise InvalidSetting("give --link or --link-file, not both")
+        return catalogue.link(self.link or usual) if self.link_file is None else read_toml(self.link_file, Link)
+
+
+def _calibration(path: Path, spec: ModelSpec, card: Card | None) -> Calibration:
+    """What a file says of its own card, else of this one. Raises InvalidSetting where both are named."""
+    try:
+        known = Calibration.read(path, spec)
+    except InvalidSetting:
+        if card is None:
+            raise
+        return Calibration.read(path, spec, card)
+    if card is not None:
+        raise InvalidSetting(f"{path} is of {known.card.name}, not of {card.name}; leave --gpu and --gpu-file out")
+    return known
+
+
+def _require_same(flag: str, asked: str | None, measured: str) -> None:
+    if asked not in (None, measured):
+        raise InvalidSetting(f"{flag} {asked}: the calibration is of a run in {measured}; leave {flag} out")

@@ -1,0 +1,79 @@
+"""What flags say of a load: how many requests come, of which kinds, and what is promised."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from ringlight.core.errors import InvalidSetting
+from ringlight.core.fields import opened, setting
+from ringlight.core.video_fields import VideoFields
+from ringlight.planner.hardware import read_toml
+from ringlight.planner.simulate import Load
+
+LOAD = "Load"
+COST_NOTHING = ("negative_prompt", "fps", "flow_shift", "seed")  # of the fields of a request
+
+
+class Mixed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A kind of request in a mix's file, but for its fields."""
+
+    weight: float = 1.0
+    image: bool | None = None
+
+
+MixedRequest = opened("MixedRequest", VideoFields, COST_NOTHING, Mixed)
+"""A kind of request in a mix's file: what is left out is as on the command line."""
+
+
+class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of `[[request]]` tables."""
+
+    request: list[MixedRequest]  # type: ignore[valid-type]
+
+
+MIX_FIELDS = ", ".join(MixedRequest.__struct_fields__)
+OF_MIX = (
+    rf"TOML of [\[request]] tables, each with any of {MIX_FIELDS}."  # the backslash: else Rich takes it for a style
+)
+
+
+class AskedLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """A load as it is asked for. Raises typer.BadParameter for a number that must be more than 0 and is not."""
+
+    rate: Annotated[float | None, setting("Requests a second, at random moments.", LOAD)] = None
+    mix: Annotated[Path | None, setting(OF_MIX, LOAD)] = None
+    num_requests: Annotated[int | None, setting("To simulate.", LOAD, shown="20000", ge=100)] = None
+    seed: Annotated[int | None, setting("Of the arrivals.", LOAD, shown="0")] = None
+    p95: Annotated[float | None, setting("Promise in seconds: the fewest GPUs that keep it.", LOAD)] = None
+    gpu_price: Annotated[float | None, setting("Of a GPU hour.", LOAD)] = None
+
+    def __post_init__(self) -> None:
+        if self.rate is not None and not 0 < self.rate < math.inf:
+            raise typer.BadParameter("must be more than 0", param_hint="--rate")
+        given = [name for name in self.__struct_fields__ if getattr(self, name) is not None]
+        if self.rate is None and given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise InvalidSetting(f"{flags} can only be given with --rate")
+
+    def arrivals(self) -> Load | None:
+        """What arrives, None where no load is asked for."""
+        told = {name: getattr(self, name) for name in ("num_requests", "seed") if getattr(self, name) is not None}
+        return None if self.rate is None else Load(rate=self.rate, **told)
+
+    def kinds(self) -> list[Mixed]:
+        """The kinds of requests of the mix's file; none without one. Raises InvalidSetting."""
+        if self.mix is None:
+            return []
+        try:
+            kinds: list[Mixed] = read_toml(self.mix, Mix).request
+        except InvalidSetting as error:
+            hint = f"; a mix has [[request]] tables, each with any of {MIX_FIELDS}" if " field `" in str(error) else ""
+            raise InvalidSetting(f"{error}{hint}") from None
+        if not kinds:
+            raise InvalidSetting(f"{self.mix}: has no [[request]]")
+        return kinds
