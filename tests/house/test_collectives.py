@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SOURCE = Path(__file__).parents[2] / "src" / "ringlight"
-ROOMS = ("attention", "parallel", "worker")
+ROOMS = ("attention", "families", "kernels", "models", "parallel", "pipelines", "worker")
 MARK = "collective"
 ENDS = {  # call one whatever happens, and are none: nobody calls them
     "main": "the entry of every rank's process",

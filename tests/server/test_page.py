@@ -214,7 +214,7 @@ def test_the_form_has_the_fields_that_the_server_names(page: Page) -> None:
     def more(route: Route) -> None:
         answer = route.fetch()
         models = answer.json()
-        (model,) = models["data"]
+        model = models["data"][0]
         model["fields"] += [strength | {"minimum": 0, "maximum": 1, "step": None, "default": 0.5}]
         model["fields"] += [mood | {"minimum": None, "maximum": None, "step": None, "default": ""}]
         route.fulfill(response=answer, json=models)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ringlight.core.files import into_place
 from ringlight.core.output import part_path
+from ringlight.parallel.collective import collective
 from ringlight.parallel.control import Control
 from ringlight.pipelines.trace import JobEvents
 from ringlight.samplers.sampler import Sampler
@@ -72,6 +73,7 @@ class StateFile:
         self._saves = control.rank == SAVING_RANK
         self._has_warned = False
 
+    @collective
     def begin(self, fresh: Progress, sampler: Sampler) -> Progress:
         """Where to go on, the same on all ranks, which call this together; the sampler then remembers what it did.
 

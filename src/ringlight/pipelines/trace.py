@@ -10,6 +10,7 @@ import torch
 
 from ringlight.core.report import StageReport
 from ringlight.core.warning import RequestWarning
+from ringlight.parallel.collective import collective
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -71,6 +72,7 @@ class Tracer:
         """Where denoising begins, and in what portions this run works."""
         self.resumed_from_step, self.num_slices, self.decode_chunk = step, num_slices, decode_chunk
 
+    @collective
     def timed(self, name: str, stage: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a stage and record its seconds and peak memory under its name."""
         self.events.check_cancelled()
@@ -82,6 +84,7 @@ class Tracer:
         self.stages.append(StageReport(name=name, seconds=seconds, peak_bytes=self._memory.peak_bytes()))
         return result
 
+    @collective
     def begin_last(self, name: str) -> None:
         """Record a stage that goes on after the run: at 0 seconds, and with the memory that it begins with."""
         self.events.check_cancelled()

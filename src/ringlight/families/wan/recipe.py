@@ -26,6 +26,7 @@ from ringlight.families.wan.networks.vae import WanVae
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.models.loading import WeightFiles, fill_random, load_weights, materialise
+from ringlight.parallel.collective import collective
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis, ParallelMesh
 from ringlight.parallel.speeds import Speeds, least, measure_link
@@ -83,6 +84,7 @@ class WanRecipe:
         self.prompts = PromptCache(encoder, config.prompt_cache_bytes)
         self.spare_bytes = spare_bytes(device, (self.transformer, self.vae, encoder))
 
+    @collective
     def run(
         self, request: VideoRequest, output: Path, job_id: str, tracer: Tracer, mesh: ParallelMesh | None = None
     ) -> list[str]:
@@ -91,6 +93,7 @@ class WanRecipe:
         return [] if made is None else finish(made)
 
     @torch.inference_mode()
+    @collective
     def make(
         self,
         request: VideoRequest,
@@ -128,6 +131,7 @@ class WanRecipe:
             return LatentsWriter(latents, output, job_id) if mesh.world.rank == WRITING_RANK else None
         return self._decode(latents, request, output, job_id, tracer, mesh, continues)
 
+    @collective
     def _denoise(
         self,
         noise: Tensor,
@@ -161,6 +165,7 @@ class WanRecipe:
             previews = Previews(self.painter, preview_seconds, tracer.events)
         return denoise(begun, first, sampler, guided, tracer, state, previews)
 
+    @collective
     def _decode(
         self,
         latents: Tensor,
@@ -194,6 +199,7 @@ class WanRecipe:
         return sent_bytes / self.speeds.link_bytes_per_second / (flops / self.speeds.flops_per_second)
 
     @torch.inference_mode()
+    @collective
     def measure_speeds(self, world: Axis, control: Control) -> Speeds:
         """Measure link and device, from which the number of slices follows. All ranks call it together."""
         flops_per_second = self.transformer.measure_flops(self.kernel)
@@ -203,6 +209,7 @@ class WanRecipe:
         )
         return self.speeds
 
+    @collective
     def agree_on_memory(self, control: Control) -> None:
         """Take what the fullest rank can spare for all: they decode in the same portions. All call it together."""
         self.spare_bytes = int(least(self.spare_bytes, control))
@@ -269,6 +276,7 @@ def spare_bytes(device: torch.device, networks: Iterable[nn.Module]) -> int:
     return int(torch.cuda.get_device_properties(device).total_memory) - held
 
 
+@collective
 def _on_writer(action: Callable[[], T], mesh: ParallelMesh, tracer: Tracer) -> T | None:
     """What rank 0 alone does for the output, and None on the others. What it raises, all ranks raise together."""
     result, problem = None, None

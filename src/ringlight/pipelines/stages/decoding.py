@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ringlight.core.errors import NumericalError
 from ringlight.models.finite import not_finite
+from ringlight.parallel.collective import collective
 from ringlight.parallel.halo import Bands, Gathering
 from ringlight.parallel.mesh import Axis
 from ringlight.pipelines.landing import Landing
@@ -20,6 +21,7 @@ from ringlight.pipelines.trace import JobEvents
 WRITING_RANK = 0
 
 
+@collective
 def decode(
     latents: Tensor,
     vae: Autoencoder,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ringlight.attention.kernel import AttentionKernel
 from ringlight.models.finite import extremes, not_finite
+from ringlight.parallel.collective import collective
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.mesh import Axis, ParallelMesh
 from ringlight.parallel.turns import in_turns
@@ -50,6 +51,7 @@ class Guided:
         own = texts if mesh.cfg.size == 1 else [texts[mesh.cfg.rank]]
         self._keys = [transformer.text_keys(text, num_rows) for text in own]
 
+    @collective
     def predict(self, latents: Tensor, timesteps: Tensor) -> Tensor:
         """uncond + guidance_scale * (cond - uncond), or the conditional prediction alone, in float32."""
         forwards = [
@@ -69,6 +71,7 @@ class Guided:
         return base + self._guidance_scale * (conditional - base)
 
 
+@collective
 def exchange(prediction: Tensor, cfg: Axis) -> list[Tensor]:
     """The predictions of both branches, in their order, on the ranks of both."""
     prediction = prediction.contiguous()
@@ -77,6 +80,7 @@ def exchange(prediction: Tensor, cfg: Axis) -> list[Tensor]:
     return [prediction, other] if cfg.rank == 0 else [other, prediction]
 
 
+@collective
 def denoise(
     begun: Progress,
     first_frame: Tensor | None,

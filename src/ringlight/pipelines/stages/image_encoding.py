@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ringlight.models.finite import extremes, not_finite
+from ringlight.parallel.collective import collective
 from ringlight.parallel.collectives import gather_parts
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.mesh import Axis
@@ -13,6 +14,7 @@ from ringlight.pipelines.networks import Autoencoder
 from ringlight.pipelines.trace import JobEvents
 
 
+@collective
 def encode_image(image_1HWC: Tensor, vae: Autoencoder, device: torch.device, axis: Axis, events: JobEvents) -> Tensor:
     """The normalised latents (1, z, 1, h, w), float32, of a first frame (1, H, W, 3) in [-1, 1], on every rank.
 

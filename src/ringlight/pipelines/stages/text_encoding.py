@@ -11,6 +11,7 @@ from ringlight.core.errors import NumericalError
 from ringlight.core.request import VideoRequest
 from ringlight.core.warning import prompt_truncated
 from ringlight.models.finite import extremes, not_finite
+from ringlight.parallel.collective import collective
 from ringlight.pipelines.networks import PromptEncoder
 from ringlight.pipelines.trace import JobEvents
 
@@ -31,6 +32,7 @@ class PromptCache:
     def num_bytes(self) -> int:
         return sum(embedding.nbytes for embedding in self._embeddings.values())
 
+    @collective
     def encode(self, prompts: list[str]) -> list[Tensor]:
         """(L, text_dim) embeddings of each prompt's true tokens. Those not in here are encoded together."""
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embeddings]
@@ -47,6 +49,7 @@ class PromptCache:
         self._embeddings.clear()
 
 
+@collective
 def encode_text(request: VideoRequest, prompts: PromptCache, events: JobEvents) -> list[Tensor]:
     """Embeddings of the prompt, and with guidance also of the negative prompt, on every rank.
 

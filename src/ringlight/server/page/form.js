@@ -56,7 +56,7 @@ export class Form {
     const slot = this.root.querySelector(`[data-slot="${field.name}"]`);
     const label = slot?.getAttribute("aria-label");
     if (slot) slot.replaceWith(label ? inputOf(field, label) : boxOf(field));
-    else if (!this.fields[field.name]) this.root.querySelector("#more").append(boxOf(field));
+    else if (!this.fields[field.name]) this.root.querySelector("#rest").append(boxOf(field));
     this.fields[field.name].value = field.default ?? "";
   }
 

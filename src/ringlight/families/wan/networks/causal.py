@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ringlight.core.portions import HISTORY, MAX_ELEMENTS
 from ringlight.families.layers.convolution import Convolution
 from ringlight.kernels.convolution import Arrive, Direct, FrameConvolution, convolve, lay_out
+from ringlight.parallel.collective import collective
 from ringlight.parallel.halo import Bands, Halo
 
 FUSED_NORM_ON = ("cuda",)  # on a CPU F.rms_norm takes nearly twice as long as three operations (docs/log.md)
@@ -188,11 +189,13 @@ class CausalConv(nn.Module):
             out += convolve(frame, weight, None, padding)
         return out
 
+    @collective
     def forward(self, x_THWC: Tensor, stream: Stream) -> Tensor:
         if self.kernel_frames == 1:
             return convolve(x_THWC, self.weight, self.bias, self.padding)
         return self.convolve_activated(x_THWC, _copy, stream)
 
+    @collective
     def convolve_activated(self, x_THWC: Tensor, activate: Activation, stream: Stream) -> Tensor:
         """Convolve an activation of `x_THWC`, written straight into the window.
 
@@ -243,6 +246,7 @@ class RmsNorm(nn.Module):
         return out.copy_(x.float().mul_(inverse)).mul_(self.gamma)
 
 
+@collective
 def norm_silu_conv(x: Tensor, norm: RmsNorm, conv: CausalConv, stream: Stream) -> Tensor:
     """conv(silu(norm(x)))."""
     return conv.convolve_activated(x, norm.silu_into, stream)

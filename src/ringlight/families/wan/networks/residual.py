@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ringlight.families.layers.convolution import MidLayers, ResidualLayers
 from ringlight.families.wan.networks.causal import CausalConv, RmsNorm, Stream, norm_silu_conv
+from ringlight.parallel.collective import collective
 from ringlight.parallel.halo import Bands, Gathering
 
 
@@ -21,6 +22,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = CausalConv(layers.conv2)
         self.conv_shortcut = None if layers.shortcut is None else CausalConv(layers.shortcut)
 
+    @collective
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         hidden = norm_silu_conv(x, self.norm1, self.conv1, stream)
         hidden = norm_silu_conv(hidden, self.norm2, self.conv2, stream)
@@ -37,12 +39,14 @@ class AttentionBlock(nn.Module):
         self.to_qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
+    @collective
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         q, k, v = (pixels_TPC.unsqueeze(1) for pixels_TPC in self._project(self.norm(x), stream.bands))
         attended = F.scaled_dot_product_attention(q, k, v).squeeze(1)
         out: Tensor = x + self.proj(attended).view_as(x)
         return out
 
+    @collective
     def _project(self, x: Tensor, bands: Bands) -> tuple[Tensor, Tensor, Tensor]:
         """q of these rows, k and v of the whole frame, each (T, pixels, C). Keys and values travel while q is made."""
         channels = x.shape[-1]

@@ -23,6 +23,7 @@ from ringlight.core.presence import read_json, require_file
 from ringlight.core.weights import TOKENIZER_FILE
 from ringlight.families.wan.networks.umt5 import GATED_GELU, Umt5Config, Umt5Encoder
 from ringlight.models.loading import materialise
+from ringlight.parallel.collective import collective
 from ringlight.parallel.collectives import Transfers, gather_parts
 from ringlight.parallel.mesh import Axis, ParallelMesh
 
@@ -87,6 +88,7 @@ class TextEncoder(nn.Module):
         """
         return self._whole | _slots(self.network)
 
+    @collective
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:
         """(L, C) for each prompt: embeddings of its true tokens, at most `max_tokens`, the end mark included.
 
@@ -142,6 +144,7 @@ class TextEncoder(nn.Module):
             transfers.wait()
         return torch.cat(embedded, dim=1)
 
+    @collective
     def _receive(self, length: int) -> Tensor:
         """(1, L, C): a prompt's hidden states from the rank before."""
         hidden = self._nothing.new_empty(1, length, self._width)

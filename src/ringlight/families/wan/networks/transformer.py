@@ -29,6 +29,7 @@ from ringlight.families.wan.networks.rope import rope_frequencies, rotate_
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.kernels.linear import Linear
 from ringlight.parallel.attention import sequence_attention
+from ringlight.parallel.collective import collective
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.shard import SequenceShard
 from ringlight.parallel.speeds import median_seconds
@@ -222,6 +223,7 @@ class WanTransformer(nn.Module):
         embedded = self.condition_embedder.embed_text(rows.unsqueeze(0).to(self.dtype))
         return [block.attn2.keys(embedded, num_pad) for block in self._blocks()]
 
+    @collective
     def forward(
         self,
         latents_BCTHW: Tensor,
@@ -239,6 +241,7 @@ class WanTransformer(nn.Module):
         (velocity,) = in_turns(self.steps(latents_BCTHW, timesteps, keys, kernel, mesh, num_slices))
         return velocity
 
+    @collective
     def steps(
         self,
         latents_BCTHW: Tensor,

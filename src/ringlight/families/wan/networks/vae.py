@@ -21,6 +21,7 @@ from ringlight.families.wan.networks.resample import DownBlock, UpBlock
 from ringlight.families.wan.networks.residual import MidBlock
 from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.models.finite import extremes
+from ringlight.parallel.collective import collective
 from ringlight.parallel.halo import Bands
 
 
@@ -35,6 +36,7 @@ class Encoder(nn.Module):
         self.norm_out = RmsNorm(layers.conv_out.inputs)
         self.conv_out = CausalConv(layers.conv_out)
 
+    @collective
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         x = self.conv_in(x, stream)
         for block in self.down_blocks:
