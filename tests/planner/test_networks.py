@@ -93,7 +93,7 @@ def peak_bytes(run: Callable[[], object], trace: Path) -> int:
     return most
 
 
-@pytest.mark.parametrize("portion", [1, 2])
+@pytest.mark.parametrize("portion", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_decoders_peak_is_what_it_allocates(portion: int, tmp_path: Path) -> None:
     spec = demo_spec("tiny").vae
     with META:
