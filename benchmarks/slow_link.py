@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -30,10 +31,14 @@ from demo import add_self_test
 from network import Network, network
 
 USUAL_FRAMES, ROWS, COLUMNS = 8, 32, 32  # of latents: 256 tokens a frame
+SELF_TEST = (1, 8, 16)  # frames, rows and columns: eight slices of two tokens for each of two ranks
 MODEL = {"num_attention_heads": 8, "attention_head_dim": 64, "ffn_dim": 2048}
 NUM_LAYERS = 12
 GUIDANCE = ("off", "on")
 RATIOS = (0.0, 0.25, 5 / 11, 1.0)
+
+
+Grid = tuple[int, int, int]  # frames, rows and columns of latents
 
 
 class Variant(NamedTuple):
@@ -101,9 +106,9 @@ def two_ranks(network: Network, layers: int) -> Iterator[list[Rank]]:
                 rank.close()
 
 
-def seconds_of(ranks: list[Rank], variant: Variant | None, guidance: str, frames: int) -> float:
+def seconds_of(ranks: list[Rank], variant: Variant | None, guidance: str, grid: Grid) -> float:
     """Seconds of one prediction: by both ranks, or (None) by rank 0 alone."""
-    order = {"guidance": guidance, "variant": variant, "frames": frames}
+    order = {"guidance": guidance, "variant": variant, "grid": grid}
     taking_part = ranks if variant is not None else ranks[:1]
     for rank in taking_part:
         rank.start(order)
@@ -111,25 +116,25 @@ def seconds_of(ranks: list[Rank], variant: Variant | None, guidance: str, frames
 
 
 def measure(
-    network: Network, ranks: list[Rank], guidance: str, ratios: list[float], runs: int, frames: int, layers: int
+    network: Network, ranks: list[Rank], guidance: str, ratios: list[float], runs: int, grid: Grid, layers: int
 ) -> Iterator[dict[str, Any]]:
     """Speedups of all variants at every ratio of hop to layer."""
-    seconds_of(ranks, None, guidance, frames)
-    alone = statistics.median(seconds_of(ranks, None, guidance, frames) for _ in range(3))
+    seconds_of(ranks, None, guidance, grid)
+    alone = statistics.median(seconds_of(ranks, None, guidance, grid) for _ in range(3))
     forwards = 2 if guidance == "on" else 1
     layer_seconds = alone / (layers * forwards) / 2
-    hop_bits = 8 * 4 * 2 * (tokens_of(frames) // 2) * MODEL["num_attention_heads"] * MODEL["attention_head_dim"]
+    hop_bits = 8 * 4 * 2 * (tokens_of(grid) // 2) * MODEL["num_attention_heads"] * MODEL["attention_head_dim"]
     every = variants(guidance)
     for ratio in ratios:
         rate = hop_bits / (ratio * layer_seconds) if ratio else None
         network.limit(rate)
         for variant in every[:1] + every[-1:]:
-            seconds_of(ranks, variant, guidance, frames)
+            seconds_of(ranks, variant, guidance, grid)
         taken: dict[Variant | None, list[float]] = {variant: [] for variant in [None, *every]}
         for turn in range(runs):
             order = list(taken)
             for variant in order if turn % 2 == 0 else reversed(order):
-                taken[variant].append(seconds_of(ranks, variant, guidance, frames))
+                taken[variant].append(seconds_of(ranks, variant, guidance, grid))
         one = statistics.median(taken[None])
         for variant in every:
             seconds = statistics.median(taken[variant])
@@ -145,8 +150,8 @@ def measure(
             )
 
 
-def tokens_of(frames: int) -> int:
-    return frames * ROWS * COLUMNS // 4
+def tokens_of(grid: Grid) -> int:
+    return math.prod(grid) // 4
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -190,11 +195,11 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def write(rows: list[dict[str, Any]], folder: Path, link: str, runs: int, frames: int, layers: int) -> None:
+def write(rows: list[dict[str, Any]], folder: Path, link: str, runs: int, grid: Grid, layers: int) -> None:
     """Results as JSON, Markdown and PNG."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokens = tokens_of(frames)
-    name = "slow_link" if frames == USUAL_FRAMES else f"slow_link_{tokens}_tokens"
+    tokens = tokens_of(grid)
+    name = "slow_link" if grid == (USUAL_FRAMES, ROWS, COLUMNS) else f"slow_link_{tokens}_tokens"
     said = conditions() | {
         "checkpoint": f"random weights: {MODEL}, {layers} layers, {tokens:,} tokens",
         "link": link,
@@ -232,7 +237,7 @@ def serve(rank: int, store_path: str, layers: int) -> None:
     latents = torch.empty(0)
     for line in sys.stdin:
         order = json.loads(line)
-        shape = (1, 48, order["frames"], ROWS, COLUMNS)
+        shape = (1, 48, *order["grid"])
         if latents.shape != shape:
             latents = torch.randn(shape, generator=torch.Generator().manual_seed(1))
         variant = None if order["variant"] is None else Variant(*order["variant"])
@@ -320,9 +325,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder for slow_link.json, .md and .png")
     add_self_test(parser)
     options = parser.parse_args()
-    ratios, runs, frames, layers = options.ratios, options.runs, options.frames, NUM_LAYERS
+    ratios, runs, layers = options.ratios, options.runs, NUM_LAYERS
+    grid = (options.frames, ROWS, COLUMNS)
     if options.self_test:
-        ratios, runs, frames, layers = [0.0, 1.0], 1, 1, 2
+        ratios, runs, grid, layers = [0.0, 1.0], 1, SELF_TEST, 2
     elif len(os.sched_getaffinity(0)) < 2:
         sys.exit("slow_link needs two cores: every rank has one of its own")
     guidances = ["on"] if options.self_test else options.guidance  # all variants are there with guidance
@@ -332,10 +338,10 @@ def main() -> None:
         for guidance in guidances:
             with two_ranks(link, layers) as ranks:
                 link.limit(None)
-                rows += measure(link, ranks, guidance, ratios, runs, frames, layers)
+                rows += measure(link, ranks, guidance, ratios, runs, grid, layers)
     print(table(rows))
     if options.output:
-        write(rows, options.output, link.name, runs, frames, layers)
+        write(rows, options.output, link.name, runs, grid, layers)
 
 
 if __name__ == "__main__":

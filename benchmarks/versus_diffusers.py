@@ -73,7 +73,7 @@ class Work:
         )
 
 
-SELF_TEST = Work((2, 4, 4), 2, 64, 64, 5, 1)
+SELF_TEST = Work((2, 2, 2), 2, 32, 32, 5, 1)
 
 
 class Contender:

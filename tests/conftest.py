@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,13 @@ from ringlight.families.table import read_model
 from ringlight.families.wan22_ti2v.demo import DEMO
 
 torch.set_num_threads(1)  # ranks are forked from this process, which must not have a pool of threads by then
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of later collections of garbage. A forked rank that looked through all of it would
+    copy it too."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -76,7 +76,7 @@ def run(section: Section, scale: Scale) -> None:
         kernel = load_kernel(name)
         for dtype in DTYPES:
             label = f"{name}, {_short(dtype)}, head_dim {HEAD_DIM}"
-            section.attempt(label, partial(_check_kernel, label, kernel, dtype, HEAD_DIM, scale.device))
+            section.attempt(label, partial(_check_kernel, label, kernel, dtype, scale))
     for name in PREFERRED:
         label = f"{name}, bfloat16, {scale.long_tokens} queries and keys, {LONG_HEADS} heads of {HEAD_DIM}"
         section.attempt(label, partial(_check_long, label, load_kernel(name), scale))
@@ -84,16 +84,19 @@ def run(section: Section, scale: Scale) -> None:
         section.attempt(label, partial(_meet_new_lengths, label, load_kernel(name), scale))
 
 
-def _check_kernel(
-    label: str, kernel: AttentionKernel, dtype: torch.dtype, head_dim: int, device: torch.device
-) -> Iterator[Row]:
-    if not kernel.supports(device, dtype, head_dim):
-        yield Row(label, f"supports() is false on {device.type}", verdict="not supported")
+def _check_kernel(label: str, kernel: AttentionKernel, dtype: torch.dtype, scale: Scale) -> Iterator[Row]:
+    if not kernel.supports(scale.device, dtype, HEAD_DIM):
+        yield Row(label, f"supports() is false on {scale.device.type}", verdict="not supported")
         return
-    yield _compare(label, kernel, LENGTHS, dtype, head_dim, device)
+    yield _compare(label, kernel, LENGTHS, dtype, scale)
     halves = partial(_attend_in_halves, kernel)
-    yield _compare(f"merge of two halves: {label}", halves, MERGED_LENGTHS, dtype, head_dim, device)
-    yield _compare_padded(f"padded text: {label}", kernel, dtype, head_dim, device)
+    yield _compare(f"merge of two halves: {label}", halves, MERGED_LENGTHS, dtype, scale)
+    yield _compare_padded(f"padded text: {label}", kernel, dtype, scale)
+
+
+def _capped(lengths: tuple[tuple[int, int], ...], scale: Scale) -> list[tuple[int, int]]:
+    """With no more queries than the longest sequence has."""
+    return [(min(num_queries, scale.long_tokens), others) for num_queries, others in lengths]
 
 
 def _compare(
@@ -101,15 +104,14 @@ def _compare(
     attend: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
     lengths: tuple[tuple[int, int], ...],
     dtype: torch.dtype,
-    head_dim: int,
-    device: torch.device,
+    scale: Scale,
 ) -> Row:
     """One row for all lengths: the worst errors, and every length at which the kernel broke its contract."""
     out_bound, lse_bound = BOUNDS[dtype]
     out_worst, lse_worst, broken = Worst(), Worst(), []
-    for num_queries, num_keys in lengths:
+    for num_queries, num_keys in _capped(lengths, scale):
         at = f"{num_queries}x{num_keys}"
-        q, k, v = random_qkv(num_queries, num_keys, HEADS, head_dim, dtype, device)
+        q, k, v = random_qkv(num_queries, num_keys, HEADS, HEAD_DIM, dtype, scale.device)
         try:
             out, lse = attend(q, k, v)
             _require_contract(q, out, lse)
@@ -124,16 +126,14 @@ def _compare(
     return within(label, measured, f"out {out_bound:g} of max, lse {lse_bound:g}", held, **numbers)
 
 
-def _compare_padded(
-    label: str, kernel: AttentionKernel, dtype: torch.dtype, head_dim: int, device: torch.device
-) -> Row:
+def _compare_padded(label: str, kernel: AttentionKernel, dtype: torch.dtype, scale: Scale) -> Row:
     """Cross-attention as the network does it, padding as one key, against all its rows written out."""
     out_bound, _ = BOUNDS[dtype]
     worst, broken = Worst(), []
-    for num_queries, true_rows in PADDED_LENGTHS:
+    for num_queries, true_rows in _capped(PADDED_LENGTHS, scale):
         at = f"{num_queries}x{true_rows}"
         num_pad = MAX_TEXT_ROWS - true_rows
-        q, k, v = random_qkv(num_queries, true_rows + 1, HEADS, head_dim, dtype, device)
+        q, k, v = random_qkv(num_queries, true_rows + 1, HEADS, HEAD_DIM, dtype, scale.device)
         try:
             out = TextKeys(k, v, num_pad).attend(q, kernel)
         except (RuntimeError, AssertionError) as error:

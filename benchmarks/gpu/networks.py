@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import msgspec
 import torch
@@ -71,6 +72,7 @@ def decode_flop_formula(scale: Scale, video: Video) -> float:
     return (20.6e12 + 66.35e12 * (frames - 1)) * rows * columns / REAL_LATENT_PIXELS
 
 
+@cache
 def executed_forward_flop(scale: Scale, video: Video) -> float:
     """Operations of the matrix products that one forward of our network runs, counted without running them."""
     counts = []
@@ -86,6 +88,7 @@ def executed_forward_flop(scale: Scale, video: Video) -> float:
     return counts[0] + (scale.transformer.num_layers - 1) * (counts[1] - counts[0])
 
 
+@cache
 def executed_decode_flop(scale: Scale, video: Video) -> tuple[float, float]:
     """(first latent frame, each later one): operations of the convolutions and products that our decoder runs."""
     channels, _, rows, columns = scale.latent_shape(video)
@@ -97,6 +100,7 @@ def executed_decode_flop(scale: Scale, video: Video) -> tuple[float, float]:
         return (_count(vae.decode_next, frame, stream, True), _count(vae.decode_next, frame, stream, False))
 
 
+@cache
 def executed_encode_flop(scale: Scale, video: Video) -> float:
     """Operations of encoding one picture of the video's size."""
     with META:

@@ -215,7 +215,7 @@ def _run_out_of_memory(label: str, engine: Engine, replica: LocalReplica, folder
 @contextlib.contextmanager
 def _little_memory(device: torch.device, pids: list[int]) -> Iterator[str]:
     """Leave these workers SQUEEZED_BYTES, and say how: the rest of the GPU is held here, or on a CPU their address
-    space is bounded."""
+    space may grow by no more."""
     if device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device)
         ballast = torch.empty(max(0, free_bytes - SQUEEZED_BYTES), dtype=torch.uint8, device=device)
@@ -228,9 +228,14 @@ def _little_memory(device: torch.device, pids: list[int]) -> Iterator[str]:
         return
     limits = {pid: resource.prlimit(pid, resource.RLIMIT_AS) for pid in pids}
     for pid, (_, hard) in limits.items():
-        resource.prlimit(pid, resource.RLIMIT_AS, (2 * SQUEEZED_BYTES, hard))
+        resource.prlimit(pid, resource.RLIMIT_AS, (_address_space_bytes(pid) + SQUEEZED_BYTES, hard))
     try:
-        yield f"{2 * SQUEEZED_BYTES / GIB:.0f} GiB of address space"
+        yield f"{SQUEEZED_BYTES / GIB:.0f} GiB of address space left to the worker"
     finally:
         for pid, limit in limits.items():
             resource.prlimit(pid, resource.RLIMIT_AS, limit)
+
+
+def _address_space_bytes(pid: int) -> int:
+    """What a process has of it now."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from ringlight.cli.main import main
 from tests.engine.processes import wait_until
 
 RINGLIGHT = str(Path(sys.executable).with_name("ringlight"))
@@ -31,6 +34,17 @@ def ringlight(*arguments: object, folder: Path | None = None) -> Done:
     command = [RINGLIGHT, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False, cwd=folder)
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def here(*arguments: object, folder: Path | None = None) -> Done:
+    """As `ringlight`, in this process: for what a command says and refuses, to which a process of its own adds nothing
+    but the second that it takes to begin. One of each kind is run as a command all the same."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder or "."):
+        patch.setattr(sys, "argv", ["ringlight", *map(str, arguments)])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as leaving:
+            main()
+    return Done(int(leaving.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def slow(*cases: tuple[Any, ...]) -> list[Any]:

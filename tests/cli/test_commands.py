@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from ringlight.families.wan22_ti2v.demo import DEMO
-from tests.cli.commands import RINGLIGHT, ringlight, together
+from tests.cli.commands import RINGLIGHT, here, ringlight, together
 
 HEAVY = ("torch", "diffusers", "transformers", "av", "numpy")
 
@@ -30,20 +30,20 @@ def test_help_does_not_import_torch() -> None:
 
 @pytest.mark.parametrize("command", ["generate", "doctor", "demo-checkpoint"])
 def test_every_command_explains_itself(command: str) -> None:
-    done = ringlight(command, "--help")
+    done = here(command, "--help")
     assert done.code == 0
-    assert "Usage: ringlight" in done.out
+    assert f"ringlight {command} [OPTIONS]" in done.out
     assert done.err == ""
 
 
 def test_without_a_command_it_says_which_there_are() -> None:
-    done = ringlight()
+    done = here()
     assert done.code == 2
     assert "generate" in done.out + done.err
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:
-    done = ringlight("degenerate")
+    done = here("degenerate")
     assert done.code == 2
     assert "degenerate" in done.err
 
@@ -152,6 +152,6 @@ def test_a_demo_checkpoint_that_cannot_be_written_is_told_in_a_line(tmp_path: Pa
 
 @pytest.mark.parametrize("flags", [["--size", "huge"], ["--seed", "-1"], []])
 def test_wrong_flags_of_demo_checkpoint(tmp_path: Path, flags: list[str]) -> None:
-    done = ringlight("demo-checkpoint", *([tmp_path / "new", *flags] if flags else []))
+    done = here("demo-checkpoint", *([tmp_path / "new", *flags] if flags else []))
     assert done.code == 2
     assert list(tmp_path.iterdir()) == []

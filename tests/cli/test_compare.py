@@ -8,7 +8,7 @@ import pytest
 
 from ringlight.core.report import RunReport
 from tests.bench.reports import result, run
-from tests.cli.commands import ringlight
+from tests.cli.commands import here, ringlight
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_tables_of_two_reports(files: list[Path]) -> None:
 
 
 def test_a_gate_fails_with_a_code_of_its_own(files: list[Path]) -> None:
-    done = ringlight("compare", files[1], files[0], "--fail-if", "Total > 1.05x")
+    done = here("compare", files[1], files[0], "--fail-if", "Total > 1.05x")
     assert (done.code, done.err) == (1, "")
     assert "- failed: Total > 1.05x: u1r1 has 1.488x" in done.out
 
@@ -41,13 +41,13 @@ def test_a_file_that_is_as_the_first_passes_whatever_the_first_holds(tmp_path: P
     found = result({"u1r1": [run("u1r1", 4.0)], "c2u1r1": [run("c2u1r1", 5.0)]})
     for name in ("a", "b"):
         (tmp_path / f"{name}.json").write_bytes(found.to_json())
-    done = ringlight("compare", "a.json", "b.json", "--fail-if", "Total > 1.05x", folder=tmp_path)
+    done = here("compare", "a.json", "b.json", "--fail-if", "Total > 1.05x", folder=tmp_path)
     assert (done.code, done.err) == (0, "")
     assert [line for line in done.out.splitlines() if "1.05x" in line] == [
         "- passed: Total > 1.05x: b u1r1 has 1x, a difference that may be noise",
         "- passed: Total > 1.05x: b c2u1r1 has 1x, a difference that may be noise",
     ]
-    assert ringlight("compare", "a.json", "--fail-if", "Total > 1.05x", folder=tmp_path).code == 1
+    assert here("compare", "a.json", "--fail-if", "Total > 1.05x", folder=tmp_path).code == 1
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_what_cannot_be_compared_is_an_error_and_no_failed_gate(
     files: list[Path], arguments: list[str], says: str
 ) -> None:
     folder = files[0].parent
-    done = ringlight(
+    done = here(
         "compare",
         *(f"{name}.json" if name.isalpha() else name for name in arguments[:2]),
         *arguments[2:],
@@ -75,5 +75,5 @@ def test_what_cannot_be_compared_is_an_error_and_no_failed_gate(
 
 
 def test_forced_comparisons_say_so_first(files: list[Path]) -> None:
-    done = ringlight("compare", files[0], files[2], "--force")
+    done = here("compare", files[0], files[2], "--force")
     assert done.code == 0 and done.out.startswith("**Not the same work: other is of another workload")

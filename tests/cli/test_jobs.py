@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import RINGLIGHT, TIMEOUT_SECONDS, Done, Running
+from tests.cli.commands import Done, Running, here, ringlight
 from tests.client.scripted import Answer, Scripted, refusal, scripted, video
 
 SOON = {"openai-poll-after-ms": "1"}
@@ -33,16 +31,18 @@ def server(shared: Scripted) -> Scripted:
 
 def jobs(server: Scripted, *arguments: object, folder: Path | None = None) -> Done:
     """Where the server is comes from the environment, and so does the key."""
-    done = subprocess.run(
-        [RINGLIGHT, "jobs", *map(str, arguments)],
-        env=os.environ | {"RINGLIGHT_URL": server.url, "RINGLIGHT_API_KEY": "secret"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RINGLIGHT_URL", server.url)
+        patch.setenv("RINGLIGHT_API_KEY", "secret")
+        return here("jobs", *arguments, folder=folder)
+
+
+def test_the_command_itself(server: Scripted) -> None:
+    server.on("POST /v1/videos", video())
+    assert ringlight("jobs", "create", "--prompt", "a cat", "--url", server.url) == Done(0, "video_1\n", "")
+    server.on("GET /v1/videos/video_1", refusal(500, "internal_error", "a bug"))
+    done = ringlight("jobs", "show", "video_1", "--url", server.url)
+    assert done == Done(4, "", "ringlight: internal_error: a bug\n")
 
 
 def test_create(server: Scripted, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from ringlight.core.request import RequestLimits
 from ringlight.core.settings import ServeSettings
 from ringlight.engine.engine import Engine
 from ringlight.server.collection.folder import DataFolder
-from tests.cli.commands import RINGLIGHT, TIMEOUT_SECONDS, ringlight, slow
+from tests.cli.commands import RINGLIGHT, TIMEOUT_SECONDS, here, ringlight
 from tests.core.checkpoints import cached, copy_json, link_all, name_revision
 
 KEY = "alice:0123456789abcdef"
@@ -87,7 +87,7 @@ def write(tmp_path: Path, text: str) -> Path:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_pages_command_word_for_word(checkpoint: Path, ranks: int) -> None:
     command = PAGE.format(ranks).replace("DIR", str(checkpoint)).split()
-    done = ringlight("serve", *command, "--dry-run", folder=checkpoint.parent)
+    done = here("serve", *command, "--dry-run", folder=checkpoint.parent)
     assert (done.code, done.err) == (0, "")
     name = f"u1r{ranks}"
     assert f"\nlayout  {name}: " in done.out
@@ -410,18 +410,16 @@ def test_what_is_only_so_at_the_moment_is_told_and_not_refused(
         (["--no-such-flag"], 2, "ringlight: usage: "),
         (["--num-gpus", "3", "--cfg-degree", "2"], 3, "ringlight: invalid_layout: "),
         (["--host", "0.0.0.0"], 3, "ringlight: invalid_setting: --host 0.0.0.0"),
-        *slow(
-            (["--port", "many"], 2, "ringlight: usage: "),
-            (["--data-dir", "/proc/x"], 3, "ringlight: invalid_setting: data-dir /proc/x: "),
-            (["--webhook-host", "a.com"], 3, "ringlight: invalid_setting: webhooks need --webhook-secret-file"),
-            (["--config", "nowhere.yaml"], 3, "ringlight: invalid_setting: nowhere.yaml: "),
-        ),
+        (["--port", "many"], 2, "ringlight: usage: "),
+        (["--data-dir", "/proc/x"], 3, "ringlight: invalid_setting: data-dir /proc/x: "),
+        (["--webhook-host", "a.com"], 3, "ringlight: invalid_setting: webhooks need --webhook-secret-file"),
+        (["--config", "nowhere.yaml"], 3, "ringlight: invalid_setting: nowhere.yaml: "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_what_is_wrong_is_one_line(checkpoint: Path, flags: list[str], code: int, said: str) -> None:
     """Without --dry-run: nothing has been started, and no folder made."""
-    done = ringlight("serve", "--model-path", checkpoint, *flags, folder=checkpoint.parent)
+    done = here("serve", "--model-path", checkpoint, *flags, folder=checkpoint.parent)
     assert (done.code, done.out) == (code, "")
     assert done.err.startswith(said) and done.err.count("\n") == 1
     assert not (checkpoint.parent / "ringlight-data").exists()

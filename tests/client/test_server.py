@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import av
 import pytest
 
 from ringlight.client import ApiError, Client, Preview, Progress, Video
-from tests.cli.commands import RINGLIGHT, TIMEOUT_SECONDS, Running
+from tests.cli.commands import TIMEOUT_SECONDS, Done, Running, here
 from tests.engine.processes import wait_until
 
 pytestmark = pytest.mark.slow
@@ -50,12 +48,11 @@ def client(url: str) -> Iterator[Client]:
         yield client
 
 
-def jobs(url: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [RINGLIGHT, "jobs", *map(str, arguments)]
-    environment = os.environ | {"RINGLIGHT_URL": url, "RINGLIGHT_API_KEY": KEY}
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
-    )
+def jobs(url: str, *arguments: object) -> Done:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RINGLIGHT_URL", url)
+        patch.setenv("RINGLIGHT_API_KEY", KEY)
+        return here("jobs", *arguments)
 
 
 def test_from_an_order_to_a_file(client: Client, tmp_path: Path, photograph: Path) -> None:
@@ -121,15 +118,15 @@ def test_what_is_refused(url: str, client: Client) -> None:
 
 def test_the_commands(url: str, tmp_path: Path) -> None:
     made = jobs(url, "create", "--prompt", "a cat", "--size", "64x64", "--num-frames", 5, "--num-inference-steps", 2)
-    assert made.returncode == 0, made.stderr
-    video_id = made.stdout.strip()
+    assert made.code == 0, made.err
+    video_id = made.out.strip()
     waited = jobs(url, "wait", video_id)
-    assert (waited.returncode, waited.stdout) == (0, f"{video_id}  completed\n"), waited.stderr
-    assert video_id in jobs(url, "ls").stdout
-    assert "| Denoising |" in jobs(url, "show", video_id, "--report").stdout
+    assert (waited.code, waited.out) == (0, f"{video_id}  completed\n"), waited.err
+    assert video_id in jobs(url, "ls").out
+    assert "| Denoising |" in jobs(url, "show", video_id, "--report").out
     fetched = jobs(url, "download", video_id, "-o", tmp_path / "film.mp4")
-    assert fetched.returncode == 0 and (tmp_path / "film.mp4").stat().st_size > 500
-    assert jobs(url, "rm", video_id).stdout == f"{video_id}  deleted\n"
-    assert jobs(url, "show", video_id).returncode == 3
+    assert fetched.code == 0 and (tmp_path / "film.mp4").stat().st_size > 500
+    assert jobs(url, "rm", video_id).out == f"{video_id}  deleted\n"
+    assert jobs(url, "show", video_id).code == 3
     refused = jobs(url, "create", "--prompt", "a cat", "--size", "65x64")
-    assert refused.returncode == 3 and refused.stderr.startswith("ringlight: invalid_request: ")
+    assert refused.code == 3 and refused.err.startswith("ringlight: invalid_request: ")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ringlight.server.safety.webhooks import SECRET_PREFIX, sign
-from tests.cli.commands import ringlight
+from tests.cli.commands import here
 from tests.docs.examples import Example, examples_of, run
 from tests.server.served import NOBODY, Served
 
@@ -117,7 +117,7 @@ def test_servers_could_be_started_so(line: str, tiny: Path, tmp_path: Path) -> N
         given.insert(given.index(path), "--model-path")
     data = tmp_path / "data"
     given = [str(data) if before == "--data-dir" else each for before, each in zip(["", *given], given, strict=False)]
-    done = ringlight(*given, *([] if "--dry-run" in given else ["--dry-run"]), folder=tmp_path)
+    done = here(*given, *([] if "--dry-run" in given else ["--dry-run"]), folder=tmp_path)
     assert done.code == 0, done.err
     assert "layout " in done.out
 

@@ -25,10 +25,10 @@ def ends(pid: int, within_seconds: float = 30.0) -> bool:
     return True
 
 
-def wait_until(is_so: Callable[[], object], within_seconds: float = 60.0) -> None:
+def wait_until(is_so: Callable[[], object], within_seconds: float = 60.0, poll_seconds: float = 0.01) -> None:
     """Wait for something to become true. Raises TimeoutError if it does not."""
     deadline = time.monotonic() + within_seconds
     while not is_so():
         if time.monotonic() > deadline:
             raise TimeoutError
-        time.sleep(0.01)
+        time.sleep(poll_seconds)

@@ -16,7 +16,7 @@ import yaml
 
 from ringlight.cli.main import app
 from ringlight.core.settings import ServeSettings
-from tests.cli.commands import ringlight
+from tests.cli.commands import here
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -89,7 +89,7 @@ def test_variables_are_settings() -> None:
 
 def test_the_sample_is_in_force(tiny: Path, tmp_path: Path) -> None:
     sample = DEPLOY / "ringlight.yaml"
-    done = ringlight("serve", "--config", sample, "--model-path", tiny, "--data-dir", tmp_path, "--dry-run")
+    done = here("serve", "--config", sample, "--model-path", tiny, "--data-dir", tmp_path, "--dry-run")
     assert (done.code, done.err) == (0, "")
     in_force = {line.split()[0]: line.split()[1:] for line in done.out.splitlines() if line.startswith("  ")}
     settings = yaml.safe_load(sample.read_text())
@@ -111,7 +111,7 @@ def test_what_the_sample_shows_as_a_comment_is_a_setting(tiny: Path, tmp_path: P
     assert {"api-key-file", "image-host", "defaults", "num-gpus", "store-url"} <= set(yaml.safe_load(content))
     (tmp_path / "all.yaml").write_text(content)
     flags = ["--config", tmp_path / "all.yaml", "--model-path", tiny, "--data-dir", tmp_path, "--dry-run"]
-    done = ringlight("serve", *flags)
+    done = here("serve", *flags)
     assert (done.code, done.err) == (0, "")
 
 

@@ -88,7 +88,7 @@ def test_tokens_are_those_of_transformers(tiny: Path, prompt: str) -> None:
     assert ours.encode(cleaned).ids == theirs([cleaned], truncation=True, max_length=512).input_ids[0]
 
 
-@pytest.mark.parametrize("length", [1, 2, 16, 130, 512])
+@pytest.mark.parametrize("length", [1, 2, 16, *(pytest.param(n, marks=pytest.mark.slow) for n in (130, 512))])
 def test_the_network_is_that_of_transformers(small: Path, length: int) -> None:
     """In float32 to rounding; in bfloat16 as far from the truth as transformers' own is."""
     theirs = UMT5EncoderModel.from_pretrained(str(small / "text_encoder"), attn_implementation="eager")

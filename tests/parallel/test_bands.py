@@ -105,6 +105,7 @@ def test_decode_within_2e_5_of_one_rank(tiny: Path, num_ranks: int) -> None:
     assert not any(len(other) for other in others), "only rank 0 writes"
 
 
+@pytest.mark.slow
 def test_pixels_differ_where_rounding_sits_on_the_edge_only(tiny: Path) -> None:
     vae = load_pipeline(tiny).vae
 
@@ -130,6 +131,7 @@ def test_encode_within_2e_5_of_one_rank(tiny: Path, num_ranks: int) -> None:
         torch.testing.assert_close(latents, alone, rtol=0, atol=BOUND)
 
 
+@pytest.mark.slow
 def test_encode_many_frames_within_2e_5_of_one_rank(tiny: Path) -> None:
     vae = load_pipeline(tiny).vae
     video = torch.rand(9, 16 * 5, 16 * 2, 3, generator=torch.Generator().manual_seed(9)) * 2 - 1
@@ -183,6 +185,7 @@ def forget_halos_of_history(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Stream, "keep", forgetful)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plant", [read_before_arrival, swap_above_and_below, forget_halos_of_history])
 def test_planted_bugs_would_show(
     tiny: Path, plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
@@ -204,7 +207,7 @@ def test_a_slow_link_changes_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("num_ranks", [1, *FEW_RANKS])
-@pytest.mark.parametrize("num_latents", [1, 2, 4])
+@pytest.mark.parametrize("num_latents", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_what_the_writer_raises_all_ranks_raise(tiny: Path, num_ranks: int, num_latents: int) -> None:
     """Together, with nothing left under way: the next video over the same ranks is whole."""
     vae, video = load_pipeline(tiny).vae, (2, 3, 2, 1)
@@ -238,7 +241,7 @@ def in_order(traffic: Traffic) -> list[int]:
 
 
 @pytest.mark.parametrize(("convert", "frame_bytes"), [(to_uint8, 1), (to_unit_range, 4)], ids=["pixels", "floats"])
-@pytest.mark.parametrize("video", [(1, 3, 2, 1), (4, 5, 4, 2)], ids=str)
+@pytest.mark.parametrize("video", [(1, 3, 2, 1), pytest.param((4, 5, 4, 2), marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("num_ranks", FEW_RANKS)
 def test_bytes_of_decoding(
     tiny: Path, num_ranks: int, video: tuple[int, int, int, int], convert: FrameConverter, frame_bytes: int

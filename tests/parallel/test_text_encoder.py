@@ -71,7 +71,7 @@ def sent_bytes(link: Link) -> int:
     [pytest.param(layout, marks=() if layout in QUICK_LAYOUTS else pytest.mark.slow) for layout in LAYOUTS],
     ids=lambda layout: layout.name,
 )
-@pytest.mark.parametrize("size", ["tiny", "small"])
+@pytest.mark.parametrize("size", ["tiny", pytest.param("small", marks=pytest.mark.slow)])
 def test_every_rank_has_the_bits_of_one_rank(request: pytest.FixtureRequest, size: str, layout: ParallelLayout) -> None:
     checkpoint: Path = request.getfixturevalue(size)
 

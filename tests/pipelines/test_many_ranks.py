@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,20 @@ def picture_of(photograph: Path, size: tuple[int, int, int]) -> bytes:
     return as_png(fit_picture(Image.open(photograph), size[0], size[1]))
 
 
+@cache
+def latents_alone(checkpoint: Path, request: VideoRequest, dtype: torch.dtype = torch.float32) -> Tensor:
+    """What one rank makes of a request, once for all layouts."""
+    with TemporaryDirectory() as folder:
+        return final_latents(load_pipeline(checkpoint, dtype), request, Path(folder))
+
+
+@cache
+def frames_alone(checkpoint: Path, request: VideoRequest) -> Tensor:
+    """Frames that one rank makes of a request, once for all layouts."""
+    with TemporaryDirectory() as folder:
+        return frames(load_pipeline(checkpoint), request, Path(folder))
+
+
 def generation(pipeline: WanRecipe, request: VideoRequest, path: Path) -> Callable[[ParallelMesh], Tensor]:
     """Work for a rank: the generation. Rank 0 writes it to `path`."""
     return generations(pipeline, {path: request})
@@ -80,22 +96,23 @@ def test_latents_and_frames_within_2e_5_of_one_rank(
     on_ranks(layout, generations(pipeline, work))
     for path, request in work.items():
         if path.suffix == ".npy":
-            shared, alone = torch.from_numpy(np.load(path)), frames(pipeline, request, tmp_path)
+            shared, alone = torch.from_numpy(np.load(path)), frames_alone(tiny, request)
         else:
-            shared, alone = load_file(path)["latents"], final_latents(pipeline, request, tmp_path)
+            shared, alone = load_file(path)["latents"], latents_alone(tiny, request)
             if layout.sp == 1 and not with_image:
                 assert torch.equal(shared, alone), "guidance over branches is bitwise one rank's"
         assert shared.shape == alone.shape
         assert (shared - alone).abs().max() < 2e-5
 
 
-@pytest.mark.parametrize("num_slices", [2, 4, 8])
-@pytest.mark.parametrize("name", ["u1r2", "u2r1", "u2r2"])
+@pytest.mark.parametrize(
+    ("name", "num_slices"), [("u1r2", 2), ("u1r2", 8), ("u2r1", 2), ("u2r1", 4), ("u2r2", 4), ("u2r2", 8)]
+)
 def test_sent_ahead_it_is_the_same_video(
     tiny: Path, spec: ModelSpec, tmp_path: Path, name: str, num_slices: int
 ) -> None:
     request = make_request(spec, LONG, None)
-    latents = final_latents(load_pipeline(tiny), request, tmp_path)
+    latents = latents_alone(tiny, request)
     ahead = load_pipeline(tiny, num_slices=num_slices)
     on_ranks(ParallelLayout.parse(name), generation(ahead, request, tmp_path / "many.safetensors"))
     assert (load_file(tmp_path / "many.safetensors")["latents"] - latents).abs().max() < 2e-5
@@ -105,15 +122,14 @@ def test_sent_ahead_it_is_the_same_video(
 def test_bfloat16_is_no_further_from_float32_than_one_rank(
     tiny: Path, spec: ModelSpec, tmp_path: Path, name: str
 ) -> None:
-    distances: dict[str, list[float]] = {"one": [], "many": []}
-    for seed in range(3):
-        request = make_request(spec, LONG, None, seed=seed)
-        exact = final_latents(load_pipeline(tiny), request, tmp_path)
-        rounded = load_pipeline(tiny, torch.bfloat16)
-        distances["one"].append(float((final_latents(rounded, request, tmp_path) - exact).norm()))
-        on_ranks(ParallelLayout.parse(name), generation(rounded, request, tmp_path / "many.safetensors"))
-        distances["many"].append(float((load_file(tmp_path / "many.safetensors")["latents"] - exact).norm()))
-    assert sum(distances["many"]) <= 1.1 * sum(distances["one"])
+    requests = {tmp_path / f"{seed}.safetensors": make_request(spec, LONG, None, seed=seed) for seed in range(3)}
+    on_ranks(ParallelLayout.parse(name), generations(load_pipeline(tiny, torch.bfloat16), requests))
+    one, many = 0.0, 0.0
+    for path, request in requests.items():
+        exact = latents_alone(tiny, request)
+        one += float((latents_alone(tiny, request, torch.bfloat16) - exact).norm())
+        many += float((load_file(path)["latents"] - exact).norm())
+    assert many <= 1.1 * one
 
 
 def thin_transformer() -> WanTransformer:
@@ -137,7 +153,7 @@ def thin_transformer() -> WanTransformer:
     return transformer
 
 
-@pytest.mark.parametrize("size", [(832, 480, 81), (1280, 704, 25), (832, 480, 21)], ids=str)
+@pytest.mark.parametrize("size", [(832, 480, 81), (1280, 704, 25)], ids=str)
 def test_sizes_in_earnest_on_a_thin_model(tiny: Path, spec: ModelSpec, size: tuple[int, int, int]) -> None:
     """8,190 tokens divide neither by 4 nor by 8."""
     width, height, num_frames = size

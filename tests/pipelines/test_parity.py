@@ -21,11 +21,11 @@ from tests.ours import as_png, final_latents, frames, load_pipeline
 
 PROMPT, NEGATIVE = "a violin player sings on a small stage", "blurry, low quality"
 CASES = [  # width, height, frames, guidance, with a first frame
-    (160, 96, 5, 5.0, False),
+    pytest.param(160, 96, 5, 5.0, False, marks=pytest.mark.slow),
     (96, 160, 1, 5.0, False),
     (64, 32, 17, 1.0, False),
     (224, 32, 5, 3.5, True),
-    (128, 96, 17, 5.0, True),
+    pytest.param(128, 96, 17, 5.0, True, marks=pytest.mark.slow),
     (96, 96, 9, 0.0, True),
     (96, 64, 1, 5.0, True),
 ]
@@ -65,6 +65,7 @@ def test_latents_and_frames_within_1e_4_of_diffusers(
     assert (video - load_oracle(tiny).decode(theirs)).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_image", [False, True], ids=["t2v", "i2v"])
 def test_bfloat16_is_no_further_from_float32_than_diffusers(
     tiny: Path, spec: ModelSpec, photograph: Path, tmp_path: Path, with_image: bool
@@ -109,6 +110,7 @@ def test_flow_shift_of_the_request_overrides(tiny: Path, spec: ModelSpec, tmp_pa
     assert (final_latents(load_pipeline(tiny), request, tmp_path) - theirs).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_equal_timesteps_at_the_start_are_not_skipped(tiny: Path, spec: ModelSpec, tmp_path: Path) -> None:
     """Timesteps are whole numbers; with a large shift and many steps the first two are both 999."""
     request = make_request(spec, width=32, height=32, num_frames=1, flow_shift=20.0, num_inference_steps=60)
@@ -126,7 +128,7 @@ def test_sharded_weights_give_the_same_video(tiny: Path, spec: ModelSpec, tmp_pa
     assert torch.equal(sharded, final_latents(load_pipeline(tiny), request, tmp_path))
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 3, 8])
+@pytest.mark.parametrize("chunk", [1, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 8))])
 def test_decoding_in_chunks_gives_the_same_frames(tiny: Path, spec: ModelSpec, tmp_path: Path, chunk: int) -> None:
     request = make_request(spec, width=96, height=64, num_frames=17)
     whole = frames(load_pipeline(tiny), request, tmp_path)

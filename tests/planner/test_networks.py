@@ -97,7 +97,7 @@ def peak_bytes(run: Callable[[], object], trace: Path) -> int:
     return most
 
 
-@pytest.mark.parametrize("portion", [1, 2])
+@pytest.mark.parametrize("portion", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("spec", [demo_spec("tiny").vae, WAN21_VAE], ids=["wan22", "wan21"])
 def test_the_decoders_peak_is_what_it_allocates(portion: int, spec: VaeSpec, tmp_path: Path) -> None:
     with META:

@@ -86,6 +86,7 @@ def test_under_little_load_many_ranks_win_and_under_much_few() -> None:
     assert all(choice.num_gpus <= 64 for choice in idle.choices)
 
 
+@pytest.mark.slow
 def test_a_promise_is_kept_by_as_few_gpus_as_can() -> None:
     kinds, load = [Kind(request(num_frames=25))], Load(rate=0.5, num_requests=4000)
     found = plan_fleet(REAL, kinds, H100, 1000, load, p95_seconds=20.0, gpu_price=2.0)

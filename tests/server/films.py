@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.engine.processes import wait_until
-from tests.server.served import SMALL, Served, serve
+from tests.server.served import POLL_SECONDS, SMALL, Served, serve
 
 Film = dict[str, Any]
 
@@ -16,9 +16,9 @@ RING = ("--num-gpus", 2, "--ring-degree", 2, "--watchdog-timeout", 2, "--save-se
 
 SHORT: Film = SMALL
 LONGER: Film = SMALL | {"seed": 8, "size": "256x160", "num_frames": 9, "num_inference_steps": 40}
-STEPS: Film = SMALL | {"seed": 9, "size": "256x160", "num_inference_steps": 150}
+STEPS: Film = SMALL | {"seed": 9, "size": "256x160", "num_inference_steps": 80}
 """Some seconds of denoising, in steps that a poll can see."""
-DECODED: Film = SMALL | {"seed": 10, "size": "256x160", "num_frames": 17, "num_inference_steps": 60}
+DECODED: Film = SMALL | {"seed": 10, "size": "256x160", "num_frames": 17, "num_inference_steps": 30}
 """Some seconds in every stage that takes any."""
 ENDLESS: Film = SMALL | {"size": "256x160", "num_inference_steps": 1000}
 FILMS = (SHORT, LONGER, STEPS)
@@ -78,13 +78,14 @@ def wait_until_renewed(served: Served, restarts: int) -> None:
         replica = replica_of(served)
         return replica["restarts"] > restarts and replica["status"] in ("ready", "busy")
 
-    wait_until(is_so, 120)
+    wait_until(is_so, 120, POLL_SECONDS)
 
 
 def wait_until_idle(served: Served) -> None:
     """Return when nothing waits and nothing runs."""
     wait_until(
-        lambda: replica_of(served)["status"] == "ready" and not served.http.get("/health").json()["queue_length"]
+        lambda: replica_of(served)["status"] == "ready" and not served.http.get("/health").json()["queue_length"],
+        poll_seconds=POLL_SECONDS,
     )
 
 
@@ -96,7 +97,7 @@ def wait_until_over(served: Served, video_id: str) -> dict[str, Any]:
 
 def wait_until_off_the_ranks(served: Served, video_id: str) -> None:
     """Return when nothing is left to do for a video, which may not be written down yet."""
-    wait_until(lambda: served.get(video_id)["queue_position"] is None)
+    wait_until(lambda: served.get(video_id)["queue_position"] is None, poll_seconds=POLL_SECONDS)
 
 
 def wait_for_step(served: Served, video_id: str, step: int) -> int:

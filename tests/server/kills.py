@@ -33,7 +33,7 @@ from tests.server.films import (
     wait_until_idle,
     wait_until_renewed,
 )
-from tests.server.served import Served
+from tests.server.served import POLL_SECONDS, Served
 
 Findings = dict[str, Any]
 Video = dict[str, Any]
@@ -178,7 +178,7 @@ def wait_for_moment(server: Served, moment: str, chance: random.Random) -> None:
 
 def check_all(server: Served, client: Client, expected: dict[int, str], seen: dict[str, Video]) -> Findings:
     """Every key has one video, which is completed and as it should be; what was over before has stayed as it was."""
-    wait_until(lambda: all(map(is_over, videos_of(server.http))), 600)
+    wait_until(lambda: all(map(is_over, videos_of(server.http))), 600, POLL_SECONDS)
     videos = {video["id"]: video for video in videos_of(server.http)}
     films = dict(client.acknowledged.values())
     assert len(client.acknowledged) == client.num_asked
@@ -268,7 +268,7 @@ def disturb(
     """
     restarts = replica_of(served)["restarts"]
     struck, *others = [served.create(**film)["id"] for film in (STEPS, SHORT, SHORT)]
-    wait_for_step(served, struck, chance.randrange(1, 100))
+    wait_for_step(served, struck, chance.randrange(1, 50))
     renewal = strike(served, victims, number)
     for video_id, film, deaths in zip((struck, *others), (STEPS, SHORT, SHORT), (1, 0, 0), strict=True):
         video = served.wait(video_id)

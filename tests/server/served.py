@@ -18,6 +18,7 @@ from tests.cli.commands import RINGLIGHT
 from tests.engine.processes import wait_until
 
 READY_SECONDS = 120.0
+POLL_SECONDS = 0.05  # between two questions to a server whose ranks have something to do on the same cores
 SMALL: dict[str, Any] = {
     "prompt": "a paper boat",
     "size": "64x64",
@@ -66,7 +67,7 @@ class Served:
 
     def wait_until_ready(self) -> None:
         """Return when it makes videos."""
-        wait_until(lambda: self._answers("/readyz") or self.process.poll() is not None, READY_SECONDS)
+        wait_until(lambda: self._answers("/readyz") or self.process.poll() is not None, READY_SECONDS, POLL_SECONDS)
         assert self.process.poll() is None, self.log
 
     def create(self, headers: Mapping[str, str] | None = None, **fields: Any) -> dict[str, Any]:
@@ -89,7 +90,7 @@ class Served:
             assert found in (status, "queued", "in_progress"), self.get(video_id)
             return bool(found == status)
 
-        wait_until(is_so)
+        wait_until(is_so, poll_seconds=POLL_SECONDS)
         return self.get(video_id)
 
     def completed(self, **fields: Any) -> dict[str, Any]:

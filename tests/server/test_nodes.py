@@ -50,8 +50,8 @@ def reason(server: Served) -> str:
 
 def test_a_lost_node_joins_again_and_the_video_goes_on(nodes: tuple[Served, subprocess.Popen[bytes]]) -> None:
     server, follower = nodes
-    undisturbed = server.completed(num_inference_steps=200)
-    video = server.create(num_inference_steps=200)["id"]
+    undisturbed = server.completed(num_inference_steps=100)
+    video = server.create(num_inference_steps=100)["id"]
     wait_until(lambda: (server.get(video)["step"] or 0) > 20)
     os.kill(worker_of(follower), signal.SIGKILL)
     assert server.wait(video)["restarts"] == 1

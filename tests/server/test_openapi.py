@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.fuzzing import fuzz
 from tests.server.hostile import OPTIONS, SMALL_VIDEOS, unharmed
 from tests.server.served import Served, serve
 
@@ -28,6 +27,8 @@ def keyed_server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def test_requests_made_from_the_description(keyed_server: Served) -> None:
+    from tests.server.fuzzing import fuzz  # schemathesis, which takes a second to import
+
     with unharmed(keyed_server):
         found = fuzz(keyed_server.url, KEY, SEED, 12, ("examples", "fuzzing", "stateful"))
     assert found.failures == []

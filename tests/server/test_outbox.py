@@ -180,7 +180,9 @@ def test_a_database_of_before_learns_what_was_asked_and_keeps_its_jobs(url: str)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("url", "number"), [("sqlite", signal.SIGKILL), ("postgresql", signal.SIGTERM)], indirect=["url"]
+)
 def test_the_next_server_delivers_what_one_that_ended_could_not(
     url: str, tmp_path: Path, tiny: Path, receiver: Receiver, number: signal.Signals
 ) -> None:

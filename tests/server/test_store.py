@@ -19,7 +19,7 @@ from tests.server.stores import store as store
 from tests.server.stores import url as url
 
 replace = msgspec.structs.replace
-NUM_RACES = 500
+NUM_RACES = 100
 
 
 # One job

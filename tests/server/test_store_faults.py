@@ -78,11 +78,11 @@ def kill_while_adding(url: str, chance: random.Random) -> list[str]:
     return [line.strip() for line in acknowledged if line.endswith("\n")]
 
 
-@pytest.mark.parametrize("num_kills", [2, pytest.param(8, marks=pytest.mark.slow)])
-def test_no_acknowledged_job_is_lost_when_the_server_is_killed(url: str, num_kills: int) -> None:
-    chance = random.Random(num_kills)
+def test_no_acknowledged_job_is_lost_when_the_server_is_killed(url: str) -> None:
+    """Three times; `benchmarks/chaos.py` kills a whole server a hundred times."""
+    chance = random.Random(2)
     acknowledged: list[str] = []
-    for kills in range(1, num_kills + 1):
+    for kills in range(1, 4):
         acknowledged += kill_while_adding(url, chance)
         with opened(url) as store:
             kept = store.unfinished()

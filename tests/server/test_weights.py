@@ -1,4 +1,7 @@
-"""A checkpoint that cannot be trusted ends `ringlight serve` in one line, and nothing listens afterwards."""
+"""A checkpoint that cannot be trusted ends `ringlight serve` in one line, and nothing listens afterwards.
+
+Some damages are served; all are loaded as a worker does. `benchmarks/fuzz.py` serves all of them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ from typing import NamedTuple
 
 import pytest
 
+from ringlight.core.errors import InvalidCheckpoint
 from ringlight.families.wan22_ti2v.demo import DEMO
+from tests.ours import load_pipeline
 from tests.server.served import Served
 from tests.worker.test_loading import Trap
 from tests.worker.weights import FILE, rewrite
@@ -106,6 +111,9 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "a folder whose link leads to itself": linked_folder,
 }
 
+SERVED = ("a pickle under the right name", "a header of a gigabyte", "missing shards")
+"""What a worker finds in a file, in its head, and in a folder."""
+
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -140,18 +148,30 @@ def serve_damaged(place: Path, checkpoint: Path, damage: str) -> Ended:
     return Ended(place / "checkpoint", code, server.log, is_listening, seconds)
 
 
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_worker_refuses_to_load_it(tiny: Path, sharded: Path, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(sharded if damage in SHARDED else tiny, folder)
+    DAMAGES[damage](folder)
+    with pytest.raises(InvalidCheckpoint) as caught:
+        load_pipeline(folder)
+    said = str(caught.value)
+    assert str(folder) in said and "\n" not in said and len(said) < 2000
+    assert not (folder / "sprung").exists()
+
+
 @pytest.fixture(scope="module")
 def ended(tiny: Path, sharded: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
-    """A server for each damage, two at a time."""
+    """A server for each of some damages, two at a time."""
 
     def serve(damage: str) -> Ended:
         return serve_damaged(tmp_path_factory.mktemp("damaged"), sharded if damage in SHARDED else tiny, damage)
 
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(DAMAGES, pool.map(serve, DAMAGES), strict=True))
+        return dict(zip(SERVED, pool.map(serve, SERVED), strict=True))
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", SERVED)
 def test_it_is_refused_in_one_line(ended: dict[str, Ended], damage: str) -> None:
     folder, code, log, is_listening, _ = ended[damage]
     assert code == 3, log

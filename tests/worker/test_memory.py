@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 
+import pytest
 import torch
 
 from ringlight.worker.memory import ResidentMeter, meter_for
@@ -43,6 +44,7 @@ def test_stages_have_their_own_peaks_and_the_run_the_highest() -> None:
     assert meter.report().peak_bytes >= first
 
 
+@pytest.mark.slow
 def test_a_new_job_forgets_earlier_peaks() -> None:
     meter = ResidentMeter()
     meter.start()
