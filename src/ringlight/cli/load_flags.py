@@ -54,7 +54,7 @@ class AskedLoad(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.rate is not None and not 0 < self.rate < math.inf:
-            raise typer.BadParameter("must be more than 0", param_hint="--rate")
+            raise typer.BadParameter("must be more than 0", param_hint="'--rate'")
         given = [name for name in self.__struct_fields__ if getattr(self, name) is not None]
         if self.rate is None and given:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
