@@ -12,6 +12,7 @@ from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import RequestDefaults
 from ringlight.families.model import ModelSpec
 from ringlight.families.traffic import attention_elements, denoising_bytes
+from ringlight.families.work import Work
 from ringlight.parallel.mesh import ParallelMesh
 from tests.ours import load_pipeline, new_tracer
 from tests.parallel.ranks import on_ranks
@@ -49,8 +50,8 @@ def test_denoising_sends_what_the_formula_says(tiny: Path, spec: ModelSpec, tmp_
 
     for rank, by_case in enumerate(on_ranks(layout, sent)):
         for ((width, height, num_frames), num_slices), counted in zip(cases, by_case.tolist(), strict=True):
-            size = (num_frames, height, width)
-            formula = denoising_bytes(spec, layout, rank, size, 2, True, num_slices, itemsize=4)
+            work = Work.of(spec, requests[width, height, num_frames])
+            formula = denoising_bytes(work, layout, rank, num_slices, itemsize=4)
             assert dict(zip(KINDS, counted, strict=True)) == {kind: formula.get(kind, 0) for kind in KINDS}
 
 

@@ -20,11 +20,13 @@ from ringlight.core.plain import plain
 from ringlight.core.request import AskedVideo, RequestDefaults, VideoRequest
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import MODELS, known_model, model_defaults, read_model
+from ringlight.families.work import Work
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import Calibration
 from ringlight.planner.costs import ORDINARY_PROMPT
 from ringlight.planner.fleet import FleetPlan, Kind, plan_fleet
 from ringlight.planner.hardware import Card, Hardware, Link, RunSettings, read_toml
+from ringlight.planner.machine import Machine
 from ringlight.planner.planner import Plan
 from ringlight.planner.planner import plan as plan_layouts
 from ringlight.planner.simulate import Load
@@ -158,7 +160,7 @@ def plan(
         "height": height,
         **{name: getattr(video, name) for name in OF_REQUESTS},
     }
-    request = request_with(spec, defaults, fields, image)
+    work = Work.of(spec, request_with(spec, defaults, fields, image))
     chosen_card = _card(gpu, gpu_file)
     if calibration is None:
         hardware = Hardware(card=chosen_card or catalogue.card("rtx4090"), link=_link(link, link_file, "pcie4"))
@@ -171,21 +173,20 @@ def plan(
         )
     else:
         known = _calibration(calibration, spec, chosen_card)
-        hardware = known.hardware(_link(link, link_file, "loopback" if known.card.is_cpu else "pcie4"))
-        settings = known.settings
+        calibrated = known.machine(_link(link, link_file, "loopback" if known.card.is_cpu else "pcie4"))
+        hardware, settings = calibrated.hardware, calibrated.settings
         _require_same("--dtype", dtype, settings.dtype)
         _require_same("--vae-dtype", vae_dtype, settings.vae_dtype)
         if save_calibration is not None:
             save_calibration.write_bytes(known.to_json())
+    machine = Machine(hardware=hardware, settings=settings, most_ranks=num_gpus)
     if rate is None:
-        made = plan_layouts(spec, request, hardware, num_gpus, objective.value, settings)
-        print(_json(made).decode() if json_ else said(made, spec, request, hardware, settings))
+        made = plan_layouts(work, machine, objective.value)
+        print(_json(made).decode() if json_ else said(made, work, machine))
     else:
-        kinds = [Kind(request)] if mix is None else _kinds(mix, spec, defaults, fields, image)
+        kinds = [Kind(work)] if mix is None else _kinds(mix, spec, defaults, fields, image)
         load = Load(rate=rate, **{name: value for name, value in arrivals.items() if value is not None})
-        fleet = plan_fleet(
-            spec, kinds, hardware, num_gpus, load, settings=settings, p95_seconds=p95, gpu_price=gpu_price
-        )
+        fleet = plan_fleet(kinds, machine, load, p95_seconds=p95, gpu_price=gpu_price)
         print(_json(fleet).decode() if json_ else said_of_fleet(fleet, load, hardware, p95))
 
 
@@ -201,18 +202,18 @@ def request_with(spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, A
     return request
 
 
-def said(plan: Plan, spec: ModelSpec, request: VideoRequest, hardware: Hardware, settings: RunSettings) -> str:
+def said(plan: Plan, work: Work, machine: Machine) -> str:
     """The tables of a plan, and what it was made for."""
-    num_tokens = spec.num_tokens(request.num_frames, request.height, request.width)
+    request, settings = work.request, machine.settings
     kind = "I2V" if request.image else "T2V"
     chosen = "none fits" if plan.chosen is None else f"{plan.chosen.prediction.layout} for {plan.objective}"
     lines = [
         plan_tables(plan),
         "",
-        f"{spec.name}: {request.width}x{request.height}, {request.num_frames} frames, {request.num_inference_steps} "
-        f"steps, guidance {request.guidance_scale:g}, {kind}; {num_tokens} tokens; {settings.dtype}, VAE "
-        f"{settings.vae_dtype}",
-        _of(hardware),
+        f"{work.spec.name}: {request.width}x{request.height}, {request.num_frames} frames, "
+        f"{request.num_inference_steps} steps, guidance {request.guidance_scale:g}, {kind}; {work.num_tokens} tokens; "
+        f"{settings.dtype}, VAE {settings.vae_dtype}",
+        _of(machine.hardware),
         f"{chosen}",
     ]
     return "\n".join(lines)
@@ -297,7 +298,7 @@ def _kinds(path: Path, spec: ModelSpec, defaults: RequestDefaults, fields: dict[
         weight, has_image = own.pop("weight"), own.pop("image")
         changed = fields | {name: value for name, value in own.items() if value is not None}
         request = request_with(spec, defaults, changed, image if has_image is None else has_image)
-        kinds.append(Kind(request, weight))
+        kinds.append(Kind(Work.of(spec, request), weight))
     if not kinds:
         raise InvalidSetting(f"{path}: has no [[request]]")
     return kinds

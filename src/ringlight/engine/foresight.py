@@ -15,6 +15,7 @@ from ringlight.core.report import PredictedReport, RunReport
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.engine.machine import this_machine
 from ringlight.families.model import ModelSpec
+from ringlight.families.work import Work
 from ringlight.planner import advice, catalogue
 from ringlight.planner.choosing import choose
 from ringlight.planner.hardware import Hardware, RunSettings
@@ -53,10 +54,11 @@ class Foresight:
         """
         config, request = self._config, typical or defaults
         machine = self.machine if self._can_be_made(request) else None
-        choice = choose(self._spec, request, config.asked_layout, machine, config.nodes.nnodes)
+        work = Work.of(self._spec, request)
+        choice = choose(work, config.asked_layout, machine, config.nodes.nnodes)
         if machine is None or (lacking := self._shortage(request, choice.layout)) is None:
             return choice
-        told = advice.remedy(self._spec, request, choice.layout, machine) or "no smaller video fits either"
+        told = advice.remedy(work, choice.layout, machine) or "no smaller video fits either"
         lacking = f"{lacking}; {told} ({TRY_ANYWAY})"
         high, wide = self._spec.size_multiple
         least = msgspec.structs.replace(request, width=wide, height=high, num_frames=1)
@@ -68,14 +70,14 @@ class Foresight:
     def plan(self, request: VideoRequest, layout: ParallelLayout) -> Prediction:
         """What a request takes on a layout: here, or where nothing is known of this machine, on some card."""
         if self.machine is not None:
-            return self.machine.predict(self._spec, request, layout)
-        return predict(self._spec, request, layout, SOME_CARD)
+            return predict(Work.of(self._spec, request), layout, self.machine)
+        return predict(Work.of(self._spec, request), layout, Machine(hardware=SOME_CARD))
 
     def check_memory(self, request: VideoRequest, layout: ParallelLayout, plan: Prediction) -> None:
         """Raise InvalidRequest for a request that is predicted not to fit, with the smaller one that does."""
         if self.machine is None or (lacking := self._shortage(request, layout, plan)) is None:
             return
-        found = advice.smaller_video(self._spec, request, layout, self.machine)
+        found = advice.smaller_video(Work.of(self._spec, request), layout, self.machine)
         field, nearest = found or ("size", None)
         raise InvalidRequest.of(field, lacking, nearest)
 
@@ -94,7 +96,7 @@ class Foresight:
     def remedy(self, request: VideoRequest, layout: ParallelLayout, environment: Mapping[str, Any]) -> str | None:
         """What to change where memory ran out on workers that tell this of their device; None where nobody knows."""
         machine = self.machine or self._machine_of(environment)
-        return None if machine is None else advice.remedy(self._spec, request, layout, machine)
+        return None if machine is None else advice.remedy(Work.of(self._spec, request), layout, machine)
 
     def _can_be_made(self, request: VideoRequest) -> bool:
         """There is no plan of other requests; whoever submits them hears why."""
