@@ -11,6 +11,7 @@ import pytest
 from ringlight import Engine, EngineConfig
 from ringlight.core.errors import Cancelled, DeadlineExceeded, QueueFull
 from ringlight.core.layout import AskedLayout, ParallelLayout
+from ringlight.core.plan import JobPlan
 from ringlight.engine.engine import TICK_SECONDS
 from ringlight.engine.jobs import Job, JobState, Taken
 from tests.core.clocks import SetClock
@@ -186,9 +187,9 @@ def test_an_eta_is_as_planned_until_something_was_measured(tiny: Path, output: s
     with engine_with(tiny, replica) as engine:
         running, waiting = (engine.submit(small(engine, prompt), output) for prompt in "ab")
         assert replica.in_the_middle.wait(PATIENCE)
-        assert running.plan is not None and waiting.plan is not None
+        assert running.prediction is not None and waiting.prediction is not None
         assert engine.eta_seconds(waiting) == pytest.approx(
-            engine.eta_seconds(running) + waiting.plan.total_seconds  # type: ignore[operator]
+            engine.eta_seconds(running) + waiting.prediction.total_seconds  # type: ignore[operator]
         )
         replica.go_on.set()
 
@@ -196,11 +197,19 @@ def test_an_eta_is_as_planned_until_something_was_measured(tiny: Path, output: s
 def test_an_eta_falls_while_the_first_step_runs(tiny: Path) -> None:
     engine = Engine(EngineConfig(model_path=str(tiny)), None, FakeReplica())
     request = small(engine)
-    plan = engine._foresight.plan(request, engine.choice.layout)
-    job = Job("video_1", request, engine.choice.layout, "a.mp4", None, plan=plan, is_planned_here=True)
-    assert engine.pace.remaining_seconds(job) == plan.total_seconds
+    found = engine._foresight.plan(request, engine.choice.layout)
+    job = Job(
+        "video_1",
+        request,
+        engine.choice.layout,
+        "a.mp4",
+        None,
+        prediction=found,
+        plan=JobPlan(predicted=found.report("here")),
+    )
+    assert engine.pace.remaining_seconds(job) == found.total_seconds
     job.receive(Taken(job_id=job.id, replica="replica-0"))
-    assert 0 <= (engine.pace.remaining_seconds(job) or 0.0) < plan.total_seconds
+    assert 0 <= (engine.pace.remaining_seconds(job) or 0.0) < found.total_seconds
 
 
 def test_nothing_is_planned_on_a_machine_that_is_not_known(tiny: Path, output: str) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.picture import fit_picture
+from ringlight.core.plan import SIMPLEST, JobPlan
 from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.families.model import ModelSpec
 from ringlight.families.wan.networks.transformer import WanTransformer
@@ -49,17 +50,21 @@ def picture_of(photograph: Path, size: tuple[int, int, int]) -> bytes:
     return as_png(fit_picture(Image.open(photograph), size[0], size[1]))
 
 
-def generation(pipeline: WanRecipe, request: VideoRequest, path: Path) -> Callable[[ParallelMesh], Tensor]:
+def generation(
+    pipeline: WanRecipe, request: VideoRequest, path: Path, plan: JobPlan = SIMPLEST
+) -> Callable[[ParallelMesh], Tensor]:
     """Work for a rank: the generation. Rank 0 writes it to `path`."""
-    return generations(pipeline, {path: request})
+    return generations(pipeline, {path: request}, plan)
 
 
-def generations(pipeline: WanRecipe, requests: dict[Path, VideoRequest]) -> Callable[[ParallelMesh], Tensor]:
+def generations(
+    pipeline: WanRecipe, requests: dict[Path, VideoRequest], plan: JobPlan = SIMPLEST
+) -> Callable[[ParallelMesh], Tensor]:
     """Work for a rank: generations one after another, each written to its path by rank 0."""
 
     def work(mesh: ParallelMesh) -> Tensor:
         for path, request in requests.items():
-            paths = pipeline.run(request, path, "job", new_tracer(), mesh)
+            paths = pipeline.run(request, path, "job", new_tracer(), mesh, plan)
             assert paths == ([str(path)] if mesh.world.rank == 0 else [])
         return torch.zeros(1)
 
@@ -89,15 +94,15 @@ def test_latents_and_frames_within_2e_5_of_one_rank(
         assert (shared - alone).abs().max() < 2e-5
 
 
-@pytest.mark.parametrize("num_slices", [2, 4, 8])
+@pytest.mark.parametrize(("num_slices", "take_turns"), [(1, True), (2, True), (4, True), (8, True), (4, False)])
 @pytest.mark.parametrize("name", ["u1r2", "u2r1", "u2r2"])
-def test_sent_ahead_it_is_the_same_video(
-    tiny: Path, spec: ModelSpec, tmp_path: Path, name: str, num_slices: int
+def test_sent_ahead_and_in_turns_it_is_the_same_video(
+    tiny: Path, spec: ModelSpec, tmp_path: Path, name: str, num_slices: int, take_turns: bool
 ) -> None:
     request = make_request(spec, LONG, None)
-    latents = final_latents(load_pipeline(tiny), request, tmp_path)
-    ahead = load_pipeline(tiny, num_slices=num_slices)
-    on_ranks(ParallelLayout.parse(name), generation(ahead, request, tmp_path / "many.safetensors"))
+    pipeline, plan = load_pipeline(tiny), JobPlan(num_slices=num_slices, take_turns=take_turns)
+    latents = final_latents(pipeline, request, tmp_path)
+    on_ranks(ParallelLayout.parse(name), generation(pipeline, request, tmp_path / "many.safetensors", plan))
     assert (load_file(tmp_path / "many.safetensors")["latents"] - latents).abs().max() < 2e-5
 
 

@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from ringlight.attention.kernel import load_kernel
-from ringlight.core.plan import JobPlan
+from ringlight.core.plan import Abilities, JobPlan
 from ringlight.families.model import ModelSpec
 from ringlight.families.wan.networks.transformer import WanTransformer
 from ringlight.families.wan.networks.vae import WanVae
@@ -144,8 +144,8 @@ def test_the_peak_of_a_forward_is_what_it_allocates(tmp_path: Path) -> None:
     assert formula - beside == pytest.approx(peak_bytes(forward, tmp_path / "trace.json"), rel=0.1)
 
 
-def test_a_plan_and_a_worker_choose_the_same_portion_of_frames(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By all memory of a card and the weights that are loaded, which both reckon to the byte."""
+def test_frames_are_decoded_alike_before_and_after_workers_are_met(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By all memory of a card and the weights that are loaded, which plan and worker reckon to the byte."""
     pipeline, settings = load_pipeline(tiny, torch.bfloat16), RunSettings(vae_dtype="float32")
     with META:  # as on a card: a CPU packs some
         transformer, vae = WanTransformer(pipeline.spec.transformer), WanVae(pipeline.spec.vae)
@@ -158,9 +158,10 @@ def test_a_plan_and_a_worker_choose_the_same_portion_of_frames(tiny: Path, monke
         card = msgspec.structs.replace(there.card, memory_bytes=gib * 2**30)
         there = msgspec.structs.replace(there, hardware=msgspec.structs.replace(there.hardware, card=card))
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, card=card: Properties(card.memory_bytes))
-        monkeypatch.setattr(pipeline, "spare_bytes", spare_bytes(torch.device("cuda"), networks))
-        assert pipeline.spare_bytes == memory.spare_bytes(pipeline.spec, layout("u1r1"), there)
-        chosen.append(pipeline.decode_chunk(asked.request, ParallelMesh.alone()))
+        found = Abilities(spare_bytes=spare_bytes(torch.device("cuda"), networks))
+        assert found.spare_bytes == memory.spare_bytes(pipeline.spec, layout("u1r1"), there)
+        met = msgspec.structs.replace(there, abilities=found)
+        chosen.append(job_plan(asked, layout("u1r1"), met).decode_chunk)
         assert chosen[-1] == job_plan(asked, layout("u1r1"), there).decode_chunk
     assert chosen == sorted(chosen)
     assert len(set(chosen)) > 2

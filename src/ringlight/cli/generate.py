@@ -106,7 +106,7 @@ def make(
         progress.warn(job.state.warnings)
         say_layout(engine, progress)
         if job.layout != engine.choice.layout:
-            progress.say(job.layout_reason)
+            progress.say(job.plan.layout_reason)
         return wait(engine, job, interrupted, progress)
 
 

@@ -99,7 +99,7 @@ class Engine:
         self._admitted: set[str] = set()  # those of them that have a place, and are not in the queue yet
         self._closing = threading.Event()
         self._runners = [
-            Runner(f"replica-{number}", each, self.queue, supervised, self._notify, self._advise)
+            Runner(f"replica-{number}", each, self.queue, supervised, self._notify, self._advise, self._settle)
             for number, each in enumerate([replica] if replica is not None else self._replicas(num_replicas))
         ]
         self._clock = clock or Clock()
@@ -255,10 +255,10 @@ class Engine:
         layout = layout or self.layouts.of(request)
         self.layouts.check(layout, request)
         if (ready := self._ready()) is not None:
-            self._foresight.meet(ready.environment)
-        plan = self._foresight.plan(request, layout)
+            self._foresight.meet(ready)
+        prediction = self._foresight.plan(request, layout)
         if state is None:
-            self._foresight.check_memory(request, layout, plan)
+            self._foresight.check_memory(request, layout, prediction)
         self.start(wait=False)
         job = Job(
             job_id or f"video_{uuid4().hex}",
@@ -272,12 +272,10 @@ class Engine:
             continues=continues,
             preview_seconds=preview_seconds,
             state=state or JobState(warnings=size_warnings(asked_size, shape_of(request.image, self.limits), request)),
-            layout_reason=self.layouts.reason(layout, request),
-            plan=plan,
-            is_planned_here=self._foresight.tells_seconds,
-            predicted=self._foresight.predicted,
+            plan=self._foresight.job_plan(prediction, self.layouts.reason(layout, request)),
+            prediction=prediction,
         )
-        if (estimate := self.pace.estimate(plan, job.is_planned_here)) is not None:
+        if (estimate := self.pace.estimate(prediction, job.is_planned_here)) is not None:
             job.expect(estimate.denoising_seconds / estimate.total_seconds)
         self._admit(job, is_bounded=state is None)
         try:
@@ -318,8 +316,8 @@ class Engine:
 
     def _tell(self, on_change: Callable[[Job], None] | None, job: Job) -> None:
         """A job has changed; called from any thread."""
-        if job.state.report is not None and job.plan is not None:
-            self.pace.learn(job.plan, job.state.report)
+        if job.state.report is not None and job.prediction is not None:
+            self.pace.learn(job.prediction, job.state.report)
         try:
             if on_change is not None:
                 on_change(job)
@@ -340,6 +338,11 @@ class Engine:
             return job.fail(job.stop_reason)
         for runner in self._runners:
             runner.cancel(job)
+
+    def _settle(self, job: Job, ready: messages.WorkerReady) -> None:
+        """Make the plan of a job final: with what the workers that will run it have measured."""
+        prediction = self._foresight.plan(job.request, job.layout, self._foresight.meet(ready))
+        job.settle(self._foresight.job_plan(prediction, job.plan.layout_reason), prediction)
 
     def _advise(self, job: Job, environment: Mapping[str, object]) -> str | None:
         return self._foresight.remedy(job.request, job.layout, environment)

@@ -16,7 +16,8 @@ from ringlight.core.clock import Clock
 from ringlight.core.errors import Cancelled, DeadlineExceeded, RinglightError, from_code
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.plain import plain
-from ringlight.core.report import PredictedReport, RunReport
+from ringlight.core.plan import SIMPLEST, JobPlan
+from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
 from ringlight.core.warning import Warnings
 from ringlight.planner.prediction import Prediction
@@ -189,16 +190,14 @@ class Job:
         continues: str = "",
         preview_seconds: float = 0.0,
         state: JobState | None = None,
-        layout_reason: str = "",
-        plan: Prediction | None = None,
-        is_planned_here: bool = False,
-        predicted: Callable[[Prediction, RunReport], PredictedReport | None] = lambda plan, report: None,
+        plan: JobPlan = SIMPLEST,
+        prediction: Prediction | None = None,
     ) -> None:
         """`priority`: higher goes first. `deadline`: when it fails if it is not over.
 
         `continues`, `preview_seconds`: as in messages.RunJob. `state`: what is known of the job already.
-        `plan` is what it should take, here or only in proportion; `predicted` is what its report tells of that, and
-        `layout_reason` what it tells of the layout.
+        `plan` is how it runs, as far as is known before its ranks are ready, and `prediction` what it should take, here
+        or only in proportion.
         """
         self.id = job_id
         self.request = request
@@ -209,10 +208,8 @@ class Job:
         self.keep = keep
         self.continues = continues
         self.preview_seconds = preview_seconds
-        self.layout_reason = layout_reason
         self.plan = plan
-        self.is_planned_here = is_planned_here
-        self._predicted = predicted
+        self.prediction = prediction
         self._taken_at: float | None = None
         self.arrival: int | None = None  # its number in the queue, once it has been there
         self._state = state or JobState()
@@ -229,6 +226,16 @@ class Job:
         """Why it has been asked to stop, if it has."""
         return self._stop_reason
 
+    @property
+    def is_planned_here(self) -> bool:
+        """Whether its prediction is of this machine."""
+        return self.plan.predicted is not None
+
+    def settle(self, plan: JobPlan, prediction: Prediction) -> None:
+        """Run as this plan says, which is made with all that is known now; a job that has begun keeps its own."""
+        if self._taken_at is None:
+            self.plan, self.prediction = plan, prediction
+
     def order(self) -> messages.RunJob:
         """What a worker is told."""
         order = messages.RunJob(
@@ -236,6 +243,7 @@ class Job:
             request=self.request,
             output=self.output,
             layout=self.layout,
+            plan=self.plan,
             preview_seconds=self.preview_seconds,
             continues=self.continues,
         )
@@ -272,10 +280,6 @@ class Job:
         """Fold an event into the job and tell whoever waits."""
         if isinstance(event, messages.JobFailed) and event.code == Cancelled.code and self._stop_reason is not None:
             event = _failure(self.id, self._stop_reason)
-        if isinstance(event, messages.JobCompleted):
-            predicted = None if self.plan is None else self._predicted(self.plan, event.report)
-            report = replace(event.report, predicted=predicted, layout_reason=self.layout_reason)
-            event = replace(event, report=report)
         if isinstance(event, Taken):
             self._taken_at = time.monotonic()
         with self._changed:

@@ -98,10 +98,11 @@ def nearest_video_that_fits(work: Work, layout: ParallelLayout, machine: Machine
 def _changes(layout: ParallelLayout, num_heads: int, machine: Machine) -> Iterator[tuple[str, Machine, ParallelLayout]]:
     """Changes of settings and layout from small to large, with the flags that make them."""
 
-    def with_settings(settings: RunSettings) -> Machine:
-        return msgspec.structs.replace(machine, settings=settings)
-
     change, settings = msgspec.structs.replace, machine.settings
+
+    def with_settings(other: RunSettings) -> Machine:
+        return change(machine, settings=other, abilities=None)  # what was measured is of these settings and ranks
+
     single = change(settings, decode_chunk=1) if settings.decode_chunk > 1 else settings
     if single != settings:
         yield "--decode-chunk 1", with_settings(single), layout

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import msgspec
 
+from ringlight.core.plan import Abilities
 from ringlight.planner.hardware import Card, DtypeName, Hardware, Link, RunSettings
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What every rank of an engine computes with, and how. `basis` says in words where the figures come from;
-    `most_ranks` is how many ranks there could be."""
+    `most_ranks` is how many ranks there could be. `abilities` are what its ranks have measured, which decides in the
+    place of what is assumed."""
 
     hardware: Hardware
     settings: RunSettings = RunSettings()
     basis: str = ""
     most_ranks: int = 1
+    abilities: Abilities | None = None
 
     @property
     def card(self) -> Card:

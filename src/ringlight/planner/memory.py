@@ -108,6 +108,8 @@ def denoising_bytes(work: Work, layout: ParallelLayout, machine: Machine, plan: 
 
 def spare_bytes(spec: ModelSpec, layout: ParallelLayout, machine: Machine) -> int:
     """What a GPU has beside the weights that are loaded, on the rank with most of them; nothing on a CPU."""
+    if machine.abilities is not None:
+        return machine.abilities.spare_bytes
     if machine.card.is_cpu:
         return 0
     return machine.card.memory_bytes - max(loaded_by_rank(spec, layout.num_ranks, machine.settings))

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, layout_for
+from ringlight.core.plan import JobPlan
 from ringlight.core.portions import split_runs
 from ringlight.core.report import PredictedReport
 from ringlight.families.traffic import Traffic, denoising_bytes, text_bytes
@@ -38,6 +39,11 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     num_slices: int
     take_turns: bool
     decode_chunk: int
+
+    @property
+    def plan(self) -> JobPlan:
+        """How the request runs."""
+        return JobPlan(num_slices=self.num_slices, take_turns=self.take_turns, decode_chunk=self.decode_chunk)
 
     @property
     def total_seconds(self) -> float:
