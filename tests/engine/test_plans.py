@@ -12,7 +12,7 @@ from ringlight.core import messages
 from ringlight.core.errors import WorkerError
 from ringlight.core.layout import AskedLayout
 from ringlight.core.plan import Abilities, Speeds
-from ringlight.engine.jobs import Keep
+from ringlight.engine.jobs import Keep, Submission
 from ringlight.engine.replica import Lost, Receive
 from tests.engine.replicas import FakeReplica
 from tests.engine.requests import small
@@ -83,7 +83,7 @@ def test_a_job_that_has_begun_keeps_its_plan_whatever_the_next_workers_measure(t
     replica = Measured(SLOW, FAST, deaths=1)
     with engine_on(tiny, replica) as engine:
         keep = Keep(state_file=str(tmp_path / "state.safetensors"))
-        begun = engine.submit(film(engine), str(tmp_path / "a.mp4"), keep=keep)
+        begun = engine.submit(film(engine), str(tmp_path / "a.mp4"), submission=Submission(keep=keep))
         begun.wait(PATIENCE)
         later = engine.submit(film(engine), str(tmp_path / "b.mp4"))
         later.wait(PATIENCE)

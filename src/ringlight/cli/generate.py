@@ -26,7 +26,7 @@ from ringlight.core.request import AskedVideo, RequestLimits, VideoRequest
 from ringlight.core.settings import ROUND_SIZES
 from ringlight.core.sizes import AskedSize, decide_size
 from ringlight.engine.engine import Engine
-from ringlight.engine.jobs import Job
+from ringlight.engine.jobs import Job, Submission
 from ringlight.families.table import model_defaults, read_model
 
 RESULT = "Result"
@@ -102,7 +102,7 @@ def make(
         JobProgress(quiet) as progress,
         interruptible() as interrupted,
     ):
-        job = engine.submit(request, output, progress, asked_size=asked_size)
+        job = engine.submit(request, output, progress, submission=Submission(asked_size=asked_size))
         progress.warn(job.state.warnings)
         say_layout(engine, progress)
         if job.layout != engine.choice.layout:

@@ -210,9 +210,10 @@ class Runner:
             return job.fail(Cancelled("the engine was closed"))
         if isinstance(error, OutOfMemory):
             return job.fail(OutOfMemory(self._with_advice(job, str(error))))
-        if job.keep is None or not isinstance(error, WorkerError):
+        keep = job.submission.keep
+        if keep is None or not isinstance(error, WorkerError):
             return job.fail(error)
-        if job.state.deaths >= job.keep.max_repeats:
+        if job.state.deaths >= keep.max_repeats:
             repeated = f"repeated {job.state.deaths} times; " if job.state.deaths else ""
             return job.fail(WorkerError(f"{repeated}{error}"))
         logger.warning("%s: %s will be repeated: %s", self.name, job.id, error)
