@@ -41,7 +41,7 @@ def warm_up(pipeline: Recipe, group: RankGroup, corridor: Corridor, meter: Memor
     """
     layout = usual_layout(pipeline, group.place.num_ranks)
     mesh = ParallelMesh.of(layout, group.place.rank, group.link)
-    plan = JobPlan(num_slices=pipeline.config.num_slices or 1)  # so few tokens are no more than one, unless asked
+    plan = JobPlan(num_slices=pipeline.config.num_slices or 1)  # so few tokens are not cut, unless asked
     with tempfile.TemporaryDirectory(prefix="ringlight-warm-up-") as folder:
         output = Path(folder) / "video.mp4"
         for request in smallest_requests(pipeline.spec, pipeline.limits):
