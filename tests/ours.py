@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ringlight.core.config import EngineConfig
+from ringlight.core.plan import SIMPLEST, JobPlan
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.warning import RequestWarning
 from ringlight.families.wan.recipe import WanRecipe
@@ -49,12 +50,10 @@ class Silent:
 
 
 @cache
-def load_pipeline(
-    folder: Path, dtype: torch.dtype = torch.float32, decode_chunk: int = 0, num_slices: int = 0
-) -> WanRecipe:
+def load_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> WanRecipe:
     """A loaded pipeline, once a process."""
     torch.set_num_threads(1)
-    config = EngineConfig(model_path=str(folder), device="cpu", decode_chunk=decode_chunk, num_slices=num_slices)
+    config = EngineConfig(model_path=str(folder), device="cpu")
     return WanRecipe(config, RequestLimits(), CPU, dtype, torch.float32)
 
 
@@ -69,10 +68,10 @@ def final_latents(pipeline: WanRecipe, request: VideoRequest, folder: Path) -> T
     return load_file(path)["latents"]
 
 
-def frames(pipeline: WanRecipe, request: VideoRequest, folder: Path) -> Tensor:
+def frames(pipeline: WanRecipe, request: VideoRequest, folder: Path, plan: JobPlan = SIMPLEST) -> Tensor:
     """Frames (F, H, W, 3) in 0..1 of a request, before any codec."""
     path = folder / "frames.npy"
-    pipeline.run(request, path, "job", new_tracer())
+    pipeline.run(request, path, "job", new_tracer(), plan=plan)
     return torch.from_numpy(np.load(path))
 
 

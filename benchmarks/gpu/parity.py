@@ -136,11 +136,11 @@ def generate(folder: Path, fields: dict[str, Any], device: torch.device, dtype: 
     alone = ParallelMesh.alone()
     pipeline.run(request, output, "parity", Tracer(device, Unmeasured(), Unheard()), alone)
     latents = safetensors.torch.load_file(output)["latents"]
-    writer = Frames()
+    writer, vae = Frames(), pipeline.vae
     decode(
         latents.to(device),
-        pipeline.vae,
-        pipeline.decode_chunk(request, alone),
+        vae,
+        vae.spec.decoder.portion(*latents.shape[-2:], vae.dtype.itemsize, pipeline.spare_bytes),
         Tensor.float,
         writer,
         Unheard(),

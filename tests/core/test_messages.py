@@ -9,6 +9,8 @@ from ringlight.core import messages
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import Problem
 from ringlight.core.layout import ParallelLayout
+from ringlight.core.plan import Abilities, JobPlan, Speeds
+from ringlight.core.report import PredictedReport
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.video_fields import MAX_SEED
 from ringlight.core.warning import prompt_truncated
@@ -27,6 +29,7 @@ REQUEST = VideoRequest(
     seed=MAX_SEED,
     image=bytes(range(256)),
 )
+PREDICTED = PredictedReport(basis="H100", stages={"Denoising": 30.0}, total_seconds=81.0, peak_bytes=2**30)
 TO_WORKER: list[messages.ToWorker] = [
     messages.RunJob(job_id="video_1", request=REQUEST, output="/tmp/film.mp4"),
     messages.RunJob(
@@ -34,6 +37,7 @@ TO_WORKER: list[messages.ToWorker] = [
         request=msgspec.structs.replace(REQUEST, image=None),
         output="film.npy",
         layout=ParallelLayout(cfg=2, ulysses=3, ring=5),
+        plan=JobPlan(num_slices=4, take_turns=True, decode_chunk=8, predicted=PREDICTED, layout_reason="c2u3r5: asked"),
         state_file="/tmp/state.safetensors",
         save_seconds=0.5,
         preview_seconds=2.0,
@@ -45,6 +49,12 @@ TO_WORKER: list[messages.ToWorker] = [
 ]
 FROM_WORKER: list[messages.FromWorker] = [
     messages.WorkerReady(environment={"device": "cpu", "versions": {"torch": "2"}, "cuda": None}, load_seconds=1.5),
+    messages.WorkerReady(
+        environment={},
+        load_seconds=1.5,
+        checkpoint="0123456789ab",
+        abilities=Abilities(spare_bytes=2**40, speeds=Speeds(link_bytes_per_second=25e9, flops_per_second=4e14)),
+    ),
     messages.NodesAwaited(nodes=[1, 3], remark="node 1 (10.0.0.2) was refused: another checkpoint"),
     messages.StageStarted(job_id="video_1", stage="Denoising"),
     messages.Warned(job_id="video_1", warning=prompt_truncated("prompt", 600, 512)),

@@ -1,27 +1,14 @@
-"""How many slices, and how large."""
+"""How large slices are, and portions of frames."""
 
 from __future__ import annotations
 
 import pytest
 
-from ringlight.core.portions import choose_slices, slice_sizes
+from ringlight.core.portions import slice_sizes
 from ringlight.families.layers.decoder import MAX_DECODED_LATENTS
 from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B
 
 VAE = WAN22_TI2V_5B.vae
-
-
-@pytest.mark.parametrize(
-    ("link_to_layer", "alone", "in_turns"),
-    [(0.0, 1, 1), (0.05, 1, 1), (0.2, 2, 1), (0.6, 3, 2), (1.0, 4, 2), (9.0, 4, 2)],
-)
-def test_more_slices_the_slower_the_link(link_to_layer: float, alone: int, in_turns: int) -> None:
-    assert choose_slices(link_to_layer, 1000, in_turns=False) == alone
-    assert choose_slices(link_to_layer, 1000, in_turns=True) == in_turns
-
-
-def test_few_tokens_are_not_cut_to_crumbs() -> None:
-    assert [choose_slices(1.0, tokens, False) for tokens in (0, 1, 31, 32, 64)] == [1, 1, 1, 2, 4]
 
 
 @pytest.mark.parametrize("num_slices", [2, 3, 4, 5, 8, 16])

@@ -25,6 +25,10 @@ def report_of(job: messages.RunJob) -> RunReport:
         ranks=[RankReport(rank=0, stages=stages, memory=memory, link={})],
         num_tokens=1,
         outputs=[job.output],
+        num_slices=job.plan.num_slices,
+        decode_chunk=job.plan.decode_chunk,
+        predicted=job.plan.predicted,
+        layout_reason=job.plan.layout_reason,
     )
 
 

@@ -200,7 +200,7 @@ def test_every_report_carries_what_was_predicted(tiny: Path, tmp_path: Path) -> 
     with Engine(EngineConfig(model_path=str(tiny)), None, FakeReplica()) as engine:
         job = engine.submit(small(engine), str(tmp_path / "a.mp4"))
         report = job.wait(10)
-    said, plan = report.predicted, job.plan
+    said, plan = report.predicted, job.prediction
     assert said is not None and plan is not None and said.basis.endswith("reckoned as of a Zen 4")
     assert said.stages["Denoising"] == plan.seconds("Denoising")
     assert said.total_seconds == pytest.approx(sum(said.stages.values())) == plan.total_seconds

@@ -11,8 +11,9 @@ import pytest
 from ringlight import Engine, EngineConfig
 from ringlight.core.errors import Cancelled, DeadlineExceeded, QueueFull
 from ringlight.core.layout import AskedLayout, ParallelLayout
+from ringlight.core.plan import JobPlan
 from ringlight.engine.engine import TICK_SECONDS
-from ringlight.engine.jobs import Job, JobState, Taken
+from ringlight.engine.jobs import Job, JobState, Submission, Taken
 from tests.core.clocks import SetClock
 from tests.engine.processes import wait_until
 from tests.engine.replicas import FakeReplica
@@ -36,7 +37,10 @@ def test_higher_priorities_go_first_and_equal_ones_by_arrival(tiny: Path, output
         first = engine.submit(small(engine, "first"), output)
         assert replica.in_the_middle.wait(PATIENCE)
         order = {"a": 0, "b": 5, "c": 0, "d": -1, "e": 5}
-        jobs = [engine.submit(small(engine, name), output, priority=priority) for name, priority in order.items()]
+        jobs = [
+            engine.submit(small(engine, name), output, submission=Submission(priority=priority))
+            for name, priority in order.items()
+        ]
         assert [engine.position(job) for job in jobs] == [3, 1, 4, 5, 2]
         assert engine.position(first) == 0
         replica.go_on.set()
@@ -51,8 +55,9 @@ def test_jobs_whose_workers_died_twice_go_last(tiny: Path, output: str) -> None:
     with engine_with(tiny, replica) as engine:
         engine.submit(small(engine, "first"), output)
         assert replica.in_the_middle.wait(PATIENCE)
-        suspect = engine.submit(small(engine, "suspect"), output, priority=9, state=JobState(deaths=2))
-        once = engine.submit(small(engine, "once"), output, state=JobState(deaths=1))
+        first = Submission(priority=9, state=JobState(deaths=2))
+        suspect = engine.submit(small(engine, "suspect"), output, submission=first)
+        once = engine.submit(small(engine, "once"), output, submission=Submission(state=JobState(deaths=1)))
         other = engine.submit(small(engine, "other"), output)
         assert [engine.position(job) for job in (suspect, once, other)] == [3, 1, 2]
 
@@ -107,9 +112,10 @@ def test_what_the_acceptance_raises_is_raised_and_frees_the_place(tiny: Path, ou
 def test_a_deadline_ends_jobs_that_wait_and_jobs_that_run(tiny: Path, output: str) -> None:
     replica, clock = FakeReplica(held=True), SetClock()
     with engine_with(tiny, replica, clock=clock) as engine:
-        running = engine.submit(small(engine, "runs"), output, timeout_seconds=3456.0)
+        running = engine.submit(small(engine, "runs"), output, submission=Submission(timeout_seconds=3456.0))
         assert replica.in_the_middle.wait(PATIENCE)
-        waiting = engine.submit(small(engine, "late"), output, timeout_seconds=9000.0, spent_seconds=9000.0)
+        late = Submission(timeout_seconds=9000.0, spent_seconds=9000.0)
+        waiting = engine.submit(small(engine, "late"), output, submission=late)
         with pytest.raises(DeadlineExceeded, match=r"not made in the 9000 s that it was given"):
             waiting.wait(PATIENCE)
         clock.goes_on(3455.0)
@@ -125,7 +131,7 @@ def test_a_deadline_ends_jobs_that_wait_and_jobs_that_run(tiny: Path, output: st
 def test_a_wall_clock_that_is_set_ends_no_job_and_spares_none(tiny: Path, output: str, jump_seconds: float) -> None:
     replica, clock = FakeReplica(held=True), SetClock()
     with engine_with(tiny, replica, clock=clock) as engine:
-        job = engine.submit(small(engine), output, timeout_seconds=3000.0)
+        job = engine.submit(small(engine), output, submission=Submission(timeout_seconds=3000.0))
         assert replica.in_the_middle.wait(PATIENCE)
         clock.is_set(jump_seconds)
         with pytest.raises(TimeoutError):
@@ -186,9 +192,9 @@ def test_an_eta_is_as_planned_until_something_was_measured(tiny: Path, output: s
     with engine_with(tiny, replica) as engine:
         running, waiting = (engine.submit(small(engine, prompt), output) for prompt in "ab")
         assert replica.in_the_middle.wait(PATIENCE)
-        assert running.plan is not None and waiting.plan is not None
+        assert running.prediction is not None and waiting.prediction is not None
         assert engine.eta_seconds(waiting) == pytest.approx(
-            engine.eta_seconds(running) + waiting.plan.total_seconds  # type: ignore[operator]
+            engine.eta_seconds(running) + waiting.prediction.total_seconds  # type: ignore[operator]
         )
         replica.go_on.set()
 
@@ -196,11 +202,19 @@ def test_an_eta_is_as_planned_until_something_was_measured(tiny: Path, output: s
 def test_an_eta_falls_while_the_first_step_runs(tiny: Path) -> None:
     engine = Engine(EngineConfig(model_path=str(tiny)), None, FakeReplica())
     request = small(engine)
-    plan = engine._foresight.plan(request, engine.choice.layout)
-    job = Job("video_1", request, engine.choice.layout, "a.mp4", None, plan=plan, is_planned_here=True)
-    assert engine.pace.remaining_seconds(job) == plan.total_seconds
+    found = engine._foresight.plan(request, engine.choice.layout)
+    job = Job(
+        "video_1",
+        request,
+        engine.choice.layout,
+        "a.mp4",
+        None,
+        prediction=found,
+        plan=JobPlan(predicted=found.report("here")),
+    )
+    assert engine.pace.remaining_seconds(job) == found.total_seconds
     job.receive(Taken(job_id=job.id, replica="replica-0"))
-    assert 0 <= (engine.pace.remaining_seconds(job) or 0.0) < plan.total_seconds
+    assert 0 <= (engine.pace.remaining_seconds(job) or 0.0) < found.total_seconds
 
 
 def test_nothing_is_planned_on_a_machine_that_is_not_known(tiny: Path, output: str) -> None:

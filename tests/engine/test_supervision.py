@@ -20,7 +20,7 @@ from ringlight.core.errors import (
     WorkerError,
 )
 from ringlight.engine import runner
-from ringlight.engine.jobs import RECOVERING, Job, Keep
+from ringlight.engine.jobs import RECOVERING, Job, Keep, Submission
 from ringlight.engine.replica import Lost, Receive
 from tests.engine.processes import wait_until
 from tests.engine.replicas import FakeReplica
@@ -66,8 +66,8 @@ def supervised(tiny: Path, *replicas: FakeReplica) -> Engine:
     return Engine(EngineConfig(model_path=str(tiny)), None, replica, supervised=True)
 
 
-def keep(folder: Path, **changes: int) -> Keep:
-    return Keep(state_file=str(folder / "state.safetensors"), **changes)
+def kept(folder: Path, **changes: int) -> Submission:
+    return Submission(keep=Keep(state_file=str(folder / "state.safetensors"), **changes))
 
 
 def test_a_job_is_repeated_where_its_state_is_saved(tiny: Path, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_job_is_repeated_where_its_state_is_saved(tiny: Path, tmp_path: Path) 
             small(engine, "poison"),
             str(tmp_path / "a.mp4"),
             lambda job: seen.append((job.state.stage, job.state.step, job.state.progress)),
-            keep=keep(tmp_path),
+            submission=kept(tmp_path),
         )
         job.wait(PATIENCE)
         assert job.state.deaths == 1
@@ -104,8 +104,8 @@ def test_a_job_that_kills_its_workers_lets_the_others_pass_and_fails_in_the_end(
     replica = Mortal(kill)
     output = str(tmp_path / "a.mp4")
     with supervised(tiny, replica) as engine:
-        poison = engine.submit(small(engine, "poison"), output, keep=keep(tmp_path))
-        others = [engine.submit(small(engine, name), output, keep=keep(tmp_path)) for name in "abc"]
+        poison = engine.submit(small(engine, "poison"), output, submission=kept(tmp_path))
+        others = [engine.submit(small(engine, name), output, submission=kept(tmp_path)) for name in "abc"]
         all_wait.set()
         for other in others:
             other.wait(PATIENCE)
@@ -120,7 +120,7 @@ def test_the_number_of_repeats_is_bounded(tiny: Path, tmp_path: Path, max_repeat
     replica = Mortal(dying(99))
     with supervised(tiny, replica) as engine, pytest.raises(WorkerError):
         engine.submit(
-            small(engine, "poison"), str(tmp_path / "a.mp4"), keep=keep(tmp_path, max_repeats=max_repeats)
+            small(engine, "poison"), str(tmp_path / "a.mp4"), submission=kept(tmp_path, max_repeats=max_repeats)
         ).wait(PATIENCE)
     assert replica.events.count("die poison") == runs
 
@@ -129,7 +129,7 @@ def test_what_a_repeat_would_not_mend_is_not_repeated(tiny: Path, tmp_path: Path
     """One rank that is out of memory ends its group, and would again."""
     replica = Mortal(dying(1, OutOfMemory("rank 1: out of memory")))
     with supervised(tiny, replica) as engine, pytest.raises(OutOfMemory):
-        engine.submit(small(engine, "poison"), str(tmp_path / "a.mp4"), keep=keep(tmp_path)).wait(PATIENCE)
+        engine.submit(small(engine, "poison"), str(tmp_path / "a.mp4"), submission=kept(tmp_path)).wait(PATIENCE)
     assert replica.events.count("die poison") == 1
 
 
@@ -144,7 +144,7 @@ def test_a_job_cancelled_while_its_workers_die_is_cancelled(tiny: Path, tmp_path
 
     with supervised(tiny, Mortal(kill)) as engine:
         engine_.append(engine)
-        job_.append(engine.submit(small(engine), str(tmp_path / "a.mp4"), keep=keep(tmp_path)))
+        job_.append(engine.submit(small(engine), str(tmp_path / "a.mp4"), submission=kept(tmp_path)))
         with pytest.raises(RinglightError, match="cancelled"):
             job_[0].wait(PATIENCE)
 
@@ -178,7 +178,7 @@ class StartsAtLast(FakeReplica):
 def test_jobs_wait_until_workers_can_be_started(tiny: Path, tmp_path: Path) -> None:
     replica = StartsAtLast(2, WorkerError("the device is busy"))
     with supervised(tiny, replica) as engine:
-        job = engine.submit(small(engine), str(tmp_path / "a.mp4"), keep=keep(tmp_path))
+        job = engine.submit(small(engine), str(tmp_path / "a.mp4"), submission=kept(tmp_path))
         job.wait(PATIENCE)
     assert replica.events[:3] == ["fail", "fail", "start"]
     assert job.state.deaths == 0
@@ -198,7 +198,7 @@ def test_workers_that_can_never_start_are_not_tried_again_and_harm_no_job(
 ) -> None:
     replica = StartsAtLast(99, error)
     with supervised(tiny, replica) as engine:
-        job = engine.submit(small(engine), str(tmp_path / "a.mp4"), keep=keep(tmp_path))
+        job = engine.submit(small(engine), str(tmp_path / "a.mp4"), submission=kept(tmp_path))
         wait_until(lambda: engine.failure is not None)
         (state,) = engine.replicas
         assert (state.status, state.problem) == ("failed", "weights: missing")

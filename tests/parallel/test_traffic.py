@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from ringlight.core.layout import ParallelLayout
+from ringlight.core.plan import JobPlan
 from ringlight.core.request import RequestDefaults
 from ringlight.families.model import ModelSpec
 from ringlight.families.traffic import attention_elements, denoising_bytes
+from ringlight.families.work import Work
 from ringlight.parallel.mesh import ParallelMesh
 from tests.ours import load_pipeline, new_tracer
 from tests.parallel.ranks import on_ranks
@@ -30,7 +32,7 @@ def test_denoising_sends_what_the_formula_says(tiny: Path, spec: ModelSpec, tmp_
     """Also for one token, and for ranks without heads or tokens; all cases one after another over the same ranks."""
     layout = ParallelLayout.parse(name)
     cases = [(size, num_slices) for size in SIZES for num_slices in SLICES]
-    pipelines = {num_slices: load_pipeline(tiny, num_slices=num_slices) for num_slices in SLICES}
+    pipeline = load_pipeline(tiny)
     requests = {
         (width, height, num_frames): RequestDefaults().complete(
             "a cat", spec, width=width, height=height, num_frames=num_frames, num_inference_steps=2, seed=1
@@ -42,15 +44,16 @@ def test_denoising_sends_what_the_formula_says(tiny: Path, spec: ModelSpec, tmp_
         counted = []
         for size, num_slices in cases:
             mesh.world.link.reset()
-            pipelines[num_slices].run(requests[size], tmp_path / "a.safetensors", "job", new_tracer(), mesh)
+            plan = JobPlan(num_slices=num_slices, take_turns=num_slices > 1)
+            pipeline.run(requests[size], tmp_path / "a.safetensors", "job", new_tracer(), mesh, plan)
             report = mesh.world.link.report()
             counted.append([report[kind].sent_bytes if kind in report else 0 for kind in KINDS])
         return torch.tensor(counted)
 
     for rank, by_case in enumerate(on_ranks(layout, sent)):
         for ((width, height, num_frames), num_slices), counted in zip(cases, by_case.tolist(), strict=True):
-            size = (num_frames, height, width)
-            formula = denoising_bytes(spec, layout, rank, size, 2, True, num_slices, itemsize=4)
+            work = Work.of(spec, requests[width, height, num_frames])
+            formula = denoising_bytes(work, layout, rank, num_slices, itemsize=4)
             assert dict(zip(KINDS, counted, strict=True)) == {kind: formula.get(kind, 0) for kind in KINDS}
 
 

@@ -8,6 +8,7 @@ import safetensors.torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ringlight.core.plan import SIMPLEST, JobPlan
 from ringlight.core.request import VideoRequest
 from ringlight.families.wan.recipe import WanRecipe
 from ringlight.parallel.control import Control
@@ -62,6 +63,7 @@ def run(
     events: Watched,
     keep: bool = True,
     output: str = "latents.safetensors",
+    plan: JobPlan = SIMPLEST,
 ) -> Tracer:
     """A run to latents or frames in `folder`, which ends as `events` say; raises Broken."""
     tracer = Tracer(CPU, ResidentMeter(), events)
@@ -69,7 +71,7 @@ def run(
     state = StateFile(path, 0.0, "this very job", "job", control_of(mesh), events) if keep else None
     events.state = state
     try:
-        made = pipeline.make(request, folder / output, "job", tracer, mesh, state)
+        made = pipeline.make(request, folder / output, "job", tracer, mesh, plan, state)
     finally:
         if state is not None:
             state.wait()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.picture import fit_picture
+from ringlight.core.plan import SIMPLEST, JobPlan
 from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.families.model import ModelSpec
 from ringlight.families.wan.networks.transformer import WanTransformer
@@ -65,17 +66,21 @@ def frames_alone(checkpoint: Path, request: VideoRequest) -> Tensor:
         return frames(load_pipeline(checkpoint), request, Path(folder))
 
 
-def generation(pipeline: WanRecipe, request: VideoRequest, path: Path) -> Callable[[ParallelMesh], Tensor]:
+def generation(
+    pipeline: WanRecipe, request: VideoRequest, path: Path, plan: JobPlan = SIMPLEST
+) -> Callable[[ParallelMesh], Tensor]:
     """Work for a rank: the generation. Rank 0 writes it to `path`."""
-    return generations(pipeline, {path: request})
+    return generations(pipeline, {path: request}, plan)
 
 
-def generations(pipeline: WanRecipe, requests: dict[Path, VideoRequest]) -> Callable[[ParallelMesh], Tensor]:
+def generations(
+    pipeline: WanRecipe, requests: dict[Path, VideoRequest], plan: JobPlan = SIMPLEST
+) -> Callable[[ParallelMesh], Tensor]:
     """Work for a rank: generations one after another, each written to its path by rank 0."""
 
     def work(mesh: ParallelMesh) -> Tensor:
         for path, request in requests.items():
-            paths = pipeline.run(request, path, "job", new_tracer(), mesh)
+            paths = pipeline.run(request, path, "job", new_tracer(), mesh, plan)
             assert paths == ([str(path)] if mesh.world.rank == 0 else [])
         return torch.zeros(1)
 
@@ -106,15 +111,25 @@ def test_latents_and_frames_within_2e_5_of_one_rank(
 
 
 @pytest.mark.parametrize(
-    ("name", "num_slices"), [("u1r2", 2), ("u1r2", 8), ("u2r1", 2), ("u2r1", 4), ("u2r2", 4), ("u2r2", 8)]
+    ("name", "num_slices", "take_turns"),
+    [
+        ("u1r2", 1, True),
+        ("u1r2", 2, True),
+        ("u1r2", 8, True),
+        ("u2r1", 2, True),
+        ("u2r1", 4, False),
+        ("u2r2", 4, True),
+        ("u2r2", 8, True),
+    ],
 )
-def test_sent_ahead_it_is_the_same_video(
-    tiny: Path, spec: ModelSpec, tmp_path: Path, name: str, num_slices: int
+def test_sent_ahead_and_in_turns_it_is_the_same_video(
+    tiny: Path, spec: ModelSpec, tmp_path: Path, name: str, num_slices: int, take_turns: bool
 ) -> None:
     request = make_request(spec, LONG, None)
     latents = latents_alone(tiny, request)
-    ahead = load_pipeline(tiny, num_slices=num_slices)
-    on_ranks(ParallelLayout.parse(name), generation(ahead, request, tmp_path / "many.safetensors"))
+    plan = JobPlan(num_slices=num_slices, take_turns=take_turns)
+    work = generation(load_pipeline(tiny), request, tmp_path / "many.safetensors", plan)
+    on_ranks(ParallelLayout.parse(name), work)
     assert (load_file(tmp_path / "many.safetensors")["latents"] - latents).abs().max() < 2e-5
 
 

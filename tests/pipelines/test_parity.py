@@ -13,6 +13,7 @@ from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteSchedul
 from PIL import Image
 
 from ringlight.core.picture import fit_picture
+from ringlight.core.plan import JobPlan
 from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import read_model
@@ -132,4 +133,4 @@ def test_sharded_weights_give_the_same_video(tiny: Path, spec: ModelSpec, tmp_pa
 def test_decoding_in_chunks_gives_the_same_frames(tiny: Path, spec: ModelSpec, tmp_path: Path, chunk: int) -> None:
     request = make_request(spec, width=96, height=64, num_frames=17)
     whole = frames(load_pipeline(tiny), request, tmp_path)
-    assert (frames(load_pipeline(tiny, decode_chunk=chunk), request, tmp_path) - whole).abs().max() < 2e-5
+    assert (frames(load_pipeline(tiny), request, tmp_path, JobPlan(decode_chunk=chunk)) - whole).abs().max() < 2e-5

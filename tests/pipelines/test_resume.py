@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import safetensors.torch
 import torch
@@ -14,12 +15,16 @@ from torch import Tensor
 
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.picture import fit_picture
+from ringlight.core.plan import Abilities, JobPlan
 from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.families.model import ModelSpec
+from ringlight.families.work import Work
 from ringlight.parallel.mesh import ParallelMesh
+from ringlight.planner.deciding import job_plan
 from tests.ours import as_png, load_pipeline
 from tests.parallel.ranks import on_ranks
 from tests.pipelines.resuming import Broken, Watched, control_of, latents_in, run
+from tests.planner.specs import machine
 
 NUM_STEPS = 5
 ALONE = ParallelLayout()
@@ -94,45 +99,59 @@ def saved(tiny: Path, spec: ModelSpec, tmp_path: Path) -> Path:
 
 
 def test_the_portions_are_those_that_it_began_with(tiny: Path, spec: ModelSpec, saved: Path) -> None:
-    """Speeds are measured anew by every group of ranks, flags may be others, and other portions round otherwise."""
-    other = load_pipeline(tiny, num_slices=4, decode_chunk=3)
-    tracer = run(other, request_for(spec, None), saved, ParallelMesh.alone(), Watched())
+    """The next server may plan otherwise, with other flags or speeds, and other portions round otherwise."""
+    other = JobPlan(num_slices=4, decode_chunk=3)
+    tracer = run(load_pipeline(tiny), request_for(spec, None), saved, ParallelMesh.alone(), Watched(), plan=other)
     assert (tracer.num_slices, tracer.decode_chunk) == (1, 1)
 
 
-def test_frames_are_decoded_as_the_job_began_whatever_memory_there_is_now(
-    tiny: Path, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_frames_are_decoded_as_the_job_began_whatever_is_planned_now(
+    tiny: Path, spec: ModelSpec, tmp_path: Path
 ) -> None:
     pipeline = load_pipeline(tiny)
     request = request_for(spec, None, width=32, height=32, num_frames=9, num_inference_steps=2)
 
-    def decoded(folder: str, spare_bytes: int, **how: Any) -> tuple[int, list[int]]:
-        monkeypatch.setattr(pipeline, "spare_bytes", spare_bytes)
-        events = Watched(**how)
+    def decoded(folder: str, decode_chunk: int, **how: Any) -> tuple[int, list[int]]:
+        events, plan = Watched(**how), JobPlan(decode_chunk=decode_chunk)
         (tmp_path / folder).mkdir(exist_ok=True)
-        tracer = run(pipeline, request, tmp_path / folder, ParallelMesh.alone(), events, output="frames.npy")
+        tracer = run(pipeline, request, tmp_path / folder, ParallelMesh.alone(), events, output="frames.npy", plan=plan)
         return tracer.decode_chunk, events.decoded
 
-    assert decoded("never stopped", 2**40) == (8, [1, 9])
+    assert decoded("never stopped", 8) == (8, [1, 9])
     with pytest.raises(Broken):
-        decoded("broken off", 2**40, break_after=1)
+        decoded("broken off", 8, break_after=1)
     state = (tmp_path / "broken off" / "state.safetensors").read_bytes()
     assert rb"\"decode_chunk\": 8" in state
-    assert decoded("broken off", 0) == (8, [1, 9])
+    assert decoded("broken off", 1) == (8, [1, 9])
     frames = {path.parent.name: path.read_bytes() for path in tmp_path.glob("*/frames.npy")}
     assert frames["broken off"] == frames["never stopped"]
 
 
-def test_all_ranks_decode_in_the_portions_of_the_fullest(tiny: Path, spec: ModelSpec) -> None:
-    pipeline, request = load_pipeline(tiny), request_for(spec, None)
+def test_ranks_tell_what_the_fullest_can_spare(tiny: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a plan, made once for all of them, decodes in the portions of that one."""
+    pipeline, layout = load_pipeline(tiny), ParallelLayout.parse("u1r2")
+    work = Work.of(spec, request_for(spec, None))
+    card = machine("h100-sxm", "nvlink4")
 
-    def chosen(mesh: ParallelMesh) -> Tensor:
-        pipeline.spare_bytes = (2**24, 2**40)[mesh.world.rank]
-        before = pipeline.decode_chunk(request, mesh)
-        pipeline.agree_on_memory(control_of(mesh))
-        return torch.tensor([before, pipeline.decode_chunk(request, mesh)])
+    def told(mesh: ParallelMesh) -> Tensor:
+        monkeypatch.setattr(pipeline, "spare_bytes", (2**24, 2**40)[mesh.world.rank])
+        found = pipeline.measure(mesh.world, control_of(mesh))
+        assert found.speeds is not None
+        speeds = (found.speeds.link_bytes_per_second, found.speeds.flops_per_second)
+        return torch.tensor([found.spare_bytes, *speeds], dtype=torch.float64)
 
-    assert torch.stack(on_ranks(ParallelLayout.parse("u1r2"), chosen)).tolist() == [[2, 2], [8, 2]]
+    first, second = on_ranks(layout, told)
+    assert torch.equal(first, second) and first[0] == 2**24 and min(first) > 0
+    chunks = [
+        job_plan(work, layout, msgspec.structs.replace(card, abilities=Abilities(spare_bytes=spare))).decode_chunk
+        for spare in (2**24, 2**40)
+    ]
+    assert chunks == [2, 8]
+
+
+def test_a_single_rank_measures_no_link(tiny: Path) -> None:
+    alone = ParallelMesh.alone()
+    assert load_pipeline(tiny).measure(alone.world, control_of(alone)) == Abilities(spare_bytes=0)
 
 
 def damage(path: Path, how: str) -> None:

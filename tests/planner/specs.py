@@ -15,8 +15,10 @@ from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B
 from ringlight.families.wan22_ti2v.demo import SIZES, TRANSFORMER, VAE
+from ringlight.families.work import Work
 from ringlight.planner import catalogue
 from ringlight.planner.hardware import Hardware
+from ringlight.planner.machine import Machine
 
 REAL = WAN22_TI2V_5B
 
@@ -36,13 +38,18 @@ def demo_spec(size: str) -> ModelSpec:
     )
 
 
-def hardware(card: str, link: str) -> Hardware:
-    return Hardware(card=catalogue.card(card), link=catalogue.link(link))
+def machine(card: str, link: str, **changes: Any) -> Machine:
+    return Machine(hardware=Hardware(card=catalogue.card(card), link=catalogue.link(link)), **changes)
 
 
 def request(spec: ModelSpec = REAL, **fields: Any) -> VideoRequest:
     """A request with prompts of ordinary length; what is left out is the model card's."""
     return RequestDefaults().complete("a cat " * 40, spec, negative_prompt="blurry " * 30, seed=0, **fields)
+
+
+def work(spec: ModelSpec = REAL, **fields: Any) -> Work:
+    """The work of such a request."""
+    return Work.of(spec, request(spec, **fields))
 
 
 def layout(name: str) -> ParallelLayout:

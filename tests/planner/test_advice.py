@@ -8,22 +8,25 @@ import pytest
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import RequestDefaults
 from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B as SPEC
+from ringlight.families.work import Work
 from ringlight.planner import catalogue
 from ringlight.planner.advice import remedy, shortage, smaller_video
 from ringlight.planner.hardware import Card, Hardware, RunSettings
 from ringlight.planner.machine import Machine
+from ringlight.planner.prediction import predict
 
 REQUEST = RequestDefaults().complete("a film", SPEC)
+WORK = Work.of(SPEC, REQUEST)
 
 
 def machine(gib: float, most_ranks: int = 8) -> Machine:
     card = msgspec.structs.replace(catalogue.card("h100-sxm"), memory_bytes=int(gib * 2**30))
     hardware = Hardware(card=card, link=catalogue.link("nvlink4"))
-    return Machine(hardware=hardware, settings=RunSettings(), basis="H100", most_ranks=most_ranks)
+    return Machine(hardware=hardware, basis="H100", most_ranks=most_ranks)
 
 
 def shortage_of(here: Machine, layout: ParallelLayout | None = None) -> str | None:
-    return shortage(REQUEST, here, here.predict(SPEC, REQUEST, layout or ParallelLayout()))
+    return shortage(REQUEST, here, predict(WORK, layout or ParallelLayout(), here))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +38,7 @@ def shortage_of(here: Machine, layout: ParallelLayout | None = None) -> str | No
     ],
 )
 def test_the_least_change_is_named(gib: int, layout: str, part: str) -> None:
-    said = remedy(SPEC, REQUEST, ParallelLayout.parse(layout), machine(gib))
+    said = remedy(WORK, ParallelLayout.parse(layout), machine(gib))
     assert said is not None
     assert said.startswith("predicted to fit with ")
     assert part in said
@@ -43,13 +46,13 @@ def test_the_least_change_is_named(gib: int, layout: str, part: str) -> None:
 
 
 def test_no_more_ranks_are_named_than_there_are() -> None:
-    said = remedy(SPEC, REQUEST, ParallelLayout(), machine(30, most_ranks=1))
+    said = remedy(WORK, ParallelLayout(), machine(30, most_ranks=1))
     assert said is not None and "--num-gpus" not in said
 
 
 def test_nothing_is_said_where_nothing_fits() -> None:
-    assert remedy(SPEC, REQUEST, ParallelLayout(), machine(1.5)) is None
-    assert smaller_video(SPEC, REQUEST, ParallelLayout(), machine(1.5)) is None
+    assert remedy(WORK, ParallelLayout(), machine(1.5)) is None
+    assert smaller_video(WORK, ParallelLayout(), machine(1.5)) is None
 
 
 def test_a_shortage_tells_what_there_is_and_what_is_needed() -> None:
@@ -62,9 +65,9 @@ def test_a_shortage_tells_what_there_is_and_what_is_needed() -> None:
 def test_what_is_merely_tight_is_not_refused() -> None:
     """The allocator gives back its slack before it fails, and a driver may take less than is assumed."""
     here = machine(80)
-    plan = here.predict(SPEC, REQUEST, ParallelLayout())
+    plan = predict(WORK, ParallelLayout(), here)
     tight = machine((plan.worst_memory.peak_allocated_bytes + 0.6 * 2**30) / 2**30)
-    assert not tight.predict(SPEC, REQUEST, ParallelLayout()).fits
+    assert not predict(WORK, ParallelLayout(), tight).fits
     assert shortage_of(tight) is None
 
 
@@ -72,7 +75,7 @@ def test_what_is_merely_tight_is_not_refused() -> None:
 def test_a_client_is_told_the_largest_size_that_fits(gib: float, field: str) -> None:
     here = machine(gib)
     assert shortage_of(here) is not None
-    found = smaller_video(SPEC, REQUEST, ParallelLayout(), here)
+    found = smaller_video(WORK, ParallelLayout(), here)
     assert found is not None and found[0] == field
     width, height = map(int, found[1].split("x"))
     assert fits(here, width=width, height=height)
@@ -83,20 +86,20 @@ def test_a_client_is_told_the_most_frames_that_fit() -> None:
     """Of a long film, whose sequence is what needs the memory."""
     long = msgspec.structs.replace(REQUEST, num_frames=1001)
     here = machine(36.5)
-    found = smaller_video(SPEC, long, ParallelLayout(), here)
+    found = smaller_video(Work.of(SPEC, long), ParallelLayout(), here)
     assert found is not None and found[0] == "num_frames"
     assert fits(here, num_frames=int(found[1])) and not fits(here, num_frames=int(found[1]) + 4)
 
 
 def fits(here: Machine, **changes: int) -> bool:
-    return here.predict(SPEC, msgspec.structs.replace(REQUEST, **changes), ParallelLayout()).fits
+    return predict(Work.of(SPEC, msgspec.structs.replace(REQUEST, **changes)), ParallelLayout(), here).fits
 
 
 def advice(card: Card, layout: str, settings: RunSettings, most_ranks: int) -> str | None:
     here = Machine(
         hardware=Hardware(card=card, link=catalogue.link("pcie4")), settings=settings, basis="", most_ranks=most_ranks
     )
-    return remedy(SPEC, REQUEST, ParallelLayout.parse(layout), here)
+    return remedy(WORK, ParallelLayout.parse(layout), here)
 
 
 def test_the_largest_video_that_fits_is_named() -> None:

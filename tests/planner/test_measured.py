@@ -15,7 +15,7 @@ from ringlight.core.report import MemoryReport, RankReport, RunReport, StageRepo
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import Calibration
 from ringlight.planner.prediction import Prediction, predict
-from tests.planner.specs import demo_spec, layout, request
+from tests.planner.specs import demo_spec, layout, request, work
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 SMALL = demo_spec("small")
@@ -68,8 +68,7 @@ def fields(results: dict[str, Any]) -> dict[str, Any]:
 
 def predicted(calibrated_by: str, target: str, name: str) -> Prediction:
     known = Calibration.of(report_of_one_rank(document(calibrated_by)), SMALL)
-    asked = request(SMALL, **fields(document(target)))
-    return predict(SMALL, asked, layout(name), known.hardware(catalogue.link("loopback")), known.settings)
+    return predict(work(SMALL, **fields(document(target))), layout(name), known.machine(catalogue.link("loopback")))
 
 
 CASES = [

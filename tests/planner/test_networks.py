@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from ringlight.attention.kernel import load_kernel
+from ringlight.core.plan import Abilities, JobPlan
 from ringlight.families.model import ModelSpec
 from ringlight.families.wan.networks.transformer import WanTransformer
 from ringlight.families.wan.networks.vae import WanVae
@@ -25,15 +26,16 @@ from ringlight.models.loading import fill_random, materialise
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.planner import memory
+from ringlight.planner.deciding import job_plan
 from ringlight.planner.decoder_peak import DecoderPeak
 from ringlight.planner.hardware import RunSettings
 from tests.ours import load_pipeline
-from tests.planner.specs import REAL, demo_spec, hardware, layout, request
+from tests.planner.specs import REAL, demo_spec, layout, machine, work
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
 WAN21_VAE = msgspec.convert(VAE | SIZES["tiny"]["vae"], VaeSpec)
-FLOAT32 = RunSettings(dtype="float32")
+CORE = machine("cpu-core", "loopback", settings=RunSettings(dtype="float32"))
 
 
 @dataclass(frozen=True)
@@ -128,38 +130,39 @@ def test_the_peak_of_a_forward_is_what_it_allocates(tmp_path: Path) -> None:
     materialise(transformer, CPU, torch.float32, WanTransformer.KEPT_IN_FLOAT32)
     fill_random(transformer, 0)
     transformer.optimise_layout()
-    asked = request(spec, width=512, height=320, num_frames=25)
-    latents = torch.randn(1, *spec.latent_shape(25, 320, 512))
+    asked = work(spec, width=512, height=320, num_frames=25)
+    latents = torch.randn(1, *asked.latent_shape)
     keys = transformer.text_keys(torch.randn(20, spec.transformer.text_dim), 512)
 
     def forward() -> None:
         transformer(latents, torch.tensor([5.0]), keys, load_kernel("flash_cpu"), ParallelMesh.alone())
 
     forward()
-    formula = memory.denoising_bytes(spec, asked, layout("u1r1"), hardware("cpu-core", "loopback"), FLOAT32)
+    formula = memory.denoising_bytes(asked, layout("u1r1"), CORE, JobPlan())
     beside = 4 * memory.LATENTS_HELD * latents.numel()
     beside += 2 * memory.TEXT_TOKENS * 2 * spec.transformer.inner_dim * spec.transformer.num_layers * 4
     assert formula - beside == pytest.approx(peak_bytes(forward, tmp_path / "trace.json"), rel=0.1)
 
 
-def test_a_plan_and_a_worker_choose_the_same_portion_of_frames(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By all memory of a card and the weights that are loaded, which both reckon to the byte."""
+def test_frames_are_decoded_alike_before_and_after_workers_are_met(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By all memory of a card and the weights that are loaded, which plan and worker reckon to the byte."""
     pipeline, settings = load_pipeline(tiny, torch.bfloat16), RunSettings(vae_dtype="float32")
     with META:  # as on a card: a CPU packs some
         transformer, vae = WanTransformer(pipeline.spec.transformer), WanVae(pipeline.spec.vae)
     materialise(transformer, META, torch.bfloat16, WanTransformer.KEPT_IN_FLOAT32)
     networks = (transformer, vae, pipeline.prompts.encoder)
-    asked = request(pipeline.spec, width=1280, height=704)
+    asked = work(pipeline.spec, width=1280, height=704)
     chosen = []
     for gib in (1, 4, 16, 64):
-        there = hardware("h100-sxm", "nvlink4")
+        there = machine("h100-sxm", "nvlink4", settings=settings)
         card = msgspec.structs.replace(there.card, memory_bytes=gib * 2**30)
-        there = msgspec.structs.replace(there, card=card)
+        there = msgspec.structs.replace(there, hardware=msgspec.structs.replace(there.hardware, card=card))
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, card=card: Properties(card.memory_bytes))
-        monkeypatch.setattr(pipeline, "spare_bytes", spare_bytes(torch.device("cuda"), networks))
-        assert pipeline.spare_bytes == memory.spare_bytes(pipeline.spec, layout("u1r1"), there, settings)
-        chosen.append(pipeline.decode_chunk(asked, ParallelMesh.alone()))
-        assert chosen[-1] == memory.decode_portion(pipeline.spec, asked, layout("u1r1"), there, settings)
+        found = Abilities(spare_bytes=spare_bytes(torch.device("cuda"), networks))
+        assert found.spare_bytes == memory.spare_bytes(pipeline.spec, layout("u1r1"), there)
+        met = msgspec.structs.replace(there, abilities=found)
+        chosen.append(job_plan(asked, layout("u1r1"), met).decode_chunk)
+        assert chosen[-1] == job_plan(asked, layout("u1r1"), there).decode_chunk
     assert chosen == sorted(chosen)
     assert len(set(chosen)) > 2
     assert spare_bytes(CPU, networks) == 0

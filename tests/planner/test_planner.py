@@ -7,9 +7,9 @@ import pytest
 from ringlight.core.errors import InvalidLayout, InvalidSetting
 from ringlight.planner import catalogue
 from ringlight.planner.planner import Plan, layouts, plan
-from tests.planner.specs import REAL, hardware, request
+from tests.planner.specs import REAL, machine, work
 
-PAGE = request(num_frames=25, image=b"\0")
+PAGE = work(num_frames=25, image=b"\0")
 
 
 def names(found: Plan) -> list[str]:
@@ -27,7 +27,7 @@ def test_every_layout_is_there_once() -> None:
 
 
 def test_two_cards_take_a_guidance_branch_each() -> None:
-    found = plan(REAL, PAGE, hardware("rtx4090-48g", "pcie4"), 2)
+    found = plan(PAGE, machine("rtx4090-48g", "pcie4", most_ranks=2))
     assert found.chosen is not None
     assert found.chosen.prediction.layout == "c2u1r1"
     assert set(names(found)) == {"u1r1", "u1r2", "u2r1", "c2u1r1"}
@@ -38,26 +38,26 @@ def test_two_cards_take_a_guidance_branch_each() -> None:
 
 
 def test_without_guidance_the_sequence_is_shared() -> None:
-    found = plan(REAL, request(guidance_scale=1.0), hardware("rtx4090-48g", "pcie4"), 2)
+    found = plan(work(guidance_scale=1.0), machine("rtx4090-48g", "pcie4", most_ranks=2))
     assert found.chosen is not None
     assert found.chosen.prediction.layout in ("u1r2", "u2r1")
 
 
 def test_throughput_is_replicas_and_memory_is_ranks() -> None:
-    machine = hardware("h100-sxm", "pcie4")
-    fast = plan(REAL, PAGE, machine, 4, "latency").chosen
-    many = plan(REAL, PAGE, machine, 4, "throughput").chosen
-    lean = plan(REAL, PAGE, machine, 4, "memory").chosen
+    four = machine("h100-sxm", "pcie4", most_ranks=4)
+    fast = plan(PAGE, four, "latency").chosen
+    many = plan(PAGE, four, "throughput").chosen
+    lean = plan(PAGE, four, "memory").chosen
     assert fast and many and lean
     assert fast.prediction.num_ranks == 4
-    assert many.videos_per_hour >= 0.99 * max(c.videos_per_hour for c in plan(REAL, PAGE, machine, 4).choices)
+    assert many.videos_per_hour >= 0.99 * max(c.videos_per_hour for c in plan(PAGE, four).choices)
     assert lean.prediction.num_ranks == 4
     assert lean.prediction.worst_memory.peak_bytes <= fast.prediction.worst_memory.peak_bytes
 
 
 @pytest.mark.parametrize("objective", ["latency", "throughput", "memory"])
 def test_the_chosen_is_the_best_of_those_that_fit(objective: str) -> None:
-    found = plan(REAL, request(), hardware("rtx4090", "pcie4"), 8, objective)  # type: ignore[arg-type]
+    found = plan(work(), machine("rtx4090", "pcie4", most_ranks=8), objective)  # type: ignore[arg-type]
     fits = [choice.prediction.fits for choice in found.choices]
     assert fits == sorted(fits, reverse=True)  # what does not fit comes last
     assert False in fits
@@ -70,14 +70,14 @@ def test_the_chosen_is_the_best_of_those_that_fit(objective: str) -> None:
 
 
 def test_where_nothing_fits_nothing_is_chosen() -> None:
-    found = plan(REAL, request(), hardware("rtx4090", "pcie4"), 1)
+    found = plan(work(), machine("rtx4090", "pcie4", most_ranks=1))
     assert found.chosen is None
     assert found.choices[0].prediction.bound == "memory"
 
 
 def test_no_gpu_is_refused() -> None:
     with pytest.raises(InvalidLayout):
-        plan(REAL, request(), hardware("rtx4090", "pcie4"), 0)
+        plan(work(), machine("rtx4090", "pcie4", most_ranks=0))
 
 
 def test_every_card_and_link_has_a_source_and_sane_figures() -> None:

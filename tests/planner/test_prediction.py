@@ -12,22 +12,23 @@ from ringlight.core.layout import ParallelLayout
 from ringlight.families.traffic import denoising_bytes
 from ringlight.planner import catalogue
 from ringlight.planner.advice import nearest_that_fits
-from ringlight.planner.denoising import block_seconds, with_bytes
+from ringlight.planner.denoising import block_of
 from ringlight.planner.hardware import Hardware, RunSettings
+from ringlight.planner.machine import Machine
 from ringlight.planner.planner import layouts
 from ringlight.planner.prediction import predict
-from tests.planner.specs import REAL, demo_spec, hardware, layout, request
+from tests.planner.specs import REAL, demo_spec, layout, machine, work
 
 SMALL = demo_spec("small")
-CARDS_4090 = hardware("rtx4090-48g", "pcie4")
+CARDS_4090 = machine("rtx4090-48g", "pcie4")
 EVERY = [each.name for each in layouts(REAL, 8, guidance=True)]
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_sums_and_bytes_hold_for_every_layout(name: str) -> None:
     """Rows sum to the total, link is hidden or exposed, and bytes are core/traffic's to the last one."""
-    asked = request(num_frames=25, image=b"\0")
-    found = predict(REAL, asked, layout(name), CARDS_4090)
+    asked = work(num_frames=25, image=b"\0")
+    found = predict(asked, layout(name), CARDS_4090)
     assert found.total_seconds == pytest.approx(sum(stage.seconds for stage in found.stages))
     assert [stage.name for stage in found.stages] == [
         "InputValidation",
@@ -51,7 +52,7 @@ def test_sums_and_bytes_hold_for_every_layout(name: str) -> None:
         if found.num_ranks == 1:
             assert sent == {}
             continue
-        denoising = denoising_bytes(REAL, layout(name), rank, (25, 704, 1280), 50, True, found.num_slices, 2)
+        denoising = denoising_bytes(asked, layout(name), rank, found.num_slices, 2)
         decoding = REAL.vae.decoder.sent_bytes(found.num_ranks, rank, (7, 44, 80), 1, 4)
         encoding = REAL.vae.encoder.sent_bytes(found.num_ranks, rank, (44, 80), 4)
         for kind in ("ring", "ulysses", "cfg"):
@@ -64,11 +65,11 @@ def test_sums_and_bytes_hold_for_every_layout(name: str) -> None:
 @pytest.mark.parametrize("name", ["u1r2", "u2r1", "u3r1", "u2r2", "u5r1", "u1r4"])
 @pytest.mark.parametrize("ahead", [False, True])
 def test_what_a_block_sends_is_what_all_of_denoising_sends_by_blocks(name: str, ahead: bool) -> None:
-    network, there = REAL.transformer, layout(name)
-    block = block_seconds(network, there, 6160, 4 if ahead else 1, CARDS_4090, RunSettings())
-    block = with_bytes(block, network, there, 6160, ahead, 2)
-    sent = denoising_bytes(REAL, there, 0, (25, 704, 1280), 50, True, 4 if ahead else 1, 2)
-    blocks = 50 * 2 * network.num_layers
+    asked, there, num_slices = work(num_frames=25), layout(name), 4 if ahead else 1
+    assert (asked.num_tokens, asked.num_calls, asked.num_forwards(there)) == (6160, 50, 2)
+    block = block_of(asked, there, num_slices, CARDS_4090)
+    sent = denoising_bytes(asked, there, 0, num_slices, 2)
+    blocks = 50 * 2 * REAL.transformer.num_layers
     assert block.ring_bytes * blocks == sent.get("ring", 0)
     assert (block.there_bytes + block.back_bytes) * blocks == sent.get("ulysses", 0)
 
@@ -87,7 +88,7 @@ def test_one_rank_computes_the_transformers_operations() -> None:
         catalogue.card("h100-sxm"), memory_bytes_per_second=math.inf, launch_seconds=0.0, fractions=catalogue.MEASURED
     )
     even = msgspec.structs.replace(card, fractions=msgspec.structs.replace(card.fractions, attention=1.0))
-    found = predict(REAL, request(), layout("u1r1"), Hardware(card=even, link=catalogue.link("pcie4")))
+    found = predict(work(), layout("u1r1"), Machine(hardware=Hardware(card=even, link=catalogue.link("pcie4"))))
     expected = 100 * REAL.transformer.forward_flops(27_280) / even.bf16_flops
     assert found.seconds("Denoising") == pytest.approx(expected)
 
@@ -95,48 +96,45 @@ def test_one_rank_computes_the_transformers_operations() -> None:
 @pytest.mark.parametrize("name", ["u1r1", "u1r2", "u2r2", "c2u2r1", "u1r8"])
 def test_more_work_takes_longer_and_a_better_machine_less(name: str) -> None:
     """On a slower link with slices that stay the same: how many are sent is the pipeline's choice, by rule of thumb."""
-    fixed = RunSettings(num_slices=2)
 
-    def total(machine: Hardware = CARDS_4090, settings: RunSettings | None = None, **fields: Any) -> float:
-        return predict(REAL, request(**fields), layout(name), machine, settings).total_seconds
+    def total(here: Machine = CARDS_4090, **fields: Any) -> float:
+        return predict(work(**fields), layout(name), here).total_seconds
 
     assert total(num_frames=25) < total(num_frames=49) < total(num_frames=121)
     assert total(num_inference_steps=10) < total(num_inference_steps=20)
     assert total(width=832, height=480) < total(width=1280, height=704)
-    assert total(hardware("h100-sxm", "pcie4")) < total(hardware("a100-80g", "pcie4")) < total()
+    assert total(machine("h100-sxm", "pcie4")) < total(machine("a100-80g", "pcie4")) < total()
     links = ("pcie4-p2p", "pcie4", "ethernet25", "ethernet10")
-    slower = [total(hardware("rtx4090-48g", link), fixed) for link in links]
+    slower = [total(machine("rtx4090-48g", link, settings=RunSettings(num_slices=2))) for link in links]
     assert slower == sorted(slower)
 
 
 def test_ranks_share_what_they_hold() -> None:
-    peaks = [
-        predict(REAL, request(), layout(name), CARDS_4090).worst_memory for name in ("u1r1", "u2r1", "u4r1", "u8r1")
-    ]
+    peaks = [predict(work(), layout(name), CARDS_4090).worst_memory for name in ("u1r1", "u2r1", "u4r1", "u8r1")]
     assert [peak.weights_bytes for peak in peaks] == sorted((peak.weights_bytes for peak in peaks), reverse=True)
     assert [peak.denoising_bytes for peak in peaks] == sorted((peak.denoising_bytes for peak in peaks), reverse=True)
 
 
 def test_without_guidance_a_second_branchs_ranks_share_the_sequence() -> None:
-    off = request(guidance_scale=1.0)
-    assert predict(REAL, off, layout("c2u1r1"), CARDS_4090).layout == "u2r1"
-    half = predict(REAL, off, layout("u1r1"), CARDS_4090).seconds("Denoising")
-    whole = predict(REAL, request(), layout("u1r1"), CARDS_4090).seconds("Denoising")
+    off = work(guidance_scale=1.0)
+    assert predict(off, layout("c2u1r1"), CARDS_4090).layout == "u2r1"
+    half = predict(off, layout("u1r1"), CARDS_4090).seconds("Denoising")
+    whole = predict(work(), layout("u1r1"), CARDS_4090).seconds("Denoising")
     assert half is not None
     assert whole == pytest.approx(2 * half)
 
 
 def test_a_picture_is_encoded_only_where_there_is_one() -> None:
-    assert predict(REAL, request(), layout("u1r1"), CARDS_4090).seconds("ImageEncoding") is None
+    assert predict(work(), layout("u1r1"), CARDS_4090).seconds("ImageEncoding") is None
 
 
 def test_what_does_not_fit_is_told_what_would() -> None:
-    small = hardware("rtx4090", "pcie4")
+    small = machine("rtx4090", "pcie4", most_ranks=8)
     for name, flags in (("c2u1r1", "--vae-dtype bfloat16"), ("u1r1", "--num-gpus")):
-        found = predict(REAL, request(), layout(name), small)
+        found = predict(work(), layout(name), small)
         assert not found.fits
         assert found.bound == "memory"
-        change = nearest_that_fits(REAL, request(), layout(name), small, max_ranks=8)
+        change = nearest_that_fits(work(), layout(name), small)
         assert change is not None
         assert change.prediction.fits
         assert flags in change.flags
@@ -144,18 +142,18 @@ def test_what_does_not_fit_is_told_what_would() -> None:
 
 def test_a_card_that_not_even_the_weights_fit_on_has_no_remedy() -> None:
     tiny_card = msgspec.structs.replace(catalogue.card("rtx4090"), memory_bytes=4 * 2**30)
-    machine = Hardware(card=tiny_card, link=catalogue.link("pcie4"))
-    assert nearest_that_fits(REAL, request(), layout("u1r1"), machine, max_ranks=2) is None
+    tiny = Machine(hardware=Hardware(card=tiny_card, link=catalogue.link("pcie4")), most_ranks=2)
+    assert nearest_that_fits(work(), layout("u1r1"), tiny) is None
 
 
 def test_more_ranks_than_rows_or_tokens_are_predicted_too() -> None:
-    asked = request(SMALL, width=32, height=32, num_frames=1)
-    found = predict(SMALL, asked, ParallelLayout(ulysses=2, ring=8), hardware("cpu-core", "loopback"))
+    asked = work(SMALL, width=32, height=32, num_frames=1)
+    found = predict(asked, ParallelLayout(ulysses=2, ring=8), machine("cpu-core", "loopback"))
     assert found.total_seconds > 0
     assert len(found.memory) == 16
 
 
 def test_bound_says_when_it_is_the_link() -> None:
-    asked = request(num_frames=25)
-    assert predict(REAL, asked, layout("u1r8"), hardware("rtx4090-48g", "ethernet10")).bound == "link"
-    assert predict(REAL, asked, layout("c2u1r1"), hardware("rtx4090-48g", "ethernet10")).bound == "compute"
+    asked = work(num_frames=25)
+    assert predict(asked, layout("u1r8"), machine("rtx4090-48g", "ethernet10")).bound == "link"
+    assert predict(asked, layout("c2u1r1"), machine("rtx4090-48g", "ethernet10")).bound == "compute"

@@ -8,10 +8,13 @@ import random
 import pytest
 
 from ringlight.planner.fleet import Kind, plan_fleet
+from ringlight.planner.machine import Machine
 from ringlight.planner.simulate import Load, QueueResult, mixed, percentile, simulate
-from tests.planner.specs import REAL, hardware, request
+from tests.planner.specs import machine, work
 
-H100 = hardware("h100-sxm", "nvlink4")
+
+def h100s(number: int) -> Machine:
+    return machine("h100-sxm", "nvlink4", most_ranks=number)
 
 
 def fixed(seconds: float, rate: float, servers: int, count: int = 60_000, seed: int = 1) -> QueueResult:
@@ -78,9 +81,9 @@ def test_percentiles_and_mixes() -> None:
 
 
 def test_under_little_load_many_ranks_win_and_under_much_few() -> None:
-    kinds = [Kind(request(num_frames=25))]
-    idle = plan_fleet(REAL, kinds, H100, 64, Load(rate=0.01, num_requests=2000))
-    busy = plan_fleet(REAL, kinds, H100, 64, Load(rate=3.5, num_requests=2000))
+    kinds = [Kind(work(num_frames=25))]
+    idle = plan_fleet(kinds, h100s(64), Load(rate=0.01, num_requests=2000))
+    busy = plan_fleet(kinds, h100s(64), Load(rate=3.5, num_requests=2000))
     assert idle.chosen is not None and busy.chosen is not None
     assert idle.chosen.queue.num_replicas < busy.chosen.queue.num_replicas
     assert all(choice.num_gpus <= 64 for choice in idle.choices)
@@ -88,8 +91,8 @@ def test_under_little_load_many_ranks_win_and_under_much_few() -> None:
 
 @pytest.mark.slow
 def test_a_promise_is_kept_by_as_few_gpus_as_can() -> None:
-    kinds, load = [Kind(request(num_frames=25))], Load(rate=0.5, num_requests=4000)
-    found = plan_fleet(REAL, kinds, H100, 1000, load, p95_seconds=20.0, gpu_price=2.0)
+    kinds, load = [Kind(work(num_frames=25))], Load(rate=0.5, num_requests=4000)
+    found = plan_fleet(kinds, h100s(1000), load, p95_seconds=20.0, gpu_price=2.0)
     assert found.chosen is not None
     assert found.chosen.queue.p95_seconds <= 20.0
     assert found.chosen.cost_per_hour == pytest.approx(2.0 * found.chosen.num_gpus)
@@ -101,7 +104,7 @@ def test_a_promise_is_kept_by_as_few_gpus_as_can() -> None:
 
 
 def test_a_load_that_nothing_keeps_up_with_has_no_fleet() -> None:
-    kinds = [Kind(request()), Kind(request(num_frames=25), weight=2.0)]
-    found = plan_fleet(REAL, kinds, H100, 8, Load(rate=10.0, num_requests=1000))
+    kinds = [Kind(work()), Kind(work(num_frames=25), weight=2.0)]
+    found = plan_fleet(kinds, h100s(8), Load(rate=10.0, num_requests=1000))
     assert found.chosen is None
     assert found.choices

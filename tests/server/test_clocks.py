@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ringlight.core.config import EngineConfig
 from ringlight.core.settings import ServeSettings
+from ringlight.engine.jobs import Submission
 from ringlight.server.collection.folder import STRANGE_SECONDS, DataFolder
 from ringlight.server.collection.retention import GRACE_SECONDS, SWEEP_SECONDS, UNANSWERED_SECONDS, Retention
 from ringlight.server.collection.store import Idempotency, JobStore, StoredJob
@@ -209,13 +209,14 @@ def test_between_two_servers_a_jobs_time_is_the_clocks(
     job = videos.store.add(new_job(created_at=clock.wall(), deadline_at=clock.wall() + 3000.0))
     clock.goes_on(60.0)
     clock.is_set(jump_seconds)
-    given: dict[str, Any] = {}
+    given: list[Submission] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(videos.engine, "submit", lambda *_, **options: given.update(options))
+        patch.setattr(videos.engine, "submit", lambda *args, accept: given.append(args[-1]))
         videos._take_up(job)
     videos.store.close()
     videos.folder.close()
-    assert (given["timeout_seconds"], given["spent_seconds"]) == (3000.0, spent_seconds)
+    (submission,) = given
+    assert (submission.timeout_seconds, submission.spent_seconds) == (3000.0, spent_seconds)
 
 
 @pytest.mark.parametrize("jump_seconds", [30 * DAY, -30 * DAY])

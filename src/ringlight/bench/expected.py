@@ -12,8 +12,9 @@ from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import RunReport
 from ringlight.families.model import ModelSpec
 from ringlight.families.traffic import Traffic
+from ringlight.families.work import Work
 from ringlight.planner.calibration import Calibration, request_of, settings_of
-from ringlight.planner.hardware import Hardware, Link
+from ringlight.planner.hardware import Link
 from ringlight.planner.prediction import predict, sent_by
 
 ESTIMATED_KINDS = ("text",)  # of traffic: how many tokens a prompt has is not known without its tokenizer
@@ -40,12 +41,12 @@ def expect(
     column: str, kind: int, report: RunReport, spec: ModelSpec, known: Calibration | None, link: Link
 ) -> Expected:
     """What was to be expected of a run: its bytes, and with a calibration its seconds and its memory."""
-    request, layout, settings = request_of(report), ParallelLayout.parse(report.layout), settings_of(report)
-    sent = [sent_by(rank, spec, request, layout, report.num_slices, settings) for rank in range(layout.num_ranks)]
+    work, layout = Work.of(spec, request_of(report)), ParallelLayout.parse(report.layout)
+    settings = settings_of(report)
+    sent = [sent_by(rank, work, layout, report.num_slices, settings) for rank in range(layout.num_ranks)]
     if known is None:
         return Expected(column=column, kind=kind, num_slices=report.num_slices, sent_bytes=sent)
-    hardware: Hardware = known.hardware(link)
-    found = predict(spec, request, layout, hardware, known.settings)
+    found = predict(work, layout, known.machine(link))
     return Expected(
         column=column,
         kind=kind,

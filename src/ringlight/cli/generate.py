@@ -27,7 +27,7 @@ from ringlight.core.settings import ROUND_SIZES
 from ringlight.core.sizes import AskedSize, decide_size
 from ringlight.core.video_fields import AskedFields
 from ringlight.engine.engine import Engine
-from ringlight.engine.jobs import Job
+from ringlight.engine.jobs import Job, Submission
 from ringlight.families.table import model_defaults, read_model
 
 RESULT = "Result"
@@ -103,11 +103,11 @@ def make(
         JobProgress(quiet) as progress,
         interruptible() as interrupted,
     ):
-        job = engine.submit(request, output, progress, asked_size=asked_size)
+        job = engine.submit(request, output, progress, submission=Submission(asked_size=asked_size))
         progress.warn(job.state.warnings)
         say_layout(engine, progress)
         if job.layout != engine.choice.layout:
-            progress.say(job.layout_reason)
+            progress.say(job.plan.layout_reason)
         return wait(engine, job, interrupted, progress)
 
 

@@ -14,6 +14,7 @@ from ringlight.families.model import ModelSpec
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import Calibration
 from ringlight.planner.hardware import Card, Hardware, Link, RunSettings, read_toml
+from ringlight.planner.machine import Machine
 
 HARDWARE = "Hardware"
 USUAL_CARD, USUAL_LINK = "rtx4090", "pcie4"
@@ -44,7 +45,7 @@ class AskedHardware(msgspec.Struct, frozen=True, kw_only=True):
     dtype: Annotated[VaeDtypeName | None, setting("Of the products.", HARDWARE, shown="bfloat16")] = None
     vae_dtype: Annotated[VaeDtypeName | None, setting("Of the decoder.", HARDWARE, shown="float32")] = None
 
-    def settle(self, spec: ModelSpec, engine: EngineConfig) -> tuple[Hardware, RunSettings]:
+    def settle(self, spec: ModelSpec, engine: EngineConfig) -> Machine:
         """What is planned with. Writes the calibration where that is asked. Raises InvalidSetting."""
         if self.calibration is not None:
             return self._as_measured(self.calibration, spec)
@@ -56,16 +57,17 @@ class AskedHardware(msgspec.Struct, frozen=True, kw_only=True):
             decode_chunk=engine.decode_chunk,
             num_slices=engine.num_slices,
         )
-        return Hardware(card=card, link=self._link(USUAL_LINK)), settings
+        hardware = Hardware(card=card, link=self._link(USUAL_LINK))
+        return Machine(hardware=hardware, settings=settings, most_ranks=self.num_gpus)
 
-    def _as_measured(self, path: Path, spec: ModelSpec) -> tuple[Hardware, RunSettings]:
+    def _as_measured(self, path: Path, spec: ModelSpec) -> Machine:
         known = _calibration(path, spec, self._card)
-        hardware = known.hardware(self._link("loopback" if known.card.is_cpu else USUAL_LINK))
+        calibrated = known.machine(self._link("loopback" if known.card.is_cpu else USUAL_LINK))
         _require_same("--dtype", self.dtype, known.settings.dtype)
         _require_same("--vae-dtype", self.vae_dtype, known.settings.vae_dtype)
         if self.save_calibration is not None:
             self.save_calibration.write_bytes(known.to_json())
-        return hardware, known.settings
+        return msgspec.structs.replace(calibrated, most_ranks=self.num_gpus)
 
     @property
     def _card(self) -> Card | None:

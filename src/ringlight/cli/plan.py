@@ -20,9 +20,11 @@ from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.core.video_fields import VIDEO_FIELDS, AskedFields
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import MODELS, known_model, model_defaults, read_model
+from ringlight.families.work import Work
 from ringlight.planner.costs import ORDINARY_PROMPT
 from ringlight.planner.fleet import FleetPlan, Kind, plan_fleet
-from ringlight.planner.hardware import Hardware, RunSettings
+from ringlight.planner.hardware import Hardware
+from ringlight.planner.machine import Machine
 from ringlight.planner.planner import Objective, Plan
 from ringlight.planner.planner import plan as plan_layouts
 from ringlight.planner.simulate import Load
@@ -75,17 +77,15 @@ def plan(
     defaults = model_defaults(spec, folder)
     width, height = parse_size(size, None, None)
     fields = {"width": width, "height": height} | {name: getattr(video, name) for name in OF_REQUESTS}
-    request = request_with(spec, defaults, fields, image)
-    planned, settings = hardware.settle(spec, engine)
-    arrivals = load.arrivals()
+    work = Work.of(spec, request_with(spec, defaults, fields, image))
+    machine, arrivals = hardware.settle(spec, engine), load.arrivals()
     if arrivals is None:
-        made = plan_layouts(spec, request, planned, hardware.num_gpus, objective, settings)
-        print(_json(made).decode() if json_ else said(made, spec, request, planned, settings))
+        made = plan_layouts(work, machine, objective)
+        print(_json(made).decode() if json_ else said(made, work, machine))
         return
-    kinds = [_kind(mixed, spec, defaults, fields, image) for mixed in load.kinds()] or [Kind(request)]
-    promise = {"p95_seconds": load.p95, "gpu_price": load.gpu_price}
-    fleet = plan_fleet(spec, kinds, planned, hardware.num_gpus, arrivals, settings=settings, **promise)
-    print(_json(fleet).decode() if json_ else said_of_fleet(fleet, arrivals, planned, load.p95))
+    kinds = [_kind(mixed, spec, defaults, fields, image) for mixed in load.kinds()] or [Kind(work)]
+    fleet = plan_fleet(kinds, machine, arrivals, p95_seconds=load.p95, gpu_price=load.gpu_price)
+    print(_json(fleet).decode() if json_ else said_of_fleet(fleet, arrivals, machine.hardware, load.p95))
 
 
 def request_with(spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], image: bool) -> VideoRequest:
@@ -100,18 +100,18 @@ def request_with(spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, A
     return request
 
 
-def said(plan: Plan, spec: ModelSpec, request: VideoRequest, hardware: Hardware, settings: RunSettings) -> str:
+def said(plan: Plan, work: Work, machine: Machine) -> str:
     """The tables of a plan, and what it was made for."""
-    num_tokens = spec.num_tokens(request.num_frames, request.height, request.width)
+    request, settings = work.request, machine.settings
     kind = "I2V" if request.image else "T2V"
     chosen = "none fits" if plan.chosen is None else f"{plan.chosen.prediction.layout} for {plan.objective}"
     lines = [
         plan_tables(plan),
         "",
-        f"{spec.name}: {request.width}x{request.height}, {request.num_frames} frames, {request.num_inference_steps} "
-        f"steps, guidance {request.guidance_scale:g}, {kind}; {num_tokens} tokens; {settings.dtype}, VAE "
-        f"{settings.vae_dtype}",
-        _of(hardware),
+        f"{work.spec.name}: {request.width}x{request.height}, {request.num_frames} frames, "
+        f"{request.num_inference_steps} steps, guidance {request.guidance_scale:g}, {kind}; {work.num_tokens} tokens; "
+        f"{settings.dtype}, VAE {settings.vae_dtype}",
+        _of(machine.hardware),
         f"{chosen}",
     ]
     return "\n".join(lines)
@@ -150,7 +150,8 @@ def _kind(mixed: Mixed, spec: ModelSpec, defaults: RequestDefaults, fields: dict
     own = msgspec.structs.asdict(mixed)
     weight, has_image = own.pop("weight"), own.pop("image")
     changed = fields | {name: value for name, value in own.items() if value is not None}
-    return Kind(request_with(spec, defaults, changed, image if has_image is None else has_image), weight)
+    request = request_with(spec, defaults, changed, image if has_image is None else has_image)
+    return Kind(Work.of(spec, request), weight)
 
 
 def _json(made: Plan | FleetPlan) -> bytes:

@@ -15,6 +15,7 @@ import msgspec
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import Problem
 from ringlight.core.layout import ParallelLayout
+from ringlight.core.plan import Abilities, JobPlan
 from ringlight.core.report import RunReport
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.warning import RequestWarning
@@ -26,13 +27,15 @@ class RunJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     With a `state_file` what it takes to go on is written there, before the first step, after the last, and at most
     every `save_seconds` in between; where the file is there already, the job goes on from it. A preview is sent at most
     every `preview_seconds`, 0 for none. `continues` is a video on this machine whose last frame is the request's first:
-    the output holds its frames, then the new ones without the first.
+    the output holds its frames, then the new ones without the first. `plan` says how; a job that goes on keeps the
+    portions that its state says.
     """
 
     job_id: str
     request: VideoRequest
     output: str
     layout: ParallelLayout = ParallelLayout()
+    plan: JobPlan = JobPlan()
     state_file: str = ""
     save_seconds: float = 5.0
     preview_seconds: float = 0.0
@@ -70,11 +73,12 @@ class NodesAwaited(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class WorkerReady(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Weights are loaded: those of the checkpoint with this digest."""
+    """Weights are loaded: those of the checkpoint with this digest. `abilities` are those of all ranks together."""
 
     environment: dict[str, Any]
     load_seconds: float
     checkpoint: str = ""
+    abilities: Abilities | None = None
 
 
 class StageStarted(msgspec.Struct, frozen=True, kw_only=True, tag=True):

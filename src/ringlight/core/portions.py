@@ -8,12 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
-# Link seconds to compute seconds of a layer from which so many slices pay, and from which two forwards on the same
-# ranks should take turns, which by themselves hide most (docs/log.md).
-SLICES_FROM = ((0.8, 4), (0.55, 3), (0.1, 2))
-SLICES_IN_TURNS_FROM = ((0.6, 2),)
-TURNS_FROM = 0.05
-LEAST_SLICE_TOKENS = 16
 SLICE_WEIGHTS = {2: (1, 1), 4: (1, 2, 3, 2)}  # by the number of slices, where measured (docs/log.md)
 
 SLICE_TOKENS = 4096  # at a time, of what follows attention: the feed-forward's activations are wide
@@ -26,17 +20,6 @@ MAX_ELEMENTS = 2**31 - 1  # from the first to the last of a tensor: many CUDA ke
 def offered_tokens(on_cpu: bool) -> int:
     """Tokens whose q, k and v are made at a time, on a CPU and on everything else."""
     return OFFERED_TOKENS_ON_CPU if on_cpu else OFFERED_TOKENS
-
-
-def choose_slices(link_to_layer: float, num_tokens: int, in_turns: bool) -> int:
-    """Slices of a rank's `num_tokens` tokens, where a layer's data is so much longer on the link than its work takes.
-
-    One where there is little to hide: every slice costs some messages, and reads the weights once more.
-    """
-    for ratio, num_slices in SLICES_IN_TURNS_FROM if in_turns else SLICES_FROM:
-        if link_to_layer >= ratio:
-            return max(1, min(num_slices, num_tokens // LEAST_SLICE_TOKENS))
-    return 1
 
 
 def slice_weights(num_slices: int) -> tuple[int, ...]:

@@ -31,11 +31,11 @@ from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.core.output import check_output
 from ringlight.core.picture import open_picture, shape_of
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
-from ringlight.core.sizes import AskedSize, Size, decide_size
+from ringlight.core.sizes import Size, decide_size
 from ringlight.core.warning import size_warnings
 from ringlight.core.weights import require_whole
 from ringlight.engine.foresight import Foresight
-from ringlight.engine.jobs import Deadline, Job, JobState, Keep
+from ringlight.engine.jobs import Deadline, Job, JobState, Submission
 from ringlight.engine.layouts import Layouts
 from ringlight.engine.local import LocalReplica
 from ringlight.engine.pace import Pace
@@ -99,7 +99,7 @@ class Engine:
         self._admitted: set[str] = set()  # those of them that have a place, and are not in the queue yet
         self._closing = threading.Event()
         self._runners = [
-            Runner(f"replica-{number}", each, self.queue, supervised, self._notify, self._advise)
+            Runner(f"replica-{number}", each, self.queue, supervised, self._notify, self._advise, self._settle)
             for number, each in enumerate([replica] if replica is not None else self._replicas(num_replicas))
         ]
         self._clock = clock or Clock()
@@ -226,16 +226,8 @@ class Engine:
         output: str,
         on_change: Callable[[Job], None] | None = None,
         layout: ParallelLayout | None = None,
+        submission: Submission | None = None,
         *,
-        job_id: str | None = None,
-        priority: int = 0,
-        timeout_seconds: float | None = None,
-        spent_seconds: float = 0.0,
-        keep: Keep | None = None,
-        continues: str = "",
-        preview_seconds: float = 0.0,
-        state: JobState | None = None,
-        asked_size: AskedSize = (None, None),
         accept: Callable[[Job], None] | None = None,
     ) -> Job:
         """Queue a video to be written to `output`. Raises InvalidRequest, also for what is predicted not to fit.
@@ -243,43 +235,36 @@ class Engine:
         All later errors come from `Job.wait`.
 
         `on_change` is called from a thread of the engine whenever the job's state changes. `layout` may be any layout
-        of the engine's number of ranks (InvalidLayout for others); left out it is the one of `layouts`.
-
-        `accept` is called once there is a place in the queue (else QueueFull) and before the job can start; what it
-        raises is raised, and the job is not queued. It fails if it is not over `timeout_seconds` from now, less the
-        `spent_seconds` of them that are gone; this is measured, and no wall clock is asked. The other arguments are
-        Job's; a job with a `state` was accepted before, and has a place whatever the queue's size.
-        `asked_size` is what was asked where the request has another.
+        of the engine's number of ranks (InvalidLayout for others); left out it is the one of `layouts`. `accept` is
+        called once there is a place in the queue (else QueueFull) and before the job can start; what it raises is
+        raised, and the job is not queued.
         """
+        asked = submission or Submission()
         self.check(request, output)
         layout = layout or self.layouts.of(request)
         self.layouts.check(layout, request)
         if (ready := self._ready()) is not None:
-            self._foresight.meet(ready.environment)
-        plan = self._foresight.plan(request, layout)
-        if state is None:
-            self._foresight.check_memory(request, layout, plan)
+            self._foresight.meet(ready)
+        prediction = self._foresight.plan(request, layout)
+        if asked.state is None:
+            self._foresight.check_memory(request, layout, prediction)
         self.start(wait=False)
+        warnings = size_warnings(asked.asked_size, shape_of(request.image, self.limits), request)
         job = Job(
-            job_id or f"video_{uuid4().hex}",
+            asked.job_id or f"video_{uuid4().hex}",
             request,
             layout,
             str(Path(output).absolute()),
             partial(self._tell, on_change),
-            priority=priority,
-            deadline=Deadline.of(timeout_seconds, spent_seconds, self._clock),
-            keep=keep,
-            continues=continues,
-            preview_seconds=preview_seconds,
-            state=state or JobState(warnings=size_warnings(asked_size, shape_of(request.image, self.limits), request)),
-            layout_reason=self.layouts.reason(layout, request),
-            plan=plan,
-            is_planned_here=self._foresight.tells_seconds,
-            predicted=self._foresight.predicted,
+            asked,
+            deadline=Deadline.of(asked, self._clock),
+            state=asked.state or JobState(warnings=warnings),
+            plan=self._foresight.job_plan(prediction, self.layouts.reason(layout, request)),
+            prediction=prediction,
         )
-        if (estimate := self.pace.estimate(plan, job.is_planned_here)) is not None:
+        if (estimate := self.pace.estimate(prediction, job.is_planned_here)) is not None:
             job.expect(estimate.denoising_seconds / estimate.total_seconds)
-        self._admit(job, is_bounded=state is None)
+        self._admit(job, is_bounded=asked.state is None)
         try:
             if accept is not None:
                 accept(job)
@@ -318,8 +303,8 @@ class Engine:
 
     def _tell(self, on_change: Callable[[Job], None] | None, job: Job) -> None:
         """A job has changed; called from any thread."""
-        if job.state.report is not None and job.plan is not None:
-            self.pace.learn(job.plan, job.state.report)
+        if job.state.report is not None and job.prediction is not None:
+            self.pace.learn(job.prediction, job.state.report)
         try:
             if on_change is not None:
                 on_change(job)
@@ -340,6 +325,11 @@ class Engine:
             return job.fail(job.stop_reason)
         for runner in self._runners:
             runner.cancel(job)
+
+    def _settle(self, job: Job, ready: messages.WorkerReady) -> None:
+        """Make the plan of a job final: with what the workers that will run it have measured."""
+        prediction = self._foresight.plan(job.request, job.layout, self._foresight.meet(ready))
+        job.settle(self._foresight.job_plan(prediction, job.plan.layout_reason), prediction)
 
     def _advise(self, job: Job, environment: Mapping[str, object]) -> str | None:
         return self._foresight.remedy(job.request, job.layout, environment)

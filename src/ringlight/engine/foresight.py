@@ -8,16 +8,18 @@ from typing import Any
 
 import msgspec
 
+from ringlight.core import messages
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidLayout, InvalidRequest
 from ringlight.core.layout import LayoutChoice, ParallelLayout
-from ringlight.core.report import PredictedReport, RunReport
+from ringlight.core.plan import JobPlan
 from ringlight.core.request import RequestLimits, VideoRequest
-from ringlight.engine.machine import this_machine
+from ringlight.engine.machine import run_settings, this_machine
 from ringlight.families.model import ModelSpec
+from ringlight.families.work import Work
 from ringlight.planner import advice, catalogue
 from ringlight.planner.choosing import choose
-from ringlight.planner.hardware import Hardware, RunSettings
+from ringlight.planner.hardware import Hardware
 from ringlight.planner.machine import Machine
 from ringlight.planner.prediction import Prediction, predict
 
@@ -39,6 +41,7 @@ class Foresight:
         num_local = max(1, config.asked_layout.num_ranks // config.nodes.nnodes)
         self._ranks_here = num_local * num_replicas
         self.machine: Machine | None = this_machine(config, spec, num_local, num_replicas)
+        self._here = self.machine or Machine(hardware=SOME_CARD, settings=run_settings(config, is_cpu=False))
 
     @property
     def tells_seconds(self) -> bool:
@@ -53,10 +56,11 @@ class Foresight:
         """
         config, request = self._config, typical or defaults
         machine = self.machine if self._can_be_made(request) else None
-        choice = choose(self._spec, request, config.asked_layout, machine, config.nodes.nnodes)
+        work = Work.of(self._spec, request)
+        choice = choose(work, config.asked_layout, machine, config.nodes.nnodes)
         if machine is None or (lacking := self._shortage(request, choice.layout)) is None:
             return choice
-        told = advice.remedy(self._spec, request, choice.layout, machine) or "no smaller video fits either"
+        told = advice.remedy(work, choice.layout, machine) or "no smaller video fits either"
         lacking = f"{lacking}; {told} ({TRY_ANYWAY})"
         high, wide = self._spec.size_multiple
         least = msgspec.structs.replace(request, width=wide, height=high, num_frames=1)
@@ -65,36 +69,46 @@ class Foresight:
         logger.warning("a video of all defaults will be refused: %s", lacking)
         return choice
 
-    def plan(self, request: VideoRequest, layout: ParallelLayout) -> Prediction:
-        """What a request takes on a layout: here, or where nothing is known of this machine, on some card."""
-        if self.machine is not None:
-            return self.machine.predict(self._spec, request, layout)
-        return predict(self._spec, request, layout, SOME_CARD)
+    def plan(self, request: VideoRequest, layout: ParallelLayout, machine: Machine | None = None) -> Prediction:
+        """What a request takes on a layout, and how it runs: on the workers met last, unless others are named.
+
+        Before any, as is known of this machine, or where nothing is, on some card.
+        """
+        return predict(Work.of(self._spec, request), layout, machine or self._here)
 
     def check_memory(self, request: VideoRequest, layout: ParallelLayout, plan: Prediction) -> None:
         """Raise InvalidRequest for a request that is predicted not to fit, with the smaller one that does."""
         if self.machine is None or (lacking := self._shortage(request, layout, plan)) is None:
             return
-        found = advice.smaller_video(self._spec, request, layout, self.machine)
+        found = advice.smaller_video(Work.of(self._spec, request), layout, self.machine)
         field, nearest = found or ("size", None)
         raise InvalidRequest.of(field, lacking, nearest)
 
-    def predicted(self, plan: Prediction, report: RunReport) -> PredictedReport | None:
-        """What the plan of a job said, for its report; None where it was of another kind of device."""
-        if self.machine is None or not self.tells_seconds or not self._is_of(report.environment):
-            return None
-        return plan.report(self.machine.basis)
+    def job_plan(self, prediction: Prediction, layout_reason: str) -> JobPlan:
+        """How a job runs as it is predicted; what its report tells of that, unless it is not of this machine."""
+        machine = self.machine if self.tells_seconds else None
+        predicted = None if machine is None else prediction.report(machine.basis)
+        return msgspec.structs.replace(prediction.plan, predicted=predicted, layout_reason=layout_reason)
 
-    def meet(self, environment: Mapping[str, Any]) -> None:
-        """Forget the machine where workers say that they compute on something else."""
+    def meet(self, ready: messages.WorkerReady) -> Machine:
+        """What workers that are ready compute with: later plans go by what they have measured.
+
+        This machine is forgotten where they say that they compute on something else.
+        """
+        environment = ready.environment
         if not self._is_of(environment):
             logger.warning("plans are left out: workers compute on %s", environment.get("device"))
             self.machine = None
+        known = self.machine or self._machine_of(environment) or self._here
+        self._here = met = msgspec.structs.replace(known, abilities=ready.abilities)
+        if self.machine is not None:
+            self.machine = met
+        return met
 
     def remedy(self, request: VideoRequest, layout: ParallelLayout, environment: Mapping[str, Any]) -> str | None:
         """What to change where memory ran out on workers that tell this of their device; None where nobody knows."""
         machine = self.machine or self._machine_of(environment)
-        return None if machine is None else advice.remedy(self._spec, request, layout, machine)
+        return None if machine is None else advice.remedy(Work.of(self._spec, request), layout, machine)
 
     def _can_be_made(self, request: VideoRequest) -> bool:
         """There is no plan of other requests; whoever submits them hears why."""
@@ -121,7 +135,6 @@ class Foresight:
         is_cpu = environment.get("device_type") == "cpu"
         card = catalogue.card("cpu-core") if is_cpu else SOME_CARD.card
         share = memory_bytes // self._ranks_here if is_cpu else memory_bytes
-        fields = {name: environment[name] for name in ("dtype", "vae_dtype") if name in environment}
-        settings = msgspec.convert(fields | {"decode_chunk": self._config.decode_chunk}, RunSettings)
         hardware = Hardware(card=msgspec.structs.replace(card, memory_bytes=share), link=SOME_CARD.link)
-        return Machine(hardware=hardware, settings=settings, basis="", most_ranks=1 if is_cpu else SOME_RANKS)
+        settings = run_settings(self._config, is_cpu)
+        return Machine(hardware=hardware, settings=settings, most_ranks=1 if is_cpu else SOME_RANKS)

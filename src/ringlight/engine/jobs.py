@@ -16,8 +16,10 @@ from ringlight.core.clock import Clock
 from ringlight.core.errors import Cancelled, DeadlineExceeded, RinglightError, from_code
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.plain import plain
-from ringlight.core.report import PredictedReport, RunReport
+from ringlight.core.plan import SIMPLEST, JobPlan
+from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
+from ringlight.core.sizes import AskedSize
 from ringlight.core.warning import Warnings
 from ringlight.planner.prediction import Prediction
 
@@ -151,6 +153,26 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True):
     max_repeats: int = 2
 
 
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of an engine beside the request itself.
+
+    `priority`: higher goes first. A job fails if it is not over `timeout_seconds` after it is submitted, less the
+    `spent_seconds` of them that are gone; this is measured, and no wall clock is asked. `continues`, `preview_seconds`:
+    as in messages.RunJob. `state` is what is known already of a job that was accepted before; it has a place whatever
+    the queue's size. `asked_size` is what was asked where the request has another.
+    """
+
+    job_id: str = ""
+    priority: int = 0
+    timeout_seconds: float | None = None
+    spent_seconds: float = 0.0
+    keep: Keep | None = None
+    continues: str = ""
+    preview_seconds: float = 0.0
+    state: JobState | None = None
+    asked_size: AskedSize = (None, None)
+
+
 class Deadline(msgspec.Struct, frozen=True, kw_only=True):
     """When a job fails if it is not over: `at` on a clock that only goes on. `given_seconds` is what it had in all."""
 
@@ -158,11 +180,12 @@ class Deadline(msgspec.Struct, frozen=True, kw_only=True):
     at: float
 
     @classmethod
-    def of(cls, timeout_seconds: float | None, spent_seconds: float, clock: Clock) -> Deadline | None:
-        """So many seconds from now, less those that are spent; None where there is no end to them."""
-        if timeout_seconds is None:
+    def of(cls, submission: Submission, clock: Clock) -> Deadline | None:
+        """Of what is submitted now; None where there is no end to its time."""
+        given_seconds = submission.timeout_seconds
+        if given_seconds is None:
             return None
-        return cls(given_seconds=timeout_seconds, at=clock.monotonic() + timeout_seconds - spent_seconds)
+        return cls(given_seconds=given_seconds, at=clock.monotonic() + given_seconds - submission.spent_seconds)
 
     def is_past(self, clock: Clock) -> bool:
         return self.at <= clock.monotonic()
@@ -182,37 +205,26 @@ class Job:
         layout: ParallelLayout,
         output: str,
         on_change: Callable[[Job], None] | None,
+        submission: Submission | None = None,
         *,
-        priority: int = 0,
         deadline: Deadline | None = None,
-        keep: Keep | None = None,
-        continues: str = "",
-        preview_seconds: float = 0.0,
         state: JobState | None = None,
-        layout_reason: str = "",
-        plan: Prediction | None = None,
-        is_planned_here: bool = False,
-        predicted: Callable[[Prediction, RunReport], PredictedReport | None] = lambda plan, report: None,
+        plan: JobPlan = SIMPLEST,
+        prediction: Prediction | None = None,
     ) -> None:
-        """`priority`: higher goes first. `deadline`: when it fails if it is not over.
+        """`deadline`: when it fails if it is not over. `state`: what is known of the job already.
 
-        `continues`, `preview_seconds`: as in messages.RunJob. `state`: what is known of the job already.
-        `plan` is what it should take, here or only in proportion; `predicted` is what its report tells of that, and
-        `layout_reason` what it tells of the layout.
+        `plan` is how it runs, as far as is known before its ranks are ready, and `prediction` what it should take, here
+        or only in proportion.
         """
         self.id = job_id
         self.request = request
         self.layout = layout
         self.output = output
-        self.priority = priority
+        self.submission = submission or Submission()
         self.deadline = deadline
-        self.keep = keep
-        self.continues = continues
-        self.preview_seconds = preview_seconds
-        self.layout_reason = layout_reason
         self.plan = plan
-        self.is_planned_here = is_planned_here
-        self._predicted = predicted
+        self.prediction = prediction
         self._taken_at: float | None = None
         self.arrival: int | None = None  # its number in the queue, once it has been there
         self._state = state or JobState()
@@ -229,6 +241,16 @@ class Job:
         """Why it has been asked to stop, if it has."""
         return self._stop_reason
 
+    @property
+    def is_planned_here(self) -> bool:
+        """Whether its prediction is of this machine."""
+        return self.plan.predicted is not None
+
+    def settle(self, plan: JobPlan, prediction: Prediction) -> None:
+        """Run as this plan says, which is made with all that is known now; a job that has begun keeps its own."""
+        if self._taken_at is None:
+            self.plan, self.prediction = plan, prediction
+
     def order(self) -> messages.RunJob:
         """What a worker is told."""
         order = messages.RunJob(
@@ -236,12 +258,13 @@ class Job:
             request=self.request,
             output=self.output,
             layout=self.layout,
-            preview_seconds=self.preview_seconds,
-            continues=self.continues,
+            plan=self.plan,
+            preview_seconds=self.submission.preview_seconds,
+            continues=self.submission.continues,
         )
-        if self.keep is None:
+        if (keep := self.submission.keep) is None:
             return order
-        return replace(order, state_file=self.keep.state_file, save_seconds=self.keep.save_seconds)
+        return replace(order, state_file=keep.state_file, save_seconds=keep.save_seconds)
 
     def wait(self, timeout_seconds: float | None = None) -> RunReport:
         """Block until the job is over. Returns its report, raises its error, or TimeoutError."""
@@ -272,10 +295,6 @@ class Job:
         """Fold an event into the job and tell whoever waits."""
         if isinstance(event, messages.JobFailed) and event.code == Cancelled.code and self._stop_reason is not None:
             event = _failure(self.id, self._stop_reason)
-        if isinstance(event, messages.JobCompleted):
-            predicted = None if self.plan is None else self._predicted(self.plan, event.report)
-            report = replace(event.report, predicted=predicted, layout_reason=self.layout_reason)
-            event = replace(event, report=report)
         if isinstance(event, Taken):
             self._taken_at = time.monotonic()
         with self._changed:

@@ -37,13 +37,6 @@ def this_machine(config: EngineConfig, spec: ModelSpec, num_local: int, num_repl
         if config.calibration:
             raise InvalidSetting("calibration: the cards of this machine are not in the table of `ringlight plan`")
         return None
-    settings = RunSettings(
-        dtype=("float32" if is_cpu else "bfloat16") if config.dtype == "auto" else config.dtype,
-        vae_dtype=config.vae_dtype,
-        tf32=config.tf32,
-        decode_chunk=config.decode_chunk,
-        num_slices=config.num_slices,
-    )
     basis = hardware.card.name + ("" if num_local == 1 else f", {hardware.link.name}")
     if config.calibration:
         known = _calibration(Path(config.calibration), spec, hardware)
@@ -51,7 +44,23 @@ def this_machine(config: EngineConfig, spec: ModelSpec, num_local: int, num_repl
         basis = f"{basis}, calibrated by {Path(config.calibration).name}"
     # Ranks on one CPU share its memory: more of them have no more of it.
     most_local = max(num_local, len(cards or ()) // num_replicas)
-    return Machine(hardware=hardware, settings=settings, basis=basis, most_ranks=most_local * config.nodes.nnodes)
+    return Machine(
+        hardware=hardware,
+        settings=run_settings(config, is_cpu),
+        basis=basis,
+        most_ranks=most_local * config.nodes.nnodes,
+    )
+
+
+def run_settings(config: EngineConfig, is_cpu: bool) -> RunSettings:
+    """What of the settings changes a plan, on a CPU or a GPU."""
+    return RunSettings(
+        dtype=("float32" if is_cpu else "bfloat16") if config.dtype == "auto" else config.dtype,
+        vae_dtype=config.vae_dtype,
+        tf32=config.tf32,
+        decode_chunk=config.decode_chunk,
+        num_slices=config.num_slices,
+    )
 
 
 def usable_cards(config: EngineConfig) -> list[DriverCard] | None:

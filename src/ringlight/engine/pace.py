@@ -62,7 +62,7 @@ class Pace:
         """By a job's own steps once there are some, else as estimated, less what it has run."""
         if (seconds := job.state.eta_seconds) is not None:
             return seconds
-        estimate = None if job.plan is None else self.estimate(job.plan, job.is_planned_here)
+        estimate = None if job.prediction is None else self.estimate(job.prediction, job.is_planned_here)
         return None if estimate is None else max(0.0, estimate.total_seconds - job.run_seconds)
 
     def seconds_after(self, ahead: Sequence[Job], job: Job, num_replicas: int) -> float | None:

@@ -63,4 +63,4 @@ class JobQueue:
 
 def _place(job: Job) -> tuple[bool, int, int]:
     assert job.arrival is not None, "it was put here"
-    return job.state.deaths >= QUARANTINE_DEATHS, -job.priority, job.arrival
+    return job.state.deaths >= QUARANTINE_DEATHS, -job.submission.priority, job.arrival

@@ -48,7 +48,8 @@ class Runner:
     `supervised`: workers that are lost are started again at once, and for as long as it takes; jobs wait meanwhile.
     Only a first start can be hopeless, and one that finds another checkpoint than before. Otherwise the next job starts
     them, and fails if it cannot. `on_settled` is called after every start, good or bad. `advise` tells what would
-    fit where a job's memory did not suffice, from what the workers told of their device.
+    fit where a job's memory did not suffice, from what the workers told of their device. `settle` makes the plan of a
+    job that they are about to run final.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Runner:
         supervised: bool = False,
         on_settled: Callable[[], None] = lambda: None,
         advise: Callable[[Job, Mapping[str, object]], str | None] = lambda job, environment: None,
+        settle: Callable[[Job, messages.WorkerReady], None] = lambda job, ready: None,
     ) -> None:
         self.name = name
         self.replica = replica
@@ -69,6 +71,7 @@ class Runner:
         self._supervised = supervised
         self._on_settled = on_settled
         self._advise = advise
+        self._settle = settle
         self._lock = threading.Lock()
         self._running: Job | None = None
         self._sent = False
@@ -177,6 +180,8 @@ class Runner:
             if job.stop_reason is not None:
                 return job.fail(job.stop_reason)
             logger.info("%s takes %s", self.name, job.id)
+            assert self.ready is not None, "its workers are"
+            self._settle(job, self.ready)
             job.receive(Taken(job_id=job.id, replica=self.name))
             self.replica.run(job.order(), partial(self._hear, job), partial(self._lose, job))
         except BaseException as error:  # whatever it is, the next job is served
@@ -205,9 +210,10 @@ class Runner:
             return job.fail(Cancelled("the engine was closed"))
         if isinstance(error, OutOfMemory):
             return job.fail(OutOfMemory(self._with_advice(job, str(error))))
-        if job.keep is None or not isinstance(error, WorkerError):
+        keep = job.submission.keep
+        if keep is None or not isinstance(error, WorkerError):
             return job.fail(error)
-        if job.state.deaths >= job.keep.max_repeats:
+        if job.state.deaths >= keep.max_repeats:
             repeated = f"repeated {job.state.deaths} times; " if job.state.deaths else ""
             return job.fail(WorkerError(f"{repeated}{error}"))
         logger.warning("%s: %s will be repeated: %s", self.name, job.id, error)

@@ -11,12 +11,12 @@ import torch
 from ringlight.attention.kernel import AttentionKernel
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig
+from ringlight.core.plan import SIMPLEST, Abilities, JobPlan
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import family_of, read_model
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis, ParallelMesh
-from ringlight.parallel.speeds import Speeds
 from ringlight.pipelines.output import Output
 from ringlight.pipelines.resume import StateFile
 from ringlight.pipelines.stages.text_encoding import PromptCache
@@ -41,17 +41,15 @@ class Recipe(Protocol):
         job_id: str,
         tracer: Tracer,
         mesh: ParallelMesh | None = None,
+        plan: JobPlan = SIMPLEST,
         state: StateFile | None = None,
         preview_seconds: float = 0.0,
         continues: Path | None = None,
     ) -> Output | None:
-        """Make one video; returns its output, which is to be finished, on rank 0 and None on others."""
+        """Make one video as `plan` says; returns its output, which is to be finished, on rank 0 and None on others."""
 
-    def measure_speeds(self, world: Axis, control: Control) -> Speeds:
-        """Measure link and device. All ranks call it together."""
-
-    def agree_on_memory(self, control: Control) -> None:
-        """Take what the fullest rank can spare for all. All ranks call it together."""
+    def measure(self, world: Axis, control: Control) -> Abilities:
+        """What the ranks can do, the least of all of them. All call it together."""
 
     def patience_seconds(self, request: VideoRequest) -> float:
         """More seconds than any rank could need between two boundaries of a request."""

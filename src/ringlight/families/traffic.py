@@ -8,7 +8,7 @@ whole numbers go. At N and H that divide, each rank sends 4 (N/ur) HD (u-1)/u el
 from __future__ import annotations
 
 from ringlight.core.layout import ParallelLayout, split_sizes
-from ringlight.families.model import ModelSpec
+from ringlight.families.work import Work
 
 Traffic = dict[str, int]
 
@@ -30,33 +30,18 @@ def attention_elements(layout: ParallelLayout, rank: int, num_tokens: int, num_h
     return {"ring": around, "ulysses": 3 * own * others_heads + back}
 
 
-def denoising_bytes(
-    spec: ModelSpec,
-    layout: ParallelLayout,
-    rank: int,
-    size: tuple[int, int, int],
-    num_steps: int,
-    guidance: bool,
-    num_slices: int,
-    itemsize: int,
-) -> Traffic:
-    """Bytes that a rank sends in all of Denoising, by kind; `size` is (frames, height, width) in pixels.
-
-    `itemsize` is that of the dtype of the products.
-    """
-    network, num_calls = spec.transformer, spec.scheduler.num_calls(num_steps)
-    place = rank % layout.sp
-    num_tokens = spec.num_tokens(*size)
-    forwards = num_calls * (2 if guidance and layout.cfg == 1 else 1)
-    sent = attention_elements(layout, place, num_tokens, network.num_attention_heads, ahead=num_slices > 1)
+def denoising_bytes(work: Work, layout: ParallelLayout, rank: int, num_slices: int, itemsize: int) -> Traffic:
+    """Bytes that a rank sends in all of Denoising, by kind; `itemsize` is that of the dtype of the products."""
+    network, place = work.spec.transformer, rank % layout.sp
+    forwards = work.num_calls * work.num_forwards(layout)
+    sent = attention_elements(layout, place, work.num_tokens, network.num_attention_heads, ahead=num_slices > 1)
     blocks = forwards * network.num_layers * network.attention_head_dim * itemsize
     _, patch_height, patch_width = network.patch_size
-    channels, frames, height, width = spec.latent_shape(*size)
-    own = split_sizes(num_tokens, layout.sp)[place]
+    own = split_sizes(work.num_tokens, layout.sp)[place]
     out = own * network.out_channels * patch_height * patch_width
     traffic = {kind: elements * blocks for kind, elements in sent.items()}
     traffic["gather"] = forwards * out * (layout.sp - 1) * itemsize
-    traffic["cfg"] = num_calls * channels * frames * height * width * itemsize if layout.cfg == 2 else 0
+    traffic["cfg"] = work.num_calls * work.latent_values * itemsize if layout.cfg == 2 else 0
     return {kind: num_bytes for kind, num_bytes in traffic.items() if num_bytes}
 
 

@@ -1,4 +1,4 @@
-"""How fast link and device are, from which the number of slices follows (core/portions)."""
+"""How fast link and device are, measured by all ranks together (core/plan)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,6 @@ from ringlight.parallel.mesh import Axis
 PROBES = ((2**16, 0.02), (2**20, 0.02), (2**24, 1e-3), (2**26, 1e-3), (2**28, 0.0))
 NUM_SAMPLES = 5
 ENOUGH_SECONDS = 0.1  # of samples of work that no other rank takes part in
-
-
-class Speeds(msgspec.Struct, frozen=True, kw_only=True):
-    """What the slowest rank reaches: bytes a second to the next rank while as many come in, and operations a second."""
-
-    link_bytes_per_second: float
-    flops_per_second: float
 
 
 @collective

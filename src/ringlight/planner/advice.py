@@ -10,8 +10,8 @@ import msgspec
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import GIB
 from ringlight.core.request import VideoRequest
-from ringlight.families.model import ModelSpec
-from ringlight.planner.hardware import Hardware, RunSettings
+from ringlight.families.work import Work
+from ringlight.planner.hardware import RunSettings
 from ringlight.planner.machine import Machine
 from ringlight.planner.prediction import Prediction, predict
 
@@ -39,52 +39,41 @@ def shortage(request: VideoRequest, machine: Machine, plan: Prediction) -> str |
     )
 
 
-def remedy(spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, machine: Machine) -> str | None:
+def remedy(work: Work, layout: ParallelLayout, machine: Machine) -> str | None:
     """The least change of flags with which a request is predicted to fit; None where there is none."""
-    hardware, settings = machine.hardware, machine.settings
-    change = nearest_that_fits(spec, request, layout, hardware, settings, max(layout.num_ranks, machine.most_ranks))
+    change = nearest_that_fits(work, layout, machine)
     if change is None:
         return None
-    needed, has = change.prediction.worst_memory.peak_bytes / GIB, hardware.card.memory_bytes / GIB
+    needed, has = change.prediction.worst_memory.peak_bytes / GIB, machine.card.memory_bytes / GIB
     return f"predicted to fit with {change.flags} ({needed:.1f} of {has:.1f} GiB)"
 
 
-def smaller_video(
-    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, machine: Machine
-) -> tuple[str, str] | None:
+def smaller_video(work: Work, layout: ParallelLayout, machine: Machine) -> tuple[str, str] | None:
     """The field of a request to change, and its largest value that is predicted to fit; None where none is."""
-    found = nearest_video_that_fits(spec, request, layout, machine.hardware, machine.settings)
-    return None if found is None else _difference(request, found)
+    found = nearest_video_that_fits(work, layout, machine)
+    return None if found is None else _difference(work.request, found.request)
 
 
-def nearest_that_fits(
-    spec: ModelSpec,
-    request: VideoRequest,
-    layout: ParallelLayout,
-    hardware: Hardware,
-    settings: RunSettings | None = None,
-    max_ranks: int | None = None,
-) -> Change | None:
+def nearest_that_fits(work: Work, layout: ParallelLayout, machine: Machine) -> Change | None:
     """The first of ever larger changes with which a request fits, else the largest video that fits with any of them;
     None where none does.
 
-    In this order: the decoder a portion at a time; networks in bfloat16; more ranks, up to `max_ranks` (None: the
-    layout's own). Of videos with equally many pixels the one that needs the least change. Raises nothing: whether the
-    request fits as it is, is not asked.
+    In this order: the decoder a portion at a time; networks in bfloat16; more ranks, where there could be
+    any. Of videos with equally many pixels the one that needs the least change. Raises nothing: whether the request
+    fits as it is, is not asked.
     """
-    settings = settings or RunSettings()
-    changes = [*_changes(layout, spec.transformer.num_attention_heads, settings, max_ranks or layout.num_ranks)]
+    changes = [*_changes(layout, work.spec.transformer.num_attention_heads, machine)]
     for flags, other, there in changes:
-        prediction = predict(spec, request, there, hardware, other)
+        prediction = predict(work, there, other)
         if prediction.fits:
             return Change(flags=flags, prediction=prediction)
     best, most = None, 0
-    for flags, other, there in [("", settings, layout), *changes]:
-        video = nearest_video_that_fits(spec, request, there, hardware, other)
-        if video is not None and _pixels(video) > most:
-            field, value = _difference(request, video)
+    for flags, other, there in [("", machine, layout), *changes]:
+        video = nearest_video_that_fits(work, there, other)
+        if video is not None and (pixels := _pixels(video.request)) > most:
+            field, value = _difference(work.request, video.request)
             changed = f"{flags} --{field.replace('_', '-')} {value}".strip()
-            best, most = Change(flags=changed, prediction=predict(spec, video, there, hardware, other)), _pixels(video)
+            best, most = Change(flags=changed, prediction=predict(video, there, other)), pixels
     return best
 
 
@@ -93,51 +82,51 @@ def _pixels(video: VideoRequest) -> int:
     return video.width * video.height * video.num_frames
 
 
-def nearest_video_that_fits(
-    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
-) -> VideoRequest | None:
+def nearest_video_that_fits(work: Work, layout: ParallelLayout, machine: Machine) -> Work | None:
     """The same request, of as many frames as fit, or where only a picture would, of the largest size; None where none.
 
     With nothing else changed; sizes in 32nds of the one asked for.
     """
-    for smaller in (_shorter_videos(spec, request), _smaller_videos(spec, request)):
-        count = bisect.bisect_left(
-            smaller, True, key=lambda video: not predict(spec, video, layout, hardware, settings).fits
-        )
+    for smaller in (_shorter_videos(work), _smaller_videos(work)):
+        videos = [Work.of(work.spec, request) for request in smaller]
+        count = bisect.bisect_left(videos, True, key=lambda video: not predict(video, layout, machine).fits)
         if count:  # they need ever more
-            return smaller[count - 1]
+            return videos[count - 1]
     return None
 
 
-def _changes(
-    layout: ParallelLayout, num_heads: int, settings: RunSettings, max_ranks: int
-) -> Iterator[tuple[str, RunSettings, ParallelLayout]]:
+def _changes(layout: ParallelLayout, num_heads: int, machine: Machine) -> Iterator[tuple[str, Machine, ParallelLayout]]:
     """Changes of settings and layout from small to large, with the flags that make them."""
-    change = msgspec.structs.replace
+
+    change, settings = msgspec.structs.replace, machine.settings
+
+    def with_settings(other: RunSettings) -> Machine:
+        return change(machine, settings=other, abilities=None)  # what was measured is of these settings and ranks
+
     single = change(settings, decode_chunk=1) if settings.decode_chunk > 1 else settings
     if single != settings:
-        yield "--decode-chunk 1", single, layout
+        yield "--decode-chunk 1", with_settings(single), layout
     dtypes = [("", single)]
     for field in ("vae_dtype", "dtype"):
         if getattr(settings, field) == "float32":
             flag = f"--{field.replace('_', '-')} bfloat16"
             dtypes += [(f"{flags} {flag}".strip(), change(other, **{field: "bfloat16"})) for flags, other in dtypes]
     for flags, other in dtypes[1:]:
-        yield flags, other, layout
+        yield flags, with_settings(other), layout
     for flags, other in dtypes:
-        for there in _wider(layout, num_heads, max_ranks):
-            yield f"--num-gpus {there.num_ranks} ({there.name}) {flags}".strip(), other, there
+        for there in _wider(layout, num_heads, machine.most_ranks):
+            yield f"--num-gpus {there.num_ranks} ({there.name}) {flags}".strip(), with_settings(other), there
 
 
-def _shorter_videos(spec: ModelSpec, request: VideoRequest) -> list[VideoRequest]:
+def _shorter_videos(work: Work) -> list[VideoRequest]:
     """All that are still videos, ever longer."""
-    step = spec.frame_multiple
+    request, step = work.request, work.spec.frame_multiple
     return [msgspec.structs.replace(request, num_frames=n) for n in range(1 + step, request.num_frames, step)]
 
 
-def _smaller_videos(spec: ModelSpec, request: VideoRequest) -> list[VideoRequest]:
+def _smaller_videos(work: Work) -> list[VideoRequest]:
     """Sizes of about the same shape, ever larger."""
-    high, wide = spec.size_multiple
+    request, (high, wide) = work.request, work.spec.size_multiple
     sizes = dict.fromkeys(
         (max(wide, request.width * part // 32 // wide * wide), max(high, request.height * part // 32 // high * high))
         for part in range(1, 32)

@@ -8,13 +8,17 @@ import msgspec
 
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.layout import ParallelLayout
+from ringlight.core.plan import JobPlan
 from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
 from ringlight.families.model import ModelSpec
+from ringlight.families.work import Work
 from ringlight.planner import catalogue
-from ringlight.planner.costs import stage_costs, uses_winograd
+from ringlight.planner.costs import stage_costs
+from ringlight.planner.deciding import job_plan
 from ringlight.planner.hardware import Card, Correction, Hardware, Link, RunSettings
-from ringlight.planner.memory import decode_portion, decoding_bytes, denoising_bytes, weights_by_rank
+from ringlight.planner.machine import Machine
+from ringlight.planner.memory import decoding_bytes, denoising_bytes, weights_by_rank
 
 ALONE = ParallelLayout()
 
@@ -42,15 +46,16 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
         """
         _require_telling(report)
         card = card or _card_of(report)
-        settings, request = settings_of(report), request_of(report)
-        hardware = Hardware(card=card, link=catalogue.link("loopback"))
-        predicted = {stage.name: stage.seconds for stage in stage_costs(spec, request, ALONE, hardware, settings)}
+        settings, work = settings_of(report), Work.of(spec, request_of(report))
+        machine = Machine(hardware=Hardware(card=card, link=catalogue.link("loopback")), settings=settings)
+        plan = job_plan(work, ALONE, machine)
+        predicted = {stage.name: stage.seconds for stage in stage_costs(work, ALONE, machine, plan)}
         measured = {stage.name: stage.seconds for stage in report.stages}
         by_stage = {
             name: measured[name] / seconds for name, seconds in predicted.items() if seconds and name in measured
         }
         known = sum(seconds for name, seconds in measured.items() if name in predicted)
-        base, growth = _memory(report, spec, request, hardware, settings)
+        base, growth = _memory(report, work, machine, plan)
         return cls(
             device=str(report.environment.get("device", "")),
             model=spec.fingerprint,
@@ -64,7 +69,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
                 base_bytes=base,
                 growth=growth,
             ),
-            flops_per_second=_rates(spec, request, measured, hardware, settings),
+            flops_per_second=_rates(work, measured, machine),
         )
 
     @classmethod
@@ -86,9 +91,10 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
         except msgspec.DecodeError as error:
             raise InvalidSetting(f"{path}: no calibration, report or benchmark's result: {error}") from None
 
-    def hardware(self, link: Link) -> Hardware:
+    def machine(self, link: Link) -> Machine:
         """The machine of this run, with a link."""
-        return Hardware(card=self.card, link=link, correction=self.correction)
+        hardware = Hardware(card=self.card, link=link, correction=self.correction)
+        return Machine(hardware=hardware, settings=self.settings)
 
     def to_json(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
@@ -149,16 +155,13 @@ def _card_of(report: RunReport) -> Card:
     )
 
 
-def _memory(
-    report: RunReport, spec: ModelSpec, request: VideoRequest, hardware: Hardware, settings: RunSettings
-) -> tuple[int, dict[str, float]]:
+def _memory(report: RunReport, work: Work, machine: Machine, plan: JobPlan) -> tuple[int, dict[str, float]]:
     """(bytes of the idle process beside its weights, measured per predicted byte of activations by stage)."""
-    weights, memory = weights_by_rank(spec, 1, settings)[0], report.worst_memory
+    weights, memory = weights_by_rank(work.spec, 1, machine.settings)[0], report.worst_memory
     idle = memory.idle_resident_bytes if memory.idle_resident_bytes is not None else weights
-    portion = decode_portion(spec, request, ALONE, hardware, settings)
     predicted = {
-        "Denoising": denoising_bytes(spec, request, ALONE, hardware, settings),
-        "Decoding": decoding_bytes(spec, request, ALONE, portion, hardware, settings),
+        "Denoising": denoising_bytes(work, ALONE, machine, plan),
+        "Decoding": decoding_bytes(work, ALONE, machine, plan),
     }
     growth = {
         stage.name: (stage.peak_bytes - idle) / predicted[stage.name]
@@ -168,20 +171,14 @@ def _memory(
     return max(0, idle - weights), growth
 
 
-def _rates(
-    spec: ModelSpec, request: VideoRequest, measured: dict[str, float], hardware: Hardware, settings: RunSettings
-) -> dict[str, float]:
+def _rates(work: Work, measured: dict[str, float], machine: Machine) -> dict[str, float]:
     """Operations a second over whole stages."""
-    size = (request.num_frames, request.height, request.width)
-    _, frames, rows, columns = spec.latent_shape(*size)
-    calls = spec.scheduler.num_calls(request.num_inference_steps)
-    forwards = calls * (2 if request.uses_guidance else 1)
-    first, later = (
-        spec.vae.decoder.flops(rows, rows, columns, is_first, uses_winograd(hardware, settings))
-        for is_first in (True, False)
-    )
+    _, frames, rows, columns = work.latent_shape
+    forwards = work.num_calls * work.num_forwards(ALONE)
+    decoder = work.spec.vae.decoder
+    first, later = (decoder.flops(rows, rows, columns, is_first, machine.uses_winograd) for is_first in (True, False))
     done = {
-        "Denoising": forwards * spec.transformer.forward_flops(spec.num_tokens(*size)),
+        "Denoising": forwards * work.spec.transformer.forward_flops(work.num_tokens),
         "Decoding": first + (frames - 1) * later,
     }
     return {name: flops / measured[name] for name, flops in done.items() if measured.get(name)}

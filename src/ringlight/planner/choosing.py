@@ -5,40 +5,38 @@ from __future__ import annotations
 from ringlight.core.layout import AskedLayout, LayoutChoice, ParallelLayout, candidates, decide
 from ringlight.core.plain import plain
 from ringlight.core.request import VideoRequest
-from ringlight.families.model import ModelSpec
+from ringlight.families.work import Work
 from ringlight.planner.machine import Machine
-from ringlight.planner.prediction import Prediction
+from ringlight.planner.prediction import Prediction, predict
 
 ALIKE = 0.05  # layouts this close cannot be told apart by a model; the rule of core/layout decides
 
 
-def choose(
-    spec: ModelSpec, typical: VideoRequest, asked: AskedLayout, machine: Machine | None, num_nodes: int = 1
-) -> LayoutChoice:
+def choose(typical: Work, asked: AskedLayout, machine: Machine | None, num_nodes: int = 1) -> LayoutChoice:
     """The layout with all that is asked for on which a typical request is predicted to be over first, and why.
 
     Those that do not fit count only where none does. Over several nodes, whose links differ, and on a machine that is
     not known, the rule of `core.layout.decide` chooses. Raises InvalidLayout where nothing has what is asked for.
     """
-    heads = spec.transformer.num_attention_heads
-    rule = decide(asked, num_heads=heads, guidance=typical.uses_guidance, num_nodes=num_nodes)
+    heads, guidance = typical.spec.transformer.num_attention_heads, typical.request.uses_guidance
+    rule = decide(asked, num_heads=heads, guidance=guidance, num_nodes=num_nodes)
     if machine is None or num_nodes > 1:
         return rule
     options = [
         layout
         for layout in candidates(asked, num_heads=heads)
-        if layout.cfg == rule.layout.cfg or typical.uses_guidance  # branches of nothing are a sequence's ranks
+        if layout.cfg == rule.layout.cfg or guidance  # branches of nothing are a sequence's ranks
     ]
     if len(options) == 1:
         return rule
-    found = {layout: machine.predict(spec, typical, layout) for layout in options}
+    found = {layout: predict(typical, layout, machine) for layout in options}
     fitting = [layout for layout in options if found[layout].fits] or options
     ranked = sorted(fitting, key=lambda layout: found[layout].total_seconds)
     least = found[ranked[0]].total_seconds
     alike = [layout for layout in ranked if found[layout].total_seconds <= (1 + ALIKE) * least]
     best = rule.layout if rule.layout in alike else ranked[0]
     why = f"{rule.reason}; " if best == rule.layout else f"{best.name}: "
-    return LayoutChoice(layout=best, reason=why + _comparison(typical, best, ranked, found, machine))
+    return LayoutChoice(layout=best, reason=why + _comparison(typical.request, best, ranked, found, machine))
 
 
 def _comparison(

@@ -1,7 +1,7 @@
 """Seconds of every stage of a request on a layout, one function each. Formulas stand in their docstrings.
 
-Every function takes (spec, request, layout, hardware, settings), and returns a `StageCost` of rank 0, which has at
-least as many tokens, rows and heads as any other. `layout` is what the request runs on (core/layout.layout_for).
+Every function takes (work, layout, machine, plan), and returns a `StageCost` of rank 0, which has at least as many
+tokens, rows and heads as any other. `layout` is what the request runs on (core/layout.layout_for).
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from collections.abc import Callable
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, split_sizes
+from ringlight.core.plan import JobPlan
 from ringlight.core.portions import split_runs
-from ringlight.core.request import VideoRequest
 from ringlight.families.layers.convolution import Convolution
 from ringlight.families.model import ModelSpec
 from ringlight.families.traffic import text_bytes
+from ringlight.families.work import Work
 from ringlight.planner.denoising import denoising_seconds
-from ringlight.planner.hardware import Hardware, RunSettings
-from ringlight.planner.memory import checkpoint_parameters, decode_portion
+from ringlight.planner.hardware import RunSettings
+from ringlight.planner.machine import Machine
+from ringlight.planner.memory import checkpoint_parameters
 
 ORDINARY_PROMPT = "a prompt of ordinary length " * 11  # some 77 tokens; its words do not matter
 CHARACTERS_PER_TOKEN = 4  # of English; a prompt is never tokenised here
@@ -49,7 +51,7 @@ class StageCost(msgspec.Struct, frozen=True, kw_only=True):
         return self.link_seconds - self.exposed_seconds
 
 
-Cost = Callable[[ModelSpec, VideoRequest, ParallelLayout, Hardware, RunSettings], StageCost]
+Cost = Callable[[Work, ParallelLayout, Machine, JobPlan], StageCost]
 
 
 def prompt_tokens(prompt: str, spec: ModelSpec) -> int:
@@ -57,138 +59,123 @@ def prompt_tokens(prompt: str, spec: ModelSpec) -> int:
     return min(spec.max_text_tokens, 1 + math.ceil(len(prompt) / CHARACTERS_PER_TOKEN))
 
 
-def input_validation(
-    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
-) -> StageCost:
+def input_validation(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
     """A first frame's pixels / what a core decodes and resizes; nothing without one."""
+    request = work.request
     pixels = request.width * request.height if request.image is not None else 0
     return StageCost(
         name="InputValidation",
-        compute_seconds=hardware.corrected("InputValidation", pixels / PICTURE_PIXELS_PER_SECOND),
+        compute_seconds=machine.corrected("InputValidation", pixels / PICTURE_PIXELS_PER_SECOND),
     )
 
 
-def text_encoding(
-    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
-) -> StageCost:
+def text_encoding(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
     """Prompts go one after another through the layers, a run of which lies on each of the H ranks that hold any:
 
     (H - 1 + prompts) / H x (weights / memory + operations / text + a little), and H - 1 + prompts messages.
     """
-    prompts = [request.prompt, request.negative_prompt] if request.uses_guidance else [request.prompt]
-    lengths = [prompt_tokens(prompt, spec) for prompt in dict.fromkeys(prompts)]
+    spec, itemsize = work.spec, machine.settings.itemsize
+    lengths = [prompt_tokens(prompt, spec) for prompt in work.prompts]
     layers = spec.text_encoder.layers
     holders = sum(map(bool, split_runs(layers.parts, layout.num_ranks)))
-    read = sum(layers.parts[1:]) * settings.itemsize / hardware.memory_rate
-    one = max(read + layers.flops(length) / hardware.text(settings) for length in lengths) + PROMPT_SECONDS
+    read = sum(layers.parts[1:]) * itemsize / machine.memory_rate
+    one = max(read + layers.flops(length) / machine.text for length in lengths) + PROMPT_SECONDS
     turns = holders - 1 + len(lengths)
     values = sum(lengths) * spec.text_encoder.d_model
-    last = text_bytes(holders, layout.num_ranks, holders - 1, values, settings.itemsize)
-    link = hardware.link.seconds(last, layout.num_ranks - 1 + turns - len(lengths)) if layout.num_ranks > 1 else 0.0
-    seconds = hardware.corrected("TextEncoding", one * turns / holders)
+    last = text_bytes(holders, layout.num_ranks, holders - 1, values, itemsize)
+    link = machine.link.seconds(last, layout.num_ranks - 1 + turns - len(lengths)) if layout.num_ranks > 1 else 0.0
+    seconds = machine.corrected("TextEncoding", one * turns / holders)
     return StageCost(name="TextEncoding", compute_seconds=seconds, link_seconds=link, exposed_seconds=link)
 
 
-def image_encoding(
-    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
-) -> StageCost:
+def image_encoding(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
     """Operations of the largest band of rows / convolution + activations / memory, and all edge rows in the open."""
-    _, _, rows, columns = spec.latent_shape(request.num_frames, request.height, request.width)
+    _, _, rows, columns = work.latent_shape
     own = split_sizes(rows, layout.num_ranks)[0]
-    encoder = spec.vae.encoder
+    encoder = work.spec.vae.encoder
     flops, layers = encoder.flops(own, rows, columns), encoder.convolutions
-    seconds = flops / hardware.convolution(settings)
-    seconds += sum(_activation_seconds(layer, own * columns, 1, hardware, settings) for layer in layers)
+    seconds = flops / machine.convolution
+    seconds += sum(_activation_seconds(layer, own * columns, 1, machine) for layer in layers)
     link = 0.0
     if layout.num_ranks > 1:
-        sent = sum(encoder.sent_bytes(layout.num_ranks, 0, (rows, columns), settings.vae_itemsize).values())
-        link = _bare(hardware, sent, sum(layer.has_halo for layer in layers) + 2)
+        sent = sum(encoder.sent_bytes(layout.num_ranks, 0, (rows, columns), machine.settings.vae_itemsize).values())
+        link = machine.link.bare_seconds(sent, sum(layer.has_halo for layer in layers) + 2)
     return StageCost(
         name="ImageEncoding",
-        compute_seconds=hardware.corrected("ImageEncoding", seconds),
+        compute_seconds=machine.corrected("ImageEncoding", seconds),
         link_seconds=link,
         exposed_seconds=link,
     )
 
 
-def latent_preparation(
-    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
-) -> StageCost:
+def latent_preparation(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
     """Values of noise / values a second of a CPU generator; every rank draws all of them."""
-    values = math.prod(spec.latent_shape(request.num_frames, request.height, request.width))
-    seconds = hardware.corrected("LatentPreparation", values / NORMAL_VALUES_PER_SECOND)
+    seconds = machine.corrected("LatentPreparation", work.latent_values / NORMAL_VALUES_PER_SECOND)
     return StageCost(name="LatentPreparation", compute_seconds=seconds)
 
 
-def denoising(
-    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
-) -> StageCost:
+def denoising(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
     """steps x (blocks replayed with their messages + gather of the head's output + exchange between branches).
 
     What a block takes: planner/denoising. What of its link is hidden: planner/replay.
     """
-    compute, link, exposed = denoising_seconds(spec, request, layout, hardware, settings)
+    compute, link, exposed = denoising_seconds(work, layout, machine, plan)
     return StageCost(name="Denoising", compute_seconds=compute, link_seconds=link, exposed_seconds=exposed)
 
 
-def decoding(
-    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
-) -> StageCost:
+def decoding(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
     """Operations of the largest band / convolution + activations / memory, over all latent frames.
 
     Edge rows of a convolution travel while the rest of its activation is written (on a CPU also while its inner rows
     are convolved), so of each message shows what is longer than that; keys and values of the mid block's attention are
     waited for; frames travel to rank 0 under the next portion, and those of the last one in the open.
     """
-    _, num_latents, rows, columns = spec.latent_shape(request.num_frames, request.height, request.width)
-    ranks, layers = layout.num_ranks, spec.vae.decoder
+    _, num_latents, rows, columns = work.latent_shape
+    request, layers, ranks, portion = work.request, work.spec.vae.decoder, layout.num_ranks, plan.decode_chunk
     own = split_sizes(rows, ranks)[0]
-    portion = decode_portion(spec, request, layout, hardware, settings)
-    rate, winograd = hardware.convolution(settings), uses_winograd(hardware, settings)
+    rate, winograd, itemsize = machine.convolution, machine.uses_winograd, machine.settings.vae_itemsize
     compute = link = exposed = 0.0
     for first, size, count in ((True, 1, 1), (False, portion, (num_latents - 1) / portion)):
         flops = layers.flops(own, rows, columns, first, winograd)
         seconds = size * flops / rate
         for layer in layers.convolutions:
             frames = 1 if first else size * layer.frames
-            written = _activation_seconds(layer, own * columns, frames, hardware, settings)
+            written = _activation_seconds(layer, own * columns, frames, machine)
             seconds += written
             if ranks > 1 and layer.has_halo and not (first and layer.skips_first):
-                edge = frames * layer.inputs * layer.scale * columns * settings.vae_itemsize * min(2, ranks - 1)
-                message = hardware.link.seconds(edge, 1)
-                under = hardware.corrected("Decoding", written)
+                edge = frames * layer.inputs * layer.scale * columns * itemsize * min(2, ranks - 1)
+                message = machine.link.seconds(edge, 1)
+                under = machine.corrected("Decoding", written)
                 if winograd and layer.in_pairs and not first:
-                    under += hardware.corrected("Decoding", layer.flops(own * columns, first, winograd) * size / rate)
-                busy = edge * hardware.link.busy_seconds_per_byte
+                    under += machine.corrected("Decoding", layer.flops(own * columns, first, winograd) * size / rate)
+                busy = edge * machine.link.busy_seconds_per_byte
                 link += count * (message + busy)
                 exposed += count * (max(0.0, message - under) + busy)
         compute += count * seconds
         if ranks > 1:
             gathered = 2 * layers.mid.channels * own * columns * size
-            waited = _bare(hardware, gathered * settings.vae_itemsize * (ranks - 1), ranks - 1)
+            waited = machine.link.bare_seconds(gathered * itemsize * (ranks - 1), ranks - 1)
             link, exposed = link + count * waited, exposed + count * waited
     if ranks > 1:
         frames_bytes = 3 * request.num_frames * request.width * request.height * (rows - own) / rows
-        sent = _bare(hardware, frames_bytes, 1 + (num_latents - 1) / portion)
+        sent = machine.link.bare_seconds(frames_bytes, 1 + (num_latents - 1) / portion)
         last = min(1.0, portion / num_latents)
-        busy = frames_bytes * hardware.link.busy_seconds_per_byte
+        busy = frames_bytes * machine.link.busy_seconds_per_byte
         link, exposed = link + sent, exposed + max(busy, last * sent)
     return StageCost(
         name="Decoding",
-        compute_seconds=hardware.corrected("Decoding", compute),
+        compute_seconds=machine.corrected("Decoding", compute),
         link_seconds=link,
         exposed_seconds=exposed,
     )
 
 
-def output(
-    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
-) -> StageCost:
+def output(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
     """Pixels of the last portion / pixels a second of the encoder, which has written the others during Decoding."""
-    portion = decode_portion(spec, request, layout, hardware, settings)
-    frames = min(request.num_frames, portion * spec.vae.scale_factor_temporal)
+    request = work.request
+    frames = min(request.num_frames, plan.decode_chunk * work.spec.vae.scale_factor_temporal)
     seconds = frames * request.width * request.height / VIDEO_PIXELS_PER_SECOND
-    return StageCost(name="Output", compute_seconds=hardware.corrected("Output", seconds))
+    return StageCost(name="Output", compute_seconds=machine.corrected("Output", seconds))
 
 
 def load_seconds(spec: ModelSpec, settings: RunSettings) -> float:
@@ -207,33 +194,19 @@ STAGES: tuple[Cost, ...] = (
 )
 
 
-def stage_costs(
-    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
-) -> list[StageCost]:
+def stage_costs(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> list[StageCost]:
     """All stages that a request runs, in the report's names and order, and Other: what a measurement found beside."""
     stages = [
-        stage(spec, request, layout, hardware, settings)
+        stage(work, layout, machine, plan)
         for stage in STAGES
-        if stage is not image_encoding or request.image is not None
+        if stage is not image_encoding or work.request.image is not None
     ]
-    return [*stages, StageCost(name="Other", compute_seconds=hardware.correction.other_seconds)]
+    return [*stages, StageCost(name="Other", compute_seconds=machine.hardware.correction.other_seconds)]
 
 
-def uses_winograd(hardware: Hardware, settings: RunSettings) -> bool:
-    """Whether pairs of frames take four products for six: in float32 on a CPU."""
-    return hardware.card.is_cpu and settings.vae_dtype == "float32"
-
-
-def _activation_seconds(
-    layer: Convolution, latent_pixels: int, frames: int, hardware: Hardware, settings: RunSettings
-) -> float:
+def _activation_seconds(layer: Convolution, latent_pixels: int, frames: int, machine: Machine) -> float:
     """Norm, activation, window and history of what a normed convolution sees."""
     if not layer.is_normed:
         return 0.0
     elements = frames * latent_pixels * layer.scale**2 * layer.inputs
-    return ACTIVATION_PASSES * elements * settings.vae_itemsize / hardware.memory_rate
-
-
-def _bare(hardware: Hardware, num_bytes: float, num_messages: float) -> float:
-    """Seconds of transfers that nothing hides."""
-    return hardware.link.seconds(num_bytes, num_messages) + num_bytes * hardware.link.busy_seconds_per_byte
+    return ACTIVATION_PASSES * elements * machine.settings.vae_itemsize / machine.memory_rate

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from ringlight.core.layout import ParallelLayout
-from ringlight.core.request import VideoRequest
-from ringlight.families.model import ModelSpec
-from ringlight.planner.hardware import Hardware, RunSettings
+from ringlight.families.work import Work
+from ringlight.planner.machine import Machine
 from ringlight.planner.planner import layouts
 from ringlight.planner.prediction import Prediction, predict
 from ringlight.planner.simulate import Load, QueueResult, mixed, simulate
@@ -20,7 +19,7 @@ MAX_RANKS = 16  # of one replica: more ranks for one video are slower than more 
 class Kind(msgspec.Struct, frozen=True):
     """A request of a mix, and how often it comes beside the others."""
 
-    request: VideoRequest
+    work: Work
     weight: float = 1.0
 
 
@@ -46,13 +45,10 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_fleet(
-    spec: ModelSpec,
     kinds: Sequence[Kind],
-    hardware: Hardware,
-    num_gpus: int,
+    machine: Machine,
     load: Load,
     *,
-    settings: RunSettings | None = None,
     p95_seconds: float | None = None,
     gpu_price: float | None = None,
 ) -> FleetPlan:
@@ -62,8 +58,8 @@ def plan_fleet(
     With a promise (`p95_seconds`) each layout gets the fewest replicas that keep it, and the fewest GPUs are best.
     """
     choices = []
-    for layout, predictions in _fastest(spec, kinds, hardware, min(num_gpus, MAX_RANKS), settings).items():
-        queue = _queue(predictions, kinds, num_gpus // layout.num_ranks, load, p95_seconds)
+    for layout, predictions in _fastest(kinds, machine).items():
+        queue = _queue(predictions, kinds, machine.most_ranks // layout.num_ranks, load, p95_seconds)
         choices.append(_choice(layout, queue, load, gpu_price))
 
     def order(choice: FleetChoice) -> tuple[float, ...]:
@@ -77,14 +73,12 @@ def plan_fleet(
     return FleetPlan(choices=choices, chosen=good[0] if good else None)
 
 
-def _fastest(
-    spec: ModelSpec, kinds: Sequence[Kind], hardware: Hardware, max_ranks: int, settings: RunSettings | None
-) -> dict[ParallelLayout, list[Prediction]]:
+def _fastest(kinds: Sequence[Kind], machine: Machine) -> dict[ParallelLayout, list[Prediction]]:
     """For each number of ranks the layout on which the mix takes least, with the predictions of its kinds."""
     found: dict[int, tuple[float, ParallelLayout, list[Prediction]]] = {}
-    guidance = any(kind.request.uses_guidance for kind in kinds)
-    for layout in layouts(spec, max_ranks, guidance):
-        predictions = [predict(spec, kind.request, layout, hardware, settings) for kind in kinds]
+    guidance = any(kind.work.request.uses_guidance for kind in kinds)
+    for layout in layouts(kinds[0].work.spec, min(machine.most_ranks, MAX_RANKS), guidance):
+        predictions = [predict(kind.work, layout, machine) for kind in kinds]
         if all(prediction.fits for prediction in predictions):
             seconds = sum(k.weight * p.total_seconds for k, p in zip(kinds, predictions, strict=True))
             if layout.num_ranks not in found or seconds < found[layout.num_ranks][0]:

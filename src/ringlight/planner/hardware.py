@@ -73,6 +73,10 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """How long bytes are on the way in so many messages one after another; nothing takes no time."""
         return num_bytes / self.bytes_per_second + num_messages * self.latency_seconds if num_bytes else 0.0
 
+    def bare_seconds(self, num_bytes: float, num_messages: float) -> float:
+        """What a transfer that nothing hides adds to the computation."""
+        return self.seconds(num_bytes, num_messages) + num_bytes * self.busy_seconds_per_byte
+
 
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What an operator sets that changes cost. `decode_chunk` and `num_slices` 0 follow as they do in a run."""
@@ -111,35 +115,6 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
     card: Card
     link: Link
     correction: Correction = Correction()
-
-    def products(self, settings: RunSettings) -> float:
-        """Achieved operations a second of the transformer's matrix products."""
-        return self._peak(settings.dtype) * self.card.fractions.products
-
-    def attention(self, settings: RunSettings) -> float:
-        """Achieved operations a second of fused attention."""
-        return self._peak(settings.dtype) * self.card.fractions.attention
-
-    def text(self, settings: RunSettings) -> float:
-        """Achieved operations a second of the text encoder."""
-        return self._peak(settings.dtype) * self.card.fractions.text
-
-    def convolution(self, settings: RunSettings) -> float:
-        """Achieved operations a second of the VAE."""
-        tf32 = settings.tf32 and settings.vae_dtype == "float32"
-        return (self.card.tf32_flops if tf32 else self._peak(settings.vae_dtype)) * self.card.fractions.convolution
-
-    @property
-    def memory_rate(self) -> float:
-        """Achieved bytes a second read and written."""
-        return self.card.memory_bytes_per_second * self.card.fractions.memory
-
-    def corrected(self, stage: str, seconds: float) -> float:
-        """Seconds of a stage's own work after what a measurement says of it."""
-        return seconds * self.correction.by_stage.get(stage, 1.0)
-
-    def _peak(self, dtype: DtypeName) -> float:
-        return self.card.bf16_flops if dtype == "bfloat16" else self.card.fp32_flops
 
 
 def read_toml(path: Path, kind: type[T]) -> T:

@@ -4,23 +4,64 @@ from __future__ import annotations
 
 import msgspec
 
-from ringlight.core.layout import ParallelLayout
-from ringlight.core.request import VideoRequest
-from ringlight.families.model import ModelSpec
-from ringlight.planner.hardware import Hardware, RunSettings
-from ringlight.planner.prediction import Prediction, predict
+from ringlight.core.plan import Abilities
+from ringlight.planner.hardware import Card, DtypeName, Hardware, Link, RunSettings
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What every rank of an engine computes with, and how. `basis` says in words where the figures come from;
-    `most_ranks` is how many ranks an engine could have here.
-    """
+    `most_ranks` is how many ranks there could be. `abilities` are what its ranks have measured, which decides in the
+    place of what is assumed."""
 
     hardware: Hardware
-    settings: RunSettings
-    basis: str
-    most_ranks: int
+    settings: RunSettings = RunSettings()
+    basis: str = ""
+    most_ranks: int = 1
+    abilities: Abilities | None = None
 
-    def predict(self, spec: ModelSpec, request: VideoRequest, layout: ParallelLayout) -> Prediction:
-        """What a request takes here."""
-        return predict(spec, request, layout, self.hardware, self.settings)
+    @property
+    def card(self) -> Card:
+        return self.hardware.card
+
+    @property
+    def link(self) -> Link:
+        return self.hardware.link
+
+    @property
+    def products(self) -> float:
+        """Achieved operations a second of the transformer's matrix products."""
+        return self._peak(self.settings.dtype) * self.card.fractions.products
+
+    @property
+    def attention(self) -> float:
+        """Achieved operations a second of fused attention."""
+        return self._peak(self.settings.dtype) * self.card.fractions.attention
+
+    @property
+    def text(self) -> float:
+        """Achieved operations a second of the text encoder."""
+        return self._peak(self.settings.dtype) * self.card.fractions.text
+
+    @property
+    def convolution(self) -> float:
+        """Achieved operations a second of the VAE."""
+        vae_dtype = self.settings.vae_dtype
+        tf32 = self.settings.tf32 and vae_dtype == "float32"
+        return (self.card.tf32_flops if tf32 else self._peak(vae_dtype)) * self.card.fractions.convolution
+
+    @property
+    def memory_rate(self) -> float:
+        """Achieved bytes a second read and written."""
+        return self.card.memory_bytes_per_second * self.card.fractions.memory
+
+    @property
+    def uses_winograd(self) -> bool:
+        """Whether pairs of frames take four products for six: in float32 on a CPU."""
+        return self.card.is_cpu and self.settings.vae_dtype == "float32"
+
+    def corrected(self, stage: str, seconds: float) -> float:
+        """Seconds of a stage's own work after what a measurement says of it."""
+        return seconds * self.hardware.correction.by_stage.get(stage, 1.0)
+
+    def _peak(self, dtype: DtypeName) -> float:
+        return self.card.bf16_flops if dtype == "bfloat16" else self.card.fp32_flops

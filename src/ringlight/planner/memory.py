@@ -5,18 +5,17 @@ What the caching allocator reserves beyond that is its slack.
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, split_sizes
+from ringlight.core.plan import JobPlan
 from ringlight.core.portions import merges_padding, offered_tokens, split_runs
-from ringlight.core.request import VideoRequest
 from ringlight.families.model import ModelSpec
+from ringlight.families.work import Work
 from ringlight.planner.decoder_peak import DecoderPeak, norm_copies
-from ringlight.planner.denoising import sending
 from ringlight.planner.forward_peak import ForwardPeak
-from ringlight.planner.hardware import Hardware, RunSettings
+from ringlight.planner.hardware import RunSettings
+from ringlight.planner.machine import Machine
 
 SLACK = 0.15  # of activations, reserved beyond what is allocated: assumed
 LATENTS_HELD = 10  # noise, latents, predictions, the scheduler's history
@@ -48,15 +47,12 @@ class RankMemory(msgspec.Struct, frozen=True, kw_only=True):
         return self.peak_allocated_bytes + self.slack_bytes
 
 
-def memory_by_rank(
-    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
-) -> list[RankMemory]:
+def memory_by_rank(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> list[RankMemory]:
     """Memory of every rank of a layout that a request runs on."""
-    portion = decode_portion(spec, request, layout, hardware, settings)
-    growth = hardware.correction.growth
-    slack = 0.0 if growth else SLACK
-    denoising = growth.get("Denoising", 1.0) * denoising_bytes(spec, request, layout, hardware, settings)
-    decoding = growth.get("Decoding", 1.0) * decoding_bytes(spec, request, layout, portion, hardware, settings)
+    correction = machine.hardware.correction
+    slack = 0.0 if correction.growth else SLACK
+    denoising = correction.growth.get("Denoising", 1.0) * denoising_bytes(work, layout, machine, plan)
+    decoding = correction.growth.get("Decoding", 1.0) * decoding_bytes(work, layout, machine, plan)
     return [
         RankMemory(
             rank=rank,
@@ -64,9 +60,9 @@ def memory_by_rank(
             denoising_bytes=int(denoising),
             decoding_bytes=int(decoding),
             slack_bytes=int(slack * max(denoising, decoding)),
-            base_bytes=hardware.correction.base_bytes,
+            base_bytes=correction.base_bytes,
         )
-        for rank, weights in enumerate(weights_by_rank(spec, layout.num_ranks, settings))
+        for rank, weights in enumerate(weights_by_rank(work.spec, layout.num_ranks, machine.settings))
     ]
 
 
@@ -92,73 +88,53 @@ def checkpoint_parameters(spec: ModelSpec) -> int:
     return spec.transformer.layers.parameters + vae + sum(spec.text_encoder.layers.parts)
 
 
-def denoising_bytes(
-    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
-) -> int:
+def denoising_bytes(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> int:
     """The peak of Denoising over the weights: of a forward, or two in turns; text keys, latents and the scheduler's
     history lie beside."""
-    network, how = spec.transformer, sending(spec, request, layout, hardware, settings)
-    num_tokens = spec.num_tokens(request.num_frames, request.height, request.width)
+    network, itemsize, is_cpu = work.spec.transformer, machine.settings.itemsize, machine.card.is_cpu
     forward = ForwardPeak(
         network=network,
         layout=layout,
-        num_tokens=num_tokens,
-        own=split_sizes(num_tokens, layout.sp)[0],
-        offered=offered_tokens(hardware.card.is_cpu),
-        num_slices=how.num_slices,
-        item=settings.itemsize,
+        num_tokens=work.num_tokens,
+        own=split_sizes(work.num_tokens, layout.sp)[0],
+        offered=offered_tokens(is_cpu),
+        num_slices=plan.num_slices,
+        item=itemsize,
     )
-    prompts = 2 if request.uses_guidance and layout.cfg == 1 else 1
-    rows = TEXT_TOKENS if merges_padding(hardware.card.is_cpu) else spec.max_text_tokens
-    text = prompts * rows * 2 * network.inner_dim * network.num_layers * settings.itemsize
-    latents = 4 * LATENTS_HELD * math.prod(spec.latent_shape(request.num_frames, request.height, request.width))
-    return forward.bytes(2 if how.take_turns else 1) + text + latents
+    rows = TEXT_TOKENS if merges_padding(is_cpu) else work.spec.max_text_tokens
+    text = work.num_forwards(layout) * rows * 2 * network.inner_dim * network.num_layers * itemsize
+    return forward.bytes(2 if plan.take_turns else 1) + text + 4 * LATENTS_HELD * work.latent_values
 
 
-def decode_portion(
-    spec: ModelSpec, request: VideoRequest, layout: ParallelLayout, hardware: Hardware, settings: RunSettings
-) -> int:
-    """Latent frames decoded at a time: as the workers choose it."""
-    _, _, rows, columns = spec.latent_shape(request.num_frames, request.height, request.width)
-    band, spare = split_sizes(rows, layout.num_ranks)[0], spare_bytes(spec, layout, hardware, settings)
-    return spec.vae.decoder.portion(band, columns, settings.vae_itemsize, spare, settings.decode_chunk)
-
-
-def spare_bytes(spec: ModelSpec, layout: ParallelLayout, hardware: Hardware, settings: RunSettings) -> int:
+def spare_bytes(spec: ModelSpec, layout: ParallelLayout, machine: Machine) -> int:
     """What a GPU has beside the weights that are loaded, on the rank with most of them; nothing on a CPU."""
-    if hardware.card.is_cpu:
+    if machine.abilities is not None:
+        return machine.abilities.spare_bytes
+    if machine.card.is_cpu:
         return 0
-    return hardware.card.memory_bytes - max(loaded_by_rank(spec, layout.num_ranks, settings))
+    return machine.card.memory_bytes - max(loaded_by_rank(spec, layout.num_ranks, machine.settings))
 
 
-def usable_bytes(hardware: Hardware) -> int:
+def usable_bytes(machine: Machine) -> int:
     """What tensors of a rank may take of its card."""
-    return hardware.card.memory_bytes - hardware.card.context_bytes
+    return machine.card.memory_bytes - machine.card.context_bytes
 
 
-def decoding_bytes(
-    spec: ModelSpec,
-    request: VideoRequest,
-    layout: ParallelLayout,
-    portion: int,
-    hardware: Hardware,
-    settings: RunSettings,
-) -> int:
+def decoding_bytes(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> int:
     """The peak of Decoding over the weights: history, the workspace of convolutions, and activations at their most."""
-    layers = spec.vae.decoder
-    _, num_latents, rows, columns = spec.latent_shape(request.num_frames, request.height, request.width)
+    layers, itemsize = work.spec.vae.decoder, machine.settings.vae_itemsize
+    _, num_latents, rows, columns = work.latent_shape
     own = split_sizes(rows, layout.num_ranks)[0]
     is_split = layout.num_ranks > 1 and rows > 1
     history = layers.history_elements(own, columns, is_split) if num_latents > 1 else 0
-    is_float32 = settings.vae_dtype == "float32"
     peak = DecoderPeak(
         layers,
         own,
         columns,
         is_split,
-        winograd=hardware.card.is_cpu and is_float32,
-        norm_copies=norm_copies(hardware.card.is_cpu, settings.vae_itemsize),
+        winograd=machine.uses_winograd,
+        norm_copies=norm_copies(machine.card.is_cpu, itemsize),
     )
-    latents = 4 * LATENTS_HELD // 2 * math.prod(spec.latent_shape(request.num_frames, request.height, request.width))
-    size = min(portion, max(1, num_latents - 1))
-    return (history + peak.of(size, num_latents > 1)) * settings.vae_itemsize + latents
+    size = min(plan.decode_chunk, max(1, num_latents - 1))
+    latents = 4 * LATENTS_HELD // 2 * work.latent_values
+    return (history + peak.of(size, num_latents > 1)) * itemsize + latents

@@ -10,10 +10,10 @@ import msgspec
 from ringlight.core.errors import InvalidLayout
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import GIB
-from ringlight.core.request import VideoRequest
 from ringlight.families.model import ModelSpec
+from ringlight.families.work import Work
 from ringlight.planner.advice import nearest_that_fits
-from ringlight.planner.hardware import Hardware, RunSettings
+from ringlight.planner.machine import Machine
 from ringlight.planner.prediction import Prediction, predict
 
 Objective = Literal["latency", "throughput", "memory"]
@@ -41,28 +41,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     chosen: Choice | None
 
 
-def plan(
-    spec: ModelSpec,
-    request: VideoRequest,
-    hardware: Hardware,
-    num_gpus: int,
-    objective: Objective = "latency",
-    settings: RunSettings | None = None,
-) -> Plan:
-    """Compare all layouts of 1 to `num_gpus` ranks. Raises InvalidLayout for no GPU.
+def plan(work: Work, machine: Machine, objective: Objective = "latency") -> Plan:
+    """Compare all layouts of 1 to `machine.most_ranks` ranks. Raises InvalidLayout for no GPU.
 
     latency: fewest seconds for one video. throughput: most videos an hour with as many replicas as the GPUs hold.
     memory: smallest peak on any rank.
     """
+    num_gpus = machine.most_ranks
     if num_gpus < 1:
         raise InvalidLayout(f"num-gpus must be at least 1, not {num_gpus}")
-    settings = settings or RunSettings()
     choices = [
-        Choice(
-            prediction=predict(spec, request, layout, hardware, settings),
-            num_replicas=num_gpus // layout.num_ranks,
-        )
-        for layout in layouts(spec, num_gpus, request.uses_guidance)
+        Choice(prediction=predict(work, layout, machine), num_replicas=num_gpus // layout.num_ranks)
+        for layout in layouts(work.spec, num_gpus, work.request.uses_guidance)
     ]
     choices.sort(key=lambda choice: (not choice.prediction.fits, *_rank(choice, objective)))
     fitting = [choice for choice in choices if choice.prediction.fits]
@@ -70,9 +60,7 @@ def plan(
     explained = [
         msgspec.structs.replace(
             choice,
-            reason=_why(choice, best, objective)
-            if choice.prediction.fits
-            else _why_not(spec, request, choice, hardware, num_gpus, settings),
+            reason=_why(choice, best, objective) if choice.prediction.fits else _why_not(work, choice, machine),
         )
         for choice in choices
     ]
@@ -150,18 +138,10 @@ def _cause(prediction: Prediction) -> str:
     return f"{prediction.exposed_seconds:.1f} s wait for the link, {prediction.hidden_seconds:.1f} s are hidden"
 
 
-def _why_not(
-    spec: ModelSpec,
-    request: VideoRequest,
-    choice: Choice,
-    hardware: Hardware,
-    num_gpus: int,
-    settings: RunSettings,
-) -> str:
+def _why_not(work: Work, choice: Choice, machine: Machine) -> str:
     """How much is missing, and the nearest change with which it fits."""
     prediction = choice.prediction
     needed = prediction.worst_memory.peak_bytes / GIB
     said = f"does not fit: {needed:.1f} GiB of {prediction.usable_bytes / GIB:.1f}"
-    layout = ParallelLayout.parse(prediction.layout)
-    nearest = nearest_that_fits(spec, request, layout, hardware, settings, num_gpus)
+    nearest = nearest_that_fits(work, ParallelLayout.parse(prediction.layout), machine)
     return f"{said}; would with {nearest.flags}" if nearest else f"{said}, nor would less"

@@ -8,15 +8,16 @@ from typing import Literal
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, layout_for
+from ringlight.core.plan import JobPlan
 from ringlight.core.portions import split_runs
 from ringlight.core.report import PredictedReport
-from ringlight.core.request import VideoRequest
-from ringlight.families.model import ModelSpec
 from ringlight.families.traffic import Traffic, denoising_bytes, text_bytes
+from ringlight.families.work import Work
 from ringlight.planner.costs import StageCost, prompt_tokens, stage_costs
-from ringlight.planner.denoising import sending
-from ringlight.planner.hardware import Hardware, RunSettings
-from ringlight.planner.memory import RankMemory, decode_portion, memory_by_rank, usable_bytes
+from ringlight.planner.deciding import job_plan
+from ringlight.planner.hardware import RunSettings
+from ringlight.planner.machine import Machine
+from ringlight.planner.memory import RankMemory, memory_by_rank, usable_bytes
 
 Bound = Literal["compute", "link", "memory"]
 LINK_SHARE = 0.2  # of the total, from which exposed link seconds are what bounds a layout
@@ -38,6 +39,11 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     num_slices: int
     take_turns: bool
     decode_chunk: int
+
+    @property
+    def plan(self) -> JobPlan:
+        """How the request runs."""
+        return JobPlan(num_slices=self.num_slices, take_turns=self.take_turns, decode_chunk=self.decode_chunk)
 
     @property
     def total_seconds(self) -> float:
@@ -89,58 +95,38 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
         return next((found.seconds for found in self.stages if found.name == stage), None)
 
 
-def predict(
-    spec: ModelSpec,
-    request: VideoRequest,
-    layout: ParallelLayout,
-    hardware: Hardware,
-    settings: RunSettings | None = None,
-) -> Prediction:
+def predict(work: Work, layout: ParallelLayout, machine: Machine) -> Prediction:
     """What a request takes on ranks laid out as `layout`. Arithmetic alone: about a millisecond."""
-    settings = settings or RunSettings()
-    heads = spec.transformer.num_attention_heads
-    layout = layout_for(layout, request.uses_guidance, heads, layout.num_ranks)
-    how = sending(spec, request, layout, hardware, settings)
+    heads = work.spec.transformer.num_attention_heads
+    layout = layout_for(layout, work.request.uses_guidance, heads, layout.num_ranks)
+    plan = job_plan(work, layout, machine)
     return Prediction(
         layout=layout.name,
         num_ranks=layout.num_ranks,
-        stages=stage_costs(spec, request, layout, hardware, settings),
-        memory=memory_by_rank(spec, request, layout, hardware, settings),
-        sent_bytes=[sent_by(rank, spec, request, layout, how.num_slices, settings) for rank in range(layout.num_ranks)],
-        usable_bytes=usable_bytes(hardware),
-        num_slices=how.num_slices,
-        take_turns=how.take_turns,
-        decode_chunk=decode_portion(spec, request, layout, hardware, settings),
+        stages=stage_costs(work, layout, machine, plan),
+        memory=memory_by_rank(work, layout, machine, plan),
+        sent_bytes=[sent_by(rank, work, layout, plan.num_slices, machine.settings) for rank in range(layout.num_ranks)],
+        usable_bytes=usable_bytes(machine),
+        num_slices=plan.num_slices,
+        take_turns=plan.take_turns,
+        decode_chunk=plan.decode_chunk,
     )
 
 
-def sent_by(
-    rank: int,
-    spec: ModelSpec,
-    request: VideoRequest,
-    layout: ParallelLayout,
-    num_slices: int,
-    settings: RunSettings,
-) -> Traffic:
-    """Bytes that a rank sends for a request, by kind: core/traffic's formulas for every stage, summed.
+def sent_by(rank: int, work: Work, layout: ParallelLayout, num_slices: int, settings: RunSettings) -> Traffic:
+    """Bytes that a rank sends for a request, by kind: families/traffic's formulas for every stage, summed.
 
     Frames go as bytes, for a video; those of prompts follow from their length in characters, so they are about right.
     """
-    ranks = layout.num_ranks
+    spec, ranks = work.spec, layout.num_ranks
     if ranks == 1:
         return {}
-    size = (request.num_frames, request.height, request.width)
-    _, *latent_size = spec.latent_shape(*size)
-    frames, rows, columns = latent_size
-    guidance = request.uses_guidance
-    sent = Counter(
-        denoising_bytes(spec, layout, rank, size, request.num_inference_steps, guidance, num_slices, settings.itemsize)
-    )
+    _, frames, rows, columns = work.latent_shape
+    sent = Counter(denoising_bytes(work, layout, rank, num_slices, settings.itemsize))
     sent.update(spec.vae.decoder.sent_bytes(ranks, rank, (frames, rows, columns), 1, settings.vae_itemsize))
-    if request.image is not None:
+    if work.request.image is not None:
         sent.update(spec.vae.encoder.sent_bytes(ranks, rank, (rows, columns), settings.vae_itemsize))
-    prompts = {request.prompt, request.negative_prompt} if guidance else {request.prompt}
-    values = sum(prompt_tokens(prompt, spec) for prompt in prompts) * spec.text_encoder.d_model
+    values = sum(prompt_tokens(prompt, spec) for prompt in work.prompts) * spec.text_encoder.d_model
     holders = sum(map(bool, split_runs(spec.text_encoder.layers.parts, ranks)))
     sent["text"] = text_bytes(holders, ranks, rank, values, settings.itemsize)
     return {kind: count for kind, count in sent.items() if count}

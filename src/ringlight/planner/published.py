@@ -15,8 +15,10 @@ from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import GIB
 from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B
+from ringlight.families.work import Work
 from ringlight.planner import catalogue
 from ringlight.planner.hardware import Hardware, RunSettings
+from ringlight.planner.machine import Machine
 from ringlight.planner.prediction import Prediction, predict
 
 
@@ -80,7 +82,8 @@ def request_of(work: str) -> VideoRequest:
 def prediction_of(row: Published, layout: str | None = None) -> Prediction:
     """What Ringlight would take there, on the row's layout or another."""
     hardware = Hardware(card=catalogue.card(row.card), link=catalogue.link(row.link))
-    return predict(WAN22_TI2V_5B, request_of(row.work), ParallelLayout.parse(layout or row.layout), hardware)
+    work = Work.of(WAN22_TI2V_5B, request_of(row.work))
+    return predict(work, ParallelLayout.parse(layout or row.layout), Machine(hardware=hardware))
 
 
 def as_they_do(row: Published) -> dict[str, float]:

@@ -21,6 +21,7 @@ import torch
 
 from ringlight.core import messages
 from ringlight.core.errors import InvalidCheckpoint, RinglightError
+from ringlight.core.plan import Abilities
 from ringlight.core.report import RankReport, RunReport, workload_hash
 from ringlight.families.recipe import load_recipe
 from ringlight.parallel.collective import collective
@@ -66,7 +67,7 @@ class Worker:
         self._group = RankGroup.join(setup.place, self._device, terms, config, self._say_who_is_awaited, self._follow)
         self._meter = meter_for(self._device, setup.place.rank)
         try:
-            described = self._load(setup, dtype, vae_dtype)
+            described, abilities = self._load(setup, dtype, vae_dtype)
             if config.warm_up:
                 warm_up(self._pipeline, self._group, corridor, self._meter)
             self._group.control.agree(0)  # ready means that all are
@@ -82,19 +83,27 @@ class Worker:
         seconds = time.perf_counter() - start
         self._environment = described | {"load_seconds": seconds, "num_nodes": config.nodes.nnodes}
         corridor.send(
-            messages.WorkerReady(environment=self._environment, load_seconds=seconds, checkpoint=terms["checkpoint"])
+            messages.WorkerReady(
+                environment=self._environment,
+                load_seconds=seconds,
+                checkpoint=terms["checkpoint"],
+                abilities=abilities,
+            )
         )
 
     @collective
-    def _load(self, setup: messages.WorkerSetup, dtype: torch.dtype, vae_dtype: torch.dtype) -> dict[str, Any]:
-        """Load the model, together with the other ranks. Returns the conditions of all measurements."""
+    def _load(
+        self, setup: messages.WorkerSetup, dtype: torch.dtype, vae_dtype: torch.dtype
+    ) -> tuple[dict[str, Any], Abilities]:
+        """Load the model, together with the other ranks. Returns the conditions of all measurements, and what the ranks
+        can do."""
         config, group = setup.config, self._group
         self._pipeline = load_recipe(config, setup.limits, self._device, dtype, vae_dtype, group.world)
         described = environment.describe(config, self._device, dtype, vae_dtype, self._pipeline.kernel.name)
-        if setup.place.num_ranks > 1:
-            self._pipeline.agree_on_memory(group.control)
-            described |= msgspec.to_builtins(self._pipeline.measure_speeds(group.world, group.control))
-        return described
+        abilities = self._pipeline.measure(group.world, group.control)
+        if abilities.speeds is not None:
+            described |= msgspec.to_builtins(abilities.speeds)
+        return described, abilities
 
     @collective
     def serve(self) -> None:
@@ -161,7 +170,7 @@ class Worker:
         start = time.perf_counter()
         try:
             output = pipeline.make(
-                request, Path(job.output), job.job_id, tracer, mesh, state, job.preview_seconds, continues
+                request, Path(job.output), job.job_id, tracer, mesh, job.plan, state, job.preview_seconds, continues
             )
         finally:
             if state is not None:
@@ -214,6 +223,8 @@ class Worker:
             num_slices=tracer.num_slices,
             decode_chunk=tracer.decode_chunk,
             resumed_from_step=tracer.resumed_from_step,
+            predicted=job.plan.predicted,
+            layout_reason=job.plan.layout_reason,
         )
 
     def _release_memory(self) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from ringlight.core import messages
 from ringlight.core.errors import InvalidCheckpoint, NumericalError
 from ringlight.core.layout import ParallelLayout, decide
+from ringlight.core.plan import JobPlan
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.families.model import ModelSpec
 from ringlight.families.recipe import Recipe
@@ -42,14 +43,15 @@ def warm_up(pipeline: Recipe, group: RankGroup, corridor: Corridor, meter: Memor
     """
     layout = usual_layout(pipeline, group.place.num_ranks)
     mesh = ParallelMesh.of(layout, group.place.rank, group.link)
+    plan = JobPlan(num_slices=pipeline.config.num_slices or 1)  # so few tokens are not cut, unless asked
     with tempfile.TemporaryDirectory(prefix="ringlight-warm-up-") as folder:
         output = Path(folder) / "video.mp4"
         for request in smallest_requests(pipeline.spec, pipeline.limits):
-            job = messages.RunJob(job_id="warm-up", request=request, output=str(output), layout=layout)
+            job = messages.RunJob(job_id="warm-up", request=request, output=str(output), layout=layout, plan=plan)
             events = Unheard(corridor, group, job, pipeline.patience_seconds(request))
             tracer = Tracer(pipeline.device, meter, events)
             try:
-                made = pipeline.make(request, output, job.job_id, tracer, mesh, preview_seconds=1.0)
+                made = pipeline.make(request, output, job.job_id, tracer, mesh, plan, preview_seconds=1.0)
             except NumericalError as error:
                 raise InvalidCheckpoint(
                     f"{pipeline.model_path}: not even the smallest video is finite: {error}"

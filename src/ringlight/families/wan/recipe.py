@@ -14,12 +14,10 @@ from ringlight.attention.kernel import choose_kernel
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint
-from ringlight.core.layout import split_sizes
-from ringlight.core.portions import TURNS_FROM, choose_slices
+from ringlight.core.plan import SIMPLEST, Abilities, JobPlan, Speeds
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.weights import STEMS
 from ringlight.families.table import read_model
-from ringlight.families.traffic import attention_elements
 from ringlight.families.wan.networks.text_encoder import TIED_NAMES, TextEncoder, load_tokenizer
 from ringlight.families.wan.networks.transformer import WanTransformer
 from ringlight.families.wan.networks.vae import WanVae
@@ -29,7 +27,7 @@ from ringlight.models.loading import WeightFiles, fill_random, load_weights, mat
 from ringlight.parallel.collective import collective
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis, ParallelMesh
-from ringlight.parallel.speeds import Speeds, least, measure_link
+from ringlight.parallel.speeds import least, measure_link
 from ringlight.pipelines.continued import require_continuable
 from ringlight.pipelines.output import FrameWriter, LatentsWriter, Output, finish, frame_converter, open_writer
 from ringlight.pipelines.preview import Painter, Previews
@@ -76,7 +74,6 @@ class WanRecipe:
         self.kernel = choose_kernel(
             device, dtype, network.attention_head_dim, network.num_attention_heads, config.attention
         )
-        self.speeds: Speeds | None = None
         self.transformer = self._load_transformer(dtype)
         self.vae = self._load_vae(vae_dtype)
         self.painter = Painter(self.vae)
@@ -86,10 +83,16 @@ class WanRecipe:
 
     @collective
     def run(
-        self, request: VideoRequest, output: Path, job_id: str, tracer: Tracer, mesh: ParallelMesh | None = None
+        self,
+        request: VideoRequest,
+        output: Path,
+        job_id: str,
+        tracer: Tracer,
+        mesh: ParallelMesh | None = None,
+        plan: JobPlan = SIMPLEST,
     ) -> list[str]:
         """Make one video and write it to `output`; returns the paths written, on ranks other than 0 none."""
-        made = self.make(request, output, job_id, tracer, mesh)
+        made = self.make(request, output, job_id, tracer, mesh, plan)
         return [] if made is None else finish(made)
 
     @torch.inference_mode()
@@ -101,15 +104,16 @@ class WanRecipe:
         job_id: str,
         tracer: Tracer,
         mesh: ParallelMesh | None = None,
+        plan: JobPlan = SIMPLEST,
         state: StateFile | None = None,
         preview_seconds: float = 0.0,
         continues: Path | None = None,
     ) -> Output | None:
-        """Make one video; returns its output, which is to be finished, on rank 0 and None on others.
+        """Make one video as `plan` says; returns its output, which is to be finished, on rank 0 and None on others.
 
-        One line per stage. Every rank of `mesh` (None: a single one) runs this alike. Denoising goes on from `state`
-        and saves to it. `preview_seconds` apart there are previews, with 0 none. The output begins with the frames of
-        the video `continues`, whose last one is the request's first.
+        One line per stage. Every rank of `mesh` (None: a single one) runs this alike. Denoising goes on from `state`,
+        then in the portions that it began with, and saves to it. `preview_seconds` apart there are previews, with 0
+        none. The output begins with the frames of the video `continues`, whose last one is the request's first.
         """
         mesh = mesh or ParallelMesh.alone()
         image = tracer.timed("InputValidation", validate_input, request, self.spec, self.limits)
@@ -124,7 +128,18 @@ class WanRecipe:
         noise = tracer.timed("LatentPreparation", prepare_latents, shape, random, device)
         sampler = tracer.timed("TimestepPreparation", prepare_timesteps, request, spec.scheduler, random, device)
         latents = tracer.timed(
-            "Denoising", self._denoise, noise, first, sampler, texts, request, tracer, mesh, state, preview_seconds
+            "Denoising",
+            self._denoise,
+            noise,
+            first,
+            sampler,
+            texts,
+            request,
+            tracer,
+            mesh,
+            plan,
+            state,
+            preview_seconds,
         )
         if output.suffix.lower() == ".safetensors":
             tracer.begin_last("Output")
@@ -141,13 +156,11 @@ class WanRecipe:
         request: VideoRequest,
         tracer: Tracer,
         mesh: ParallelMesh,
+        plan: JobPlan,
         state: StateFile | None,
         preview_seconds: float,
     ) -> Tensor:
-        num_tokens = self.spec.num_tokens(request.num_frames, request.height, request.width)
-        ratio, are_two = self.link_to_layer(request, mesh), len(texts) > mesh.cfg.size
-        num_slices = self.config.num_slices or choose_slices(ratio, num_tokens // mesh.layout.sp, are_two)
-        fresh = Progress(0, num_slices, self.decode_chunk(request, mesh), noise)
+        fresh = Progress(0, plan.num_slices, plan.decode_chunk, noise)
         begun = fresh if state is None else state.begin(fresh, sampler)
         tracer.began(begun.step, begun.num_slices, begun.decode_chunk)
         guided = Guided(
@@ -158,7 +171,7 @@ class WanRecipe:
             self.spec.max_text_tokens,
             request.guidance_scale,
             begun.num_slices,
-            take_turns=begun.num_slices > 1 or ratio >= TURNS_FROM,
+            plan.take_turns,
         )
         previews = None
         if preview_seconds and mesh.world.rank == WRITING_RANK:
@@ -187,38 +200,20 @@ class WanRecipe:
                 writer.abort()
             raise
 
-    def link_to_layer(self, request: VideoRequest, mesh: ParallelMesh) -> float:
-        """How long a layer's data is on the link, in terms of the time that a rank computes in it; 0 without a link."""
-        if self.speeds is None or mesh.sequence.size == 1:
-            return 0.0
-        network, layout = self.spec.transformer, mesh.layout
-        num_tokens = self.spec.num_tokens(request.num_frames, request.height, request.width)
-        sent = attention_elements(layout, 0, num_tokens, network.num_attention_heads, ahead=True)
-        sent_bytes = sum(sent.values()) * network.attention_head_dim * self.transformer.dtype.itemsize
-        flops = network.forward_flops(num_tokens) / network.num_layers / layout.sp
-        return sent_bytes / self.speeds.link_bytes_per_second / (flops / self.speeds.flops_per_second)
-
     @torch.inference_mode()
     @collective
-    def measure_speeds(self, world: Axis, control: Control) -> Speeds:
-        """Measure link and device, from which the number of slices follows. All ranks call it together."""
+    def measure(self, world: Axis, control: Control) -> Abilities:
+        """What the ranks can do, the least of all of them: memory to spare, and with several also link and device. All
+        call it together."""
+        spare = int(least(self.spare_bytes, control))
+        if world.size == 1:
+            return Abilities(spare_bytes=spare)
         flops_per_second = self.transformer.measure_flops(self.kernel)
-        self.speeds = Speeds(
+        speeds = Speeds(
             link_bytes_per_second=measure_link(world, control, self.device),
             flops_per_second=least(flops_per_second, control),
         )
-        return self.speeds
-
-    @collective
-    def agree_on_memory(self, control: Control) -> None:
-        """Take what the fullest rank can spare for all: they decode in the same portions. All call it together."""
-        self.spare_bytes = int(least(self.spare_bytes, control))
-
-    def decode_chunk(self, request: VideoRequest, mesh: ParallelMesh) -> int:
-        """How many latent frames of a request are decoded at a time: as asked, else as total memory allows."""
-        _, _, rows, columns = self.spec.latent_shape(request.num_frames, request.height, request.width)
-        band, itemsize = split_sizes(rows, mesh.world.size)[0], self.vae.dtype.itemsize
-        return self.spec.vae.decoder.portion(band, columns, itemsize, self.spare_bytes, self.config.decode_chunk)
+        return Abilities(spare_bytes=spare, speeds=speeds)
 
     def patience_seconds(self, request: VideoRequest) -> float:
         """More than any rank could need between two boundaries of a request: what comes later does not come."""

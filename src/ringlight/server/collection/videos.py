@@ -20,7 +20,7 @@ from ringlight.core.request import VideoRequest
 from ringlight.core.settings import ServeSettings
 from ringlight.core.sizes import AskedSize
 from ringlight.engine.engine import Engine
-from ringlight.engine.jobs import Job, JobState, Keep
+from ringlight.engine.jobs import Job, JobState, Keep, Submission
 from ringlight.server.collection.derived import make_spritesheet, make_thumbnail
 from ringlight.server.collection.folder import DataFolder
 from ringlight.server.collection.ledger import Ledger
@@ -274,11 +274,7 @@ class Videos:
                 accept(msgspec.structs.replace(stored, warnings=job.state.warnings))
             self._ledger.follow(job, stored.started_at)
 
-        return self.engine.submit(
-            request,
-            str(folder.video),
-            self._ledger.on_change,
-            ParallelLayout.parse(stored.layout),
+        submission = Submission(
             job_id=stored.id,
             priority=stored.priority,
             timeout_seconds=None if deadline_at is None else deadline_at - created_at,
@@ -292,7 +288,10 @@ class Videos:
             if accept
             else JobState(deaths=stored.deaths, furthest=stored.progress, warnings=stored.warnings),
             asked_size=asked_size,
-            accept=take_in,
+        )
+        layout = ParallelLayout.parse(stored.layout)
+        return self.engine.submit(
+            request, str(folder.video), self._ledger.on_change, layout, submission, accept=take_in
         )
 
     def _take_up(self, stored: StoredJob) -> None:

@@ -1,0 +1,51 @@
+"""Work: one request on one model and its geometry, computed once and handed on. Arithmetic alone, no torch."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import msgspec
+
+from ringlight.core.layout import ParallelLayout
+from ringlight.core.request import VideoRequest
+from ringlight.families.model import ModelSpec
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """A request on a model: `latent_shape` is (channels, latent frames, latent height, latent width), `num_tokens` the
+    length of the sequence, and `num_calls` how often the sampler asks for a prediction of each guidance branch."""
+
+    spec: ModelSpec
+    request: VideoRequest
+    latent_shape: tuple[int, int, int, int]
+    num_tokens: int
+    num_calls: int
+
+    @classmethod
+    def of(cls, spec: ModelSpec, request: VideoRequest) -> Self:
+        """The work of a request."""
+        size = (request.num_frames, request.height, request.width)
+        return cls(
+            spec=spec,
+            request=request,
+            latent_shape=spec.latent_shape(*size),
+            num_tokens=spec.num_tokens(*size),
+            num_calls=spec.scheduler.num_calls(request.num_inference_steps),
+        )
+
+    @property
+    def latent_values(self) -> int:
+        """How many values the latents have."""
+        return math.prod(self.latent_shape)
+
+    @property
+    def prompts(self) -> list[str]:
+        """What is encoded, each once."""
+        request = self.request
+        asked = [request.prompt, request.negative_prompt] if request.uses_guidance else [request.prompt]
+        return list(dict.fromkeys(asked))
+
+    def num_forwards(self, layout: ParallelLayout) -> int:
+        """Forwards of a rank for each call: two where both guidance branches are its own."""
+        return 2 if self.request.uses_guidance and layout.cfg == 1 else 1

@@ -1,0 +1,67 @@
+"""Deciding how a job runs on its ranks: what it sends ahead, whether its forwards take turns, and what it decodes at a
+time. Plans reckon with it, and workers do it."""
+
+from __future__ import annotations
+
+from ringlight.core.layout import ParallelLayout, split_sizes
+from ringlight.core.plan import JobPlan
+from ringlight.families.traffic import attention_elements
+from ringlight.families.work import Work
+from ringlight.planner.denoising import block_of
+from ringlight.planner.machine import Machine
+from ringlight.planner.memory import spare_bytes
+
+# Link seconds to compute seconds of a layer from which so many slices pay, and from which two forwards on the same
+# ranks should take turns, which by themselves hide most (docs/log.md).
+SLICES_FROM = ((0.8, 4), (0.55, 3), (0.1, 2))
+SLICES_IN_TURNS_FROM = ((0.6, 2),)
+TURNS_FROM = 0.05
+LEAST_SLICE_TOKENS = 16
+
+
+def job_plan(work: Work, layout: ParallelLayout, machine: Machine) -> JobPlan:
+    """How a request runs on a layout: as the settings say, and where they leave it open as sizes and speeds do."""
+    num_slices, take_turns = _sending(work, layout, machine)
+    return JobPlan(num_slices=num_slices, take_turns=take_turns, decode_chunk=_decode_chunk(work, layout, machine))
+
+
+def link_to_layer(work: Work, layout: ParallelLayout, machine: Machine) -> float:
+    """How long a layer's data is on the link, in terms of the time that a rank computes in it: at the speeds that its
+    ranks have measured, and until then as is assumed of them."""
+    network = work.spec.transformer
+    sent = attention_elements(layout, 0, work.num_tokens, network.num_attention_heads, ahead=True)
+    sent_bytes = sum(sent.values()) * network.attention_head_dim * machine.settings.itemsize
+    speeds = None if machine.abilities is None else machine.abilities.speeds
+    if speeds is None:
+        return sent_bytes / machine.link.bytes_per_second / block_of(work, layout, 1, machine).seconds
+    flops = network.forward_flops(work.num_tokens) / network.num_layers / layout.sp
+    return sent_bytes / speeds.link_bytes_per_second / (flops / speeds.flops_per_second)
+
+
+def choose_slices(ratio: float, num_tokens: int, in_turns: bool) -> int:
+    """Slices of a rank's `num_tokens` tokens, where a layer's data is on the link for `ratio` of what its work takes.
+
+    One where there is little to hide: every slice costs some messages, and reads the weights once more.
+    """
+    for least, num_slices in SLICES_IN_TURNS_FROM if in_turns else SLICES_FROM:
+        if ratio >= least:
+            return max(1, min(num_slices, num_tokens // LEAST_SLICE_TOKENS))
+    return 1
+
+
+def _sending(work: Work, layout: ParallelLayout, machine: Machine) -> tuple[int, bool]:
+    """(slices, whether two forwards take turns)."""
+    asked = machine.settings.num_slices
+    if layout.sp == 1:
+        return asked or 1, False
+    ratio, are_two = link_to_layer(work, layout, machine), work.num_forwards(layout) == 2
+    num_slices = asked or choose_slices(ratio, work.num_tokens // layout.sp, are_two)
+    return num_slices, are_two and (num_slices > 1 or ratio >= TURNS_FROM)
+
+
+def _decode_chunk(work: Work, layout: ParallelLayout, machine: Machine) -> int:
+    """Latent frames decoded at a time."""
+    _, _, rows, columns = work.latent_shape
+    band, spare = split_sizes(rows, layout.num_ranks)[0], spare_bytes(work.spec, layout, machine)
+    settings = machine.settings
+    return work.spec.vae.decoder.portion(band, columns, settings.vae_itemsize, spare, settings.decode_chunk)

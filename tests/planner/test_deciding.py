@@ -1,0 +1,82 @@
+"""How a job runs: as asked, else as sizes and speeds say, those that were measured before those that are assumed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from ringlight.core.plan import Abilities, JobPlan, Speeds
+from ringlight.families.traffic import denoising_bytes
+from ringlight.planner.deciding import choose_slices, job_plan, link_to_layer
+from ringlight.planner.hardware import RunSettings
+from ringlight.planner.machine import Machine
+from ringlight.planner.memory import spare_bytes
+from tests.planner.specs import REAL, layout, machine, work
+
+FILM = work(num_frames=25)
+NAMES = ("u1r2", "u2r1", "u2r2", "c2u1r2")
+
+
+def here(link: float | None = None, **settings: Any) -> Machine:
+    """A machine whose ranks have measured 100 TFLOP/s and such a link, or nothing yet."""
+    found = machine("rtx4090-48g", "pcie4", settings=RunSettings(**settings))
+    if link is None:
+        return found
+    speeds = Speeds(link_bytes_per_second=link, flops_per_second=1e14)
+    return msgspec.structs.replace(found, abilities=Abilities(spare_bytes=2**34, speeds=speeds))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "alone", "in_turns"),
+    [(0.0, 1, 1), (0.05, 1, 1), (0.2, 2, 1), (0.6, 3, 2), (1.0, 4, 2), (9.0, 4, 2)],
+)
+def test_more_slices_the_slower_the_link(ratio: float, alone: int, in_turns: int) -> None:
+    assert choose_slices(ratio, 1000, in_turns=False) == alone
+    assert choose_slices(ratio, 1000, in_turns=True) == in_turns
+
+
+def test_few_tokens_are_not_cut_to_crumbs() -> None:
+    assert [choose_slices(1.0, tokens, False) for tokens in (0, 1, 31, 32, 64)] == [1, 1, 1, 2, 4]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_ratio_is_what_a_layer_sends_to_what_it_computes(name: str) -> None:
+    """By all bytes and all operations of a forward, of which every layer has as many."""
+    there = layout(name)
+    sent = denoising_bytes(FILM, there, 0, num_slices=4, itemsize=2)
+    forwards = FILM.num_calls * FILM.num_forwards(there)
+    link_seconds = (sent.get("ring", 0) + sent.get("ulysses", 0)) / forwards / 12e9
+    seconds = REAL.transformer.forward_flops(FILM.num_tokens) / there.sp / 1e14
+    assert link_to_layer(FILM, there, here(12e9)) == pytest.approx(link_seconds / seconds)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_slower_link_is_sent_ahead_on_whatever_was_assumed_of_it(name: str) -> None:
+    plans = [job_plan(FILM, layout(name), here(rate)) for rate in (1e8, 1e9, 1e10, 1e11, 1e13)]
+    slices = [plan.num_slices for plan in plans]
+    assert slices == sorted(slices, reverse=True) and slices[0] > slices[-1] == 1
+    is_two = FILM.num_forwards(layout(name)) == 2
+    assert (plans[0].take_turns, plans[-1].take_turns) == (is_two, False)
+
+
+@pytest.mark.parametrize("rate", [None, 1e8, 1e13])
+def test_what_is_asked_for_is_done_at_any_speed(rate: float | None) -> None:
+    plan = job_plan(FILM, layout("u1r2"), here(rate, num_slices=3, decode_chunk=2))
+    assert plan == JobPlan(num_slices=3, take_turns=True, decode_chunk=2)
+
+
+def test_what_ranks_can_spare_decides_in_the_place_of_what_a_card_has() -> None:
+    def chunk(spare_bytes: int) -> int:
+        met = msgspec.structs.replace(here(), abilities=Abilities(spare_bytes=spare_bytes))
+        return job_plan(FILM, layout("u1r1"), met).decode_chunk
+
+    assert job_plan(FILM, layout("u1r1"), here()).decode_chunk == chunk(spare_bytes(REAL, layout("u1r1"), here()))
+    chunks = [chunk(num_bytes) for num_bytes in (0, 2**37, 2**40)]
+    assert chunks[0] == 1 < chunks[1] < chunks[2]
+
+
+def test_a_single_rank_sends_nothing() -> None:
+    plan = job_plan(FILM, layout("u1r1"), msgspec.structs.replace(here(), abilities=Abilities(spare_bytes=0)))
+    assert plan == JobPlan()
