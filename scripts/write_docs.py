@@ -25,7 +25,8 @@ from prometheus_client.metrics import MetricWrapperBase
 from ringlight.cli.main import app as commands
 from ringlight.cli.settings import ONLY_FLAGS, variable
 from ringlight.core.codes import CODES, ErrorKind
-from ringlight.core.request import RequestDefaults, RequestLimits
+from ringlight.core.request import RequestLimits
+from ringlight.core.video_fields import VIDEO_FIELDS
 from ringlight.engine.runner import ReplicaState
 from ringlight.server.api.openapi import describe
 from ringlight.server.api.routes import content, system, videos
@@ -89,9 +90,10 @@ def limits() -> str:
 
 def defaults() -> str:
     """A table of what a request may leave out."""
-    card = msgspec.structs.asdict(RequestDefaults())
-    said = {"seed": "drawn", "flow_shift": "of the checkpoint's scheduler", "negative_prompt": "empty"}
-    rows = [(f"`{name}`", said.get(name, f"{value}")) for name, value in card.items()]
+    rows = [
+        (f"`{field.name}`", field.rules.default_rule if field.default is None else f"{field.default}" or "empty")
+        for field in VIDEO_FIELDS
+    ]
     return table(("under `defaults:`", "model card"), rows)
 
 

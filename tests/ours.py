@@ -44,7 +44,7 @@ class Silent:
         if problem is not None:
             raise problem
 
-    def check_cancelled(self, problem: Exception | None = None) -> None:
+    def boundary(self, problem: Exception | None = None) -> None:
         if problem is not None:
             raise problem
 

@@ -42,7 +42,7 @@ class Unheard:
 
     def frames_decoded(self, num_done: int, num_frames: int) -> None: ...
 
-    def check_cancelled(self, problem: Exception | None = None) -> None:
+    def boundary(self, problem: Exception | None = None) -> None:
         self.check_problem(problem)
 
     def check_problem(self, problem: Exception | None) -> None:

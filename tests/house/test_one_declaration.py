@@ -98,6 +98,7 @@ def test_the_page_is_told_of_it(doors: dict[str, Any]) -> None:
         "maximum": 1,
         "step": None,
         "default": USUAL,
+        "default_rule": "",
     }
 
 

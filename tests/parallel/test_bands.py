@@ -62,7 +62,7 @@ class Agreed(Silent):
     def __init__(self, axis: Axis) -> None:
         self.axis = axis
 
-    def check_cancelled(self, problem: Exception | None = None) -> None:
+    def boundary(self, problem: Exception | None = None) -> None:
         mine = torch.tensor([problem is not None])
         if gather_parts(mine, [1] * self.axis.size, self.axis, dim=0).any():
             raise problem or RuntimeError("another rank has a problem")

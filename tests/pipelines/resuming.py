@@ -43,7 +43,7 @@ class Watched(Silent):
     def frames_decoded(self, num_done: int, num_frames: int) -> None:
         self.decoded.append(num_done)
 
-    def check_cancelled(self, problem: Exception | None = None) -> None:
+    def boundary(self, problem: Exception | None = None) -> None:
         if self.state is not None:
             self.state.wait()
         if self.steps and self.steps[-1] == self._break_after:

@@ -215,8 +215,8 @@ def test_the_form_has_the_fields_that_the_server_names(page: Page) -> None:
         answer = route.fetch()
         models = answer.json()
         model = models["data"][0]
-        model["fields"] += [strength | {"minimum": 0, "maximum": 1, "step": None, "default": 0.5}]
-        model["fields"] += [mood | {"minimum": None, "maximum": None, "step": None, "default": ""}]
+        model["fields"] += [strength | {"minimum": 0, "maximum": 1, "step": None, "default": 0.5, "default_rule": ""}]
+        model["fields"] += [mood | {"minimum": None, "maximum": None, "step": None, "default": "", "default_rule": ""}]
         route.fulfill(response=answer, json=models)
 
     page.route("**/v1/models", more)

@@ -14,7 +14,7 @@ from ringlight.families.model import ModelSpec
 from ringlight.families.traffic import Traffic
 from ringlight.families.work import Work
 from ringlight.planner.calibration import Calibration, request_of, settings_of
-from ringlight.planner.hardware import Link
+from ringlight.planner.hardware import LinkRates
 from ringlight.planner.prediction import predict, sent_by
 
 ESTIMATED_KINDS = ("text",)  # of traffic: how many tokens a prompt has is not known without its tokenizer
@@ -38,7 +38,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def expect(
-    column: str, kind: int, report: RunReport, spec: ModelSpec, known: Calibration | None, link: Link
+    column: str, kind: int, report: RunReport, spec: ModelSpec, known: Calibration | None, link: LinkRates
 ) -> Expected:
     """What was to be expected of a run: its bytes, and with a calibration its seconds and its memory."""
     work, layout = Work.of(spec, request_of(report)), ParallelLayout.parse(report.layout)

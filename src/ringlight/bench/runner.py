@@ -23,7 +23,7 @@ from ringlight.core.layout import ParallelLayout
 from ringlight.core.report import GIB
 from ringlight.families.model import ModelSpec
 from ringlight.planner.calibration import Calibration
-from ringlight.planner.hardware import Link
+from ringlight.planner.hardware import LinkRates
 
 Tell = Callable[[str], None]
 
@@ -166,7 +166,9 @@ class Benchmark:
         return Column(name=name, layout=name, command=command, started=self.started[name])
 
 
-def expectations(samples: Sequence[Sample], spec: ModelSpec, known: Calibration | None, link: Link) -> list[Expected]:
+def expectations(
+    samples: Sequence[Sample], spec: ModelSpec, known: Calibration | None, link: LinkRates
+) -> list[Expected]:
     """What was to be expected of each column, kind of request and number of slices that has a report of this model."""
     found: dict[tuple[str, int, int], Expected] = {}
     for sample in samples:

@@ -25,7 +25,7 @@ from ringlight.families.model import ModelSpec
 from ringlight.families.table import model_defaults, read_model
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import Calibration
-from ringlight.planner.hardware import Link
+from ringlight.planner.hardware import LinkRates
 
 if TYPE_CHECKING:
     from ringlight.bench.result import Result
@@ -83,7 +83,7 @@ class AskedPrediction(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidSetting("--calibration needs the checkpoint's numbers: name it with --model-path")
         return Calibration.read(self.calibration, spec, None if self.gpu is None else catalogue.card(self.gpu))
 
-    def between(self, benchmark: Benchmark) -> Link:
+    def between(self, benchmark: Benchmark) -> LinkRates:
         """What lies between ranks: as told, else loopback between processes on a CPU and PCIe between GPUs."""
         kinds = {sample.report.environment.get("device_type") for sample in benchmark.samples if sample.report}
         return catalogue.link(self.link or ("loopback" if kinds == {"cpu"} else "pcie4"))

@@ -13,7 +13,7 @@ from ringlight.core.fields import setting
 from ringlight.families.model import ModelSpec
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import Calibration
-from ringlight.planner.hardware import Card, Hardware, Link, RunSettings, read_toml
+from ringlight.planner.hardware import Card, Hardware, LinkRates, RunSettings, read_toml
 from ringlight.planner.machine import Machine
 
 HARDWARE = "Hardware"
@@ -34,7 +34,7 @@ class AskedHardware(msgspec.Struct, frozen=True, kw_only=True):
             shown=f"{USUAL_LINK}, or loopback with a CPU's calibration",
         ),
     ] = None
-    link_file: Annotated[Path | None, setting("Link from a TOML file.", HARDWARE)] = None
+    link_file: Annotated[Path | None, setting("LinkRates from a TOML file.", HARDWARE)] = None
     calibration: Annotated[
         Path | None,
         setting(
@@ -77,10 +77,10 @@ class AskedHardware(msgspec.Struct, frozen=True, kw_only=True):
             return Card.read(self.gpu_file)
         return None if self.gpu is None else catalogue.card(self.gpu)
 
-    def _link(self, usual: str) -> Link:
+    def _link(self, usual: str) -> LinkRates:
         if self.link is not None and self.link_file is not None:
             raise InvalidSetting("give --link or --link-file, not both")
-        return catalogue.link(self.link or usual) if self.link_file is None else read_toml(self.link_file, Link)
+        return catalogue.link(self.link or usual) if self.link_file is None else read_toml(self.link_file, LinkRates)
 
 
 def _calibration(path: Path, spec: ModelSpec, card: Card | None) -> Calibration:

@@ -11,12 +11,12 @@ import typer
 
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.fields import opened, setting
-from ringlight.core.video_fields import VideoFields
+from ringlight.core.video_fields import VIDEO_FIELDS, VideoFields
 from ringlight.planner.hardware import read_toml
 from ringlight.planner.simulate import Load
 
 LOAD = "Load"
-COST_NOTHING = ("negative_prompt", "fps", "flow_shift", "seed")  # of the fields of a request
+UNPLANNED = tuple(field.name for field in VIDEO_FIELDS if not field.rules.in_plans)
 
 
 class Mixed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,7 +26,7 @@ class Mixed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     image: bool | None = None
 
 
-MixedRequest = opened("MixedRequest", VideoFields, COST_NOTHING, Mixed)
+MixedRequest = opened("MixedRequest", VideoFields, UNPLANNED, Mixed)
 """A kind of request in a mix's file: what is left out is as on the command line."""
 
 

@@ -9,7 +9,7 @@ import typer
 
 from ringlight.cli.flags import with_flags
 from ringlight.cli.hardware_flags import AskedHardware
-from ringlight.cli.load_flags import COST_NOTHING, AskedLoad, Mixed
+from ringlight.cli.load_flags import AskedLoad, Mixed
 from ringlight.cli.request_flags import parse_size
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig, read_limits
@@ -34,7 +34,7 @@ RESULT = "Result"
 USUAL_MODEL = next(iter(MODELS))
 OF_ENGINE = ("tf32", "decode_chunk", "num_slices")  # settings of the engine that predictions depend on
 SIZE = ("width", "height")  # which have one flag here
-OF_REQUESTS = tuple(field.name for field in VIDEO_FIELDS if field.name not in (*SIZE, *COST_NOTHING))
+OF_REQUESTS = tuple(field.name for field in VIDEO_FIELDS if field.rules.in_plans and field.name not in SIZE)
 
 
 @with_flags(

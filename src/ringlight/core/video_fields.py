@@ -23,8 +23,9 @@ SIDE = "Pixels, a multiple of 32 (Wan2.1: of 16). Where one side is left out, it
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """What is said of a field of a video beside its help.
 
-    `limit` names the operator's limit that is its maximum. `open_value` leaves the field open, as None does.
-    `in_extensions`: an extension may have another value than its source.
+    `limit` names the operator's limit that is its maximum. `open_value` leaves the field open, as None does, and
+    `default_rule` says in words what it then is. `in_extensions`: an extension may have another value than its source.
+    `in_plans`: predictions depend on it.
     """
 
     label: str
@@ -32,7 +33,9 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     maximum: float | None = None
     limit: str = ""
     open_value: int | None = None
+    default_rule: str = ""
     in_extensions: bool = True
+    in_plans: bool = True
 
 
 class VideoField(NamedTuple):
@@ -55,16 +58,16 @@ class VideoField(NamedTuple):
 
 
 def _field(help: str, group: str, label: str, **rules: Any) -> Meta:  # noqa: A002 (as `setting` has it)
-    """What is said of a field of a video. `rules` are those of Rules."""
+    """What is said of a field of a video, which each of our answers has. `rules` are those of Rules."""
     meta = setting(help, group)
-    return Meta(description=help, extra={**(meta.extra or {}), "rules": Rules(label=label, **rules)})
+    return Meta(description=help, extra={**(meta.extra or {}), "rules": Rules(label=label, **rules), "always": True})
 
 
 class UnsizedFields(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of a video but for its size, which some doors have one word for."""
 
     negative_prompt: Annotated[
-        str, _field("What the video should not show; used with guidance.", VIDEO, "Negative prompt")
+        str, _field("What the video should not show; used with guidance.", VIDEO, "Negative prompt", in_plans=False)
     ] = ""
     num_frames: Annotated[
         int,
@@ -79,6 +82,7 @@ class UnsizedFields(msgspec.Struct, frozen=True, kw_only=True):
             minimum=1,
             maximum=240,
             in_extensions=False,
+            in_plans=False,
         ),
     ] = 24
     num_inference_steps: Annotated[
@@ -102,6 +106,8 @@ class UnsizedFields(msgspec.Struct, frozen=True, kw_only=True):
             "Flow shift",
             minimum=0.01,
             maximum=100,
+            default_rule="the model's",
+            in_plans=False,
         ),
     ] = None
     seed: Annotated[
@@ -113,6 +119,8 @@ class UnsizedFields(msgspec.Struct, frozen=True, kw_only=True):
             minimum=0,
             maximum=MAX_SEED,
             open_value=DRAW,
+            default_rule="drawn",
+            in_plans=False,
         ),
     ] = None
 

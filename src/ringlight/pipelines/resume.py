@@ -34,11 +34,11 @@ logger = logging.getLogger(__name__)
 SAVING_RANK = 0
 FORMAT = 4
 TENSOR = "tensor in this file"
-NUMBERS = ("step", "num_slices", "decode_chunk")  # of a Progress, beside its latents
+NUMBERS = ("step", "num_slices", "decode_chunk")  # of a DenoisingProgress, beside its latents
 
 
 @dataclass(frozen=True)
-class Progress:
+class DenoisingProgress:
     """Denoising after so many steps: latents (1, z, T, h, w), float32.
 
     `num_slices` and `decode_chunk` are the portions of work that the job began with, and keeps: others round otherwise.
@@ -74,7 +74,7 @@ class StateFile:
         self._has_warned = False
 
     @collective
-    def begin(self, fresh: Progress, sampler: Sampler) -> Progress:
+    def begin(self, fresh: DenoisingProgress, sampler: Sampler) -> DenoisingProgress:
         """Where to go on, the same on all ranks, which call this together; the sampler then remembers what it did.
 
         Without a usable state that is the `fresh` progress, of no step, which is saved as the first one.
@@ -87,7 +87,7 @@ class StateFile:
         self.save(fresh, sampler)
         return fresh
 
-    def save(self, progress: Progress, sampler: Sampler) -> None:
+    def save(self, progress: DenoisingProgress, sampler: Sampler) -> None:
         """Take a copy, and write it in a thread, if one is due: before all steps, after the last, and now and then.
 
         A copy that is due while the one before is still being written waits for a later step.
@@ -133,7 +133,9 @@ class StateFile:
         self._events.state_saved(step)
 
 
-def pack(progress: Progress, memory: dict[str, Any], identity: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def pack(
+    progress: DenoisingProgress, memory: dict[str, Any], identity: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Copies of all tensors in the memory of the host, and the metadata that go with them."""
     tensors = {"latents": _copy(progress.latents)}
     names = _take_tensors(memory, "memory", tensors)
@@ -148,7 +150,7 @@ def content_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     return content
 
 
-def unpack(content: bytes, identity: str, device: torch.device) -> tuple[Progress, dict[str, Any]]:
+def unpack(content: bytes, identity: str, device: torch.device) -> tuple[DenoisingProgress, dict[str, Any]]:
     """The progress and the sampler's memory of a file. Raises ValueError unless it is whole and of this identity."""
     try:
         tensors = safetensors.torch.load(content)
@@ -161,7 +163,9 @@ def unpack(content: bytes, identity: str, device: torch.device) -> tuple[Progres
     if metadata.get("checksum") != checksum(tensors, metadata.get("plain", "")):
         raise ValueError("damaged: the checksum is another")
     plain = json.loads(metadata["plain"])
-    progress = Progress(latents=tensors["latents"].to(device, copy=True), **{name: plain[name] for name in NUMBERS})
+    progress = DenoisingProgress(
+        latents=tensors["latents"].to(device, copy=True), **{name: plain[name] for name in NUMBERS}
+    )
     return progress, _give_tensors(plain["memory"], tensors, device)
 
 

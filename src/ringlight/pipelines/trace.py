@@ -45,7 +45,7 @@ class JobEvents(Protocol):
         """A small JPEG of what the video will be, as far as can be told after this many steps."""
         ...
 
-    def check_cancelled(self, problem: Exception | None = None) -> None:
+    def boundary(self, problem: Exception | None = None) -> None:
         """A boundary, which every rank of a job comes to: raise on all of them when the job should stop.
 
         That is Cancelled where somebody asked for it, or the `problem` that some rank has but could work on with.
@@ -75,7 +75,7 @@ class Tracer:
     @collective
     def timed(self, name: str, stage: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a stage and record its seconds and peak memory under its name."""
-        self.events.check_cancelled()
+        self.events.boundary()
         self.events.stage_started(name)
         self._memory.reset()
         start = self._now()
@@ -87,7 +87,7 @@ class Tracer:
     @collective
     def begin_last(self, name: str) -> None:
         """Record a stage that goes on after the run: at 0 seconds, and with the memory that it begins with."""
-        self.events.check_cancelled()
+        self.events.boundary()
         self.events.stage_started(name)
         self._memory.reset()
         self.stages.append(StageReport(name=name, seconds=0.0, peak_bytes=self._memory.peak_bytes()))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ringlight.core.errors import InvalidCheckpoint, RinglightError
 from ringlight.core.scheduler import SchedulerSpec
-from ringlight.pipelines.resume import Progress, content_of, pack, unpack
+from ringlight.pipelines.resume import DenoisingProgress, content_of, pack, unpack
 from ringlight.samplers.choosing import make_sampler, settings_of
 from ringlight.samplers.sampler import Sampler
 from ringlight.samplers.schedule import NUM_TRAIN_TIMESTEPS
@@ -82,7 +82,7 @@ def require_same(spec: SchedulerSpec, num_steps: int, latents: Tensor) -> None:
     """Raise Wrong unless so many steps end with the very same latents again, also when taken up from a saved state."""
     flow, half = Flow(), num_steps // 2
     sampler = sampler_of(spec, num_steps, flow)
-    progress = Progress(half, 1, 1, flow.follow(sampler, flow.noise, range(half)))
+    progress = DenoisingProgress(half, 1, 1, flow.follow(sampler, flow.noise, range(half)))
     progress, memory = unpack(content_of(*pack(progress, sampler.memory(), "trial")), "trial", CPU)
     sampler = sampler_of(spec, num_steps, flow)
     sampler.remember(memory)

@@ -16,7 +16,7 @@ from ringlight.families.work import Work
 from ringlight.planner import catalogue
 from ringlight.planner.costs import stage_costs
 from ringlight.planner.deciding import job_plan
-from ringlight.planner.hardware import Card, Correction, Hardware, Link, RunSettings
+from ringlight.planner.hardware import Card, Correction, Hardware, LinkRates, RunSettings
 from ringlight.planner.machine import Machine
 from ringlight.planner.memory import decoding_bytes, denoising_bytes, weights_by_rank
 
@@ -91,7 +91,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
         except msgspec.DecodeError as error:
             raise InvalidSetting(f"{path}: no calibration, report or benchmark's result: {error}") from None
 
-    def machine(self, link: Link) -> Machine:
+    def machine(self, link: LinkRates) -> Machine:
         """The machine of this run, with a link."""
         hardware = Hardware(card=self.card, link=link, correction=self.correction)
         return Machine(hardware=hardware, settings=self.settings)

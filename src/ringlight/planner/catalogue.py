@@ -10,7 +10,7 @@ import msgspec
 
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.report import GIB
-from ringlight.planner.hardware import Card, Fractions, Link
+from ringlight.planner.hardware import Card, Fractions, LinkRates
 
 TERA, GIGA = 1e12, 1e9
 
@@ -95,8 +95,8 @@ CARDS: dict[str, Card] = {
 }
 
 
-def _link(name: str, gigabytes_per_second: float, micro: float, source: str, busy: float = 0.0) -> Link:
-    return Link(
+def _link(name: str, gigabytes_per_second: float, micro: float, source: str, busy: float = 0.0) -> LinkRates:
+    return LinkRates(
         name=name,
         bytes_per_second=gigabytes_per_second * GIGA,
         latency_seconds=micro * 1e-6,
@@ -107,7 +107,7 @@ def _link(name: str, gigabytes_per_second: float, micro: float, source: str, bus
 
 PCI = "PCI-SIG rates: {} GB/s; 80 % of it achieved"
 HOST = "through host memory, where cards have no peer-to-peer (8-12 GB/s measured by others on 4th-generation slots)"
-LINKS: dict[str, Link] = {
+LINKS: dict[str, LinkRates] = {
     "pcie3": _link("PCIe 3.0 x16 through the host", 6, 30, HOST + ", halved"),
     "pcie4": _link("PCIe 4.0 x16 through the host", 10, 30, HOST),
     "pcie4-x8": _link("PCIe 4.0 x8 through the host", 6, 30, HOST + ", limited by the slot"),
@@ -173,7 +173,7 @@ def card(key: str) -> Card:
     return _find("gpu", key, CARDS)
 
 
-def link(key: str) -> Link:
+def link(key: str) -> LinkRates:
     """The link of this key. Raises InvalidSetting with the nearest ones."""
     return _find("link", key, LINKS)
 
@@ -197,7 +197,7 @@ def card_named(name: str, memory_bytes: int) -> Card | None:
     return min((CARDS[key] for key in keys), key=lambda card: abs(card.memory_bytes - memory_bytes), default=None)
 
 
-def link_between(name: str, pcie: tuple[int, int], *, has_nvlink: bool, is_peer: bool) -> Link:
+def link_between(name: str, pcie: tuple[int, int], *, has_nvlink: bool, is_peer: bool) -> LinkRates:
     """The link between cards of this driver's name. `pcie`: (generation, lanes) of their slots."""
     nvlinks = [NVLINKS[key] for key in _keys_of(name) if key in NVLINKS]
     if has_nvlink and nvlinks and "pcie" not in name.lower():  # which has bridges between two at most

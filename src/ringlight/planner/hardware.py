@@ -57,7 +57,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return read_toml(path, cls)
 
 
-class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LinkRates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one rank reaches to another while as much comes in: achieved bytes a second, and seconds for a message.
 
     `busy_seconds_per_byte` is what a byte takes from the computation itself (TCP on a CPU), which no overlap hides.
@@ -113,7 +113,7 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
     """Equal cards with equal links between all of them, as far as they are known."""
 
     card: Card
-    link: Link
+    link: LinkRates
     correction: Correction = Correction()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ringlight.core.plan import Abilities
-from ringlight.planner.hardware import Card, DtypeName, Hardware, Link, RunSettings
+from ringlight.planner.hardware import Card, DtypeName, Hardware, LinkRates, RunSettings
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +24,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         return self.hardware.card
 
     @property
-    def link(self) -> Link:
+    def link(self) -> LinkRates:
         return self.hardware.link
 
     @property

@@ -20,7 +20,8 @@ class FieldCard(msgspec.Struct, frozen=True, kw_only=True):
     minimum: int | float | None = None
     maximum: Annotated[int | float | None, described("With the operator's limits.")] = None
     step: Annotated[int | None, described("How far the values that the model makes lie apart, from the least.")] = None
-    default: Annotated[int | float | str | None, described("null where it follows from the model, or is drawn.")] = None
+    default: int | float | str | None = None
+    default_rule: Annotated[str, described("What it is where that is null.")] = ""
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,7 +46,7 @@ class Events:
         self._tell(messages.PreviewMade(job_id=self._job.job_id, step=step, picture=picture))
 
     @collective
-    def check_cancelled(self, problem: Exception | None = None) -> None:
+    def boundary(self, problem: Exception | None = None) -> None:
         is_cancelled = self._corridor.is_cancelled(self._job.job_id)
         self.check_problem(problem or (Cancelled("cancelled") if is_cancelled else None))
 

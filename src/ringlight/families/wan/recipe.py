@@ -31,7 +31,7 @@ from ringlight.parallel.speeds import least, measure_link
 from ringlight.pipelines.continued import require_continuable
 from ringlight.pipelines.output import FrameWriter, LatentsWriter, Output, finish, frame_converter, open_writer
 from ringlight.pipelines.preview import Painter, Previews
-from ringlight.pipelines.resume import Progress, StateFile
+from ringlight.pipelines.resume import DenoisingProgress, StateFile
 from ringlight.pipelines.stages.decoding import WRITING_RANK, decode
 from ringlight.pipelines.stages.denoising import Guided, denoise
 from ringlight.pipelines.stages.image_encoding import encode_image
@@ -160,7 +160,7 @@ class WanRecipe:
         state: StateFile | None,
         preview_seconds: float,
     ) -> Tensor:
-        fresh = Progress(0, plan.num_slices, plan.decode_chunk, noise)
+        fresh = DenoisingProgress(0, plan.num_slices, plan.decode_chunk, noise)
         begun = fresh if state is None else state.begin(fresh, sampler)
         tracer.began(begun.step, begun.num_slices, begun.decode_chunk)
         guided = Guided(

@@ -44,7 +44,7 @@ def decode(
     stream = vae.start_decoding(bands, width, num_latents)
     delivery = Delivery(writer, bands, spec.scale_factor_spatial)
     for start in (0, *range(1, num_latents, chunk)):
-        events.check_cancelled(delivery.problem)  # nothing is under way here, so ranks may leave together
+        events.boundary(delivery.problem)  # nothing is under way here, so ranks may leave together
         delivery.depart()
         stop = min(start + chunk, num_latents) if start else 1
         if bands.size:
@@ -52,11 +52,11 @@ def decode(
             delivery.take(convert(frames))
         delivery.arrive()
         events.frames_decoded((stop - 1) * spec.scale_factor_temporal + 1, num_frames)
-    events.check_cancelled(delivery.problem)
+    events.boundary(delivery.problem)
     delivery.depart()
     delivery.arrive()
     delivery.finish()
-    events.check_cancelled(delivery.problem or broken_frames(stream))
+    events.boundary(delivery.problem or broken_frames(stream))
 
 
 def broken_frames(stream: DecodingStream) -> NumericalError | None:

@@ -15,7 +15,7 @@ from ringlight.parallel.mesh import Axis, ParallelMesh
 from ringlight.parallel.turns import in_turns
 from ringlight.pipelines.networks import Denoiser
 from ringlight.pipelines.preview import Previews
-from ringlight.pipelines.resume import Progress, StateFile
+from ringlight.pipelines.resume import DenoisingProgress, StateFile
 from ringlight.pipelines.trace import StepClock, Tracer
 from ringlight.samplers.sampler import Sampler
 
@@ -82,7 +82,7 @@ def exchange(prediction: Tensor, cfg: Axis) -> list[Tensor]:
 
 @collective
 def denoise(
-    begun: Progress,
+    begun: DenoisingProgress,
     first_frame: Tensor | None,
     sampler: Sampler,
     guided: Guided,
@@ -108,7 +108,7 @@ def denoise(
             velocity = guided.predict(seen, times)
             latents = sampler.step(call, velocity, latents)
             place = f"latents after step {step + 1} of {sampler.num_steps}"
-            tracer.events.check_cancelled(not_finite("Denoising", place, extremes(latents)))
+            tracer.events.boundary(not_finite("Denoising", place, extremes(latents)))
         clock.tick()
         if state is not None:
             state.save(replace(begun, step=step + 1, latents=latents), sampler)

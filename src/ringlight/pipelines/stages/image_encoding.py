@@ -28,5 +28,5 @@ def encode_image(image_1HWC: Tensor, vae: Autoencoder, device: torch.device, axi
     else:
         band = torch.empty(vae.spec.z_dim, 1, 0, columns, device=device)
     latents = gather_parts(band, bands.sizes, axis, dim=2).unsqueeze(0)
-    events.check_cancelled(not_finite("ImageEncoding", "latents of the picture", extremes(latents)))
+    events.boundary(not_finite("ImageEncoding", "latents of the picture", extremes(latents)))
     return latents

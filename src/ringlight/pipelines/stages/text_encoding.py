@@ -60,9 +60,7 @@ def encode_text(request: VideoRequest, prompts: PromptCache, events: JobEvents) 
     texts = [getattr(request, field) for field in fields]
     embeddings = prompts.encode(texts)
     try:
-        events.check_cancelled(
-            not_finite("TextEncoding", "embeddings", torch.stack([extremes(each) for each in embeddings]))
-        )
+        events.boundary(not_finite("TextEncoding", "embeddings", torch.stack([extremes(each) for each in embeddings])))
     except NumericalError:
         prompts.forget()
         raise

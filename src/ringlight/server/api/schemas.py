@@ -36,7 +36,7 @@ def _field(field: msgspec.structs.FieldInfo) -> tuple[Any, Any]:
     """A field of a struct, as pydantic has it."""
     meta = next((each for each in get_args(field.type) if isinstance(each, msgspec.Meta)), msgspec.Meta())
     extra, kind = meta.extra or {}, _as_pydantic(field.type)
-    is_always_there = extra.get("always") or "rules" in extra  # the latter is of a field of every video
+    is_always_there = bool(extra.get("always"))
     if is_always_there:
         (kind,) = (each for each in get_args(kind) if each is not NoneType)
     has_default = not (field.required or is_always_there)

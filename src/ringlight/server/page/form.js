@@ -194,10 +194,10 @@ function boxOf(field) {
   return box;
 }
 
-function inputOf({ name, type, help, minimum, step, default: usual }, label = null) {
+function inputOf({ name, type, help, minimum, step, default_rule: rule }, label = null) {
   const isText = type === "string";
   const input = document.createElement(isText ? "textarea" : "input");
-  Object.assign(input, { id: name, name, title: help, placeholder: isText ? help : usual === null ? "the model's" : "" });
+  Object.assign(input, { id: name, name, title: help, placeholder: isText ? help : rule });
   if (isText) input.rows = 2;
   else Object.assign(input, { type: "number", min: minimum ?? "", step: step ?? (type === "integer" ? 1 : "any") });
   if (!isText) input.inputMode = type === "integer" ? "numeric" : "decimal";

@@ -51,9 +51,9 @@ class Stack(nn.Module):
 
     def __init__(self, config: Umt5Config, run: range) -> None:
         super().__init__()
-        self.block = nn.ModuleDict({str(part - 1): Block(config) for part in run if part})
+        self.block = nn.ModuleDict({str(part - 1): Umt5Block(config) for part in run if part})
         is_last = config.num_layers in run
-        self.final_layer_norm = RmsNorm(config.d_model, config.layer_norm_epsilon) if is_last else None
+        self.final_layer_norm = Umt5RmsNorm(config.d_model, config.layer_norm_epsilon) if is_last else None
 
     def forward(self, hidden_BLC: Tensor, buckets_LL: Tensor) -> Tensor:
         for block in self.block.values():
@@ -61,7 +61,7 @@ class Stack(nn.Module):
         return hidden_BLC if self.final_layer_norm is None else self.final_layer_norm(hidden_BLC)
 
 
-class Block(nn.Module):
+class Umt5Block(nn.Module):
     """One layer: self-attention, then the gated feed-forward, each behind a norm and beside a shortcut."""
 
     def __init__(self, config: Umt5Config) -> None:
@@ -81,7 +81,7 @@ class AttentionLayer(nn.Module):
     def __init__(self, config: Umt5Config) -> None:
         super().__init__()
         self.SelfAttention = BiasedAttention(config)
-        self.layer_norm = RmsNorm(config.d_model, config.layer_norm_epsilon)
+        self.layer_norm = Umt5RmsNorm(config.d_model, config.layer_norm_epsilon)
 
     def forward(self, hidden_BLC: Tensor, buckets_LL: Tensor) -> Tensor:
         out: Tensor = hidden_BLC + self.SelfAttention(self.layer_norm(hidden_BLC), buckets_LL)
@@ -113,7 +113,7 @@ class FeedForwardLayer(nn.Module):
     def __init__(self, config: Umt5Config) -> None:
         super().__init__()
         self.DenseReluDense = GatedGelu(config)
-        self.layer_norm = RmsNorm(config.d_model, config.layer_norm_epsilon)
+        self.layer_norm = Umt5RmsNorm(config.d_model, config.layer_norm_epsilon)
 
     def forward(self, hidden_BLC: Tensor) -> Tensor:
         out: Tensor = hidden_BLC + self.DenseReluDense(self.layer_norm(hidden_BLC))
@@ -134,7 +134,7 @@ class GatedGelu(nn.Module):
         return out
 
 
-class RmsNorm(nn.Module):
+class Umt5RmsNorm(nn.Module):
     """Root mean square norm over the last axis; the mean square is taken in float32."""
 
     def __init__(self, dim: int, eps: float) -> None:

@@ -25,7 +25,7 @@ from ringlight.parallel.collective import collective
 from ringlight.parallel.halo import Bands
 
 
-class Encoder(nn.Module):
+class VaeEncoder(nn.Module):
     """Frames in, moments of latents out."""
 
     def __init__(self, layers: EncoderLayers) -> None:
@@ -44,7 +44,7 @@ class Encoder(nn.Module):
         return norm_silu_conv(self.mid_block(x, stream), self.norm_out, self.conv_out, stream)
 
 
-class Decoder(nn.Module):
+class VaeDecoder(nn.Module):
     """Latent frames in, patched frames out."""
 
     def __init__(self, layers: DecoderLayers) -> None:
@@ -80,9 +80,9 @@ class WanVae(nn.Module):
         super().__init__()
         self.spec = spec
         encoder, decoder = spec.encoder, spec.decoder
-        self.encoder = Encoder(encoder)
+        self.encoder = VaeEncoder(encoder)
         self.quant_conv = CausalConv(encoder.quant)
-        self.decoder = Decoder(decoder)
+        self.decoder = VaeDecoder(decoder)
         self.post_quant_conv = CausalConv(decoder.post_quant)
         self._moments: tuple[Tensor, Tensor] | None = None
 

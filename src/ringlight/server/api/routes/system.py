@@ -118,6 +118,7 @@ def field_cards(defaults: RequestDefaults, spec: ModelSpec, limits: RequestLimit
                 maximum=most,
                 step=step,
                 default=getattr(defaults, field.name),
+                default_rule=field.rules.default_rule,
             )
         )
     return cards
