@@ -105,7 +105,9 @@ def run(section: Section, scale: Scale) -> None:
         section.attempt(label, partial(_profile, label, networks[0], scale, kind), on_error="no result")
         networks.clear()
     section.attempt("decode, precision", partial(_compare_kinds, scale))
-    section.attempt("a whole generation, from its parts", partial(whole.add_up, section, scale))
+    section.attempt(
+        "a whole generation, from its parts", partial(whole.add_up, section, scale, [kind.name for kind in KINDS])
+    )
 
 
 def run_search(section: Section, scale: Scale, rates: Rates) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from gpu import vae
 from gpu.report import Row
 from gpu.scale import Scale
 from gpu.section import Section
@@ -12,13 +11,13 @@ from gpu.section import Section
 STEPS = 50
 
 
-def add_up(section: Section, scale: Scale) -> Iterator[Row]:
-    """Text-to-video with guidance: forwards and decode as measured, nothing else."""
+def add_up(section: Section, scale: Scale, kinds: Sequence[str]) -> Iterator[Row]:
+    """Text-to-video with guidance: forwards and decode of each of these kinds as measured, nothing else."""
     for video in scale.videos:
         forward = section.number(f"forward T2V {video}", "seconds")
-        for kind in vae.KINDS:
-            decode = section.number(f"decode {video}, {kind.name}, chunk", "total_seconds")
-            label = f"{video}, {STEPS} steps with guidance, {kind.name} VAE, from its parts"
+        for kind in kinds:
+            decode = section.number(f"decode {video}, {kind}, chunk", "total_seconds")
+            label = f"{video}, {STEPS} steps with guidance, {kind} VAE, from its parts"
             if forward is None or decode is None:
                 yield Row(label, "a part of it was not measured", verdict="no result")
                 continue

@@ -1,1 +1,1 @@
-"""Networks, written from their checkpoints' layout."""
+"""What networks share, whatever their family: how weights are read, and numbers that are not finite."""
