@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ringlight.attention.kernel import load_kernel
 from ringlight.core.plan import Abilities, JobPlan
 from ringlight.families.model import ModelSpec
+from ringlight.families.table import known_model
 from ringlight.families.wan.networks.transformer import WanTransformer
 from ringlight.families.wan.networks.vae import WanVae
 from ringlight.families.wan.recipe import spare_bytes
@@ -71,20 +72,24 @@ def test_the_built_in_card_has_the_published_sizes() -> None:
     assert REAL.num_tokens(121, 704, 1280) == 27_280
 
 
-def test_the_vaes_operations_are_those_that_run() -> None:
-    vae_spec = REAL.vae
+@pytest.mark.parametrize("name", ["Wan2.2-TI2V-5B", "Wan2.1-T2V-14B"])
+def test_the_vaes_layers_and_operations_are_those_that_run(name: str) -> None:
+    spec = known_model(name).vae
+    assert isinstance(spec, VaeSpec)
     with torch.inference_mode(), META:
-        vae = WanVae(vae_spec)
-        frame = torch.empty(48, 1, 12, 20)
+        vae = WanVae(spec)
+        assert count(list(vae.parameters())) == spec.decoder.parameters + spec.encoder.parameters
+        frame = torch.empty(spec.z_dim, 1, 12, 20)
         stream = vae.start_decoding(Bands.alone(12), 20, num_latents=2)
         for first in (True, False):
             with FlopCounterMode(display=False) as counter:
                 vae.decode_next(frame, stream, first)
-            formula = vae_spec.decoder.flops(12, 12, 20, first, winograd=False)
+            formula = spec.decoder.flops(12, 12, 20, first, winograd=False)
             assert formula == pytest.approx(counter.get_total_flops(), rel=0.01)  # the count has a frame of border
+        scale = spec.scale_factor_spatial
         with FlopCounterMode(display=False) as counter:
-            vae.encode(torch.empty(1, 192, 320, 3))
-        assert vae_spec.encoder.flops(12, 12, 20) == pytest.approx(counter.get_total_flops(), rel=0.001)
+            vae.encode(torch.empty(1, 12 * scale, 20 * scale, 3))
+        assert spec.encoder.flops(12, 12, 20) == pytest.approx(counter.get_total_flops(), rel=0.001)
 
 
 def peak_bytes(run: Callable[[], object], trace: Path) -> int:

@@ -42,3 +42,14 @@ class Geometry(Protocol):
 
     def num_tokens(self, num_frames: int, height: int, width: int) -> int:
         """Length of the sequence that the model sees of a video."""
+
+
+class VideoScales(Protocol):
+    """How latents relate to pixels."""
+
+    @property
+    def z_dim(self) -> int: ...
+    @property
+    def scale_factor_temporal(self) -> int: ...
+    @property
+    def scale_factor_spatial(self) -> int: ...

@@ -35,6 +35,11 @@ def slice_sizes(num_tokens: int, num_slices: int) -> tuple[int, ...]:
     return tuple(stop - start for start, stop in pairwise(ends))
 
 
+def takes_pairs(on_cpu: bool, is_float32: bool) -> bool:
+    """Whether frames that come in twos are convolved two by two: it gains in float32 on a CPU (docs/log.md)."""
+    return on_cpu and is_float32
+
+
 def merges_padding(on_cpu: bool) -> bool:
     """Whether one key stands for all the padding of a prompt. On a GPU all rows are keys: merging takes longer there,
     and cuDNN makes a plan for each new shape, and keeps it."""

@@ -12,6 +12,7 @@ from typing import Annotated, Protocol
 
 import msgspec
 
+from ringlight.core.geometry import VideoScales
 from ringlight.core.portions import most_tokens
 from ringlight.core.scheduler import SchedulerSpec
 from ringlight.families.layers.decoder import DecoderLayers
@@ -49,15 +50,9 @@ class TransformerNumbers(Protocol):
         """Floating-point operations of one forward: matrix products and self-attention (text and time left out)."""
 
 
-class VaeNumbers(Protocol):
+class VaeNumbers(VideoScales, Protocol):
     """The numbers of a video autoencoder, causal in time."""
 
-    @property
-    def z_dim(self) -> int: ...
-    @property
-    def scale_factor_temporal(self) -> int: ...
-    @property
-    def scale_factor_spatial(self) -> int: ...
     @property
     def decoder(self) -> DecoderLayers: ...
     @property

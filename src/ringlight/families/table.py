@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from ringlight.core import foreign
@@ -58,9 +59,7 @@ def family_named(name: str) -> Family:
     """A family by the name of its folder. Raises InvalidSetting naming the nearest."""
     families = {family.name: family for family in FAMILIES}
     if name not in families:
-        near = difflib.get_close_matches(name, families, 1)
-        hint = f"nearest: {near[0]}" if near else f"there are {', '.join(families)}"
-        raise InvalidSetting(f"there is no family {name!r} of models ({hint})")
+        raise InvalidSetting(f"there is no family {name!r} of models ({_nearest(name, families)})")
     return families[name]
 
 
@@ -76,10 +75,15 @@ def model_defaults(spec: ModelSpec, folder: Path | None = None) -> RequestDefaul
 def known_model(name: str) -> ModelSpec:
     """A model that is known without a checkpoint. Raises InvalidSetting naming the nearest."""
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, 1)
-        hint = f"nearest: {near[0]}" if near else f"there are {', '.join(MODELS)}"
-        raise InvalidSetting(f"model {name!r} is not known without its checkpoint ({hint})")
+        raise InvalidSetting(f"model {name!r} is not known without its checkpoint ({_nearest(name, MODELS)})")
     return MODELS[name]
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The name that was probably meant, else all that there are."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, 1)
+    return f"nearest: {near[0]}" if near else f"there are {', '.join(names)}"
 
 
 def _require_folder(folder: Path) -> None:

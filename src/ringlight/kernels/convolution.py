@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from ringlight.core.portions import HISTORY
+from ringlight.core.portions import HISTORY, takes_pairs
 
 Arrive = Callable[[], object]  # writes the first and the last row of the new frames, which are still on their way
 
@@ -127,7 +127,8 @@ def lay_out(weight: Tensor, in_pairs: bool) -> tuple[FrameConvolution, Tensor]:
 
     Pairs keep four 3x3 kernels in the place of the 3x3x3, and of that the last frame, which single frames need.
     """
-    if in_pairs and weight.shape[2] == 1 + HISTORY and weight.device.type == "cpu" and weight.dtype == torch.float32:
+    pays = takes_pairs(weight.device.type == "cpu", weight.dtype == torch.float32)
+    if pays and in_pairs and weight.shape[2] == 1 + HISTORY:
         sums = sums_of(weight).contiguous(memory_format=torch.channels_last)
         return WinogradPairs(sums), sums.chunk(4)[-1].unsqueeze(2)
     weight = weight.contiguous(memory_format=torch.channels_last_3d)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ringlight.attention.kernel import AttentionKernel
+from ringlight.core.geometry import VideoScales
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.mesh import ParallelMesh
 
@@ -39,17 +40,6 @@ class DecodingStream(Protocol):
 
     @property
     def extremes(self) -> list[Tensor]: ...
-
-
-class VideoScales(Protocol):
-    """How latents relate to pixels."""
-
-    @property
-    def z_dim(self) -> int: ...
-    @property
-    def scale_factor_temporal(self) -> int: ...
-    @property
-    def scale_factor_spatial(self) -> int: ...
 
 
 class Autoencoder(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ringlight.core.plan import Abilities
+from ringlight.core.portions import takes_pairs
 from ringlight.planner.hardware import Card, DtypeName, Hardware, LinkRates, RunSettings
 
 
@@ -57,7 +58,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def uses_winograd(self) -> bool:
         """Whether pairs of frames take four products for six: in float32 on a CPU."""
-        return self.card.is_cpu and self.settings.vae_dtype == "float32"
+        return takes_pairs(self.card.is_cpu, self.settings.vae_dtype == "float32")
 
     def corrected(self, stage: str, seconds: float) -> float:
         """Seconds of a stage's own work after what a measurement says of it."""

@@ -47,6 +47,13 @@ def read_wan(
     )
 
 
+def unipc(flow_shift: float) -> SchedulerSpec:
+    """The scheduler that published checkpoints name, as far as planning needs it."""
+    return SchedulerSpec(
+        config={}, class_name="UniPCMultistepScheduler", flow_shift=flow_shift, flow_shift_key="flow_shift"
+    )
+
+
 SpecType = TypeVar("SpecType", bound=msgspec.Struct)
 
 

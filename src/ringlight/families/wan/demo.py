@@ -204,3 +204,27 @@ SCHEDULER: dict[str, Any] = {
     "use_flow_sigmas": True,
     "use_karras_sigmas": False,
 }
+
+MODEL_INDEX: dict[str, Any] = {
+    "_class_name": "WanPipeline",
+    "_diffusers_version": DIFFUSERS_VERSION,
+    "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+    "text_encoder": ["transformers", "UMT5EncoderModel"],
+    "tokenizer": ["transformers", "T5TokenizerFast"],
+    "transformer": ["diffusers", "WanTransformer3DModel"],
+    "vae": ["diffusers", "AutoencoderKLWan"],
+}
+
+TRANSFORMER: dict[str, Any] = {
+    "_class_name": "WanTransformer3DModel",
+    "_diffusers_version": DIFFUSERS_VERSION,
+    "added_kv_proj_dim": None,
+    "cross_attn_norm": True,
+    "eps": 1e-06,
+    "freq_dim": 256,
+    "image_dim": None,
+    "patch_size": [1, 2, 2],
+    "pos_embed_seq_len": None,
+    "qk_norm": "rms_norm_across_heads",
+    "rope_max_seq_len": 1024,
+}

@@ -9,11 +9,10 @@ from typing import Any
 import msgspec
 
 from ringlight.core.request import RequestDefaults
-from ringlight.core.scheduler import SchedulerSpec
 from ringlight.families.family import Family
 from ringlight.families.model import ModelSpec
-from ringlight.families.wan.card import read_wan
-from ringlight.families.wan.work.text_encoder import TextEncoderSpec
+from ringlight.families.wan.card import read_wan, unipc
+from ringlight.families.wan.work.text_encoder import UMT5_XXL
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
 
@@ -72,10 +71,8 @@ def _published(name: str, num_attention_heads: int, ffn_dim: int, num_layers: in
             latents_mean=[0.0] * 16,  # the checkpoint's own are only needed to decode
             latents_std=[1.0] * 16,
         ),
-        text_encoder=TextEncoderSpec(d_model=4096, d_ff=10240, num_heads=64, d_kv=64, num_layers=24, vocab_size=256384),
-        scheduler=SchedulerSpec(
-            config={}, class_name="UniPCMultistepScheduler", flow_shift=flow_shift, flow_shift_key="flow_shift"
-        ),
+        text_encoder=UMT5_XXL,
+        scheduler=unipc(flow_shift),
         takes_picture=False,
     )
 

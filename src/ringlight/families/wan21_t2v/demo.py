@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ringlight.core.config import DEMO_NAME
-from ringlight.families.wan.demo import DIFFUSERS_VERSION, SCHEDULER, DemoModel, ramp
-from ringlight.families.wan22_ti2v import demo as wan22_ti2v
+from ringlight.families.wan import demo
 
 NUM_CHANNELS = 16
 
@@ -25,36 +24,29 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-# Files of this kind say nothing of two transformers, nor of times for each token.
-MODEL_INDEX = {
-    name: value
-    for name, value in wan22_ti2v.MODEL_INDEX.items()
-    if name not in ("boundary_ratio", "expand_timesteps", "transformer_2")
-}
-
-TRANSFORMER = wan22_ti2v.TRANSFORMER | {"in_channels": NUM_CHANNELS, "out_channels": NUM_CHANNELS}
+TRANSFORMER = demo.TRANSFORMER | {"in_channels": NUM_CHANNELS, "out_channels": NUM_CHANNELS}
 
 # As the published files are: in_channels, is_residual, patch_size and scales are left to their defaults.
 VAE = {
     "_class_name": "AutoencoderKLWan",
-    "_diffusers_version": DIFFUSERS_VERSION,
+    "_diffusers_version": demo.DIFFUSERS_VERSION,
     "attn_scales": [],
     "dim_mult": [1, 2, 4, 4],
     "dropout": 0.0,
-    "latents_mean": ramp(-0.4, 0.4, NUM_CHANNELS),
-    "latents_std": ramp(0.5, 1.5, NUM_CHANNELS),
+    "latents_mean": demo.ramp(-0.4, 0.4, NUM_CHANNELS),
+    "latents_std": demo.ramp(0.5, 1.5, NUM_CHANNELS),
     "num_res_blocks": 2,
     "temperal_downsample": [False, True, True],
     "z_dim": NUM_CHANNELS,
 }
 
-DEMO = DemoModel(
+DEMO = demo.DemoModel(
     name=f"{DEMO_NAME}-wan21",
     sizes=SIZES,
-    index=MODEL_INDEX,
+    index=demo.MODEL_INDEX,
     transformer=TRANSFORMER,
     vae=VAE,
-    scheduler=SCHEDULER | {"flow_shift": 3.0},
+    scheduler=demo.SCHEDULER | {"flow_shift": 3.0},
 )
 
 if __name__ == "__main__":

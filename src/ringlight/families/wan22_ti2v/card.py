@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ringlight.core.request import RequestDefaults
-from ringlight.core.scheduler import SchedulerSpec
 from ringlight.families.family import Family
 from ringlight.families.model import ModelSpec
-from ringlight.families.wan.card import read_wan
-from ringlight.families.wan.work.text_encoder import TextEncoderSpec
+from ringlight.families.wan.card import read_wan, unipc
+from ringlight.families.wan.work.text_encoder import UMT5_XXL
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
 
@@ -73,10 +72,8 @@ WAN22_TI2V_5B = ModelSpec(
         scale_factor_spatial=16,
         is_residual=True,
     ),
-    text_encoder=TextEncoderSpec(d_model=4096, d_ff=10240, num_heads=64, d_kv=64, num_layers=24, vocab_size=256384),
-    scheduler=SchedulerSpec(
-        config={}, class_name="UniPCMultistepScheduler", flow_shift=5.0, flow_shift_key="flow_shift"
-    ),
+    text_encoder=UMT5_XXL,
+    scheduler=unipc(5.0),
 )
 
 FAMILY = Family(

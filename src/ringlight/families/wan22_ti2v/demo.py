@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ringlight.core.config import DEMO_NAME
-from ringlight.families.wan.demo import DIFFUSERS_VERSION, SCHEDULER, DemoModel, ramp
+from ringlight.families.wan import demo
+
+NUM_CHANNELS = 48
 
 SIZES: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
@@ -22,55 +24,32 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-MODEL_INDEX = {
-    "_class_name": "WanPipeline",
-    "_diffusers_version": DIFFUSERS_VERSION,
-    "boundary_ratio": None,
-    "expand_timesteps": True,
-    "scheduler": ["diffusers", "UniPCMultistepScheduler"],
-    "text_encoder": ["transformers", "UMT5EncoderModel"],
-    "tokenizer": ["transformers", "T5TokenizerFast"],
-    "transformer": ["diffusers", "WanTransformer3DModel"],
-    "transformer_2": [None, None],
-    "vae": ["diffusers", "AutoencoderKLWan"],
-}
+MODEL_INDEX = demo.MODEL_INDEX | {"boundary_ratio": None, "expand_timesteps": True, "transformer_2": [None, None]}
 
-TRANSFORMER = {
-    "_class_name": "WanTransformer3DModel",
-    "_diffusers_version": DIFFUSERS_VERSION,
-    "added_kv_proj_dim": None,
-    "cross_attn_norm": True,
-    "eps": 1e-06,
-    "freq_dim": 256,
-    "image_dim": None,
-    "in_channels": 48,
-    "out_channels": 48,
-    "patch_size": [1, 2, 2],
-    "pos_embed_seq_len": None,
-    "qk_norm": "rms_norm_across_heads",
-    "rope_max_seq_len": 1024,
-}
+TRANSFORMER = demo.TRANSFORMER | {"in_channels": NUM_CHANNELS, "out_channels": NUM_CHANNELS}
 
 VAE = {
     "_class_name": "AutoencoderKLWan",
-    "_diffusers_version": DIFFUSERS_VERSION,
+    "_diffusers_version": demo.DIFFUSERS_VERSION,
     "attn_scales": [],
     "dim_mult": [1, 2, 4, 4],
     "dropout": 0.0,
     "in_channels": 12,
     "is_residual": True,
-    "latents_mean": ramp(-0.4, 0.4, 48),
-    "latents_std": ramp(0.5, 1.5, 48),
+    "latents_mean": demo.ramp(-0.4, 0.4, NUM_CHANNELS),
+    "latents_std": demo.ramp(0.5, 1.5, NUM_CHANNELS),
     "num_res_blocks": 2,
     "out_channels": 12,
     "patch_size": 2,
     "scale_factor_spatial": 16,
     "scale_factor_temporal": 4,
     "temperal_downsample": [False, True, True],
-    "z_dim": 48,
+    "z_dim": NUM_CHANNELS,
 }
 
-DEMO = DemoModel(name=DEMO_NAME, sizes=SIZES, index=MODEL_INDEX, transformer=TRANSFORMER, vae=VAE, scheduler=SCHEDULER)
+DEMO = demo.DemoModel(
+    name=DEMO_NAME, sizes=SIZES, index=MODEL_INDEX, transformer=TRANSFORMER, vae=VAE, scheduler=demo.SCHEDULER
+)
 
 if __name__ == "__main__":
     DEMO.run()

@@ -36,3 +36,6 @@ class TextEncoderSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             num_layers=self.num_layers,
             final_vectors=self.d_model,
         )
+
+
+UMT5_XXL = TextEncoderSpec(d_model=4096, d_ff=10240, num_heads=64, d_kv=64, num_layers=24, vocab_size=256384)
