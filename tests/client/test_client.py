@@ -15,6 +15,7 @@ from ringlight.core.errors import InvalidSetting
 from tests.client.scripted import Answer, Scripted, refusal, scripted, video
 
 NOW = {"retry_after": "0"}
+EVENT_STREAM = {"content-type": "text/event-stream"}
 
 
 @pytest.fixture
@@ -204,7 +205,7 @@ def test_events(server: Scripted, client: Client) -> None:
         'event: done\ndata: {"id": "video_1", "status": "completed"}\n\n'
         'event: status\ndata: {"id": "cut off'
     )
-    server.on("GET /v1/videos/video_1/events", Answer(stream.encode(), headers={"content-type": "text/event-stream"}))
+    server.on("GET /v1/videos/video_1/events", Answer(stream.encode(), headers=EVENT_STREAM))
     first, progress, preview, last = client.events("video_1")
     assert isinstance(first, Video) and first.prompt == "Bär"
     assert progress == Progress(progress=7, step=1, num_steps=4, stage="Denoising")
@@ -217,14 +218,20 @@ def test_events(server: Scripted, client: Client) -> None:
     ["status\ndata: {}", "progress\ndata: 3", 'preview\ndata: {"step": 1, "image": "data:,%"}', "done\ndata: ["],
 )
 def test_an_event_that_is_not_what_its_name_says(server: Scripted, client: Client, event: str) -> None:
-    server.on("GET /v1/videos/video_1/events", Answer(f"event: {event}\n\n".encode()))
+    server.on("GET /v1/videos/video_1/events", Answer(f"event: {event}\n\n".encode(), headers=EVENT_STREAM))
     with pytest.raises(ApiError, match="event cannot be read"):
+        next(client.events("video_1"))
+
+
+def test_what_is_no_stream_of_events_says_so(server: Scripted, client: Client) -> None:
+    server.on("GET /v1/videos/video_1/events", Answer(b"<html>", headers={"content-type": "text/html"}))
+    with pytest.raises(ApiError, match=r"not a stream of events: .*text/html"):
         next(client.events("video_1"))
 
 
 def test_a_lost_stream_of_events_says_so(server: Scripted, client: Client) -> None:
     event = b'event: status\ndata: {"id": "video_1", "status": "queued"}\n\n'
-    server.on("GET /v1/videos/video_1/events", Answer(event * 3, breaks_after=len(event) + 9))
+    server.on("GET /v1/videos/video_1/events", Answer(event * 3, headers=EVENT_STREAM, breaks_after=len(event) + 9))
     events = client.events("video_1")
     assert isinstance(next(events), Video)
     with pytest.raises(Unreachable):

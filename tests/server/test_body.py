@@ -20,7 +20,6 @@ from ringlight.server.http.body import Body, read_body
 from ringlight.server.http.errors import HttpError
 from tests.server.serving import serving
 
-MAX_BYTES = 80 * 2**20
 MIB = 2**20
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 
@@ -41,7 +40,7 @@ def read(content_type: str | None, content: bytes, chunk_bytes: int = 65536, pat
 
     headers = [] if content_type is None else [(b"content-type", content_type.encode("latin-1"))]
     scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
-    return asyncio.run(read_body(Request(scope, receive), MAX_BYTES))
+    return asyncio.run(read_body(Request(scope, receive)))
 
 
 def refused(content_type: str | None, content: bytes, chunk_bytes: int = 65536) -> HttpError:
@@ -236,13 +235,6 @@ def test_other_kinds() -> None:
 
 
 @pytest.mark.slow
-def test_the_size_is_bounded_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind in (JSON, MULTIPART):
-        assert refused(kind, b" " * (MAX_BYTES + 1), chunk_bytes=MIB).code in ("body_too_large", "invalid_body")
-    content = multipart([('; name="input_reference"; filename="a"', b"x" * MAX_BYTES)])
-    assert refused(MULTIPART, content, chunk_bytes=MIB).code == "body_too_large"
-
-
 @pytest.mark.parametrize("kind", ["file", "multipart", "json"])
 def test_memory_of_the_largest_picture(kind: str) -> None:
     """What it takes beside the content that the client sends, which the test itself holds."""
@@ -309,7 +301,7 @@ def echo() -> Iterator[str]:
 
     @app.post("/v1/{rest:path}")
     async def answer(request: Request) -> dict[str, Any]:
-        found = await read_body(request, MAX_BYTES)
+        found = await read_body(request)
         return {"id": "video_1", "prompt": json.dumps([found.fields, {k: len(v) for k, v in found.files.items()}])}
 
     with serving(app) as address:
@@ -369,7 +361,7 @@ def test_a_client_that_leaves_or_stalls(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(body, "CHUNK_SECONDS", 0.05)
     for receive, code in ((leaves, "invalid_body"), (stalls, "request_timeout")):
         with pytest.raises(HttpError) as caught:
-            asyncio.run(read_body(Request(scope, receive), MAX_BYTES))
+            asyncio.run(read_body(Request(scope, receive)))
         assert caught.value.code == code
 
 

@@ -192,10 +192,10 @@ def test_events_tell_what_is_new() -> None:
     assert names(teller.tell(RUNNING)) == ["status", "progress"]
     seen = after(STARTED, STEP, PreviewMade(job_id=ID, step=5, picture=b"\xff\xd8"))
     (preview,) = teller.tell(msgspec.structs.replace(RUNNING, state=seen))
-    assert b'data: {"step":5,"image":"data:image/jpeg;base64,/9g="}\n\n' in preview
+    assert b'data: {"step":5,"image":"data:image/jpeg;base64,/9g="}\n' in preview
     assert names(teller.tell(msgspec.structs.replace(RUNNING, state=seen))) == []
     (done,) = teller.tell(COMPLETED)
-    assert done.startswith(b"event: done\nid: ")
+    assert done.startswith(b"event: done\ndata: {")
     assert done.count(b"\n") == 4
 
 

@@ -125,8 +125,8 @@ class Client:
 
         Ends earlier where the video is deleted or the server ends; a lost connection is Unreachable.
         """
-        with self._transport.stream(_path(video_id, "events")) as body:
-            yield from read_events(body)
+        with self._transport.stream(_path(video_id, "events")) as answer:
+            yield from read_events(answer)
 
     def cancel(self, video_id: str) -> Video:
         """Stop a video; one that is over stays as it is."""
@@ -151,8 +151,8 @@ class Client:
 
         def once() -> None:
             content = self._transport.stream(_path(video_id, "content"), params={"variant": variant})
-            with content as body, part.open("wb") as file:
-                file.writelines(body)
+            with content as answer, part.open("wb") as file:
+                file.writelines(answer.iter_bytes())
 
         try:
             self._transport.persist(once)

@@ -1,13 +1,14 @@
-"""Server-sent events: lines of text, and what they say of a video."""
+"""Server-sent events, and what they say of a video."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import codecs
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
+import httpx
 import msgspec
+from httpx_sse import EventSource, SSEError
 
 from ringlight.client.errors import ApiError
 from ringlight.wire.video import PreviewEvent, Progress, Video
@@ -23,17 +24,24 @@ class Preview(msgspec.Struct, frozen=True):
 Event = Video | Progress | Preview
 
 
-def read_events(body: Iterable[bytes]) -> Iterator[Event]:
+def read_events(answer: httpx.Response) -> Iterator[Event]:
     """What a stream of events says of a video; names that are not known are left out.
 
-    Raises ApiError for an event that is not what its name says.
+    Raises ApiError for what is no such stream, and for an event that is not what its name says.
     """
-    for name, text in _parse(body):
-        if (read := READERS.get(name)) is not None:
-            try:
-                yield read(text)
-            except (msgspec.DecodeError, binascii.Error) as error:
-                raise ApiError(200, "unexpected_answer", f"a {name} event cannot be read: {error}") from None
+    try:
+        for event in EventSource(answer).iter_sse():
+            if event.data and (read := READERS.get(event.event)) is not None:
+                try:
+                    yield read(event.data)
+                except (msgspec.DecodeError, binascii.Error) as error:
+                    raise _unexpected(f"a {event.event} event cannot be read: {error}") from None
+    except SSEError as error:
+        raise _unexpected(f"not a stream of events: {error}") from None
+
+
+def _unexpected(problem: str) -> ApiError:
+    return ApiError(200, "unexpected_answer", problem)
 
 
 def _read_video(text: str) -> Video:
@@ -55,29 +63,3 @@ READERS: dict[str, Callable[[str], Event]] = {
     "preview": _read_preview,
     "done": _read_video,
 }
-
-
-def _parse(body: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """Names and texts of events: an empty line ends one, and one without text is none (WHATWG HTML, 9.2.6)."""
-    name, texts = "", list[str]()
-    for line in _lines(body):
-        if not line:
-            if texts:
-                yield name or "message", "\n".join(texts)
-            name, texts = "", []
-            continue
-        field, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if field == "event":
-            name = value
-        elif field == "data":
-            texts.append(value)
-
-
-def _lines(body: Iterable[bytes]) -> Iterator[str]:
-    """Lines of a body that comes in arbitrary pieces; what has no end yet is held back."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    rest = ""
-    for piece in body:
-        *whole, rest = (rest + decoder.decode(piece)).split("\n")
-        yield from (line.removesuffix("\r") for line in whole)

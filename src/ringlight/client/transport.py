@@ -50,11 +50,11 @@ class Transport:
         return self.persist(lambda: self.once(method, path, **parts))
 
     @contextmanager
-    def stream(self, path: str, **parts: Any) -> Iterator[Iterator[bytes]]:
-        """The body of an answer as it comes. Raises ApiError and Unreachable, and once it has begun does not retry."""
+    def stream(self, path: str, **parts: Any) -> Iterator[httpx.Response]:
+        """An answer whose body is read as it comes. Raises ApiError and Unreachable; once begun it does not retry."""
         response = self.persist(lambda: self.once("GET", path, stream=True, **parts))
-        with closing(response):
-            yield self._read(response)
+        with closing(response), self._reached():
+            yield response
 
     def persist(self, call: Callable[[], Result]) -> Result:
         """What a call returns, once it does; its last error where it does not."""
@@ -71,20 +71,17 @@ class Transport:
 
     def once(self, method: str, path: str, stream: bool = False, **parts: Any) -> httpx.Response:
         """As `send`, but not again where it fails; with `stream` the body of the answer is yet to be read."""
-        try:
+        with self._reached():
             response = self._http.send(self._http.build_request(method, self.url + path, **parts), stream=stream)
             if not response.is_success:
                 with closing(response):
                     raise ApiError.of(response.status_code, response.headers, response.read())
-        except httpx.TransportError as error:
-            raise self._unreachable(error) from None
         return response
 
-    def _read(self, response: httpx.Response) -> Iterator[bytes]:
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Raises Unreachable where the connection fails in it."""
         try:
-            yield from response.iter_bytes()
+            yield
         except httpx.TransportError as error:
-            raise self._unreachable(error) from None
-
-    def _unreachable(self, error: httpx.TransportError) -> Unreachable:
-        return Unreachable(f"{self.url}: {error or type(error).__name__}")
+            raise Unreachable(f"{self.url}: {error or type(error).__name__}") from None

@@ -86,20 +86,28 @@ Name = Annotated[Annotated[str, Field(max_length=512)] | None, BeforeValidator(_
 class Call(BaseModel):
     """Fields that every call has that makes a video."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
     file_fields: ClassVar[frozenset[str]] = frozenset()
 
-    prompt: str = Field(json_schema_extra={"minLength": 1}, examples=["A paper boat sails through a rainy street"])
-    """What the video shows."""
-    user: Name = None
-    """Free text that stands in every answer about this video, for instance whom you make it for."""
-    priority: Annotated[Annotated[int, Field(ge=-10, le=10)] | None, BeforeValidator(_number)] = None
-    """Higher is made first, among equals the first to come; -10 to 10, and 0 where it is left out."""
-    timeout_seconds: Positive = None
-    """The video fails with deadline_exceeded if it is not completed so many seconds after its creation."""
-    webhook_url: Annotated[Annotated[str, Field(max_length=2048)] | None, BeforeValidator(_left_out_if_empty)] = None
-    """Is called when the video is completed or has failed, if the operator allows its host."""
+    prompt: str = Field(
+        json_schema_extra={"minLength": 1},
+        examples=["A paper boat sails through a rainy street"],
+        description="What the video shows.",
+    )
+    user: Name = Field(
+        None, description="Free text that stands in every answer about this video, for instance whom you make it for."
+    )
+    priority: Annotated[Annotated[int, Field(ge=-10, le=10)] | None, BeforeValidator(_number)] = Field(
+        None, description="Higher is made first, among equals the first to come; -10 to 10, and 0 where it is left out."
+    )
+    timeout_seconds: Positive = Field(
+        None,
+        description="The video fails with deadline_exceeded if it is not completed so many seconds after its creation.",
+    )
+    webhook_url: Annotated[Annotated[str, Field(max_length=2048)] | None, BeforeValidator(_left_out_if_empty)] = Field(
+        None, description="Is called when the video is completed or has failed, if the operator allows its host."
+    )
 
     def asked(self) -> dict[str, Any]:
         """The fields of a video that this call has; None is left out."""
@@ -131,29 +139,33 @@ def with_video_fields(is_taken: Callable[[VideoField], bool]) -> Callable[[type[
 class Lengthed(Call):
     """Calls that say how long the new part is."""
 
-    seconds: Length = Field(None, examples=["5"])
-    """Length, as a string or a number. At 24 fps 4 seconds are 97 frames: the fewest that are not shorter. Where
-    `num_frames` is given too, that wins."""
+    seconds: Length = Field(
+        None,
+        examples=["5"],
+        description="Length, as a string or a number. At 24 fps 4 seconds are 97 frames: the fewest that are not "
+        "shorter. Where `num_frames` is given too, that wins.",
+    )
 
 
 class ImageReference(BaseModel):
     """A picture by reference."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
-    image_url: Annotated[str | None, BeforeValidator(_left_out_if_empty)] = None
-    """A data URL, or its base64 alone, or http(s) for hosts that the operator allows."""
-    file_id: Annotated[str | None, BeforeValidator(_left_out_if_empty)] = None
-    """Files are not kept by this server: always refused."""
+    image_url: Annotated[str | None, BeforeValidator(_left_out_if_empty)] = Field(
+        None, description="A data URL, or its base64 alone, or http(s) for hosts that the operator allows."
+    )
+    file_id: Annotated[str | None, BeforeValidator(_left_out_if_empty)] = Field(
+        None, description="Files are not kept by this server: always refused."
+    )
 
 
 class VideoReference(BaseModel):
     """A video of this server."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
-    id: IdText
-    """Such as `video_0c6a...`; it must be completed."""
+    id: IdText = Field(description="Such as `video_0c6a...`; it must be completed.")
 
 
 @with_video_fields(lambda field: True)
@@ -165,19 +177,27 @@ class CreateVideo(Lengthed):
     input_reference: Annotated[
         ImageReference | None,
         BeforeValidator(_image_reference, json_schema_input_type=str | ImageReference | None),
-    ] = None
-    """The first frame: a file (multipart), a URL, base64, or an object with one. PNG, JPEG, WebP, AVIF, BMP, GIF or
-    TIFF; HEIC where the server has its reader. Without a size the video takes its shape; with one its middle is used.
-    """
-    model: Name = None
-    """A name from /v1/models."""
-    size: Name = Field(None, examples=["1280x704"])
-    """Width x height in pixels, each a multiple of what /v1/models says (32 for Wan2.2), or `width` and `height`. What
-    is left out follows from the picture, else it is the default."""
-    n: Whole = Field(None, json_schema_extra={"enum": [1, None]})
-    """Only 1: each video is a call of its own."""
-    layout: Name = Field(None, examples=["u1r2"])
-    """How the server's ranks share this video, such as u1r2 or c2u1r1; all of them are used in any case."""
+    ] = Field(
+        None,
+        description="The first frame: a file (multipart), a URL, base64, or an object with one. PNG, JPEG, WebP, AVIF, "
+        "BMP, GIF or TIFF; HEIC where the server has its reader. Without a size the video takes its shape; with one "
+        "its middle is used.",
+    )
+    model: Name = Field(None, description="A name from /v1/models.")
+    size: Name = Field(
+        None,
+        examples=["1280x704"],
+        description="Width x height in pixels, each a multiple of what /v1/models says (32 for Wan2.2), or `width` and "
+        "`height`. What is left out follows from the picture, else it is the default.",
+    )
+    n: Whole = Field(
+        None, json_schema_extra={"enum": [1, None]}, description="Only 1: each video is a call of its own."
+    )
+    layout: Name = Field(
+        None,
+        examples=["u1r2"],
+        description="How the server's ranks share this video, such as u1r2 or c2u1r1; all are used in any case.",
+    )
 
     @field_validator("size")
     @classmethod
@@ -221,8 +241,7 @@ class ExtendVideo(Lengthed):
     video: Annotated[
         VideoReference,
         BeforeValidator(_video_reference, json_schema_input_type=IdText | VideoReference),
-    ]
-    """The video to go on from: its id, or an object with it."""
+    ] = Field(description="The video to go on from: its id, or an object with it.")
 
 
 def parse(model: type[AnyCall], body: Body) -> AnyCall:

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 from anyio import CapacityLimiter, to_thread
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from ringlight.core.errors import NotFound
 from ringlight.server.api.schemas import to_video
@@ -27,6 +28,7 @@ from ringlight.server.collection.view import View
 from ringlight.wire.video import PreviewEvent, Progress, Video
 
 HEARTBEAT_SECONDS = 15.0
+RETRY_MILLISECONDS = 2000  # after which a listener that was cut off comes again
 PAUSE_SECONDS = 0.04  # at least, between two looks at a video
 LOOK_SECONDS = 5.0  # at most, for what nobody tells: the place in the queue
 TICK_SECONDS = 1.0  # within which the end of the server is noticed
@@ -85,13 +87,13 @@ class Watchers:
     async def events(self, video_id: str, owner: str) -> AsyncGenerator[bytes]:
         """The stream as it goes over the wire."""
         teller, heard_at = Teller(), time.monotonic()
-        yield b"retry: 2000\n\n"
+        yield format_sse_event(retry=RETRY_MILLISECONDS)
         with contextlib.suppress(NotFound):  # deleted: there is no more to tell
             async with contextlib.aclosing(self.views(video_id, owner)) as views:
                 async for view in views:
                     told = b"".join(teller.tell(view)) if view is not None else b""
                     if not told and time.monotonic() - heard_at >= HEARTBEAT_SECONDS:
-                        told = b": still here\n\n"
+                        told = KEEPALIVE_COMMENT
                     if told:
                         heard_at = time.monotonic()
                         yield told
@@ -128,7 +130,8 @@ class Teller:
 
     def _event(self, name: str, content: Video | Progress | PreviewEvent) -> bytes:
         self._number += 1
-        return b"event: %s\nid: %d\ndata: %s\n\n" % (name.encode(), self._number, msgspec.json.encode(content))
+        told = msgspec.json.encode(content).decode()
+        return format_sse_event(data_str=told, event=name, id=str(self._number))
 
 
 def to_progress(view: View) -> Progress:

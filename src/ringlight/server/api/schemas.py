@@ -20,7 +20,7 @@ POLLS_TO_THE_END = 50  # of a client that keeps the first interval it was told: 
 class Answer(BaseModel):
     """Every key is always there; what stands below a field is its description in the API's schema."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True, json_schema_serialization_defaults_required=True)
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
 
 @functools.cache
@@ -101,8 +101,9 @@ class Version(Answer):
     version: str
     model: str
     layout: str
-    layout_reason: str
-    """Why it is this one: what was asked for, a rule, or what is predicted of this machine."""
+    layout_reason: str = Field(
+        description="Why it is this one: what was asked for, a rule, or what is predicted of this machine."
+    )
     device: str | None = Field(description="What the first replica runs on, once it is ready.")
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
 
-from ringlight.core.errors import InvalidSetting, StoreError
+from ringlight.core.errors import InvalidSetting, Occupied, StoreError
 from ringlight.core.plain import plain
+from ringlight.server.collection.lock import ServerLock
 
 NUM_READERS = 8
 STATEMENT_SECONDS = 30.0  # what PostgreSQL gives one statement at most
@@ -42,14 +42,14 @@ class Database:
         self._reader = self._engine(parsed, pool_size=NUM_READERS, isolation_level="AUTOCOMMIT")
         if self.is_sqlite:
             event.listen(self._writer, "begin", _begin_immediate)
-            self._lock_file = _lock_beside(self.name)
+            self._lock = _lock_beside(self.name)
         try:
             with self.write() as connection:
                 if self.is_sqlite:
                     _check_sqlite(connection, self.name)
         except InUse as error:
             self.close()
-            raise InvalidSetting(str(error)) from error
+            raise Occupied(str(error)) from error
         except BaseException:
             self.close()
             raise
@@ -72,9 +72,8 @@ class Database:
         self._is_closed = True
         self._reader.dispose()
         self._writer.dispose()
-        if self.is_sqlite and self._lock_file is not None:
-            os.close(self._lock_file)
-            self._lock_file = None
+        if self.is_sqlite:
+            self._lock.close()
 
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Connection]:
@@ -184,18 +183,11 @@ def _check_sqlite(connection: Connection, name: str) -> None:
         raise StoreError(f"the database of jobs {name} is damaged: {' '.join(verdict.split())}")
 
 
-def _lock_beside(path: str) -> int | None:
-    """Lock a file beside a SQLite database until the descriptor is closed or the process ends, however it ends."""
+def _lock_beside(path: str) -> ServerLock:
     try:
-        lock_file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return ServerLock(Path(f"{path}.lock"), _in_use(path))
     except OSError as error:
         raise StoreError(f"the database of jobs {path} cannot be opened: {error.strerror}") from error
-    try:
-        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock_file)
-        raise InvalidSetting(_in_use(path)) from error
-    return lock_file
 
 
 def _in_use(name: str) -> str:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 from sqlalchemy import URL
 
-from ringlight.core.errors import InvalidSetting, NotFound, Occupied
+from ringlight.core.errors import InvalidSetting, NotFound
 from ringlight.core.files import write_out
+from ringlight.server.collection.lock import ServerLock
 
 STRANGE_SECONDS = 60.0  # one that has been there for less may be that of a call that is about to be answered
 VIDEO_ID = re.compile(r"video_[0-9a-f]{32}")
@@ -93,7 +93,7 @@ class VideoFolder:
 class DataFolder:
     """The folder of a server. `open` it once; no other server opens it until it is closed."""
 
-    def __init__(self, path: Path, lock: IO[bytes]) -> None:
+    def __init__(self, path: Path, lock: ServerLock) -> None:
         self.path = path
         self._lock = lock
         self._known: dict[str, int] = {}  # folders that somebody knows, with the change that was seen last
@@ -106,11 +106,9 @@ class DataFolder:
         check_data_folder(folder)
         try:
             (folder / "videos").mkdir(parents=True, exist_ok=True)
-            lock = (folder / "lock").open("ab")
+            return cls(folder, _lock(folder))
         except OSError as error:
             raise InvalidSetting(f"data-dir {folder}: {error.strerror}; name a folder that can be written to") from None
-        _lock(lock, folder)
-        return cls(folder, lock)
 
     @property
     def store_url(self) -> URL:
@@ -166,16 +164,10 @@ def check_data_folder(path: Path) -> None:
         if not os.access(there, os.W_OK | os.X_OK):
             raise InvalidSetting(f"data-dir {folder}: {there} is not writable; name another folder with --data-dir")
         if (folder / "lock").exists():
-            with (folder / "lock").open("ab") as lock:
-                _lock(lock, folder)
+            _lock(folder).close()
     except OSError as error:  # such as a name that is too long
         raise InvalidSetting(f"data-dir {folder}: {error.strerror}; name a folder that can be written to") from None
 
 
-def _lock(lock: IO[bytes], folder: Path) -> None:
-    """Hold it as long as the file is open. Raises Occupied, and closes it."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise Occupied(f"data-dir {folder} is in use by another server; name another folder") from None
+def _lock(folder: Path) -> ServerLock:
+    return ServerLock(folder / "lock", f"data-dir {folder} is in use by another server; name another folder")

@@ -1,4 +1,5 @@
-"""Reading what a request carries: JSON, a form or multipart, as one dictionary, with a bound on everything.
+"""Reading what a request carries: JSON, a form or multipart, as one dictionary, with a bound on everything but the
+bytes of the body, which middleware.BodyLimit bounds.
 
 Values stay as they came (a form has only strings); api/calls.py makes numbers of them. Refused here is what no field
 could want: duplicates, NaN, infinity, NUL, half surrogate pairs, deep or endless structures.
@@ -52,11 +53,11 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
         return f"Body({self.sha256[:12]}, fields {list(self.fields)}, files {list(self.files)})"
 
 
-async def read_body(request: Request, max_body_bytes: int) -> Body:
+async def read_body(request: Request) -> Body:
     """The body of a request, read to its end. Raises HttpError 400, 408, 413 or 415."""
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
-    chunks = _chunks(request, max_body_bytes)
+    chunks = _chunks(request)
     if kind == "multipart/form-data":
         reader = MultipartReader(content_type, FILE_FIELDS)
         async for chunk in chunks:
@@ -79,9 +80,9 @@ async def read_body(request: Request, max_body_bytes: int) -> Body:
     raise HttpError(415, "unsupported_media_type", f"Content-Type is {kind or 'missing'}; send {KINDS}")
 
 
-async def _chunks(request: Request, max_body_bytes: int) -> AsyncIterator[bytes]:
-    """What comes, bounded in size, and in time from one chunk to the next."""
-    stream, received = request.stream(), 0
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    """What comes, bounded in time from one chunk to the next."""
+    stream = request.stream()
     while True:
         try:
             async with asyncio.timeout(CHUNK_SECONDS):
@@ -92,9 +93,6 @@ async def _chunks(request: Request, max_body_bytes: int) -> AsyncIterator[bytes]
             raise invalid_body("the connection ended before the body did") from None
         if chunk is None:
             return
-        received += len(chunk)
-        if received > max_body_bytes:
-            raise HttpError(413, "body_too_large", f"the body is over the limit of {max_body_bytes} bytes")
         yield chunk
 
 

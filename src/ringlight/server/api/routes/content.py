@@ -122,7 +122,7 @@ async def create_video_sync(request: Request, parts: Served, owner: Owner) -> Re
 
     With an Idempotency-Key it is not: the same request again waits for the same video.
     """
-    body = await read_body(request, parts.settings.max_body_bytes)
+    body = await read_body(request)
     view = await accept(request, body, await drafted(body, parts), parts, owner)
     video_id = view.stored.id
     end, is_gone = await _end_or_leave(request, video_id, parts, owner)

@@ -36,7 +36,7 @@ router = APIRouter(tags=["Videos"])
 )
 async def create_video(request: Request, response: Response, parts: Served, owner: Owner) -> Video:
     """Ask for a video. It is stored before this answers, and is made whatever happens to the server."""
-    body = await read_body(request, parts.settings.max_body_bytes)
+    body = await read_body(request)
     draft = await drafted(body, parts)
     return shown(await accept(request, body, draft, parts, owner), response)
 
@@ -67,7 +67,7 @@ async def retrieve_character(character_id: str, owner: Owner) -> None:
 )
 async def extend_video(request: Request, response: Response, parts: Served, owner: Owner) -> Video:
     """Go on from the last frame of a completed video. What comes out holds both, in one file."""
-    body = await read_body(request, parts.settings.max_body_bytes)
+    body = await read_body(request)
     call = parse(ExtendVideo, body)
     await check_webhook(call.webhook_url, parts.webhook_hosts)
     draft = await to_thread.run_sync(to_extension, call, parts.videos, owner, limiter=parts.decoders)
@@ -82,7 +82,7 @@ async def extend_video(request: Request, response: Response, parts: Served, owne
 )
 async def remix_video(request: Request, response: Response, video_id: VideoId, parts: Served, owner: Owner) -> Video:
     """Make a completed video again with another prompt: same settings, same seed, same first picture."""
-    body = await read_body(request, parts.settings.max_body_bytes)
+    body = await read_body(request)
     call = parse(RemixVideo, body)
     await check_webhook(call.webhook_url, parts.webhook_hosts)
     draft = await to_thread.run_sync(to_remix, call, video_id, parts.videos, owner)
