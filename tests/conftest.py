@@ -14,19 +14,22 @@ import pytest
 import torch
 
 from ringlight.core.config import EngineConfig
+from ringlight.engine import process
 from ringlight.engine.engine import Engine
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import read_model
 from ringlight.families.wan22_ti2v.demo import DEMO
+from tests.forking import fork_rank
 
 torch.set_num_threads(1)  # ranks are forked from this process, which must not have a pool of threads by then
 
 
 def pytest_collection_finish() -> None:
-    """Keep what was imported out of later collections of garbage. A forked rank that looked through all of it would
-    copy it too."""
+    """Keep what was imported out of the collections of garbage that begin now (see tests/__init__.py). A forked process
+    that looked through all of it would copy it too."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -56,7 +59,9 @@ def photograph() -> Path:
 
 @pytest.fixture(scope="session")
 def engine(tiny: Path) -> Iterator[Engine]:
-    """An engine with its worker running, shared by all tests that leave it as it was."""
+    """An engine with its worker running, a forked one, shared by all tests that leave it as it was."""
     with Engine(EngineConfig(model_path=str(tiny), num_threads=1)) as engine:
-        engine.start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(process, "launch", fork_rank)
+            engine.start()
         yield engine

@@ -14,7 +14,7 @@ import torch
 from ringlight.attention.kernel import choose_kernel
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidSetting
-from tests.cli.commands import ringlight
+from tests.cli.commands import program
 
 PAGE = Path(__file__).parents[2] / "docs" / "extend" / "kernel.md"
 CPU = torch.device("cpu")
@@ -54,7 +54,7 @@ def test_it_makes_a_video(installed: Path, tiny: Path, tmp_path: Path, monkeypat
     monkeypatch.setenv("PYTHONPATH", str(installed))
     small = ["--width", 64, "--height", 64, "--num-frames", 5, "--num-inference-steps", 1, "--ring-degree", 2]
     output = ["--prompt", "a paper boat", "--output", tmp_path / "boat.mp4", "--json"]
-    done = ringlight("generate", "--model-path", tiny, "--attention", "plain", *small, *output)
+    done = program("generate", "--model-path", tiny, "--attention", "plain", *small, *output)
     assert done.code == 0, done.err
     assert json.loads(done.out)["environment"]["attention_kernel"] == "plain"
 

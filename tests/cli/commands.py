@@ -7,6 +7,7 @@ import io
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from ringlight.cli.main import main
 from tests.engine.processes import wait_until
+from tests.forking import fork_command
 
 RINGLIGHT = str(Path(sys.executable).with_name("ringlight"))
 TIMEOUT_SECONDS = 120.0
@@ -29,16 +31,32 @@ class Done(NamedTuple):
     err: str
 
 
-def ringlight(*arguments: object, folder: Path | None = None) -> Done:
-    """Run `ringlight` with these arguments, in a folder."""
+def program(*arguments: object, folder: Path | None = None) -> Done:
+    """Run the installed `ringlight` with these arguments, in a folder: for what a start has to do with."""
     command = [RINGLIGHT, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False, cwd=folder)
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+def ringlight(*arguments: object, folder: Path | None = None) -> Done:
+    """As `program`, forked from this process: neither it nor its workers have to import anything."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        running = fork_command(arguments, out, err, folder=folder)
+        try:
+            code = running.wait(TIMEOUT_SECONDS)
+        finally:
+            running.kill()
+            running.wait()
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode())
+        return Done(code, *texts)
+
+
 def here(*arguments: object, folder: Path | None = None) -> Done:
-    """As `ringlight`, in this process: for what a command says and refuses, to which a process of its own adds nothing
-    but the second that it takes to begin. One of each kind is run as a command all the same."""
+    """As `ringlight`, in this process: for what a command says and refuses, to which a process of its own adds nothing.
+    One of each kind is run as a command all the same."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder or "."):
         patch.setattr(sys, "argv", ["ringlight", *map(str, arguments)])
@@ -67,14 +85,14 @@ class Running:
     """A command in the middle of its work; what it prints goes to files in `log`."""
 
     def __init__(self, log: Path, *arguments: object, prefix: Sequence[str] = ()) -> None:
-        """`prefix`: a command that becomes this one, such as `ip netns exec`."""
+        """Forked, as `ringlight` is; started where a `prefix` is to become it, such as `ip netns exec`."""
         self._out, self._err = log / "out", log / "err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
+            if not prefix:
+                self._process: subprocess.Popen[bytes] = fork_command(arguments, out, err)
+                return
             self._process = subprocess.Popen(
-                [*prefix, RINGLIGHT, *map(str, arguments)],
-                stdout=out,
-                stderr=err,
-                preexec_fn=listen_to_hangups,
+                [*prefix, RINGLIGHT, *map(str, arguments)], stdout=out, stderr=err, preexec_fn=listen_to_hangups
             )
 
     def wait_for(self, word: str) -> None:

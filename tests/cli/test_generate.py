@@ -16,7 +16,7 @@ from PIL import Image
 
 from ringlight import Engine
 from ringlight.core.report import SCHEMA_VERSION, workload_hash
-from tests.cli.commands import Done, ringlight, together
+from tests.cli.commands import Done, program, together
 
 pytestmark = pytest.mark.slow
 
@@ -247,7 +247,7 @@ def test_workers_import_no_compiler(tiny: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     small = ["--width", 64, "--height", 64, "--num-frames", 5, "--num-inference-steps", 2, "--num-gpus", 2]
     output = ["--prompt", PROMPT, "--output", tmp_path / "film.mp4"]
-    done = ringlight("generate", "--model-path", tiny, *small, *output)
+    done = program("generate", "--model-path", tiny, *small, *output)
     imported = {line.rpartition("|")[2].strip() for line in done.err.splitlines()}
     assert {"torch", "torch.distributed", "ringlight.parallel.attention", "ringlight.samplers.unipc"} <= imported
     assert not imported & {"torch._dynamo", "sympy", "diffusers", "transformers"}

@@ -431,6 +431,7 @@ def test_a_package_that_workers_need_is_missed_by_a_dry_run(dry: Dry, monkeypatc
         dry()
 
 
+@pytest.mark.slow
 def test_no_folder_for_temporary_files_is_known_at_once(checkpoint: Path) -> None:
     """Also by a dry run: nothing can be written anywhere."""
     done = subprocess.run(
@@ -454,6 +455,7 @@ def test_a_port_that_is_taken_is_told_before_anything_is_loaded(checkpoint: Path
     assert done.err.splitlines()[-1] == said and "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_a_variable_that_nothing_reads_is_told_of(checkpoint: Path) -> None:
     done = subprocess.run(
         [RINGLIGHT, "serve", "--model-path", checkpoint, "--dry-run"],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import RINGLIGHT, TIMEOUT_SECONDS, ringlight
+from tests.cli.commands import RINGLIGHT, TIMEOUT_SECONDS, program
 
 pytestmark = pytest.mark.slow  # a real server, or several processes
 
@@ -20,9 +20,9 @@ SMALL = ["--prompt", "a cat", "--size", "64x64", "--num-frames", "1", "--num-inf
 def test_nothing_is_imported_from_the_current_folder(tmp_path: Path) -> None:
     """A torch.py beside a checkpoint would otherwise run as ours."""
     (tmp_path / "torch.py").write_text("open('was_run', 'w'); raise SystemExit(9)")
-    assert ringlight("doctor", folder=tmp_path).code == 0
-    assert ringlight("demo-checkpoint", "demo", folder=tmp_path).code == 0
-    assert ringlight("generate", "--model-path", "demo", *SMALL, "-o", "a.png", folder=tmp_path).code == 0
+    assert program("doctor", folder=tmp_path).code == 0
+    assert program("demo-checkpoint", "demo", folder=tmp_path).code == 0
+    assert program("generate", "--model-path", "demo", *SMALL, "-o", "a.png", folder=tmp_path).code == 0
     assert not (tmp_path / "was_run").exists()
 
 
@@ -71,6 +71,6 @@ def test_a_demo_checkpoint_never_takes_the_place_of_another(tiny: Path, tmp_path
     shutil.copytree(tiny, other)
     index = other / "model_index.json"
     index.write_text(index.read_text().replace("ringlight-demo", "somebody-else"))
-    done = ringlight("demo-checkpoint", other)
+    done = program("demo-checkpoint", other)
     assert done.code == 3
     assert "holds another checkpoint" in done.err

@@ -9,17 +9,10 @@ where it waits for the others.
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
 import os
 import resource
 import signal
-import subprocess
-import sys
-import threading
-import time
-import traceback
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,77 +26,16 @@ from ringlight.pipelines.output import Output
 from ringlight.worker import main as worker
 from ringlight.worker.corridor import Corridor
 from ringlight.worker.events import Events
+from tests import forking
+from tests.forking import Forked
 from tests.ours import poison
 
 ALL = "all"
 
 
-class ForkedRank(subprocess.Popen[bytes]):
-    """A child of the test's process that `engine.process` takes for a program it has started."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.returncode: int | None = None
-        self._asking = threading.Lock()  # several threads ask, and a child can be reaped once
-
-    def poll(self) -> int | None:
-        with self._asking:
-            if self.returncode is None:
-                pid, status = os.waitpid(self.pid, os.WNOHANG)
-                if pid:
-                    self.returncode = os.waitstatus_to_exitcode(status)
-            return self.returncode
-
-    def wait(self, timeout: float | None = None) -> int:
-        deadline = time.monotonic() + (60 if timeout is None else timeout)
-        while self.poll() is None:
-            if time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired("a forked rank", timeout or 60)
-            time.sleep(0.005)
-        assert self.returncode is not None
-        return self.returncode
-
-    def kill(self) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
-
-    def __del__(self) -> None:
-        """Nothing: the base class would warn of a child that it did not start."""
-
-
-def fork_rank(arguments: list[str], inherited: list[int], environment: dict[str, str]) -> ForkedRank:
-    """In the place of `engine.process.launch`: a rank that need not import torch, which takes most of a start."""
-    child = os.fork()
-    if child:
-        return ForkedRank(child)
-    status = 1
-    try:
-        os.environ.clear()
-        os.environ.update(environment)
-        os.setsid()
-        gc.collect()  # sockets that nobody holds any more close now, and not when others have their numbers
-        gc.freeze()
-        close_sockets_but(inherited)
-        plant()
-        sys.argv = ["worker", *arguments]
-        worker.main()
-        status = 0
-    except SystemExit as leaving:
-        status = int(leaving.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
-
-
-def close_sockets_but(inherited: list[int]) -> None:
-    """A started program would have no others; the end of a socket shows only when nobody holds it.
-
-    Pipes stay: libuv, on which the ranks' store runs, keeps one of its own in every process that loads torch.
-    """
-    for link in Path("/proc/self/fd").iterdir():
-        if int(link.name) not in inherited and link.is_symlink() and os.readlink(link).startswith("socket:"):
-            os.close(int(link.name))
+def fork_rank(arguments: list[str], inherited: list[int], environment: dict[str, str]) -> Forked:
+    """In the place of `engine.process.launch`: a rank that fails where a prompt says so."""
+    return forking.fork_rank(arguments, inherited, environment, prepare=plant)
 
 
 class Faults:

@@ -34,7 +34,7 @@ def planned(forward: Forward) -> int:
 
 
 CASES = [
-    Forward(SHORT, "u2r2"),
+    pytest.param(Forward(SHORT, "u2r2"), marks=slow),
     *(pytest.param(Forward(size), marks=slow) for size in (LONG, SMALL)),
     *(pytest.param(Forward(LONG, name), marks=slow) for name in ("u1r2", "u2r1", "u8r1", "u2r4")),
     *(pytest.param(Forward(SMALL, "u1r2", num_slices), marks=slow) for num_slices in (2, 4)),

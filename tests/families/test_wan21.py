@@ -43,7 +43,14 @@ def test_the_built_in_cards_have_the_published_sizes() -> None:
     assert LARGE.num_tokens(81, 720, 1280) == 75_600
 
 
-@pytest.mark.parametrize(("size", "guidance_scale"), [((80, 112, 9), 5.0), ((96, 64, 1), 5.0), ((64, 48, 17), 1.0)])
+@pytest.mark.parametrize(
+    ("size", "guidance_scale"),
+    [
+        pytest.param((80, 112, 9), 5.0, marks=pytest.mark.slow),
+        ((96, 64, 1), 5.0),
+        pytest.param((64, 48, 17), 1.0, marks=pytest.mark.slow),
+    ],
+)
 def test_latents_and_frames_within_1e_4_of_diffusers(
     tiny21: Path, tmp_path: Path, size: tuple[int, int, int], guidance_scale: float
 ) -> None:

@@ -23,6 +23,7 @@ from ringlight.models.loading import fill_random
 from tests.models.text_encoders import axes, loaded, unfilled
 from tests.oracle import load_oracle
 from tests.ours import load_pipeline
+from tests.quick import first_quick
 from tests.worker.weights import rewrite
 
 PROMPTS = {
@@ -88,7 +89,7 @@ def test_tokens_are_those_of_transformers(tiny: Path, prompt: str) -> None:
     assert ours.encode(cleaned).ids == theirs([cleaned], truncation=True, max_length=512).input_ids[0]
 
 
-@pytest.mark.parametrize("length", [1, 2, 16, *(pytest.param(n, marks=pytest.mark.slow) for n in (130, 512))])
+@pytest.mark.parametrize("length", first_quick([16, 1, 2, 130, 512]))
 def test_the_network_is_that_of_transformers(small: Path, length: int) -> None:
     """In float32 to rounding; in bfloat16 as far from the truth as transformers' own is."""
     theirs = UMT5EncoderModel.from_pretrained(str(small / "text_encoder"), attn_implementation="eager")
@@ -158,7 +159,7 @@ def test_ranks_hold_each_tensor_once(small: Path, size: int) -> None:
 
 
 @pytest.mark.parametrize("fill", ["random", "weights"])
-@pytest.mark.parametrize("size", [2, 3, 9])
+@pytest.mark.parametrize("size", first_quick([3, 2, 9]))
 def test_each_tensor_is_that_of_the_whole_encoder(small: Path, size: int, fill: str) -> None:
     def filled(axis: Any = None) -> dict[str, Tensor]:
         if fill == "weights":
@@ -223,7 +224,7 @@ def test_the_table_may_stand_under_its_second_name(damaged: Path) -> None:
     assert second.checkpoint_slots()[TABLE].is_meta
 
 
-@pytest.mark.parametrize("name", [TABLE, LAYER.format(0), LAYER.format(1), NORM])
+@pytest.mark.parametrize("name", first_quick([LAYER.format(1), TABLE, LAYER.format(0), NORM]))
 @pytest.mark.parametrize("damage", ["missing", "misshapen", "extra"])
 def test_every_rank_finds_what_is_wrong_with_any_tensor(damaged: Path, name: str, damage: str) -> None:
     def change(tensors: dict[str, Tensor]) -> None:

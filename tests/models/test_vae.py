@@ -20,6 +20,7 @@ from ringlight.models.loading import fill_random, materialise
 from ringlight.parallel.halo import Bands
 from tests.oracle import load_oracle
 from tests.ours import load_pipeline
+from tests.quick import first_quick
 
 SHAPES = [(1, 2, 2), (1, 6, 10), (2, 6, 4), (5, 4, 6), (4, 10, 2)]  # latent frames, height, width
 
@@ -37,7 +38,7 @@ def decode(vae: WanVae, latents_ZTHW: Tensor, portions: list[int], max_elements:
     return torch.cat(frames).float().div(2).add(0.5)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", first_quick((shape,) for shape in reversed(SHAPES)), ids=str)
 def test_decode_within_2e_5_of_diffusers(tiny: Path, shape: tuple[int, int, int]) -> None:
     latents = random_latents(shape)
     ours = decode(load_pipeline(tiny).vae, latents, [1] * shape[0])
@@ -46,7 +47,7 @@ def test_decode_within_2e_5_of_diffusers(tiny: Path, shape: tuple[int, int, int]
     assert (ours - theirs).abs().max() < 2e-5
 
 
-@pytest.mark.parametrize("portions", [[1, 4], [1, 2, 2], [1, 3, 1], [1, 1, 3]], ids=str)
+@pytest.mark.parametrize("portions", first_quick([[1, 2, 2], [1, 4], [1, 3, 1], [1, 1, 3]]), ids=str)
 def test_portions_do_not_change_the_frames(tiny: Path, portions: list[int]) -> None:
     vae, latents = load_pipeline(tiny).vae, random_latents((5, 4, 6))
     one_by_one = decode(vae, latents, [1] * 5)

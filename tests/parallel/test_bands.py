@@ -27,7 +27,7 @@ from tests.parallel.ranks import on_ranks
 # Latent frames, rows, columns and chunk. One row: ranks with nothing to do; 44 and 30 rows: 704 and 480 pixels.
 VIDEOS = [(3, 1, 4, 1), (1, 2, 2, 1), (4, 3, 2, 2), (6, 5, 4, 3), (5, 10, 2, 1), (2, 44, 2, 1), (3, 30, 2, 8)]
 PICTURES = [(1, 4), (2, 2), (3, 2), (5, 6), (10, 4), (44, 2), (30, 2)]  # latent rows and columns
-RANKS = [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)]
+RANKS = [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
 FEW_RANKS = [2, pytest.param(4, marks=pytest.mark.slow)]
 BOUND = 2e-5
 
@@ -92,6 +92,7 @@ def flat(parts: list[Tensor]) -> Tensor:
     return torch.cat([part.flatten() for part in parts])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_ranks", RANKS)
 def test_decode_within_2e_5_of_one_rank(tiny: Path, num_ranks: int) -> None:
     vae = load_pipeline(tiny).vae
@@ -197,6 +198,7 @@ def test_planted_bugs_would_show(
     assert (wrong - alone).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 def test_a_slow_link_changes_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The slow link of the planted bug, without the bug."""
     vae, video = load_pipeline(tiny).vae, (3, 5, 2, 1)
@@ -207,7 +209,7 @@ def test_a_slow_link_changes_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("num_ranks", [1, *FEW_RANKS])
-@pytest.mark.parametrize("num_latents", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_latents", [1, *(pytest.param(number, marks=pytest.mark.slow) for number in (2, 4))])
 def test_what_the_writer_raises_all_ranks_raise(tiny: Path, num_ranks: int, num_latents: int) -> None:
     """Together, with nothing left under way: the next video over the same ranks is whole."""
     vae, video = load_pipeline(tiny).vae, (2, 3, 2, 1)

@@ -111,6 +111,7 @@ def late(encoder: TextEncoder) -> None:
     encoder._receive = receive_late  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", [backwards, normed, late])
 def test_planted_bugs_show(small: Path, bug: Callable[[TextEncoder], None]) -> None:
     alone = encoded(small, torch.float32, nothing)(ParallelMesh.alone())

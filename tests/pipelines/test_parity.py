@@ -19,14 +19,15 @@ from ringlight.families.model import ModelSpec
 from ringlight.families.table import read_model
 from tests.oracle import load_oracle
 from tests.ours import as_png, final_latents, frames, load_pipeline
+from tests.quick import first_quick
 
 PROMPT, NEGATIVE = "a violin player sings on a small stage", "blurry, low quality"
-CASES = [  # width, height, frames, guidance, with a first frame
-    pytest.param(160, 96, 5, 5.0, False, marks=pytest.mark.slow),
+CASES = [
+    (224, 32, 5, 3.5, True),
+    (160, 96, 5, 5.0, False),
     (96, 160, 1, 5.0, False),
     (64, 32, 17, 1.0, False),
-    (224, 32, 5, 3.5, True),
-    pytest.param(128, 96, 17, 5.0, True, marks=pytest.mark.slow),
+    (128, 96, 17, 5.0, True),
     (96, 96, 9, 0.0, True),
     (96, 64, 1, 5.0, True),
 ]
@@ -37,7 +38,7 @@ def make_request(spec: ModelSpec, image: bytes | None = None, **fields: Any) -> 
     return RequestDefaults().complete(PROMPT, spec, image=image, **given)
 
 
-@pytest.mark.parametrize(("width", "height", "num_frames", "guidance", "with_image"), CASES, ids=str)
+@pytest.mark.parametrize(("width", "height", "num_frames", "guidance", "with_image"), first_quick(CASES), ids=str)
 def test_latents_and_frames_within_1e_4_of_diffusers(
     tiny: Path,
     spec: ModelSpec,
@@ -129,7 +130,7 @@ def test_sharded_weights_give_the_same_video(tiny: Path, spec: ModelSpec, tmp_pa
     assert torch.equal(sharded, final_latents(load_pipeline(tiny), request, tmp_path))
 
 
-@pytest.mark.parametrize("chunk", [1, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 8))])
+@pytest.mark.parametrize("chunk", first_quick([3, 1, 2, 8]))
 def test_decoding_in_chunks_gives_the_same_frames(tiny: Path, spec: ModelSpec, tmp_path: Path, chunk: int) -> None:
     request = make_request(spec, width=96, height=64, num_frames=17)
     whole = frames(load_pipeline(tiny), request, tmp_path)

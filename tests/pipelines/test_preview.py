@@ -27,6 +27,7 @@ from ringlight.pipelines.trace import Tracer
 from ringlight.worker.memory import ResidentMeter
 from tests.ours import CPU, Silent, as_png, final_latents, load_pipeline
 from tests.parallel.ranks import on_ranks
+from tests.quick import first_quick
 
 
 class Album(Silent):
@@ -70,7 +71,9 @@ def straighten(vae: WanVae) -> dict[str, Tensor]:
     return before
 
 
-@pytest.mark.parametrize(("is_straight", "least"), [(True, 0.6), (False, 0.3)], ids=["nearly linear", "untrained"])
+@pytest.mark.parametrize(
+    ("is_straight", "least"), first_quick([(True, 0.6), (False, 0.3)]), ids=["nearly linear", "untrained"]
+)
 def test_a_preview_is_like_the_frame_of_a_photograph_that_it_was_not_fitted_to(
     tiny: Path, photograph: Path, is_straight: bool, least: float
 ) -> None:

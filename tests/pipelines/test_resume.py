@@ -25,6 +25,7 @@ from tests.ours import as_png, load_pipeline
 from tests.parallel.ranks import on_ranks
 from tests.pipelines.resuming import Broken, Watched, control_of, latents_in, run
 from tests.planner.specs import machine
+from tests.quick import first_quick
 
 NUM_STEPS = 5
 ALONE = ParallelLayout()
@@ -53,7 +54,7 @@ def on(layout: ParallelLayout, work: Callable[[ParallelMesh], None]) -> None:
         on_ranks(layout, checked)
 
 
-@pytest.mark.parametrize("with_image", [False, True], ids=["t2v", "i2v"])
+@pytest.mark.parametrize("with_image", first_quick([True, False]), ids=["i2v", "t2v"])
 @by_name
 def test_what_goes_on_is_bitwise_what_never_stopped(
     tiny: Path, spec: ModelSpec, photograph: Path, tmp_path: Path, layout: ParallelLayout, with_image: bool

@@ -32,6 +32,7 @@ from ringlight.planner.decoder_peak import DecoderPeak
 from ringlight.planner.hardware import RunSettings
 from tests.ours import load_pipeline
 from tests.planner.specs import REAL, demo_spec, layout, machine, work
+from tests.quick import first_quick
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
@@ -72,7 +73,7 @@ def test_the_built_in_card_has_the_published_sizes() -> None:
     assert REAL.num_tokens(121, 704, 1280) == 27_280
 
 
-@pytest.mark.parametrize("name", ["Wan2.2-TI2V-5B", "Wan2.1-T2V-14B"])
+@pytest.mark.parametrize("name", first_quick(["Wan2.2-TI2V-5B", "Wan2.1-T2V-14B"]))
 def test_the_vaes_layers_and_operations_are_those_that_run(name: str) -> None:
     spec = known_model(name).vae
     assert isinstance(spec, VaeSpec)
@@ -105,7 +106,7 @@ def peak_bytes(run: Callable[[], object], trace: Path) -> int:
 
 
 @pytest.mark.parametrize("portion", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("spec", [demo_spec("tiny").vae, WAN21_VAE], ids=["wan22", "wan21"])
+@pytest.mark.parametrize("spec", first_quick([demo_spec("tiny").vae, WAN21_VAE]), ids=["wan22", "wan21"])
 def test_the_decoders_peak_is_what_it_allocates(portion: int, spec: VaeSpec, tmp_path: Path) -> None:
     with META:
         vae = WanVae(spec)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -75,7 +75,7 @@ def keep_priorities(served: Served, originals: Originals, count: int, chance: ra
 
 def refuse_a_second_server(served: Served, originals: Originals, count: int, chance: random.Random) -> Findings:
     """Another server on the same folder is refused, in one line, and the first one does not notice."""
-    arguments = cast(list[str], served.process.args)
+    arguments = served.process.args
     checkpoint = arguments[arguments.index("--model-path") + 1]
     before = ranks_of(served, 2)
     for _ in range(count):

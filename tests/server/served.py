@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cli.commands import RINGLIGHT
 from tests.engine.processes import wait_until
+from tests.forking import fork_command
 
 READY_SECONDS = 120.0
 POLL_SECONDS = 0.05  # between two questions to a server whose ranks have something to do on the same cores
@@ -50,9 +50,7 @@ class Served:
         arguments = ["serve", "--model-path", checkpoint, "--port", self.port, "--data-dir", folder / "data"]
         arguments += ["--num-threads", 1, "--log-format", "json", *options]
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [RINGLIGHT, *map(str, arguments)], stdout=log, stderr=log, env={**os.environ, **environment}
-            )
+            self.process = fork_command(arguments, log, log, os.environ | environment)
         self.http = httpx.Client(base_url=self.url, timeout=60.0, trust_env=False)
 
     @property

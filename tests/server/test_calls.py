@@ -217,6 +217,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(
     st.sampled_from([CreateVideo, RemixVideo, ExtendVideo]),
@@ -232,6 +233,7 @@ def test_nothing_but_an_api_error_is_raised(model: type[Call], fields: dict[str,
 
 
 @settings(max_examples=200, deadline=None)
+@pytest.mark.slow
 @given(
     st.fixed_dictionaries(
         {"prompt": st.text(max_size=10)},

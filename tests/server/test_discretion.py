@@ -131,6 +131,7 @@ def test_no_answer_of_any_code(app: FastAPI, folder: Path, caplog: pytest.LogCap
         assert str(raised[number]) in caplog.text, "the operator reads it in full"
 
 
+@pytest.mark.slow
 def test_no_video_event_webhook_or_report(app: FastAPI, folder: Path) -> None:
     videos: Videos = app.state.parts.videos
     ids = []

@@ -92,10 +92,10 @@ class Mailbox:
         self.events: dict[str, tuple[str, Mapping[str, Any]]] = {}
 
     def add(self, url: str | None, event: str, data: Mapping[str, Any]) -> None:
-        event_id, video_id = f"evt_{uuid.uuid4().hex}", f"video_{uuid.uuid4().hex}"
+        event_id, video_id, now = f"evt_{uuid.uuid4().hex}", f"video_{uuid.uuid4().hex}", time.time()
         self.events[video_id] = (event, data)
         for target in ([url] if url else []) + ([None] if self._tells_operator else []):
-            self.waiting[WebhookDelivery(event_id, video_id, target, time.time())] = None
+            self.waiting[WebhookDelivery(event_id, video_id, target, now)] = None
 
     def settle(self, over: Collection[WebhookDelivery], limit: int) -> Sequence[WebhookDelivery]:
         self._ask()
@@ -343,6 +343,7 @@ def test_after_closing_events_are_kept(receiver: Receiver, sender: Sender) -> No
     assert receiver.got == []
 
 
+@pytest.mark.slow
 def test_events_come_from_any_thread(receiver: Receiver, sender: Sender) -> None:
     webhooks = sender(receiver.url())
     threads = [threading.Thread(target=webhooks.send, args=(None, "video.completed", VIDEO)) for _ in range(20)]

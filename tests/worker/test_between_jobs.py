@@ -19,7 +19,8 @@ from ringlight.core.output import part_path
 from ringlight.core.request import RequestLimits
 from ringlight.families.model import ModelSpec
 from ringlight.worker.warming import smallest_requests
-from tests.engine.faults import ForkedRank, fork_rank
+from tests.engine.faults import fork_rank
+from tests.forking import Forked
 from tests.worker.test_process import REQUEST, Wire
 
 pytestmark = pytest.mark.slow
@@ -28,7 +29,7 @@ LONG = msgspec.structs.replace(REQUEST, num_inference_steps=500)
 
 
 @contextmanager
-def started(model_path: Path, warm_up: bool = False) -> Iterator[tuple[ForkedRank, Wire]]:
+def started(model_path: Path, warm_up: bool = False) -> Iterator[tuple[Forked, Wire]]:
     config = EngineConfig(model_path=str(model_path), device="cpu", num_threads=1, warm_up=warm_up)
     setup = msgspec.json.encode(messages.WorkerSetup(config=config, limits=RequestLimits())).decode()
     ours, theirs = Pipe()
