@@ -279,9 +279,9 @@ def predict(model: Any, keys: list[Any], latents: Any, variant: Variant | None, 
     """One prediction, its guidance branches one after another or in turns."""
     import torch
 
-    from ringlight.attention.kernel import load_kernel
     from ringlight.core.layout import ParallelLayout
     from ringlight.families.wan.networks import transformer
+    from ringlight.kernels.attention.kernel import load_kernel
     from ringlight.parallel.attention import sequence_attention
     from ringlight.parallel.mesh import ParallelMesh
     from ringlight.parallel.turns import in_turns

@@ -6,6 +6,7 @@ most of the time of a start. What a start itself does is tested with programs th
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import gc
 import logging
@@ -27,6 +28,7 @@ from ringlight.engine import process
 from ringlight.worker import main as worker
 
 STANDARD = (0, 1, 2)
+CLONE_NEWNET = 0x40000000  # of sched.h
 
 
 class Forked(subprocess.Popen[bytes]):
@@ -72,8 +74,9 @@ def fork_command(
     err: IO[bytes],
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
+    namespace: str = "",
 ) -> Forked:
-    """`ringlight` with these arguments, in a folder. Its workers are forked too, from it."""
+    """`ringlight` with these arguments, in a folder and in a network namespace. Its workers are forked too, from it."""
 
     command = ["ringlight", *map(str, arguments)]
 
@@ -83,6 +86,8 @@ def fork_command(
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
         os.chdir(folder or ".")
+        if namespace:
+            enter_network(namespace)
         process.launch = fork_rank
         sys.argv = command
         main()
@@ -143,7 +148,7 @@ def be_new(environment: Mapping[str, str], inherited: Collection[int]) -> None:
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
         setattr(sys, name, open(number, "w" if number else "r", buffering=1, closefd=False))  # noqa: SIM115
     for each in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        if callable(signal.getsignal(each)):
+        if callable(signal.getsignal(each)) or each == signal.SIGHUP:  # which the tests ignore where nohup runs them
             signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
     faulthandler.disable()
     logging.getLogger().handlers.clear()
@@ -151,6 +156,13 @@ def be_new(environment: Mapping[str, str], inherited: Collection[int]) -> None:
     for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
         warnings.simplefilter("ignore", category)
     tempfile.tempdir = None
+
+
+def enter_network(namespace: str) -> None:
+    """Move this process into a network namespace that `ip netns` has made."""
+    with Path("/run/netns", namespace).open() as there:
+        if ctypes.CDLL(None, use_errno=True).setns(there.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "setns")
 
 
 def close_all_but(inherited: Collection[int]) -> None:

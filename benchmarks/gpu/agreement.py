@@ -27,7 +27,6 @@ from gpu.scale import MAX_TEXT_ROWS, Scale
 from gpu.section import Section, release_memory
 from gpu.transformer import TIMES
 from gpu.vae import random_latents
-from ringlight.attention.kernel import choose_kernel
 from ringlight.core.config import EngineConfig, read_defaults
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import RequestLimits
@@ -35,6 +34,7 @@ from ringlight.families.wan.networks.transformer import WanTransformer
 from ringlight.families.wan.networks.vae import WanVae
 from ringlight.families.wan.recipe import WanRecipe
 from ringlight.families.wan22_ti2v.demo import DEMO
+from ringlight.kernels.attention.kernel import choose_kernel
 from ringlight.parallel.link import Link
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.turns import in_turns

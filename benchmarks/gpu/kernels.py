@@ -19,11 +19,11 @@ from gpu.rates import allow_tf32
 from gpu.report import Row, error_line, within
 from gpu.scale import MAX_TEXT_ROWS, Scale
 from gpu.section import Section
-from ringlight.attention.kernel import AttentionKernel, load_kernel, merge
-from ringlight.attention.reference import Reference
 from ringlight.core.kernels import ATTENTION, PREFERRED
 from ringlight.core.portions import SLICE_TOKENS
 from ringlight.families.wan.networks.conditioning import TextKeys
+from ringlight.kernels.attention.kernel import AttentionKernel, load_kernel, merge
+from ringlight.kernels.attention.reference import Reference
 
 HEADS = 3
 HEAD_DIM = 128

@@ -16,9 +16,9 @@ from gpu.clock import median_timing, read_peak, start_peak
 from gpu.report import Row
 from gpu.scale import Scale
 from gpu.transformer import DTYPE
-from ringlight.attention.kernel import AttentionKernel, attend_more, choose_kernel
-from ringlight.attention.reference import Reference
 from ringlight.core.layout import split_sizes
+from ringlight.kernels.attention.kernel import AttentionKernel, attend_more, choose_kernel
+from ringlight.kernels.attention.reference import Reference
 
 PARTS = (2, 4, 8)
 CHECKED = 64  # queries that are held against float64

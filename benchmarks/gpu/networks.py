@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpu.scale import MAX_TEXT_ROWS, TRUE_TEXT_ROWS, Scale, Video
-from ringlight.attention.kernel import load_kernel
 from ringlight.families.wan.networks.transformer import WanTransformer
 from ringlight.families.wan.networks.vae import WanVae
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
+from ringlight.kernels.attention.kernel import load_kernel
 from ringlight.models.loading import fill_random, materialise
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.mesh import ParallelMesh

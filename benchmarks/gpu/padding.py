@@ -13,9 +13,9 @@ from gpu.report import Row
 from gpu.scale import MAX_TEXT_ROWS, TRUE_TEXT_ROWS, Scale
 from gpu.transformer import DTYPE
 from gpu.turns import take_turns
-from ringlight.attention.kernel import choose_kernel
 from ringlight.core.portions import SLICE_TOKENS
 from ringlight.families.wan.networks.conditioning import TextKeys
+from ringlight.kernels.attention.kernel import choose_kernel
 
 
 @torch.inference_mode()

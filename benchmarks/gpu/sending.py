@@ -17,8 +17,8 @@ from gpu.report import Row, within
 from gpu.scale import MAX_TEXT_ROWS, Scale, Video
 from gpu.transformer import DTYPE, TIMES
 from gpu.wire import Wire, in_place_of_transfers, make_wire
-from ringlight.attention.kernel import AttentionKernel, choose_kernel
 from ringlight.core.layout import ParallelLayout
+from ringlight.kernels.attention.kernel import AttentionKernel, choose_kernel
 from ringlight.parallel.attention import sequence_attention
 from ringlight.parallel.link import Link
 from ringlight.parallel.mesh import ParallelMesh

@@ -19,11 +19,11 @@ from gpu.networks import make_transformer, random_text
 from gpu.report import Row
 from gpu.scale import MAX_TEXT_ROWS, Scale, Video
 from gpu.transformer import DTYPE
-from ringlight.attention.kernel import AttentionKernel, choose_kernel
 from ringlight.core.layout import split_sizes
 from ringlight.families.wan.networks.conditioning import Modulation, TextKeys
 from ringlight.families.wan.networks.rope import rope_frequencies
 from ringlight.families.wan.networks.transformer import TransformerBlock, WanTransformer
+from ringlight.kernels.attention.kernel import AttentionKernel, choose_kernel
 
 SLICES = (2, 4, 8)
 RANKS = 2

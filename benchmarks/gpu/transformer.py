@@ -20,11 +20,11 @@ from gpu.rates import Rates, allow_tf32
 from gpu.report import Row, within
 from gpu.scale import MAX_TEXT_ROWS, Scale, Video
 from gpu.section import Section
-from ringlight.attention.kernel import AttentionKernel, choose_kernel
 from ringlight.core.portions import SLICE_TOKENS
 from ringlight.families.wan.networks.conditioning import Modulation, TextKeys
 from ringlight.families.wan.networks.rope import rope_frequencies, rotate_
 from ringlight.families.wan.networks.transformer import TransformerBlock, WanTransformer, rms_norm
+from ringlight.kernels.attention.kernel import AttentionKernel, choose_kernel
 from ringlight.parallel.mesh import ParallelMesh
 
 DTYPE = torch.bfloat16

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,24 +76,14 @@ def together(commands: Iterable[list[object]]) -> list[Done]:
         return list(pool.map(lambda arguments: ringlight(*arguments), commands))
 
 
-def listen_to_hangups() -> None:
-    """In a new process: as in a terminal, even where the tests themselves run under nohup."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 class Running:
     """A command in the middle of its work; what it prints goes to files in `log`."""
 
-    def __init__(self, log: Path, *arguments: object, prefix: Sequence[str] = ()) -> None:
-        """Forked, as `ringlight` is; started where a `prefix` is to become it, such as `ip netns exec`."""
+    def __init__(self, log: Path, *arguments: object, namespace: str = "") -> None:
+        """Forked, as `ringlight` is, and in a network namespace where one is named."""
         self._out, self._err = log / "out", log / "err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            if not prefix:
-                self._process: subprocess.Popen[bytes] = fork_command(arguments, out, err)
-                return
-            self._process = subprocess.Popen(
-                [*prefix, RINGLIGHT, *map(str, arguments)], stdout=out, stderr=err, preexec_fn=listen_to_hangups
-            )
+            self._process = fork_command(arguments, out, err, namespace=namespace)
 
     def wait_for(self, word: str) -> None:
         """Wait until it has said this word on stderr."""

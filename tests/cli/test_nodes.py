@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +36,9 @@ LONG = ["--size", "256x160", "--num-frames", 5, "--num-inference-steps", 1000]
 class Nodes:
     """Two places to run a command in, and the address of the first."""
 
-    def __init__(self, host: str, prefixes: list[list[str]], cable: str = "") -> None:
+    def __init__(self, host: str, namespaces: Sequence[str], cable: str = "") -> None:
         self.host = host
-        self.prefixes = prefixes
+        self.namespaces = namespaces
         self.cable = cable
 
     @contextlib.contextmanager
@@ -52,7 +52,7 @@ class Nodes:
                 log.mkdir(parents=True)
                 common = ["--num-threads", 1, "--watchdog-timeout", WATCHDOG_SECONDS, "--prompt", "a cat"]
                 nodes = ["--nnodes", 2, "--node-rank", rank, "--dist-init-addr", address]
-                running.append(Running(log, "generate", *common, *nodes, *flags, prefix=self.prefixes[rank]))
+                running.append(Running(log, "generate", *common, *nodes, *flags, namespace=self.namespaces[rank]))
             yield running
         finally:
             for each in running:
@@ -77,6 +77,11 @@ class Nodes:
             return port
 
 
+def inside(namespace: str) -> list[str]:
+    """What a command begins with to run there."""
+    return ["ip", "netns", "exec", namespace] if namespace else []
+
+
 def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=30)
 
@@ -95,7 +100,7 @@ def namespaces() -> Iterator[Nodes]:
             ip("-n", name, "address", "add", f"10.213.7.{rank + 1}/24", "dev", "cable")
             for interface in ("lo", "cable"):
                 ip("-n", name, "link", "set", interface, "up")
-        yield Nodes("10.213.7.1", [["ip", "netns", "exec", name] for name in names], cable=names[0])
+        yield Nodes("10.213.7.1", names, cable=names[0])
     finally:
         for name in made:
             ip("netns", "delete", name)
@@ -104,7 +109,7 @@ def namespaces() -> Iterator[Nodes]:
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     with contextlib.ExitStack() as stack:
-        found = Nodes("127.0.0.1", [[], []])
+        found = Nodes("127.0.0.1", ["", ""])
         if os.geteuid() == 0 and shutil.which("ip") is not None:
             with contextlib.suppress(subprocess.CalledProcessError):
                 found = stack.enter_context(namespaces())
@@ -115,9 +120,9 @@ def test_gloo_is_told_the_interface_that_reaches_node_0(nodes: Nodes) -> None:
     program = f"from ringlight.engine.network import *; print(interface_of(address_towards({nodes.host!r}, 29500)))"
     found = [
         subprocess.run(
-            [*prefix, sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
+            [*inside(namespace), sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
         ).stdout.strip()
-        for prefix in nodes.prefixes
+        for namespace in nodes.namespaces
     ]
     assert found == ["cable" if nodes.cable else "lo"] * 2
 

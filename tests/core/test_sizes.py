@@ -7,7 +7,7 @@ import pytest
 from ringlight.core.request import RequestDefaults, RequestLimits
 from ringlight.core.sizes import LONGEST_SHAPE, AskedSize, Size, decide_size
 from ringlight.core.warning import size_warnings
-from ringlight.planner.published import WAN22_TI2V_5B
+from tests.planner.published import WAN22_TI2V_5B
 
 DEFAULTS, LIMITS, OPEN = RequestDefaults(), RequestLimits(), (None, None)
 AREA = DEFAULTS.width * DEFAULTS.height

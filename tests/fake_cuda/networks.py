@@ -13,7 +13,6 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from ringlight.attention.kernel import load_kernel
 from ringlight.core.layout import ParallelLayout
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import known_model
@@ -22,6 +21,7 @@ from ringlight.families.wan.networks.transformer import WanTransformer
 from ringlight.families.wan.networks.vae import WanVae
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
+from ringlight.kernels.attention.kernel import load_kernel
 from ringlight.models.loading import materialise
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.turns import in_turns

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ringlight.core.layout import ParallelLayout, split_sizes
+from ringlight.core.layout import ParallelLayout
 from ringlight.core.portions import MAX_ELEMENTS, most_tokens
 from ringlight.families.table import known_model
-from ringlight.planner.forward_peak import ForwardPeak
 from tests.fake_cuda.device import on_fake_cuda
 from tests.fake_cuda.networks import Forward, Size, case_name
 from tests.planner.specs import REAL
@@ -22,15 +21,9 @@ slow = pytest.mark.slow
 def planned(forward: Forward) -> int:
     layout, spec = ParallelLayout.parse(forward.layout), known_model(forward.model)
     num_tokens = spec.num_tokens(forward.size.num_frames, forward.size.height, forward.size.width)
-    return ForwardPeak(
-        network=spec.transformer,
-        layout=layout,
-        num_tokens=num_tokens,
-        own=split_sizes(num_tokens, layout.sp)[0],
-        offered=4096,
-        num_slices=forward.num_slices,
-        item=forward.dtype.itemsize,
-    ).bytes(1 + forward.take_turns)
+    return spec.transformer.peak_bytes(
+        num_tokens, layout, False, forward.dtype.itemsize, forward.num_slices, 1 + forward.take_turns
+    )
 
 
 CASES = [

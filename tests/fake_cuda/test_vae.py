@@ -8,7 +8,7 @@ import torch
 from ringlight.core.layout import split_sizes
 from ringlight.core.portions import MAX_ELEMENTS
 from ringlight.families.table import known_model
-from ringlight.planner.decoder_peak import DecoderPeak, norm_copies
+from ringlight.families.wan.work.decoding import DecoderPeak, norm_copies
 from tests.fake_cuda.device import on_fake_cuda
 from tests.fake_cuda.networks import Decode, Encode, Size, case_name
 

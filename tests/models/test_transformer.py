@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ringlight.attention.kernel import load_kernel
 from ringlight.families.model import ModelSpec
 from ringlight.families.wan.networks import transformer as module
 from ringlight.families.wan.networks.conditioning import Modulation, TextKeys
 from ringlight.families.wan.networks.transformer import WanTransformer
+from ringlight.kernels.attention.kernel import load_kernel
 from ringlight.kernels.linear import Linear
 from ringlight.parallel.mesh import ParallelMesh
 from tests.oracle import load_oracle

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ringlight.attention import kernel as kernels
-from ringlight.attention.kernel import AttentionKernel, attend_more, load_kernel, merge
-from ringlight.attention.reference import Reference
 from ringlight.core.layout import ParallelLayout, split_sizes
+from ringlight.kernels.attention import kernel as kernels
+from ringlight.kernels.attention.kernel import AttentionKernel, attend_more, load_kernel, merge
+from ringlight.kernels.attention.reference import Reference
 from ringlight.parallel import ahead, attention
 from ringlight.parallel.ahead import Ahead, Route
 from ringlight.parallel.attention import attend

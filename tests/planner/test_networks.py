@@ -14,21 +14,21 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from ringlight.attention.kernel import load_kernel
 from ringlight.core.plan import Abilities, JobPlan
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import known_model
 from ringlight.families.wan.networks.transformer import WanTransformer
 from ringlight.families.wan.networks.vae import WanVae
 from ringlight.families.wan.recipe import spare_bytes
+from ringlight.families.wan.work.decoding import DecoderPeak
 from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.families.wan21_t2v.demo import SIZES, VAE
+from ringlight.kernels.attention.kernel import load_kernel
 from ringlight.models.loading import fill_random, materialise
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.planner import memory
 from ringlight.planner.deciding import job_plan
-from ringlight.planner.decoder_peak import DecoderPeak
 from ringlight.planner.hardware import RunSettings
 from tests.ours import load_pipeline
 from tests.planner.specs import REAL, demo_spec, layout, machine, work

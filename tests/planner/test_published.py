@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from ringlight.planner.published import OFFICIAL, ROWS, TABLES, as_ringlight, errors
+from tests.planner.published import OFFICIAL, ROWS, TABLES, as_ringlight, errors
 
 PAGE = Path(__file__).parents[2] / "docs" / "the_page.md"
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.__name__)
 def test_the_document_has_the_tables_that_the_plan_prints(table: object) -> None:
-    """`python -m ringlight.planner.published` prints them anew."""
+    """`python -m tests.planner.published` prints them anew."""
     assert "\n".join(table()) in PAGE.read_text(encoding="utf-8")  # type: ignore[operator]
 
 

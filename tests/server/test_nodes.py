@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cli.commands import RINGLIGHT
 from tests.engine.processes import wait_until
+from tests.forking import fork_command
 from tests.server.served import READY_SECONDS, Served, free_port
 
 pytestmark = pytest.mark.slow  # a real server with workers of two nodes
@@ -24,17 +24,19 @@ def nodes(tiny: Path, tmp_path: Path) -> Iterator[tuple[Served, subprocess.Popen
     shared = ["--num-gpus", "2", "--ring-degree", "2", "--nnodes", "2", "--watchdog-timeout", "2", "--no-warm-up"]
     address = f"127.0.0.1:{free_port()}"
     shared += ["--dist-init-addr", address, "--num-threads", "1"]
-    node_1 = [RINGLIGHT, "serve", "--model-path", str(tiny), "--node-rank", "1", *shared]
+    node_1 = ["serve", "--model-path", tiny, "--node-rank", 1, *shared]
     server = Served(tmp_path, tiny, "--save-seconds", 0.5, *shared)
     try:
         awaited = f"waiting for node 1 of 2 at {address}, "
         wait_until(lambda: awaited in reason(server) and awaited in server.log, READY_SECONDS)
-        with (tmp_path / "node_1").open("wb") as log, subprocess.Popen(node_1, stdout=log, stderr=log) as follower:
-            try:
-                server.wait_until_ready()
-                yield server, follower
-            finally:
-                follower.kill()
+        with (tmp_path / "node_1").open("wb") as log:
+            follower = fork_command(node_1, log, log)
+        try:
+            server.wait_until_ready()
+            yield server, follower
+        finally:
+            follower.kill()
+            follower.wait()
     finally:
         server.process.kill()
         server.stop()
@@ -50,9 +52,9 @@ def reason(server: Served) -> str:
 
 def test_a_lost_node_joins_again_and_the_video_goes_on(nodes: tuple[Served, subprocess.Popen[bytes]]) -> None:
     server, follower = nodes
-    undisturbed = server.completed(num_inference_steps=100)
-    video = server.create(num_inference_steps=100)["id"]
-    wait_until(lambda: (server.get(video)["step"] or 0) > 20)
+    undisturbed = server.completed(num_inference_steps=60)
+    video = server.create(num_inference_steps=60)["id"]
+    wait_until(lambda: (server.get(video)["step"] or 0) > 15)
     os.kill(worker_of(follower), signal.SIGKILL)
     assert server.wait(video)["restarts"] == 1
     contents = [server.http.get(f"/v1/videos/{each}/content").content for each in (undisturbed["id"], video)]

@@ -12,11 +12,11 @@ AUTO = "auto"
 GROUP = "ringlight.attention"  # of entry points: a name, and the place of a class that is an AttentionKernel
 
 ATTENTION: Mapping[str, str] = {
-    "flash_cpu": "ringlight.attention.sdpa:FlashCpu",
-    "cudnn": "ringlight.attention.sdpa:Cudnn",
-    "flash": "ringlight.attention.sdpa:Flash",
-    "efficient": "ringlight.attention.sdpa:Efficient",
-    "reference": "ringlight.attention.reference:Reference",
+    "flash_cpu": "ringlight.kernels.attention.sdpa:FlashCpu",
+    "cudnn": "ringlight.kernels.attention.sdpa:Cudnn",
+    "flash": "ringlight.kernels.attention.sdpa:Flash",
+    "efficient": "ringlight.kernels.attention.sdpa:Efficient",
+    "reference": "ringlight.kernels.attention.reference:Reference",
 }
 
 # In order of preference. The reference holds all scores at once: it is the yardstick, and taken only by name.

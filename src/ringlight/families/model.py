@@ -13,6 +13,7 @@ from typing import Annotated, Protocol
 import msgspec
 
 from ringlight.core.geometry import VideoScales
+from ringlight.core.layout import ParallelLayout
 from ringlight.core.portions import most_tokens
 from ringlight.core.scheduler import SchedulerSpec
 from ringlight.families.layers.decoder import DecoderLayers
@@ -34,10 +35,6 @@ class TransformerNumbers(Protocol):
     @property
     def inner_dim(self) -> int: ...
     @property
-    def ffn_dim(self) -> int: ...
-    @property
-    def in_channels(self) -> int: ...
-    @property
     def out_channels(self) -> int: ...
     @property
     def num_layers(self) -> int: ...
@@ -49,6 +46,15 @@ class TransformerNumbers(Protocol):
     def forward_flops(self, num_tokens: int) -> float:
         """Floating-point operations of one forward: matrix products and self-attention (text and time left out)."""
 
+    def elementwise_bytes(self, on_cpu: bool, itemsize: int) -> float:
+        """Bytes that all but the products of a block read and write for one token."""
+
+    def peak_bytes(
+        self, num_tokens: int, layout: ParallelLayout, on_cpu: bool, itemsize: int, num_slices: int, forwards: int
+    ) -> int:
+        """Bytes that a rank's forward holds at its most, beside weights and the keys of texts; `forwards`: 2 where two
+        take turns. `num_slices` are those of data that is sent ahead, and `itemsize` that of products."""
+
 
 class VaeNumbers(VideoScales, Protocol):
     """The numbers of a video autoencoder, causal in time."""
@@ -57,6 +63,12 @@ class VaeNumbers(VideoScales, Protocol):
     def decoder(self) -> DecoderLayers: ...
     @property
     def encoder(self) -> EncoderLayers: ...
+
+    def decoding_elements(
+        self, latent_size: tuple[int, int, int], num_ranks: int, portion: int, on_cpu: bool, itemsize: int
+    ) -> int:
+        """Elements that a rank's decoder holds at its most, beside weights and latents. `latent_size` is (frames, rows,
+        columns) of the latents, of which it takes `portion` frames at a time; `itemsize` is that of its dtype."""
 
 
 class TextNumbers(Protocol):

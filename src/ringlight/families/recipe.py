@@ -8,13 +8,13 @@ from typing import Protocol
 
 import torch
 
-from ringlight.attention.kernel import AttentionKernel
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig
 from ringlight.core.plan import SIMPLEST, Abilities, JobPlan
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import family_of, read_model
+from ringlight.kernels.attention.kernel import AttentionKernel
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis, ParallelMesh
 from ringlight.pipelines.output import Output

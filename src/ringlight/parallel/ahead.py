@@ -21,9 +21,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ringlight.attention.kernel import AttentionKernel, attend_more
 from ringlight.core.layout import split_sizes
 from ringlight.core.portions import slice_sizes
+from ringlight.kernels.attention.kernel import AttentionKernel, attend_more
 from ringlight.parallel.collective import collective
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.link import Kind

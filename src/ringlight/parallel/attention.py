@@ -17,8 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ringlight.attention.kernel import AttentionKernel, attend_more
 from ringlight.core.layout import split_sizes
+from ringlight.kernels.attention.kernel import AttentionKernel, attend_more
 from ringlight.parallel.ahead import Ahead
 from ringlight.parallel.collective import collective
 from ringlight.parallel.collectives import Transfers

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ringlight.attention.kernel import AttentionKernel
 from ringlight.core.geometry import VideoScales
+from ringlight.kernels.attention.kernel import AttentionKernel
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.mesh import ParallelMesh
 

@@ -6,23 +6,11 @@ import math
 
 from ringlight.core.layout import ParallelLayout, split_sizes
 from ringlight.core.plan import JobPlan
-from ringlight.core.portions import SLICE_TOKENS, merges_padding
-from ringlight.families.model import TransformerNumbers
+from ringlight.core.portions import SLICE_TOKENS
 from ringlight.families.traffic import attention_elements
 from ringlight.families.work import Work
 from ringlight.planner.machine import Machine
 from ringlight.planner.replay import Block, replay
-
-
-def elementwise_bytes(spec: TransformerNumbers, itemsize: int, merges: bool) -> float:
-    """Bytes that norms, casts, modulation and residual sums of a block read and write for one token.
-
-    Hidden states and norms are float32, what goes into products is not. In terms of the C channels 123 bytes of float32
-    (148 with merging a prompt's padding into the attention to it), 15 values of the products' dtype and two of the
-    feed-forward's width: 528 kB in bfloat16, as counted from the operations of a forward on fake CUDA tensors.
-    """
-    in_float32 = (148.0 if merges else 123.0) * spec.inner_dim
-    return in_float32 + itemsize * (15.0 * spec.inner_dim + 2.0 * spec.ffn_dim)
 
 
 def block_of(work: Work, layout: ParallelLayout, num_slices: int, machine: Machine) -> Block:
@@ -46,7 +34,7 @@ def block_of(work: Work, layout: ParallelLayout, num_slices: int, machine: Machi
     offer = layers.to_qkv.flops(own) / products
     attention = 4.0 * group * num_tokens * heads * network.attention_head_dim / machine.attention
     finish = sum(matrix.flops(own) for matrix in layers.after_attention) / products
-    finish += weights + own * elementwise_bytes(network, itemsize, merges_padding(machine.card.is_cpu)) / memory
+    finish += weights + own * network.elementwise_bytes(machine.card.is_cpu, itemsize) / memory
     missing = max(0.0, machine.card.launch_seconds - offer - attention - finish)
     offer, attention, finish = (machine.corrected("Denoising", x) for x in (offer, attention, finish + missing))
     sent = attention_elements(layout, 0, num_tokens, network.num_attention_heads, ahead=num_slices > 1)

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import msgspec
 
-from ringlight.core.layout import ParallelLayout, split_sizes
+from ringlight.core.layout import ParallelLayout
 from ringlight.core.plan import JobPlan
-from ringlight.core.portions import merges_padding, offered_tokens, split_runs
+from ringlight.core.portions import merges_padding, split_runs
 from ringlight.families.model import ModelSpec
 from ringlight.families.work import Work
-from ringlight.planner.decoder_peak import DecoderPeak, norm_copies
-from ringlight.planner.forward_peak import ForwardPeak
 from ringlight.planner.hardware import RunSettings
 from ringlight.planner.machine import Machine
 
@@ -92,18 +90,11 @@ def denoising_bytes(work: Work, layout: ParallelLayout, machine: Machine, plan: 
     """The peak of Denoising over the weights: of a forward, or two in turns; text keys, latents and the scheduler's
     history lie beside."""
     network, itemsize, is_cpu = work.spec.transformer, machine.settings.itemsize, machine.card.is_cpu
-    forward = ForwardPeak(
-        network=network,
-        layout=layout,
-        num_tokens=work.num_tokens,
-        own=split_sizes(work.num_tokens, layout.sp)[0],
-        offered=offered_tokens(is_cpu),
-        num_slices=plan.num_slices,
-        item=itemsize,
-    )
     rows = TEXT_TOKENS if merges_padding(is_cpu) else work.spec.max_text_tokens
     text = work.num_forwards(layout) * rows * 2 * network.inner_dim * network.num_layers * itemsize
-    return forward.bytes(2 if plan.take_turns else 1) + text + 4 * LATENTS_HELD * work.latent_values
+    forwards = 2 if plan.take_turns else 1
+    forward = network.peak_bytes(work.num_tokens, layout, is_cpu, itemsize, plan.num_slices, forwards)
+    return forward + text + 4 * LATENTS_HELD * work.latent_values
 
 
 def spare_bytes(spec: ModelSpec, layout: ParallelLayout, machine: Machine) -> int:
@@ -121,20 +112,9 @@ def usable_bytes(machine: Machine) -> int:
 
 
 def decoding_bytes(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> int:
-    """The peak of Decoding over the weights: history, the workspace of convolutions, and activations at their most."""
-    layers, itemsize = work.spec.vae.decoder, machine.settings.vae_itemsize
-    _, num_latents, rows, columns = work.latent_shape
-    own = split_sizes(rows, layout.num_ranks)[0]
-    is_split = layout.num_ranks > 1 and rows > 1
-    history = layers.history_elements(own, columns, is_split) if num_latents > 1 else 0
-    peak = DecoderPeak(
-        layers,
-        own,
-        columns,
-        is_split,
-        winograd=machine.uses_winograd,
-        norm_copies=norm_copies(machine.card.is_cpu, itemsize),
+    """The peak of Decoding over the weights: of the decoder, and latents beside it."""
+    itemsize = machine.settings.vae_itemsize
+    elements = work.spec.vae.decoding_elements(
+        work.latent_shape[1:], layout.num_ranks, plan.decode_chunk, machine.card.is_cpu, itemsize
     )
-    size = min(plan.decode_chunk, max(1, num_latents - 1))
-    latents = 4 * LATENTS_HELD // 2 * work.latent_values
-    return (history + peak.of(size, num_latents > 1)) * itemsize + latents
+    return elements * itemsize + 4 * LATENTS_HELD // 2 * work.latent_values

@@ -10,7 +10,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ringlight.attention.kernel import choose_kernel
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint
@@ -23,6 +22,7 @@ from ringlight.families.wan.networks.transformer import WanTransformer
 from ringlight.families.wan.networks.vae import WanVae
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
+from ringlight.kernels.attention.kernel import choose_kernel
 from ringlight.models.loading import WeightFiles, fill_random, load_weights, materialise
 from ringlight.parallel.collective import collective
 from ringlight.parallel.control import Control

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ringlight.attention.kernel import AttentionKernel
+from ringlight.kernels.attention.kernel import AttentionKernel
 from ringlight.models.finite import extremes, not_finite
 from ringlight.parallel.collective import collective
 from ringlight.parallel.collectives import Transfers

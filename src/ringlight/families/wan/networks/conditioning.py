@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from ringlight.attention.kernel import AttentionKernel, merge
+from ringlight.kernels.attention.kernel import AttentionKernel, merge
 
 
 class TextKeys:

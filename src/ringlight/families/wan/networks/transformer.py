@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ringlight.attention.kernel import AttentionKernel
 from ringlight.core.portions import MAX_ELEMENTS, SLICE_TOKENS, merges_padding, offered_tokens
 from ringlight.families.layers.matrix import BlockLayers, Matrix, TransformerLayers
 from ringlight.families.wan.networks.conditioning import Modulation, TextKeys
 from ringlight.families.wan.networks.rope import rope_frequencies, rotate_
 from ringlight.families.wan.work.transformer import TransformerSpec
+from ringlight.kernels.attention.kernel import AttentionKernel
 from ringlight.kernels.linear import Linear
 from ringlight.parallel.attention import sequence_attention
 from ringlight.parallel.collective import collective

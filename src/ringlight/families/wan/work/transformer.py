@@ -7,8 +7,11 @@ from functools import cached_property
 
 import msgspec
 
+from ringlight.core.layout import ParallelLayout
+from ringlight.core.portions import merges_padding, offered_tokens
 from ringlight.families.layers.matrix import BlockLayers, Matrix, TransformerLayers
 from ringlight.families.model import Positive
+from ringlight.families.wan.work.forward import ForwardPeak
 
 
 class TransformerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -54,6 +57,33 @@ class TransformerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """Floating-point operations of one forward: matrix products and self-attention (text and time left out)."""
         products = self._block.product_flops(num_tokens)
         return self.num_layers * (products + 4.0 * num_tokens**2 * self.inner_dim)
+
+    def elementwise_bytes(self, on_cpu: bool, itemsize: int) -> float:
+        """Bytes that norms, casts, modulation and residual sums of a block read and write for one token.
+
+        Hidden states and norms are float32, what goes into products is not. In terms of the C channels 123 bytes of
+        float32 (148 with merging a prompt's padding into the attention to it), 15 values of the products' dtype and two
+        of the feed-forward's width: 528 kB in bfloat16, as counted from the operations of a forward on fake CUDA
+        tensors.
+        """
+        in_float32 = (148.0 if merges_padding(on_cpu) else 123.0) * self.inner_dim
+        return in_float32 + itemsize * (15.0 * self.inner_dim + 2.0 * self.ffn_dim)
+
+    def peak_bytes(
+        self, num_tokens: int, layout: ParallelLayout, on_cpu: bool, itemsize: int, num_slices: int, forwards: int
+    ) -> int:
+        """Bytes that a rank's forward holds at its most; two forwards take turns."""
+        return ForwardPeak(
+            dim=self.inner_dim,
+            head_dim=self.attention_head_dim,
+            ffn_dim=self.ffn_dim,
+            patch=self.in_channels * math.prod(self.patch_size),
+            layout=layout,
+            num_tokens=num_tokens,
+            offered=offered_tokens(on_cpu),
+            num_slices=num_slices,
+            item=itemsize,
+        ).bytes(forwards)
 
     @property
     def _block(self) -> BlockLayers:

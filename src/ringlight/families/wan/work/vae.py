@@ -8,10 +8,13 @@ from typing import Annotated
 
 import msgspec
 
+from ringlight.core.layout import split_sizes
+from ringlight.core.portions import takes_pairs
 from ringlight.families.layers.convolution import Convolution, MidLayers, ResidualLayers
 from ringlight.families.layers.decoder import DecoderLayers, UpLayers
 from ringlight.families.layers.encoder import DownLayers, EncoderLayers
 from ringlight.families.model import Positive
+from ringlight.families.wan.work.decoding import DecoderPeak, norm_copies
 
 
 class VaeSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -87,6 +90,23 @@ class VaeSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             conv_out=Convolution(inputs=dims[-1], channels=moments, kernel=(3, 3, 3), is_normed=True),
             quant=Convolution(inputs=moments, channels=moments, kernel=(1, 1, 1)),
         )
+
+    def decoding_elements(
+        self, latent_size: tuple[int, int, int], num_ranks: int, portion: int, on_cpu: bool, itemsize: int
+    ) -> int:
+        """Elements that a rank's decoder holds at its most: history, the workspace of convolutions, activations."""
+        num_latents, rows, columns = latent_size
+        own, is_split, goes_on = split_sizes(rows, num_ranks)[0], num_ranks > 1 and rows > 1, num_latents > 1
+        history = self.decoder.history_elements(own, columns, is_split) if goes_on else 0
+        peak = DecoderPeak(
+            self.decoder,
+            own,
+            columns,
+            is_split,
+            winograd=takes_pairs(on_cpu, itemsize == 4),
+            norm_copies=norm_copies(on_cpu, itemsize),
+        )
+        return history + peak.of(min(portion, max(1, num_latents - 1)), goes_on)
 
     def _doubles_frames(self, level: int) -> bool:
         """Whether a level of the decoder has an upsampler in time."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ringlight.attention.reference import Reference
+from ringlight.kernels.attention.reference import Reference
 
 # Queries and keys: one query, few of both, lengths that are no multiple of anything, and on CUDA those of a slice of
 # tokens with the text. A CPU has no libraries to be wrong about, and a large trial would take it seconds.

@@ -1,6 +1,6 @@
 """What others published of this model, beside what the plan says: a check of the model, row by row.
 
-`python -m ringlight.planner.published` prints the tables of docs/the_page.md. Nothing is fitted to a row: all rows use
+`python -m tests.planner.published` prints the tables of docs/the_page.md. Nothing is fitted to a row: all rows use
 the catalogue's cards and links.
 """
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ringlight.attention.kernel import choose_kernel
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidSetting
+from ringlight.kernels.attention.kernel import choose_kernel
 from tests.cli.commands import program
 
 PAGE = Path(__file__).parents[2] / "docs" / "extend" / "kernel.md"

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ringlight.attention.kernel import choose_kernel, load_kernel, merge
-from ringlight.attention.reference import Reference
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.kernels import ATTENTION
+from ringlight.kernels.attention.kernel import choose_kernel, load_kernel, merge
+from ringlight.kernels.attention.reference import Reference
 
 CPU = torch.device("cpu")
 LENGTHS = [(1, 1), (1, 7), (5, 3), (33, 64), (175, 175), (13, 512)]

@@ -11,37 +11,43 @@ from itertools import accumulate
 
 import msgspec
 
-from ringlight.core.layout import ParallelLayout
+from ringlight.core.layout import ParallelLayout, split_sizes
 from ringlight.core.portions import MAX_ELEMENTS, SLICE_TOKENS, slice_sizes
-from ringlight.families.model import TransformerNumbers
 
 FLOAT = 4
 
 
 class ForwardPeak(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank's forward: `own` of the `num_tokens` tokens, offered to attention `offered` at a time, in `num_slices`
-    slices of which data is sent ahead (1: all at once)."""
+    """One rank's forward of `num_tokens` tokens over a layout, offered to attention `offered` at a time, in
+    `num_slices` slices of which data is sent ahead (1: all at once), with products of `item` bytes. `patch` are the
+    values of a token as it comes."""
 
-    network: TransformerNumbers
+    dim: int
+    head_dim: int
+    ffn_dim: int
+    patch: int
     layout: ParallelLayout
     num_tokens: int
-    own: int
     offered: int
     num_slices: int
     item: int
 
+    @property
+    def own(self) -> int:
+        """Tokens of the rank that has most."""
+        return split_sizes(self.num_tokens, self.layout.sp)[0]
+
     def bytes(self, forwards: int) -> int:
         """Of a forward, or of two that take turns: one in its largest moment, the other one paused."""
-        patch = self.network.in_channels * self.network.patch_size[1] * self.network.patch_size[2]
-        lasting = FLOAT * self._one + self.num_tokens * patch * self.item
-        rope = FLOAT * self.num_tokens * self.network.attention_head_dim
+        lasting = FLOAT * self._one + self.num_tokens * self.patch * self.item
+        rope = FLOAT * self.num_tokens * self.head_dim
         moment = self._buffers + max(self._making, self._attending, self._finishing)
         return int(rope + forwards * lasting + moment + (forwards - 1) * (self._buffers + self._paused))
 
     @property
     def _one(self) -> int:
         """S x C."""
-        return self.own * self.network.inner_dim
+        return self.own * self.dim
 
     @property
     def _is_ahead(self) -> bool:
@@ -94,7 +100,7 @@ class ForwardPeak(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def _making(self) -> float:
         """The norm's output, the fused product, q; k in float32 before and after its norm (as one where it is so)."""
-        width = self.network.inner_dim * (5 * self.item + (2 * FLOAT if self.item < FLOAT else FLOAT))
+        width = self.dim * (5 * self.item + (2 * FLOAT if self.item < FLOAT else FLOAT))
         return self._returned + max(tokens * width + left for tokens, left in self._runs)
 
     @property
@@ -119,8 +125,8 @@ class ForwardPeak(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def _finishing(self) -> float:
         """What follows, for 4,096 tokens: cross-attention with q in float32, or the feed-forward."""
-        dim, item = self.network.inner_dim, self.item
-        widest = max(dim * (2 * item + 2 * FLOAT), (self.network.ffn_dim + 2 * dim) * item)
+        dim, item = self.dim, self.item
+        widest = max(dim * (2 * item + 2 * FLOAT), (self.ffn_dim + 2 * dim) * item)
         if not self._is_ahead:
             return min(self.own, SLICE_TOKENS) * widest + item * self._one
         joined = item * dim if self.layout.ulysses > 1 else 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ringlight.attention.reference import Reference
+from ringlight.kernels.attention.reference import Reference
 
 ATEN = torch.ops.aten
 HALF_DTYPES = (torch.bfloat16, torch.float16)

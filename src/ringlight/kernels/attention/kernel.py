@@ -15,9 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ringlight.attention.trial import fault_of
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.kernels import AUTO, PREFERRED, attention_place
+from ringlight.kernels.attention.trial import fault_of
 
 logger = logging.getLogger(__name__)
 

@@ -1,1 +1,0 @@
-"""Attention kernels: one device, no ranks. Each returns its output and the log-sum-exp of its scores."""
