@@ -68,6 +68,8 @@ def test_the_very_first_job_runs_as_its_ranks_have_measured(
     assert order.plan == job.plan
     assert (report.num_slices, report.predicted) == (num_slices, job.plan.predicted)
     assert (report.predicted is None) == (device_type == "cuda")
+    if report.predicted is not None:
+        assert report.predicted.basis.endswith("TCP over loopback, as fast as its ranks measured")
     assert report.decode_chunk == (8 if device_type == "cuda" else 1)
     assert report.layout_reason.startswith("u1r2")
 

@@ -10,9 +10,12 @@ import pytest
 from ringlight.core.plan import Abilities, JobPlan, Speeds
 from ringlight.families.traffic import denoising_bytes
 from ringlight.planner.deciding import choose_slices, job_plan, link_to_layer
-from ringlight.planner.hardware import RunSettings
+from ringlight.planner.denoising import block_of
+from ringlight.planner.hardware import Correction, RunSettings
 from ringlight.planner.machine import Machine
+from ringlight.planner.measured import as_measured
 from ringlight.planner.memory import spare_bytes
+from ringlight.planner.prediction import predict
 from tests.planner.specs import REAL, layout, machine, work
 
 FILM = work(num_frames=25)
@@ -49,7 +52,7 @@ def test_the_ratio_is_what_a_layer_sends_to_what_it_computes(name: str) -> None:
     forwards = FILM.num_calls * FILM.num_forwards(there)
     link_seconds = (sent.get("ring", 0) + sent.get("ulysses", 0)) / forwards / 12e9
     seconds = REAL.transformer.forward_flops(FILM.num_tokens) / there.sp / 1e14
-    assert link_to_layer(FILM, there, here(12e9)) == pytest.approx(link_seconds / seconds)
+    assert link_to_layer(FILM, there, as_measured(FILM, there, here(12e9))) == pytest.approx(link_seconds / seconds)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,3 +83,34 @@ def test_what_ranks_can_spare_decides_in_the_place_of_what_a_card_has() -> None:
 def test_a_single_rank_sends_nothing() -> None:
     plan = job_plan(FILM, layout("u1r1"), msgspec.structs.replace(here(), abilities=Abilities(spare_bytes=0)))
     assert plan == JobPlan()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predicted_seconds_are_those_that_ranks_measured(name: str) -> None:
+    there, assumed, measured = layout(name), here(), here(12e9)
+    met = as_measured(FILM, there, measured)
+    flops = REAL.transformer.forward_flops(FILM.num_tokens) / REAL.transformer.num_layers / there.sp
+    assert block_of(FILM, there, 1, met).seconds == pytest.approx(flops / 1e14)
+    assert met.link.bytes_per_second == 12e9 and met.link.latency_seconds == assumed.link.latency_seconds
+    assert as_measured(FILM, there, met) == met
+    before, after = predict(FILM, there, assumed), predict(FILM, there, measured)
+    assert after.seconds("Denoising") != before.seconds("Denoising")
+    decoding = [next(each for each in found.stages if each.name == "Decoding") for found in (before, after)]
+    assert decoding[0].compute_seconds == pytest.approx(decoding[1].compute_seconds), (
+        "a block tells nothing of a GPU's convolutions"
+    )
+
+
+def test_cores_that_are_slow_in_a_block_are_slow_in_all_and_a_calibration_knows_better() -> None:
+    cores, there = machine("cpu-core", "loopback", settings=RunSettings(dtype="float32")), layout("u1r2")
+    speeds = Speeds(link_bytes_per_second=1e9, flops_per_second=4e10)
+    met = msgspec.structs.replace(cores, abilities=Abilities(spare_bytes=0, speeds=speeds))
+    pace = as_measured(FILM, there, met).pace
+    assert pace > 1
+    compute = [
+        next(each for each in predict(FILM, there, found).stages if each.name == "Decoding").compute_seconds
+        for found in (cores, met)
+    ]
+    assert compute[1] == pytest.approx(pace * compute[0])
+    calibrated = msgspec.structs.replace(met.hardware, correction=Correction(by_stage={"Denoising": 1.5}))
+    assert as_measured(FILM, there, msgspec.structs.replace(met, hardware=calibrated)).pace == 1.0

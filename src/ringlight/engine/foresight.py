@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 SOME_CARD = Hardware(card=catalogue.card("h100-sxm"), link=catalogue.link("pcie4"))  # for the shape of plans alone
 SOME_RANKS = 8  # that advice goes up to where nobody knows how many cards there are
+MEASURED = "as fast as its ranks measured"
 TRY_ANYWAY = "--no-memory-check tries it all the same"
 
 
@@ -41,6 +42,7 @@ class Foresight:
         num_local = max(1, config.asked_layout.num_ranks // config.nodes.nnodes)
         self._ranks_here = num_local * num_replicas
         self.machine: Machine | None = this_machine(config, spec, num_local, num_replicas)
+        self._basis = "" if self.machine is None else self.machine.basis
         self._here = self.machine or Machine(hardware=SOME_CARD, settings=run_settings(config, is_cpu=False))
 
     @property
@@ -100,7 +102,9 @@ class Foresight:
             logger.warning("plans are left out: workers compute on %s", environment.get("device"))
             self.machine = None
         known = self.machine or self._machine_of(environment) or self._here
-        self._here = met = msgspec.structs.replace(known, abilities=ready.abilities)
+        has_measured = ready.abilities is not None and ready.abilities.speeds is not None
+        basis = f"{self._basis}, {MEASURED}" if has_measured and not self._config.calibration else self._basis
+        self._here = met = msgspec.structs.replace(known, abilities=ready.abilities, basis=basis)
         if self.machine is not None:
             self.machine = met
         return met

@@ -9,6 +9,7 @@ from ringlight.families.traffic import attention_elements
 from ringlight.families.work import Work
 from ringlight.planner.denoising import block_of
 from ringlight.planner.machine import Machine
+from ringlight.planner.measured import as_measured
 from ringlight.planner.memory import spare_bytes
 
 # Link seconds to compute seconds of a layer from which so many slices pay, and from which two forwards on the same
@@ -20,22 +21,19 @@ LEAST_SLICE_TOKENS = 16
 
 
 def job_plan(work: Work, layout: ParallelLayout, machine: Machine) -> JobPlan:
-    """How a request runs on a layout: as the settings say, and where they leave it open as sizes and speeds do."""
+    """How a request runs on a layout: as the settings say, and where they leave it open as sizes and speeds do, those
+    that ranks have measured before those that are assumed."""
+    machine = as_measured(work, layout, machine)
     num_slices, take_turns = _sending(work, layout, machine)
     return JobPlan(num_slices=num_slices, take_turns=take_turns, decode_chunk=_decode_chunk(work, layout, machine))
 
 
 def link_to_layer(work: Work, layout: ParallelLayout, machine: Machine) -> float:
-    """How long a layer's data is on the link, in terms of the time that a rank computes in it: at the speeds that its
-    ranks have measured, and until then as is assumed of them."""
+    """How long a layer's data is on the link, in terms of the time that a rank computes in it."""
     network = work.spec.transformer
     sent = attention_elements(layout, 0, work.num_tokens, network.num_attention_heads, ahead=True)
     sent_bytes = sum(sent.values()) * network.attention_head_dim * machine.settings.itemsize
-    speeds = None if machine.abilities is None else machine.abilities.speeds
-    if speeds is None:
-        return sent_bytes / machine.link.bytes_per_second / block_of(work, layout, 1, machine).seconds
-    flops = network.forward_flops(work.num_tokens) / network.num_layers / layout.sp
-    return sent_bytes / speeds.link_bytes_per_second / (flops / speeds.flops_per_second)
+    return sent_bytes / machine.link.bytes_per_second / block_of(work, layout, 1, machine).seconds
 
 
 def choose_slices(ratio: float, num_tokens: int, in_turns: bool) -> int:

@@ -11,14 +11,15 @@ from ringlight.planner.hardware import Card, DtypeName, Hardware, LinkRates, Run
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What every rank of an engine computes with, and how. `basis` says in words where the figures come from;
-    `most_ranks` is how many ranks there could be. `abilities` are what its ranks have measured, which decides in the
-    place of what is assumed."""
+    `most_ranks` is how many ranks there could be. `abilities` are what its ranks have measured, and `pace` what follows
+    (planner/measured): seconds of a block of the network for each that is assumed."""
 
     hardware: Hardware
     settings: RunSettings = RunSettings()
     basis: str = ""
     most_ranks: int = 1
     abilities: Abilities | None = None
+    pace: float = 1.0
 
     @property
     def card(self) -> Card:
@@ -61,8 +62,12 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         return takes_pairs(self.card.is_cpu, self.settings.vae_dtype == "float32")
 
     def corrected(self, stage: str, seconds: float) -> float:
-        """Seconds of a stage's own work after what a measurement says of it."""
-        return seconds * self.hardware.correction.by_stage.get(stage, 1.0)
+        """Seconds of a stage's own work after what measurements say of it.
+
+        Cores that are slow in one stage are so in all: others share them. Of a GPU, a block tells of blocks alone.
+        """
+        pace = self.pace if self.card.is_cpu or stage == "Denoising" else 1.0
+        return pace * seconds * self.hardware.correction.by_stage.get(stage, 1.0)
 
     def _peak(self, dtype: DtypeName) -> float:
         return self.card.bf16_flops if dtype == "bfloat16" else self.card.fp32_flops

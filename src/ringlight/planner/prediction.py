@@ -17,6 +17,7 @@ from ringlight.planner.costs import StageCost, prompt_tokens, stage_costs
 from ringlight.planner.deciding import job_plan
 from ringlight.planner.hardware import RunSettings
 from ringlight.planner.machine import Machine
+from ringlight.planner.measured import as_measured
 from ringlight.planner.memory import RankMemory, memory_by_rank, usable_bytes
 
 Bound = Literal["compute", "link", "memory"]
@@ -99,6 +100,7 @@ def predict(work: Work, layout: ParallelLayout, machine: Machine) -> Prediction:
     """What a request takes on ranks laid out as `layout`. Arithmetic alone: about a millisecond."""
     heads = work.spec.transformer.num_attention_heads
     layout = layout_for(layout, work.request.uses_guidance, heads, layout.num_ranks)
+    machine = as_measured(work, layout, machine)
     plan = job_plan(work, layout, machine)
     return Prediction(
         layout=layout.name,
