@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
+import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.cli.commands import Done
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -16,9 +20,14 @@ LINK = re.compile(r"\]\(([^)#:\s]*)(?:#([\w-]+))?\)")
 BLOCK = re.compile(r"<!-- generated: ([\w-]+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
-def write_docs(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "scripts/write_docs.py", *arguments]
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60, check=False)
+def write_docs(*arguments: object) -> Done:
+    """Run the script, in this process."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setattr(sys, "argv", ["write_docs.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as leaving:
+            runpy.run_path(str(ROOT / "scripts/write_docs.py"), run_name="__main__")
+    return Done(int(leaving.value.code or 0), out.getvalue(), "")
 
 
 @pytest.fixture
@@ -33,7 +42,7 @@ def copied(tmp_path: Path) -> Path:
 
 def test_what_is_generated_is_up_to_date() -> None:
     done = write_docs("--check")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.code == 0, done.out
 
 
 @pytest.mark.slow
@@ -43,10 +52,10 @@ def test_a_part_that_is_out_of_date_is_found_and_mended_and_all_else_stays(copie
     before = path.read_text()
     path.write_text(before.replace("`RINGLIGHT_QUEUE_SIZE`", "`RINGLIGHT_QUEUE`"))
     stale = write_docs("--check", "--docs", copied)
-    assert stale.returncode == 1
-    assert "operations.md" in stale.stdout and "api.md" not in stale.stdout
+    assert stale.code == 1
+    assert "operations.md" in stale.out and "api.md" not in stale.out
     assert "`RINGLIGHT_QUEUE`" in path.read_text(), "a check writes nothing"
-    assert write_docs("--docs", copied).returncode == 0
+    assert write_docs("--docs", copied).code == 0
     assert path.read_text() == before
 
 
