@@ -26,7 +26,7 @@ from ringlight.server.api.calls import CreateVideo, parse
 from ringlight.server.api.openapi import describe
 from ringlight.server.api.routes import system, videos
 from ringlight.server.http.body import Body
-from ringlight.server.http.errors import HttpError
+from ringlight.server.http.http_error import HttpError
 
 WORKLOAD = """
 [[request]]

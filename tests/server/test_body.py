@@ -17,7 +17,7 @@ from openai import OpenAI
 
 from ringlight.server.http import body, errors
 from ringlight.server.http.body import Body, read_body
-from ringlight.server.http.errors import HttpError
+from ringlight.server.http.http_error import HttpError
 from tests.server.serving import serving
 
 MIB = 2**20

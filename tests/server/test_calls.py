@@ -23,7 +23,7 @@ from ringlight.server.api.calls import AnyCall, Call, CreateVideo, ExtendVideo, 
 from ringlight.server.api.drafts import frames_for, to_draft
 from ringlight.server.collection.view import Draft
 from ringlight.server.http.body import Body
-from ringlight.server.http.errors import HttpError, to_api_error
+from ringlight.server.http.http_error import HttpError, to_api_error
 from ringlight.server.safety.outbound import Outbound
 
 NOBODY = Outbound((), 1, 10**6)

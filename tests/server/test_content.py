@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from ringlight.server.http import errors
+from ringlight.server.http import http_error
 from ringlight.server.http.content import FileAnswer
 from tests.engine.processes import wait_until
 
@@ -52,7 +52,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def port(path: Path) -> Iterator[int]:
     app = FastAPI()
-    errors.install(app)
+    http_error.install(app)
 
     @app.get("/file")
     @app.head("/file")

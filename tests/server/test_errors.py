@@ -15,7 +15,7 @@ from ringlight.core import errors as core
 from ringlight.core.codes import CODES
 from ringlight.core.settings import ServeSettings
 from ringlight.server.http import errors, middleware
-from ringlight.server.http.errors import HttpError, to_api_error
+from ringlight.server.http.http_error import HttpError, to_api_error
 from tests.server.serving import serving
 
 RAISED: dict[str, Exception] = {

@@ -12,7 +12,7 @@ import pytest
 
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.settings import ServeSettings
-from ringlight.server.http.errors import HttpError
+from ringlight.server.http.http_error import HttpError
 from ringlight.server.safety import keys as module
 from ringlight.server.safety.keys import ApiKeys, check_exposure, is_loopback
 

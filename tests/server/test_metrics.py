@@ -24,7 +24,7 @@ import ringlight
 from ringlight.core.errors import NotFound, QueueFull, StoreError
 from ringlight.core.report import LinkReport, MemoryReport, PredictedReport, RankReport, RunReport, StageReport
 from ringlight.engine.runner import ReplicaState
-from ringlight.server.http import errors
+from ringlight.server.http import http_error
 from ringlight.server.observability.meter import RequestMeter
 from ringlight.server.observability.metrics import Metrics
 
@@ -227,7 +227,7 @@ def application() -> FastAPI:
         raise RuntimeError("a defect")
 
     app.include_router(router)
-    errors.install(app)
+    http_error.install(app)
     return app
 
 

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
 
 from ringlight.core.settings import ServeSettings
-from ringlight.server.http import errors, middleware
+from ringlight.server.http import http_error, middleware
 from tests.server.serving import serving
 
 LIMIT = 100_000
@@ -21,7 +21,7 @@ LIMIT = 100_000
 
 def make_app(**settings: object) -> FastAPI:
     app = FastAPI()
-    errors.install(app)
+    http_error.install(app)
     middleware.install(app, ServeSettings(max_body_bytes=LIMIT, **settings))  # type: ignore[arg-type]
 
     @app.post("/size")

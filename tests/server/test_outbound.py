@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 
 from ringlight.core.errors import InvalidSetting
-from ringlight.server.http.errors import HttpError
+from ringlight.server.http.http_error import HttpError
 from ringlight.server.safety.outbound import Outbound, resolve_host
 
 PICTURE = bytes(range(256)) * 100

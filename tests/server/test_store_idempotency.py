@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from ringlight.server.collection.store import Idempotency, JobStore
-from ringlight.server.http.errors import IdempotencyConflict
+from ringlight.server.http.http_error import IdempotencyConflict
 from tests.server.stores import at_once, new_job, opened
 from tests.server.stores import postgres as postgres
 from tests.server.stores import store as store

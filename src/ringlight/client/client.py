@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import msgspec
 
-from ringlight.client.errors import ApiError, Unreachable
+from ringlight.client.api_error import ApiError, Unreachable
 from ringlight.client.events import Event, read_events
 from ringlight.client.transport import Transport
 from ringlight.core.output import part_path

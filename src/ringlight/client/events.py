@@ -10,7 +10,7 @@ import httpx
 import msgspec
 from httpx_sse import EventSource, SSEError
 
-from ringlight.client.errors import ApiError
+from ringlight.client.api_error import ApiError
 from ringlight.wire.video import PreviewEvent, Progress, Video
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from ringlight.client.errors import ApiError, Unreachable
+from ringlight.client.api_error import ApiError, Unreachable
 from ringlight.core.errors import InvalidSetting
 
 FIRST_PAUSE_SECONDS = 0.5

@@ -19,18 +19,18 @@ from ringlight.core.config import EngineConfig
 from ringlight.core.errors import NotFound, Occupied
 from ringlight.core.settings import ServeSettings
 from ringlight.engine.engine import Engine
-from ringlight.server.api.events import Watchers
 from ringlight.server.api.openapi import describe
 from ringlight.server.api.parts import NO_IDS, Parts
 from ringlight.server.api.routes import content, pages, system, videos
 from ringlight.server.api.schemas import to_video
+from ringlight.server.api.watchers import Watchers
 from ringlight.server.collection.database import check_url
 from ringlight.server.collection.folder import check_data_folder
 from ringlight.server.collection.store import StoredDelivery
 from ringlight.server.collection.videos import Videos, engine_of
 from ringlight.server.collection.view import View
-from ringlight.server.http import errors, middleware
-from ringlight.server.http.errors import HttpError
+from ringlight.server.http import http_error, middleware
+from ringlight.server.http.http_error import HttpError
 from ringlight.server.observability.logs import configure_logs
 from ringlight.server.observability.meter import RequestMeter
 from ringlight.server.observability.metrics import Metrics, ServerState
@@ -120,7 +120,7 @@ def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     app.openapi = lambda: describe(app, needs_key=bool(len(keys)))  # type: ignore[method-assign]
-    errors.install(app, collection.tell)
+    http_error.install(app, collection.tell)
     app.add_exception_handler(405, method_not_allowed)
     middleware.install(app, settings)
     app.user_middleware.insert(1, Middleware(RequestMeter, metrics=metrics))  # in request ids, around all else

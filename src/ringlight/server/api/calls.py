@@ -25,7 +25,7 @@ from pydantic import (
 from ringlight.core.errors import Problem
 from ringlight.core.video_fields import MAX_SEED, VIDEO_FIELDS, VideoField
 from ringlight.server.http.body import Body
-from ringlight.server.http.errors import invalid
+from ringlight.server.http.http_error import invalid
 
 SIZE = re.compile(r"\s*([0-9]{1,6})\s*[xX×*]\s*([0-9]{1,6})\s*")
 SHOWN_CHARS = 80  # of what a client sent, in a message

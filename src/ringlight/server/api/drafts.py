@@ -17,7 +17,7 @@ from ringlight.families.model import ModelSpec
 from ringlight.server.api.calls import CreateVideo, ImageReference, Lengthed, shown
 from ringlight.server.collection.videos import Videos
 from ringlight.server.collection.view import Draft
-from ringlight.server.http.errors import HttpError
+from ringlight.server.http.http_error import HttpError
 from ringlight.server.safety.outbound import Outbound
 from ringlight.server.safety.pictures import check_picture, is_inline, read_inline
 

@@ -13,7 +13,7 @@ from ringlight.server.collection.folder import VIDEO_ID
 from ringlight.server.collection.store import StoredJob
 from ringlight.server.collection.videos import Videos
 from ringlight.server.collection.view import Draft
-from ringlight.server.http.errors import Conflict
+from ringlight.server.http.http_error import Conflict
 
 
 def to_remix(call: RemixVideo, source_id: str, videos: Videos, owner: str) -> Draft:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from ringlight.core.errors import NotFound
 from ringlight.core.settings import ServeSettings
-from ringlight.server.api.events import Watchers
+from ringlight.server.api.watchers import Watchers
 from ringlight.server.collection.folder import VIDEO_ID
 from ringlight.server.collection.videos import Videos
 from ringlight.server.observability.metrics import Metrics

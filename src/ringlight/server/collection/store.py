@@ -42,7 +42,7 @@ from ringlight.server.collection.stored import (
     to_job,
     versions,
 )
-from ringlight.server.http.errors import IdempotencyConflict
+from ringlight.server.http.http_error import IdempotencyConflict
 from ringlight.wire.video import VideoError
 
 __all__ = ["Idempotency", "JobStore", "StoredDelivery", "StoredJob"]

@@ -28,7 +28,7 @@ from ringlight.server.collection.retention import Retention
 from ringlight.server.collection.store import Idempotency, JobStore, StoredJob
 from ringlight.server.collection.view import Draft, View
 from ringlight.server.http.discretion import Discretion
-from ringlight.server.http.errors import HttpError, VideoNotReady
+from ringlight.server.http.http_error import HttpError, VideoNotReady
 
 logger = logging.getLogger(__name__)
 

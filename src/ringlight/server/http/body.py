@@ -21,7 +21,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from ringlight.core.plain import plain
-from ringlight.server.http.errors import HttpError
+from ringlight.server.http.http_error import HttpError
 from ringlight.server.http.multipart import FormPart, MultipartReader, decode, invalid_body
 
 MAX_VALUES = 200

@@ -12,7 +12,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from ringlight.server.http.errors import HttpError
+from ringlight.server.http.http_error import HttpError
 from ringlight.server.http.middleware import RequestIds
 
 HEAD_SECONDS = 20.0  # for the head of a request, from its first byte or from the beginning of the connection

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ringlight.core.errors import NotFound
-from ringlight.server.http.errors import HttpError
+from ringlight.server.http.http_error import HttpError
 
 CHUNK_BYTES = 256 * 1024
 RANGE = re.compile(r"bytes=\s*([0-9]{0,19})\s*-\s*([0-9]{0,19})\s*", re.IGNORECASE)

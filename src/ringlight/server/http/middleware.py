@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ringlight.core.settings import ServeSettings
-from ringlight.server.http.errors import HttpError
+from ringlight.server.http.http_error import HttpError
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -169,7 +169,7 @@ class BodyLimit:
 
 
 def install(app: FastAPI, settings: ServeSettings) -> None:
-    """Add all of these to `app`; call `errors.install` before. The last one added is the outermost."""
+    """Add all of these to `app`; call `http_error.install` before. The last one added is the outermost."""
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(SameSite, allowed_origins=settings.cors_origin)
     if settings.cors_origin:

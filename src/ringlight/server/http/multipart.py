@@ -9,7 +9,7 @@ import msgspec
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from ringlight.server.http.errors import HttpError
+from ringlight.server.http.http_error import HttpError
 
 MAX_PARTS = 200
 MAX_NAME_BYTES = 256

@@ -14,7 +14,7 @@ from typing import Self
 
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.settings import ServeSettings
-from ringlight.server.http.errors import HttpError
+from ringlight.server.http.http_error import HttpError
 
 logger = logging.getLogger(__name__)
 

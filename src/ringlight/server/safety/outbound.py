@@ -20,7 +20,7 @@ import httpx
 
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.plain import plain
-from ringlight.server.http.errors import HttpError
+from ringlight.server.http.http_error import HttpError
 from ringlight.server.safety.addresses import DEFAULT_PORTS, HostRule, is_disguised, is_public
 
 MAX_REDIRECTS = 3

@@ -32,7 +32,7 @@ from ringlight.core.clock import Clock
 from ringlight.core.errors import InvalidSetting, StoreError
 from ringlight.core.plain import plain
 from ringlight.core.settings import ServeSettings
-from ringlight.server.http.errors import HttpError
+from ringlight.server.http.http_error import HttpError
 from ringlight.server.safety.outbound import Outbound
 
 logger = logging.getLogger(__name__)

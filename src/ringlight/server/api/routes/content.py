@@ -21,7 +21,7 @@ from ringlight.server.collection.videos import Variant
 from ringlight.server.collection.view import View
 from ringlight.server.http.body import read_body
 from ringlight.server.http.content import FileAnswer, client_leaves
-from ringlight.server.http.errors import HttpError
+from ringlight.server.http.http_error import HttpError
 
 MEDIA_TYPES: dict[Variant, tuple[str, str]] = {
     "video": ("video/mp4", "mp4"),

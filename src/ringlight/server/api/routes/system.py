@@ -16,7 +16,7 @@ from ringlight.families.model import ModelSpec
 from ringlight.server.api.openapi import answers
 from ringlight.server.api.parts import Owner, Parts, Served
 from ringlight.server.api.schemas import Alive, Health, Ready, ReplicaHealth, Version, as_model
-from ringlight.server.http.errors import HttpError
+from ringlight.server.http.http_error import HttpError
 from ringlight.wire.model import FieldCard, ModelCard, ModelList
 
 TYPES: dict[type, Literal["integer", "number", "string"]] = {int: "integer", float: "number", str: "string"}

@@ -16,7 +16,7 @@ from ringlight.server.api.schemas import VideoDeleted, as_model, poll_after_ms, 
 from ringlight.server.collection.store import Idempotency
 from ringlight.server.collection.view import Draft, View
 from ringlight.server.http.body import Body, read_body
-from ringlight.server.http.errors import HttpError, NotImplementedHere
+from ringlight.server.http.http_error import HttpError, NotImplementedHere
 from ringlight.wire.video import Video, VideoList
 
 MAX_KEY_LENGTH = 255
