@@ -19,9 +19,11 @@ from ringlight.engine.engine import Engine
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import read_model
 from ringlight.families.wan22_ti2v.demo import DEMO
-from tests.forking import fork_rank
+from tests.forking import fork_command, fork_rank
+from tests.server.served import Served
 
 torch.set_num_threads(1)  # ranks are forked from this process, which must not have a pool of threads by then
+Served.launch = staticmethod(fork_command)
 
 
 def pytest_collection_finish() -> None:

@@ -65,7 +65,7 @@ def test_the_command_prints_tables_and_what_it_chose() -> None:
 
 
 def test_planning_imports_nothing_heavy() -> None:
-    modules = ", ".join(f"ringlight.planner.{name}" for name in ("fleet", "tables", "calibration", "published"))
+    modules = ", ".join(f"ringlight.planner.{name}" for name in ("fleet", "tables", "calibration", "prediction"))
     program = f"import sys, {modules}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert not set(done.stdout.split()) & set(HEAVY)

@@ -6,16 +6,16 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, ClassVar
 
 import httpx
 import pytest
 
+from tests.cli.commands import RINGLIGHT
 from tests.engine.processes import wait_until
-from tests.forking import fork_command
 
 READY_SECONDS = 120.0
 POLL_SECONDS = 0.05  # between two questions to a server whose ranks have something to do on the same cores
@@ -38,8 +38,17 @@ NOBODY = "video_" + "0" * 32
 """An id that no video has."""
 
 
+def start_program(
+    arguments: Iterable[object], out: IO[bytes], err: IO[bytes], environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start the installed `ringlight`."""
+    return subprocess.Popen([RINGLIGHT, *map(str, arguments)], stdout=out, stderr=err, env=environment)
+
+
 class Served:
-    """A running `ringlight serve`."""
+    """A running `ringlight serve`: a program that is started, as benchmarks time it; tests have it forked."""
+
+    launch: ClassVar[Callable[..., subprocess.Popen[bytes]]] = staticmethod(start_program)
 
     def __init__(self, folder: Path, checkpoint: Path, *options: object, port: int = 0, **environment: str) -> None:
         """Start it; `wait_until_ready` waits for the workers. `folder` keeps its data and its log."""
@@ -50,7 +59,7 @@ class Served:
         arguments = ["serve", "--model-path", checkpoint, "--port", self.port, "--data-dir", folder / "data"]
         arguments += ["--num-threads", 1, "--log-format", "json", *options]
         with self.log_path.open("ab") as log:
-            self.process = fork_command(arguments, log, log, os.environ | environment)
+            self.process = self.launch(arguments, log, log, os.environ | environment)
         self.http = httpx.Client(base_url=self.url, timeout=60.0, trust_env=False)
 
     @property
