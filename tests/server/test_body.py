@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai import OpenAI
 
-from ringlight.server.http import body, errors
+from ringlight.server.http import body, http_error
 from ringlight.server.http.body import Body, read_body
 from ringlight.server.http.http_error import HttpError
 from tests.server.serving import serving
@@ -297,7 +297,7 @@ def test_extra_fields_are_fields() -> None:
 def echo() -> Iterator[str]:
     """A server that answers a Video whose prompt is what it read."""
     app = FastAPI()
-    errors.install(app)
+    http_error.install(app)
 
     @app.post("/v1/{rest:path}")
     async def answer(request: Request) -> dict[str, Any]:

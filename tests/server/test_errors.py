@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from ringlight.core import errors as core
 from ringlight.core.codes import CODES
 from ringlight.core.settings import ServeSettings
-from ringlight.server.http import errors, middleware
+from ringlight.server.http import http_error, middleware
 from ringlight.server.http.http_error import HttpError, to_api_error
 from tests.server.serving import serving
 
@@ -24,10 +24,10 @@ RAISED: dict[str, Exception] = {
     "store": core.StoreError("disk I/O error"),
     "worker": core.WorkerError("rank 1 died"),
     "missing": core.NotFound("there is no video_1"),
-    "conflict": errors.Conflict("video_1 is queued"),
-    "unsupported": errors.NotImplementedHere("this model cannot edit"),
-    "again": errors.IdempotencyConflict("another body"),
-    "early": errors.VideoNotReady("video_1 is queued"),
+    "conflict": http_error.Conflict("video_1 is queued"),
+    "unsupported": http_error.NotImplementedHere("this model cannot edit"),
+    "again": http_error.IdempotencyConflict("another body"),
+    "early": http_error.VideoNotReady("video_1 is queued"),
     "api": HttpError(401, "invalid_api_key", "no such key", headers={"WWW-Authenticate": "Bearer"}),
     "teapot": HTTPException(418, "short and stout"),
     "large": HTTPException(413),
@@ -38,7 +38,7 @@ RAISED: dict[str, Exception] = {
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     app = FastAPI()
-    errors.install(app)
+    http_error.install(app)
     middleware.install(app, ServeSettings())
 
     @app.get("/raise/{name}")
@@ -133,7 +133,7 @@ def test_a_defect_outside_of_the_application_too() -> None:
             raise KeyError("outside")
 
     app = FastAPI()
-    errors.install(app)
+    http_error.install(app)
     app.add_middleware(Broken)
     with serving(app) as address:
         response = httpx.get(address)
