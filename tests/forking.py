@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
+from ringlight.cli.main import main
 from ringlight.engine import process
 from ringlight.worker import main as worker
 
@@ -77,12 +78,9 @@ def fork_command(
     namespace: str = "",
 ) -> Forked:
     """`ringlight` with these arguments, in a folder and in a network namespace. Its workers are forked too, from it."""
-
     command = ["ringlight", *map(str, arguments)]
 
     def work() -> None:
-        from ringlight.cli.main import main  # here, for ranks have no use for it
-
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
         os.chdir(folder or ".")
@@ -148,7 +146,7 @@ def be_new(environment: Mapping[str, str], inherited: Collection[int]) -> None:
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
         setattr(sys, name, open(number, "w" if number else "r", buffering=1, closefd=False))  # noqa: SIM115
     for each in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        if callable(signal.getsignal(each)) or each == signal.SIGHUP:  # which the tests ignore where nohup runs them
+        if callable(signal.getsignal(each)) or each == signal.SIGHUP:  # ignored under nohup
             signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
     faulthandler.disable()
     logging.getLogger().handlers.clear()

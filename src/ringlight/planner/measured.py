@@ -13,8 +13,8 @@ from ringlight.planner.machine import Machine
 def as_measured(work: Work, layout: ParallelLayout, machine: Machine) -> Machine:
     """A machine with the link that its ranks have measured, and as fast as they were in a block of the network.
 
-    As it is where they have measured nothing, as a single rank has not. Seconds of a calibration stay: they are of
-    whole videos.
+    As it is where they have measured nothing, as a single rank has not, or where this is done: what is answered has no
+    speeds left to take in. Seconds of a calibration stay: they are of whole videos.
     """
     abilities = machine.abilities
     if abilities is None or (speeds := abilities.speeds) is None:
