@@ -41,6 +41,11 @@ class ApiError(RinglightError):
         return str(self)
 
     @classmethod
+    def unexpected(cls, problem: str) -> ApiError:
+        """For an answer of success that is not what was asked for, as from another server."""
+        return cls(200, "unexpected_answer", problem)
+
+    @classmethod
     def of(cls, status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
         """From an answer. One that is not in the server's envelope comes from something in between, such as a proxy."""
         try:

@@ -195,7 +195,7 @@ def _decode(content: bytes, kind: type[Kind]) -> Kind:
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.DecodeError as error:
-        raise ApiError(200, "unexpected_answer", f"not the answer of a Ringlight server: {error}") from None
+        raise ApiError.unexpected(f"not the answer of a Ringlight server: {error}") from None
 
 
 def _as_form(value: Any) -> str:

@@ -35,13 +35,9 @@ def read_events(answer: httpx.Response) -> Iterator[Event]:
                 try:
                     yield read(event.data)
                 except (msgspec.DecodeError, binascii.Error) as error:
-                    raise _unexpected(f"a {event.event} event cannot be read: {error}") from None
+                    raise ApiError.unexpected(f"a {event.event} event cannot be read: {error}") from None
     except SSEError as error:
-        raise _unexpected(f"not a stream of events: {error}") from None
-
-
-def _unexpected(problem: str) -> ApiError:
-    return ApiError(200, "unexpected_answer", problem)
+        raise ApiError.unexpected(f"not a stream of events: {error}") from None
 
 
 def _read_video(text: str) -> Video:
