@@ -13,12 +13,13 @@ import math
 import os
 import resource
 import signal
+import time
 from typing import Any
 
 import torch
 
 from ringlight.core import messages
-from ringlight.core.errors import NumericalError
+from ringlight.core.errors import NumericalError, RinglightError
 from ringlight.families.wan.recipe import WanRecipe
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.group import RankGroup
@@ -82,6 +83,17 @@ def break_release() -> None:
     worker.release_memory = fail
 
 
+def be_late() -> None:
+    """The engine hears late of how a job has failed."""
+    told = worker.failed
+
+    def fail(job: messages.RunJob, failure: RinglightError) -> messages.JobFailed:
+        time.sleep(0.5)
+        return told(job, failure)
+
+    worker.failed = fail
+
+
 def diverge() -> None:
     raise NumericalError("latents are not finite")
 
@@ -104,6 +116,7 @@ FAULTS = {
     "memory": run_out_of_memory,
     "device": break_device,
     "release": break_release,
+    "late": be_late,
     "nan": diverge,
     "error": err,
     "full": fill_disk,

@@ -183,10 +183,11 @@ def test_a_device_that_has_failed_ends_its_ranks_also_where_all_raise_alike(pair
     assert pair.makes_the_same_as_ever()
 
 
-def test_a_failure_is_told_before_memory_is_given_back(pair: Pair, tmp_path: Path) -> None:
+@pytest.mark.parametrize("faults", ["release all Denoising", "late 0 Denoising; release 1 Denoising"])
+def test_a_failure_is_told_before_memory_is_given_back(pair: Pair, tmp_path: Path, faults: str) -> None:
     """A device may fail only then. The job has its own error; the ranks end, and the next job has new ones."""
     before = pair.pids
-    fail(pair, "release all Denoising; memory all step 1", OutOfMemory, tmp_path / "film.npy")
+    fail(pair, f"{faults}; memory all step 1", OutOfMemory, tmp_path / "film.npy")
     assert all(map(ends, before))
     assert pair.makes_the_same_as_ever()
 

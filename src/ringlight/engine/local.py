@@ -302,14 +302,18 @@ class LocalReplica:
     def _end(self, rank: RankProcess, sign: Sign) -> RinglightError:
         """End all ranks, of which one has given a sign that they are out of step. Returns the error that began it.
 
-        The first sign need not be the cause: ranks notice that another is gone before we hear why. What keeps another
-        machine's rank from starting is for that machine to mend, where this one goes on waiting for it.
+        The first sign need not be the cause: ranks notice that another is gone before we hear why. What the others have
+        said of their job by then is handed on. What keeps another machine's rank from starting is for that machine to
+        mend, where this one goes on waiting for it.
         """
         signs = [sign]
         others = {other.connection: other for other in self._ranks if other is not rank}
         deadline = time.monotonic() + CAUSE_SECONDS
-        while others and not any(map(is_cause, signs)) and time.monotonic() < deadline:
-            for connection in wait(list(others), max(0.0, deadline - time.monotonic())):
+        while others and (remaining := deadline - time.monotonic()) > 0:
+            speaking = wait(list(others), 0.0 if any(map(is_cause, signs)) else remaining)
+            if not speaking:
+                break
+            for connection in speaking:
                 other = others[connection]  # type: ignore[index]
                 try:
                     message = other.receive()
@@ -320,6 +324,8 @@ class LocalReplica:
                 if isinstance(message, messages.GroupBroken | messages.WorkerFailed):
                     signs.append(message)
                     del others[other.connection]
+                elif isinstance(message, messages.JobMessage):
+                    self._hand_on(message)
         is_starting = not self._ready
         self._kill()
         cause = likeliest_cause(signs)

@@ -112,11 +112,21 @@ class Worker:
             failure = self._work(job)
             self._group.expect(None)
             if failure is not None:
-                if self._place.rank == 0:
-                    self._corridor.send(failed(job, failure))
+                self._tell(job, failure)
                 self._release_memory()
         self._group.leave()
         self._finishing.wait()
+
+    @collective
+    def _tell(self, job: messages.RunJob, failure: RinglightError) -> None:
+        """Tell the engine how a job failed, before any rank goes on: one that fails then takes them all with it."""
+        if self._place.rank == 0:
+            self._corridor.send(failed(job, failure))
+        try:
+            self._group.control.agree(0)
+        except LinkLost as lost:
+            self._follow(self._loss(lost))
+            raise
 
     @collective
     def _next_order(self) -> messages.ToWorker:
