@@ -16,7 +16,7 @@ from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, InvalidSetti
 from ringlight.core.fields import LAYOUT, MACHINE, setting
 from ringlight.core.kernels import AUTO, attention_place
 from ringlight.core.layout import AskedLayout
-from ringlight.core.plain import plain
+from ringlight.core.plain import bytes_of, plain
 from ringlight.core.request import RequestDefaults, RequestLimits
 
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -87,7 +87,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     slice under the computation of another: 0 to follow from sizes and link, 1 to send all at once. A rank that has not
     been heard of for `watchdog_timeout` is lost. `warm_up`: the smallest video is made before the workers say that they
     are ready. `calibration` is the file of a report or calibration of this machine that plans go by, empty for none;
-    `memory_check`: what is predicted not to fit is refused. Raises InvalidSetting.
+    `memory_check`: what is predicted not to fit is refused. `memory_budget` is a size in text (`memory_budget_bytes`):
+    where not all weights fit into it beside the work, plans say what is kept where. Raises InvalidSetting.
     """
 
     model_path: Annotated[
@@ -109,6 +110,15 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         int, setting("Latent frames decoded at a time; 0 follows the card's memory.", MACHINE, ge=0)
     ] = 0
     warm_up: Annotated[bool, setting("Make the smallest video before saying that all is ready.", MACHINE)] = False
+    memory_budget: Annotated[
+        str,
+        setting(
+            "Of a rank's device, such as 10GiB; of a CPU, what a rank has of its own beside shared weights. Left out: "
+            "what the card has, less a margin; of a CPU, no bound.",
+            MACHINE,
+            metavar="SIZE",
+        ),
+    ] = ""
     prompt_cache_bytes: int = 256 * 2**20
     asked_layout: AskedLayout = AskedLayout()
     num_slices: Annotated[
@@ -133,6 +143,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.attention != AUTO:
             attention_place(self.attention)
+        if self.memory_budget and not self.memory_budget_bytes:
+            raise InvalidSetting("memory-budget must be more than 0; left out, it is what the device has")
         if self.num_slices < 0:
             raise InvalidSetting(f"num-slices must be 0 or more, not {self.num_slices}; 0 leaves the number to us")
         if not 0 < self.watchdog_timeout < math.inf:
@@ -143,6 +155,14 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidSetting(
                 f"startup-timeout must be a number of seconds above 0, not {plain(self.startup_timeout)}"
             )
+
+    @property
+    def memory_budget_bytes(self) -> int:
+        """What is asked for in bytes, 0 where it is left out. Raises InvalidSetting for what is no size."""
+        try:
+            return bytes_of(self.memory_budget) if self.memory_budget else 0
+        except ValueError as error:
+            raise InvalidSetting(f"memory-budget: {error}") from None
 
 
 class DefaultsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,6 +1,24 @@
-"""Numbers in sentences."""
+"""Numbers in sentences, and sizes as people write them."""
 
 from __future__ import annotations
+
+import re
+
+UNITS = {"": 1, "B": 1} | {
+    f"{letter}{binary}B": base**power
+    for power, letter in enumerate("KMGT", 1)
+    for binary, base in (("", 1000), ("i", 1024))
+}
+SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+
+
+def bytes_of(text: str) -> int:
+    """Read a size such as 10GiB, 9.5 GB or 4000000000. Raises ValueError."""
+    match = SIZE.fullmatch(text)
+    units = {name.lower(): factor for name, factor in UNITS.items()}
+    if match is None or match[2].lower() not in units:
+        raise ValueError(f"{text!r} is no size such as 10GiB or 9.5GB")
+    return int(float(match[1]) * units[match[2].lower()])
 
 
 def plain(number: float, digits: int = 6) -> str:

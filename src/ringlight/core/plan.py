@@ -25,13 +25,32 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     speeds: Speeds | None = None
 
 
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a rank keeps what it needs in a job, where its device does not hold all weights at once.
+
+    A stage then has only its own network there: of the text encoder a layer or two, its token table never. Of the
+    transformer's blocks `streamed_blocks`, spread evenly, come from the host for every forward, and the others stay
+    while it denoises; keys of texts are made of weights that only pass through. With `streams_decoder` a level of the
+    decoder comes when it is next, else all of it stays while it decodes. `host_history` levels of the decoder, counted
+    from the last, keep what they have seen of earlier frames on the host. `frames_at_once` go through the last levels
+    at a time; 0 follows from the portion, as everywhere else.
+    """
+
+    streamed_blocks: int = 0
+    streams_decoder: bool = False
+    host_history: int = 0
+    frames_at_once: int = 0
+
+
 class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How a job runs: slices of a rank's tokens that a forward sends ahead, whether two forwards take turns, and latent
-    frames that are decoded at a time. For its report also what is predicted of it, and why its layout is this one."""
+    """How a job runs: slices of a rank's tokens that a forward sends ahead, whether two forwards take turns, latent
+    frames that are decoded at a time, and what is kept where (None: all on the device, always). For its report also
+    what is predicted of it, and why its layout is this one."""
 
     num_slices: int = 1
     take_turns: bool = False
     decode_chunk: int = 1
+    placement: Placement | None = None
     predicted: PredictedReport | None = None
     layout_reason: str = ""
 

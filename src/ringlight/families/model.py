@@ -14,6 +14,7 @@ import msgspec
 
 from ringlight.core.geometry import VideoScales
 from ringlight.core.layout import ParallelLayout
+from ringlight.core.plan import Placement
 from ringlight.core.portions import most_tokens
 from ringlight.core.scheduler import SchedulerSpec
 from ringlight.families.layers.decoder import DecoderLayers
@@ -65,10 +66,17 @@ class VaeNumbers(VideoScales, Protocol):
     def encoder(self) -> EncoderLayers: ...
 
     def decoding_elements(
-        self, latent_size: tuple[int, int, int], num_ranks: int, portion: int, on_cpu: bool, itemsize: int
+        self,
+        latent_size: tuple[int, int, int],
+        num_ranks: int,
+        portion: int,
+        on_cpu: bool,
+        itemsize: int,
+        placement: Placement | None = None,
     ) -> int:
         """Elements that a rank's decoder holds at its most, beside weights and latents. `latent_size` is (frames, rows,
-        columns) of the latents, of which it takes `portion` frames at a time; `itemsize` is that of its dtype."""
+        columns) of the latents, of which it takes `portion` frames at a time; `itemsize` is that of its dtype. Of a
+        `placement` the history that lies on the host is not counted."""
 
 
 class TextNumbers(Protocol):

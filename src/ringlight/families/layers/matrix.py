@@ -49,6 +49,11 @@ class BlockLayers(msgspec.Struct, frozen=True, kw_only=True):
         matrices = (self.to_qkv, self.text_to_kv, *self.after_attention)
         return sum(matrix.parameters for matrix in matrices) + self.vectors
 
+    @property
+    def text_parameters(self) -> int:
+        """Those of the text's keys and values, which are made once a request: no forward needs them."""
+        return self.text_to_kv.parameters + self.text_to_kv.outputs // 2  # and the norm of keys
+
     def product_flops(self, num_tokens: int) -> float:
         """Operations of the products for so many tokens; the text's keys and values are made once a request."""
         return sum(matrix.flops(num_tokens) for matrix in (self.to_qkv, *self.after_attention))

@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 
 from ringlight.core.layout import split_sizes
+from ringlight.core.plan import Placement
 from ringlight.core.portions import takes_pairs
 from ringlight.families.layers.convolution import Convolution, MidLayers, ResidualLayers
 from ringlight.families.layers.decoder import DecoderLayers, UpLayers
@@ -92,7 +93,13 @@ class VaeSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         )
 
     def decoding_elements(
-        self, latent_size: tuple[int, int, int], num_ranks: int, portion: int, on_cpu: bool, itemsize: int
+        self,
+        latent_size: tuple[int, int, int],
+        num_ranks: int,
+        portion: int,
+        on_cpu: bool,
+        itemsize: int,
+        placement: Placement | None = None,
     ) -> int:
         """Elements that a rank's decoder holds at its most: history, the workspace of convolutions, activations."""
         num_latents, rows, columns = latent_size
