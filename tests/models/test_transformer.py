@@ -166,7 +166,7 @@ def test_slots_are_the_names_and_shapes_of_diffusers(tiny: Path) -> None:
 def test_packed_linear_map_is_the_plain_one() -> None:
     plain, packed = Linear(48, 80), Linear(48, 80)
     packed.load_state_dict(plain.state_dict())
-    packed.requires_grad_(False).optimise_layout()
+    packed.requires_grad_(False).lay_out()
     x = torch.randn(3, 17, 48)
     torch.testing.assert_close(packed(x), plain(x), rtol=0, atol=2e-6)
     torch.testing.assert_close(packed.with_gelu(x), plain.with_gelu(x), rtol=0, atol=2e-6)

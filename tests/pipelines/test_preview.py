@@ -131,6 +131,7 @@ def test_previews_come_in_time_and_change_nothing(
 
 def test_a_preview_is_at_most_320_pixels_wide(tiny: Path) -> None:
     painter = Painter(load_pipeline(tiny).vae)
+    painter.fit(CPU)
     for rows, columns, size in ((44, 80, (320, 176)), (2, 200, (320, 3)), (3, 5, (20, 12))):
         with Image.open(io.BytesIO(painter.paint(torch.randn(48, rows, columns)))) as picture:
             assert picture.size == size

@@ -180,7 +180,8 @@ class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
 
     `local_rank` of `num_local` counts on this machine, where the first rank has device `first_device`, and which others
     see at `address`. Ranks meet at a store that rank 0 keeps at `host`:`port`; `listener` is the descriptor of a socket
-    that already listens there, which rank 0 is given, and -1 for all others.
+    that already listens there, which rank 0 is given, and -1 for all others. `shelf` is the descriptor of memory of
+    this machine in which all of its ranks keep one copy of the weights, -1 where each has them on its device.
     """
 
     rank: int = 0
@@ -192,6 +193,7 @@ class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 0
     listener: int = -1
     first_device: int = 0
+    shelf: int = -1
 
     @property
     def num_nodes(self) -> int:
@@ -202,6 +204,11 @@ class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
     def node_rank(self) -> int:
         """Which of them this is."""
         return self.rank // self.num_local
+
+    @property
+    def inherited(self) -> list[int]:
+        """Descriptors that the process is given."""
+        return [descriptor for descriptor in (self.listener, self.shelf) if descriptor >= 0]
 
 
 class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,7 +29,8 @@ class MemoryReport(msgspec.Struct, frozen=True, kw_only=True):
 
     On CUDA: peaks of the caching allocator; overhead is its slack, reserved - allocated, and the ratio is
     overhead / reserved. On a CPU these are null and the peak resident size stands there, with its growth over
-    the idle worker (weights loaded, nothing running).
+    the idle worker (weights loaded, nothing running); or, where ranks share their weights, the peak of what a rank has
+    of its own (anonymous memory).
     """
 
     rank: int
@@ -41,10 +42,11 @@ class MemoryReport(msgspec.Struct, frozen=True, kw_only=True):
     peak_resident_bytes: int | None = None
     idle_resident_bytes: int | None = None
     resident_growth_bytes: int | None = None
+    peak_own_bytes: int | None = None
 
     @property
     def peak_bytes(self) -> int:
-        return self.peak_reserved_bytes or self.peak_resident_bytes or 0
+        return self.peak_reserved_bytes or self.peak_resident_bytes or self.peak_own_bytes or 0
 
 
 class LinkReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,13 +56,26 @@ class LinkReport(msgspec.Struct, frozen=True, kw_only=True):
     wait_seconds: float
 
 
+class WeightsReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Weights of one rank that do not lie on its device all the time. `host_bytes` are the host's copy, which all ranks
+    of a machine share, of which `pinned_bytes` are page-locked. By network what came to the device in a run, and how
+    long the computation waited for it; a CPU computes with the host's copy, so that nothing comes."""
+
+    host_bytes: int
+    pinned_bytes: int = 0
+    brought_bytes: dict[str, int] = {}
+    wait_seconds: dict[str, float] = {}
+
+
 class RankReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank's part of a run: its stages, its memory, and its traffic by kind."""
+    """One rank's part of a run: its stages, its memory, its traffic by kind, and weights that had to come (None where
+    all are on its device)."""
 
     rank: int
     stages: list[StageReport]
     memory: MemoryReport
     link: dict[str, LinkReport]
+    weights: WeightsReport | None = None
 
 
 class PredictedReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,7 +179,8 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         parts = [self._stage_table(), self._memory_table()]
         if len(self.ranks) > 1:
             parts += [self._rank_table(), self._link_table()]
-        return "\n\n".join("\n".join(part) for part in parts)
+        parts.append(self._weights_table())
+        return "\n\n".join("\n".join(part) for part in parts if part)
 
     def _stage_table(self) -> list[str]:
         """Peaks of memory are the worst rank's. With more than one rank also the slowest rank's seconds."""
@@ -222,6 +238,8 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     def _memory_table(self) -> list[str]:
         lines = ["| Memory | GiB |", "|---|---:|"]
         worst = self.worst_memory
+        if worst.peak_own_bytes is not None:
+            return [*lines, f"| Peak of a rank's own | {worst.peak_own_bytes / GIB:.2f} |", *self._host_rows()]
         if worst.peak_reserved_bytes is None:
             rows = [
                 ("Peak resident", worst.peak_resident_bytes),
@@ -237,7 +255,26 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
             ("Memory Overhead", worst.overhead_bytes),
         ]
         lines += [f"| {name} | {(value or 0) / GIB:.2f} |" for name, value in gpu_rows]
-        return [*lines, f"| Overhead Ratio | {worst.overhead_ratio or 0:.1%} |"]
+        return [*lines, f"| Overhead Ratio | {worst.overhead_ratio or 0:.1%} |", *self._host_rows()]
+
+    def _host_rows(self) -> list[str]:
+        """What lies on the host, where weights do."""
+        weights = next((rank.weights for rank in self.ranks if rank.weights is not None), None)
+        if weights is None:
+            return []
+        rows = [("Weights on the host, shared", weights.host_bytes), ("of which page-locked", weights.pinned_bytes)]
+        return [f"| {name} | {value / GIB:.2f} |" for name, value in rows]
+
+    def _weights_table(self) -> list[str]:
+        """By network, the most that came to any rank, and the longest that any waited for it."""
+        reports = [rank.weights for rank in self.ranks if rank.weights is not None]
+        names = sorted({name for report in reports for name in report.brought_bytes})
+        lines = ["| Weights (worst rank) | Brought (GiB) | Waited (s) |", "|---|---:|---:|"]
+        for name in names:
+            brought = max(report.brought_bytes.get(name, 0) for report in reports)
+            waited = max(report.wait_seconds.get(name, 0.0) for report in reports)
+            lines.append(f"| {name} | {brought / GIB:.2f} | {waited:.4f} |")
+        return lines if names else []
 
 
 def _row(cells: Iterable[str]) -> str:

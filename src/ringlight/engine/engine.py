@@ -35,6 +35,7 @@ from ringlight.core.sizes import Size, decide_size
 from ringlight.core.warning import size_warnings
 from ringlight.core.weights import require_whole
 from ringlight.engine.foresight import Foresight
+from ringlight.engine.host_memory import HostMemory
 from ringlight.engine.jobs import Deadline, Job, JobState, Submission
 from ringlight.engine.layouts import Layouts
 from ringlight.engine.local import LocalReplica
@@ -98,6 +99,7 @@ class Engine:
         self._open: dict[str, Job] = {}  # all that are not over
         self._admitted: set[str] = set()  # those of them that have a place, and are not in the queue yet
         self._closing = threading.Event()
+        self._memory: HostMemory | None = None
         self._runners = [
             Runner(f"replica-{number}", each, self.queue, supervised, self._notify, self._advise, self._settle)
             for number, each in enumerate([replica] if replica is not None else self._replicas(num_replicas))
@@ -119,7 +121,11 @@ class Engine:
         config = msgspec.structs.replace(self.config, model_path=str(self.checkpoint), asked_layout=chosen)
         if number > 1 and not config.num_threads:  # they share the cores of this machine
             config = msgspec.structs.replace(config, num_threads=cores_each(number * num_ranks))
-        return [LocalReplica(config, self.limits, num_ranks, first_device=index * num_ranks) for index in range(number)]
+        self._memory = HostMemory() if self._foresight.is_placed else None
+        return [
+            LocalReplica(config, self.limits, num_ranks, first_device=index * num_ranks, memory=self._memory)
+            for index in range(number)
+        ]
 
     def __enter__(self) -> Self:
         return self
@@ -294,6 +300,8 @@ class Engine:
                 self.queue.put(job)
         if is_closed:
             job.fail(Cancelled("the engine was closed"))
+        if self._memory is not None:
+            self._memory.close()
 
     def _forget(self, job: Job) -> None:
         with self._changed:

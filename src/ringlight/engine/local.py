@@ -16,6 +16,7 @@ from ringlight.core.errors import InvalidLayout, RinglightError, WorkerError, fr
 from ringlight.core.plain import plain
 from ringlight.core.request import RequestLimits
 from ringlight.engine import process
+from ringlight.engine.host_memory import HostMemory
 from ringlight.engine.network import address_towards, knock, listen_for_nodes
 from ringlight.engine.process import RankDeath, RankProcess
 from ringlight.engine.replica import Lost, Receive
@@ -31,17 +32,25 @@ Sign = WorkerError | messages.GroupBroken | messages.WorkerFailed  # that ranks 
 class LocalReplica:
     """Worker processes on this machine, `num_ranks` over all machines. Rank 0 gives their messages on jobs.
 
-    `first_device` is the first GPU of this machine that they take. Once they are ready a thread listens to them, and
-    asks each now and then whether it still runs: also ranks that are stopped all at once are found.
+    `first_device` is the first GPU of this machine that they take; with `memory` their weights lie there. Once they are
+    ready a thread listens to them, and asks each now and then whether it still runs: also ranks that are stopped all at
+    once are found.
     """
 
     def __init__(
-        self, config: EngineConfig, limits: RequestLimits, num_ranks: int = 1, *, first_device: int = 0
+        self,
+        config: EngineConfig,
+        limits: RequestLimits,
+        num_ranks: int = 1,
+        *,
+        first_device: int = 0,
+        memory: HostMemory | None = None,
     ) -> None:
         self._config = config
         self._limits = limits
         self._num_ranks = num_ranks
         self._first_device = first_device
+        self._memory = memory
         self._ranks: list[RankProcess] = []
         self._checkpoint = ""
         self._waiting = Waiting()
@@ -178,6 +187,7 @@ class LocalReplica:
                 port=port,
                 listener=listener if rank == 0 else -1,
                 first_device=self._first_device,
+                shelf=-1 if self._memory is None else self._memory.descriptor,
             )
             yield messages.WorkerSetup(
                 config=self._config, limits=self._limits, place=place, checkpoint=self._checkpoint

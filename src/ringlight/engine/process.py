@@ -40,7 +40,7 @@ class RankProcess:
         self.connection, theirs = Pipe()
         self._send_lock = threading.Lock()
         self.unanswered = 0
-        inherited = [theirs.fileno()] + ([setup.place.listener] if setup.place.listener >= 0 else [])
+        inherited = [theirs.fileno(), *setup.place.inherited]
         with theirs:
             arguments = [str(theirs.fileno()), msgspec.json.encode(setup).decode()]
             try:

@@ -11,6 +11,7 @@ import torch
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig
 from ringlight.core.plan import SIMPLEST, Abilities, JobPlan
+from ringlight.core.report import WeightsReport
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import family_of, read_model
@@ -51,6 +52,13 @@ class Recipe(Protocol):
     def measure(self, world: Axis, control: Control) -> Abilities:
         """What the ranks can do, the least of all of them. All call it together."""
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether weights lie on the host, so that every plan has a placement."""
+
+    def weights_report(self) -> WeightsReport | None:
+        """What of the weights came to the device since this was last asked; None where all are there always."""
+
     def patience_seconds(self, request: VideoRequest) -> float:
         """More seconds than any rank could need between two boundaries of a request."""
 
@@ -62,11 +70,13 @@ def load_recipe(
     dtype: torch.dtype,
     vae_dtype: torch.dtype,
     world: Axis | None = None,
+    shelf: int | None = None,
 ) -> Recipe:
     """Load the checkpoint of `config`, of the text encoder the part of this rank of `world` (None: a single rank).
 
-    Raises InvalidCheckpoint.
+    To the device, or with a `shelf` to that memory of this machine, which its ranks share: its descriptor, or -1 for
+    memory of this process alone. Raises InvalidCheckpoint.
     """
     family = family_of(read_model(find_checkpoint(config.model_path)))
-    recipe: Recipe = resolve_name(family.recipe)(config, limits, device, dtype, vae_dtype, world)
+    recipe: Recipe = resolve_name(family.recipe)(config, limits, device, dtype, vae_dtype, world, shelf)
     return recipe

@@ -21,8 +21,9 @@ class LinearMap(Protocol):
 
 
 class Linear(nn.Linear):
-    """y = x W^T + b. In float32 on a CPU it runs in oneDNN with its weight packed once, which took 0.80-0.86 of the
-    time of torch's own choice on one core (docs/log.md); everywhere else it is torch's.
+    """y = x W^T + b. In float32 on a CPU it runs in oneDNN, which took 0.80-0.86 of the time of torch's own choice on
+    one core with its weight packed once (docs/log.md), and gives the same to the bit with a plain one; everywhere else
+    it is torch's.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -34,24 +35,34 @@ class Linear(nn.Linear):
         """The linear map of a list of layers."""
         return cls(layer.inputs, layer.outputs)
 
-    def optimise_layout(self) -> None:
-        """Pack the weight where that pays. Call once, after loading: the plain weight is given up for it."""
+    def lay_out(self) -> None:
+        """Pack the weight where that pays: the plain one is given up for it."""
         weight = self.weight.data
-        if weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        if _takes_onednn(weight):
             self._packed = ONEDNN._reorder_linear_weight(weight)
             self.weight.data = weight.new_empty(0)
 
+    def forget_layout(self) -> None:
+        """Give up the packed weight."""
+        self._packed = None
+
     def forward(self, x: Tensor) -> Tensor:
-        if self._packed is None:
-            return F.linear(x, self.weight, self.bias)
-        out: Tensor = ONEDNN._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+        weight = self.weight if self._packed is None else self._packed
+        if not _takes_onednn(self.weight):
+            return F.linear(x, weight, self.bias)
+        out: Tensor = ONEDNN._linear_pointwise(x, weight, self.bias, "none", [], "")
         return out
 
     def with_gelu(self, x: Tensor) -> Tensor:
         """The tanh-approximated GELU of y, without a second tensor of y's size."""
         out: Tensor
-        if self._packed is None:
-            out = torch.ops.aten.gelu_(F.linear(x, self.weight, self.bias), approximate="tanh")
+        weight = self.weight if self._packed is None else self._packed
+        if not _takes_onednn(self.weight):
+            out = torch.ops.aten.gelu_(F.linear(x, weight, self.bias), approximate="tanh")
         else:
-            out = ONEDNN._linear_pointwise(x, self._packed, self.bias, "gelu", [], "tanh")
+            out = ONEDNN._linear_pointwise(x, weight, self.bias, "gelu", [], "tanh")
         return out
+
+
+def _takes_onednn(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()

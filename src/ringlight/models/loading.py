@@ -136,8 +136,12 @@ def materialise(
             module.register_parameter(name, made[parameter])
 
 
-def fill_random(network: HasSlots, seed: int, piece_bytes: int = PIECE_BYTES) -> None:
+def fill_random(
+    network: HasSlots, seed: int, device: torch.device | None = None, piece_bytes: int = PIECE_BYTES
+) -> None:
     """Random weights in place, scaled so that signals neither die nor explode (for benchmarks and demos).
+
+    They are drawn on `device` (None: where the weights lie), so that they are the same wherever these lie.
 
     Gains of norms (vectors without a bias of the same layer) are ones, biases small, matrices of variance 1/fan-in.
     A tensor's numbers come from the seed and its place among the names of all ranks: the same however they are split.
@@ -148,10 +152,11 @@ def fill_random(network: HasSlots, seed: int, piece_bytes: int = PIECE_BYTES) ->
             slot = slots[name]
             if slot.is_meta:
                 continue
-            generator = torch.Generator(slot.device).manual_seed(seed * 1_000_003 + position)
+            drawn_on = device or slot.device
+            generator = torch.Generator(drawn_on).manual_seed(seed * 1_000_003 + position)
             fan_in = math.prod(slot.shape[1:])
             for piece in _pieces(slot, piece_bytes):
-                noise = torch.empty(piece.shape, device=slot.device).normal_(generator=generator)
+                noise = torch.empty(piece.shape, device=drawn_on).normal_(generator=generator)
                 if _is_gain(name, slot):
                     noise.mul_(0.1).add_(1)
                 elif slot.dim() < 2 or name.endswith(".bias"):

@@ -33,16 +33,24 @@ RIDGE = 1e-3
 
 
 class Painter:
-    """Latents to small pictures, by a linear map from channels to colours, fitted to a decoder when first used."""
+    """Latents to small pictures, by a linear map from channels to colours, which is fitted to a decoder once."""
 
     def __init__(self, vae: Autoencoder) -> None:
         self._vae = vae
         self._map: Tensor | None = None
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether pictures can be made without the decoder."""
+        return self._map is not None
+
+    def fit(self, device: torch.device) -> None:
+        """Fit the map. All of the autoencoder must be there."""
+        self._map = fit(self._vae, device)
+
     def paint(self, latents_ZHW: Tensor) -> bytes:
         """A JPEG of one frame of normalised latents, at most 320 pixels wide."""
-        if self._map is None:
-            self._map = fit(self._vae, latents_ZHW.device)
+        assert self._map is not None, "it is fitted before anything is painted"
         pixels = to_uint8(apply(self._map, latents_ZHW)).cpu().numpy()
         picture = Image.fromarray(pixels)
         if picture.width > MAX_WIDTH:

@@ -65,7 +65,7 @@ class Worker:
             )
         self._numerics = {name: terms[name] for name in ("checkpoint", "load-format", "dtype", "device")}
         self._group = RankGroup.join(setup.place, self._device, terms, config, self._say_who_is_awaited, self._follow)
-        self._meter = meter_for(self._device, setup.place.rank)
+        self._meter = meter_for(self._device, setup.place.rank, shares_weights=setup.place.shelf >= 0)
         try:
             described, abilities = self._load(setup, dtype, vae_dtype)
             if config.warm_up:
@@ -98,7 +98,8 @@ class Worker:
         """Load the model, together with the other ranks. Returns the conditions of all measurements, and what the ranks
         can do."""
         config, group = setup.config, self._group
-        self._pipeline = load_recipe(config, setup.limits, self._device, dtype, vae_dtype, group.world)
+        shelf = setup.place.shelf if setup.place.shelf >= 0 else None
+        self._pipeline = load_recipe(config, setup.limits, self._device, dtype, vae_dtype, group.world, shelf)
         described = environment.describe(config, self._device, dtype, vae_dtype, self._pipeline.kernel.name)
         abilities = self._pipeline.measure(group.world, group.control)
         if abilities.speeds is not None:
@@ -211,7 +212,11 @@ class Worker:
         """The report of all ranks, which call this together, as far as the video is computed."""
         request, spec = job.request, self._pipeline.spec
         mine = RankReport(
-            rank=self._place.rank, stages=tracer.stages, memory=self._meter.report(), link=self._group.link.report()
+            rank=self._place.rank,
+            stages=tracer.stages,
+            memory=self._meter.report(),
+            link=self._group.link.report(),
+            weights=self._pipeline.weights_report(),
         )
         ranks = [
             msgspec.msgpack.decode(part, type=RankReport)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
+import threading
+import time
 from pathlib import Path
 
 import torch
 
 from ringlight.core.report import MemoryReport
 
-STATUS = Path("/proc/self/status")
+STATUS, STATM = Path("/proc/self/status"), Path("/proc/self/statm")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+SAMPLE_SECONDS = 0.005
 CLEAR_REFS = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # proc(5): resets the peak resident set size
 
@@ -107,6 +112,50 @@ class ResidentMeter:
         raise OSError(f"{STATUS} has no {field}")
 
 
+class OwnMeter(ResidentMeter):
+    """What a process has of its own, beside weights that it shares with others: anonymous memory.
+
+    Linux keeps no peak of it, so a thread looks every few milliseconds.
+    """
+
+    def __init__(self, rank: int = 0) -> None:
+        super().__init__(rank)
+        self._lock = threading.Lock()
+        self._own_peak = self._stage_peak = 0
+        threading.Thread(target=self._watch, name="memory", daemon=True).start()
+
+    def start(self) -> None:
+        super().start()
+        with self._lock:
+            self._own_peak = self._stage_peak = 0
+
+    def reset(self) -> None:
+        super().reset()
+        with self._lock:
+            self._stage_peak = 0
+
+    def peak_bytes(self) -> int:
+        """Peak of anonymous memory since the last reset."""
+        self._look()
+        return self._stage_peak
+
+    def report(self) -> MemoryReport:
+        """Peaks since `start`."""
+        self._look()
+        return MemoryReport(rank=self._rank, device="cpu", peak_own_bytes=self._own_peak)
+
+    def _watch(self) -> None:
+        while True:
+            self._look()
+            time.sleep(SAMPLE_SECONDS)
+
+    def _look(self) -> None:
+        _, resident, shared, *_ = map(int, STATM.read_text().split())
+        own = (resident - shared) * PAGE_BYTES
+        with self._lock:
+            self._stage_peak, self._own_peak = max(self._stage_peak, own), max(self._own_peak, own)
+
+
 def can_reset_peak() -> bool:
     """Whether this kernel keeps a peak of the resident size that can be reset."""
     try:
@@ -116,6 +165,8 @@ def can_reset_peak() -> bool:
         return False
 
 
-def meter_for(device: torch.device, rank: int) -> CudaMeter | ResidentMeter:
-    """The meter of a rank's device."""
-    return CudaMeter(device, rank) if device.type == "cuda" else ResidentMeter(rank)
+def meter_for(device: torch.device, rank: int, shares_weights: bool) -> CudaMeter | ResidentMeter:
+    """The meter of a rank's device. A CPU's rank that shares its weights is measured by what is its own."""
+    if device.type == "cuda":
+        return CudaMeter(device, rank)
+    return OwnMeter(rank) if shares_weights else ResidentMeter(rank)

@@ -13,7 +13,7 @@ from PIL import Image
 from ringlight.core import messages
 from ringlight.core.errors import InvalidCheckpoint, NumericalError
 from ringlight.core.layout import ParallelLayout, decide
-from ringlight.core.plan import JobPlan
+from ringlight.core.plan import JobPlan, Placement
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.families.model import ModelSpec
 from ringlight.families.recipe import Recipe
@@ -43,7 +43,11 @@ def warm_up(pipeline: Recipe, group: RankGroup, corridor: Corridor, meter: Memor
     """
     layout = usual_layout(pipeline, group.place.num_ranks)
     mesh = ParallelMesh.of(layout, group.place.rank, group.link)
-    plan = JobPlan(num_slices=pipeline.config.num_slices or 1)  # so few tokens are not cut, unless asked
+    placement = None
+    if pipeline.is_placed:  # as little on the device as may be
+        placement = Placement(streamed_blocks=pipeline.spec.transformer.num_layers, streams_decoder=True)
+    # So few tokens are not cut, unless that is asked.
+    plan = JobPlan(num_slices=pipeline.config.num_slices or 1, placement=placement)
     with tempfile.TemporaryDirectory(prefix="ringlight-warm-up-") as folder:
         output = Path(folder) / "video.mp4"
         for request in smallest_requests(pipeline.spec, pipeline.limits):

@@ -12,18 +12,12 @@ from torch import Tensor, nn
 
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.plan import SIMPLEST, Abilities, JobPlan, Speeds
+from ringlight.core.report import WeightsReport
 from ringlight.core.request import RequestLimits, VideoRequest
-from ringlight.core.weights import STEMS
 from ringlight.families.table import read_model
-from ringlight.families.wan.networks.text_encoder import TIED_NAMES, TextEncoder, load_tokenizer
-from ringlight.families.wan.networks.transformer import WanTransformer
-from ringlight.families.wan.networks.vae import WanVae
-from ringlight.families.wan.work.transformer import TransformerSpec
-from ringlight.families.wan.work.vae import VaeSpec
+from ringlight.families.wan.loaded import WanNetworks
 from ringlight.kernels.attention.kernel import choose_kernel
-from ringlight.models.loading import WeightFiles, fill_random, load_weights, materialise
 from ringlight.parallel.collective import collective
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis, ParallelMesh
@@ -61,10 +55,12 @@ class WanRecipe:
         dtype: torch.dtype,
         vae_dtype: torch.dtype,
         world: Axis | None = None,
+        shelf: int | None = None,
     ) -> None:
         """Load the checkpoint of `config`, of the text encoder the part of this rank of `world` (None: a single rank).
 
-        Raises InvalidCheckpoint.
+        To the device, or to a host's copy of which jobs take what they need (`shelf`: the descriptor of memory that the
+        ranks of a machine share, -1 for this process's own). Raises InvalidCheckpoint.
         """
         self.config, self.limits, self.device = config, limits, device
         self.model_path = find_checkpoint(config.model_path)
@@ -74,12 +70,15 @@ class WanRecipe:
         self.kernel = choose_kernel(
             device, dtype, network.attention_head_dim, network.num_attention_heads, config.attention
         )
-        self.transformer = self._load_transformer(dtype)
-        self.vae = self._load_vae(vae_dtype)
+        self.networks = WanNetworks(config, self.model_path, self.spec, device, world)
+        if shelf is None:
+            self.networks.load(dtype, vae_dtype)
+        else:
+            self.networks.load_to_host(dtype, vae_dtype, shelf)
+        self.transformer, self.vae = self.networks.transformer, self.networks.vae
         self.painter = Painter(self.vae)
-        encoder = self._load_text_encoder(dtype, world)
-        self.prompts = PromptCache(encoder, config.prompt_cache_bytes)
-        self.spare_bytes = spare_bytes(device, (self.transformer, self.vae, encoder))
+        self.prompts = PromptCache(self.networks.encoder, config.prompt_cache_bytes)
+        self.spare_bytes = spare_bytes(device, self.networks.all)
 
     @collective
     def run(
@@ -122,7 +121,10 @@ class WanRecipe:
         texts = tracer.timed("TextEncoding", encode_text, request, self.prompts, tracer.events)
         first = None
         if image is not None:
-            first = tracer.timed("ImageEncoding", encode_image, image, self.vae, self.device, mesh.world, tracer.events)
+            with self.networks.encoding():
+                first = tracer.timed(
+                    "ImageEncoding", encode_image, image, self.vae, self.device, mesh.world, tracer.events
+                )
         random, spec, device = torch.Generator("cpu").manual_seed(request.seed), self.spec, self.device
         shape = spec.latent_shape(request.num_frames, request.height, request.width)
         noise = tracer.timed("LatentPreparation", prepare_latents, shape, random, device)
@@ -144,7 +146,8 @@ class WanRecipe:
         if output.suffix.lower() == ".safetensors":
             tracer.begin_last("Output")
             return LatentsWriter(latents, output, job_id) if mesh.world.rank == WRITING_RANK else None
-        return self._decode(latents, request, output, job_id, tracer, mesh, continues)
+        with self.networks.decoding(plan.placement):
+            return self._decode(latents, request, output, job_id, tracer, mesh, continues)
 
     @collective
     def _denoise(
@@ -163,20 +166,29 @@ class WanRecipe:
         fresh = DenoisingProgress(0, plan.num_slices, plan.decode_chunk, noise)
         begun = fresh if state is None else state.begin(fresh, sampler)
         tracer.began(begun.step, begun.num_slices, begun.decode_chunk)
-        guided = Guided(
-            self.transformer,
-            self.kernel,
-            mesh,
-            texts,
-            self.spec.max_text_tokens,
-            request.guidance_scale,
-            begun.num_slices,
-            plan.take_turns,
-        )
         previews = None
         if preview_seconds and mesh.world.rank == WRITING_RANK:
-            previews = Previews(self.painter, preview_seconds, tracer.events)
-        return denoise(begun, first, sampler, guided, tracer, state, previews)
+            previews = self._previews(preview_seconds, plan, tracer)
+        with self.networks.making_text_keys():
+            guided = Guided(
+                self.transformer,
+                self.kernel,
+                mesh,
+                texts,
+                self.spec.max_text_tokens,
+                request.guidance_scale,
+                begun.num_slices,
+                plan.take_turns,
+            )
+        with self.networks.denoising(plan.placement, guided.num_together):
+            return denoise(begun, first, sampler, guided, tracer, state, previews)
+
+    def _previews(self, seconds: float, plan: JobPlan, tracer: Tracer) -> Previews:
+        """Previews by a painter that is fitted to the VAE by now."""
+        if not self.painter.is_fitted:
+            with self.networks.encoding(), self.networks.decoding(plan.placement):
+                self.painter.fit(self.device)
+        return Previews(self.painter, seconds, tracer.events)
 
     @collective
     def _decode(
@@ -208,12 +220,27 @@ class WanRecipe:
         spare = int(least(self.spare_bytes, control))
         if world.size == 1:
             return Abilities(spare_bytes=spare)
-        flops_per_second = self.transformer.measure_flops(self.kernel)
+        with self.networks.first_block():
+            flops_per_second = self.transformer.measure_flops(self.kernel)
         speeds = Speeds(
             link_bytes_per_second=measure_link(world, control, self.device),
             flops_per_second=least(flops_per_second, control),
         )
         return Abilities(spare_bytes=spare, speeds=speeds)
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether weights lie on the host, so that every plan has a placement."""
+        return self.networks.residency is not None
+
+    def weights_report(self) -> WeightsReport | None:
+        """What of the weights came to the device since this was last asked; None where all are there always."""
+        residency = self.networks.residency
+        if residency is None:
+            return None
+        report = residency.report()
+        residency.reset()
+        return report
 
     def patience_seconds(self, request: VideoRequest) -> float:
         """More than any rank could need between two boundaries of a request: what comes later does not come."""
@@ -223,51 +250,13 @@ class WanRecipe:
         rate = SLOWEST_CUDA if self.device.type == "cuda" else SLOWEST_CPU
         return LEAST_PATIENCE_SECONDS + (forward + text) / rate
 
-    def _load_transformer(self, dtype: torch.dtype) -> WanTransformer:
-        assert isinstance(self.spec.transformer, TransformerSpec)
-        with torch.device("meta"):
-            transformer = WanTransformer(self.spec.transformer)
-        materialise(transformer, self.device, dtype, WanTransformer.KEPT_IN_FLOAT32)
-        self._fill(transformer, "transformer")
-        transformer.optimise_layout()
-        return transformer
-
-    def _load_vae(self, dtype: torch.dtype) -> WanVae:
-        assert isinstance(self.spec.vae, VaeSpec)
-        with torch.device("meta"):
-            vae = WanVae(self.spec.vae)
-        materialise(vae, self.device, dtype)
-        self._fill(vae, "vae")
-        vae.optimise_layout()
-        return vae
-
-    def _load_text_encoder(self, dtype: torch.dtype, world: Axis | None) -> TextEncoder:
-        tokenizer = load_tokenizer(self.model_path / "tokenizer")
-        if (num_tokens := tokenizer.get_vocab_size()) > self.spec.text_encoder.vocab_size:
-            raise InvalidCheckpoint(
-                f"{self.model_path / 'tokenizer'}: has {num_tokens} tokens, more than the text encoder's table "
-                f"({self.spec.text_encoder.vocab_size})"
-            )
-        folder, max_tokens = self.model_path / "text_encoder", self.spec.max_text_tokens
-        encoder = TextEncoder(folder, tokenizer, max_tokens, world)
-        encoder.prepare(self.device, dtype)
-        self._fill(encoder, "text_encoder")
-        return encoder
-
-    def _fill(self, network: nn.Module, name: str) -> None:
-        """Weights from the checkpoint, or random ones where the load format says so."""
-        assert isinstance(network, (WanTransformer, WanVae, TextEncoder))
-        if self.config.load_format == "dummy":
-            fill_random(network, seed=0)
-        else:
-            load_weights(network, WeightFiles(self.model_path / name, STEMS[name], TIED_NAMES))
-
 
 def spare_bytes(device: torch.device, networks: Iterable[nn.Module]) -> int:
     """All memory of a GPU beside the weights of its networks, whoever has it at the moment; nothing on a CPU."""
     if device.type != "cuda":
         return 0
-    held = sum(weight.nbytes for network in networks for weight in network.parameters())
+    weights = [weight for network in networks for weight in network.parameters() if weight.is_cuda]
+    held = sum(weight.nbytes for weight in weights)
     return int(torch.cuda.get_device_properties(device).total_memory) - held
 
 

@@ -51,6 +51,11 @@ class Guided:
         own = texts if mesh.cfg.size == 1 else [texts[mesh.cfg.rank]]
         self._keys = [transformer.text_keys(text, num_rows) for text in own]
 
+    @property
+    def num_together(self) -> int:
+        """Forwards that go through the network together, block by block."""
+        return len(self._keys) if self._take_turns else 1
+
     @collective
     def predict(self, latents: Tensor, timesteps: Tensor) -> Tensor:
         """uncond + guidance_scale * (cond - uncond), or the conditional prediction alone, in float32."""

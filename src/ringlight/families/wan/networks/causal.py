@@ -156,9 +156,13 @@ class CausalConv(nn.Module):
         self.in_pairs = layer.in_pairs
         self._kernel: FrameConvolution | None = None
 
-    def optimise_layout(self) -> None:
-        """Lay the weight out as it is used. Call once, after loading."""
+    def lay_out(self) -> None:
+        """Lay the weight out as it is used."""
         self._kernel, self.weight.data = lay_out(self.weight.data, self.in_pairs)
+
+    def forget_layout(self) -> None:
+        """Give up what was laid out."""
+        self._kernel = None
 
     @property
     def takes_pairs(self) -> bool:

@@ -32,6 +32,14 @@ class Upsampler(nn.Module):
         self.time_conv = None if time_conv is None else CausalConv(time_conv)
         self._phases: tuple[Tensor, Tensor] | None = None
 
+    def lay_out(self) -> None:
+        """Make the weights of the phases, which are used in the place of those that are loaded."""
+        self._phase_weights()
+
+    def forget_layout(self) -> None:
+        """Give them up."""
+        self._phases = None
+
     def forward(self, x: Tensor, stream: Stream, first: bool) -> Tensor:
         if self.time_conv is not None:
             x = self._double_frames(x, self.time_conv, stream, first)

@@ -26,11 +26,14 @@ from ringlight.models.loading import materialise
 from ringlight.parallel.collective import collective
 from ringlight.parallel.collectives import Transfers, gather_parts
 from ringlight.parallel.mesh import Axis, ParallelMesh
+from ringlight.residency.part import Part
+from ringlight.residency.residency import Residency, at_work
 
 # The token table stands under two names in some checkpoints; it is one tensor.
 TIED_NAMES = {"encoder.embed_tokens.weight": "shared.weight"}
 
 MAX_PROMPT = 40  # characters of a prompt in an error
+PART_NAMES = "text encoder, "  # how the names of its parts begin
 
 
 def clean_prompt(text: str) -> str:
@@ -72,12 +75,33 @@ class TextEncoder(nn.Module):
             self.network = Umt5Encoder(config, runs[self.axis.rank])
         self._num_tokens = config.vocab_size
         self._width = config.d_model
-        self._whole = _slots(whole)
+        self._of_all_ranks = (whole,)  # no module of this one
         self._holders = sum(map(bool, runs))
+        self._residency: Residency | None = None
+        self._layers: list[Part] = []
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
         """Give the network (unfilled) memory."""
         materialise(self.network, device, dtype)
+        self._settle(device, dtype)
+
+    def prepare_to_stream(self, device: torch.device, dtype: torch.dtype) -> tuple[list[Part], list[Part]]:
+        """Compute on a device to which layers come from a host's copy (`stream_from`).
+
+        Returns the parts of all ranks, token table first, and those of this rank.
+        """
+        (whole,) = self._of_all_ranks
+        for network in (whole, self.network):
+            materialise(network, torch.device("meta"), dtype)
+        self._settle(device, dtype)
+        self._layers = self.network.encoder.parts(PART_NAMES)
+        return _parts(whole), _parts(self.network)
+
+    def stream_from(self, residency: Residency) -> None:
+        """Take layers from there whenever prompts are encoded. The token table is looked up where it lies."""
+        self._residency = residency
+
+    def _settle(self, device: torch.device, dtype: torch.dtype) -> None:
         self.network.eval()
         self._nothing = torch.empty(1, 0, self._width, device=device, dtype=dtype)
 
@@ -86,7 +110,8 @@ class TextEncoder(nn.Module):
 
         Those of layers that other ranks hold are on the meta device.
         """
-        return self._whole | _slots(self.network)
+        (whole,) = self._of_all_ranks
+        return _slots(whole) | _slots(self.network)
 
     @collective
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:
@@ -126,20 +151,21 @@ class TextEncoder(nn.Module):
     def _through_the_ranks(self, tokens: list[Tensor]) -> Tensor:
         """(1, S, C): the embeddings of all prompts, one after another, on the last holder; no rows on other ranks.
 
-        Holders are neighbours, and each goes on with the next prompt as soon as it has sent one off. Embeddings are
-        handed out after the last prompt, not after each: the last two holders then start their messages in one order,
-        without which NCCL would deadlock.
+        Holders are neighbours, and each goes on with the next prompt as soon as it has sent one off; where layers have
+        to come, all prompts go through each of them together. Embeddings are handed out after the last prompt, not
+        after each: the last two holders then start their messages in one order, without which NCCL would deadlock.
         """
         rank, last = self.axis.rank, self._holders - 1
         if rank > last:
             return self._nothing
         sent, embedded = [], [self._nothing]
-        for ids in tokens:
-            hidden = self._through_own_layers(ids, self._receive(ids.shape[1]) if rank else None)
-            if rank < last:
-                sent.append(Transfers({rank + 1: hidden}, {}, self.axis, "text"))
-            else:
-                embedded.append(hidden)
+        for together in [tokens] if self._residency else [[ids] for ids in tokens]:
+            hidden = [self._receive(ids.shape[1]) if rank else self.network.embed(ids) for ids in together]
+            for made in self._through_own_layers(hidden):
+                if rank < last:
+                    sent.append(Transfers({rank + 1: made}, {}, self.axis, "text"))
+                else:
+                    embedded.append(made)
         for transfers in sent:
             transfers.wait()
         return torch.cat(embedded, dim=1)
@@ -151,10 +177,17 @@ class TextEncoder(nn.Module):
         Transfers({}, {self.axis.rank - 1: hidden}, self.axis, "text").wait()
         return hidden
 
-    def _through_own_layers(self, ids: Tensor, hidden: Tensor | None) -> Tensor:
-        """(1, L, C) after this rank's layers. Only the first rank, which has the table, looks at the ids."""
-        out: Tensor = self.network(ids, hidden)
-        return out
+    def _through_own_layers(self, hidden: list[Tensor]) -> list[Tensor]:
+        """(1, L, C) of each prompt after this rank's layers."""
+        with at_work(self._residency, "text encoder", self._layers) as weights:
+            out: list[Tensor] = self.network.encoder(hidden, weights)
+            return out
+
+
+def _parts(network: Umt5Encoder) -> list[Part]:
+    """Of a network that has its dtypes: the token table, and each layer."""
+    table = [] if network.shared is None else [Part(f"{PART_NAMES}token table", [network.shared])]
+    return table + network.encoder.parts(PART_NAMES)
 
 
 def _read_config(path: Path) -> Umt5Config:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -34,6 +35,8 @@ from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.shard import SequenceShard
 from ringlight.parallel.speeds import median_seconds
 from ringlight.parallel.turns import in_turns
+from ringlight.residency.part import Part
+from ringlight.residency.weights import ALWAYS_THERE, Weights
 
 PROBE_TOKENS_ON_CPU, PROBE_TOKENS = 128, 2048
 
@@ -174,6 +177,15 @@ class ConditionEmbedder(nn.Module):
         return embedded
 
 
+class TransformerParts(NamedTuple):
+    """What of a transformer comes and goes together: what stands before and after its blocks, each block without what
+    makes keys and values of texts, and that of each block."""
+
+    ends: Part
+    blocks: list[Part]
+    texts: list[Part]
+
+
 class WanTransformer(nn.Module):
     """Predicts the velocity of latents at given timesteps under a prompt."""
 
@@ -188,6 +200,7 @@ class WanTransformer(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(spec, layers.block) for _ in range(layers.num_blocks))
         self.proj_out = Linear.of(layers.head)
         self.scale_shift_table = nn.Parameter(torch.empty(2, spec.inner_dim))
+        self.weights: Weights = ALWAYS_THERE
         self._rope: tuple[tuple[int, int, int], Tensor] | None = None
 
     @property
@@ -206,22 +219,44 @@ class WanTransformer(nn.Module):
         """Lay the weights out as they are used. Call once, after loading."""
         for module in self.modules():
             if isinstance(module, Linear):
-                module.optimise_layout()
+                module.lay_out()
+
+    def parts(self) -> TransformerParts:
+        """What of the network comes and goes together, once it has its dtypes."""
+        blocks = list(self._blocks())
+        texts = [[*block.attn2.to_kv.parameters(), block.attn2.norm_k] for block in blocks]
+        return TransformerParts(
+            ends=Part("transformer, all but its blocks", [self], [*self.blocks.parameters()]),
+            blocks=[
+                Part(f"transformer, block {number}", [block], text)
+                for number, (block, text) in enumerate(zip(blocks, texts, strict=True))
+            ],
+            texts=[
+                Part(f"transformer, text of block {number}", [block], set(block.parameters()).difference(text))
+                for number, (block, text) in enumerate(zip(blocks, texts, strict=True))
+            ],
+        )
 
     def text_keys(self, text_LC: Tensor, num_rows: int, merge_padding: bool | None = None) -> list[TextKeys]:
         """Keys and values of a prompt for every block: to be kept for all steps of a request.
 
         `text_LC` are the true rows of the encoder's output; rows from there to `num_rows` are padding: zeros,
         which the text projection turns into one and the same key and value each. With `merge_padding` (None: as is
-        best on this device) one stands for all of them.
+        best on this device) one stands for all of them. Weights are taken as of [ends, *texts].
         """
         if merge_padding is None:
             merge_padding = merges_padding(text_LC.device.type == "cpu")
         missing = num_rows - text_LC.shape[0]
         num_pad = missing if merge_padding else 0
         rows = F.pad(text_LC, (0, 0, 0, min(missing, 1) if merge_padding else missing))
+        self.weights.take(0)
         embedded = self.condition_embedder.embed_text(rows.unsqueeze(0).to(self.dtype))
-        return [block.attn2.keys(embedded, num_pad) for block in self._blocks()]
+        keys = []
+        for place, block in enumerate(self._blocks(), 1):
+            self.weights.take(place)
+            keys.append(block.attn2.keys(embedded, num_pad))
+            self.weights.done(place)
+        return keys
 
     @collective
     def forward(
@@ -251,8 +286,12 @@ class WanTransformer(nn.Module):
         mesh: ParallelMesh,
         num_slices: int = 1,
     ) -> Generator[None, None, Tensor]:
-        """`forward` as a generator that pauses wherever its data travels, so that another one can take its turn."""
+        """`forward` as a generator that pauses wherever its data travels, so that another one can take its turn.
+
+        Weights are taken as of [ends, *blocks].
+        """
         blocks = list(self._blocks())
+        self.weights.take(0)
         tokens, grid = self._patchify(latents_BCTHW)
         embedding, rows = self.condition_embedder.embed_time(timesteps, self.dtype)
         num_tokens, num_first = tokens.shape[1], grid[1] * grid[2]
@@ -265,24 +304,28 @@ class WanTransformer(nn.Module):
         run_tokens = offered_tokens(x.device.type == "cpu")
         most = MAX_ELEMENTS // blocks[0].attn1.to_qkv.out_features
 
-        def offer(block: TransformerBlock, part: slice) -> None:
+        def offer(number: int, part: slice) -> None:
+            self.weights.take(1 + number)
+            block = blocks[number]
             modulation = time_rows.plus(block.scale_shift_table)
             for run in attention.runs(part, run_tokens, most):
                 attention.offer(run, *block.qkv(x[:, run], shard.start + run.start, modulation, frequencies[run]))
 
         for part in attention.parts:
-            offer(blocks[0], part)
-        for block, following, block_keys in zip(blocks, [*blocks[1:], None], keys, strict=True):
+            offer(0, part)
+        for number, (block, block_keys) in enumerate(zip(blocks, keys, strict=True)):
+            is_last = number + 1 == len(blocks)
             modulation = time_rows.plus(block.scale_shift_table)
             yield
             attention.attend()
             if mesh.ulysses.size > 1:
                 yield
-            for part, attended in attention.outputs(is_last=following is None):
+            for part, attended in attention.outputs(is_last):
                 block.finish_(x[:, part], attended.flatten(2), shard.start + part.start, modulation, block_keys, kernel)
                 del attended
-                if following is not None:
-                    offer(following, part)
+                if not is_last:
+                    offer(number + 1, part)
+            self.weights.done(1 + number)
         head = Modulation(embedding.float().unsqueeze(1), ends).plus(self.scale_shift_table)
         out = x.new_empty(*x.shape[:2], self.proj_out.out_features, dtype=self.dtype)
         for begin in range(0, x.shape[1], SLICE_TOKENS):
@@ -293,11 +336,12 @@ class WanTransformer(nn.Module):
     def measure_flops(self, kernel: AttentionKernel) -> float:
         """Floating-point operations a second of one block on few tokens, the device synchronised around it.
 
-        The tokens are random: products of zeros take a device less power, and so less time.
+        The tokens are random: products of zeros take a device less power, and so less time. All of the first block must
+        be there.
         """
-        device = self.scale_shift_table.device
-        num_tokens = PROBE_TOKENS_ON_CPU if device.type == "cpu" else PROBE_TOKENS
         block = next(self._blocks())
+        device = block.scale_shift_table.device
+        num_tokens = PROBE_TOKENS_ON_CPU if device.type == "cpu" else PROBE_TOKENS
         generator = torch.Generator(device).manual_seed(0)
         shapes = ((1, num_tokens, self.spec.inner_dim), (1, 6, self.spec.inner_dim))
         x, rows = (torch.randn(shape, generator=generator, device=device) for shape in shapes)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from ringlight.families.layers.matrix import Matrix
 from ringlight.families.model import Positive
 from ringlight.families.wan.work.text_encoder import RELATIVE_BUCKETS, TextEncoderSpec
+from ringlight.residency.part import Part
+from ringlight.residency.weights import ALWAYS_THERE, Weights
 
 GATED_GELU = "gated-gelu"
 
@@ -39,11 +41,15 @@ class Umt5Encoder(nn.Module):
 
     def forward(self, ids_BL: Tensor, hidden_BLC: Tensor | None = None) -> Tensor:
         """Hidden states (B, L, C) after this run; they begin with the token table where none are given."""
-        if hidden_BLC is None:
-            assert self.shared is not None, "the run begins with the token table"
-            hidden_BLC = self.shared(ids_BL)
-        out: Tensor = self.encoder(hidden_BLC, relative_buckets(ids_BL.shape[1], self.config, ids_BL.device))
+        hidden_BLC = self.embed(ids_BL) if hidden_BLC is None else hidden_BLC
+        out: Tensor = self.encoder([hidden_BLC], ALWAYS_THERE)[0]
         return out
+
+    def embed(self, ids_BL: Tensor) -> Tensor:
+        """(B, L, C): rows of the token table, looked up where that lies, on the device of the ids."""
+        assert self.shared is not None, "the run begins with the token table"
+        found: Tensor = self.shared(ids_BL.to(self.shared.weight.device))
+        return found.to(ids_BL.device)
 
 
 class Stack(nn.Module):
@@ -51,14 +57,29 @@ class Stack(nn.Module):
 
     def __init__(self, config: Umt5Config, run: range) -> None:
         super().__init__()
+        self.config = config
         self.block = nn.ModuleDict({str(part - 1): Umt5Block(config) for part in run if part})
         is_last = config.num_layers in run
         self.final_layer_norm = Umt5RmsNorm(config.d_model, config.layer_norm_epsilon) if is_last else None
 
-    def forward(self, hidden_BLC: Tensor, buckets_LL: Tensor) -> Tensor:
-        for block in self.block.values():
-            hidden_BLC = block(hidden_BLC, buckets_LL)
-        return hidden_BLC if self.final_layer_norm is None else self.final_layer_norm(hidden_BLC)
+    def forward(self, hidden: list[Tensor], weights: Weights) -> list[Tensor]:
+        """Hidden states (B, L, C) of each prompt after the run; all of them go through a layer while it is there."""
+        buckets = {each.shape[1]: relative_buckets(each.shape[1], self.config, each.device) for each in hidden}
+        last = len(self.block) - 1
+        for place, block in enumerate(self.block.values()):
+            weights.take(place)
+            hidden = [block(each, buckets[each.shape[1]]) for each in hidden]
+            if self.final_layer_norm is not None and place == last:
+                hidden = [self.final_layer_norm(each) for each in hidden]
+            weights.done(place)
+        return hidden
+
+    def parts(self, prefix: str) -> list[Part]:
+        """Each layer, the final norm with the last one, once they have their dtypes."""
+        modules: list[list[nn.Module]] = [[block] for block in self.block.values()]
+        if self.final_layer_norm is not None:
+            modules[-1].append(self.final_layer_norm)
+        return [Part(f"{prefix}layer {name}", each) for name, each in zip(self.block, modules, strict=True)]
 
 
 class Umt5Block(nn.Module):

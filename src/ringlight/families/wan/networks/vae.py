@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.models.finite import extremes
 from ringlight.parallel.collective import collective
 from ringlight.parallel.halo import Bands
+from ringlight.residency.part import Part
+from ringlight.residency.weights import ALWAYS_THERE, Weights
 
 
 class VaeEncoder(nn.Module):
@@ -55,22 +58,38 @@ class VaeDecoder(nn.Module):
         self.up_blocks = nn.ModuleList(map(UpBlock, layers.levels))
         self.norm_out = RmsNorm(layers.conv_out.inputs)
         self.conv_out = CausalConv(layers.conv_out)
+        self.weights: Weights = ALWAYS_THERE
 
     def forward(self, x: Tensor, stream: Stream, first: bool) -> Tensor:
         at_most = 2 * len(x)
         if not self.conv_out.takes_pairs:
             at_most = self.layers.frames_at_once(x.shape[1], x.shape[2], len(x), stream.max_elements)
         x = self.mid_block(self.conv_in(x, stream), stream)
+        self.weights.done(0)
         return torch.cat(list(self._rise(x, 0, stream, first, at_most)))
 
     def _rise(self, x: Tensor, level: int, stream: Stream, first: bool, at_most: int) -> Iterator[Tensor]:
         """Patched frames of `x` from a level on, `at_most` frames at a time: the last levels, where frames are many and
         large, hold half of them at once."""
         if level == len(self.up_blocks):
-            yield norm_silu_conv(x, self.norm_out, self.conv_out, stream)
+            self.weights.take(1 + level)
+            out = norm_silu_conv(x, self.norm_out, self.conv_out, stream)
+            self.weights.done(1 + level)
+            yield out
             return
         for part in x.split(at_most):
-            yield from self._rise(self.up_blocks[level](part, stream, first), level + 1, stream, first, at_most)
+            self.weights.take(1 + level)
+            risen = self.up_blocks[level](part, stream, first)
+            self.weights.done(1 + level)
+            yield from self._rise(risen, level + 1, stream, first, at_most)
+
+
+class VaeParts(NamedTuple):
+    """What of a VAE comes and goes together: the encoder, and of the decoder what stands before its levels, each level,
+    and what stands after them."""
+
+    encoder: Part
+    decoder: list[Part]
 
 
 class WanVae(nn.Module):
@@ -90,6 +109,26 @@ class WanVae(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.post_quant_conv.weight.dtype
 
+    @property
+    def weights(self) -> Weights:
+        """Of the decoder, taken as its parts."""
+        return self.decoder.weights
+
+    @weights.setter
+    def weights(self, weights: Weights) -> None:
+        self.decoder.weights = weights
+
+    def parts(self) -> VaeParts:
+        """What of the network comes and goes together, once it has its dtypes."""
+        decoder = self.decoder
+        modules: list[list[nn.Module]] = [[self.post_quant_conv, decoder.conv_in, decoder.mid_block]]
+        modules += [[block] for block in decoder.up_blocks]
+        modules += [[decoder.norm_out, decoder.conv_out]]
+        return VaeParts(
+            encoder=Part("vae, encoder", [self.encoder, self.quant_conv], needs_layout=True),
+            decoder=[Part(f"vae, decoder {number}", each, needs_layout=True) for number, each in enumerate(modules)],
+        )
+
     def checkpoint_slots(self) -> dict[str, Tensor]:
         """Where each tensor of the checkpoint goes: its name and shape there -> a view of a parameter here."""
         naming = Naming(self.spec)
@@ -99,7 +138,7 @@ class WanVae(nn.Module):
         """Lay the weights of convolutions out as they are used. Call once, after loading."""
         for module in self.modules():
             if isinstance(module, CausalConv):
-                module.optimise_layout()
+                module.lay_out()
 
     def encode(self, frames_FHWC: Tensor, bands: Bands | None = None) -> Tensor:
         """Frames (F, H, W, 3) in [-1, 1], F = 4k+1 -> the mode of the posterior, normalised: (z, T, h, w), float32.
@@ -129,6 +168,7 @@ class WanVae(nn.Module):
         """
         mean, std = self._statistics(latents_ZTHW.device)
         latents_THWZ = (latents_ZTHW.permute(1, 2, 3, 0).float() * std + mean).to(self.dtype).contiguous()
+        self.weights.take(0)
         patched = self.decoder(self.post_quant_conv(latents_THWZ, stream), stream, first)
         stream.extremes.append(extremes(patched))
         return _unpatchify(patched, self.spec.patch).clamp_(-1.0, 1.0)

@@ -1,0 +1,177 @@
+"""WanNetworks: the networks of a checkpoint with their weights, all on the device, or brought there while they work."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ringlight.core.config import EngineConfig
+from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.plan import Placement
+from ringlight.core.weights import STEMS
+from ringlight.families.model import ModelSpec
+from ringlight.families.wan.networks.text_encoder import TIED_NAMES, TextEncoder, load_tokenizer
+from ringlight.families.wan.networks.transformer import TransformerParts, WanTransformer
+from ringlight.families.wan.networks.vae import VaeParts, WanVae
+from ringlight.families.wan.work.transformer import TransformerSpec
+from ringlight.families.wan.work.vae import VaeSpec
+from ringlight.models.loading import WeightFiles, fill_random, load_weights, materialise
+from ringlight.parallel.mesh import Axis
+from ringlight.residency.flow import spread
+from ringlight.residency.lane import CudaLane
+from ringlight.residency.part import Part
+from ringlight.residency.residency import Residency, at_work
+from ringlight.residency.shelf import Shelf
+from ringlight.residency.weights import ALWAYS_THERE
+
+Network = WanTransformer | WanVae | TextEncoder
+
+
+class WanNetworks:
+    """Transformer, VAE and text encoder of a checkpoint, on one device.
+
+    Once loaded to the host, a network is on the device within the context of its work alone (`denoising` and the like),
+    and `placement` says how much of it. Loaded to the device they are there always, and a placement is none.
+    """
+
+    def __init__(
+        self, config: EngineConfig, model_path: Path, spec: ModelSpec, device: torch.device, world: Axis | None
+    ) -> None:
+        """Make them without weights; of the text encoder the part of this rank of `world` (None: a single rank)."""
+        assert isinstance(spec.transformer, TransformerSpec)
+        assert isinstance(spec.vae, VaeSpec)
+        self._config, self._model_path, self._device = config, model_path, device
+        with torch.device("meta"):
+            self.transformer, self.vae = WanTransformer(spec.transformer), WanVae(spec.vae)
+        self.encoder = _make_text_encoder(model_path, spec, world)
+        self.residency: Residency | None = None
+        self._parts: tuple[TransformerParts, VaeParts] | None = None
+
+    @property
+    def all(self) -> tuple[Network, ...]:
+        """Each of them."""
+        return (self.transformer, self.vae, self.encoder)
+
+    def load(self, dtype: torch.dtype, vae_dtype: torch.dtype) -> None:
+        """Bring all weights to the device. Raises InvalidCheckpoint."""
+        materialise(self.transformer, self._device, dtype, WanTransformer.KEPT_IN_FLOAT32)
+        self._fill(self.transformer, "transformer")
+        self.transformer.optimise_layout()
+        materialise(self.vae, self._device, vae_dtype)
+        self._fill(self.vae, "vae")
+        self.vae.optimise_layout()
+        self.encoder.prepare(self._device, dtype)
+        self._fill(self.encoder, "text_encoder")
+
+    def load_to_host(self, dtype: torch.dtype, vae_dtype: torch.dtype, descriptor: int = -1) -> None:
+        """Bring all weights to a host's copy, but those that another rank of this machine brings or has brought there.
+
+        `descriptor` is of the memory that the ranks share; -1: this process's own. Raises InvalidCheckpoint.
+        """
+        meta = torch.device("meta")
+        materialise(self.transformer, meta, dtype, WanTransformer.KEPT_IN_FLOAT32)
+        materialise(self.vae, meta, vae_dtype)
+        everywhere, here = self.encoder.prepare_to_stream(self._device, dtype)
+        self._parts = transformer, vae = self.transformer.parts(), self.vae.parts()
+        of_transformer = [transformer.ends, *transformer.blocks, *transformer.texts]
+        of_vae = [vae.encoder, *vae.decoder]
+        every = [*of_transformer, *of_vae, *everywhere]
+        shelf = Shelf([(part.name, part.num_bytes) for part in every], descriptor)
+        own: list[tuple[Network, str, list[Part]]] = [
+            (self.transformer, "transformer", of_transformer),
+            (self.vae, "vae", of_vae),
+            (self.encoder, "text_encoder", here),
+        ]
+        for wait in (False, True):
+            for network, name, parts in own:
+                if parts:
+                    shelf.bind(parts)
+                    shelf.fill_once(parts, partial(self._fill, network, name), wait)
+        self.residency = Residency(shelf, CudaLane(self._device) if self._device.type == "cuda" else None)
+        self.encoder.stream_from(self.residency)
+
+    @contextmanager
+    def making_text_keys(self) -> Iterator[None]:
+        """What makes keys and values of texts passes through."""
+        with self._transformer_at_work(self._parts[0].texts if self._parts else (), ()):
+            yield
+
+    @contextmanager
+    def denoising(self, placement: Placement | None, num_together: int) -> Iterator[None]:
+        """The transformer's blocks, of which `num_together` forwards go through each pass together."""
+        if self._parts is None:
+            yield
+            return
+        blocks = self._parts[0].blocks
+        kept = spread(_of(placement).streamed_blocks, len(blocks))
+        with self._transformer_at_work(blocks, kept, num_together):
+            yield
+
+    @contextmanager
+    def first_block(self) -> Iterator[None]:
+        """All of the transformer's first block."""
+        parts = [self._parts[0].blocks[0], self._parts[0].texts[0]] if self._parts else []
+        with at_work(self.residency, "transformer", parts, kept=range(len(parts))) as weights:
+            for place in range(len(parts)):
+                weights.take(place)
+            yield
+
+    @contextmanager
+    def encoding(self) -> Iterator[None]:
+        """The VAE's encoder."""
+        parts = [self._parts[1].encoder] if self._parts else []
+        with at_work(self.residency, "vae", parts, kept=[0]) as weights:
+            weights.take(0)
+            yield
+
+    @contextmanager
+    def decoding(self, placement: Placement | None) -> Iterator[None]:
+        """The VAE's decoder."""
+        parts = self._parts[1].decoder if self._parts else []
+        kept = () if self._parts and _of(placement).streams_decoder else range(len(parts))
+        with at_work(self.residency, "vae", parts, kept, in_order=len(kept) > 0) as weights:
+            self.vae.weights = weights
+            try:
+                yield
+            finally:
+                self.vae.weights = ALWAYS_THERE
+
+    @contextmanager
+    def _transformer_at_work(
+        self, parts: Collection[Part], kept: Collection[int], num_together: int = 1
+    ) -> Iterator[None]:
+        """The transformer while it works with these parts, of which those of the numbers `kept` stay, and its ends."""
+        ends = [self._parts[0].ends] if self._parts else []
+        stay = {0, *(1 + number for number in kept)}
+        with at_work(self.residency, "transformer", [*ends, *parts], stay, num_together) as weights:
+            self.transformer.weights = weights
+            try:
+                yield
+            finally:
+                self.transformer.weights = ALWAYS_THERE
+
+    def _fill(self, network: Network, name: str) -> None:
+        """Weights from the checkpoint, or random ones where the load format says so."""
+        if self._config.load_format == "dummy":
+            fill_random(network, seed=0, device=self._device)
+        else:
+            load_weights(network, WeightFiles(self._model_path / name, STEMS[name], TIED_NAMES))
+
+
+def _of(placement: Placement | None) -> Placement:
+    assert placement is not None, "weights that lie on the host have to be brought"
+    return placement
+
+
+def _make_text_encoder(model_path: Path, spec: ModelSpec, world: Axis | None) -> TextEncoder:
+    tokenizer = load_tokenizer(model_path / "tokenizer")
+    if (num_tokens := tokenizer.get_vocab_size()) > spec.text_encoder.vocab_size:
+        raise InvalidCheckpoint(
+            f"{model_path / 'tokenizer'}: has {num_tokens} tokens, more than the text encoder's table "
+            f"({spec.text_encoder.vocab_size})"
+        )
+    return TextEncoder(model_path / "text_encoder", tokenizer, spec.max_text_tokens, world)

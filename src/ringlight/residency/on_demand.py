@@ -1,0 +1,52 @@
+"""OnDemand: the parts of one network of which each comes when it is taken, whatever was taken before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from ringlight.residency.lane import Lane
+from ringlight.residency.part import Part
+from ringlight.residency.shelf import Shelf
+
+
+class OnDemand:
+    """Weights of one network on a device that holds the part that is in use. To be entered, and left when the stage
+    ends. Nothing hides the copy, so this is for parts that compute far longer than they take to come."""
+
+    def __init__(self, parts: Sequence[Part], shelf: Shelf, lane: Lane) -> None:
+        self._parts, self._shelf, self._lane = parts, shelf, lane
+        self._there: dict[int, Tensor] = {}
+        self.num_bytes = 0
+        self.waits: list[Any] = []
+
+    def __enter__(self) -> OnDemand:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for index in list(self._there):
+            self.done(index)
+        self._lane.settle()
+
+    def take(self, index: int) -> None:
+        """Bring a part, unless it is there."""
+        if index in self._there:
+            return
+        part = self._parts[index]
+        flat = self._there[index] = self._lane.room(part.num_bytes)
+        self.waits.append(self._lane.wait(self._lane.bring(flat, self._shelf.flat(part), self._lane.now())))
+        self.num_bytes += part.num_bytes
+        part.bind(flat)
+        part.lay_out()
+
+    def done(self, index: int) -> None:
+        """Give it up."""
+        part = self._parts[index]
+        part.forget_layout()
+        self._shelf.bind([part])
+        del self._there[index]

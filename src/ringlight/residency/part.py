@@ -1,0 +1,103 @@
+"""Part: weights of a network that come and go together, in one run of bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+ALIGNMENT = 64  # bytes between bounds that tensors begin on: a cache line's; CUDA's kernels want 16 at most
+
+
+@runtime_checkable
+class LaidOut(Protocol):
+    """A module whose kernel may want weights in another form than they are loaded in."""
+
+    def lay_out(self) -> None:
+        """Make that form of the weights that it has now, which may be given up for it."""
+
+    def forget_layout(self) -> None:
+        """Drop it, for other weights will come."""
+
+
+class Slot(NamedTuple):
+    """A parameter of a module, and its place in the run."""
+
+    module: nn.Module
+    name: str
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    offset: int
+
+    def view(self, flat: Tensor) -> Tensor:
+        """The parameter as it lies in a run of bytes."""
+        num_bytes = math.prod(self.shape) * self.dtype.itemsize
+        values = flat[self.offset : self.offset + num_bytes].view(self.dtype)
+        return values.as_strided(self.shape, self.stride)
+
+
+class Part:
+    """The parameters of some modules, as one run of bytes that may lie on the host or on a device.
+
+    The modules must have the dtypes that they compute with, on any device. Kernels of convolutions lie as convolutions
+    want them, channels last.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        modules: Iterable[nn.Module],
+        without: Collection[nn.Parameter] = (),
+        needs_layout: bool = False,
+    ) -> None:
+        """`without`: parameters below the modules that belong to another part. `needs_layout`: results differ in their
+        last digits where the modules have not laid out what they compute with."""
+        self.name, self.needs_layout = name, needs_layout
+        self.slots: list[Slot] = []
+        offset = 0
+        left_out = set(without)
+        for module in modules:
+            for owner in module.modules():
+                for key, parameter in owner.named_parameters(recurse=False):
+                    if parameter not in left_out:
+                        slot = Slot(owner, key, parameter.shape, _stride(parameter), parameter.dtype, offset)
+                        self.slots.append(slot)
+                        offset += -(-parameter.numel() * parameter.itemsize // ALIGNMENT) * ALIGNMENT
+        self.num_bytes = offset
+
+    @property
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What the modules have at the moment."""
+        for slot in self.slots:
+            yield getattr(slot.module, slot.name)
+
+    def bind(self, flat: Tensor) -> None:
+        """Let the modules compute with the weights in these bytes. Nothing is copied."""
+        for slot in self.slots:
+            slot.module.register_parameter(slot.name, nn.Parameter(slot.view(flat), requires_grad=False))
+
+    def lay_out(self) -> None:
+        """Have the modules lay out what is bound as their kernels like it, where they know better."""
+        for module in self._laid_out:
+            module.lay_out()
+
+    def forget_layout(self) -> None:
+        """Drop what `lay_out` has made. What is bound may be gone with it."""
+        for module in self._laid_out:
+            module.forget_layout()
+
+    @property
+    def _laid_out(self) -> Iterator[LaidOut]:
+        owners = dict.fromkeys(slot.module for slot in self.slots)
+        return (module for module in owners if isinstance(module, LaidOut))
+
+
+def _stride(parameter: Tensor) -> tuple[int, ...]:
+    like = torch.empty(parameter.shape, device="meta")
+    if like.dim() == 5:
+        like = like.contiguous(memory_format=torch.channels_last_3d)
+    return like.stride()

@@ -1,0 +1,80 @@
+"""Residency: the owner of a rank's weights, which lie on the host and are on the device while they are needed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ringlight.core.report import WeightsReport
+from ringlight.residency.flow import Flow
+from ringlight.residency.in_place import InPlace
+from ringlight.residency.lane import Lane
+from ringlight.residency.on_demand import OnDemand
+from ringlight.residency.part import Part
+from ringlight.residency.shelf import Shelf
+from ringlight.residency.weights import ALWAYS_THERE, Weights
+
+
+class Residency:
+    """A shelf, and the way from it to the device. Without a lane the device reads the shelf itself, as a CPU does."""
+
+    def __init__(self, shelf: Shelf, lane: Lane | None) -> None:
+        self.shelf = shelf
+        self._lane = lane
+        self._bytes: defaultdict[str, int] = defaultdict(int)
+        self._waits: defaultdict[str, list[Any]] = defaultdict(list)
+
+    @contextmanager
+    def open(
+        self, name: str, parts: Sequence[Part], kept: Collection[int], sharing: int = 1, in_order: bool = True
+    ) -> Iterator[Weights]:
+        """The weights of a network while a stage runs. `kept` are the numbers of parts that stay until it ends, and
+        `sharing` computations go through each pass together. Parts that are taken in their order come ahead of that.
+        `name` is what reports call it."""
+        if self._lane is None:
+            with InPlace(parts, self.shelf, kept) as weights:
+                yield weights
+            return
+        flow = (
+            Flow(parts, self.shelf, self._lane, kept, sharing) if in_order else OnDemand(parts, self.shelf, self._lane)
+        )
+        try:
+            with flow:
+                yield flow
+        finally:
+            self._bytes[name] += flow.num_bytes
+            self._waits[name] += flow.waits
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        self._bytes.clear()
+        self._waits.clear()
+
+    def report(self) -> WeightsReport:
+        """What came since `reset`, and what lies on the host."""
+        lane = self._lane
+        return WeightsReport(
+            host_bytes=self.shelf.num_bytes,
+            pinned_bytes=0,
+            brought_bytes=dict(self._bytes),
+            wait_seconds={name: sum(map(lane.seconds, waits)) for name, waits in self._waits.items()} if lane else {},
+        )
+
+
+@contextmanager
+def at_work(
+    residency: Residency | None,
+    name: str,
+    parts: Sequence[Part],
+    kept: Collection[int] = (),
+    sharing: int = 1,
+    in_order: bool = True,
+) -> Iterator[Weights]:
+    """The weights of a network while a stage runs, where they have to come; without a residency all are there."""
+    if residency is None:
+        yield ALWAYS_THERE
+        return
+    with residency.open(name, parts, kept, sharing, in_order) as weights:
+        yield weights

@@ -1,0 +1,90 @@
+"""Shelf: the host's copy of a model's weights, one for all ranks of a machine.
+
+It is memory without a name that processes share (memfd): whoever starts the ranks hands its descriptor on, and with the
+last process that has it the memory is gone, however that process ends. Which rank fills which part is a matter of locks
+on the same descriptor, which the system takes back from a process that dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ringlight.core.errors import OutOfMemory
+from ringlight.core.plain import plain
+from ringlight.core.report import GIB
+from ringlight.residency.part import Part
+
+HEADER_BYTES = 2**16  # a byte for each part: whether it is filled
+FILLED = b"\1"
+
+
+class Shelf:
+    """Room for parts on the host, in the order in which they are named: the same on all ranks of a machine."""
+
+    def __init__(self, parts: Sequence[tuple[str, int]], descriptor: int = -1) -> None:
+        """`parts` are names and bytes of all parts of the model, also of those that are another rank's.
+
+        `descriptor` is the memory's, which other ranks have too; without one it is this process's own. Raises
+        OutOfMemory where the host has no room.
+        """
+        assert len(parts) <= HEADER_BYTES, "a byte for each"
+        self._place: dict[str, tuple[int, int, int]] = {}
+        offset = HEADER_BYTES
+        for index, (name, num_bytes) in enumerate(parts):
+            self._place[name] = (index, offset, num_bytes)
+            offset += -(-num_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.num_bytes = offset
+        self._descriptor = os.memfd_create("ringlight weights") if descriptor < 0 else os.dup(descriptor)
+        try:
+            os.ftruncate(self._descriptor, offset)
+            self._map = mmap.mmap(self._descriptor, offset)
+        except OSError as error:
+            needed = f"{plain(offset / GIB, 3)} GiB"
+            raise OutOfMemory(f"the host has no room for a copy of the weights ({needed}): {error.strerror}") from None
+        self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
+
+    def flat(self, part: Part) -> Tensor:
+        """The bytes of a part."""
+        _, offset, num_bytes = self._place[part.name]
+        assert num_bytes == part.num_bytes, f"{part.name} is as large on all ranks"
+        return self._bytes[offset : offset + num_bytes]
+
+    def bind(self, parts: Iterable[Part]) -> None:
+        """Let networks have their weights here."""
+        for part in parts:
+            part.bind(self.flat(part))
+
+    def fill_once(self, parts: Sequence[Part], fill: Callable[[], None], wait: bool = True) -> bool:
+        """Have `fill` write these parts, which are bound to this shelf, unless another process has.
+
+        The one door for whoever writes weights. Where another process writes them at the moment it is waited for, or
+        without `wait` not. Returns whether they are filled.
+        """
+        first, last = (self._place[part.name][0] for part in (parts[0], parts[-1]))
+        with self._locked(first, last + 1 - first, wait) as is_mine:
+            if not is_mine:
+                return False
+            if bytes(self._map[first : last + 1]) != FILLED * (last + 1 - first):
+                fill()
+                self._map[first : last + 1] = FILLED * (last + 1 - first)
+            return True
+
+    @contextmanager
+    def _locked(self, start: int, length: int, wait: bool) -> Iterator[bool]:
+        """Hold the lock of these bytes of the header; False where another process holds it and is not waited for."""
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), length, start)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, length, start)

@@ -1,0 +1,26 @@
+"""Weights: what a network asks before it computes with a part of itself, and says once it has."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Weights(Protocol):
+    """The parts of a network by their numbers, which it takes in order, again and again."""
+
+    def take(self, index: int) -> None:
+        """Have part `index` where it is computed with, waiting for it if need be."""
+
+    def done(self, index: int) -> None:
+        """Be done with it until it is taken again: its room may be another part's from here on."""
+
+
+class AlwaysThere:
+    """Weights of a network that is on its device, all of it, all the time."""
+
+    def take(self, index: int) -> None: ...
+
+    def done(self, index: int) -> None: ...
+
+
+ALWAYS_THERE = AlwaysThere()
