@@ -127,7 +127,7 @@ def test_pairs_of_frames_are_the_plain_convolution() -> None:
     torch.nn.init.normal_(plain.bias)
     paired.load_state_dict(plain.state_dict())
     weight = plain.weight.double().clone()
-    paired.optimise_layout()
+    paired.lay_out()
     window = torch.randn(HISTORY + 6, 7, 9, 24)
     exact = torch.nn.functional.conv3d(
         window.double().permute(3, 0, 1, 2).unsqueeze(0), weight, plain.bias.double(), padding=(0, 1, 1)

@@ -15,7 +15,7 @@ from torch import nn
 
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.engine.host_memory import HostMemory
-from ringlight.residency.part import Part
+from ringlight.residency.part import WeightPart
 from ringlight.residency.shelf import Shelf
 
 SIZE = 1000
@@ -34,7 +34,7 @@ class Model:
 
     def __init__(self, descriptor: int = -1) -> None:
         self.layers = [nn.Linear(SIZE, 1, bias=False).requires_grad_(False) for _ in range(2)]
-        self.parts = [Part(f"layer {number}", [layer]) for number, layer in enumerate(self.layers)]
+        self.parts = [WeightPart(f"layer {number}", [layer]) for number, layer in enumerate(self.layers)]
         self.shelf = Shelf([(part.name, part.num_bytes) for part in self.parts], descriptor)
         self.shelf.bind(self.parts)
 

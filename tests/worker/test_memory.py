@@ -13,9 +13,9 @@ MIB = 2**20
 SLACK = 16 * MIB
 
 
-def use(num_bytes: int) -> None:
+def use(num_bytes: int, flags: int = mmap.MAP_PRIVATE) -> None:
     """Touch so many bytes, and give them back to the system."""
-    with mmap.mmap(-1, num_bytes) as memory:
+    with mmap.mmap(-1, num_bytes, flags) as memory:
         for page in range(0, num_bytes, mmap.PAGESIZE):
             memory[page] = 1
 
@@ -56,5 +56,24 @@ def test_a_new_job_forgets_earlier_peaks() -> None:
 
 
 def test_the_meter_of_a_cpu() -> None:
-    assert isinstance(meter_for(torch.device("cpu"), rank=3), ResidentMeter)
-    assert meter_for(torch.device("cpu"), rank=3).report().rank == 3
+    meter = meter_for(torch.device("cpu"), rank=3, shares_weights=False)
+    assert isinstance(meter, ResidentMeter)
+    assert meter.report().rank == 3
+
+
+def test_what_is_shared_is_not_a_ranks_own() -> None:
+    meter = meter_for(torch.device("cpu"), rank=3, shares_weights=True)
+    meter.start()
+    idle = meter.peak_bytes()
+    use(64 * MIB, mmap.MAP_SHARED)
+    assert meter.peak_bytes() < idle + SLACK
+    kept = torch.ones(16 * MIB)
+    first = meter.peak_bytes()
+    assert 60 * MIB < first - idle < 64 * MIB + SLACK
+    del kept
+    meter.reset()
+    assert meter.peak_bytes() < idle + SLACK
+    report = meter.report()
+    assert (report.rank, report.peak_own_bytes) == (3, report.peak_bytes)
+    assert report.peak_bytes >= first
+    assert report.peak_resident_bytes is None

@@ -137,7 +137,7 @@ def materialise(
 
 
 def fill_random(
-    network: HasSlots, seed: int, device: torch.device | None = None, piece_bytes: int = PIECE_BYTES
+    network: HasSlots, seed: int, piece_bytes: int = PIECE_BYTES, device: torch.device | None = None
 ) -> None:
     """Random weights in place, scaled so that signals neither die nor explode (for benchmarks and demos).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from types import TracebackType
 
-from ringlight.residency.part import Part
+from ringlight.residency.part import WeightPart
 from ringlight.residency.shelf import Shelf
 
 
@@ -18,7 +18,7 @@ class InPlace:
 
     num_bytes = 0
 
-    def __init__(self, parts: Sequence[Part], shelf: Shelf, kept: Collection[int]) -> None:
+    def __init__(self, parts: Sequence[WeightPart], shelf: Shelf, kept: Collection[int]) -> None:
         self._parts, self._shelf, self._kept = parts, shelf, frozenset(kept)
         self._laid_out: set[int] = set()
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ringlight.residency.lane import Lane
-from ringlight.residency.part import Part
+from ringlight.residency.part import WeightPart
 from ringlight.residency.shelf import Shelf
 
 
@@ -17,7 +17,7 @@ class OnDemand:
     """Weights of one network on a device that holds the part that is in use. To be entered, and left when the stage
     ends. Nothing hides the copy, so this is for parts that compute far longer than they take to come."""
 
-    def __init__(self, parts: Sequence[Part], shelf: Shelf, lane: Lane) -> None:
+    def __init__(self, parts: Sequence[WeightPart], shelf: Shelf, lane: Lane) -> None:
         self._parts, self._shelf, self._lane = parts, shelf, lane
         self._there: dict[int, Tensor] = {}
         self.num_bytes = 0

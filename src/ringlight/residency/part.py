@@ -1,4 +1,4 @@
-"""Part: weights of a network that come and go together, in one run of bytes."""
+"""WeightPart: weights of a network that come and go together, in one run of bytes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Slot(NamedTuple):
         return values.as_strided(self.shape, self.stride)
 
 
-class Part:
+class WeightPart:
     """The parameters of some modules, as one run of bytes that may lie on the host or on a device.
 
     The modules must have the dtypes that they compute with, on any device. Kernels of convolutions lie as convolutions

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from ringlight.core.report import WeightsReport
-from ringlight.residency.flow import Flow
+from ringlight.residency.feed import Feed
 from ringlight.residency.in_place import InPlace
 from ringlight.residency.lane import Lane
 from ringlight.residency.on_demand import OnDemand
-from ringlight.residency.part import Part
+from ringlight.residency.part import WeightPart
 from ringlight.residency.shelf import Shelf
 from ringlight.residency.weights import ALWAYS_THERE, Weights
 
@@ -28,7 +28,7 @@ class Residency:
 
     @contextmanager
     def open(
-        self, name: str, parts: Sequence[Part], kept: Collection[int], sharing: int = 1, in_order: bool = True
+        self, name: str, parts: Sequence[WeightPart], kept: Collection[int], sharing: int = 1, in_order: bool = True
     ) -> Iterator[Weights]:
         """The weights of a network while a stage runs. `kept` are the numbers of parts that stay until it ends, and
         `sharing` computations go through each pass together. Parts that are taken in their order come ahead of that.
@@ -37,15 +37,15 @@ class Residency:
             with InPlace(parts, self.shelf, kept) as weights:
                 yield weights
             return
-        flow = (
-            Flow(parts, self.shelf, self._lane, kept, sharing) if in_order else OnDemand(parts, self.shelf, self._lane)
+        feed = (
+            Feed(parts, self.shelf, self._lane, kept, sharing) if in_order else OnDemand(parts, self.shelf, self._lane)
         )
         try:
-            with flow:
-                yield flow
+            with feed:
+                yield feed
         finally:
-            self._bytes[name] += flow.num_bytes
-            self._waits[name] += flow.waits
+            self._bytes[name] += feed.num_bytes
+            self._waits[name] += feed.waits
 
     def reset(self) -> None:
         """Forget what was counted."""
@@ -67,7 +67,7 @@ class Residency:
 def at_work(
     residency: Residency | None,
     name: str,
-    parts: Sequence[Part],
+    parts: Sequence[WeightPart],
     kept: Collection[int] = (),
     sharing: int = 1,
     in_order: bool = True,

@@ -19,7 +19,7 @@ from torch import Tensor
 from ringlight.core.errors import OutOfMemory
 from ringlight.core.plain import plain
 from ringlight.core.report import GIB
-from ringlight.residency.part import Part
+from ringlight.residency.part import WeightPart
 
 HEADER_BYTES = 2**16  # a byte for each part: whether it is filled
 FILLED = b"\1"
@@ -50,18 +50,18 @@ class Shelf:
             raise OutOfMemory(f"the host has no room for a copy of the weights ({needed}): {error.strerror}") from None
         self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
 
-    def flat(self, part: Part) -> Tensor:
+    def flat(self, part: WeightPart) -> Tensor:
         """The bytes of a part."""
         _, offset, num_bytes = self._place[part.name]
         assert num_bytes == part.num_bytes, f"{part.name} is as large on all ranks"
         return self._bytes[offset : offset + num_bytes]
 
-    def bind(self, parts: Iterable[Part]) -> None:
+    def bind(self, parts: Iterable[WeightPart]) -> None:
         """Let networks have their weights here."""
         for part in parts:
             part.bind(self.flat(part))
 
-    def fill_once(self, parts: Sequence[Part], fill: Callable[[], None], wait: bool = True) -> bool:
+    def fill_once(self, parts: Sequence[WeightPart], fill: Callable[[], None], wait: bool = True) -> bool:
         """Have `fill` write these parts, which are bound to this shelf, unless another process has.
 
         The one door for whoever writes weights. Where another process writes them at the moment it is waited for, or

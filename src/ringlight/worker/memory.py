@@ -115,19 +115,21 @@ class ResidentMeter:
 class OwnMeter(ResidentMeter):
     """What a process has of its own, beside weights that it shares with others: anonymous memory.
 
-    Linux keeps no peak of it, so a thread looks every few milliseconds.
+    Linux keeps no peak of it, so a thread looks every few milliseconds, from `start` to `report`.
     """
 
     def __init__(self, rank: int = 0) -> None:
         super().__init__(rank)
         self._lock = threading.Lock()
         self._own_peak = self._stage_peak = 0
+        self._watched = threading.Event()
         threading.Thread(target=self._watch, name="memory", daemon=True).start()
 
     def start(self) -> None:
         super().start()
         with self._lock:
             self._own_peak = self._stage_peak = 0
+        self._watched.set()
 
     def reset(self) -> None:
         super().reset()
@@ -142,10 +144,11 @@ class OwnMeter(ResidentMeter):
     def report(self) -> MemoryReport:
         """Peaks since `start`."""
         self._look()
+        self._watched.clear()
         return MemoryReport(rank=self._rank, device="cpu", peak_own_bytes=self._own_peak)
 
     def _watch(self) -> None:
-        while True:
+        while self._watched.wait():
             self._look()
             time.sleep(SAMPLE_SECONDS)
 

@@ -21,9 +21,9 @@ from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.models.loading import WeightFiles, fill_random, load_weights, materialise
 from ringlight.parallel.mesh import Axis
-from ringlight.residency.flow import spread
+from ringlight.residency.feed import spread
 from ringlight.residency.lane import CudaLane
-from ringlight.residency.part import Part
+from ringlight.residency.part import WeightPart
 from ringlight.residency.residency import Residency, at_work
 from ringlight.residency.shelf import Shelf
 from ringlight.residency.weights import ALWAYS_THERE
@@ -81,7 +81,7 @@ class WanNetworks:
         of_vae = [vae.encoder, *vae.decoder]
         every = [*of_transformer, *of_vae, *everywhere]
         shelf = Shelf([(part.name, part.num_bytes) for part in every], descriptor)
-        own: list[tuple[Network, str, list[Part]]] = [
+        own: list[tuple[Network, str, list[WeightPart]]] = [
             (self.transformer, "transformer", of_transformer),
             (self.vae, "vae", of_vae),
             (self.encoder, "text_encoder", here),
@@ -142,7 +142,7 @@ class WanNetworks:
 
     @contextmanager
     def _transformer_at_work(
-        self, parts: Collection[Part], kept: Collection[int], num_together: int = 1
+        self, parts: Collection[WeightPart], kept: Collection[int], num_together: int = 1
     ) -> Iterator[None]:
         """The transformer while it works with these parts, of which those of the numbers `kept` stay, and its ends."""
         ends = [self._parts[0].ends] if self._parts else []

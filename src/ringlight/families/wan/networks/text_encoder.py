@@ -26,7 +26,7 @@ from ringlight.models.loading import materialise
 from ringlight.parallel.collective import collective
 from ringlight.parallel.collectives import Transfers, gather_parts
 from ringlight.parallel.mesh import Axis, ParallelMesh
-from ringlight.residency.part import Part
+from ringlight.residency.part import WeightPart
 from ringlight.residency.residency import Residency, at_work
 
 # The token table stands under two names in some checkpoints; it is one tensor.
@@ -78,14 +78,14 @@ class TextEncoder(nn.Module):
         self._of_all_ranks = (whole,)  # no module of this one
         self._holders = sum(map(bool, runs))
         self._residency: Residency | None = None
-        self._layers: list[Part] = []
+        self._layers: list[WeightPart] = []
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
         """Give the network (unfilled) memory."""
         materialise(self.network, device, dtype)
         self._settle(device, dtype)
 
-    def prepare_to_stream(self, device: torch.device, dtype: torch.dtype) -> tuple[list[Part], list[Part]]:
+    def prepare_to_stream(self, device: torch.device, dtype: torch.dtype) -> tuple[list[WeightPart], list[WeightPart]]:
         """Compute on a device to which layers come from a host's copy (`stream_from`).
 
         Returns the parts of all ranks, token table first, and those of this rank.
@@ -184,9 +184,9 @@ class TextEncoder(nn.Module):
             return out
 
 
-def _parts(network: Umt5Encoder) -> list[Part]:
+def _parts(network: Umt5Encoder) -> list[WeightPart]:
     """Of a network that has its dtypes: the token table, and each layer."""
-    table = [] if network.shared is None else [Part(f"{PART_NAMES}token table", [network.shared])]
+    table = [] if network.shared is None else [WeightPart(f"{PART_NAMES}token table", [network.shared])]
     return table + network.encoder.parts(PART_NAMES)
 
 

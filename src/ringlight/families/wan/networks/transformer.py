@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ringlight.core.portions import MAX_ELEMENTS, SLICE_TOKENS, merges_padding, offered_tokens
 from ringlight.families.layers.matrix import BlockLayers, Matrix, TransformerLayers
 from ringlight.families.wan.networks.conditioning import Modulation, TextKeys
+from ringlight.families.wan.networks.naming import transformer_slots
 from ringlight.families.wan.networks.rope import rope_frequencies, rotate_
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.kernels.attention.kernel import AttentionKernel
@@ -35,7 +36,7 @@ from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.shard import SequenceShard
 from ringlight.parallel.speeds import median_seconds
 from ringlight.parallel.turns import in_turns
-from ringlight.residency.part import Part
+from ringlight.residency.part import WeightPart
 from ringlight.residency.weights import ALWAYS_THERE, Weights
 
 PROBE_TOKENS_ON_CPU, PROBE_TOKENS = 128, 2048
@@ -181,9 +182,9 @@ class TransformerParts(NamedTuple):
     """What of a transformer comes and goes together: what stands before and after its blocks, each block without what
     makes keys and values of texts, and that of each block."""
 
-    ends: Part
-    blocks: list[Part]
-    texts: list[Part]
+    ends: WeightPart
+    blocks: list[WeightPart]
+    texts: list[WeightPart]
 
 
 class WanTransformer(nn.Module):
@@ -212,7 +213,7 @@ class WanTransformer(nn.Module):
         """Where each tensor of the checkpoint goes: its name and shape there -> a view of a parameter here."""
         slots: dict[str, Tensor] = {}
         for name, parameter in self.named_parameters():
-            slots |= _slots_of(name, parameter.data, self.spec)
+            slots |= transformer_slots(name, parameter.data, self.spec)
         return slots
 
     def optimise_layout(self) -> None:
@@ -226,13 +227,13 @@ class WanTransformer(nn.Module):
         blocks = list(self._blocks())
         texts = [[*block.attn2.to_kv.parameters(), block.attn2.norm_k] for block in blocks]
         return TransformerParts(
-            ends=Part("transformer, all but its blocks", [self], [*self.blocks.parameters()]),
+            ends=WeightPart("transformer, all but its blocks", [self], [*self.blocks.parameters()]),
             blocks=[
-                Part(f"transformer, block {number}", [block], text)
+                WeightPart(f"transformer, block {number}", [block], text)
                 for number, (block, text) in enumerate(zip(blocks, texts, strict=True))
             ],
             texts=[
-                Part(f"transformer, text of block {number}", [block], set(block.parameters()).difference(text))
+                WeightPart(f"transformer, text of block {number}", [block], set(block.parameters()).difference(text))
                 for number, (block, text) in enumerate(zip(blocks, texts, strict=True))
             ],
         )
@@ -391,25 +392,3 @@ class WanTransformer(nn.Module):
 
 def _two_linear(layers: tuple[Matrix, Matrix]) -> dict[str, nn.Module]:
     return {f"linear_{place}": Linear.of(layer) for place, layer in enumerate(layers, 1)}
-
-
-def _slots_of(name: str, parameter: Tensor, spec: TransformerSpec) -> dict[str, Tensor]:
-    """The checkpoint's names for one of our parameters, with views of its shape there."""
-    dim = spec.inner_dim
-    for fused, parts in (("to_qkv", ("to_q", "to_k", "to_v")), ("to_kv", ("to_k", "to_v"))):
-        if f".{fused}." in name:
-            return {name.replace(fused, part): parameter[i * dim : (i + 1) * dim] for i, part in enumerate(parts)}
-    if name == "patch_embedding.weight":
-        return {name: parameter.view(dim, spec.in_channels, *spec.patch_size)}
-    if name.endswith("scale_shift_table"):
-        return {name: parameter.unsqueeze(0)}
-    for ours, theirs in (
-        (".norm_q", ".norm_q.weight"),
-        (".norm_k", ".norm_k.weight"),
-        (".to_out.", ".to_out.0."),
-        (".ffn.up.", ".ffn.net.0.proj."),
-        (".ffn.down.", ".ffn.net.2."),
-    ):
-        if name.endswith(ours) or (ours.endswith(".") and ours in name):
-            return {name.replace(ours, theirs): parameter}
-    return {name: parameter}

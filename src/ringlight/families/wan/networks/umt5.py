@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ringlight.families.layers.matrix import Matrix
 from ringlight.families.model import Positive
 from ringlight.families.wan.work.text_encoder import RELATIVE_BUCKETS, TextEncoderSpec
-from ringlight.residency.part import Part
+from ringlight.residency.part import WeightPart
 from ringlight.residency.weights import ALWAYS_THERE, Weights
 
 GATED_GELU = "gated-gelu"
@@ -74,12 +74,12 @@ class Stack(nn.Module):
             weights.done(place)
         return hidden
 
-    def parts(self, prefix: str) -> list[Part]:
+    def parts(self, prefix: str) -> list[WeightPart]:
         """Each layer, the final norm with the last one, once they have their dtypes."""
         modules: list[list[nn.Module]] = [[block] for block in self.block.values()]
         if self.final_layer_norm is not None:
             modules[-1].append(self.final_layer_norm)
-        return [Part(f"{prefix}layer {name}", each) for name, each in zip(self.block, modules, strict=True)]
+        return [WeightPart(f"{prefix}layer {name}", each) for name, each in zip(self.block, modules, strict=True)]
 
 
 class Umt5Block(nn.Module):

@@ -24,7 +24,7 @@ from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.models.finite import extremes
 from ringlight.parallel.collective import collective
 from ringlight.parallel.halo import Bands
-from ringlight.residency.part import Part
+from ringlight.residency.part import WeightPart
 from ringlight.residency.weights import ALWAYS_THERE, Weights
 
 
@@ -88,8 +88,8 @@ class VaeParts(NamedTuple):
     """What of a VAE comes and goes together: the encoder, and of the decoder what stands before its levels, each level,
     and what stands after them."""
 
-    encoder: Part
-    decoder: list[Part]
+    encoder: WeightPart
+    decoder: list[WeightPart]
 
 
 class WanVae(nn.Module):
@@ -125,8 +125,10 @@ class WanVae(nn.Module):
         modules += [[block] for block in decoder.up_blocks]
         modules += [[decoder.norm_out, decoder.conv_out]]
         return VaeParts(
-            encoder=Part("vae, encoder", [self.encoder, self.quant_conv], needs_layout=True),
-            decoder=[Part(f"vae, decoder {number}", each, needs_layout=True) for number, each in enumerate(modules)],
+            encoder=WeightPart("vae, encoder", [self.encoder, self.quant_conv], needs_layout=True),
+            decoder=[
+                WeightPart(f"vae, decoder {number}", each, needs_layout=True) for number, each in enumerate(modules)
+            ],
         )
 
     def checkpoint_slots(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Flow: the parts of one network while a stage runs: those that stay on the device, and those that come for each pass.
+"""Feed: the parts of one network while a stage runs: those that stay on the device, and those that come for each pass.
 
 A pass takes all parts in order. Those that stay come with the first pass, in the same order as the others, and are not
 given back; the others come through a few slots, ahead of the computation. When the stage is over nothing is left.
@@ -14,14 +14,14 @@ from typing import Any
 from torch import Tensor
 
 from ringlight.residency.lane import Lane
-from ringlight.residency.part import Part
+from ringlight.residency.part import WeightPart
 from ringlight.residency.shelf import Shelf
 
 NUM_SLOTS = 3  # a block that is finished, the next one, of which data was sent ahead, and one that is on its way
 
 
 @dataclass
-class Place:
+class Held:
     """Bytes on the device, with what is on its way to them, and who still needs it."""
 
     flat: Tensor
@@ -29,11 +29,11 @@ class Place:
     num_done: int = 0
 
 
-class Flow:
+class Feed:
     """Weights of one network on a device that holds only some of them. To be entered, and left when the stage ends."""
 
     def __init__(
-        self, parts: Sequence[Part], shelf: Shelf, lane: Lane, kept: Collection[int], sharing: int = 1
+        self, parts: Sequence[WeightPart], shelf: Shelf, lane: Lane, kept: Collection[int], sharing: int = 1
     ) -> None:
         """`kept` are the numbers of parts that stay. `sharing` computations go through each pass together, and each of
         them takes every part and is done with it."""
@@ -41,14 +41,14 @@ class Flow:
         self._kept, self._sharing = frozenset(kept), sharing
         self._streamed_bytes = max((p.num_bytes for i, p in enumerate(parts) if i not in self._kept), default=0)
         self._num_slots = min(NUM_SLOTS, len(parts) - len(self._kept))
-        self._there: dict[int, Place] = {}
+        self._there: dict[int, Held] = {}
         self._free: list[tuple[Tensor, Any]] = []
         self._num_made = 0
         self._next = 0
         self.num_bytes = 0
         self.waits: list[Any] = []
 
-    def __enter__(self) -> Flow:
+    def __enter__(self) -> Feed:
         return self
 
     def __exit__(
@@ -91,7 +91,7 @@ class Flow:
                     return
                 flat, after = room
                 brought = self._lane.bring(flat[: part.num_bytes], self._shelf.flat(part), after)
-                self._there[self._next] = Place(flat, brought)
+                self._there[self._next] = Held(flat, brought)
                 self.num_bytes += part.num_bytes
             elif self._next not in self._kept:
                 return  # of this pass; the next one's comes when it is done

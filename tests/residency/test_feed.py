@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ringlight.kernels.linear import Linear
-from ringlight.residency.flow import NUM_SLOTS, Flow, spread
+from ringlight.residency.feed import NUM_SLOTS, Feed, spread
 from ringlight.residency.in_place import InPlace
 from ringlight.residency.on_demand import OnDemand
-from ringlight.residency.part import Part
+from ringlight.residency.part import WeightPart
 from ringlight.residency.shelf import Shelf
 from tests.residency.lanes import LateLane
 
@@ -24,7 +24,7 @@ class Chain:
         generator = torch.Generator().manual_seed(num_layers)
         self.layers = [Linear(WIDTH, WIDTH).requires_grad_(False) for _ in range(num_layers)]
         drawn = [[torch.randn(p.shape, generator=generator) for p in layer.parameters()] for layer in self.layers]
-        self.parts = [Part(f"layer {number}", [layer]) for number, layer in enumerate(self.layers)]
+        self.parts = [WeightPart(f"layer {number}", [layer]) for number, layer in enumerate(self.layers)]
         self.shelf = Shelf([(part.name, part.num_bytes) for part in self.parts])
         self.shelf.bind(self.parts)
         for layer, values in zip(self.layers, drawn, strict=True):
@@ -33,7 +33,7 @@ class Chain:
         self.x = torch.randn(5, WIDTH, generator=generator)
         self.expected = self.through(None)
 
-    def through(self, weights: Flow | InPlace | OnDemand | None) -> Tensor:
+    def through(self, weights: Feed | InPlace | OnDemand | None) -> Tensor:
         x = self.x
         for number, layer in enumerate(self.layers):
             if weights is not None:
@@ -54,10 +54,10 @@ def test_passes_have_the_right_weights_within_so_many_bytes(num_layers: int, str
     chain, lane, streamed = Chain(num_layers), LateLane(), min(num_layers, streamed)
     kept = spread(streamed, num_layers)
     assert len(kept) == num_layers - streamed
-    with Flow(chain.parts, chain.shelf, lane, kept) as flow:
+    with Feed(chain.parts, chain.shelf, lane, kept) as feed:
         for _ in range(3):
-            assert torch.equal(chain.through(flow), chain.expected)
-        brought = flow.num_bytes
+            assert torch.equal(chain.through(feed), chain.expected)
+        brought = feed.num_bytes
     assert lane.peak_bytes <= (len(kept) + min(NUM_SLOTS, streamed)) * chain.widest
     assert lane.live_bytes == 0  # nothing is left when the stage is over
     wanted = (len(kept) + 3 * streamed) * chain.widest
@@ -69,21 +69,21 @@ def test_passes_have_the_right_weights_within_so_many_bytes(num_layers: int, str
 def test_two_share_a_pass(streamed: int) -> None:
     """One of them is a layer ahead of the other now and then, as forwards that take turns are."""
     chain, lane = Chain(), LateLane()
-    with Flow(chain.parts, chain.shelf, lane, spread(streamed, LAYERS), sharing=2) as flow:
+    with Feed(chain.parts, chain.shelf, lane, spread(streamed, LAYERS), sharing=2) as feed:
         for _ in range(2):
             first = second = chain.x
-            flow.take(0)
+            feed.take(0)
             for number, layer in enumerate(chain.layers):
                 first = layer(first)
                 if number + 1 < LAYERS:
-                    flow.take(number + 1)
-                flow.done(number)
-                flow.take(number)
+                    feed.take(number + 1)
+                feed.done(number)
+                feed.take(number)
                 second = layer(second)
-                flow.done(number)
+                feed.done(number)
             assert torch.equal(first, chain.expected)
             assert torch.equal(second, chain.expected)
-        assert flow.num_bytes <= (LAYERS - streamed + 2 * streamed + NUM_SLOTS) * chain.widest  # a pass for both
+        assert feed.num_bytes <= (LAYERS - streamed + 2 * streamed + NUM_SLOTS) * chain.widest  # a pass for both
 
 
 @pytest.mark.parametrize("stop", [0, 3, 6])
@@ -92,19 +92,19 @@ def test_a_stage_that_ends_in_the_middle_leaves_nothing(stop: int) -> None:
     chain, lane = Chain(), LateLane()
 
     def fail() -> None:
-        with Flow(chain.parts, chain.shelf, lane, spread(5, LAYERS)) as flow:
+        with Feed(chain.parts, chain.shelf, lane, spread(5, LAYERS)) as feed:
             for number in range(stop):
-                flow.take(number)
-                flow.done(number)
-            flow.take(stop)
+                feed.take(number)
+                feed.done(number)
+            feed.take(stop)
             raise LookupError
 
     for _ in range(2):
         with pytest.raises(LookupError):
             fail()
         assert lane.live_bytes == 0
-    with Flow(chain.parts, chain.shelf, lane, spread(5, LAYERS)) as flow:
-        assert torch.equal(chain.through(flow), chain.expected)
+    with Feed(chain.parts, chain.shelf, lane, spread(5, LAYERS)) as feed:
+        assert torch.equal(chain.through(feed), chain.expected)
 
 
 def test_on_demand_in_any_order() -> None:
@@ -138,7 +138,7 @@ def test_a_cpu_computes_in_place(streamed: int) -> None:
 def test_a_part_lies_as_kernels_want_it() -> None:
     """Kernels of three axes channels last, all of them on bounds that any kernel takes, each byte once."""
     network = nn.ModuleDict({"conv": nn.Conv3d(3, 5, 3), "norm": nn.LayerNorm(7), "map": nn.Linear(5, 3)}).bfloat16()
-    part = Part("part", [network], without=[network["map"].bias])
+    part = WeightPart("part", [network], without=[network["map"].bias])
     assert len(part.slots) == 5
     ends = [slot.offset + 2 * slot.shape.numel() for slot in part.slots]
     assert all(slot.offset % 64 == 0 for slot in part.slots)

@@ -1,0 +1,29 @@
+"""The checkpoint's names for our parameters, and the shapes that they have there."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ringlight.families.wan.work.transformer import TransformerSpec
+
+
+def transformer_slots(name: str, parameter: Tensor, spec: TransformerSpec) -> dict[str, Tensor]:
+    """The checkpoint's names for one of our parameters, with views of its shape there."""
+    dim = spec.inner_dim
+    for fused, parts in (("to_qkv", ("to_q", "to_k", "to_v")), ("to_kv", ("to_k", "to_v"))):
+        if f".{fused}." in name:
+            return {name.replace(fused, part): parameter[i * dim : (i + 1) * dim] for i, part in enumerate(parts)}
+    if name == "patch_embedding.weight":
+        return {name: parameter.view(dim, spec.in_channels, *spec.patch_size)}
+    if name.endswith("scale_shift_table"):
+        return {name: parameter.unsqueeze(0)}
+    for ours, theirs in (
+        (".norm_q", ".norm_q.weight"),
+        (".norm_k", ".norm_k.weight"),
+        (".to_out.", ".to_out.0."),
+        (".ffn.up.", ".ffn.net.0.proj."),
+        (".ffn.down.", ".ffn.net.2."),
+    ):
+        if name.endswith(ours) or (ours.endswith(".") and ours in name):
+            return {name.replace(ours, theirs): parameter}
+    return {name: parameter}
