@@ -25,7 +25,7 @@ class Chain:
         self.layers = [Linear(WIDTH, WIDTH).requires_grad_(False) for _ in range(num_layers)]
         drawn = [[torch.randn(p.shape, generator=generator) for p in layer.parameters()] for layer in self.layers]
         self.parts = [WeightPart(f"layer {number}", [layer]) for number, layer in enumerate(self.layers)]
-        self.shelf = Shelf([(part.name, part.num_bytes) for part in self.parts])
+        self.shelf = Shelf(self.parts)
         self.shelf.bind(self.parts)
         for layer, values in zip(self.layers, drawn, strict=True):
             for parameter, value in zip(layer.parameters(), values, strict=True):

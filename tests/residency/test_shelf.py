@@ -35,7 +35,7 @@ class Model:
     def __init__(self, descriptor: int = -1) -> None:
         self.layers = [nn.Linear(SIZE, 1, bias=False).requires_grad_(False) for _ in range(2)]
         self.parts = [WeightPart(f"layer {number}", [layer]) for number, layer in enumerate(self.layers)]
-        self.shelf = Shelf([(part.name, part.num_bytes) for part in self.parts], descriptor)
+        self.shelf = Shelf(self.parts, descriptor)
         self.shelf.bind(self.parts)
 
     def fill(self, value: float) -> Callable[[], None]:
@@ -160,7 +160,7 @@ def test_a_copy_is_one_for_all() -> None:
         return own() - before
 
     def fill() -> Shelf:
-        shelf = Shelf([("all", many)], memory.descriptor)
+        shelf = Shelf([WeightPart("all", [nn.Linear(many // 4, 1, bias=False)])], memory.descriptor)
         shelf._bytes.fill_(1)
         return shelf
 

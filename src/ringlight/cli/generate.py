@@ -157,7 +157,8 @@ def summary(report: RunReport) -> str:
         f"{workload['width']}x{workload['height']}, {workload['num_frames']} frames, "
         f"{workload['num_inference_steps']} steps, guidance {workload['guidance_scale']:g}, seed {workload['seed']}; "
         f"{report.num_tokens} tokens; {report.layout} on {environment['device']}, {environment['dtype']}; "
-        f"weights loaded in {environment['load_seconds']:.1f} s",
+        f"weights loaded in {environment['load_seconds']:.1f} s"
+        f" ({environment.get('load_gigabytes_per_second', 0):.2f} GB/s)",
     ]
     lines += [f"note: {warning.message}" for warning in report.warnings]
     first, *_, last = [*report.outputs, report.outputs[-1]]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 CONTAINER_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # cgroup version 2 and 1
 CONTAINERS = Path("/sys/fs/cgroup")
+PROCESS, MEMORY = Path("/proc/self/cgroup"), Path("/proc/meminfo")
+UNLIMITED = 2**60  # what version 1 says where nothing is bounded is above this
 
 
 def num_cores(containers: Path = CONTAINERS) -> int:
@@ -30,12 +33,52 @@ def memory_bytes(containers: Path = CONTAINERS) -> int:
     return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_limits(containers)])
 
 
+def available_bytes(containers: Path = CONTAINERS, process: Path = PROCESS, memory: Path = MEMORY) -> int:
+    """Memory that can still be had: what the system says, or what is left to any container around this process.
+
+    A container counts files that were read as its own; those make room when memory is asked for.
+    """
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", memory.read_text(), re.MULTILINE)
+    rooms = [] if found is None else [1024 * int(found[1])]
+    for folder in _around(containers, process):
+        for limit, current in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            most, used = _number(folder / limit), _number(folder / current)
+            if most is not None and most < UNLIMITED and used is not None:
+                rooms.append(most - used + _files_bytes(folder / "memory.stat"))
+    return max(0, min(rooms, default=memory_bytes(containers)))
+
+
+def _around(containers: Path, process: Path) -> Iterator[Path]:
+    """The folders of all containers around this process, the innermost first, as far as they can be seen."""
+    try:
+        lines = process.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if kinds in ("", "memory"):
+            root = containers / kinds
+            inner = root / path.lstrip("/")
+            yield from (folder for folder in (inner, *inner.parents) if folder.is_relative_to(root))
+
+
+def _files_bytes(path: Path) -> int:
+    """What of a container's memory are files that were read."""
+    try:
+        fields = dict(line.split() for line in path.read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return sum(int(fields.get(name, 0)) for name in ("inactive_file", "active_file"))
+
+
+def _number(path: Path) -> int | None:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
+
+
 def _limits(root: Path) -> Iterator[int]:
     """What the containers allow; one that is no number is none."""
-    for name in CONTAINER_LIMITS:
-        try:
-            text = (root / name).read_text().strip()
-        except OSError:
-            continue
-        if text.isdecimal():
-            yield int(text)
+    return filter(None, (_number(root / name) for name in CONTAINER_LIMITS))

@@ -160,7 +160,8 @@ class Runner:
         try:
             self.ready = self.replica.start()
             self.failure = None
-            logger.info("%s is ready, loaded in %.1f s", self.name, self.ready.load_seconds)
+            rate = self.ready.environment.get("load_gigabytes_per_second", 0.0)
+            logger.info("%s is ready, loaded in %.1f s (%.2f GB/s)", self.name, self.ready.load_seconds, rate)
         except BaseException as error:  # whatever it is: nobody may wait for workers that never come
             self.failure = as_ringlight_error(error)
             if self._supervised and not self._closing.is_set():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -24,6 +24,18 @@ from ringlight.pipelines.stages.text_encoding import PromptCache
 from ringlight.pipelines.trace import Tracer
 
 
+class Loaded(NamedTuple):
+    """What a rank has loaded of the weights, as it lies in memory, and how long that took, waits included."""
+
+    num_bytes: int
+    seconds: float
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        """10^9 bytes a second."""
+        return self.num_bytes / self.seconds / 1e9
+
+
 class Recipe(Protocol):
     """A loaded model on one device, ready to make videos one after another."""
 
@@ -34,6 +46,7 @@ class Recipe(Protocol):
     spec: ModelSpec
     kernel: AttentionKernel
     prompts: PromptCache
+    loaded: Loaded
 
     def make(
         self,

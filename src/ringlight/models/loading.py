@@ -102,19 +102,26 @@ def load_weights(network: HasSlots, files: WeightFiles, piece_bytes: int = PIECE
     Also for NaN and infinity, once all is loaded: what is not finite would run, and make a wrong video in silence.
     """
     slots = network.checkpoint_slots()
-    _require_match(files, slots)
-    here = {name: slot for name, slot in slots.items() if not slot.is_meta}
+    require_match(files, slots)
     extremes = Extremes()
+    read_weights({name: slot for name, slot in slots.items() if not slot.is_meta}, files, extremes, piece_bytes)
+    extremes.require_finite()
+
+
+def read_weights(
+    slots: Mapping[str, Tensor], files: WeightFiles, extremes: Extremes | None = None, piece_bytes: int = PIECE_BYTES
+) -> None:
+    """Fill slots from files that are known to match, and look at what comes where `extremes` are asked for."""
     with torch.no_grad():
-        for path, name, tensor in files.tensors(here):
-            for stored, slot in zip(_pieces(tensor, piece_bytes), _pieces(here[name], piece_bytes), strict=True):
+        for path, name, tensor in files.tensors(slots):
+            for stored, slot in zip(_pieces(tensor, piece_bytes), _pieces(slots[name], piece_bytes), strict=True):
                 moved = stored.to(slot.device)
                 slot.copy_(moved)
-                # The narrower of both is less to read, and what is too large for it has become infinite there. Of
-                # eight bits torch tells no extremes.
-                is_widened = 1 < moved.itemsize < slot.itemsize
-                extremes.add(Origin(path, name), moved if is_widened else slot)
-    extremes.require_finite()
+                if extremes is not None:
+                    # The narrower of both is less to read, and what is too large for it has become infinite there. Of
+                    # eight bits torch tells no extremes.
+                    is_widened = 1 < moved.itemsize < slot.itemsize
+                    extremes.add(Origin(path, name), moved if is_widened else slot)
 
 
 def materialise(
@@ -185,7 +192,8 @@ def _opened(path: Path) -> safe_open:
         raise damaged(path, str(error)) from None
 
 
-def _require_match(files: WeightFiles, slots: dict[str, Tensor]) -> None:
+def require_match(files: WeightFiles, slots: Mapping[str, Tensor]) -> None:
+    """Raise InvalidCheckpoint that names all that does not match, from the headers alone."""
     found = files.shapes()
     wrong = []
     if missing := sorted(slots.keys() - found.keys()):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ringlight.residency.lane import Lane
 from ringlight.residency.part import WeightPart
-from ringlight.residency.shelf import Shelf
+from ringlight.residency.source import WeightSource
 
 NUM_SLOTS = 3  # a block that is finished, the next one, of which data was sent ahead, and one that is on its way
 
@@ -33,11 +33,11 @@ class Feed:
     """Weights of one network on a device that holds only some of them. To be entered, and left when the stage ends."""
 
     def __init__(
-        self, parts: Sequence[WeightPart], shelf: Shelf, lane: Lane, kept: Collection[int], sharing: int = 1
+        self, parts: Sequence[WeightPart], source: WeightSource, lane: Lane, kept: Collection[int], sharing: int = 1
     ) -> None:
         """`kept` are the numbers of parts that stay. `sharing` computations go through each pass together, and each of
         them takes every part and is done with it."""
-        self._parts, self._shelf, self._lane = parts, shelf, lane
+        self._parts, self._source, self._lane = parts, source, lane
         self._kept, self._sharing = frozenset(kept), sharing
         self._streamed_bytes = max((p.num_bytes for i, p in enumerate(parts) if i not in self._kept), default=0)
         self._num_slots = min(NUM_SLOTS, len(parts) - len(self._kept))
@@ -57,7 +57,7 @@ class Feed:
         self._lane.settle()
         for index in self._there:
             self._parts[index].forget_layout()
-        self._shelf.bind(self._parts)
+        self._source.bind(self._parts)
         self._there.clear()
         self._free.clear()
 
@@ -90,7 +90,7 @@ class Feed:
                 if room is None:
                     return
                 flat, after = room
-                brought = self._lane.bring(flat[: part.num_bytes], self._shelf.flat(part), after)
+                brought = self._lane.bring(flat[: part.num_bytes], self._source.flat(part), after)
                 self._there[self._next] = Held(flat, brought)
                 self.num_bytes += part.num_bytes
             elif self._next not in self._kept:

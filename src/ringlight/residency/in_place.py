@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from types import TracebackType
+from typing import Any
 
 from ringlight.residency.part import WeightPart
-from ringlight.residency.shelf import Shelf
+from ringlight.residency.source import WeightSource
 
 
 class InPlace:
     """Weights of one network that nobody has to bring. To be entered, and left when the stage ends.
 
     Those that are kept are laid out once, in this process's own memory, as kernels are fastest with; the others are
-    computed with as they are, or where that would make a difference laid out for each pass.
+    computed with as they are, or where that would make a difference laid out for each pass. What has to be read from
+    files is this process's own while it is needed.
     """
 
-    num_bytes = 0
-
-    def __init__(self, parts: Sequence[WeightPart], shelf: Shelf, kept: Collection[int]) -> None:
-        self._parts, self._shelf, self._kept = parts, shelf, frozenset(kept)
-        self._laid_out: set[int] = set()
+    def __init__(
+        self, parts: Sequence[WeightPart], source: WeightSource, kept: Collection[int], sharing: int = 1
+    ) -> None:
+        """`kept` are the numbers of parts that stay. `sharing` computations go through each pass together, and each of
+        them takes every part and is done with it."""
+        self._parts, self._source, self._kept, self._sharing = parts, source, frozenset(kept), sharing
+        self._made: dict[int, int] = {}  # what is not as it lies, and how many are done with it
+        self.num_bytes = 0
+        self.waits: list[Any] = []
 
     def __enter__(self) -> InPlace:
         return self
@@ -28,21 +34,32 @@ class InPlace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for index in list(self._laid_out):
+        for index in list(self._made):
             self._give_up(index)
 
     def take(self, index: int) -> None:
-        """Have a part laid out, where that is wanted."""
-        if index not in self._laid_out and (index in self._kept or self._parts[index].needs_layout):
-            self._parts[index].lay_out()
-            self._laid_out.add(index)
+        """Have a part, laid out where that is wanted."""
+        part = self._parts[index]
+        if index in self._made:
+            return
+        is_laid_out, is_there = index in self._kept or part.needs_layout, self._source.holds(part)
+        if not is_there:
+            self._source.flat(part)  # which binds it
+            self.num_bytes += part.num_bytes
+        if is_laid_out:
+            part.lay_out()
+        if is_laid_out or not is_there:
+            self._made[index] = 0
 
     def done(self, index: int) -> None:
-        """Give up what was laid out for this pass."""
-        if index in self._laid_out and index not in self._kept:
+        """Give up what is not kept, once all that share the pass are done with it."""
+        if index not in self._made or index in self._kept:
+            return
+        self._made[index] += 1
+        if self._made[index] == self._sharing:
             self._give_up(index)
 
     def _give_up(self, index: int) -> None:
-        self._laid_out.remove(index)
+        del self._made[index]
         self._parts[index].forget_layout()
-        self._shelf.bind([self._parts[index]])
+        self._source.bind([self._parts[index]])

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from ringlight.residency.lane import Lane
 from ringlight.residency.part import WeightPart
-from ringlight.residency.shelf import Shelf
+from ringlight.residency.source import WeightSource
 
 
 class OnDemand:
     """Weights of one network on a device that holds the part that is in use. To be entered, and left when the stage
     ends. Nothing hides the copy, so this is for parts that compute far longer than they take to come."""
 
-    def __init__(self, parts: Sequence[WeightPart], shelf: Shelf, lane: Lane) -> None:
-        self._parts, self._shelf, self._lane = parts, shelf, lane
+    def __init__(self, parts: Sequence[WeightPart], source: WeightSource, lane: Lane) -> None:
+        self._parts, self._source, self._lane = parts, source, lane
         self._there: dict[int, Tensor] = {}
         self.num_bytes = 0
         self.waits: list[Any] = []
@@ -39,7 +39,7 @@ class OnDemand:
             return
         part = self._parts[index]
         flat = self._there[index] = self._lane.room(part.num_bytes)
-        self.waits.append(self._lane.wait(self._lane.bring(flat, self._shelf.flat(part), self._lane.now())))
+        self.waits.append(self._lane.wait(self._lane.bring(flat, self._source.flat(part), self._lane.now())))
         self.num_bytes += part.num_bytes
         part.bind(flat)
         part.lay_out()
@@ -48,5 +48,5 @@ class OnDemand:
         """Give it up."""
         part = self._parts[index]
         part.forget_layout()
-        self._shelf.bind([part])
+        self._source.bind([part])
         del self._there[index]

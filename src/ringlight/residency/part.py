@@ -80,6 +80,12 @@ class WeightPart:
         for slot in self.slots:
             slot.module.register_parameter(slot.name, nn.Parameter(slot.view(flat), requires_grad=False))
 
+    def unbind(self) -> None:
+        """Let the modules have nothing."""
+        for slot in self.slots:
+            nothing = torch.empty(0, dtype=slot.dtype)
+            slot.module.register_parameter(slot.name, nn.Parameter(nothing, requires_grad=False))
+
     def lay_out(self) -> None:
         """Have the modules lay out what is bound as their kernels like it, where they know better."""
         for module in self._laid_out:

@@ -13,15 +13,16 @@ from ringlight.residency.in_place import InPlace
 from ringlight.residency.lane import Lane
 from ringlight.residency.on_demand import OnDemand
 from ringlight.residency.part import WeightPart
-from ringlight.residency.shelf import Shelf
+from ringlight.residency.source import WeightSource
 from ringlight.residency.weights import ALWAYS_THERE, Weights
 
 
 class Residency:
-    """A shelf, and the way from it to the device. Without a lane the device reads the shelf itself, as a CPU does."""
+    """What has the weights, and the way from there to the device. Without a lane the device reads the host's copy itself, as a
+    CPU does."""
 
-    def __init__(self, shelf: Shelf, lane: Lane | None) -> None:
-        self.shelf = shelf
+    def __init__(self, source: WeightSource, lane: Lane | None) -> None:
+        self.source = source
         self._lane = lane
         self._bytes: defaultdict[str, int] = defaultdict(int)
         self._waits: defaultdict[str, list[Any]] = defaultdict(list)
@@ -34,12 +35,11 @@ class Residency:
         `sharing` computations go through each pass together. Parts that are taken in their order come ahead of that.
         `name` is what reports call it."""
         if self._lane is None:
-            with InPlace(parts, self.shelf, kept) as weights:
-                yield weights
-            return
-        feed = (
-            Feed(parts, self.shelf, self._lane, kept, sharing) if in_order else OnDemand(parts, self.shelf, self._lane)
-        )
+            feed: InPlace | Feed | OnDemand = InPlace(parts, self.source, kept, sharing)
+        elif in_order:
+            feed = Feed(parts, self.source, self._lane, kept, sharing)
+        else:
+            feed = OnDemand(parts, self.source, self._lane)
         try:
             with feed:
                 yield feed
@@ -56,7 +56,7 @@ class Residency:
         """What came since `reset`, and what lies on the host."""
         lane = self._lane
         return WeightsReport(
-            host_bytes=self.shelf.num_bytes,
+            host_bytes=self.source.num_bytes,
             pinned_bytes=0,
             brought_bytes=dict(self._bytes),
             wait_seconds={name: sum(map(lane.seconds, waits)) for name, waits in self._waits.items()} if lane else {},

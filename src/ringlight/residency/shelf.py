@@ -28,8 +28,8 @@ FILLED = b"\1"
 class Shelf:
     """Room for parts on the host, in the order in which they are named: the same on all ranks of a machine."""
 
-    def __init__(self, parts: Sequence[tuple[str, int]], descriptor: int = -1) -> None:
-        """`parts` are names and bytes of all parts of the model, also of those that are another rank's.
+    def __init__(self, parts: Sequence[WeightPart], descriptor: int = -1) -> None:
+        """`parts` are all of the model, also those that are another rank's.
 
         `descriptor` is the memory's, which other ranks have too; without one it is this process's own. Raises
         OutOfMemory where the host has no room.
@@ -37,9 +37,9 @@ class Shelf:
         assert len(parts) <= HEADER_BYTES, "a byte for each"
         self._place: dict[str, tuple[int, int, int]] = {}
         offset = HEADER_BYTES
-        for index, (name, num_bytes) in enumerate(parts):
-            self._place[name] = (index, offset, num_bytes)
-            offset += -(-num_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        for index, part in enumerate(parts):
+            self._place[part.name] = (index, offset, part.num_bytes)
+            offset += -(-part.num_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         self.num_bytes = offset
         self._descriptor = os.memfd_create("ringlight weights") if descriptor < 0 else os.dup(descriptor)
         try:
@@ -49,6 +49,20 @@ class Shelf:
             needed = f"{plain(offset / GIB, 3)} GiB"
             raise OutOfMemory(f"the host has no room for a copy of the weights ({needed}): {error.strerror}") from None
         self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
+
+    @property
+    def missing_bytes(self) -> int:
+        """What the host still has to find for all of it."""
+        return self.num_bytes - 512 * os.fstat(self._descriptor).st_blocks  # of that size, whatever the file system's
+
+    def is_filled(self, parts: Sequence[WeightPart]) -> bool:
+        """Whether some process has filled these parts, which are neighbours."""
+        first, last = (self._place[part.name][0] for part in (parts[0], parts[-1]))
+        return bytes(self._map[first : last + 1]) == FILLED * (last + 1 - first)
+
+    def holds(self, part: WeightPart) -> bool:
+        """Every part has room here."""
+        return True
 
     def flat(self, part: WeightPart) -> Tensor:
         """The bytes of a part."""
@@ -71,7 +85,7 @@ class Shelf:
         with self._locked(first, last + 1 - first, wait) as is_mine:
             if not is_mine:
                 return False
-            if bytes(self._map[first : last + 1]) != FILLED * (last + 1 - first):
+            if not self.is_filled(parts):
                 fill()
                 self._map[first : last + 1] = FILLED * (last + 1 - first)
             return True

@@ -101,6 +101,7 @@ class Worker:
         shelf = setup.place.shelf if setup.place.shelf >= 0 else None
         self._pipeline = load_recipe(config, setup.limits, self._device, dtype, vae_dtype, group.world, shelf)
         described = environment.describe(config, self._device, dtype, vae_dtype, self._pipeline.kernel.name)
+        described["load_gigabytes_per_second"] = round(self._pipeline.loaded.gigabytes_per_second, 3)
         abilities = self._pipeline.measure(group.world, group.control)
         if abilities.speeds is not None:
             described |= msgspec.to_builtins(abilities.speeds)

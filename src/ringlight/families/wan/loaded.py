@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.errors import InvalidCheckpoint, OutOfMemory
+from ringlight.core.host import available_bytes
+from ringlight.core.plain import plain
 from ringlight.core.plan import Placement
+from ringlight.core.report import GIB
 from ringlight.core.weights import STEMS
 from ringlight.families.model import ModelSpec
-from ringlight.families.wan.networks.text_encoder import TIED_NAMES, TextEncoder, load_tokenizer
+from ringlight.families.wan.networks.text_encoder import TABLE, TIED_NAMES, TextEncoder, load_tokenizer
 from ringlight.families.wan.networks.transformer import TransformerParts, WanTransformer
 from ringlight.families.wan.networks.vae import VaeParts, WanVae
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
-from ringlight.models.loading import WeightFiles, fill_random, load_weights, materialise
+from ringlight.models.loading import (
+    Extremes,
+    WeightFiles,
+    fill_random,
+    load_weights,
+    materialise,
+    read_weights,
+    require_match,
+)
 from ringlight.parallel.mesh import Axis
 from ringlight.residency.feed import spread
-from ringlight.residency.lane import CudaLane
+from ringlight.residency.lane import Lane
 from ringlight.residency.part import WeightPart
 from ringlight.residency.residency import Residency, at_work
 from ringlight.residency.shelf import Shelf
+from ringlight.residency.source import PartlyInFiles, WeightSource
 from ringlight.residency.weights import ALWAYS_THERE
 
 Network = WanTransformer | WanVae | TextEncoder
+LEFT_BYTES = 2**30  # of what the host has, beside a copy of the weights
+
+
+class Own(NamedTuple):
+    """A network, its folder's name, and this rank's parts of it."""
+
+    network: Network
+    name: str
+    parts: list[WeightPart]
 
 
 class WanNetworks:
@@ -36,6 +58,7 @@ class WanNetworks:
 
     Once loaded to the host, a network is on the device within the context of its work alone (`denoising` and the like),
     and `placement` says how much of it. Loaded to the device they are there always, and a placement is none.
+    `loaded_bytes` is what this rank has loaded, as it lies in memory.
     """
 
     def __init__(
@@ -49,6 +72,7 @@ class WanNetworks:
             self.transformer, self.vae = WanTransformer(spec.transformer), WanVae(spec.vae)
         self.encoder = _make_text_encoder(model_path, spec, world)
         self.residency: Residency | None = None
+        self.loaded_bytes = 0
         self._parts: tuple[TransformerParts, VaeParts] | None = None
 
     @property
@@ -67,10 +91,17 @@ class WanNetworks:
         self.encoder.prepare(self._device, dtype)
         self._fill(self.encoder, "text_encoder")
 
-    def load_to_host(self, dtype: torch.dtype, vae_dtype: torch.dtype, descriptor: int = -1) -> None:
-        """Bring all weights to a host's copy, but those that another rank of this machine brings or has brought there.
+    def load_to_host(
+        self,
+        dtype: torch.dtype,
+        vae_dtype: torch.dtype,
+        shelf_for: Callable[[Sequence[WeightPart]], Shelf],
+        lane: Lane | None,
+    ) -> None:
+        """Bring all weights to the host's copy, but those that another rank of this machine brings or has brought.
 
-        `descriptor` is of the memory that the ranks share; -1: this process's own. Raises InvalidCheckpoint.
+        `shelf_for` makes room for all parts of the model there. The device has its weights by way of `lane`; a CPU
+        needs none. Raises InvalidCheckpoint.
         """
         meta = torch.device("meta")
         materialise(self.transformer, meta, dtype, WanTransformer.KEPT_IN_FLOAT32)
@@ -79,20 +110,63 @@ class WanNetworks:
         self._parts = transformer, vae = self.transformer.parts(), self.vae.parts()
         of_transformer = [transformer.ends, *transformer.blocks, *transformer.texts]
         of_vae = [vae.encoder, *vae.decoder]
-        every = [*of_transformer, *of_vae, *everywhere]
-        shelf = Shelf([(part.name, part.num_bytes) for part in every], descriptor)
-        own: list[tuple[Network, str, list[WeightPart]]] = [
-            (self.transformer, "transformer", of_transformer),
-            (self.vae, "vae", of_vae),
-            (self.encoder, "text_encoder", here),
+        shelf = shelf_for([*of_transformer, *of_vae, *everywhere])
+        own = [
+            Own(self.encoder, "text_encoder", here),
+            Own(self.vae, "vae", of_vae),
+            Own(self.transformer, "transformer", of_transformer),
         ]
-        for wait in (False, True):
+        self.residency = Residency(self._filled(shelf, [each for each in own if each.parts]), lane)
+        self.encoder.stream_from(self.residency)
+
+    def _filled(self, shelf: Shelf, own: Sequence[Own]) -> WeightSource:
+        """The shelf with this rank's weights on it, but those for which the host has no room: they stay in files."""
+        left = self._left_in_files(shelf, own)
+        for wait in (False, True):  # first what no other rank is about to fill
             for network, name, parts in own:
-                if parts:
+                if name not in left:
                     shelf.bind(parts)
                     shelf.fill_once(parts, partial(self._fill, network, name), wait)
-        self.residency = Residency(shelf, CudaLane(self._device) if self._device.type == "cuda" else None)
-        self.encoder.stream_from(self.residency)
+        if not left:
+            return shelf
+        readers: dict[str, Callable[[WeightPart], None]] = {}
+        source = PartlyInFiles(shelf, readers)
+        for network, name, parts in own:
+            if name in left:
+                files = self._files(name)
+                require_match(files, network.checkpoint_slots())
+                readers |= dict.fromkeys((part.name for part in parts), partial(_read, network, files))
+                self._look_at(network, files, parts, source)
+        return source
+
+    def _left_in_files(self, shelf: Shelf, own: Sequence[Own]) -> set[str]:
+        """The names of networks that are not on the shelf and for which the host has no room, the least used first."""
+        missing, room = shelf.missing_bytes, available_bytes() - LEFT_BYTES
+        left: set[str] = set()
+        for _, name, parts in own:
+            if missing > room and not shelf.is_filled(parts):
+                left.add(name)
+                missing -= sum(part.num_bytes for part in parts)
+        if left and self._config.load_format == "dummy":
+            raise OutOfMemory(
+                f"the host has {plain(room / GIB, 3)} GiB for a copy of the weights, which takes "
+                f"{plain(shelf.missing_bytes / GIB, 3)}; random weights are in no file that could be read instead"
+            )
+        return left
+
+    def _look_at(
+        self, network: Network, files: WeightFiles, parts: Sequence[WeightPart], source: PartlyInFiles
+    ) -> None:
+        """Read parts that stay in files once, to see whether they are finite."""
+        extremes = Extremes()
+        for part in parts:
+            part.bind(torch.empty(part.num_bytes, dtype=torch.uint8))
+            _read(network, files, part, extremes)
+        source.bind(parts)
+        extremes.require_finite()
+        if isinstance(network, TextEncoder) and network.network.shared is not None:
+            for _, _, table in files.tensors({TABLE}):
+                network.look_up_in(table)
 
     @contextmanager
     def making_text_keys(self) -> Iterator[None]:
@@ -156,10 +230,19 @@ class WanNetworks:
 
     def _fill(self, network: Network, name: str) -> None:
         """Weights from the checkpoint, or random ones where the load format says so."""
+        self.loaded_bytes += sum(slot.nbytes for slot in network.checkpoint_slots().values() if not slot.is_meta)
         if self._config.load_format == "dummy":
             fill_random(network, seed=0, device=self._device)
         else:
-            load_weights(network, WeightFiles(self._model_path / name, STEMS[name], TIED_NAMES))
+            load_weights(network, self._files(name))
+
+    def _files(self, name: str) -> WeightFiles:
+        return WeightFiles(self._model_path / name, STEMS[name], TIED_NAMES)
+
+
+def _read(network: Network, files: WeightFiles, part: WeightPart, extremes: Extremes | None = None) -> None:
+    """Fill what a part is bound to from its files."""
+    read_weights(network.checkpoint_slots(set(part.parameters)), files, extremes)
 
 
 def _of(placement: Placement | None) -> Placement:

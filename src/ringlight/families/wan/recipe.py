@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from ringlight.core.config import EngineConfig
 from ringlight.core.plan import SIMPLEST, Abilities, JobPlan, Speeds
 from ringlight.core.report import WeightsReport
 from ringlight.core.request import RequestLimits, VideoRequest
+from ringlight.families.recipe import Loaded
 from ringlight.families.table import read_model
 from ringlight.families.wan.loaded import WanNetworks
 from ringlight.kernels.attention.kernel import choose_kernel
@@ -35,6 +37,8 @@ from ringlight.pipelines.stages.text_encoding import PromptCache, encode_text
 from ringlight.pipelines.stages.timestep_preparation import prepare_timesteps
 from ringlight.pipelines.trace import Tracer
 from ringlight.pipelines.trial import require_sampler
+from ringlight.residency.lane import CudaLane
+from ringlight.residency.shelf import Shelf
 from ringlight.samplers.sampler import Sampler
 
 # A floor under all speeds, in FLOP/s: for telling slow work from work that does not come.
@@ -71,10 +75,13 @@ class WanRecipe:
             device, dtype, network.attention_head_dim, network.num_attention_heads, config.attention
         )
         self.networks = WanNetworks(config, self.model_path, self.spec, device, world)
+        began = time.perf_counter()
         if shelf is None:
             self.networks.load(dtype, vae_dtype)
         else:
-            self.networks.load_to_host(dtype, vae_dtype, shelf)
+            lane = CudaLane(device) if device.type == "cuda" else None
+            self.networks.load_to_host(dtype, vae_dtype, partial(Shelf, descriptor=shelf), lane)
+        self.loaded = Loaded(num_bytes=self.networks.loaded_bytes, seconds=time.perf_counter() - began)
         self.transformer, self.vae = self.networks.transformer, self.networks.vae
         self.painter = Painter(self.vae)
         self.prompts = PromptCache(self.networks.encoder, config.prompt_cache_bytes)

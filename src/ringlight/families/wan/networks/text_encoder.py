@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import ftfy
@@ -30,7 +30,8 @@ from ringlight.residency.part import WeightPart
 from ringlight.residency.residency import Residency, at_work
 
 # The token table stands under two names in some checkpoints; it is one tensor.
-TIED_NAMES = {"encoder.embed_tokens.weight": "shared.weight"}
+TABLE = "shared.weight"
+TIED_NAMES = {"encoder.embed_tokens.weight": TABLE}
 
 MAX_PROMPT = 40  # characters of a prompt in an error
 PART_NAMES = "text encoder, "  # how the names of its parts begin
@@ -105,13 +106,19 @@ class TextEncoder(nn.Module):
         self.network.eval()
         self._nothing = torch.empty(1, 0, self._width, device=device, dtype=dtype)
 
-    def checkpoint_slots(self) -> dict[str, Tensor]:
-        """Where each tensor of the checkpoint goes: its name there -> the parameter here.
+    def checkpoint_slots(self, only: Container[Tensor] | None = None) -> dict[str, Tensor]:
+        """Where each tensor of the checkpoint goes: its name there -> the parameter here, of `only` these (None: all).
 
         Those of layers that other ranks hold are on the meta device.
         """
         (whole,) = self._of_all_ranks
-        return _slots(whole) | _slots(self.network)
+        parameters = dict(whole.named_parameters()) | dict(self.network.named_parameters())
+        return {name: each.data for name, each in parameters.items() if only is None or each in only}
+
+    def look_up_in(self, table: Tensor) -> None:
+        """Take rows of prompts from this token table, of whatever dtype, such as one that lies in a file."""
+        assert self.network.shared is not None, "this rank has the table"
+        self.network.shared.register_parameter("weight", nn.Parameter(table, requires_grad=False))
 
     @collective
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:
@@ -160,7 +167,7 @@ class TextEncoder(nn.Module):
             return self._nothing
         sent, embedded = [], [self._nothing]
         for together in [tokens] if self._residency else [[ids] for ids in tokens]:
-            hidden = [self._receive(ids.shape[1]) if rank else self.network.embed(ids) for ids in together]
+            hidden = [self._receive(ids.shape[1]) if rank else self._embed(ids) for ids in together]
             for made in self._through_own_layers(hidden):
                 if rank < last:
                     sent.append(Transfers({rank + 1: made}, {}, self.axis, "text"))
@@ -169,6 +176,10 @@ class TextEncoder(nn.Module):
         for transfers in sent:
             transfers.wait()
         return torch.cat(embedded, dim=1)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        """(1, L, C): rows of the token table."""
+        return self.network.embed(ids).to(self._nothing.dtype)
 
     @collective
     def _receive(self, length: int) -> Tensor:
@@ -199,7 +210,3 @@ def _read_config(path: Path) -> Umt5Config:
     if config.feed_forward_proj != GATED_GELU:
         raise InvalidCheckpoint(f"{path}: feed_forward_proj must be {GATED_GELU}, not {config.feed_forward_proj}")
     return config
-
-
-def _slots(network: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.data for name, parameter in network.named_parameters()}

@@ -15,7 +15,7 @@ What is done differently, with the same result to rounding:
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Container, Generator, Iterator
 from typing import NamedTuple
 
 import torch
@@ -209,11 +209,13 @@ class WanTransformer(nn.Module):
         """The dtype of the matrix products; hidden states are float32."""
         return self.patch_embedding.weight.dtype
 
-    def checkpoint_slots(self) -> dict[str, Tensor]:
-        """Where each tensor of the checkpoint goes: its name and shape there -> a view of a parameter here."""
+    def checkpoint_slots(self, only: Container[Tensor] | None = None) -> dict[str, Tensor]:
+        """Where each tensor of the checkpoint goes: its name and shape there -> a view of a parameter here, of `only`
+        these parameters (None: all)."""
         slots: dict[str, Tensor] = {}
         for name, parameter in self.named_parameters():
-            slots |= transformer_slots(name, parameter.data, self.spec)
+            if only is None or parameter in only:
+                slots |= transformer_slots(name, parameter.data, self.spec)
         return slots
 
     def optimise_layout(self) -> None:

@@ -8,7 +8,7 @@ on its band of rows; exact, because neighbours exchange all that their convoluti
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 import torch
@@ -131,10 +131,15 @@ class WanVae(nn.Module):
             ],
         )
 
-    def checkpoint_slots(self) -> dict[str, Tensor]:
-        """Where each tensor of the checkpoint goes: its name and shape there -> a view of a parameter here."""
+    def checkpoint_slots(self, only: Container[Tensor] | None = None) -> dict[str, Tensor]:
+        """Where each tensor of the checkpoint goes: its name and shape there -> a view of a parameter here, of `only`
+        these parameters (None: all)."""
         naming = Naming(self.spec)
-        return dict(naming.slot_of(name, parameter.data) for name, parameter in self.named_parameters())
+        return dict(
+            naming.slot_of(name, parameter.data)
+            for name, parameter in self.named_parameters()
+            if only is None or parameter in only
+        )
 
     def optimise_layout(self) -> None:
         """Lay the weights of convolutions out as they are used. Call once, after loading."""

@@ -1,0 +1,59 @@
+"""WeightSource: where a part's bytes come from: a host's copy, or for want of room there the checkpoint's files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ringlight.residency.part import WeightPart
+from ringlight.residency.shelf import Shelf
+
+
+class WeightSource(Protocol):
+    """What has all parts of a model, on the host."""
+
+    @property
+    def num_bytes(self) -> int:
+        """What the host's copy takes."""
+
+    def holds(self, part: WeightPart) -> bool:
+        """Whether a part lies in memory, where a CPU can compute with it."""
+
+    def flat(self, part: WeightPart) -> Tensor:
+        """The bytes of a part, to be copied or computed with at once."""
+
+    def bind(self, parts: Iterable[WeightPart]) -> None:
+        """Let networks have what lies in memory, and nothing of all else."""
+
+
+class PartlyInFiles:
+    """A shelf without room for some parts, which are read whenever they are needed: slow, and within any memory."""
+
+    def __init__(self, shelf: Shelf, readers: Mapping[str, Callable[[WeightPart], None]]) -> None:
+        """`readers`, by the names of those parts, fill what the part is bound to."""
+        self._shelf, self._readers = shelf, readers
+
+    @property
+    def num_bytes(self) -> int:
+        return self._shelf.num_bytes
+
+    def holds(self, part: WeightPart) -> bool:
+        return part.name not in self._readers
+
+    def flat(self, part: WeightPart) -> Tensor:
+        if self.holds(part):
+            return self._shelf.flat(part)
+        room = torch.empty(part.num_bytes, dtype=torch.uint8)
+        part.bind(room)
+        self._readers[part.name](part)
+        return room
+
+    def bind(self, parts: Iterable[WeightPart]) -> None:
+        for part in parts:
+            if self.holds(part):
+                self._shelf.bind([part])
+            else:
+                part.unbind()

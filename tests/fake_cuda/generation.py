@@ -1,0 +1,146 @@
+"""A whole generation at full size on a fake device, whose weights lie on the host and come while they are needed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from torch import Tensor
+
+from ringlight.core.config import EngineConfig
+from ringlight.core.layout import ParallelLayout
+from ringlight.core.plan import JobPlan
+from ringlight.families.table import known_model
+from ringlight.families.wan.loaded import WanNetworks
+from ringlight.kernels.attention.kernel import load_kernel
+from ringlight.parallel.halo import Bands
+from ringlight.parallel.mesh import ParallelMesh
+from ringlight.parallel.turns import in_turns
+from ringlight.residency.part import WeightPart
+from tests.fake_cuda.networks import DEVICE, Size
+from tests.fake_cuda.rank import mesh_of
+from tests.fake_cuda.watch import Seen, Watch
+from tests.planner.specs import REAL
+
+PROMPT = "a " * 77
+
+
+class FakeShelf:
+    """A shelf of bytes that are nowhere."""
+
+    num_bytes = 0
+
+    def __init__(self, parts: Sequence[WeightPart]) -> None:
+        self._flat = {part.name: torch.empty(part.num_bytes, dtype=torch.uint8) for part in parts}
+
+    def flat(self, part: WeightPart) -> Tensor:
+        return self._flat[part.name]
+
+    def bind(self, parts: Iterable[WeightPart]) -> None:
+        for part in parts:
+            part.bind(self.flat(part))
+
+    def fill_once(self, parts: Sequence[WeightPart], fill: Callable[[], None], wait: bool = True) -> bool:
+        return True
+
+
+class FakeLane:
+    """Copies of what is nowhere to a device that computes nothing, made at once."""
+
+    def room(self, num_bytes: int) -> Tensor:
+        return torch.empty(num_bytes, dtype=torch.uint8, device=DEVICE)
+
+    def now(self) -> None: ...
+
+    def bring(self, there: Tensor, here: Tensor, after: None) -> int:
+        there.copy_(here)
+        return 0
+
+    def wait(self, brought: int) -> None: ...
+
+    def settle(self) -> None: ...
+
+    def seconds(self, wait: None) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Two prompts, a first frame, two steps with guidance, the first frame decoded and a portion after it; on a rank."""
+
+    size: Size
+    plan: JobPlan
+    layout: str = "u1r1"
+    rank: int = 0
+    model: str = REAL.name
+
+    def run(self) -> dict[str, Seen]:
+        """What each stage holds at its most, and sees."""
+        mesh = mesh_of(ParallelLayout.parse(self.layout), self.rank)
+        networks = self._networks(mesh)
+        seen = {}
+        for stage in (self._encode, self._denoise, self._decode):
+            with Watch() as watch:
+                stage(networks, mesh)
+            seen[stage.__name__.strip("_")] = watch.seen
+        return seen
+
+    def _networks(self, mesh: ParallelMesh) -> WanNetworks:
+        spec = known_model(self.model)
+        tokenizer = Tokenizer(WordLevel({"a": 0}, unk_token="a"))
+        tokenizer.pre_tokenizer = Whitespace()
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            for inner in ("tokenizer", "text_encoder"):
+                (folder / inner).mkdir()
+            tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
+            (folder / "text_encoder" / "config.json").write_bytes(msgspec.json.encode(spec.text_encoder))
+            networks = WanNetworks(EngineConfig(model_path=name), folder, spec, DEVICE, mesh.world)
+        networks.load_to_host(torch.bfloat16, torch.float32, FakeShelf, FakeLane())  # type: ignore[arg-type]
+        return networks
+
+    def _encode(self, networks: WanNetworks, mesh: ParallelMesh) -> None:
+        spec = known_model(self.model)
+        networks.encoder.encode([PROMPT, PROMPT + "a"])
+        rows = self.size.latents(spec)[2]
+        bands = Bands(rows, mesh.world)
+        if bands.size and spec.takes_picture:
+            with networks.encoding():
+                height = bands.size * spec.vae.scale_factor_spatial
+                networks.vae.encode(torch.empty(1, height, self.size.width, 3, device=DEVICE), bands)
+
+    def _denoise(self, networks: WanNetworks, mesh: ParallelMesh) -> None:
+        spec, plan = known_model(self.model), self.plan
+        num_forwards = 2 // mesh.cfg.size
+        text = torch.empty(77, spec.text_encoder.d_model, device=DEVICE, dtype=torch.bfloat16)
+        latents = torch.empty(1, *self.size.latents(spec), device=DEVICE)
+        with networks.making_text_keys():
+            keys = [networks.transformer.text_keys(text, spec.max_text_tokens) for _ in range(num_forwards)]
+        with networks.denoising(plan.placement, num_forwards if plan.take_turns else 1):
+            for _ in range(2):
+                steps = [
+                    networks.transformer.steps(
+                        latents, torch.empty(2, device=DEVICE), each, load_kernel("cudnn"), mesh, plan.num_slices
+                    )
+                    for each in keys
+                ]
+                for together in [steps] if plan.take_turns else [[each] for each in steps]:
+                    in_turns(*together)
+
+    def _decode(self, networks: WanNetworks, mesh: ParallelMesh) -> None:
+        spec, plan = known_model(self.model), self.plan
+        z, num_latents, rows, columns = self.size.latents(spec)
+        bands = Bands(rows, mesh.world)
+        latents = torch.empty(z, num_latents, bands.size, columns, device=DEVICE)
+        with networks.decoding(plan.placement):
+            stream = networks.vae.start_decoding(bands, columns, num_latents)
+            networks.vae.decode_next(latents[:, :1], stream, first=True)
+            for start in range(1, min(num_latents, 1 + 2 * plan.decode_chunk), plan.decode_chunk):
+                networks.vae.decode_next(latents[:, start : start + plan.decode_chunk], stream, first=False)
