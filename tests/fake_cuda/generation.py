@@ -73,7 +73,7 @@ class FakeLane:
 
 @dataclass(frozen=True)
 class Generation:
-    """Two prompts, a first frame, two steps with guidance, the first frame decoded and a portion after it; on a rank."""
+    """Two prompts, a first frame, a step with guidance, the first frame decoded and portions after it; on a rank."""
 
     size: Size
     plan: JobPlan
@@ -124,7 +124,7 @@ class Generation:
         with networks.making_text_keys():
             keys = [networks.transformer.text_keys(text, spec.max_text_tokens) for _ in range(num_forwards)]
         with networks.denoising(plan.placement, num_forwards if plan.take_turns else 1):
-            for _ in range(2):
+            for _ in range(1):
                 steps = [
                     networks.transformer.steps(
                         latents, torch.empty(2, device=DEVICE), each, load_kernel("cudnn"), mesh, plan.num_slices

@@ -18,8 +18,8 @@ from ringlight.residency.weights import ALWAYS_THERE, Weights
 
 
 class Residency:
-    """What has the weights, and the way from there to the device. Without a lane the device reads the host's copy itself, as a
-    CPU does."""
+    """Weights of all networks, and the way to the device: a lane, or none where it reads the host's copy itself,
+    as a CPU does."""
 
     def __init__(self, source: WeightSource, lane: Lane | None) -> None:
         self.source = source
