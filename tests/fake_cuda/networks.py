@@ -14,6 +14,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from ringlight.core.layout import ParallelLayout
+from ringlight.core.plan import Placement
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import known_model
 from ringlight.families.wan.networks.text_encoder import TextEncoder
@@ -28,6 +29,7 @@ from ringlight.parallel.turns import in_turns
 from tests.fake_cuda.rank import mesh_of
 from tests.fake_cuda.watch import Seen, Watch
 from tests.planner.specs import REAL
+from tests.residency.exchanges import AtOnce
 
 DEVICE = torch.device("cuda:0")
 LAYERS = 2  # each holds what the others do
@@ -87,7 +89,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Decode:
-    """The first frame of a video, and the portion after it, through the decoder on one rank."""
+    """The first frame of a video, and the portions after it, through the decoder on one rank."""
 
     size: Size
     portion: int = 1
@@ -95,18 +97,30 @@ class Decode:
     dtype: torch.dtype = torch.float32
     rank: int = 0
     model: str = REAL.name
+    frames_at_once: int = 0
+    host_history: int = 0
+
+    @property
+    def placement(self) -> Placement:
+        """Where its history is, and how many frames go at a time."""
+        return Placement(host_history=self.host_history, frames_at_once=self.frames_at_once)
 
     def run(self) -> Seen:
         spec = known_model(self.model)
         vae = _vae(spec, self.dtype)
+        vae.exchange = AtOnce()
         z, num_latents, rows, columns = self.size.latents(spec)
         bands = Bands(rows, mesh_of(ParallelLayout(ring=self.num_ranks), self.rank).world)
         latents = torch.empty(z, num_latents, bands.size, columns, device=DEVICE)
-        vae.decode_next(latents[:, :1, :2, :2], vae.start_decoding(Bands.alone(2), 2, 1), first=True)  # makes weights
+        vae.decode_next(
+            latents[:, :1, :2, :2], vae.start_decoding(Bands.alone(2), 2, 1, DEVICE), first=True
+        )  # makes weights
         with Watch() as watch:
-            stream = vae.start_decoding(bands, columns, num_latents)
+            stream = vae.start_decoding(bands, columns, num_latents, DEVICE, self.placement)
             vae.decode_next(latents[:, :1], stream, first=True)
-            vae.decode_next(latents[:, 1 : 1 + self.portion], stream, first=False)
+            for start in (1, 1 + self.portion):
+                vae.decode_next(latents[:, start : start + self.portion], stream, first=False)
+            stream.close()
         return watch.seen
 
 

@@ -8,24 +8,23 @@ import torch
 from ringlight.core.layout import split_sizes
 from ringlight.core.portions import MAX_ELEMENTS
 from ringlight.families.table import known_model
-from ringlight.families.wan.work.decoding import DecoderPeak, norm_copies
 from tests.fake_cuda.device import on_fake_cuda
 from tests.fake_cuda.networks import Decode, Encode, Size, case_name
 
-LONG, SMALL, WIDE, LARGEST = Size(704, 1280, 121), Size(480, 832, 81), Size(1088, 1920, 121), Size(2304, 4096, 145)
+PAGE, LONG, SMALL = Size(704, 1280, 25), Size(704, 1280, 121), Size(480, 832, 81)
+WIDE, LARGEST = Size(1088, 1920, 121), Size(2304, 4096, 145)
 HD, WAN21 = Size(720, 1280, 81), "Wan2.1-T2V-14B"
 BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32
 slow = pytest.mark.slow
 
 
 def planned(decode: Decode) -> int:
-    layers = known_model(decode.model).vae.decoder
-    _, _, rows, columns = decode.size.latents(known_model(decode.model))
-    own, is_split = split_sizes(rows, decode.num_ranks)[0], decode.num_ranks > 1
-    history = layers.history_elements(own, columns, is_split)
-    counted = DecoderPeak(layers, own, columns, is_split, False, norm_copies(False, decode.dtype.itemsize))
-    peak = counted.of(decode.portion, has_history=True)
-    return (history + peak) * decode.dtype.itemsize
+    """Bytes that a plan counts for all of a video in such portions."""
+    spec, itemsize = known_model(decode.model), decode.dtype.itemsize
+    _, *latent_size = decode.size.latents(spec)
+    frames, rows, columns = latent_size
+    asked = (frames, rows, columns), decode.num_ranks, decode.portion, False, itemsize
+    return spec.vae.decoding_elements(*asked, decode.placement) * itemsize
 
 
 @slow
@@ -40,6 +39,17 @@ def planned(decode: Decode) -> int:
         Decode(LARGEST, dtype=BFLOAT16),
         Decode(SMALL, model=WAN21),
         Decode(HD, num_ranks=2, dtype=BFLOAT16, portion=2, model=WAN21),
+        Decode(PAGE, frames_at_once=1),
+        Decode(PAGE, frames_at_once=1, host_history=1),
+        Decode(PAGE, frames_at_once=1, host_history=4),
+        Decode(PAGE, frames_at_once=1, host_history=4, num_ranks=2, rank=1),
+        Decode(LONG, frames_at_once=1, host_history=1, num_ranks=2),
+        Decode(LONG, portion=2, host_history=4),
+        Decode(SMALL, frames_at_once=1, host_history=4),
+        Decode(SMALL, frames_at_once=1, num_ranks=2),
+        Decode(LARGEST, host_history=4, dtype=BFLOAT16),
+        Decode(HD, frames_at_once=1, host_history=4, model=WAN21),
+        Decode(HD, frames_at_once=2, host_history=2, num_ranks=2, model=WAN21),
     ],
     ids=case_name,
 )

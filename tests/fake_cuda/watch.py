@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+ALLOCATIONS = ("aten.empty", "aten.new_empty")
+
 
 @dataclass
 class Seen:
     """What a watch has seen, ready to travel.
 
     `peak_bytes`: the most that was alive of what operations made on the device. `reach`: the elements from the first to
-    the last one of an operand, at most (of a view they may be more than it has); `widest` says where. `dtypes`: of each
-    operation on the device, the dtypes of its floating-point operands and results.
+    the last one of an operand of a kernel, at most (of a view they may be more than it has); `widest` says where.
+    `dtypes`: of each kernel on the device, the dtypes of its floating-point operands and results.
     """
 
     peak_bytes: int = 0
@@ -42,8 +44,9 @@ class Watch(TorchDispatchMode):
             return out
         given, made = _tensors(*args, *(kwargs or {}).values()), _tensors(out)
         name = str(func)
-        for tensor in (*given, *made):
-            self._note(name, tensor)
+        if not (func.is_view or name.startswith(ALLOCATIONS)):  # no kernel counts their elements
+            for tensor in (*given, *made):
+                self._note(name, tensor)
         old = {tensor.untyped_storage()._cdata for tensor in given}
         for tensor in made:
             storage = tensor.untyped_storage()

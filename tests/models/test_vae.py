@@ -32,7 +32,7 @@ def random_latents(shape: tuple[int, int, int]) -> Tensor:
 def decode(vae: WanVae, latents_ZTHW: Tensor, portions: list[int], max_elements: int = MAX_ELEMENTS) -> Tensor:
     """Frames in 0..1, decoded in portions of latent frames."""
     _, num_latents, rows, columns = latents_ZTHW.shape
-    stream = vae.start_decoding(Bands.alone(rows), columns, num_latents, max_elements)
+    stream = vae.start_decoding(Bands.alone(rows), columns, num_latents, CPU, max_elements=max_elements)
     parts = latents_ZTHW.split(portions, dim=1)
     frames = [vae.decode_next(part, stream, first=i == 0) for i, part in enumerate(parts)]
     return torch.cat(frames).float().div(2).add(0.5)
@@ -97,7 +97,7 @@ def test_a_decode_with_the_norm_of_cuda(tiny: Path, monkeypatch: pytest.MonkeyPa
 def test_two_streams_do_not_meet(tiny: Path) -> None:
     vae = load_pipeline(tiny).vae
     first, second = random_latents((2, 4, 6)), random_latents((2, 4, 6)).flip(-1)
-    streams = [vae.start_decoding(Bands.alone(4), 6, 2) for _ in range(2)]
+    streams = [vae.start_decoding(Bands.alone(4), 6, 2, CPU) for _ in range(2)]
     mixed = [
         [vae.decode_next(latents[:, i : i + 1], stream, first=i == 0) for i in range(2)]
         for latents, stream in zip((first, second), streams, strict=True)
@@ -134,7 +134,7 @@ def test_pairs_of_frames_are_the_plain_convolution() -> None:
     )[0].permute(1, 2, 3, 0)
     errors = []
     for conv in (plain, paired):
-        stream = Stream(conv, Bands.alone(7), 9, one_frame=False)
+        stream = Stream([conv], Bands.alone(7), 9, window, one_frame=False)
         errors.append(float((conv.run(window, stream).double() - exact).abs().max()))
     assert paired.weight.shape[2] == 1, "the paired layout must be in use"
     assert errors[1] < 4e-6, errors
@@ -158,5 +158,5 @@ def test_histories_frame_by_frame_do_not_change_the_frames(tiny: Path) -> None:
     latents = random_latents((4, 4, 6))
     whole, cut = (decode(vae, latents, [1] * 4, max_elements) for max_elements in (MAX_ELEMENTS, 2**14))
     assert (whole - cut).abs().max() < 2e-5
-    histories = vae.start_decoding(Bands.alone(4), 6, 4, 2**14)._history
+    histories = vae.start_decoding(Bands.alone(4), 6, 4, CPU, max_elements=2**14)._history
     assert {len(history) for history in histories.values()} == {1, 2}

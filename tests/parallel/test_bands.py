@@ -268,7 +268,7 @@ def test_history_shrinks_with_the_ranks(tiny: Path) -> None:
     """A rank keeps its rows and two halo rows of each convolution with rows around it."""
     vae = load_pipeline(tiny).vae
     alone, *bands = (
-        vae.start_decoding(bands, 8, 2).history_bytes
+        vae.start_decoding(bands, 8, 2, CPU).history_bytes
         for bands in (
             Bands.alone(40),
             *(Bands(40, Axis((0, 1), rank, ParallelMesh.alone().world.link)) for rank in (0, 1)),

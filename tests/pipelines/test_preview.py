@@ -56,7 +56,7 @@ def correlation(one: Tensor, other: Tensor) -> float:
 def decoded(vae: WanVae, latents_Z1HW: Tensor) -> Tensor:
     """The frame at the size of a preview."""
     _, _, rows, columns = latents_Z1HW.shape
-    stream = vae.start_decoding(Bands.alone(rows), columns, 1)
+    stream = vae.start_decoding(Bands.alone(rows), columns, 1, CPU)
     frame = vae.decode_next(latents_Z1HW, stream, first=True)[0].permute(2, 0, 1).unsqueeze(0)
     return interpolate(frame, (rows * DETAIL, columns * DETAIL), mode="area")[0].permute(1, 2, 0)
 

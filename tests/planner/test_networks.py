@@ -81,7 +81,7 @@ def test_the_vaes_layers_and_operations_are_those_that_run(name: str) -> None:
         vae = WanVae(spec)
         assert count(list(vae.parameters())) == spec.decoder.parameters + spec.encoder.parameters
         frame = torch.empty(spec.z_dim, 1, 12, 20)
-        stream = vae.start_decoding(Bands.alone(12), 20, num_latents=2)
+        stream = vae.start_decoding(Bands.alone(12), 20, 2, CPU)
         for first in (True, False):
             with FlopCounterMode(display=False) as counter:
                 vae.decode_next(frame, stream, first)
@@ -116,7 +116,7 @@ def test_the_decoders_peak_is_what_it_allocates(portion: int, spec: VaeSpec, tmp
     latents = torch.randn(spec.z_dim, 1 + portion, 10, 14)
 
     def decode() -> None:
-        stream = vae.start_decoding(Bands.alone(10), 14, num_latents=9)
+        stream = vae.start_decoding(Bands.alone(10), 14, 9, CPU)
         vae.decode_next(latents[:, :1], stream, first=True)
         vae.decode_next(latents[:, 1:], stream, first=False)
 

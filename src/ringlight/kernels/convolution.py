@@ -40,9 +40,6 @@ def convolve(
 class FrameConvolution(Protocol):
     """A convolution of frames behind their history, by a weight (O, C, kt, kh, kw)."""
 
-    takes_pairs: bool
-    """Whether frames after the first one must come in even numbers."""
-
     def __call__(self, window: Tensor, bias: Tensor, padding: tuple[int, int, int], arrive: Arrive | None) -> Tensor:
         """Convolve a window of history and new frames. With `arrive` it has a row of each neighbour at its edges, of
         which those of the new frames are there once that was called, and no rows are padded."""
@@ -50,8 +47,6 @@ class FrameConvolution(Protocol):
 
 class Direct:
     """The convolution as it is written."""
-
-    takes_pairs = False
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = weight
@@ -68,8 +63,6 @@ class WinogradPairs:
 
     No less exact in float32. `weights` (4O, C, kh, kw) are made of a kernel of three frames by `sums_of`.
     """
-
-    takes_pairs = True
 
     def __init__(self, weights: Tensor) -> None:
         self._weights = weights

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ringlight.core.geometry import VideoScales
+from ringlight.core.plan import Placement
 from ringlight.kernels.attention.kernel import AttentionKernel
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.mesh import ParallelMesh
@@ -41,6 +42,9 @@ class DecodingStream(Protocol):
     @property
     def extremes(self) -> list[Tensor]: ...
 
+    def close(self) -> None:
+        """Be done, with all frames or with an error: what was under way to or from the host is behind us."""
+
 
 class Autoencoder(Protocol):
     """A network that makes latents of frames, and frames of latents, each rank its band of rows."""
@@ -54,8 +58,11 @@ class Autoencoder(Protocol):
     def encode(self, frames_FHWC: Tensor, bands: Bands | None = None) -> Tensor:
         """Frames (F, H, W, 3) in [-1, 1] to normalised latents (z, T, h, w), float32: this rank's rows."""
 
-    def start_decoding(self, bands: Bands, columns: int, num_latents: int) -> Any:
-        """A new `DecodingStream` for so many latent frames; `decode_next` takes it."""
+    def start_decoding(
+        self, bands: Bands, columns: int, num_latents: int, device: torch.device, placement: Placement | None = None
+    ) -> Any:
+        """A new `DecodingStream` for so many latent frames, decoded on this device; `decode_next` takes it. One at a
+        time is open where its `placement` has history on the host."""
 
     def decode_next(self, latents_ZTHW: Tensor, stream: Any, first: bool) -> Tensor:
         """The next latent frames to frames (F, H, W, 3) in [-1, 1]; the very first one comes alone (`first`)."""

@@ -96,7 +96,7 @@ def fit(vae: Autoencoder, device: torch.device) -> Tensor:
     for _ in range(NUM_PICTURES):
         picture = random_picture(FITTED_SIZE * vae.spec.scale_factor_spatial, generator).to(device)
         latents_Z1HW = vae.encode(picture.unsqueeze(0))
-        stream = vae.start_decoding(Bands.alone(FITTED_SIZE), FITTED_SIZE, 1)
+        stream = vae.start_decoding(Bands.alone(FITTED_SIZE), FITTED_SIZE, 1, device)
         frame_HWC = vae.decode_next(latents_Z1HW, stream, first=True)[0]
         given.append(_with_one(latents_Z1HW[:, 0]))
         wanted.append(_blocks(frame_HWC.float()))

@@ -149,7 +149,7 @@ def split_bands(rows: int, num_ranks: int, rank: int) -> tuple[int, tuple[bool, 
     return own, (0 < rank < num_bands, rank + 1 < num_bands), num_bands
 
 
-def parameters(convolutions: list[Convolution], mid: MidLayers) -> int:
-    """All parameters of a decoder or an encoder, the gains of its norms included."""
+def parameters(convolutions: list[Convolution]) -> int:
+    """All parameters of convolutions, the gains of their norms included."""
     gains = sum(layer.inputs for layer in convolutions if layer.is_normed)
-    return sum(layer.parameters for layer in convolutions) + gains + mid.attention_parameters
+    return sum(layer.parameters for layer in convolutions) + gains

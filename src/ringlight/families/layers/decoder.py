@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import chain
+from typing import NamedTuple
 
 import msgspec
 
@@ -59,8 +61,19 @@ class UpLayers(msgspec.Struct, frozen=True):
         yield from filter(None, (self.time_conv, self.upsample))
 
 
+class Visit(NamedTuple):
+    """Frames that go through a stage of the decoder together."""
+
+    stage: int
+    frames: int
+
+
 class DecoderLayers(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """All layers of a decoder. Its last convolution makes `patch` x `patch` pixels of three colours."""
+    """All layers of a decoder. Its last convolution makes `patch` x `patch` pixels of three colours.
+
+    It runs in stages: what comes before the levels, each level, and its last convolution. History may lie on the host
+    for the last `host_levels` of its levels, with which the last convolution goes.
+    """
 
     post_quant: Convolution
     conv_in: Convolution
@@ -70,20 +83,32 @@ class DecoderLayers(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     patch: int = 1
 
     @cached_property
+    def stages(self) -> list[list[Convolution]]:
+        """Those of each stage in the order in which they run; the middle's attention is not among them."""
+        before = [self.post_quant, self.conv_in, *self.mid.convolutions]
+        return [before, *(list(level.convolutions) for level in self.levels), [self.conv_out]]
+
+    @cached_property
     def convolutions(self) -> list[Convolution]:
-        """All of them in the order in which they run; the middle's attention is not among them."""
-        within = [layer for level in self.levels for layer in level.convolutions]
-        return [self.post_quant, self.conv_in, *self.mid.convolutions, *within, self.conv_out]
+        """All of them in the order in which they run."""
+        return list(chain.from_iterable(self.stages))
 
     @property
     def parameters(self) -> int:
         """Weights, biases and gains."""
-        return parameters(self.convolutions, self.mid)
+        return parameters(self.convolutions) + self.mid.attention_parameters
 
     @property
     def made_parameters(self) -> int:
         """Weights that the decoder makes for itself, beside those that are loaded."""
         return sum(layer.made_parameters for layer in self.convolutions)
+
+    @property
+    def parts(self) -> list[int]:
+        """Parameters of each stage, loaded and made ones."""
+        parts = [parameters(stage) + sum(layer.made_parameters for layer in stage) for stage in self.stages]
+        parts[0] += self.mid.attention_parameters
+        return parts
 
     @property
     def frames_each(self) -> int:
@@ -101,9 +126,61 @@ class DecoderLayers(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         middle = self.mid.attention_flops(pixels, all_rows * columns)
         return middle + sum(layer.flops(pixels, first, winograd) for layer in self.convolutions)
 
-    def history_elements(self, rows: int, columns: int, is_split: bool) -> int:
-        """Elements that are kept between portions."""
-        return sum(layer.history_elements(rows, columns, is_split) for layer in self.convolutions)
+    def visits(self, num_latents: int, first: bool, at_most: int) -> Iterator[Visit]:
+        """The order in which a portion goes through the stages: `at_most` frames at a time through the levels and what
+        follows, so that the last ones, where frames are many and large, hold few of them at once.
+
+        `first`: the very first latent frame, which stays one frame.
+        """
+        yield Visit(0, num_latents)
+        yield from self._visits_from(1, num_latents, first, at_most)
+
+    def _visits_from(self, stage: int, frames: int, first: bool, at_most: int) -> Iterator[Visit]:
+        for start in range(0, frames, at_most):
+            part = min(at_most, frames - start)
+            yield Visit(stage, part)
+            if stage <= len(self.levels):
+                yield from self._visits_from(stage + 1, part * self.frame_factor(stage, first), first, at_most)
+
+    def frame_factor(self, stage: int, first: bool) -> int:
+        """How many frames a stage makes of one."""
+        if first or not 0 < stage <= len(self.levels):
+            return 1
+        return 1 if self.levels[stage - 1].time_conv is None else 2
+
+    def on_host(self, stage: int, host_levels: int) -> bool:
+        """Whether the history of a stage lies on the host."""
+        return host_levels > 0 and stage > max(0, len(self.levels) - host_levels)
+
+    def history_elements(self, rows: int, columns: int, is_split: bool, host_levels: int = 0) -> int:
+        """Elements that are kept between portions on the device."""
+        everything = sum(layer.history_elements(rows, columns, is_split) for layer in self.convolutions)
+        return everything - self.host_history_elements(rows, columns, is_split, host_levels)
+
+    def host_history_elements(self, rows: int, columns: int, is_split: bool, host_levels: int) -> int:
+        """Elements that are kept between portions on the host."""
+        return sum(
+            layer.history_elements(rows, columns, is_split)
+            for stage, layers in enumerate(self.stages)
+            if self.on_host(stage, host_levels)
+            for layer in layers
+        )
+
+    def history_traffic(
+        self, rows: int, columns: int, is_split: bool, host_levels: int, frames_at_once: int, portion: int
+    ) -> tuple[int, int]:
+        """(to the device, out of it): elements of history that travel for a later portion of so many latent frames.
+
+        Whatever goes through a stage at once brings all of the stage's history, and sends out what is new of it.
+        """
+        at_most = self.frames_at_once(rows, columns, portion, asked=frames_at_once)
+        into = out = 0
+        for stage, frames in self.visits(portion, False, at_most):
+            if self.on_host(stage, host_levels):
+                kept = sum(layer.history_elements(rows, columns, is_split) for layer in self.stages[stage])
+                into += kept
+                out += kept * min(frames, HISTORY) // HISTORY
+        return into, out
 
     def sent_bytes(
         self, num_ranks: int, rank: int, latent_size: tuple[int, int, int], frame_itemsize: int, itemsize: int
@@ -143,9 +220,23 @@ class DecoderLayers(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         counts = range(1, MAX_DECODED_LATENTS + 1)
         return max((n for n in counts if self._window(rows, columns, 2 * n) <= MAX_ELEMENTS), default=1)
 
-    def frames_at_once(self, rows: int, columns: int, num_latents: int, max_elements: int = MAX_ELEMENTS) -> int:
-        """Frames at a time of the levels' work: half of a portion's, or one where these are too long."""
-        return 2 * num_latents if self._window(rows, columns, 2 * num_latents) <= max_elements else 1
+    def frames_at_once(
+        self,
+        rows: int,
+        columns: int,
+        num_latents: int,
+        max_elements: int = MAX_ELEMENTS,
+        asked: int = 0,
+        in_pairs: bool = False,
+    ) -> int:
+        """Frames at a time of the levels' work: as `asked`, or for 0 half of a portion's; one where these are too long.
+
+        Where frames are convolved `in_pairs` an even number, however long.
+        """
+        wanted = asked or 2 * num_latents
+        if in_pairs:
+            return wanted + wanted % 2
+        return wanted if self._window(rows, columns, wanted) <= max_elements else 1
 
     @property
     def most_pixels(self) -> int:

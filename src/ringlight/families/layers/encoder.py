@@ -53,7 +53,7 @@ class EncoderLayers(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @property
     def parameters(self) -> int:
         """Weights, biases and gains."""
-        return parameters(self.convolutions, self.mid)
+        return parameters(self.convolutions) + self.mid.attention_parameters
 
     def flops(self, rows: int, all_rows: int, columns: int) -> float:
         """Operations of encoding these of all latent rows of one picture."""

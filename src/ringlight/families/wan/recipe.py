@@ -154,7 +154,7 @@ class WanRecipe:
             tracer.begin_last("Output")
             return LatentsWriter(latents, output, job_id) if mesh.world.rank == WRITING_RANK else None
         with self.networks.decoding(plan.placement):
-            return self._decode(latents, request, output, job_id, tracer, mesh, continues)
+            return self._decode(latents, request, output, job_id, tracer, mesh, plan, continues)
 
     @collective
     def _denoise(
@@ -206,12 +206,14 @@ class WanRecipe:
         job_id: str,
         tracer: Tracer,
         mesh: ParallelMesh,
+        plan: JobPlan,
         continues: Path | None,
     ) -> FrameWriter | None:
         writer = _on_writer(partial(open_writer, output, request, job_id, continues), mesh, tracer)
         try:
-            chunk, convert = tracer.decode_chunk, frame_converter(output)
-            tracer.timed("Decoding", decode, latents, self.vae, chunk, convert, writer, tracer.events, mesh.world)
+            chunk, convert, events = tracer.decode_chunk, frame_converter(output), tracer.events
+            placed = plan.placement
+            tracer.timed("Decoding", decode, latents, self.vae, chunk, convert, writer, events, mesh.world, placed)
             tracer.begin_last("Output")
             return writer
         except BaseException:

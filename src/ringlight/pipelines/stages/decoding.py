@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from ringlight.core.errors import NumericalError
+from ringlight.core.plan import Placement
 from ringlight.models.finite import not_finite
 from ringlight.parallel.collective import collective
 from ringlight.parallel.halo import Bands, Gathering
@@ -30,10 +32,12 @@ def decode(
     writer: FrameWriter | None,
     events: JobEvents,
     axis: Axis,
+    placement: Placement | None = None,
 ) -> None:
     """Decode (1, z, T, h, w) latents, which all ranks have, and hand whole frames to rank 0's writer as they come.
 
-    The first latent frame comes alone; the others `chunk` at a time, the same on all ranks.
+    The first latent frame comes alone; the others `chunk` at a time, the same on all ranks. Of a `placement` it goes by
+    what says where the decoder keeps its history, and how many frames go through its last levels at a time.
     `convert` makes what the writer takes; ranks other than 0 have no writer. What it raises, all ranks raise, by way of
     the events: NumericalError where frames of some rank are not finite.
     """
@@ -41,17 +45,17 @@ def decode(
     spec, bands = vae.spec, Bands(height, axis)
     num_frames = (num_latents - 1) * spec.scale_factor_temporal + 1
     band_ZThw = bands.own(latents[0], dim=2)
-    stream = vae.start_decoding(bands, width, num_latents)
     delivery = Delivery(writer, bands, spec.scale_factor_spatial)
-    for start in (0, *range(1, num_latents, chunk)):
-        events.boundary(delivery.problem)  # nothing is under way here, so ranks may leave together
-        delivery.depart()
-        stop = min(start + chunk, num_latents) if start else 1
-        if bands.size:
-            frames = vae.decode_next(band_ZThw[:, start:stop], stream, first=start == 0)
-            delivery.take(convert(frames))
-        delivery.arrive()
-        events.frames_decoded((stop - 1) * spec.scale_factor_temporal + 1, num_frames)
+    with closing(vae.start_decoding(bands, width, num_latents, latents.device, placement)) as stream:
+        for start in (0, *range(1, num_latents, chunk)):
+            events.boundary(delivery.problem)  # nothing is under way between ranks, so they may leave together
+            delivery.depart()
+            stop = min(start + chunk, num_latents) if start else 1
+            if bands.size:
+                frames = vae.decode_next(band_ZThw[:, start:stop], stream, first=start == 0)
+                delivery.take(convert(frames))
+            delivery.arrive()
+            events.frames_decoded((stop - 1) * spec.scale_factor_temporal + 1, num_frames)
     events.boundary(delivery.problem)
     delivery.depart()
     delivery.arrive()

@@ -41,17 +41,28 @@ class Stream:
     """
 
     def __init__(
-        self, network: nn.Module, bands: Bands, columns: int, one_frame: bool, max_elements: int = MAX_ELEMENTS
+        self,
+        convs: Sequence[CausalConv],
+        bands: Bands,
+        columns: int,
+        like: Tensor,
+        one_frame: bool,
+        max_elements: int = MAX_ELEMENTS,
+        frames_at_once: int = 0,
     ) -> None:
-        """For a network whose latents have these rows and columns. `one_frame`: nothing follows, so nothing is kept."""
+        """For the convolutions of a network whose latents have these rows and columns; what they see has the device and
+        dtype of `like`. `one_frame`: nothing follows, so nothing is kept. `frames_at_once` go through the levels of a
+        decoder at a time; 0 follows from the portion."""
         self.bands = bands
         self.max_elements = max_elements
+        self.frames_at_once = frames_at_once
         self.extremes: list[Tensor] = []  # (2,) of each portion of frames: least and greatest, before they are clamped
+        self._columns = columns
         self._history: dict[CausalConv, list[Tensor]] = {}
         self._started: set[CausalConv] = set()
         self._workspace: Tensor | None = None
         if not one_frame:
-            self._allocate([conv for conv in network.modules() if isinstance(conv, CausalConv)], columns)
+            self._allocate(convs, like)
 
     @property
     def history_bytes(self) -> int:
@@ -60,6 +71,9 @@ class Stream:
     def halo_of(self, conv: CausalConv) -> int:
         """Rows of its neighbours' bands that `conv` needs on each side."""
         return conv.padding[1] if self.bands.are_split else 0
+
+    def begin(self, order: Sequence[tuple[CausalConv, int]]) -> None:
+        """Hear which convolutions see how many frames next. Nothing here goes by it."""
 
     def window(self, conv: CausalConv, like: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
         """(whole, new): the input of `conv` with its history before it, and the part of it to write new frames to.
@@ -80,8 +94,15 @@ class Stream:
         """The history of `conv`, of which a window of a single frame has none; before the first frame it is empty."""
         return self._history[conv] if self.has_history(conv) else []
 
+    def skip(self, conv: CausalConv) -> None:
+        """The first frame goes past `conv`: what follows sees zeros in its place."""
+        self._started.add(conv)
+
+    def written(self, conv: CausalConv, whole: Tensor) -> None:
+        """Hear that a window has all that it is to have. Here it stays until it is kept."""
+
     def keep(self, conv: CausalConv, whole: Tensor) -> None:
-        """Keep the last frames of a window as the history of what comes next."""
+        """Keep the last frames of a window, which has been convolved, as the history of what comes next."""
         self._started.add(conv)
         if not self._history:
             return
@@ -95,18 +116,25 @@ class Stream:
     def has_history(self, conv: CausalConv) -> bool:
         return conv in self._started
 
-    def _allocate(self, convs: list[CausalConv], columns: int) -> None:
+    def close(self) -> None:
+        """Be done, with all frames or with an error. Here nothing is under way."""
+
+    def _frame(self, conv: CausalConv) -> tuple[int, int, int]:
+        """Rows with those of the neighbours, columns and channels of what `conv` sees."""
+        rows = self.bands.size * conv.scale + 2 * self.halo_of(conv)
+        return (rows, self._columns * conv.scale, conv.inputs)
+
+    def _fits(self, conv: CausalConv) -> bool:
+        """Whether a frame and its history have room in one tensor."""
+        return (HISTORY + 1) * math.prod(self._frame(conv)) <= self.max_elements
+
+    def _allocate(self, convs: Sequence[CausalConv], like: Tensor) -> None:
         shapes: list[tuple[CausalConv, tuple[int, ...]]] = []
         for conv in convs:
-            if conv.kernel_frames > 1:
-                rows = self.bands.size * conv.scale + 2 * self.halo_of(conv)
-                frame = (rows, columns * conv.scale, conv.weight.shape[1])
-                is_whole = (HISTORY + 1) * math.prod(frame) <= self.max_elements
-                shapes += [(conv, (HISTORY, *frame))] if is_whole else HISTORY * [(conv, (1, *frame))]
+            frame = self._frame(conv)
+            shapes += [(conv, (HISTORY, *frame))] if self._fits(conv) else HISTORY * [(conv, (1, *frame))]
         sizes = [math.prod(shape) for _, shape in shapes]
-        parts = [
-            part for run in _runs(sizes, self.max_elements) for part in convs[0].bias.new_zeros(sum(run)).split(run)
-        ]
+        parts = [part for run in _runs(sizes, self.max_elements) for part in like.new_zeros(sum(run)).split(run)]
         for (conv, shape), part in zip(shapes, parts, strict=True):
             self._history.setdefault(conv, []).append(part.view(shape))
 
@@ -150,10 +178,12 @@ class CausalConv(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(layer.channels, layer.inputs, *layer.kernel))
         self.bias = nn.Parameter(torch.empty(layer.channels))
+        self.inputs = layer.inputs
         self.kernel_frames = layer.kernel[0]
         self.scale = layer.scale
         self.padding = (0, layer.kernel[1] // 2, layer.kernel[2] // 2)
         self.in_pairs = layer.in_pairs
+        self.skips_first = layer.skips_first
         self._kernel: FrameConvolution | None = None
 
     def lay_out(self) -> None:
@@ -164,20 +194,19 @@ class CausalConv(nn.Module):
         """Give up what was laid out."""
         self._kernel = None
 
-    @property
-    def takes_pairs(self) -> bool:
-        """Whether frames after the first one must come in even numbers."""
-        return self._kernel is not None and self._kernel.takes_pairs
-
     def run(self, window: Tensor, stream: Stream, halo: Halo | None = None) -> Tensor:
         """Convolve a window from `stream.window`, and keep its last frames. Where it has halo rows, `halo` is what is
         still to come of them, and no rows are padded."""
         arrive = None if halo is None else partial(_place, halo, window)
+        if halo is None:
+            stream.written(self, window)
         if len(window) > HISTORY:
             kernel = self._kernel or Direct(self.weight)
             out = kernel(window, self.bias, self.padding, arrive)
         else:
             out = self._convolve_frame(window, stream, arrive)
+        if halo is not None:  # it came while the rest was convolved
+            stream.written(self, window)
         stream.keep(self, window)
         return out
 
@@ -217,6 +246,12 @@ class CausalConv(nn.Module):
         new[:, 1:2] = first
         new[:, -2:-1] = last
         return self.run(whole, stream, halo)
+
+
+def convs_with_history(network: nn.Module) -> list[CausalConv]:
+    """All of a network that see earlier frames, in the order in which they run."""
+    convs = (module for module in network.modules() if isinstance(module, CausalConv))
+    return [conv for conv in convs if conv.kernel_frames > 1]
 
 
 class RmsNorm(nn.Module):

@@ -8,22 +8,26 @@ on its band of rows; exact, because neighbours exchange all that their convoluti
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator
+from collections import deque
+from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ringlight.core.portions import MAX_ELEMENTS
-from ringlight.families.layers.decoder import DecoderLayers
+from ringlight.core.plan import Placement
+from ringlight.core.portions import MAX_ELEMENTS, takes_pairs
+from ringlight.families.layers.decoder import DecoderLayers, Visit
 from ringlight.families.layers.encoder import EncoderLayers
-from ringlight.families.wan.networks.causal import CausalConv, RmsNorm, Stream, norm_silu_conv
+from ringlight.families.wan.networks.causal import CausalConv, RmsNorm, Stream, convs_with_history, norm_silu_conv
+from ringlight.families.wan.networks.hosted import HostedStream
 from ringlight.families.wan.networks.resample import DownBlock, UpBlock
 from ringlight.families.wan.networks.residual import MidBlock
 from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.models.finite import extremes
 from ringlight.parallel.collective import collective
 from ringlight.parallel.halo import Bands
+from ringlight.residency.exchange import CudaExchange, Exchange
 from ringlight.residency.part import WeightPart
 from ringlight.residency.weights import ALWAYS_THERE, Weights
 
@@ -60,28 +64,66 @@ class VaeDecoder(nn.Module):
         self.conv_out = CausalConv(layers.conv_out)
         self.weights: Weights = ALWAYS_THERE
 
-    def forward(self, x: Tensor, stream: Stream, first: bool) -> Tensor:
-        at_most = 2 * len(x)
-        if not self.conv_out.takes_pairs:
-            at_most = self.layers.frames_at_once(x.shape[1], x.shape[2], len(x), stream.max_elements)
-        x = self.mid_block(self.conv_in(x, stream), stream)
-        self.weights.done(0)
-        return torch.cat(list(self._rise(x, 0, stream, first, at_most)))
+    @property
+    def stages(self) -> list[nn.Module]:
+        """Networks of each stage of `layers`."""
+        before = nn.ModuleList([self.conv_in, self.mid_block])
+        return [before, *self.up_blocks, self.conv_out]
 
-    def _rise(self, x: Tensor, level: int, stream: Stream, first: bool, at_most: int) -> Iterator[Tensor]:
-        """Patched frames of `x` from a level on, `at_most` frames at a time: the last levels, where frames are many and
-        large, hold half of them at once."""
-        if level == len(self.up_blocks):
-            self.weights.take(1 + level)
-            out = norm_silu_conv(x, self.norm_out, self.conv_out, stream)
-            self.weights.done(1 + level)
-            yield out
-            return
-        for part in x.split(at_most):
-            self.weights.take(1 + level)
-            risen = self.up_blocks[level](part, stream, first)
-            self.weights.done(1 + level)
-            yield from self._rise(risen, level + 1, stream, first, at_most)
+    def on_host(self, host_levels: int) -> set[CausalConv]:
+        """Convolutions whose history lies on the host where that of so many of the last levels does."""
+        stages = enumerate(self.stages)
+        hosted = [part for stage, part in stages if self.layers.on_host(stage, host_levels)]
+        return {conv for part in hosted for conv in convs_with_history(part)}
+
+    def forward(self, x: Tensor, stream: Stream, first: bool) -> Tensor:
+        layers, (_, rows, columns, _) = self.layers, x.shape
+        at_most = layers.frames_at_once(
+            rows,
+            columns,
+            len(x),
+            stream.max_elements,
+            asked=stream.frames_at_once,
+            in_pairs=takes_pairs(x.device.type == "cpu", x.dtype == torch.float32),
+        )
+        visits = list(layers.visits(len(x), first, at_most))
+        stream.begin(self._order(visits, first))
+        return torch.cat(list(self._run(x, visits, stream, first, at_most)))
+
+    def _order(self, visits: Sequence[Visit], first: bool) -> list[tuple[CausalConv, int]]:
+        """The convolutions with history that run in these visits, and how many frames each sees."""
+        convs = [
+            [conv for conv in convs_with_history(part) if not (first and conv.skips_first)] for part in self.stages
+        ]
+        return [(conv, visit.frames) for visit in visits for conv in convs[visit.stage]]
+
+    def _run(self, x: Tensor, visits: Sequence[Visit], stream: Stream, first: bool, at_most: int) -> Iterator[Tensor]:
+        """Patched frames of `x`, part by part. What a stage has taken all parts of is gone before the next one runs."""
+        waiting: list[deque[Tensor]] = [deque() for _ in self.stages]
+        waiting[0].append(x)
+        for stage, frames in visits:
+            part = waiting[stage].popleft()
+            assert len(part) == frames, "stages make as many frames as their layers say"
+            made = self._through(stage, part, stream, first)
+            del part
+            if stage == len(self.up_blocks) + 1:
+                yield made
+            else:
+                waiting[stage + 1].extend(made.split(at_most))
+            del made
+
+    def _through(self, stage: int, x: Tensor, stream: Stream, first: bool) -> Tensor:
+        """Frames through one stage, with its weights. Those of the first are there, for more comes before it."""
+        if stage:
+            self.weights.take(stage)
+        if stage == 0:
+            made: Tensor = self.mid_block(self.conv_in(x, stream), stream)
+        elif stage <= len(self.up_blocks):
+            made = self.up_blocks[stage - 1](x, stream, first)
+        else:
+            made = norm_silu_conv(x, self.norm_out, self.conv_out, stream)
+        self.weights.done(stage)
+        return made
 
 
 class VaeParts(NamedTuple):
@@ -103,6 +145,7 @@ class WanVae(nn.Module):
         self.quant_conv = CausalConv(encoder.quant)
         self.decoder = VaeDecoder(decoder)
         self.post_quant_conv = CausalConv(decoder.post_quant)
+        self.exchange: Exchange | None = None
         self._moments: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -156,16 +199,31 @@ class WanVae(nn.Module):
         moments = []
         patched = _patchify(frames_FHWC.to(self.dtype), self.spec.patch)
         rows, columns = (size // self.spec.scale_factor_spatial for size in frames_FHWC.shape[1:3])
-        stream = Stream(self.encoder, bands or Bands.alone(rows), columns, one_frame=len(patched) == 1)
+        convs = convs_with_history(self.encoder)
+        stream = Stream(convs, bands or Bands.alone(rows), columns, patched, one_frame=len(patched) == 1)
         for start in range(-stride + 1, len(patched), stride):
             moments.append(self.quant_conv(self.encoder(patched[max(start, 0) : start + stride], stream), stream))
         mode_THWZ = torch.cat(moments)[..., : self.spec.z_dim].float()
         mean, std = self._statistics(mode_THWZ.device)
         return ((mode_THWZ - mean) / std).permute(3, 0, 1, 2).contiguous()
 
-    def start_decoding(self, bands: Bands, columns: int, num_latents: int, max_elements: int = MAX_ELEMENTS) -> Stream:
-        """A new stream for `decode_next`: so many latent frames of so many rows and columns."""
-        return Stream(self.decoder, bands, columns, num_latents == 1, max_elements)
+    def start_decoding(
+        self,
+        bands: Bands,
+        columns: int,
+        num_latents: int,
+        device: torch.device,
+        placement: Placement | None = None,
+        max_elements: int = MAX_ELEMENTS,
+    ) -> Stream:
+        """A new stream for `decode_next`: so many latent frames of so many rows and columns. To be closed at its end,
+        and only the last one that was started may go on, where its history lies on the host."""
+        kept, like = placement or Placement(), torch.empty(0, dtype=self.dtype, device=device)
+        convs, one_frame, at_once = convs_with_history(self.decoder), num_latents == 1, kept.frames_at_once
+        if not kept.host_history or one_frame or not bands.size:
+            return Stream(convs, bands, columns, like, one_frame, max_elements, at_once)
+        hosted = self.decoder.on_host(kept.host_history)
+        return HostedStream(convs, hosted, bands, columns, like, self._exchange(device), max_elements, at_once)
 
     def decode_next(self, latents_ZTHW: Tensor, stream: Stream, first: bool) -> Tensor:
         """The next normalised latent frames -> frames (F, H, W, 3) in [-1, 1], in the VAE's dtype: this rank's rows.
@@ -179,6 +237,13 @@ class WanVae(nn.Module):
         patched = self.decoder(self.post_quant_conv(latents_THWZ, stream), stream, first)
         stream.extremes.append(extremes(patched))
         return _unpatchify(patched, self.spec.patch).clamp_(-1.0, 1.0)
+
+    def _exchange(self, device: torch.device) -> Exchange:
+        """The way to the host for what is kept there. It stays, for to make it takes long."""
+        if self.exchange is None:
+            assert device.type == "cuda", f"of {device} the host is the same memory"
+            self.exchange = CudaExchange(device)
+        return self.exchange
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and deviation of latents, brought to the device once: a copy from the host waits for all its work."""

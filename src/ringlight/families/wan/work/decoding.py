@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ringlight.core.plan import Placement
 from ringlight.core.portions import HISTORY, MAX_ELEMENTS
 from ringlight.families.layers.convolution import Convolution
 from ringlight.families.layers.decoder import DecoderLayers, UpLayers
@@ -16,81 +17,104 @@ class DecoderPeak:
     """Walks through the decoder as the VAEs of Wan do and remembers the most elements that were alive at once."""
 
     def __init__(
-        self, layers: DecoderLayers, rows: int, columns: int, is_split: bool, winograd: bool, norm_copies: int = 0
+        self,
+        layers: DecoderLayers,
+        rows: int,
+        columns: int,
+        is_split: bool,
+        winograd: bool,
+        norm_copies: int = 0,
+        placement: Placement | None = None,
     ) -> None:
         """`norm_copies`: how often a norm holds its input beside it, in elements of the activation's dtype."""
         self._layers, self._rows, self._columns = layers, rows, columns
-        self._halo, self._winograd, self._norm_copies = 2 if is_split else 0, winograd, norm_copies
-        self._before = self._workspace = self._peak = 0
+        self._is_split, self._winograd, self._norm_copies = is_split, winograd, norm_copies
+        self._placement = placement or Placement()
+        self._has_history = False
+        self._window = self._workspace = self._peak = 0
 
     def of(self, portion: int, has_history: bool) -> int:
-        """Elements at most, for portions of so many latent frames: activations and the workspace."""
-        self._before = HISTORY if has_history else 0
-        self._workspace = self._peak = 0
-        layers, channels = self._layers, self._layers.mid.channels
-        self._convolve(1, portion, channels)
-        self._see(2 * self._size(1, portion, channels))
-        at_most = 2 * portion if self._winograd else layers.frames_at_once(self._rows, self._columns, portion)
-        self._rise(portion, 0, 0, at_most)
-        frames = self._size(1, portion, 1) * layers.rows_each**2 * layers.frames_each * 3
-        return self._workspace + max(self._peak + frames, 3 * frames)  # frames of earlier parts are kept
+        """Elements at most, for portions of so many latent frames: activations and the workspace. Without history the
+        portion is the very first latent frame."""
+        layers, self._has_history = self._layers, has_history
+        self._window = self._workspace = self._peak = 0
+        at_most = layers.frames_at_once(
+            self._rows, self._columns, portion, asked=self._placement.frames_at_once, in_pairs=self._winograd
+        )
+        # Elements of what each stage takes next, whole while a part of it is left; the last of what has been made.
+        waiting = [0] * (len(layers.stages) + 1)
+        left = [0] * len(waiting)  # frames that have not gone through
+        for stage, frames in layers.visits(portion, not has_history, at_most):
+            made = self._visit(stage, frames, sum(waiting))
+            left[stage] -= frames
+            if not left[stage]:
+                waiting[stage] = 0
+            left[stage + 1] = frames * layers.frame_factor(stage, not has_history)
+            waiting[stage + 1] = made if stage <= len(layers.levels) else waiting[-1] + made
+        return self._workspace + max(self._peak, 3 * waiting[-1])  # parts are joined, and made into frames of pixels
+
+    def _visit(self, stage: int, frames: int, alive: int) -> int:
+        """Frames through a stage, `alive` beside it and with what it takes. Returns the elements of what it makes."""
+        layers, is_hosted = self._layers, self._layers.on_host(stage, self._placement.host_history)
+        if stage == 0:
+            for layer in layers.stages[0]:
+                self._convolve(layer, frames, is_hosted)
+            hidden = self._size(1, frames, layers.mid.channels)
+            self._see(2 * hidden)
+            return hidden
+        if stage <= len(layers.levels):
+            return self._level(layers.levels[stage - 1], frames, alive, is_hosted)
+        last = layers.conv_out
+        self._convolve(last, frames, is_hosted)
+        self._see(alive + self._norm_copies * self._size(last.scale, frames, last.inputs))
+        made = self._size(last.scale, frames, last.channels)
+        self._see(alive + 2 * made)
+        return made
+
+    def _level(self, layers: UpLayers, frames: int, alive: int, is_hosted: bool) -> int:
+        hidden = self._size(layers.scale, frames, layers.channels)
+        for index, block in enumerate(layers.residuals):
+            before = hidden if index else 0
+            self._convolve(block.conv1, frames, is_hosted)
+            self._see(alive + before + self._norm_copies * self._size(layers.scale, frames, block.conv1.inputs))
+            self._see(alive + before + hidden + self._pairs(block.conv1))
+            self._convolve(block.conv2, frames, is_hosted)
+            self._see(alive + before + (1 + self._norm_copies) * hidden)
+            self._see(alive + before + 2 * hidden + max(self._pairs(block.conv2), 0 if index else hidden))
+        return hidden if layers.upsample is None else self._upsample(layers, frames, alive + hidden, is_hosted)
+
+    def _upsample(self, layers: UpLayers, frames: int, inside: int, is_hosted: bool) -> int:
+        """Twice the frames of a part, then twice its rows and columns. Returns the elements of what it has become."""
+        assert layers.upsample is not None
+        if layers.time_conv is not None and self._has_history:
+            self._convolve(layers.time_conv, frames, is_hosted)
+            frames *= 2
+            doubled = self._size(layers.scale, frames, layers.channels)
+            self._see(inside + 2 * doubled)
+            inside += doubled
+        channels = layers.upsample.channels
+        out = self._size(2 * layers.scale, frames, channels)
+        self._see(inside + out + self._size(layers.scale, 1, 4 * channels))
+        return out
 
     def _size(self, scale: int, frames: int, channels: int, halo: int = 0) -> int:
         return frames * (self._rows * scale + halo) * self._columns * scale * channels
 
-    def _convolve(self, scale: int, frames: int, channels: int) -> None:
-        """A convolution's input stands with its history in the workspace, which all share and which only grows."""
-        window = self._size(scale, self._before + frames, channels, self._halo)
-        if window > MAX_ELEMENTS and frames == 1:  # then history stays where it is
-            window = self._size(scale, 1, channels, self._halo)
-        self._workspace = max(self._workspace, window)
+    def _convolve(self, layer: Convolution, frames: int, is_hosted: bool) -> None:
+        """A convolution's input stands with its history in the workspace, which all share: in turn, or where some
+        history lies on the host, two neighbours at a time."""
+        if layer.kernel[0] == 1:
+            return
+        halo = 2 if self._is_split and layer.has_halo else 0
+        window = self._size(layer.scale, (HISTORY if self._has_history else 0) + frames, layer.inputs, halo)
+        if window > MAX_ELEMENTS and frames == 1 and not is_hosted:  # then history stays where it is
+            window = self._size(layer.scale, 1, layer.inputs, halo)
+        before = self._window if self._placement.host_history and self._has_history else 0
+        self._workspace = max(self._workspace, before + window)
+        self._window = window
 
     def _see(self, elements: int) -> None:
         self._peak = max(self._peak, elements)
-
-    def _rise(self, frames: int, level: int, held: int, at_most: int) -> None:
-        """Frames at a level, of which `held` are alive above it; parts of them go on one after another."""
-        part = min(frames, at_most)
-        if level == len(self._layers.levels):
-            self._end(frames, part, held)
-            return
-        layers = self._layers.levels[level]
-        alive = held + self._size(layers.scale, frames, layers.inputs)
-        hidden = self._size(layers.scale, part, layers.channels)
-        for index, block in enumerate(layers.residuals):
-            before = hidden if index else 0
-            self._convolve(layers.scale, part, block.conv1.inputs)
-            self._see(alive + before + self._norm_copies * self._size(layers.scale, part, block.conv1.inputs))
-            self._see(alive + before + hidden + self._pairs(block.conv1))
-            self._convolve(layers.scale, part, layers.channels)
-            self._see(alive + before + (1 + self._norm_copies) * hidden)
-            self._see(alive + before + 2 * hidden + max(self._pairs(block.conv2), 0 if index else hidden))
-        if layers.upsample is None:
-            self._rise(part, level + 1, alive, at_most)
-        else:
-            self._rise(self._upsample(layers, part, alive + hidden), level + 1, alive, at_most)
-
-    def _upsample(self, layers: UpLayers, part: int, inside: int) -> int:
-        """Twice the frames of a part, then twice its rows and columns. Returns how many frames it has become."""
-        assert layers.upsample is not None
-        if layers.time_conv is not None:
-            self._convolve(layers.scale, part, layers.channels)
-            part *= 2
-            doubled = self._size(layers.scale, part, layers.channels)
-            self._see(inside + 2 * doubled)
-            inside += doubled
-        channels = layers.upsample.channels
-        out = self._size(2 * layers.scale, part, channels)
-        self._see(inside + out + self._size(layers.scale, 1, 4 * channels))
-        return part
-
-    def _end(self, frames: int, part: int, held: int) -> None:
-        """The last convolution, which makes patches of pixels."""
-        last = self._layers.conv_out
-        x = self._size(last.scale, frames, last.inputs)
-        self._convolve(last.scale, part, last.inputs)
-        self._see(held + x + self._norm_copies * self._size(last.scale, part, last.inputs))
-        self._see(held + x + self._size(last.scale, part, 2 * last.channels))
 
     def _pairs(self, layer: Convolution) -> int:
         """Mixed frames and partial results of Winograd's pairs, a frame of each."""

@@ -104,7 +104,8 @@ class VaeSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """Elements that a rank's decoder holds at its most: history, the workspace of convolutions, activations."""
         num_latents, rows, columns = latent_size
         own, is_split, goes_on = split_sizes(rows, num_ranks)[0], num_ranks > 1 and rows > 1, num_latents > 1
-        history = self.decoder.history_elements(own, columns, is_split) if goes_on else 0
+        host_levels = placement.host_history if placement else 0
+        history = self.decoder.history_elements(own, columns, is_split, host_levels) if goes_on else 0
         peak = DecoderPeak(
             self.decoder,
             own,
@@ -112,6 +113,7 @@ class VaeSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             is_split,
             winograd=takes_pairs(on_cpu, itemsize == 4),
             norm_copies=norm_copies(on_cpu, itemsize),
+            placement=placement,
         )
         return history + peak.of(min(portion, max(1, num_latents - 1)), goes_on)
 

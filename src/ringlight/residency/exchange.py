@@ -1,0 +1,93 @@
+"""Exchange: copies between a device and its host that go on beside what the device computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ringlight.residency.pinned import PinnedMemory
+
+Copies = Iterable[tuple[Tensor, Tensor]]  # (to, from), each contiguous, of one shape and dtype
+Arrival = object  # of what is brought: for `wait`
+
+
+class Exchange(Protocol):
+    """Brings tensors of the host to the device and takes others out, in an order that its calls say in full.
+
+    `bring` begins behind all that has been asked of the device so far, and behind all that was taken. `take` begins
+    behind all that has been asked of the device so far. The device itself waits for neither unless it is told to.
+    """
+
+    def host_room(self, num_bytes: int) -> Tensor:
+        """Memory of the host for these copies, (num_bytes,) uint8, not set to anything. It takes the place of
+        the room before, which nobody may use any more."""
+
+    def bring(self, copies: Copies) -> Arrival:
+        """Begin to copy to the device. Without copies it is a place in the order all the same."""
+
+    def take(self, copies: Copies) -> None:
+        """Begin to copy to the host."""
+
+    def wait(self, arrival: Arrival) -> None:
+        """What is asked of the device from now on comes behind what was brought."""
+
+    def settle(self) -> None:
+        """What is asked of the device from now on comes behind all copies so far, so that their memory may be used
+        again."""
+
+
+class CudaExchange:
+    """An exchange of a GPU: a stream for either direction, and page-locked memory that is kept until another size is
+    asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._in, self._out = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        self._memory: PinnedMemory | None = None
+
+    def host_room(self, num_bytes: int) -> Tensor:
+        """Memory of the host, that of the time before where it has this size: to page-lock it takes about a second for
+        each 4 GiB."""
+        if self._memory is None or len(self._memory.bytes) != num_bytes:
+            self.release()
+            self._memory = PinnedMemory(num_bytes, self._device)
+        return self._memory.bytes
+
+    def release(self) -> None:
+        """Give the host's memory back."""
+        if self._memory is not None:
+            self._in.synchronize()
+            self._out.synchronize()
+            self._memory.close()
+            self._memory = None
+
+    def bring(self, copies: Copies) -> Arrival:
+        """Copy on the stream inwards."""
+        self._in.wait_stream(torch.cuda.current_stream(self._device))
+        self._in.wait_stream(self._out)
+        self._copy(copies, self._in)
+        return self._in.record_event()
+
+    def take(self, copies: Copies) -> None:
+        """Copy on the stream outwards."""
+        self._out.wait_stream(torch.cuda.current_stream(self._device))
+        self._copy(copies, self._out)
+
+    def wait(self, arrival: Arrival) -> None:
+        """Have the current stream wait for an event."""
+        assert isinstance(arrival, torch.cuda.Event)
+        torch.cuda.current_stream(self._device).wait_event(arrival)
+
+    def settle(self) -> None:
+        """Have the current stream wait for both others."""
+        now = torch.cuda.current_stream(self._device)
+        now.wait_stream(self._in)
+        now.wait_stream(self._out)
+
+    def _copy(self, copies: Copies, stream: torch.cuda.Stream) -> None:
+        with torch.cuda.stream(stream):
+            for there, here in copies:
+                there.copy_(here, non_blocking=True)

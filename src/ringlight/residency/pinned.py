@@ -1,0 +1,71 @@
+"""PinnedMemory: the host's memory that a GPU copies to and from by itself."""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from ringlight.core.plain import plain
+
+PORTABLE = 1  # cudaHostRegisterPortable: page-locked for all contexts, whichever thread registers it
+
+logger = logging.getLogger(__name__)
+
+
+class PinnedMemory:
+    """So many bytes of the host, page-locked in a single registration of exactly that size.
+
+    torch's own pinned memory comes in powers of two, so that up to half of it would be lost. Where registering fails
+    the memory is pageable: copies are right and slow, and the log says why (`is_pinned`).
+    """
+
+    def __init__(self, num_bytes: int, device: torch.device) -> None:
+        """`bytes`, (num_bytes,) uint8, are not set to anything."""
+        self.bytes = torch.frombuffer(mmap.mmap(-1, num_bytes), dtype=torch.uint8)
+        address = self.bytes.data_ptr()
+        problem = _on_a_thread(lambda: _register(address, num_bytes, device))
+        self.is_pinned = not problem
+        if problem:
+            size = plain(num_bytes / 2**30, 3)
+            logger.warning(
+                "%s GiB of the host's memory could not be page-locked (%s): copies from and to it are slow. Raise the "
+                "limit of locked memory (ulimit -l), or give the machine or container more memory.",
+                size,
+                problem,
+            )
+            return
+        self._unpin = weakref.finalize(self, _on_a_thread, lambda: _unregister(address))
+        self._unpin.atexit = False  # the end of the process is the end of its registrations
+
+    def close(self) -> None:
+        """Give the page-lock back. Nothing may be copying; the memory itself lives as long as its tensors."""
+        if self.is_pinned:
+            self._unpin()
+
+
+def _on_a_thread(call: Callable[[], str]) -> str:
+    """What a call of CUDA says on a thread of its own: an error that it leaves behind there is not found by the next
+    kernel that somebody launches, and ends with the thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
+
+
+def _register(address: int, num_bytes: int, device: torch.device) -> str:
+    """Page-lock memory; returns what is wrong, or nothing."""
+    torch.cuda.set_device(device)
+    return _said(torch.cuda.cudart().cudaHostRegister(address, num_bytes, PORTABLE))
+
+
+def _unregister(address: int) -> str:
+    return _said(torch.cuda.cudart().cudaHostUnregister(address))
+
+
+def _said(code: object) -> str:
+    """The text of an error, nothing of success."""
+    cudart = torch.cuda.cudart()
+    return "" if code == cudart.cudaError.success else str(cudart.cudaGetErrorString(code))
