@@ -112,9 +112,8 @@ class Decode:
         z, num_latents, rows, columns = self.size.latents(spec)
         bands = Bands(rows, mesh_of(ParallelLayout(ring=self.num_ranks), self.rank).world)
         latents = torch.empty(z, num_latents, bands.size, columns, device=DEVICE)
-        vae.decode_next(
-            latents[:, :1, :2, :2], vae.start_decoding(Bands.alone(2), 2, 1, DEVICE), first=True
-        )  # makes weights
+        little = vae.start_decoding(Bands.alone(2), 2, 1, DEVICE)
+        vae.decode_next(latents[:, :1, :2, :2], little, first=True)  # makes weights
         with Watch() as watch:
             stream = vae.start_decoding(bands, columns, num_latents, DEVICE, self.placement)
             vae.decode_next(latents[:, :1], stream, first=True)

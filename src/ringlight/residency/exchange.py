@@ -22,8 +22,8 @@ class Exchange(Protocol):
     """
 
     def host_room(self, num_bytes: int) -> Tensor:
-        """Memory of the host for these copies, (num_bytes,) uint8, not set to anything. It takes the place of
-        the room before, which nobody may use any more."""
+        """Memory of the host for these copies, (num_bytes,) uint8, not set to anything. It takes the place of what was
+        given before, which nobody may use any more."""
 
     def bring(self, copies: Copies) -> Arrival:
         """Begin to copy to the device. Without copies it is a place in the order all the same."""
@@ -40,8 +40,7 @@ class Exchange(Protocol):
 
 
 class CudaExchange:
-    """An exchange of a GPU: a stream for either direction, and page-locked memory that is kept until another size is
-    asked for."""
+    """An exchange of a GPU: a stream for either direction, and page-locked memory, which stays until more is asked."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -49,12 +48,11 @@ class CudaExchange:
         self._memory: PinnedMemory | None = None
 
     def host_room(self, num_bytes: int) -> Tensor:
-        """Memory of the host, that of the time before where it has this size: to page-lock it takes about a second for
-        each 4 GiB."""
-        if self._memory is None or len(self._memory.bytes) != num_bytes:
+        """Memory of the host: of that of the time before, where it is enough, for to page-lock it takes long."""
+        if self._memory is None or len(self._memory.bytes) < num_bytes:
             self.release()
             self._memory = PinnedMemory(num_bytes, self._device)
-        return self._memory.bytes
+        return self._memory.bytes[:num_bytes]
 
     def release(self) -> None:
         """Give the host's memory back."""
