@@ -89,7 +89,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Decode:
-    """The first frame of a video, and the portions after it, through the decoder on one rank."""
+    """The first frame of a video, and the portion after it, through the decoder on one rank."""
 
     size: Size
     portion: int = 1
@@ -117,8 +117,7 @@ class Decode:
         with Watch() as watch:
             stream = vae.start_decoding(bands, columns, num_latents, DEVICE, self.placement)
             vae.decode_next(latents[:, :1], stream, first=True)
-            for start in (1, 1 + self.portion):
-                vae.decode_next(latents[:, start : start + self.portion], stream, first=False)
+            vae.decode_next(latents[:, 1 : 1 + self.portion], stream, first=False)
             stream.close()
         return watch.seen
 

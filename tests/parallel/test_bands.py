@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ringlight.core.layout import ParallelLayout
+from ringlight.core.plan import Placement
 from ringlight.families.traffic import Traffic
 from ringlight.families.wan.networks.causal import CausalConv, Stream
 from ringlight.families.wan.networks.vae import WanVae
@@ -23,6 +24,7 @@ from ringlight.pipelines.stages.decoding import decode
 from ringlight.pipelines.stages.image_encoding import encode_image
 from tests.ours import CPU, Silent, load_pipeline
 from tests.parallel.ranks import on_ranks
+from tests.residency.exchanges import AtOnce, Late
 
 # Latent frames, rows, columns and chunk. One row: ranks with nothing to do; 44 and 30 rows: 704 and 480 pixels.
 VIDEOS = [(3, 1, 4, 1), (1, 2, 2, 1), (4, 3, 2, 2), (6, 5, 4, 3), (5, 10, 2, 1), (2, 44, 2, 1), (3, 30, 2, 8)]
@@ -80,11 +82,17 @@ def picture_of(rows: int, columns: int) -> Tensor:
     return torch.rand(1, 16 * rows, 16 * columns, 3, generator=torch.Generator().manual_seed(rows)) * 2 - 1
 
 
-def frames_written(vae: WanVae, video: tuple[int, int, int, int], convert: FrameConverter, axis: Axis) -> Tensor:
+def frames_written(
+    vae: WanVae,
+    video: tuple[int, int, int, int],
+    convert: FrameConverter,
+    axis: Axis,
+    placement: Placement | None = None,
+) -> Tensor:
     """All that one decode gave to the writer, (F, H, W, 3): nothing on ranks that have none."""
     *shape, chunk = video
     writer = Kept() if axis.rank == 0 else None
-    decode(latents_of(*shape), vae, chunk, convert, writer, Silent(), axis)
+    decode(latents_of(*shape), vae, chunk, convert, writer, Silent(), axis, placement)
     return torch.cat(writer.parts) if writer else torch.empty(0, dtype=torch.uint8)
 
 
@@ -104,6 +112,26 @@ def test_decode_within_2e_5_of_one_rank(tiny: Path, num_ranks: int) -> None:
     whole, *others = on_ranks(layout_of(num_ranks), work)
     torch.testing.assert_close(whole, alone, rtol=0, atol=BOUND)
     assert not any(len(other) for other in others), "only rank 0 writes"
+
+
+@pytest.mark.parametrize("kind", [AtOnce, pytest.param(Late, marks=pytest.mark.slow)])
+def test_history_on_the_host_changes_no_bit_of_bands(tiny: Path, kind: type[AtOnce]) -> None:
+    """A rank's bands of it, with their halo rows. One rank has no rows, and so no history."""
+    vae, video = load_pipeline(tiny).vae, (4, 2, 3, 1)
+
+    def work(mesh: ParallelMesh) -> Tensor:
+        usual = frames_written(vae, video, to_unit_range, mesh.world)
+        vae.exchange = kind()
+        placement = Placement(host_history=3, frames_at_once=1)
+        placed = frames_written(vae, video, to_unit_range, mesh.world, placement)
+        own, is_split = Bands(2, mesh.world).size, mesh.world.size > 1
+        num_bytes = 4 * vae.spec.decoder.host_history_elements(own, 3, is_split, 3)
+        assert vae.exchange.rooms == ([num_bytes] if own else [])
+        return torch.stack([usual, placed])
+
+    usual, placed = on_ranks(layout_of(3), work)[0]
+    assert len(usual)
+    assert torch.equal(placed, usual)
 
 
 @pytest.mark.slow

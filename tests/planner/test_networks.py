@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ringlight.core.plan import Abilities, JobPlan
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import known_model
+from ringlight.families.wan.networks.resample import Upsampler
 from ringlight.families.wan.networks.transformer import WanTransformer
 from ringlight.families.wan.networks.vae import WanVae
 from ringlight.families.wan.recipe import spare_bytes
@@ -71,6 +72,50 @@ def test_the_built_in_card_has_the_published_sizes() -> None:
     assert round(sum(REAL.text_encoder.layers.parts) / 1e9, 2) == 5.68
     assert round(REAL.vae.decoder.history_elements(44, 80, is_split=False) / 1e9, 3) == 1.608
     assert REAL.num_tokens(121, 704, 1280) == 27_280
+
+
+def held(network: nn.Module) -> int:
+    """Parameters of a network, with those that its upsamplers make."""
+    made = [sum(map(torch.numel, each._phase_weights())) for each in network.modules() if isinstance(each, Upsampler)]
+    return count(list(network.parameters())) + sum(made)
+
+
+@pytest.mark.parametrize("name", ["Wan2.2-TI2V-5B", "Wan2.1-T2V-14B"])
+def test_the_decoders_parts_are_those_of_the_network(name: str) -> None:
+    spec = known_model(name).vae
+    assert isinstance(spec, VaeSpec)
+    with META:
+        vae = WanVae(spec)
+        before, *others = [held(stage) for stage in vae.decoder.stages]
+        others[-1] += held(vae.decoder.norm_out)
+        assert spec.decoder.parts == [before + held(vae.post_quant_conv), *others]
+    assert sum(spec.decoder.parts) == spec.decoder.parameters + spec.decoder.made_parameters
+
+
+def test_history_is_on_the_device_or_on_the_host() -> None:
+    """5.99 GiB in float32, of which the last level has 3.44 and what stands before the levels 0.11."""
+    decoder = REAL.vae.decoder
+    everything = decoder.history_elements(44, 80, False)
+    on_host = [decoder.host_history_elements(44, 80, False, levels) for levels in range(5)]
+    assert [round(elements * 4 / 2**30, 2) for elements in on_host] == [0, 3.44, 4.94, 5.69, 5.88]
+    for levels, elements in enumerate(on_host):
+        assert decoder.history_elements(44, 80, False, levels) + elements == everything
+    halves = [decoder.host_history_elements(22, 80, True, levels) for levels in range(5)]
+    assert all(elements / 2 <= half <= 0.52 * elements for elements, half in zip(on_host, halves, strict=True))
+
+
+def test_history_travels_with_every_run_of_a_level() -> None:
+    """The fewer frames at a time, the more often it comes. Out go new frames alone."""
+    decoder = REAL.vae.decoder
+    last = decoder.host_history_elements(44, 80, False, 1)
+    assert decoder.history_traffic(44, 80, False, 1, 1, 1) == (4 * last, 2 * last)
+    assert decoder.history_traffic(44, 80, False, 1, 2, 1) == (2 * last, 2 * last)
+    assert decoder.history_traffic(44, 80, False, 1, 4, 1) == (last, last)
+    assert decoder.history_traffic(44, 80, False, 1, 0, 1) == (2 * last, 2 * last), "two frames at a time"
+    assert decoder.history_traffic(44, 80, False, 1, 0, 2) == (2 * last, 2 * last), "four of eight"
+    assert decoder.history_traffic(44, 80, False, 0, 1, 1) == (0, 0)
+    into, out = decoder.history_traffic(44, 80, False, 4, 1, 1)
+    assert (round(into * 4 / 2**30, 1), round(out * 4 / 2**30, 1)) == (21.5, 10.7)
 
 
 @pytest.mark.parametrize("name", first_quick(["Wan2.2-TI2V-5B", "Wan2.1-T2V-14B"]))
