@@ -41,7 +41,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Place:
+class PlacedWindow:
     """A window that is to be used: its part of the workspace, and when its history has come."""
 
     conv: CausalConv
@@ -72,7 +72,7 @@ class HostedStream(Stream):
         self._like = like
         self._kept = self._allocate_on_host([conv for conv in convs if conv in hosted])
         self._order: deque[tuple[CausalConv, int]] = deque()
-        self._places: deque[Place] = deque()
+        self._places: deque[PlacedWindow] = deque()
         self._num_placed = 0
 
     def begin(self, order: Sequence[tuple[CausalConv, int]]) -> None:
@@ -141,7 +141,7 @@ class HostedStream(Stream):
         end = self._workspace[:size] if self._num_placed % 2 else self._workspace[-size:]
         room, history = end.view(shape), self._kept[conv].true if conv in self._kept else []
         copies = [(room[HISTORY - age : HISTORY - age + 1], frame) for age, frame in enumerate(reversed(history), 1)]
-        self._places.append(Place(conv, num_frames, room, self._exchange.bring(copies)))
+        self._places.append(PlacedWindow(conv, num_frames, room, self._exchange.bring(copies)))
 
     def _shape(self, conv: CausalConv, num_frames: int) -> tuple[int, ...]:
         """Of a window, and of history that stands before it on its own."""
