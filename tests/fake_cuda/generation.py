@@ -28,6 +28,7 @@ from tests.fake_cuda.networks import DEVICE, Size
 from tests.fake_cuda.rank import mesh_of
 from tests.fake_cuda.watch import Seen, Watch
 from tests.planner.specs import REAL
+from tests.residency.exchanges import AtOnce
 
 PROMPT = "a " * 77
 
@@ -140,7 +141,8 @@ class Generation:
         bands = Bands(rows, mesh.world)
         latents = torch.empty(z, num_latents, bands.size, columns, device=DEVICE)
         with networks.decoding(plan.placement):
-            stream = networks.vae.start_decoding(bands, columns, num_latents)
+            networks.vae.exchange = AtOnce()
+            stream = networks.vae.start_decoding(bands, columns, num_latents, DEVICE, plan.placement)
             networks.vae.decode_next(latents[:, :1], stream, first=True)
             for start in range(1, min(num_latents, 1 + 2 * plan.decode_chunk), plan.decode_chunk):
                 networks.vae.decode_next(latents[:, start : start + plan.decode_chunk], stream, first=False)

@@ -32,11 +32,11 @@ ROWS, COLUMNS = 2, 3
 ALL_ON_HOST = Placement(host_history=4, frames_at_once=1)
 
 
-def vae_of(spec: object, dtype: torch.dtype = torch.float32) -> WanVae:
+def vae_of(spec: object, dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> WanVae:
     assert isinstance(spec, VaeSpec)
     with torch.device("meta"):
         vae = WanVae(spec)
-    materialise(vae, CPU, dtype)
+    materialise(vae, device, dtype)
     fill_random(vae, 0)
     vae.optimise_layout()
     return vae
@@ -106,6 +106,23 @@ def test_history_travels_as_planned(levels: int, frames: int, portion: int) -> N
         seen.append((exchange.brought, exchange.taken))
     travelled = tuple(after - before for before, after in zip(seen[-2], seen[-1], strict=True))
     assert travelled == vae.spec.decoder.history_traffic(ROWS, COLUMNS, False, levels, frames, portion)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_on_a_card_as_well() -> None:
+    """Frames so large that a copy takes its time: who does not wait for it has other frames."""
+    device, rows, columns = torch.device("cuda"), 22, 40
+    vae = vae_of(WAN22, device=device)
+    latents = torch.randn(WAN22.z_dim, 5, rows, columns, device=device)
+
+    def decoded(placement: Placement) -> Tensor:
+        with closing(vae.start_decoding(Bands.alone(rows), columns, 5, device, placement)) as stream:
+            return torch.cat([vae.decode_next(part, stream, i == 0) for i, part in enumerate(latents.split(1, 1))])
+
+    with torch.inference_mode():
+        usual = decoded(Placement(frames_at_once=1))
+        for _ in range(3):
+            assert torch.equal(decoded(ALL_ON_HOST), usual)
 
 
 def test_of_a_cpu_the_host_is_the_same_memory(vae: WanVae) -> None:

@@ -27,6 +27,7 @@ from ringlight.residency.residency import Residency
 from tests.ours import CPU, frames, load_pipeline, new_tracer
 from tests.parallel.ranks import on_ranks
 from tests.quick import first_quick
+from tests.residency.exchanges import AtOnce, Late
 from tests.residency.lanes import LateLane
 
 LAYERS = 3  # of the tiny demo checkpoint
@@ -82,6 +83,20 @@ def test_wherever_weights_are_kept_the_frames_are_the_same(
     plan = JobPlan(placement=placement, take_turns=take_turns)
     made = frames(recipe, request_for(recipe, image), tmp_path, plan)
     assert torch.equal(made, resident_frames(tiny, image))
+
+
+@pytest.mark.parametrize("kind", first_quick([Late, AtOnce]))
+def test_so_they_are_with_history_on_the_host(
+    tiny: Path, tmp_path: Path, photograph: Path, kind: type[AtOnce], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the decoder's weights come and go as well."""
+    image, exchange, recipe = photograph.read_bytes(), kind(), placed(tiny, as_a_gpu=True)
+    monkeypatch.setattr(recipe.vae, "exchange", exchange)
+    placement = Placement(streamed_blocks=1, streams_decoder=True, host_history=2, frames_at_once=1)
+    made = frames(recipe, request_for(recipe, image), tmp_path, JobPlan(placement=placement))
+    assert torch.equal(made, resident_frames(tiny, image))
+    assert exchange.rooms
+    assert exchange.taken
 
 
 @pytest.mark.slow
