@@ -33,8 +33,8 @@ class PinnedMemory:
         if problem:
             size = plain(num_bytes / 2**30, 3)
             logger.warning(
-                "%s GiB of the host's memory could not be page-locked (%s): copies from and to it are slow. Raise the "
-                "limit of locked memory (ulimit -l), or give the machine or container more memory.",
+                "%s GiB of the host's memory could not be page-locked (%s): copies from and to it are slow. Leave the "
+                "machine or the container more memory; WSL2 bounds what may be page-locked.",
                 size,
                 problem,
             )
