@@ -36,10 +36,15 @@ PROMPT = "a " * 77
 class FakeShelf:
     """A shelf of bytes that are nowhere."""
 
-    num_bytes = 0
+    num_bytes = missing_bytes = pinned_bytes = 0
 
     def __init__(self, parts: Sequence[WeightPart]) -> None:
         self._flat = {part.name: torch.empty(part.num_bytes, dtype=torch.uint8) for part in parts}
+
+    def holds(self, part: WeightPart) -> bool:
+        return True
+
+    def pin(self, device: torch.device, most_bytes: int) -> None: ...
 
     def flat(self, part: WeightPart) -> Tensor:
         return self._flat[part.name]

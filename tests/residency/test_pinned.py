@@ -10,9 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from ringlight.residency import pinned
+from ringlight.residency.part import WeightPart
 from ringlight.residency.pinned import PORTABLE, PinnedMemory
+from ringlight.residency.shelf import Shelf
 
 DEVICE = torch.device("cuda:0")
 ODD_SIZE = 5 * 2**20 + 4096 + 12
@@ -88,3 +91,16 @@ def test_where_it_fails_the_log_says_so(cuda: Cuda, caplog: pytest.LogCaptureFix
     assert "could not be page-locked (out of memory)" in caplog.text
     memory.bytes.fill_(7)
     memory.close()
+
+
+@pytest.mark.parametrize(("most", "num_parts"), [(0, 0), (2**16 + 4000, 1), (2**16 + 4096 + 3999, 1), (2**20, 3)])
+def test_a_shelf_is_locked_as_far_as_the_bound_goes(cuda: Cuda, most: int, num_parts: int) -> None:
+    """Whole parts, from the first on."""
+    parts = [WeightPart(str(number), [nn.Linear(1000, 1, bias=False)]) for number in range(3)]
+    shelf = Shelf(parts)
+    shelf.pin(DEVICE, most)
+    ends = [shelf.flat(part).data_ptr() + part.num_bytes for part in parts]
+    assert [address + size for address, size in cuda.locked.items()] == ends[:num_parts][-1:]
+    assert shelf.pinned_bytes == sum(cuda.locked.values()) <= most
+    del shelf
+    assert not cuda.locked

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from torch import Tensor
 
 from ringlight.core.plain import plain
 
@@ -17,24 +18,23 @@ PORTABLE = 1  # cudaHostRegisterPortable: page-locked for all contexts, whicheve
 logger = logging.getLogger(__name__)
 
 
-class PinnedMemory:
-    """So many bytes of the host, page-locked in a single registration of exactly that size.
+class PageLock:
+    """Memory of the host that is page-locked in a single registration of exactly its size, until it is closed.
 
     torch's own pinned memory comes in powers of two, so that up to half of it would be lost. Where registering fails
-    the memory is pageable: copies are right and slow, and the log says why (`is_pinned`).
+    the memory stays pageable: copies are right and slow, and the log says why (`is_held`).
     """
 
-    def __init__(self, num_bytes: int, device: torch.device) -> None:
-        """`bytes`, (num_bytes,) uint8, are not set to anything."""
-        self.bytes = torch.frombuffer(mmap.mmap(-1, num_bytes), dtype=torch.uint8)
-        address = self.bytes.data_ptr()
+    def __init__(self, memory: Tensor, device: torch.device) -> None:
+        """Lock bytes, (n,) uint8, which must stay where they are, for copies of this device."""
+        address, num_bytes = memory.data_ptr(), len(memory)
         problem = _on_a_thread(lambda: _register(address, num_bytes, device))
-        self.is_pinned = not problem
+        self.is_held = not problem
         if problem:
             size = plain(num_bytes / 2**30, 3)
             logger.warning(
-                "%s GiB of the host's memory could not be page-locked (%s): copies from and to it are slow. Leave the "
-                "machine or the container more memory; WSL2 bounds what may be page-locked.",
+                "%s GiB of the host's memory could not be page-locked (%s): copies from and to it are slow. Raise the "
+                "limit of locked memory (ulimit -l), or give the machine or container more memory.",
                 size,
                 problem,
             )
@@ -43,9 +43,27 @@ class PinnedMemory:
         self._unpin.atexit = False  # the end of the process is the end of its registrations
 
     def close(self) -> None:
-        """Give the page-lock back. Nothing may be copying; the memory itself lives as long as its tensors."""
-        if self.is_pinned:
+        """Give it up. Nothing may be copying."""
+        if self.is_held:
             self._unpin()
+
+
+class PinnedMemory:
+    """So many bytes of the host, page-locked where that is possible."""
+
+    def __init__(self, num_bytes: int, device: torch.device) -> None:
+        """`bytes`, (num_bytes,) uint8, are not set to anything."""
+        self.bytes = torch.frombuffer(mmap.mmap(-1, num_bytes), dtype=torch.uint8)
+        self._lock = PageLock(self.bytes, device)
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the memory is page-locked."""
+        return self._lock.is_held
+
+    def close(self) -> None:
+        """Give the page-lock back. Nothing may be copying; the memory itself lives as long as its tensors."""
+        self._lock.close()
 
 
 def _on_a_thread(call: Callable[[], str]) -> str:

@@ -57,7 +57,7 @@ class Residency:
         lane = self._lane
         return WeightsReport(
             host_bytes=self.source.num_bytes,
-            pinned_bytes=0,
+            pinned_bytes=self.source.pinned_bytes,
             brought_bytes=dict(self._bytes),
             wait_seconds={name: sum(map(lane.seconds, waits)) for name, waits in self._waits.items()} if lane else {},
         )

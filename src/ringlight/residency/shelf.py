@@ -20,6 +20,7 @@ from ringlight.core.errors import OutOfMemory
 from ringlight.core.plain import plain
 from ringlight.core.report import GIB
 from ringlight.residency.part import WeightPart
+from ringlight.residency.pinned import PageLock
 
 HEADER_BYTES = 2**16  # a byte for each part: whether it is filled
 FILLED = b"\1"
@@ -49,6 +50,8 @@ class Shelf:
             needed = f"{plain(offset / GIB, 3)} GiB"
             raise OutOfMemory(f"the host has no room for a copy of the weights ({needed}): {error.strerror}") from None
         self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
+        self._lock: PageLock | None = None
+        self.pinned_bytes = 0
 
     @property
     def missing_bytes(self) -> int:
@@ -69,6 +72,14 @@ class Shelf:
         _, offset, num_bytes = self._place[part.name]
         assert num_bytes == part.num_bytes, f"{part.name} is as large on all ranks"
         return self._bytes[offset : offset + num_bytes]
+
+    def pin(self, device: torch.device, most_bytes: int) -> None:
+        """Page-lock the parts that come first, as far as so many bytes go, for copies to a GPU."""
+        ends = [offset + num_bytes for _, offset, num_bytes in self._place.values()]
+        end = max((end for end in ends if end <= most_bytes), default=0)
+        if end:
+            lock = PageLock(self._bytes[:end], device)
+            self._lock, self.pinned_bytes = lock, end if lock.is_held else 0
 
     def bind(self, parts: Iterable[WeightPart]) -> None:
         """Let networks have their weights here."""

@@ -19,6 +19,10 @@ class WeightSource(Protocol):
     def num_bytes(self) -> int:
         """What the host's copy takes."""
 
+    @property
+    def pinned_bytes(self) -> int:
+        """What of that is page-locked."""
+
     def holds(self, part: WeightPart) -> bool:
         """Whether a part lies in memory, where a CPU can compute with it."""
 
@@ -39,6 +43,10 @@ class PartlyInFiles:
     @property
     def num_bytes(self) -> int:
         return self._shelf.num_bytes
+
+    @property
+    def pinned_bytes(self) -> int:
+        return self._shelf.pinned_bytes
 
     def holds(self, part: WeightPart) -> bool:
         return part.name not in self._readers

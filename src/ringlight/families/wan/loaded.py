@@ -12,7 +12,7 @@ import torch
 
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint, OutOfMemory
-from ringlight.core.host import available_bytes
+from ringlight.core.host import available_bytes, memory_bytes
 from ringlight.core.plain import plain
 from ringlight.core.plan import Placement
 from ringlight.core.report import GIB
@@ -117,6 +117,8 @@ class WanNetworks:
             Own(self.transformer, "transformer", of_transformer),
         ]
         self.residency = Residency(self._filled(shelf, [each for each in own if each.parts]), lane)
+        if lane is not None:
+            shelf.pin(self._device, memory_bytes() // 2)
         self.encoder.stream_from(self.residency)
 
     def _filled(self, shelf: Shelf, own: Sequence[Own]) -> WeightSource:

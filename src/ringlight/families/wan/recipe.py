@@ -264,8 +264,10 @@ def spare_bytes(device: torch.device, networks: Iterable[nn.Module]) -> int:
     """All memory of a GPU beside the weights of its networks, whoever has it at the moment; nothing on a CPU."""
     if device.type != "cuda":
         return 0
-    weights = [weight for network in networks for weight in network.parameters() if weight.is_cuda]
-    held = sum(weight.nbytes for weight in weights)
+    weights = (weight for network in networks for weight in network.parameters())
+    held = sum(
+        weight.nbytes for weight in weights if weight.device.type != "cpu"
+    )  # what lies on the host comes and goes
     return int(torch.cuda.get_device_properties(device).total_memory) - held
 
 
