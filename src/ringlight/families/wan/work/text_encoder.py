@@ -37,5 +37,12 @@ class TextEncoderSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             final_vectors=self.d_model,
         )
 
+    def peak_elements(self, num_tokens: int, num_prompts: int) -> int:
+        """Hidden states of all prompts, and of one a layer's: the norm's output in float32 and as it was, then scores
+        of all heads (products, with their biases, and their softmax) beside q, k and v; or the gated feed-forward."""
+        hidden = num_tokens * self.d_model
+        attention = 3 * num_tokens * self.num_heads * self.d_kv + 4 * self.num_heads * num_tokens**2
+        return num_prompts * hidden + 4 * hidden + max(attention, 4 * num_tokens * self.d_ff)
+
 
 UMT5_XXL = TextEncoderSpec(d_model=4096, d_ff=10240, num_heads=64, d_kv=64, num_layers=24, vocab_size=256384)
