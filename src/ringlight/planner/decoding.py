@@ -95,7 +95,8 @@ def _visited(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan
     asked, pairs = plan.placement.frames_at_once, machine.uses_winograd
     at_most = layers.frames_at_once(own, columns, portion, asked=asked, in_pairs=pairs)
     stages = [visit.stage for visit in layers.visits(portion, first, at_most)]
-    return sum(layers.parts[stage] for stage, _ in groupby(stages))
+    parts = layers.parts
+    return sum(parts[stage] for stage, _ in groupby(stages))
 
 
 def activation_seconds(layer: Convolution, latent_pixels: int, frames: int, machine: Machine) -> float:

@@ -15,6 +15,14 @@ Residency = Literal["any", "resident", "placed"]
 IN_PLACE = 1.12  # seconds of a float32 product on a CPU with weights as they came, to those with packed ones: measured
 
 
+def before_start(card: Card, settings: RunSettings) -> Residency:
+    """Where weights will lie, as far as settings say it: within a budget on the host. A CPU without one has them where
+    it computes; a GPU where the plan of what it is started for says."""
+    if settings.memory_budget_bytes:
+        return "placed"
+    return "resident" if card.is_cpu else "any"
+
+
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What every rank of an engine computes with, and how. `basis` says in words where the figures come from;
     `most_ranks` is how many ranks there could be. `abilities` are what its ranks have measured, and `pace` what follows

@@ -9,6 +9,7 @@ hidden follows from the order of the code.
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import lru_cache
 from itertools import cycle
 
 import msgspec
@@ -225,6 +226,7 @@ def ahead(rank: Rank, block: Block, num_blocks: int, num_slices: int) -> Program
         rank.done(index)
 
 
+@lru_cache(maxsize=256)  # the same blocks come again for every budget that is tried
 def replay(
     block: Block,
     num_blocks: int,
