@@ -39,7 +39,6 @@ class Foresight:
         self._config = config
         self._spec = spec
         self._limits = limits
-        self.is_placed = False
         num_local = max(1, config.asked_layout.num_ranks // config.nodes.nnodes)
         self._ranks_here = num_local * num_replicas
         self.machine: Machine | None = this_machine(config, spec, num_local, num_replicas)

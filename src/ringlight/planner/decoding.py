@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from collections import Counter
 
 from ringlight.core.layout import ParallelLayout, split_sizes
-from ringlight.core.plan import JobPlan
+from ringlight.core.plan import JobPlan, Placement
 from ringlight.families.layers.convolution import Convolution
 from ringlight.families.work import Work
 from ringlight.planner.machine import Machine
@@ -53,11 +53,10 @@ def decoding(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan
         last = min(1.0, portion / num_latents)
         busy = frames_bytes * machine.link.busy_seconds_per_byte
         link, exposed = link + sent, exposed + max(busy, last * sent)
-    computed = machine.corrected("Decoding", compute)
-    bus, waited = _transfers(work, layout, machine, plan, computed) if plan.placement else (0.0, 0.0)
+    bus, waited = _transfers(work, layout, machine, plan, plan.placement) if plan.placement else (0.0, 0.0)
     return StageCost(
         name="Decoding",
-        compute_seconds=computed,
+        compute_seconds=machine.corrected("Decoding", compute),
         link_seconds=link,
         exposed_seconds=exposed,
         bus_seconds=bus,
@@ -66,37 +65,30 @@ def decoding(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan
 
 
 def _transfers(
-    work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan, computed: float
+    work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan, placement: Placement
 ) -> tuple[float, float]:
-    """(bus, exposed) seconds: weights come in the open, once, or a part each time that it is next; history comes and
-    goes under the work of later portions, both ways at once."""
-    assert plan.placement is not None
-    _, num_latents, _, _ = work.latent_shape
-    layers, itemsize, portion = work.spec.vae.decoder, machine.settings.vae_itemsize, plan.decode_chunk
+    """(bus, exposed) seconds: weights come in the open, all of them once, or a part whenever it is next; history comes
+    and goes, both ways at once, under what its own stage of the decoder computes in later portions."""
+    layers, itemsize, winograd = work.spec.vae.decoder, machine.settings.vae_itemsize, machine.uses_winograd
     own, columns, is_split = work.band(layout)
-    later = (num_latents - 1) / portion
-    weights = float(sum(layers.parts))
-    if plan.placement.streams_decoder:
-        first, others = (_visited(work, layout, machine, plan, is_first) for is_first in (True, False))
-        weights = first + later * others
-    way = (plan.placement.host_history, plan.placement.frames_at_once, portion)
-    into, out = layers.history_traffic(own, columns, is_split, *way)
-    loaded = machine.bus.seconds(weights * itemsize)
-    moved = later * machine.bus.seconds(max(into, out) * itemsize)
-    hiding = computed * (num_latents - 1) / num_latents
-    return loaded + moved, loaded + max(0.0, moved - hiding)
-
-
-def _visited(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan, first: bool) -> int:
-    """Parameters that come in for a portion, where a stage's go as soon as another one's are next."""
-    assert plan.placement is not None
-    layers, portion = work.spec.vae.decoder, 1 if first else plan.decode_chunk
-    own, columns, _ = work.band(layout)
-    asked, pairs = plan.placement.frames_at_once, machine.uses_winograd
-    at_most = layers.frames_at_once(own, columns, portion, asked=asked, in_pairs=pairs)
-    stages = [visit.stage for visit in layers.visits(portion, first, at_most)]
+    portion, later = plan.decode_chunk, (work.latent_shape[1] - 1) / plan.decode_chunk
+    at_most = layers.frames_at_once(own, columns, portion, asked=placement.frames_at_once, in_pairs=winograd)
+    visits = Counter(visit.stage for visit in layers.visits(portion, False, at_most))
     parts = layers.parts
-    return sum(parts[stage] for stage, _ in groupby(stages))
+    weights = float(sum(parts))
+    if placement.streams_decoder:  # each stage once for the first latent frame
+        weights += later * sum(parts[stage] * count for stage, count in visits.items())
+    bus = exposed = machine.bus.seconds(weights * itemsize)
+    for stage, within in enumerate(layers.stages):
+        if not layers.on_host(stage, placement.host_history):
+            continue
+        kept = visits[stage] * sum(layer.history_elements(own, columns, is_split) for layer in within)
+        moved = machine.bus.seconds(kept * itemsize)
+        flops = portion * sum(layer.flops(own * columns, False, winograd) for layer in within)
+        written = (activation_seconds(each, own * columns, portion * each.frames, machine) for each in within)
+        computed = machine.corrected("Decoding", flops / machine.convolution + sum(written))
+        bus, exposed = bus + later * moved, exposed + later * max(0.0, moved - computed)
+    return bus, exposed
 
 
 def activation_seconds(layer: Convolution, latent_pixels: int, frames: int, machine: Machine) -> float:

@@ -139,11 +139,9 @@ def block_weights(spec: ModelSpec, machine: Machine, placement: Placement) -> in
 
 
 def decoder_weights(spec: ModelSpec, machine: Machine, placement: Placement) -> int:
-    """What of the decoder lies on the device while it decodes: all, or a part and the one before it."""
-    parts, itemsize = spec.vae.decoder.parts, machine.settings.vae_itemsize
-    if not placement.streams_decoder:
-        return sum(parts) * itemsize
-    return max(before + part for before, part in zip([0, *parts], parts, strict=False)) * itemsize
+    """What of the decoder lies on the device while it decodes: all, or one part at a time."""
+    parts = spec.vae.decoder.parts
+    return (max(parts) if placement.streams_decoder else sum(parts)) * machine.settings.vae_itemsize
 
 
 def host_history_bytes(work: Work, layout: ParallelLayout, machine: Machine, placement: Placement) -> int:

@@ -93,7 +93,7 @@ def _vae(work: Work, layout: ParallelLayout, machine: Machine, placement: Placem
     weights = decoder_weights(spec, machine, placement)
     if placement.streams_decoder:
         yield _on_host("decoder", sum(spec.vae.decoder.parts) * itemsize, "a level comes when it is next")
-        yield _on_device("levels of the decoder", weights, "the largest, and the one before it")
+        yield _on_device("the largest part of the decoder", weights, "one is there at a time")
     else:
         yield _on_device("decoder", weights, "while it decodes")
     hosted = host_history_bytes(work, layout, machine, placement)
