@@ -38,11 +38,11 @@ class TextEncoderSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         )
 
     def peak_elements(self, num_tokens: int, num_prompts: int) -> int:
-        """Hidden states of all prompts, and of one a layer's: the norm's output in float32 and as it was, then scores
-        of all heads (products, with their biases, and their softmax) beside q, k and v; or the gated feed-forward."""
-        hidden = num_tokens * self.d_model
-        attention = 3 * num_tokens * self.num_heads * self.d_kv + 4 * self.num_heads * num_tokens**2
-        return num_prompts * hidden + 4 * hidden + max(attention, 4 * num_tokens * self.d_ff)
+        """Hidden states of all prompts, and in a layer of one what its norm takes and gives, then q, k and v with scores
+        of all heads, their biases and the sum, or the gated feed-forward. Buckets of positions are 64-bit numbers."""
+        hidden, pairs = num_tokens * self.d_model, num_tokens**2
+        attention = 3 * num_tokens * self.num_heads * self.d_kv + 3 * self.num_heads * pairs
+        return (num_prompts + 2) * hidden + 4 * pairs + max(attention, 3 * num_tokens * self.d_ff)
 
 
 UMT5_XXL = TextEncoderSpec(d_model=4096, d_ff=10240, num_heads=64, d_kv=64, num_layers=24, vocab_size=256384)
