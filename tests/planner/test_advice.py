@@ -138,7 +138,9 @@ def test_the_largest_video_that_fits_is_named() -> None:
     assert width * height > 10 * 192 * 96
 
 
-def test_a_cpu_is_told_of_bfloat16() -> None:
-    cores = msgspec.structs.replace(catalogue.cores(2), memory_bytes=24 * 2**30)
-    said = advice(cores, "u1r1", RunSettings(dtype="float32"), 1)
-    assert said is not None and "--vae-dtype bfloat16 --dtype bfloat16" in said
+def test_a_cpu_is_told_of_the_least_budget_and_of_bfloat16() -> None:
+    """All that a budget leaves is for weights that ranks share."""
+    for gib, flags in ((24, "--memory-budget 14.2GiB ("), (8, "--memory-budget 8.0GiB --vae-dtype bfloat16 (")):
+        cores = msgspec.structs.replace(catalogue.cores(2), memory_bytes=gib * 2**30)
+        said = advice(cores, "u1r1", RunSettings(dtype="float32"), 1)
+        assert said is not None and said.startswith(f"predicted to fit with {flags}")

@@ -188,12 +188,6 @@ def test_on_a_cpu_a_budget_bounds_what_is_a_ranks_own() -> None:
     assert seconds[1].compute_seconds == pytest.approx(seconds[0].compute_seconds)
 
 
-def test_on_a_cpu_what_ranks_share_counts_too() -> None:
-    asked = work(num_frames=5, width=320, height=192)
-    assert predict(asked, layout("u1r1"), cores(64, 8)).fits
-    assert not predict(asked, layout("u1r1"), cores(44, 8)).fits, "all weights in float32 are 42.5 GiB"
-
-
 @pytest.mark.parametrize("name", ["u1r1", "u1r2", "c2u1r1", "u2r2"])
 def test_the_least_memory_is_where_the_loss_begins(name: str) -> None:
     here, there = within(0), layout(name)

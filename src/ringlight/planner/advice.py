@@ -109,19 +109,20 @@ def nearest_video_that_fits(work: Work, layout: ParallelLayout, machine: Machine
 
 def _budgets(work: Work, layout: ParallelLayout, machine: Machine) -> Iterator[tuple[str, Machine, ParallelLayout]]:
     """A budget that helps: where all weights lie on the device, all that it has; where one is too small, the least of
-    those that are not. Workers with weights on the host and no budget have all there is."""
+    those that are not, as on a CPU, which needs the rest for weights that its ranks share. Workers with weights on the
+    host and no budget have all there is."""
 
     def within(num_bytes: int) -> Machine:
         settings = msgspec.structs.replace(machine.settings, memory_budget_bytes=num_bytes)
         return msgspec.structs.replace(machine, settings=settings, residency="placed", abilities=None)
 
-    there = usable_bytes(work, layout, within(0), is_placed=True)
+    there = usable_bytes(within(0))
     tenths = int(there / GIB * 10)
-    if machine.settings.memory_budget_bytes:
-        least = predict(work, layout, within(1)).worst_memory.peak_bytes
-        tenths = math.ceil(least / GIB * 10) if least <= there else 0
-    elif machine.residency != "resident":
+    if not machine.settings.memory_budget_bytes and machine.residency != "resident":
         return
+    if machine.settings.memory_budget_bytes or machine.card.is_cpu:
+        least = predict(work, layout, within(1)).worst_memory.peak_bytes
+        tenths = min(tenths, math.ceil(least / GIB * 10))
     if tenths > 0:
         yield f"--memory-budget {tenths / 10:.1f}GiB", within(int(tenths * GIB / 10)), layout
 

@@ -202,15 +202,10 @@ def spare_bytes(spec: ModelSpec, layout: ParallelLayout, machine: Machine) -> in
     return machine.card.memory_bytes - max(loaded_by_rank(spec, layout.num_ranks, machine.settings))
 
 
-def usable_bytes(work: Work, layout: ParallelLayout, machine: Machine, is_placed: bool) -> int:
-    """What a rank may take of its device: what there is beside the driver's, or a budget that is less.
-
-    On a CPU ranks that have weights on the host share them, in the same memory.
-    """
-    shared = (
-        host_copy_bytes(work.spec, machine.settings) // layout.num_ranks if is_placed and machine.card.is_cpu else 0
-    )
-    return within_budget(machine, machine.card.memory_bytes - machine.card.context_bytes - shared)
+def usable_bytes(machine: Machine) -> int:
+    """What a rank may take of its device: what there is beside the driver's, or a budget that is less. Weights for
+    which the host has no room stay in their files."""
+    return within_budget(machine, machine.card.memory_bytes - machine.card.context_bytes)
 
 
 def within_budget(machine: Machine, num_bytes: int) -> int:
@@ -222,7 +217,7 @@ def within_budget(machine: Machine, num_bytes: int) -> int:
 def fits(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> bool:
     """Whether every rank has room for what it reserves."""
     peak = max(rank.peak_bytes for rank in memory_by_rank(work, layout, machine, plan))
-    return peak <= usable_bytes(work, layout, machine, plan.placement is not None)
+    return peak <= usable_bytes(machine)
 
 
 def decoding_bytes(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> int:

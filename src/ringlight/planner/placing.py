@@ -45,7 +45,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 def placed(work: Work, layout: ParallelLayout, machine: Machine, resident: JobPlan) -> JobPlan:
     """The fastest plan that fits, of a request that would run as `resident` with all on the device; where none fits,
     the one that needs least."""
-    limit = usable_bytes(work, layout, machine, is_placed=True)
+    limit = usable_bytes(machine)
     by_turns = denoising_options(work, layout, machine, resident).values()
     first = _best(
         [_first_that_fits(options, limit) for options in by_turns],
@@ -105,7 +105,7 @@ def _portions(work: Work, layout: ParallelLayout, machine: Machine) -> list[int]
     or one."""
     spec, settings = work.spec, machine.settings
     decoder, (own, columns, _) = spec.vae.decoder, work.band(layout)
-    room = usable_bytes(work, layout, machine, is_placed=True) - decoder_weights(spec, machine, Placement())
+    room = usable_bytes(machine) - decoder_weights(spec, machine, Placement())
     spare = 0 if machine.card.is_cpu else max(0, room)
     usual = decoder.portion(own, columns, settings.vae_itemsize, spare, settings.decode_chunk)
     return [usual] if settings.decode_chunk else list(dict.fromkeys((usual, 1)))

@@ -123,7 +123,7 @@ def predict(work: Work, layout: ParallelLayout, machine: Machine) -> Prediction:
         stages=stage_costs(work, layout, machine, plan),
         memory=memory_by_rank(work, layout, machine, plan),
         sent_bytes=[sent_by(rank, work, layout, plan.num_slices, machine.settings) for rank in range(layout.num_ranks)],
-        usable_bytes=usable_bytes(work, layout, machine, plan.placement is not None),
+        usable_bytes=usable_bytes(machine),
         num_slices=plan.num_slices,
         take_turns=plan.take_turns,
         decode_chunk=plan.decode_chunk,

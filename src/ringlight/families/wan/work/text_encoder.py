@@ -38,8 +38,8 @@ class TextEncoderSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         )
 
     def peak_elements(self, num_tokens: int, num_prompts: int) -> int:
-        """Hidden states of all prompts, and in a layer of one what its norm takes and gives, then q, k and v with scores
-        of all heads, their biases and the sum, or the gated feed-forward. Buckets of positions are 64-bit numbers."""
+        """Hidden states of all prompts, and in a layer of one what its norm takes and gives, then q, k and v with
+        scores of all heads, their biases and the sum, or the gated feed-forward. Buckets of positions are 64-bit."""
         hidden, pairs = num_tokens * self.d_model, num_tokens**2
         attention = 3 * num_tokens * self.num_heads * self.d_kv + 3 * self.num_heads * pairs
         return (num_prompts + 2) * hidden + 4 * pairs + max(attention, 3 * num_tokens * self.d_ff)
