@@ -139,6 +139,30 @@ def test_both_branches_share_a_pass_where_the_bus_is_what_is_waited_for() -> Non
     assert not predict(PAGE, layout("c2u1r1"), within(4.5)).take_turns
 
 
+def test_what_comes_over_the_bus_is_what_placements_say() -> None:
+    """By hand, at 25 GB/s: blocks of every pass without what makes keys of texts, parts of the decoder by visits."""
+    here, there, layers = within(6), layout("u1r1"), REAL.transformer.layers
+
+    def bus(stage: Any, placement: Placement, **changes: Any) -> float:
+        seconds: float = stage(PAGE, there, here, JobPlan(placement=placement, **changes)).bus_seconds
+        return seconds * 25e9
+
+    block, once = layers.block.forward_bytes(2), layers.outside_bytes(2) + 30 * 2 * layers.block.text_parameters
+    assert bus(denoising, Placement()) == pytest.approx(once + 30 * block)
+    assert bus(denoising, Placement(streamed_blocks=12), take_turns=True) == pytest.approx(
+        once + (18 + 50 * 12) * block
+    )
+    assert bus(denoising, Placement(streamed_blocks=12)) == pytest.approx(once + (18 + 2 * 50 * 12) * block)
+    parts = REAL.vae.decoder.parts
+    assert bus(decoding, Placement()) == pytest.approx(4 * sum(parts))
+    streamed = Placement(streams_decoder=True, frames_at_once=2)  # a latent frame becomes two frames, then four
+    later = sum(parts[:3]) + 2 * sum(parts[3:])
+    assert bus(decoding, streamed) == pytest.approx(4 * (sum(parts) + 6 * later))
+    hosted = Placement(host_history=1, frames_at_once=2)
+    kept = [sum(layer.history_elements(44, 80, False) for layer in stage) for stage in REAL.vae.decoder.stages]
+    assert bus(decoding, hosted) == pytest.approx(4 * (sum(parts) + 6 * 2 * sum(kept[-2:])))
+
+
 def test_what_may_not_stream_does_not_and_what_must_does() -> None:
     there, roomy = layout("u1r1"), "rtx4090-48g"
     assert job_plan(PAGE, there, within(0, roomy)).placement is None

@@ -114,9 +114,7 @@ class Foresight:
         known = self.machine or self._machine_of(environment) or self._here
         has_measured = ready.abilities is not None and ready.abilities.speeds is not None
         basis = f"{self._basis}, {MEASURED}" if has_measured and not self._config.calibration else self._basis
-        self._here = met = msgspec.structs.replace(
-            known, abilities=ready.abilities, basis=basis, residency=self._here.residency
-        )
+        self._here = met = msgspec.structs.replace(known, abilities=ready.abilities, basis=basis)
         if self.machine is not None:
             self.machine = met
         return met
