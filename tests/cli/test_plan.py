@@ -272,3 +272,5 @@ def test_the_bus_is_the_cards_or_as_asked(tmp_path: Path) -> None:
     (tmp_path / "card.toml").write_text(CARD + 'bus = "isa"\n')
     with pytest.raises(InvalidSetting, match="bus 'isa' is not in the table"):
         planned("--gpu-file", tmp_path / "card.toml")
+    with pytest.raises(InvalidSetting, match="leave --bus out"):
+        planned("--gpu", "cpu-core", "--link", "loopback", "--bus", "pcie4x8")

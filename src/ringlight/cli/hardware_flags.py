@@ -28,7 +28,7 @@ class AskedHardware(msgspec.Struct, frozen=True, kw_only=True):
     bus: Annotated[
         str | None,
         setting(
-            f"Between a card and the host: {', '.join(name for name in catalogue.BUSES if name != 'memory')}.",
+            f"Between a card and the host: {', '.join(catalogue.BUSES)}.",
             HARDWARE,
             shown="the card's",
         ),
@@ -90,9 +90,11 @@ class AskedHardware(msgspec.Struct, frozen=True, kw_only=True):
 
     def _with_bus(self, card: Card) -> Card:
         """The card in the slot that is asked for. Raises InvalidSetting for a bus that is not in the table."""
-        key = self.bus or card.bus
-        catalogue.bus(key)
-        return msgspec.structs.replace(card, bus=key)
+        if self.bus is not None and card.is_cpu:
+            raise InvalidSetting("a CPU has no bus between it and its memory; leave --bus out")
+        card = card if self.bus is None else msgspec.structs.replace(card, bus=self.bus)
+        catalogue.bus_of(card)
+        return card
 
     @property
     def _card(self) -> Card | None:

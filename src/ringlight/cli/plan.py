@@ -143,7 +143,7 @@ def _verdict(fleet: FleetPlan, p95_seconds: float | None) -> str:
 def _of(hardware: Hardware) -> str:
     """The hardware, and whether its figures were measured."""
     basis = "calibrated by a run" if hardware.correction.by_stage else f"assumed from: {hardware.card.source}"
-    bus = catalogue.bus(hardware.card.bus)
+    bus = catalogue.bus_of(hardware.card)
     return (
         f"{hardware.card.name}, {hardware.link.name}; {basis}; link: {hardware.link.source}; "
         f"bus: {bus.name}, {bus.bytes_per_second / 1e9:g} GB/s ({bus.source})"

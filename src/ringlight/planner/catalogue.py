@@ -125,7 +125,6 @@ CARDS: dict[str, Card] = {
         memory_bytes_per_second=20 * GIGA,
         source="measured: oneDNN, AVX-512, packed weights, one thread (docs/log.md), attention half; memory assumed",
         fractions=MEASURED,
-        bus="memory",
         context_bytes=0,
         launch_seconds=0.0,
         is_cpu=True,
@@ -183,10 +182,9 @@ BUSES: dict[str, Bus] = {
     "pcie4x16": _bus("PCIe 4.0 x16", 25.0, "31.5"),
     "pcie5x8": _bus("PCIe 5.0 x8", 25.0, "31.5"),
     "pcie5x16": _bus("PCIe 5.0 x16", 50.0, "63"),
-    "memory": Bus(
-        name="a copy in memory", bytes_per_second=3.6e9, source="measured: one thread, pages new (docs/log.md)"
-    ),
 }
+
+COPY = Bus(name="copies within memory", bytes_per_second=3.6e9, source="measured: one thread, pages new (docs/log.md)")
 
 SCALED_CORES = 8  # more do not make one rank faster in proportion: assumed
 
@@ -257,7 +255,13 @@ def bus(key: str) -> Bus:
     return _find("bus", key, BUSES)
 
 
-def bus_of(pcie: tuple[int, int]) -> str:
+def bus_of(card: Card) -> Bus:
+    """What lies between a card and the host's memory; of a CPU, which is there already, copies within it. Raises
+    InvalidSetting for a card whose bus is not in the table."""
+    return COPY if card.is_cpu else bus(card.bus)
+
+
+def bus_in_slot(pcie: tuple[int, int]) -> str:
     """The key of the bus of a slot of this (generation, lanes)."""
     generation, lanes = pcie
     return f"pcie{min(max(generation, 3), 5)}x{8 if lanes <= 8 else 16}"

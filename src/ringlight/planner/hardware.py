@@ -33,11 +33,11 @@ class Fractions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One device: dense operations a second by dtype, memory, and where the figures come from.
 
-    `bus` is the catalogue's name of what lies between it and the host's memory. `tf32_flops` is what float32
-    convolutions use unless TensorFloat-32 is off. `context_bytes` is what the driver and the communication library take
-    beside the tensors. `launch_seconds`: the least that a block of the network takes, however small, because its
-    kernels have to be started: 0.69 ms of Python and dispatch for a block of one slice from text, 1.1 ms from a picture
-    (measured with nothing to compute, torch 2.13, one core of an EPYC, 26 November 2026).
+    `bus` is the catalogue's name of what lies between it and the host's memory, which a CPU does not have.
+    `tf32_flops` is what float32 convolutions use unless TensorFloat-32 is off. `context_bytes` is what the driver and
+    the communication library take beside the tensors. `launch_seconds`: the least that a block of the network takes,
+    however small, because its kernels have to be started: 0.69 ms of Python and dispatch for a block of one slice from
+    text, 1.1 ms from a picture (measured with nothing to compute, torch 2.13, one core of an EPYC, 26 November 2026).
     """
 
     name: str

@@ -51,7 +51,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def bus(self) -> Bus:
         """What lies between a card and the host's memory; of a CPU, copying within it. Raises InvalidSetting."""
-        return catalogue.bus(self.card.bus)
+        return catalogue.bus_of(self.card)
 
     @property
     def in_place(self) -> float:
