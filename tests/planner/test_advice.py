@@ -63,6 +63,9 @@ def test_a_budget_that_is_too_small_is_told_the_least_that_is_not() -> None:
         assert predict(WORK, ParallelLayout(), msgspec.structs.replace(here, settings=other)).fits == fits
     said = shortage_of(here)
     assert said == "1280x704 with 121 frames needs 5.1 GiB on a rank of u1r1, which has 2.0 (the memory budget)"
+    cores = Hardware(card=catalogue.cores(2), link=catalogue.link("loopback"))
+    said = shortage_of(msgspec.structs.replace(here, hardware=cores))
+    assert said is not None and said.endswith("which has 2.0 (the memory budget)")
 
 
 @pytest.mark.parametrize("residency", ["any", "placed"])

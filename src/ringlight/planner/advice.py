@@ -35,8 +35,8 @@ def shortage(request: VideoRequest, machine: Machine, plan: Prediction) -> str |
     card, memory = machine.hardware.card, plan.worst_memory
     most, needed = plan.usable_bytes + card.context_bytes - card.context_bytes // 2, memory.peak_allocated_bytes
     whose = card.name
-    if within_budget(machine, most) < most:
-        most, needed, whose = machine.settings.memory_budget_bytes, memory.peak_bytes, "the memory budget"
+    if plan.usable_bytes == machine.settings.memory_budget_bytes:
+        most, needed, whose = plan.usable_bytes, memory.peak_bytes, "the memory budget"
     if needed <= most:
         return None
     return (
