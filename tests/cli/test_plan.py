@@ -214,3 +214,63 @@ def test_a_report_of_this_machine_calibrates(tiny: Path, tmp_path: Path) -> None
         if stage["name"] in ("Denoising", "Decoding"):
             assert stages[stage["name"]] == pytest.approx(stage["seconds"], rel=1e-6)
     assert alone["total_seconds"] == pytest.approx(measured["total_seconds"], rel=0.2)
+
+
+PAGE = ("--size", "1280x704", "--num-frames", 25, "--image")
+
+
+def test_a_budget_is_planned_with_a_table_of_places() -> None:
+    """10 GB on one card, and 6 GB on each of two, at hardly any loss; each part has a place and a reason."""
+    roomy = as_json(*PAGE, "--gpu", "rtx4090-48g", "--num-gpus", 2)
+    seconds = {each["prediction"]["layout"]: each["prediction"]["total_seconds"] for each in roomy["choices"]}
+    for budget, name in (("10GB", "u1r1"), ("6GB", "u1r2")):
+        made = as_json(*PAGE, "--num-gpus", 2, "--memory-budget", budget)
+        found = next(each for each in made["choices"] if each["prediction"]["layout"] == name)
+        assert found["prediction"]["fits"] and found["prediction"]["placement"] is not None
+        assert max(found["prediction"]["memory_bytes"]) <= int(budget[:-2]) * 1e9
+        assert found["prediction"]["total_seconds"] < 1.02 * seconds[name]
+        assert found["least_bytes_at_5_percent"] <= found["least_bytes"] <= int(budget[:-2]) * 1e9
+        assert {place["place"] for place in made["places"]} == {"device", "host"}
+    text = planned(*PAGE, "--memory-budget", "6.5GiB")
+    for part in ("| Part | Place | GiB | Why |", "| token table | host | 1.96 |", "Least at 0 %", "Bus exposed (s)"):
+        assert part in text
+    assert "All weights lie once in the host's memory, for all ranks: 22.54 GiB." in text
+
+
+def test_a_card_of_8_gb_says_what_it_reaches() -> None:
+    made = as_json(*PAGE, "--gpu", "rtx4060")
+    chosen = made["chosen"]["prediction"]
+    assert chosen["fits"] and chosen["memory_bytes"][0] <= 7 * 2**30
+    assert chosen["bus_exposed_seconds"] < 0.01 * chosen["total_seconds"]
+    assert made["chosen"]["least_bytes"] < 7 * 2**30
+
+
+def test_a_budget_that_is_too_small_names_the_least_that_is_not() -> None:
+    (reason,) = re.findall(r"- u1r1: (.*)", planned(*PAGE, "--memory-budget", "2GiB"))
+    found = re.fullmatch(r"does not fit: [0-9.]+ GiB of 2\.0; would with --memory-budget ([0-9.]+GiB)", reason)
+    assert found is not None
+    assert "- u1r1: chosen" in planned(*PAGE, "--memory-budget", found[1])
+
+
+@pytest.mark.parametrize(("budget", "said"), [("much", "no size such as 10GiB"), ("0", "must be more than 0")])
+def test_a_budget_that_is_none(budget: str, said: str) -> None:
+    with pytest.raises(InvalidSetting, match=said):
+        planned("--memory-budget", budget)
+
+
+def test_the_bus_is_the_cards_or_as_asked(tmp_path: Path) -> None:
+    """Weights that nothing hides wait for a slower one; a card of a file may name its own."""
+    waits = [
+        as_json(*PAGE, "--memory-budget", "7GiB", *bus)["chosen"]["prediction"]["bus_exposed_seconds"]
+        for bus in (("--bus", "pcie5x16"), (), ("--bus", "pcie3x8"))
+    ]
+    assert waits == sorted(waits) and waits[0] < waits[1] < waits[2]
+    assert "bus: PCIe 3.0 x8, 6.2 GB/s" in planned(*PAGE, "--bus", "pcie3x8")
+    (tmp_path / "card.toml").write_text(CARD + 'bus = "pcie3x16"\n')
+    assert "bus: PCIe 3.0 x16, 12.4 GB/s" in planned("--gpu-file", tmp_path / "card.toml")
+    assert "bus: PCIe 4.0 x8" in planned("--gpu-file", tmp_path / "card.toml", "--bus", "pcie4x8")
+    (tmp_path / "card.toml").write_text(CARD + 'bus = "isa"\n')
+    with pytest.raises(InvalidSetting, match="bus 'isa' is not in the table"):
+        planned("--gpu-file", tmp_path / "card.toml")
+    with pytest.raises(InvalidSetting, match="leave --bus out"):
+        planned("--gpu", "cpu-core", "--link", "loopback", "--bus", "pcie4x8")

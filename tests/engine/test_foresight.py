@@ -14,12 +14,16 @@ from ringlight.core import host, messages
 from ringlight.core.config import NodesConfig
 from ringlight.core.errors import InvalidLayout, InvalidRequest, InvalidSetting
 from ringlight.core.layout import AskedLayout
+from ringlight.core.plan import Abilities
 from ringlight.core.report import RunReport
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.engine.driver import DriverCard, hardware_of, visible
+from ringlight.engine.foresight import Foresight
 from ringlight.engine.machine import this_machine
+from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import Calibration
+from tests.engine.cards import install
 from tests.engine.replicas import FakeReplica
 from tests.engine.requests import small
 
@@ -61,6 +65,11 @@ def card(name: str = "NVIDIA H100 80GB HBM3", **changes: object) -> DriverCard:
             "GeForce RTX 3090",
             "PCIe 4.0 x8 through the host",
         ),
+        (
+            card("NVIDIA GeForce RTX 4060 Ti", memory_bytes=16 * GIB, has_nvlink=False, pcie=(4, 8)),
+            "GeForce RTX 4060 Ti",
+            "PCIe 4.0 x8, peer-to-peer",
+        ),
         (card("NVIDIA A100-SXM4-40GB", memory_bytes=40 * GIB), "A100 SXM 40 GB", "NVLink 3 (A100)"),
         (card("NVIDIA A100-SXM4-80GB"), "A100 SXM 80 GB", "NVLink 3 (A100)"),
         (card("NVIDIA A100 80GB PCIe", pcie=(4, 16)), "A100 SXM 80 GB", "PCIe 4.0 x16, peer-to-peer"),
@@ -77,6 +86,17 @@ def test_a_driver_names_card_memory_and_link(found: DriverCard, known: str, link
     assert hardware is not None
     assert (hardware.card.name, hardware.link.name) == (known, link)
     assert hardware.card.memory_bytes == found.memory_bytes
+
+
+def test_a_driver_names_the_bus() -> None:
+    """The slowest slot's: a card at x8 has half of what it has at x16, whatever it could."""
+    for slots, name in (
+        ([(4, 16)], "PCIe 4.0 x16"),
+        ([(4, 16), (3, 8)], "PCIe 3.0 x8"),
+        ([(5, 8), (4, 8)], "PCIe 4.0 x8"),
+    ):
+        hardware = hardware_of([card("NVIDIA GeForce RTX 3090", pcie=slot) for slot in slots])
+        assert hardware is not None and catalogue.bus(hardware.card.bus).name == name
 
 
 @pytest.mark.parametrize(
@@ -275,3 +295,63 @@ def test_plans_of_several_machines_tell_no_seconds(tiny: Path, tmp_path: Path) -
 def test_a_calibration_that_is_none(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidSetting, match="No such file"):
         Engine(EngineConfig(model_path=str(tiny), calibration=str(tmp_path / "none.json")), None, FakeReplica())
+
+
+def foreseen(tiny: Path, found: list[DriverCard], monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Foresight:
+    """What an engine for the real model foresees on such cards, or on a CPU for none."""
+    install(found, monkeypatch)
+    config = EngineConfig(model_path=str(tiny), device="cuda" if found else "cpu", **settings)
+    return Foresight(config, WAN22_TI2V_5B, RequestLimits())
+
+
+def gpu(gib: int) -> list[DriverCard]:
+    return [card("NVIDIA GeForce RTX 4090", memory_bytes=gib * GIB, has_nvlink=False, pcie=(4, 16))]
+
+
+@pytest.mark.parametrize(
+    ("cards", "budget", "is_placed"),
+    [
+        (gpu(24), "", True),  # 35 GiB of weights and work
+        (gpu(48), "", False),
+        (gpu(48), "40GiB", True),
+        ([], "", False),
+        ([], "30GiB", True),
+    ],
+)
+def test_weights_lie_on_the_host_within_a_budget_or_where_they_must(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, cards: list[DriverCard], budget: str, is_placed: bool
+) -> None:
+    found = foreseen(tiny, cards, monkeypatch, memory_budget=budget, memory_check=False)
+    request = RequestDefaults(num_frames=25).complete("a film", WAN22_TI2V_5B, seed=0)
+    layout = found.choose(None, request).layout
+    assert found.is_placed == is_placed
+    assert (found.plan(request, layout).placement is not None) == is_placed
+    kind = "cuda" if cards else "cpu"
+    said = {"device_type": kind}
+    found.meet(messages.WorkerReady(environment=said, load_seconds=1.0, abilities=Abilities(spare_bytes=2**34)))
+    assert found.is_placed == is_placed
+    assert (found.plan(request, layout).placement is not None) == is_placed
+
+
+def test_a_larger_request_than_what_all_fits_for_is_told_of_a_budget(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers that have all weights on the device stay so; the operator hears what would help."""
+    found = foreseen(tiny, gpu(48), monkeypatch)
+    small_one = RequestDefaults(num_frames=25).complete("a film", WAN22_TI2V_5B, seed=0)
+    layout = found.choose(small_one, small_one).layout
+    large = msgspec.structs.replace(small_one, width=2560, height=1408, num_frames=121)
+    with pytest.raises(InvalidRequest, match=r"needs .* GiB on a rank of u1r1"):
+        found.check_memory(large, layout, found.plan(large, layout))
+    told = found.remedy(large, layout, {"device_type": "cuda", "memory_bytes": 48 * GIB})
+    assert told is not None and told.startswith("predicted to fit with --memory-budget 47.0GiB (")
+
+
+def test_a_budget_that_nothing_fits_into_is_refused_with_one_that_does(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = foreseen(tiny, gpu(24), monkeypatch, memory_budget="1GiB")
+    request = RequestDefaults(num_frames=25).complete("a film", WAN22_TI2V_5B, seed=0)
+    said = r"which has 1\.0 \(the memory budget\); predicted to fit with --memory-budget [0-9.]+GiB"
+    with pytest.raises(InvalidLayout, match=said):
+        found.choose(request, request)

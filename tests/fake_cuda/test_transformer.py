@@ -34,6 +34,7 @@ CASES = [
     *(pytest.param(Forward(SHORT, "u2r2", num_slices), marks=slow) for num_slices in (2, 4)),
     pytest.param(Forward(LONG, "u1r2", 2, take_turns=True), marks=slow),
     pytest.param(Forward(SHORT, "u2r1", take_turns=True), marks=slow),
+    pytest.param(Forward(SHORT, take_turns=True), marks=slow),
     pytest.param(Forward(LONG, dtype=FLOAT32, kernel="efficient"), marks=slow),
     pytest.param(Forward(SMALL, "u1r2", kernel="flash", with_picture=True), marks=slow),
     pytest.param(Forward(Size(720, 1280, 81), "u2r2", model="Wan2.1-T2V-14B"), marks=slow),

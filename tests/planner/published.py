@@ -79,11 +79,15 @@ def request_of(work: str) -> VideoRequest:
     return RequestDefaults().complete("a prompt " * 34, WAN22_TI2V_5B, negative_prompt="b" * 300, seed=0, **WORK[work])
 
 
-def prediction_of(row: Published, layout: str | None = None) -> Prediction:
-    """What Ringlight would take there, on the row's layout or another."""
+def prediction_of(row: Published, layout: str | None = None, budget_bytes: int = 0) -> Prediction:
+    """What Ringlight would take there, on the row's layout or another, with all on the card or within a budget."""
     hardware = Hardware(card=catalogue.card(row.card), link=catalogue.link(row.link))
-    work = Work.of(WAN22_TI2V_5B, request_of(row.work))
-    return predict(work, ParallelLayout.parse(layout or row.layout), Machine(hardware=hardware))
+    machine = Machine(
+        hardware=hardware,
+        settings=RunSettings(memory_budget_bytes=budget_bytes),
+        residency="placed" if budget_bytes else "resident",
+    )
+    return predict(Work.of(WAN22_TI2V_5B, request_of(row.work)), ParallelLayout.parse(layout or row.layout), machine)
 
 
 def as_they_do(row: Published) -> dict[str, float]:
@@ -140,6 +144,23 @@ def page_table() -> Iterator[str]:
         )
 
 
+def budget_table() -> Iterator[str]:
+    """The same within the page's memory, and within the smallest cards that many have."""
+    columns = ("Budget (GiB)", "Denoising (s)", "Decoding (s)", "Total (s)", "Bus exposed (s)", "Allocated (GiB)")
+    yield f"| Layout | {' | '.join(columns)} |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
+    for name, budgets in (("u1r1", (20.4, 9.31)), ("u1r2", (13.35, 5.59)), ("c2u1r1", (13.35, 5.59))):
+        for budget in budgets:
+            found = prediction_of(ROWS[0], name, int(budget * GIB))
+            assert found.fits
+            stages = " | ".join(f"{found.seconds(stage) or 0:.2f}" for stage in ("Denoising", "Decoding"))
+            peak = found.worst_memory.peak_allocated_bytes / GIB
+            yield (
+                f"| {name} | {budget:.2f} | {stages} | {found.total_seconds:.2f} | {found.bus_exposed_seconds:.2f} "
+                f"| {peak:.2f} |"
+            )
+
+
 def streaming_table() -> Iterator[str]:
     """The page's Denoising if each forward streams all weights of the transformer from host memory under its work."""
     yield "| Host to card (GB/s) | u1r1 (s) | u1r2 (s) | Speedup |"
@@ -152,7 +173,7 @@ def streaming_table() -> Iterator[str]:
         yield f"| {gigabytes} | {one:.1f} | {two:.1f} | {one / two:.2f}x |"
 
 
-TABLES = (page_table, streaming_table, comparison_table)
+TABLES = (page_table, budget_table, streaming_table, comparison_table)
 
 if __name__ == "__main__":
     print("\n\n".join("\n".join(table()) for table in TABLES))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 
 from ringlight.core.layout import ParallelLayout
+from ringlight.core.plain import bytes_of
 from ringlight.core.request import RequestDefaults
 from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B as SPEC
 from ringlight.families.work import Work
 from ringlight.planner import catalogue
 from ringlight.planner.advice import remedy, shortage, smaller_video
 from ringlight.planner.hardware import Card, Hardware, RunSettings
-from ringlight.planner.machine import Machine
+from ringlight.planner.machine import Machine, Residency
 from ringlight.planner.prediction import predict
 
 REQUEST = RequestDefaults().complete("a film", SPEC)
@@ -32,17 +35,44 @@ def shortage_of(here: Machine, layout: ParallelLayout | None = None) -> str | No
 @pytest.mark.parametrize(
     ("gib", "layout", "part"),
     [
-        (48, "u1r1", "--vae-dtype bfloat16 ("),
-        (24, "u1r1", "--num-gpus"),
-        (24, "u1r2", "--vae-dtype bfloat16 ("),
+        (48, "u1r1", "--memory-budget 47.0GiB ("),
+        (8, "u1r1", "--memory-budget 7.0GiB ("),
+        (6, "u1r1", "--memory-budget 5.0GiB --vae-dtype bfloat16 ("),
+        (4, "u1r1", "--memory-budget 3.0GiB --num-gpus 2 (u2r1) ("),
+        (4, "u1r2", "--memory-budget 3.0GiB ("),
     ],
 )
 def test_the_least_change_is_named(gib: int, layout: str, part: str) -> None:
+    """Of workers that have all weights on the device. First what changes nothing of the video."""
     said = remedy(WORK, ParallelLayout.parse(layout), machine(gib))
     assert said is not None
-    assert said.startswith("predicted to fit with ")
-    assert part in said
-    assert said.endswith(f"of {gib}.0 GiB)")
+    assert said.startswith("predicted to fit with " + part)
+    assert said.endswith(f"of {gib - 1}.0 GiB)")
+
+
+def test_a_budget_that_is_too_small_is_told_the_least_that_is_not() -> None:
+    settings = RunSettings(memory_budget_bytes=2**31)
+    here = msgspec.structs.replace(machine(24), settings=settings, residency="placed")
+    said = remedy(WORK, ParallelLayout(), here)
+    assert said is not None
+    found = re.fullmatch(r"predicted to fit with --memory-budget ([0-9.]+)GiB \(.* of \1 GiB\)", said)
+    assert found is not None
+    tenth = int(0.1 * 2**30)
+    for num_bytes, fits in ((bytes_of(f"{found[1]}GiB"), True), (bytes_of(f"{found[1]}GiB") - tenth, False)):
+        other = msgspec.structs.replace(settings, memory_budget_bytes=num_bytes)
+        assert predict(WORK, ParallelLayout(), msgspec.structs.replace(here, settings=other)).fits == fits
+    said = shortage_of(here)
+    assert said == "1280x704 with 121 frames needs 5.1 GiB on a rank of u1r1, which has 2.0 (the memory budget)"
+    cores = Hardware(card=catalogue.cores(2), link=catalogue.link("loopback"))
+    said = shortage_of(msgspec.structs.replace(here, hardware=cores))
+    assert said is not None and said.endswith("which has 2.0 (the memory budget)")
+
+
+@pytest.mark.parametrize("residency", ["any", "placed"])
+def test_no_budget_is_named_where_there_is_none_to_raise(residency: Residency) -> None:
+    """Whoever may keep weights on the host does so already."""
+    said = remedy(WORK, ParallelLayout(), msgspec.structs.replace(machine(6), residency=residency))
+    assert said is not None and said.startswith("predicted to fit with --vae-dtype bfloat16 (")
 
 
 def test_no_more_ranks_are_named_than_there_are() -> None:
@@ -51,7 +81,7 @@ def test_no_more_ranks_are_named_than_there_are() -> None:
 
 
 def test_nothing_is_said_where_nothing_fits() -> None:
-    assert remedy(WORK, ParallelLayout(), machine(1.5)) is None
+    assert remedy(WORK, ParallelLayout(), machine(1.5, most_ranks=2)) is None
     assert smaller_video(WORK, ParallelLayout(), machine(1.5)) is None
 
 
@@ -103,19 +133,17 @@ def advice(card: Card, layout: str, settings: RunSettings, most_ranks: int) -> s
 
 
 def test_the_largest_video_that_fits_is_named() -> None:
-    """Not the first change with which any does: 192x96 would fit a 4090 as it is."""
-    said = advice(catalogue.card("rtx4090"), "u1r1", RunSettings(), 1)
-    assert said is not None and "--vae-dtype bfloat16 --size" in said
+    """Not the first change with which any does: a smaller one would fit as it is."""
+    card = msgspec.structs.replace(catalogue.card("rtx4090"), memory_bytes=3 * 2**30)
+    said = advice(card, "u1r1", RunSettings(), 1)
+    assert said is not None and "--memory-budget 2.0GiB --size" in said
     width, height = map(int, said.split("--size ")[1].split()[0].split("x"))
     assert width * height > 10 * 192 * 96
 
 
-def test_two_cards_need_no_smaller_video() -> None:
-    said = advice(catalogue.card("rtx4090"), "u1r1", RunSettings(), 2)
-    assert said is not None and "--num-gpus 2 (u2r1) --vae-dtype bfloat16 (" in said
-
-
-def test_a_cpu_is_told_of_bfloat16() -> None:
-    cores = msgspec.structs.replace(catalogue.cores(2), memory_bytes=24 * 2**30)
-    said = advice(cores, "u1r1", RunSettings(dtype="float32"), 1)
-    assert said is not None and "--vae-dtype bfloat16 --dtype bfloat16" in said
+def test_a_cpu_is_told_of_the_least_budget_and_of_bfloat16() -> None:
+    """All that a budget leaves is for weights that ranks share."""
+    for gib, flags in ((24, "--memory-budget 14.2GiB ("), (8, "--memory-budget 8.0GiB --vae-dtype bfloat16 (")):
+        cores = msgspec.structs.replace(catalogue.cores(2), memory_bytes=gib * 2**30)
+        said = advice(cores, "u1r1", RunSettings(dtype="float32"), 1)
+        assert said is not None and said.startswith(f"predicted to fit with {flags}")

@@ -85,6 +85,8 @@ def test_every_card_and_link_has_a_source_and_sane_figures() -> None:
         assert card.source
         assert 0 < card.fp32_flops <= card.tf32_flops
         assert card.memory_bytes > 2**30
+        bus = catalogue.bus_of(card)
+        assert bus.source and bus.bytes_per_second > 1e9
         for fraction in (card.fractions.products, card.fractions.attention, card.fractions.convolution):
             assert 0 < fraction <= 1
     for link in catalogue.LINKS.values():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ringlight.planner.replay import Block, Replayed, replay
+from ringlight.planner.replay import Block, Replayed, Streamed, replay
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "slow_link.json"
 BLOCK = Block(offer=1.0, attention=3.0, finish=4.0, ring_bytes=4.0, num_ring=2)
@@ -112,3 +112,60 @@ def test_a_replay_that_hides_nothing_would_be_seen() -> None:
     alone = row["alone"]
     hidden_nothing = alone / (alone / 2 * (1 + row["ratio"]))
     assert abs(hidden_nothing / row["speedup"] - 1) > 0.3
+
+
+L = 30
+ALONE = Block(offer=0.1, attention=0.4, finish=0.5)
+IN_RING = Block(offer=0.1, attention=0.4, finish=0.5, ring_bytes=0.3, num_ring=2)
+FAST_LINK = (1e9, 0.0, 0.0)
+
+
+def evenly(count: int) -> tuple[int, ...]:
+    return tuple(round(index * L / count) for index in range(count))
+
+
+def added(
+    block: Block, blocks: tuple[int, ...], load: float, turns: bool, slots: int = 3, shares: bool = True
+) -> float:
+    """Seconds that weights add to a step of two forwards, at a bus that is used for `load` of the work's time."""
+    passes, arrives = 1 if turns else 2, 2 * L * block.ring_bytes if shares else 0.0
+    streamed = Streamed(
+        blocks=blocks,
+        block_bytes=1.0,
+        bytes_per_second=(passes * len(blocks) + arrives) / (load * 2 * L * block.seconds),
+        slots=min(slots, len(blocks)),
+        shares_lane=shares,
+    )
+    found = replay(block, L, 1, 2, turns, FAST_LINK, streamed)
+    assert found.bus == pytest.approx(passes * len(blocks) / streamed.bytes_per_second)
+    return found.elapsed - replay(block, L, 1, 2, turns, FAST_LINK).elapsed
+
+
+@pytest.mark.parametrize("block", [ALONE, IN_RING], ids=["alone", "ring"])
+@pytest.mark.parametrize("turns", [False, True], ids=["two passes", "one pass"])
+@pytest.mark.parametrize("count", [30, 17, 10, 5])
+@pytest.mark.parametrize("load", [0.3, 0.9, 1.0, 1.25, 2.0])
+def test_a_bus_shows_what_it_carries_beyond_the_work(block: Block, turns: bool, count: int, load: float) -> None:
+    """max(0, traffic / rate - work), whatever shares the lane, of blocks that are spread evenly."""
+    work = 2 * L * block.seconds
+    assert added(block, evenly(count), load, turns) == pytest.approx(max(0.0, load - 1) * work, abs=1e-6)
+
+
+def test_the_formula_needs_blocks_spread_three_slots_and_all_that_shares_the_lane() -> None:
+    """Each of these, done otherwise, waits where the formula says that it does not."""
+    assert added(ALONE, evenly(10), 0.9, turns=True) == pytest.approx(0.0, abs=1e-6)
+    assert added(ALONE, tuple(range(L - 10, L)), 0.9, turns=True) > 5, "the resident ones first"
+    assert added(ALONE, evenly(L), 0.9, turns=True, slots=2) > 5, "a block in use and one that is begun leave no room"
+    alone = added(IN_RING, evenly(17), 1.25, turns=True, shares=False)
+    assert alone == pytest.approx(15.0, abs=1e-6), "NVLink has a lane of its own"
+    rate = 17 / (1.25 * 2 * L)
+    shared = (17 + 2 * L * IN_RING.ring_bytes) / rate / (2 * L)
+    assert added(IN_RING, evenly(17), shared, turns=True) > alone + 10
+
+
+def test_two_forwards_in_turns_share_a_pass_over_the_weights() -> None:
+    def bus(turns: bool) -> float:
+        streamed = Streamed(blocks=evenly(L), block_bytes=1.0, bytes_per_second=1.0, slots=3, shares_lane=True)
+        return replay(ALONE, L, 1, 2, turns, FAST_LINK, streamed).bus
+
+    assert bus(True) == L and bus(False) == 2 * L

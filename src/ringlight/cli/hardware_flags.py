@@ -14,7 +14,7 @@ from ringlight.families.model import ModelSpec
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import Calibration
 from ringlight.planner.hardware import Card, Hardware, LinkRates, RunSettings, read_toml
-from ringlight.planner.machine import Machine
+from ringlight.planner.machine import Machine, before_start
 
 HARDWARE = "Hardware"
 USUAL_CARD, USUAL_LINK = "rtx4090", "pcie4"
@@ -25,6 +25,14 @@ class AskedHardware(msgspec.Struct, frozen=True, kw_only=True):
 
     gpu: Annotated[str | None, setting(f"Card: {', '.join(catalogue.CARDS)}.", HARDWARE, shown=USUAL_CARD)] = None
     gpu_file: Annotated[Path | None, setting("Card from a TOML file.", HARDWARE)] = None
+    bus: Annotated[
+        str | None,
+        setting(
+            f"Between a card and the host: {', '.join(catalogue.BUSES)}.",
+            HARDWARE,
+            shown="the card's",
+        ),
+    ] = None
     num_gpus: Annotated[int, setting("Cards in all.", HARDWARE, ge=1)] = 1
     link: Annotated[
         str | None,
@@ -48,26 +56,45 @@ class AskedHardware(msgspec.Struct, frozen=True, kw_only=True):
     def settle(self, spec: ModelSpec, engine: EngineConfig) -> Machine:
         """What is planned with. Writes the calibration where that is asked. Raises InvalidSetting."""
         if self.calibration is not None:
-            return self._as_measured(self.calibration, spec)
-        card = self._card or catalogue.card(USUAL_CARD)
+            return self._as_measured(self.calibration, spec, engine)
+        card = self._with_bus(self._card or catalogue.card(USUAL_CARD))
         settings = RunSettings(
             dtype=self.dtype or "bfloat16",
             vae_dtype=self.vae_dtype or "float32",
             tf32=engine.tf32,
             decode_chunk=engine.decode_chunk,
             num_slices=engine.num_slices,
+            memory_budget_bytes=engine.memory_budget_bytes,
         )
         hardware = Hardware(card=card, link=self._link(USUAL_LINK))
-        return Machine(hardware=hardware, settings=settings, most_ranks=self.num_gpus)
+        return Machine(
+            hardware=hardware, settings=settings, most_ranks=self.num_gpus, residency=before_start(card, settings)
+        )
 
-    def _as_measured(self, path: Path, spec: ModelSpec) -> Machine:
+    def _as_measured(self, path: Path, spec: ModelSpec, engine: EngineConfig) -> Machine:
         known = _calibration(path, spec, self._card)
         calibrated = known.machine(self._link("loopback" if known.card.is_cpu else USUAL_LINK))
         _require_same("--dtype", self.dtype, known.settings.dtype)
         _require_same("--vae-dtype", self.vae_dtype, known.settings.vae_dtype)
         if self.save_calibration is not None:
             self.save_calibration.write_bytes(known.to_json())
-        return msgspec.structs.replace(calibrated, most_ranks=self.num_gpus)
+        change = msgspec.structs.replace
+        settings = change(calibrated.settings, memory_budget_bytes=engine.memory_budget_bytes)
+        return change(
+            calibrated,
+            hardware=change(calibrated.hardware, card=self._with_bus(calibrated.card)),
+            settings=settings,
+            most_ranks=self.num_gpus,
+            residency=before_start(calibrated.card, settings),
+        )
+
+    def _with_bus(self, card: Card) -> Card:
+        """The card in the slot that is asked for. Raises InvalidSetting for a bus that is not in the table."""
+        if self.bus is not None and card.is_cpu:
+            raise InvalidSetting("a CPU has no bus between it and its memory; leave --bus out")
+        card = card if self.bus is None else msgspec.structs.replace(card, bus=self.bus)
+        catalogue.bus_of(card)
+        return card
 
     @property
     def _card(self) -> Card | None:

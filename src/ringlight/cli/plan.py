@@ -21,6 +21,7 @@ from ringlight.core.video_fields import VIDEO_FIELDS, AskedFields
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import MODELS, known_model, model_defaults, read_model
 from ringlight.families.work import Work
+from ringlight.planner import catalogue
 from ringlight.planner.costs import ORDINARY_PROMPT
 from ringlight.planner.fleet import FleetPlan, Kind, plan_fleet
 from ringlight.planner.hardware import Hardware
@@ -32,7 +33,7 @@ from ringlight.planner.tables import fleet_table, plan_tables
 
 RESULT = "Result"
 USUAL_MODEL = next(iter(MODELS))
-OF_ENGINE = ("tf32", "decode_chunk", "num_slices")  # settings of the engine that predictions depend on
+OF_ENGINE = ("tf32", "decode_chunk", "memory_budget", "num_slices")  # settings of the engine that predictions depend on
 SIZE = ("width", "height")  # which have one flag here
 OF_REQUESTS = tuple(field.name for field in VIDEO_FIELDS if field.rules.in_plans and field.name not in SIZE)
 
@@ -142,7 +143,11 @@ def _verdict(fleet: FleetPlan, p95_seconds: float | None) -> str:
 def _of(hardware: Hardware) -> str:
     """The hardware, and whether its figures were measured."""
     basis = "calibrated by a run" if hardware.correction.by_stage else f"assumed from: {hardware.card.source}"
-    return f"{hardware.card.name}, {hardware.link.name}; {basis}; link: {hardware.link.source}"
+    bus = catalogue.bus_of(hardware.card)
+    return (
+        f"{hardware.card.name}, {hardware.link.name}; {basis}; link: {hardware.link.source}; "
+        f"bus: {bus.name}, {bus.bytes_per_second / 1e9:g} GB/s ({bus.source})"
+    )
 
 
 def _kind(mixed: Mixed, spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], image: bool) -> Kind:
@@ -169,5 +174,13 @@ def _json(made: Plan | FleetPlan) -> bytes:
 
 
 def _derived(prediction: Any) -> dict[str, Any]:
-    names = ("total_seconds", "exposed_seconds", "hidden_seconds", "memory_bytes", "fits", "bound")
+    names = (
+        "total_seconds",
+        "exposed_seconds",
+        "hidden_seconds",
+        "bus_exposed_seconds",
+        "memory_bytes",
+        "fits",
+        "bound",
+    )
     return {name: getattr(prediction, name) for name in names}

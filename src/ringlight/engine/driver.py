@@ -73,7 +73,12 @@ def hardware_of(found: list[DriverCard]) -> Hardware | None:
     card = catalogue.card_named(first.name, first.memory_bytes)
     if card is None or any(each.name != first.name or each.is_divided for each in found):
         return None
-    card = msgspec.structs.replace(card, memory_bytes=min(each.memory_bytes for each in found))
+    slots = [each.pcie for each in found]
+    card = msgspec.structs.replace(
+        card,
+        memory_bytes=min(each.memory_bytes for each in found),
+        bus=min(map(catalogue.bus_in_slot, slots), key=lambda key: catalogue.bus(key).bytes_per_second),
+    )
     has_nvlink = all(each.has_nvlink for each in found)
     is_peer = all(each.has_peer_access for each in found)
     return Hardware(

@@ -39,20 +39,27 @@ class Foresight:
         self._config = config
         self._spec = spec
         self._limits = limits
-        self.is_placed = False
         num_local = max(1, config.asked_layout.num_ranks // config.nodes.nnodes)
         self._ranks_here = num_local * num_replicas
         self.machine: Machine | None = this_machine(config, spec, num_local, num_replicas)
         self._basis = "" if self.machine is None else self.machine.basis
-        self._here = self.machine or Machine(hardware=SOME_CARD, settings=run_settings(config, is_cpu=False))
+        some = run_settings(config, is_cpu=False)
+        self._here = self.machine or Machine(
+            hardware=SOME_CARD, settings=some, residency="placed" if some.memory_budget_bytes else "resident"
+        )
 
     @property
     def tells_seconds(self) -> bool:
         """Whether plans are of this machine; of several, whose links differ, only memory is known."""
         return self.machine is not None and self._config.nodes.nnodes == 1
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether workers keep all weights on the host, and on the device what a stage needs: decided by `choose`."""
+        return self._here.residency == "placed"
+
     def choose(self, typical: VideoRequest | None, defaults: VideoRequest) -> LayoutChoice:
-        """The layout for requests like a typical one, else like one of all defaults.
+        """The layout for requests like a typical one, else like one of all defaults; with it, where weights lie.
 
         Raises InvalidLayout, also where the typical one is predicted not to fit. Without one, where nothing does: a
         server whose defaults are too large may be asked for smaller videos, and is warned.
@@ -61,6 +68,8 @@ class Foresight:
         machine = self.machine if self._can_be_made(request) else None
         work = Work.of(self._spec, request)
         choice = choose(work, config.asked_layout, machine, config.nodes.nnodes)
+        self._settle(machine is not None and self.plan(request, choice.layout).placement is not None)
+        machine = machine and self.machine
         if machine is None or (lacking := self._shortage(request, choice.layout)) is None:
             return choice
         told = advice.remedy(work, choice.layout, machine) or "no smaller video fits either"
@@ -115,6 +124,12 @@ class Foresight:
         machine = self.machine or self._machine_of(environment)
         return None if machine is None else advice.remedy(Work.of(self._spec, request), layout, machine)
 
+    def _settle(self, is_placed: bool) -> None:
+        """Weights lie on the host within a budget, and where what the engine is for does not fit without."""
+        if self._here.residency == "any":
+            self._here = msgspec.structs.replace(self._here, residency="placed" if is_placed else "resident")
+            self.machine = self.machine and self._here
+
     def _can_be_made(self, request: VideoRequest) -> bool:
         """There is no plan of other requests; whoever submits them hears why."""
         try:
@@ -141,5 +156,9 @@ class Foresight:
         card = catalogue.card("cpu-core") if is_cpu else SOME_CARD.card
         share = memory_bytes // self._ranks_here if is_cpu else memory_bytes
         hardware = Hardware(card=msgspec.structs.replace(card, memory_bytes=share), link=SOME_CARD.link)
-        settings = run_settings(self._config, is_cpu)
-        return Machine(hardware=hardware, settings=settings, most_ranks=1 if is_cpu else SOME_RANKS)
+        return Machine(
+            hardware=hardware,
+            settings=run_settings(self._config, is_cpu),
+            most_ranks=1 if is_cpu else SOME_RANKS,
+            residency=self._here.residency,
+        )

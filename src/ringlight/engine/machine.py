@@ -15,7 +15,7 @@ from ringlight.families.model import ModelSpec
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import Calibration
 from ringlight.planner.hardware import Correction, Hardware, RunSettings
-from ringlight.planner.machine import Machine
+from ringlight.planner.machine import Machine, before_start
 
 CPU_PROCESS_BYTES = 450 * 2**20  # torch and what else a worker imports, resident: measured
 
@@ -44,11 +44,13 @@ def this_machine(config: EngineConfig, spec: ModelSpec, num_local: int, num_repl
         basis = f"{basis}, calibrated by {Path(config.calibration).name}"
     # Ranks on one CPU share its memory: more of them have no more of it.
     most_local = max(num_local, len(cards or ()) // num_replicas)
+    settings = run_settings(config, is_cpu)
     return Machine(
         hardware=hardware,
-        settings=run_settings(config, is_cpu),
+        settings=settings,
         basis=basis,
         most_ranks=most_local * config.nodes.nnodes,
+        residency=before_start(hardware.card, settings),
     )
 
 
@@ -60,6 +62,7 @@ def run_settings(config: EngineConfig, is_cpu: bool) -> RunSettings:
         tf32=config.tf32,
         decode_chunk=config.decode_chunk,
         num_slices=config.num_slices,
+        memory_budget_bytes=config.memory_budget_bytes,
     )
 
 

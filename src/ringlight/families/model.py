@@ -89,6 +89,10 @@ class TextNumbers(Protocol):
     @property
     def layers(self) -> TextLayers: ...
 
+    def peak_elements(self, num_tokens: int, num_prompts: int) -> int:
+        """Elements that encoding holds at its most beside weights, of so many prompts that go through a layer one after
+        another, each of `num_tokens` tokens."""
+
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A model. `family` is the name of its folder in ringlight/families."""

@@ -7,7 +7,7 @@ from typing import Self
 
 import msgspec
 
-from ringlight.core.layout import ParallelLayout
+from ringlight.core.layout import ParallelLayout, split_sizes
 from ringlight.core.request import VideoRequest
 from ringlight.families.model import ModelSpec
 
@@ -45,6 +45,11 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         request = self.request
         asked = [request.prompt, request.negative_prompt] if request.uses_guidance else [request.prompt]
         return list(dict.fromkeys(asked))
+
+    def band(self, layout: ParallelLayout) -> tuple[int, int, bool]:
+        """(rows, columns) of latents of the rank that decodes most of a frame, and whether others have some of it."""
+        _, _, rows, columns = self.latent_shape
+        return split_sizes(rows, layout.num_ranks)[0], columns, layout.num_ranks > 1 and rows > 1
 
     def num_forwards(self, layout: ParallelLayout) -> int:
         """Forwards of a rank for each call: two where both guidance branches are its own."""

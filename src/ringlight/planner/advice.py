@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterator
 
 import msgspec
@@ -13,6 +14,7 @@ from ringlight.core.request import VideoRequest
 from ringlight.families.work import Work
 from ringlight.planner.hardware import RunSettings
 from ringlight.planner.machine import Machine
+from ringlight.planner.memory import usable_bytes, within_budget
 from ringlight.planner.prediction import Prediction, predict
 
 
@@ -21,21 +23,25 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
     flags: str
     prediction: Prediction
+    machine: Machine
 
 
 def shortage(request: VideoRequest, machine: Machine, plan: Prediction) -> str | None:
     """What a request lacks, in words; None where it may fit.
 
-    Only tensors count, and half of what the driver is assumed to take: the allocator gives its slack back before it
-    fails. A plan that merely is tight is no reason to refuse anything.
+    Of a card only tensors count, and half of what the driver is assumed to take: the allocator gives its slack back
+    before it fails. A plan that merely is tight is no reason to refuse anything. A budget is kept with all slack.
     """
-    card, needed = machine.hardware.card, plan.worst_memory.peak_allocated_bytes
-    most = card.memory_bytes - card.context_bytes // 2
+    card, memory = machine.hardware.card, plan.worst_memory
+    most, needed = plan.usable_bytes + card.context_bytes - card.context_bytes // 2, memory.peak_allocated_bytes
+    whose = card.name
+    if plan.usable_bytes == machine.settings.memory_budget_bytes:
+        most, needed, whose = plan.usable_bytes, memory.peak_bytes, "the memory budget"
     if needed <= most:
         return None
     return (
         f"{request.extent} needs {needed / GIB:.1f} GiB on a rank of {plan.layout}, "
-        f"which has {most / GIB:.1f} ({card.name})"
+        f"which has {most / GIB:.1f} ({whose})"
     )
 
 
@@ -44,7 +50,8 @@ def remedy(work: Work, layout: ParallelLayout, machine: Machine) -> str | None:
     change = nearest_that_fits(work, layout, machine)
     if change is None:
         return None
-    needed, has = change.prediction.worst_memory.peak_bytes / GIB, machine.card.memory_bytes / GIB
+    needed = change.prediction.worst_memory.peak_bytes / GIB
+    has = within_budget(change.machine, machine.card.memory_bytes) / GIB
     return f"predicted to fit with {change.flags} ({needed:.1f} of {has:.1f} GiB)"
 
 
@@ -58,22 +65,27 @@ def nearest_that_fits(work: Work, layout: ParallelLayout, machine: Machine) -> C
     """The first of ever larger changes with which a request fits, else the largest video that fits with any of them;
     None where none does.
 
-    In this order: the decoder a portion at a time; networks in bfloat16; more ranks, where there could be
-    any. Of videos with equally many pixels the one that needs the least change. Raises nothing: whether the request
+    In this order: another budget; the decoder a portion at a time; networks in bfloat16; more ranks, where there could
+    be any. Of videos with equally many pixels the one that needs the least change. Raises nothing: whether the request
     fits as it is, is not asked.
     """
-    changes = [*_changes(layout, work.spec.transformer.num_attention_heads, machine)]
+    heads = work.spec.transformer.num_attention_heads
+    budgets = [*_budgets(work, layout, machine)]
+    changes = [*budgets, *_changes(layout, heads, machine)]
+    for budget, within, _ in budgets:
+        changes += [(f"{budget} {flags}", other, there) for flags, other, there in _changes(layout, heads, within)]
     for flags, other, there in changes:
         prediction = predict(work, there, other)
         if prediction.fits:
-            return Change(flags=flags, prediction=prediction)
+            return Change(flags=flags, prediction=prediction, machine=other)
     best, most = None, 0
     for flags, other, there in [("", machine, layout), *changes]:
         video = nearest_video_that_fits(work, there, other)
         if video is not None and (pixels := _pixels(video.request)) > most:
             field, value = _difference(work.request, video.request)
             changed = f"{flags} --{field.replace('_', '-')} {value}".strip()
-            best, most = Change(flags=changed, prediction=predict(video, there, other)), pixels
+            best = Change(flags=changed, prediction=predict(video, there, other), machine=other)
+            most = pixels
     return best
 
 
@@ -93,6 +105,26 @@ def nearest_video_that_fits(work: Work, layout: ParallelLayout, machine: Machine
         if count:  # they need ever more
             return videos[count - 1]
     return None
+
+
+def _budgets(work: Work, layout: ParallelLayout, machine: Machine) -> Iterator[tuple[str, Machine, ParallelLayout]]:
+    """A budget that helps: where all weights lie on the device, all that it has; where one is too small, the least of
+    those that are not, as on a CPU, which needs the rest for weights that its ranks share. Workers with weights on the
+    host and no budget have all there is."""
+
+    def within(num_bytes: int) -> Machine:
+        settings = msgspec.structs.replace(machine.settings, memory_budget_bytes=num_bytes)
+        return msgspec.structs.replace(machine, settings=settings, residency="placed", abilities=None)
+
+    there = usable_bytes(within(0))
+    tenths = int(there / GIB * 10)
+    if not machine.settings.memory_budget_bytes and machine.residency != "resident":
+        return
+    if machine.settings.memory_budget_bytes or machine.card.is_cpu:
+        least = predict(work, layout, within(1)).worst_memory.peak_bytes
+        tenths = min(tenths, math.ceil(least / GIB * 10))
+    if tenths > 0:
+        yield f"--memory-budget {tenths / 10:.1f}GiB", within(int(tenths * GIB / 10)), layout
 
 
 def _changes(layout: ParallelLayout, num_heads: int, machine: Machine) -> Iterator[tuple[str, Machine, ParallelLayout]]:

@@ -1,4 +1,4 @@
-"""Common cards and links, each with its source. Figures are dense (no sparsity), per card and per direction."""
+"""Common cards, links and buses, each with its source. Figures are dense (no sparsity), per card and per direction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.report import GIB
-from ringlight.planner.hardware import Card, Fractions, LinkRates
+from ringlight.planner.hardware import Bus, Card, Fractions, LinkRates
 
 TERA, GIGA = 1e12, 1e9
 
@@ -31,6 +31,7 @@ def _card(
     gigabytes_per_second: float,
     source: str,
     fractions: Fractions,
+    bus: str = "pcie4x16",
 ) -> Card:
     """`tera`: 10^12 operations a second in bfloat16 (float32 accumulation), TensorFloat-32 and float32."""
     bf16, tf32, fp32 = (value * TERA for value in tera)
@@ -43,7 +44,16 @@ def _card(
         memory_bytes_per_second=gigabytes_per_second * GIGA,
         source=source,
         fractions=fractions,
+        bus=bus,
     )
+
+
+def _geforce(name: str, tera: float, memory_gib: float, rate: float, fractions: Fractions, bus: str) -> Card:
+    """`tera`: 10^12 operations a second in float32, which is 2 x cores x boost clock of NVIDIA's product page; consumer
+    cards do as many in TensorFloat-32, and twice as many in bfloat16 with float32 accumulation, as their white papers
+    say of the larger ones."""
+    source = "NVIDIA's product page: 2 x cores x boost clock, by its white paper's ratios"
+    return _card(f"GeForce {name}", (2 * tera, tera, tera), memory_gib, rate, source, fractions, bus)
 
 
 ADA_PAPER = "NVIDIA Ada GPU architecture white paper, appendix A"
@@ -62,7 +72,18 @@ CARDS: dict[str, Card] = {
         1792,
         "NVIDIA RTX Blackwell GPU architecture white paper, appendix A",
         UNTRIED,
+        "pcie5x16",
     ),
+    "rtx3060": _geforce("RTX 3060", 12.7, 12, 360, AMPERE, "pcie4x16"),
+    "rtx3080": _geforce("RTX 3080", 29.8, 10, 760, AMPERE, "pcie4x16"),
+    "rtx4060": _geforce("RTX 4060", 15.1, 8, 272, ADA, "pcie4x8"),
+    "rtx4060ti": _geforce("RTX 4060 Ti", 22.1, 16, 288, ADA, "pcie4x8"),
+    "rtx4070": _geforce("RTX 4070", 29.1, 12, 504, ADA, "pcie4x16"),
+    "rtx4070ti-super": _geforce("RTX 4070 Ti SUPER", 44.1, 16, 672, ADA, "pcie4x16"),
+    "rtx4080": _geforce("RTX 4080", 48.7, 16, 717, ADA, "pcie4x16"),
+    "rtx5060ti": _geforce("RTX 5060 Ti", 23.7, 16, 448, UNTRIED, "pcie5x8"),
+    "rtx5070ti": _geforce("RTX 5070 Ti", 43.9, 16, 896, UNTRIED, "pcie5x16"),
+    "rtx5080": _geforce("RTX 5080", 56.3, 16, 960, UNTRIED, "pcie5x16"),
     "l40s": _card("L40S", (362, 183, 91.6), 48, 864, "NVIDIA L40S data sheet, halved where it counts sparsity", HOPPER),
     "a6000": _card("RTX A6000", (154.8, 77.4, 38.7), 48, 768, "NVIDIA RTX A6000 data sheet, halved likewise", AMPERE),
     "rtx6000-ada": _card(
@@ -70,15 +91,31 @@ CARDS: dict[str, Card] = {
     ),
     "a100-40g": _card("A100 SXM 40 GB", (312, 156, 19.5), 40, 1555, "NVIDIA A100 data sheet", AMPERE),
     "a100-80g": _card("A100 SXM 80 GB", (312, 156, 19.5), 80, 2039, "NVIDIA A100 data sheet", AMPERE),
-    "h100-pcie": _card("H100 PCIe", (756, 378, 51), 80, 2000, "NVIDIA H100 data sheet, halved likewise", HOPPER),
-    "h100-sxm": _card("H100 SXM", (989, 494, 67), 80, 3350, "NVIDIA H100 data sheet, halved likewise", HOPPER),
-    "h800-sxm": _card(
-        "H800 SXM", (989, 494, 67), 80, 3350, "as H100 SXM; its NVLink is slower (400 GB/s in both directions)", HOPPER
+    "h100-pcie": _card(
+        "H100 PCIe", (756, 378, 51), 80, 2000, "NVIDIA H100 data sheet, halved likewise", HOPPER, "pcie5x16"
     ),
-    "h200": _card("H200 SXM", (989, 494, 67), 141 / 1.0737, 4800, "NVIDIA H200 data sheet, halved likewise", HOPPER),
-    "h20": _card("H20", (148, 74, 44), 96, 4000, "vendors' tables; NVIDIA publishes no data sheet", HOPPER),
-    "b200": _card("B200", (2250, 1100, 75), 180, 7700, "NVIDIA Blackwell data sheet (HGX B200, per GPU)", UNTRIED),
-    "mi300x": _card("Instinct MI300X", (1307, 653, 163), 192, 5300, "AMD Instinct MI300X data sheet", UNTRIED),
+    "h100-sxm": _card(
+        "H100 SXM", (989, 494, 67), 80, 3350, "NVIDIA H100 data sheet, halved likewise", HOPPER, "pcie5x16"
+    ),
+    "h800-sxm": _card(
+        "H800 SXM",
+        (989, 494, 67),
+        80,
+        3350,
+        "as H100 SXM; its NVLink is slower (400 GB/s in both directions)",
+        HOPPER,
+        "pcie5x16",
+    ),
+    "h200": _card(
+        "H200 SXM", (989, 494, 67), 141 / 1.0737, 4800, "NVIDIA H200 data sheet, halved likewise", HOPPER, "pcie5x16"
+    ),
+    "h20": _card("H20", (148, 74, 44), 96, 4000, "vendors' tables; NVIDIA publishes no data sheet", HOPPER, "pcie5x16"),
+    "b200": _card(
+        "B200", (2250, 1100, 75), 180, 7700, "NVIDIA Blackwell data sheet (HGX B200, per GPU)", UNTRIED, "pcie5x16"
+    ),
+    "mi300x": _card(
+        "Instinct MI300X", (1307, 653, 163), 192, 5300, "AMD Instinct MI300X data sheet", UNTRIED, "pcie5x16"
+    ),
     "cpu-core": Card(
         name="Zen 4",
         bf16_flops=13e9,
@@ -102,11 +139,20 @@ def _link(name: str, gigabytes_per_second: float, micro: float, source: str, bus
         latency_seconds=micro * 1e-6,
         source=source,
         busy_seconds_per_byte=busy,
+        shares_bus=not name.startswith("NVLink"),
     )
 
 
 PCI = "PCI-SIG rates: {} GB/s; 80 % of it achieved"
 HOST = "through host memory, where cards have no peer-to-peer (8-12 GB/s measured by others on 4th-generation slots)"
+
+
+def _bus(name: str, gigabytes_per_second: float, most: str) -> Bus:
+    return Bus(
+        name=name, bytes_per_second=gigabytes_per_second * GIGA, source=PCI.format(most) + ", from pinned memory"
+    )
+
+
 LINKS: dict[str, LinkRates] = {
     "pcie3": _link("PCIe 3.0 x16 through the host", 6, 30, HOST + ", halved"),
     "pcie4": _link("PCIe 4.0 x16 through the host", 10, 30, HOST),
@@ -129,6 +175,17 @@ LINKS: dict[str, LinkRates] = {
     ),
 }
 
+BUSES: dict[str, Bus] = {
+    "pcie3x8": _bus("PCIe 3.0 x8", 6.2, "7.9"),
+    "pcie3x16": _bus("PCIe 3.0 x16", 12.4, "15.75"),
+    "pcie4x8": _bus("PCIe 4.0 x8", 12.4, "15.75"),
+    "pcie4x16": _bus("PCIe 4.0 x16", 25.0, "31.5"),
+    "pcie5x8": _bus("PCIe 5.0 x8", 25.0, "31.5"),
+    "pcie5x16": _bus("PCIe 5.0 x16", 50.0, "63"),
+}
+
+COPY = Bus(name="copies within memory", bytes_per_second=3.6e9, source="measured: one thread, pages new (docs/log.md)")
+
 SCALED_CORES = 8  # more do not make one rank faster in proportion: assumed
 
 NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -138,6 +195,21 @@ NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("rtx 4090 d", ()),
     ("rtx 4090", ("rtx4090", "rtx4090-48g")),
     ("rtx 5090", ("rtx5090",)),
+    ("rtx 3060 ti", ()),
+    ("rtx 3060", ("rtx3060",)),
+    ("rtx 3080 ti", ()),
+    ("rtx 3080", ("rtx3080",)),
+    ("rtx 4060 ti", ("rtx4060ti",)),
+    ("rtx 4060", ("rtx4060",)),
+    ("rtx 4070 ti super", ("rtx4070ti-super",)),
+    ("rtx 4070 ti", ()),
+    ("rtx 4070 super", ()),
+    ("rtx 4070", ("rtx4070",)),
+    ("rtx 4080 super", ()),
+    ("rtx 4080", ("rtx4080",)),
+    ("rtx 5060 ti", ("rtx5060ti",)),
+    ("rtx 5070 ti", ("rtx5070ti",)),
+    ("rtx 5080", ("rtx5080",)),
     ("l40s", ("l40s",)),
     ("rtx a6000", ("a6000",)),
     ("rtx 6000 ada", ("rtx6000-ada",)),
@@ -178,6 +250,23 @@ def link(key: str) -> LinkRates:
     return _find("link", key, LINKS)
 
 
+def bus(key: str) -> Bus:
+    """The bus of this key. Raises InvalidSetting with the nearest ones."""
+    return _find("bus", key, BUSES)
+
+
+def bus_of(card: Card) -> Bus:
+    """What lies between a card and the host's memory; of a CPU, which is there already, copies within it. Raises
+    InvalidSetting for a card whose bus is not in the table."""
+    return COPY if card.is_cpu else bus(card.bus)
+
+
+def bus_in_slot(pcie: tuple[int, int]) -> str:
+    """The key of the bus of a slot of this (generation, lanes)."""
+    generation, lanes = pcie
+    return f"pcie{min(max(generation, 3), 5)}x{8 if lanes <= 8 else 16}"
+
+
 def cores(count: float) -> Card:
     """So many cores of a CPU, each taken for the table's; with that one's memory."""
     core, used = CARDS["cpu-core"], min(count, SCALED_CORES)
@@ -215,5 +304,6 @@ def _find(what: str, key: str, table: Mapping[str, T]) -> T:
     found = table.get(key.lower())
     if found is None:
         near = difflib.get_close_matches(key.lower(), table, n=3, cutoff=0.4) or list(table)
-        raise InvalidSetting(f"{what} {key!r} is not in the table; {', '.join(near)} are (--{what}-file takes others)")
+        others = "" if table is BUSES else f" (--{what}-file takes others)"
+        raise InvalidSetting(f"{what} {key!r} is not in the table; {', '.join(near)} are{others}")
     return found

@@ -9,19 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import msgspec
-
 from ringlight.core.layout import ParallelLayout, split_sizes
 from ringlight.core.plan import JobPlan
 from ringlight.core.portions import split_runs
-from ringlight.families.layers.convolution import Convolution
 from ringlight.families.model import ModelSpec
 from ringlight.families.traffic import text_bytes
 from ringlight.families.work import Work
-from ringlight.planner.denoising import denoising_seconds
+from ringlight.planner.decoding import activation_seconds, decoding
+from ringlight.planner.denoising import denoising
 from ringlight.planner.hardware import RunSettings
 from ringlight.planner.machine import Machine
-from ringlight.planner.memory import checkpoint_parameters
+from ringlight.planner.memory import SLOTS, checkpoint_parameters
+from ringlight.planner.stage import StageCost
 
 ORDINARY_PROMPT = "a prompt of ordinary length " * 11  # some 77 tokens; its words do not matter
 CHARACTERS_PER_TOKEN = 4  # of English; a prompt is never tokenised here
@@ -31,24 +30,6 @@ PICTURE_PIXELS_PER_SECOND = 20e6  # decoding and resizing a picture on one core:
 VIDEO_PIXELS_PER_SECOND = 60e6  # x264 beside the decoder, a few cores: assumed
 WEIGHTS_BYTES_PER_SECOND = 2e9  # from a disk that has them in its cache or is fast: assumed
 START_SECONDS = 10.0  # imports and joining the group: assumed
-ACTIVATION_PASSES = 8  # reads and writes of each activation that a normed convolution sees
-
-
-class StageCost(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds of one stage: its own work, and the link's, of which `exposed_seconds` add to it."""
-
-    name: str
-    compute_seconds: float
-    link_seconds: float = 0.0
-    exposed_seconds: float = 0.0
-
-    @property
-    def seconds(self) -> float:
-        return self.compute_seconds + self.exposed_seconds
-
-    @property
-    def hidden_seconds(self) -> float:
-        return self.link_seconds - self.exposed_seconds
 
 
 Cost = Callable[[Work, ParallelLayout, Machine, JobPlan], StageCost]
@@ -72,8 +53,11 @@ def input_validation(work: Work, layout: ParallelLayout, machine: Machine, plan:
 def text_encoding(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
     """Prompts go one after another through the layers, a run of which lies on each of the H ranks that hold any:
 
-    (H - 1 + prompts) / H x (weights / memory + operations / text + a little), and H - 1 + prompts messages.
+    (H - 1 + prompts) / H x (weights / memory + operations / text + a little), and H - 1 + prompts messages. With a
+    placement: `_streamed_text`.
     """
+    if plan.placement is not None:
+        return _streamed_text(work, layout, machine)
     spec, itemsize = work.spec, machine.settings.itemsize
     lengths = [prompt_tokens(prompt, spec) for prompt in work.prompts]
     layers = spec.text_encoder.layers
@@ -88,15 +72,47 @@ def text_encoding(work: Work, layout: ParallelLayout, machine: Machine, plan: Jo
     return StageCost(name="TextEncoding", compute_seconds=seconds, link_seconds=link, exposed_seconds=link)
 
 
+def _streamed_text(work: Work, layout: ParallelLayout, machine: Machine) -> StageCost:
+    """All prompts go through a layer while its weights are there: weights / memory + operations / text + a little for
+    each prompt, one rank after another, with a message from each to the next and of the result to all.
+
+    Layers come over the bus under that, a slot ahead; what other ranks have in their slots is there when it is their
+    turn. On a CPU they are used where the host has them, which takes products longer.
+    """
+    spec, itemsize, ranks = work.spec, machine.settings.itemsize, layout.num_ranks
+    lengths, layers = [prompt_tokens(prompt, spec) for prompt in work.prompts], spec.text_encoder.layers
+    holders = sum(map(bool, split_runs(layers.parts, ranks)))
+    weights = sum(layers.parts[1:]) * itemsize
+    products = sum(map(layers.flops, lengths)) / machine.text * machine.in_place
+    seconds = machine.corrected(
+        "TextEncoding", weights / machine.memory_rate + products + len(lengths) * PROMPT_SECONDS
+    )
+    values = sum(lengths) * spec.text_encoder.d_model
+    last = text_bytes(holders, ranks, holders - 1, values, itemsize)
+    link = machine.link.seconds(last, ranks - 1 + holders - 1) if ranks > 1 else 0.0
+    bus = 0.0 if machine.card.is_cpu else machine.bus.seconds(weights)
+    ready = machine.bus.seconds((holders - 1) * SLOTS * max(layers.parts[1:]) * itemsize)
+    return StageCost(
+        name="TextEncoding",
+        compute_seconds=seconds,
+        link_seconds=link,
+        exposed_seconds=link,
+        bus_seconds=bus,
+        bus_exposed_seconds=max(0.0, bus - ready - seconds),
+    )
+
+
 def image_encoding(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
-    """Operations of the largest band of rows / convolution + activations / memory, and all edge rows in the open."""
+    """Operations of the largest band of rows / convolution + activations / memory, and all edge rows in the open; with
+    a placement also the encoder's weights."""
     _, _, rows, columns = work.latent_shape
     own = split_sizes(rows, layout.num_ranks)[0]
     encoder = work.spec.vae.encoder
     flops, layers = encoder.flops(own, rows, columns), encoder.convolutions
     seconds = flops / machine.convolution
-    seconds += sum(_activation_seconds(layer, own * columns, 1, machine) for layer in layers)
-    link = 0.0
+    seconds += sum(activation_seconds(layer, own * columns, 1, machine) for layer in layers)
+    link, placed = 0.0, plan.placement is not None
+    bus = machine.bus.seconds(encoder.parameters * machine.settings.vae_itemsize) if placed else 0.0
     if layout.num_ranks > 1:
         sent = sum(encoder.sent_bytes(layout.num_ranks, 0, (rows, columns), machine.settings.vae_itemsize).values())
         link = machine.link.bare_seconds(sent, sum(layer.has_halo for layer in layers) + 2)
@@ -105,6 +121,8 @@ def image_encoding(work: Work, layout: ParallelLayout, machine: Machine, plan: J
         compute_seconds=machine.corrected("ImageEncoding", seconds),
         link_seconds=link,
         exposed_seconds=link,
+        bus_seconds=bus,
+        bus_exposed_seconds=bus,
     )
 
 
@@ -112,62 +130,6 @@ def latent_preparation(work: Work, layout: ParallelLayout, machine: Machine, pla
     """Values of noise / values a second of a CPU generator; every rank draws all of them."""
     seconds = machine.corrected("LatentPreparation", work.latent_values / NORMAL_VALUES_PER_SECOND)
     return StageCost(name="LatentPreparation", compute_seconds=seconds)
-
-
-def denoising(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
-    """steps x (blocks replayed with their messages + gather of the head's output + exchange between branches).
-
-    What a block takes: planner/denoising. What of its link is hidden: planner/replay.
-    """
-    compute, link, exposed = denoising_seconds(work, layout, machine, plan)
-    return StageCost(name="Denoising", compute_seconds=compute, link_seconds=link, exposed_seconds=exposed)
-
-
-def decoding(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
-    """Operations of the largest band / convolution + activations / memory, over all latent frames.
-
-    Edge rows of a convolution travel while the rest of its activation is written (on a CPU also while its inner rows
-    are convolved), so of each message shows what is longer than that; keys and values of the mid block's attention are
-    waited for; frames travel to rank 0 under the next portion, and those of the last one in the open.
-    """
-    _, num_latents, rows, columns = work.latent_shape
-    request, layers, ranks, portion = work.request, work.spec.vae.decoder, layout.num_ranks, plan.decode_chunk
-    own = split_sizes(rows, ranks)[0]
-    rate, winograd, itemsize = machine.convolution, machine.uses_winograd, machine.settings.vae_itemsize
-    compute = link = exposed = 0.0
-    for first, size, count in ((True, 1, 1), (False, portion, (num_latents - 1) / portion)):
-        flops = layers.flops(own, rows, columns, first, winograd)
-        seconds = size * flops / rate
-        for layer in layers.convolutions:
-            frames = 1 if first else size * layer.frames
-            written = _activation_seconds(layer, own * columns, frames, machine)
-            seconds += written
-            if ranks > 1 and layer.has_halo and not (first and layer.skips_first):
-                edge = frames * layer.inputs * layer.scale * columns * itemsize * min(2, ranks - 1)
-                message = machine.link.seconds(edge, 1)
-                under = machine.corrected("Decoding", written)
-                if winograd and layer.in_pairs and not first:
-                    under += machine.corrected("Decoding", layer.flops(own * columns, first, winograd) * size / rate)
-                busy = edge * machine.link.busy_seconds_per_byte
-                link += count * (message + busy)
-                exposed += count * (max(0.0, message - under) + busy)
-        compute += count * seconds
-        if ranks > 1:
-            gathered = 2 * layers.mid.channels * own * columns * size
-            waited = machine.link.bare_seconds(gathered * itemsize * (ranks - 1), ranks - 1)
-            link, exposed = link + count * waited, exposed + count * waited
-    if ranks > 1:
-        frames_bytes = 3 * request.num_frames * request.width * request.height * (rows - own) / rows
-        sent = machine.link.bare_seconds(frames_bytes, 1 + (num_latents - 1) / portion)
-        last = min(1.0, portion / num_latents)
-        busy = frames_bytes * machine.link.busy_seconds_per_byte
-        link, exposed = link + sent, exposed + max(busy, last * sent)
-    return StageCost(
-        name="Decoding",
-        compute_seconds=machine.corrected("Decoding", compute),
-        link_seconds=link,
-        exposed_seconds=exposed,
-    )
 
 
 def output(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
@@ -202,11 +164,3 @@ def stage_costs(work: Work, layout: ParallelLayout, machine: Machine, plan: JobP
         if stage is not image_encoding or work.request.image is not None
     ]
     return [*stages, StageCost(name="Other", compute_seconds=machine.hardware.correction.other_seconds)]
-
-
-def _activation_seconds(layer: Convolution, latent_pixels: int, frames: int, machine: Machine) -> float:
-    """Norm, activation, window and history of what a normed convolution sees."""
-    if not layer.is_normed:
-        return 0.0
-    elements = frames * latent_pixels * layer.scale**2 * layer.inputs
-    return ACTIVATION_PASSES * elements * machine.settings.vae_itemsize / machine.memory_rate

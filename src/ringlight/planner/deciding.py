@@ -1,5 +1,5 @@
-"""Deciding how a job runs on its ranks: what it sends ahead, whether its forwards take turns, and what it decodes at a
-time. Plans reckon with it, and workers do it."""
+"""Deciding how a job runs on its ranks: what it sends ahead, whether its forwards take turns, what it decodes at a
+time, and what it keeps where. Plans reckon with it, and workers do it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ringlight.families.work import Work
 from ringlight.planner.denoising import block_of
 from ringlight.planner.machine import Machine
 from ringlight.planner.measured import as_measured
-from ringlight.planner.memory import spare_bytes
+from ringlight.planner.memory import fits, spare_bytes
+from ringlight.planner.placing import placed
 
 # Link seconds to compute seconds of a layer from which so many slices pay, and from which two forwards on the same
 # ranks should take turns, which by themselves hide most (docs/log.md).
@@ -22,8 +23,20 @@ LEAST_SLICE_TOKENS = 16
 
 def job_plan(work: Work, layout: ParallelLayout, machine: Machine) -> JobPlan:
     """How a request runs on a layout: as the settings say, and where they leave it open as sizes and speeds do, those
-    that ranks have measured before those that are assumed."""
+    that ranks have measured before those that are assumed.
+
+    All on the device where that may be and fits, else what is predicted to be fastest of all that fits, and where
+    nothing does, what needs least memory.
+    """
     machine = as_measured(work, layout, machine)
+    resident = resident_plan(work, layout, machine)
+    if machine.residency == "resident" or (machine.residency == "any" and fits(work, layout, machine, resident)):
+        return resident
+    return placed(work, layout, machine, resident)
+
+
+def resident_plan(work: Work, layout: ParallelLayout, machine: Machine) -> JobPlan:
+    """How a request runs with all on the device, whether it fits or not."""
     num_slices, take_turns = _sending(work, layout, machine)
     return JobPlan(num_slices=num_slices, take_turns=take_turns, decode_chunk=_decode_chunk(work, layout, machine))
 

@@ -1,19 +1,23 @@
-"""Seconds of Denoising: what a rank computes in a block, and what the link adds (replay)."""
+"""Seconds of Denoising: what a rank computes in a block, and what link and bus add (replay)."""
 
 from __future__ import annotations
 
 import math
 
 from ringlight.core.layout import ParallelLayout, split_sizes
-from ringlight.core.plan import JobPlan
+from ringlight.core.plan import JobPlan, Placement
 from ringlight.core.portions import SLICE_TOKENS
 from ringlight.families.traffic import attention_elements
 from ringlight.families.work import Work
 from ringlight.planner.machine import Machine
-from ringlight.planner.replay import Block, replay
+from ringlight.planner.memory import SLOTS
+from ringlight.planner.replay import Block, Replayed, Streamed, replay
+from ringlight.planner.stage import StageCost
 
 
-def block_of(work: Work, layout: ParallelLayout, num_slices: int, machine: Machine) -> Block:
+def block_of(
+    work: Work, layout: ParallelLayout, num_slices: int, machine: Machine, placement: Placement | None = None
+) -> Block:
     """A block on rank 0, which has most tokens and heads, its forward sent in so many slices.
 
     offer     = operations of q, k and v / products
@@ -22,13 +26,16 @@ def block_of(work: Work, layout: ParallelLayout, num_slices: int, machine: Machi
 
     for n own tokens of N, G tokens of the Ulysses group, h own heads of width D.
     Weights are read once for each slice and each 4,096 tokens of it: their bytes / memory. Kernels that are started
-    one after another bound it from below. What it sends: families/traffic.
+    one after another bound it from below. What it sends: families/traffic. Of a CPU's blocks that are used where the
+    host has them, products take longer: all blocks are alike here, each as the mean of them.
     """
     network, num_tokens, itemsize = work.spec.transformer, work.num_tokens, machine.settings.itemsize
     own = split_sizes(num_tokens, layout.sp)[0]
     group = sum(split_sizes(num_tokens, layout.sp)[: layout.ulysses])
     heads = split_sizes(network.num_attention_heads, layout.ulysses)[0]
     layers, products, memory = network.layers.block, machine.products, machine.memory_rate
+    if placement is not None:
+        products /= 1 + (machine.in_place - 1) * placement.streamed_blocks / network.num_layers
     passes = num_slices * math.ceil(own / num_slices / SLICE_TOKENS)
     weights = layers.parameters * itemsize / memory * passes
     offer = layers.to_qkv.flops(own) / products
@@ -51,23 +58,65 @@ def block_of(work: Work, layout: ParallelLayout, num_slices: int, machine: Machi
     )
 
 
-def denoising_seconds(
-    work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan
-) -> tuple[float, float, float]:
-    """(compute, link in all, link exposed) seconds of all steps.
+def denoising(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
+    """steps x (blocks replayed with their messages and weights + gather of the head's output + exchange of branches).
 
-    A step is one forward, or two with guidance on one rank group; each is `num_layers` blocks, replayed with their
-    messages. After it the head's output is gathered, and two branches exchange predictions, with nothing to hide under.
+    A step is one forward, or two with guidance on one rank group; each is `num_layers` blocks. After it the head's
+    output is gathered, and two branches exchange predictions, with nothing to hide under.
     """
     network, link, itemsize = work.spec.transformer, machine.link, machine.settings.itemsize
-    block = block_of(work, layout, plan.num_slices, machine)
-    forwards = work.num_forwards(layout)
+    forwards, streamed = work.num_forwards(layout), streamed_blocks(work, machine, plan.placement)
+    block = block_of(work, layout, plan.num_slices, machine, plan.placement)
     speed = (link.bytes_per_second, link.latency_seconds, link.busy_seconds_per_byte)
-    step = replay(block, network.num_layers, plan.num_slices, forwards, plan.take_turns, speed)
+    ways = (network.num_layers, plan.num_slices, forwards, plan.take_turns, speed)
+    step = replay(block, *ways)
     own = split_sizes(work.num_tokens, layout.sp)[0]
     out = own * network.out_channels * math.prod(network.patch_size) * itemsize
     bare = forwards * link.bare_seconds(out * (layout.sp - 1), layout.sp - 1)
     if layout.cfg == 2:
         bare += link.bare_seconds(work.latent_values * itemsize, 1)
+    fed = step if streamed is None else replay(block, *ways, streamed)
+    waited = max(0.0, fed.elapsed - step.elapsed)
     calls = work.num_calls
-    return calls * step.computed, calls * (step.link + bare), calls * (step.exposed + bare)
+    bus, exposed = _entry(work, machine, plan.placement, fed)
+    return StageCost(
+        name="Denoising",
+        compute_seconds=calls * step.computed,
+        link_seconds=calls * (step.link + bare),
+        exposed_seconds=calls * (step.exposed + bare),
+        bus_seconds=bus + calls * fed.bus,
+        bus_exposed_seconds=exposed + calls * min(fed.bus, waited),
+    )
+
+
+def streamed_blocks(work: Work, machine: Machine, placement: Placement | None) -> Streamed | None:
+    """What comes over the bus for every pass; None where nothing does, as on a CPU, which uses it where it is."""
+    if placement is None or not placement.streamed_blocks or machine.card.is_cpu:
+        return None
+    layers, count = work.spec.transformer.layers, placement.streamed_blocks
+    return Streamed(
+        blocks=tuple(round(index * layers.num_blocks / count) for index in range(count)),
+        block_bytes=layers.block.forward_bytes(machine.settings.itemsize),
+        bytes_per_second=machine.bus.bytes_per_second,
+        slots=min(SLOTS, count),
+        shares_lane=machine.link.shares_bus,
+    )
+
+
+def _entry(work: Work, machine: Machine, placement: Placement | None, step: Replayed) -> tuple[float, float]:
+    """(bus, exposed) seconds before the first step is as every other one, with a placement.
+
+    What stands outside the blocks and what makes keys of texts come first, in the open. Blocks that stay come in the
+    same order as the others, under the first step. On a CPU, which copies by itself, all that stays is in the open.
+    """
+    if placement is None:
+        return 0.0, 0.0
+    layers, itemsize = work.spec.transformer.layers, machine.settings.itemsize
+    block, kept = layers.block.forward_bytes(itemsize), layers.num_blocks - placement.streamed_blocks
+    outside = layers.outside_bytes(itemsize)
+    if machine.card.is_cpu:
+        copied = machine.bus.seconds(outside + kept * block)
+        return copied, copied
+    first = machine.bus.seconds(outside + layers.num_blocks * layers.block.text_parameters * itemsize)
+    under = max(0.0, machine.bus.seconds(layers.num_blocks * block) - step.elapsed)
+    return first + machine.bus.seconds(kept * block), first + under

@@ -33,6 +33,7 @@ class Fractions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One device: dense operations a second by dtype, memory, and where the figures come from.
 
+    `bus` is the catalogue's name of what lies between it and the host's memory, which a CPU does not have.
     `tf32_flops` is what float32 convolutions use unless TensorFloat-32 is off. `context_bytes` is what the driver and
     the communication library take beside the tensors. `launch_seconds`: the least that a block of the network takes,
     however small, because its kernels have to be started: 0.69 ms of Python and dispatch for a block of one slice from
@@ -46,6 +47,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     memory_bytes: int
     memory_bytes_per_second: float
     source: str
+    bus: str = "pcie4x16"
     fractions: Fractions = Fractions()
     context_bytes: int = 2**30
     launch_seconds: float = 0.7e-3
@@ -57,10 +59,23 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return read_toml(path, cls)
 
 
+class Bus(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies between a card and the host's memory: achieved bytes a second each way, from pinned memory."""
+
+    name: str
+    bytes_per_second: float
+    source: str
+
+    def seconds(self, num_bytes: float) -> float:
+        """How long bytes are on their way, in large pieces."""
+        return num_bytes / self.bytes_per_second
+
+
 class LinkRates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one rank reaches to another while as much comes in: achieved bytes a second, and seconds for a message.
 
     `busy_seconds_per_byte` is what a byte takes from the computation itself (TCP on a CPU), which no overlap hides.
+    `shares_bus`: it comes in over the card's bus, as all but NVLink does.
     """
 
     name: str
@@ -68,6 +83,7 @@ class LinkRates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     latency_seconds: float
     source: str
     busy_seconds_per_byte: float = 0.0
+    shares_bus: bool = True
 
     def seconds(self, num_bytes: float, num_messages: float = 1) -> float:
         """How long bytes are on the way in so many messages one after another; nothing takes no time."""
@@ -79,13 +95,17 @@ class LinkRates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator sets that changes cost. `decode_chunk` and `num_slices` 0 follow as they do in a run."""
+    """What an operator sets that changes cost. `decode_chunk` and `num_slices` 0 follow as they do in a run.
+
+    `memory_budget_bytes` of a rank's device; 0: what it has. On a CPU, of memory that is a rank's own.
+    """
 
     dtype: DtypeName = "bfloat16"
     vae_dtype: DtypeName = "float32"
     tf32: bool = True
     decode_chunk: int = 0
     num_slices: int = 0
+    memory_budget_bytes: int = 0
 
     @property
     def itemsize(self) -> int:

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from ringlight.core.plan import Abilities
 from ringlight.core.portions import takes_pairs
-from ringlight.planner.hardware import Card, DtypeName, Hardware, LinkRates, RunSettings
+from ringlight.planner import catalogue
+from ringlight.planner.hardware import Bus, Card, DtypeName, Hardware, LinkRates, RunSettings
+
+Residency = Literal["any", "resident", "placed"]
+IN_PLACE = 1.12  # seconds of a float32 product on a CPU with weights as they came, to those with packed ones: measured
+
+
+def before_start(card: Card, settings: RunSettings) -> Residency:
+    """Where weights will lie, as far as settings say it: within a budget on the host. A CPU without one has them where
+    it computes; a GPU where the plan of what it is started for says."""
+    if settings.memory_budget_bytes:
+        return "placed"
+    return "resident" if card.is_cpu else "any"
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What every rank of an engine computes with, and how. `basis` says in words where the figures come from;
     `most_ranks` is how many ranks there could be. `abilities` are what its ranks have measured, and `pace` what follows
-    (planner/measured): seconds of a block of the network for each that is assumed."""
+    (planner/measured): seconds of a block of the network for each that is assumed.
+
+    `residency`: "resident" has all weights on the device, always; "placed" has them on the host, and what a stage needs
+    comes from there (core/plan.Placement); "any" is still free to be either.
+    """
 
     hardware: Hardware
     settings: RunSettings = RunSettings()
@@ -20,6 +38,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     most_ranks: int = 1
     abilities: Abilities | None = None
     pace: float = 1.0
+    residency: Residency = "resident"
 
     @property
     def card(self) -> Card:
@@ -28,6 +47,17 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def link(self) -> LinkRates:
         return self.hardware.link
+
+    @property
+    def bus(self) -> Bus:
+        """What lies between a card and the host's memory; of a CPU, copying within it. Raises InvalidSetting."""
+        return catalogue.bus_of(self.card)
+
+    @property
+    def in_place(self) -> float:
+        """How much longer products take with weights that are used where the host has them: on a CPU in float32, which
+        else has them packed."""
+        return IN_PLACE if self.card.is_cpu and self.settings.dtype == "float32" else 1.0
 
     @property
     def products(self) -> float:

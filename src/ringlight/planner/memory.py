@@ -1,4 +1,4 @@
-"""Bytes of memory by rank: weights, and the peaks of Denoising and Decoding, from what the code really holds at once.
+"""Bytes of memory by rank: weights, and the peaks of its stages, from what the code really holds at once.
 
 What the caching allocator reserves beyond that is its slack.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from ringlight.core.layout import ParallelLayout
-from ringlight.core.plan import JobPlan
+from ringlight.core.plan import JobPlan, Placement
 from ringlight.core.portions import merges_padding, split_runs
 from ringlight.families.model import ModelSpec
 from ringlight.families.work import Work
@@ -18,17 +18,44 @@ from ringlight.planner.machine import Machine
 SLACK = 0.15  # of activations, reserved beyond what is allocated: assumed
 LATENTS_HELD = 10  # noise, latents, predictions, the scheduler's history
 TEXT_TOKENS = 100  # of a prompt, where only its own are held
+SLOTS = 3  # a block in use, the next one whose first products begin already, and one on its way
+CPU_OWN_BYTES = 200 * 2**20  # of a worker beside weights, what is its own and no page of a file: 185 MiB measured idle
+
+
+class Phase(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stage holds beside what always lies there: weights of its own, and what it makes with them; bytes."""
+
+    weights_bytes: int = 0
+    work_bytes: int = 0
+    slack_bytes: int = 0
+
+    @property
+    def allocated_bytes(self) -> int:
+        return self.weights_bytes + self.work_bytes
 
 
 class RankMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes of one rank. `base_bytes` are a CPU process beside its weights (0 on CUDA, where only tensors count)."""
+    """Bytes of one rank. `base_bytes` are a CPU process beside its weights (0 on CUDA, where only tensors count),
+    `weights_bytes` those that always lie on the device: all, or with a placement none. `stages` by their name.
+
+    `host_bytes` lie in the host's memory, of this rank alone; weights there are shared (Prediction).
+    """
 
     rank: int
     weights_bytes: int
-    denoising_bytes: int
-    decoding_bytes: int
-    slack_bytes: int
+    stages: dict[str, Phase]
     base_bytes: int = 0
+    host_bytes: int = 0
+
+    @property
+    def denoising_bytes(self) -> int:
+        """Over the weights."""
+        return self.stages["Denoising"].work_bytes
+
+    @property
+    def decoding_bytes(self) -> int:
+        """Over the weights."""
+        return self.stages["Decoding"].work_bytes
 
     @property
     def idle_bytes(self) -> int:
@@ -37,31 +64,96 @@ class RankMemory(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def peak_allocated_bytes(self) -> int:
-        return self.idle_bytes + max(self.denoising_bytes, self.decoding_bytes)
+        return self.idle_bytes + max(stage.allocated_bytes for stage in self.stages.values())
 
     @property
     def peak_bytes(self) -> int:
         """Peak Allocated and the allocator's slack: what is reserved."""
-        return self.peak_allocated_bytes + self.slack_bytes
+        return self.idle_bytes + max(stage.allocated_bytes + stage.slack_bytes for stage in self.stages.values())
+
+    @property
+    def slack_bytes(self) -> int:
+        """Reserved beyond what is allocated."""
+        return self.peak_bytes - self.peak_allocated_bytes
 
 
 def memory_by_rank(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> list[RankMemory]:
     """Memory of every rank of a layout that a request runs on."""
-    correction = machine.hardware.correction
-    slack = 0.0 if correction.growth else SLACK
-    denoising = correction.growth.get("Denoising", 1.0) * denoising_bytes(work, layout, machine, plan)
-    decoding = correction.growth.get("Decoding", 1.0) * decoding_bytes(work, layout, machine, plan)
+    resident = weights_by_rank(work.spec, layout.num_ranks, machine.settings)
+    denoising = stage_of("Denoising", denoising_bytes(work, layout, machine, plan), machine)
+    decoding = stage_of("Decoding", decoding_bytes(work, layout, machine, plan), machine)
+    stages, host = {"Denoising": denoising, "Decoding": decoding}, 0
+    if plan.placement is not None:
+        resident = [0] * layout.num_ranks
+        stages = {
+            **stages_before(work, layout, machine),
+            "Denoising": with_weights(denoising, block_weights(work.spec, machine, plan.placement)),
+            "Decoding": with_weights(decoding, decoder_weights(work.spec, machine, plan.placement)),
+        }
+        host = host_history_bytes(work, layout, machine, plan.placement)
+    base = base_bytes(machine)
     return [
-        RankMemory(
-            rank=rank,
-            weights_bytes=weights,
-            denoising_bytes=int(denoising),
-            decoding_bytes=int(decoding),
-            slack_bytes=int(slack * max(denoising, decoding)),
-            base_bytes=correction.base_bytes,
-        )
-        for rank, weights in enumerate(weights_by_rank(work.spec, layout.num_ranks, machine.settings))
+        RankMemory(rank=rank, weights_bytes=weights, stages=stages, base_bytes=base, host_bytes=host)
+        for rank, weights in enumerate(resident)
     ]
+
+
+def stage_of(name: str, work_bytes: int, machine: Machine) -> Phase:
+    """A stage that holds so much beside its weights, as measured runs correct it, else with slack."""
+    growth = machine.hardware.correction.growth
+    held = growth.get(name, 1.0) * work_bytes
+    return Phase(work_bytes=int(held), slack_bytes=0 if growth else int(SLACK * held))
+
+
+def with_weights(stage: Phase, weights_bytes: int) -> Phase:
+    """The same stage with weights of its own."""
+    return msgspec.structs.replace(stage, weights_bytes=weights_bytes)
+
+
+def base_bytes(machine: Machine) -> int:
+    """A process beside its weights; within a budget of a CPU only what is its own."""
+    base = machine.hardware.correction.base_bytes
+    is_own = machine.card.is_cpu and machine.settings.memory_budget_bytes > 0
+    return min(base, CPU_OWN_BYTES) if is_own else base
+
+
+def stages_before(work: Work, layout: ParallelLayout, machine: Machine) -> dict[str, Phase]:
+    """What stages before Denoising hold with a placement: layers of the text encoder in slots, on a CPU where the host
+    has them; and of a first frame the encoder."""
+    spec, settings = work.spec, machine.settings
+    layers = spec.text_encoder.layers.parts[1:]
+    slots = 0 if machine.card.is_cpu else min(SLOTS, len(layers)) * max(layers)
+    encoded = spec.text_encoder.peak_elements(spec.max_text_tokens, len(work.prompts)) * settings.itemsize
+    stages = {"TextEncoding": with_weights(stage_of("TextEncoding", encoded, machine), slots * settings.itemsize)}
+    if work.request.image is not None:
+        stages["ImageEncoding"] = Phase(weights_bytes=spec.vae.encoder.parameters * settings.vae_itemsize)
+    return stages
+
+
+def block_weights(spec: ModelSpec, machine: Machine, placement: Placement) -> int:
+    """What of the transformer lies on the device while it denoises."""
+    layers, streamed, itemsize = spec.transformer.layers, placement.streamed_blocks, machine.settings.itemsize
+    slots = 0 if machine.card.is_cpu else min(SLOTS, streamed)
+    there = layers.num_blocks - streamed + slots
+    return layers.outside_bytes(itemsize) + there * layers.block.forward_bytes(itemsize)
+
+
+def decoder_weights(spec: ModelSpec, machine: Machine, placement: Placement) -> int:
+    """What of the decoder lies on the device while it decodes: all, or one part at a time."""
+    parts = spec.vae.decoder.parts
+    return (max(parts) if placement.streams_decoder else sum(parts)) * machine.settings.vae_itemsize
+
+
+def host_history_bytes(work: Work, layout: ParallelLayout, machine: Machine, placement: Placement) -> int:
+    """What a rank's decoder keeps of earlier frames on the host."""
+    own, columns, is_split = work.band(layout)
+    elements = work.spec.vae.decoder.host_history_elements(own, columns, is_split, placement.host_history)
+    return elements * machine.settings.vae_itemsize if work.latent_shape[1] > 1 else 0
+
+
+def host_copy_bytes(spec: ModelSpec, settings: RunSettings) -> int:
+    """All weights as the host has them once for all ranks of a machine."""
+    return loaded_by_rank(spec, 1, settings)[0]
 
 
 def weights_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> list[int]:
@@ -72,8 +164,7 @@ def weights_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> l
 
 def loaded_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> list[int]:
     """Transformer and VAE whole on every rank; the text encoder in runs."""
-    transformer, in_float32 = spec.transformer.layers, spec.transformer.layers.float32_parameters
-    whole = (transformer.parameters - in_float32) * settings.itemsize + in_float32 * 4
+    whole = spec.transformer.layers.bytes(settings.itemsize)
     whole += (spec.vae.decoder.parameters + spec.vae.encoder.parameters) * settings.vae_itemsize
     parts = spec.text_encoder.layers.parts
     runs = split_runs(parts, num_ranks)
@@ -90,11 +181,16 @@ def denoising_bytes(work: Work, layout: ParallelLayout, machine: Machine, plan: 
     """The peak of Denoising over the weights: of a forward, or two in turns; text keys, latents and the scheduler's
     history lie beside."""
     network, itemsize, is_cpu = work.spec.transformer, machine.settings.itemsize, machine.card.is_cpu
-    rows = TEXT_TOKENS if merges_padding(is_cpu) else work.spec.max_text_tokens
-    text = work.num_forwards(layout) * rows * 2 * network.inner_dim * network.num_layers * itemsize
     forwards = 2 if plan.take_turns else 1
     forward = network.peak_bytes(work.num_tokens, layout, is_cpu, itemsize, plan.num_slices, forwards)
-    return forward + text + 4 * LATENTS_HELD * work.latent_values
+    return forward + text_keys_bytes(work, layout, machine) + 4 * LATENTS_HELD * work.latent_values
+
+
+def text_keys_bytes(work: Work, layout: ParallelLayout, machine: Machine) -> int:
+    """Keys and values of all texts in all blocks, which are made once a request."""
+    network = work.spec.transformer
+    rows = TEXT_TOKENS if merges_padding(machine.card.is_cpu) else work.spec.max_text_tokens
+    return work.num_forwards(layout) * rows * 2 * network.inner_dim * network.num_layers * machine.settings.itemsize
 
 
 def spare_bytes(spec: ModelSpec, layout: ParallelLayout, machine: Machine) -> int:
@@ -107,14 +203,27 @@ def spare_bytes(spec: ModelSpec, layout: ParallelLayout, machine: Machine) -> in
 
 
 def usable_bytes(machine: Machine) -> int:
-    """What tensors of a rank may take of its card."""
-    return machine.card.memory_bytes - machine.card.context_bytes
+    """What a rank may take of its device: what there is beside the driver's, or a budget that is less. Weights for
+    which the host has no room stay in their files."""
+    return within_budget(machine, machine.card.memory_bytes - machine.card.context_bytes)
+
+
+def within_budget(machine: Machine, num_bytes: int) -> int:
+    """So much, or a budget that is less."""
+    budget = machine.settings.memory_budget_bytes
+    return min(num_bytes, budget) if budget else num_bytes
+
+
+def fits(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> bool:
+    """Whether every rank has room for what it reserves."""
+    peak = max(rank.peak_bytes for rank in memory_by_rank(work, layout, machine, plan))
+    return peak <= usable_bytes(machine)
 
 
 def decoding_bytes(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> int:
     """The peak of Decoding over the weights: of the decoder, and latents beside it."""
     itemsize = machine.settings.vae_itemsize
     elements = work.spec.vae.decoding_elements(
-        work.latent_shape[1:], layout.num_ranks, plan.decode_chunk, machine.card.is_cpu, itemsize
+        work.latent_shape[1:], layout.num_ranks, plan.decode_chunk, machine.card.is_cpu, itemsize, plan.placement
     )
     return elements * itemsize + 4 * LATENTS_HELD // 2 * work.latent_values

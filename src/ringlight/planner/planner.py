@@ -13,7 +13,9 @@ from ringlight.core.report import GIB
 from ringlight.families.model import ModelSpec
 from ringlight.families.work import Work
 from ringlight.planner.advice import nearest_that_fits
+from ringlight.planner.least import Least
 from ringlight.planner.machine import Machine
+from ringlight.planner.places import Place, places
 from ringlight.planner.prediction import Prediction, predict
 
 Objective = Literal["latency", "throughput", "memory"]
@@ -21,10 +23,16 @@ ALIKE = 0.01  # layouts this close cannot be told apart by a model; the one that
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """A layout, how many replicas of it the GPUs hold, what is predicted, and a line on why it was chosen or not."""
+    """A layout, how many replicas of it the GPUs hold, what is predicted, and a line on why it was chosen or not.
+
+    `least_bytes` and `least_bytes_at_5_percent`: the smallest budgets with which Denoising and Decoding take as long as
+    with all on the device, and 5 % longer.
+    """
 
     prediction: Prediction
     num_replicas: int
+    least_bytes: int
+    least_bytes_at_5_percent: int
     reason: str = ""
 
     @property
@@ -34,11 +42,13 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """All choices, best first, those that do not fit last. `chosen` is None where none fits."""
+    """All choices, best first, those that do not fit last. `chosen` is None where none fits; `places` are where its
+    parts lie, on the rank that has most."""
 
     objective: Objective
     choices: list[Choice]
     chosen: Choice | None
+    places: list[Place] = []
 
 
 def plan(work: Work, machine: Machine, objective: Objective = "latency") -> Plan:
@@ -50,10 +60,7 @@ def plan(work: Work, machine: Machine, objective: Objective = "latency") -> Plan
     num_gpus = machine.most_ranks
     if num_gpus < 1:
         raise InvalidLayout(f"num-gpus must be at least 1, not {num_gpus}")
-    choices = [
-        Choice(prediction=predict(work, layout, machine), num_replicas=num_gpus // layout.num_ranks)
-        for layout in layouts(work.spec, num_gpus, work.request.uses_guidance)
-    ]
+    choices = [_choice(work, layout, machine) for layout in layouts(work.spec, num_gpus, work.request.uses_guidance)]
     choices.sort(key=lambda choice: (not choice.prediction.fits, *_rank(choice, objective)))
     fitting = [choice for choice in choices if choice.prediction.fits]
     best = _least_sending(fitting, objective) if fitting else None
@@ -65,7 +72,21 @@ def plan(work: Work, machine: Machine, objective: Objective = "latency") -> Plan
         for choice in choices
     ]
     chosen = explained[choices.index(best)] if best else None
-    return Plan(objective=objective, choices=explained, chosen=chosen)
+    where = []
+    if chosen is not None:
+        prediction = chosen.prediction
+        where = places(work, ParallelLayout.parse(prediction.layout), machine, prediction.plan)
+    return Plan(objective=objective, choices=explained, chosen=chosen, places=where)
+
+
+def _choice(work: Work, layout: ParallelLayout, machine: Machine) -> Choice:
+    least = Least(work, layout, machine)
+    return Choice(
+        prediction=predict(work, layout, machine),
+        num_replicas=machine.most_ranks // layout.num_ranks,
+        least_bytes=least.bytes(0.0),
+        least_bytes_at_5_percent=least.bytes(0.05),
+    )
 
 
 def layouts(spec: ModelSpec, num_gpus: int, guidance: bool) -> Iterator[ParallelLayout]:
@@ -126,9 +147,11 @@ def _merit(choice: Choice, objective: Objective) -> str:
         return f"{choice.videos_per_hour:.0f} videos an hour, the most"
     if objective == "memory":
         return f"{prediction.worst_memory.peak_bytes / GIB:.1f} GiB on its largest rank, the least"
-    return f"{prediction.total_seconds:.1f} s, the least" + (
-        f", of which {prediction.exposed_seconds:.1f} s wait for the link" if prediction.num_ranks > 1 else ""
-    )
+    waits = [f"{prediction.exposed_seconds:.1f} s wait for the link"] if prediction.num_ranks > 1 else []
+    if prediction.placement is not None:
+        waits.append(f"{prediction.bus_exposed_seconds:.1f} s for what the host has")
+    said = f"{prediction.total_seconds:.1f} s, the least"
+    return f"{said}, of which {' and '.join(waits)}" if waits else said
 
 
 def _cause(prediction: Prediction) -> str:

@@ -8,27 +8,28 @@ from typing import Literal
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, layout_for
-from ringlight.core.plan import JobPlan
+from ringlight.core.plan import JobPlan, Placement
 from ringlight.core.portions import split_runs
 from ringlight.core.report import PredictedReport
 from ringlight.families.traffic import Traffic, denoising_bytes, text_bytes
 from ringlight.families.work import Work
-from ringlight.planner.costs import StageCost, prompt_tokens, stage_costs
+from ringlight.planner.costs import prompt_tokens, stage_costs
 from ringlight.planner.deciding import job_plan
 from ringlight.planner.hardware import RunSettings
 from ringlight.planner.machine import Machine
 from ringlight.planner.measured import as_measured
-from ringlight.planner.memory import RankMemory, memory_by_rank, usable_bytes
+from ringlight.planner.memory import RankMemory, host_copy_bytes, memory_by_rank, usable_bytes
+from ringlight.planner.stage import StageCost
 
-Bound = Literal["compute", "link", "memory"]
-LINK_SHARE = 0.2  # of the total, from which exposed link seconds are what bounds a layout
+Bound = Literal["compute", "link", "bus", "memory"]
+WAITING_SHARE = 0.2  # of the total, from which seconds of waiting for link or bus are what bounds a layout
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """One request on one layout. `layout` is what it runs on, which without guidance may differ from what was asked.
 
     `stages` sum to `total_seconds`. `sent_bytes` are by rank and by kind, as in a report. `usable_bytes` is what a rank
-    may take.
+    may take. With a `placement`, `host_copy_bytes` are the weights that a machine has once for all its ranks.
     """
 
     layout: str
@@ -40,11 +41,18 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     num_slices: int
     take_turns: bool
     decode_chunk: int
+    placement: Placement | None = None
+    host_copy_bytes: int = 0
 
     @property
     def plan(self) -> JobPlan:
         """How the request runs."""
-        return JobPlan(num_slices=self.num_slices, take_turns=self.take_turns, decode_chunk=self.decode_chunk)
+        return JobPlan(
+            num_slices=self.num_slices,
+            take_turns=self.take_turns,
+            decode_chunk=self.decode_chunk,
+            placement=self.placement,
+        )
 
     @property
     def total_seconds(self) -> float:
@@ -59,6 +67,11 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     def hidden_seconds(self) -> float:
         """Link seconds under computation."""
         return sum(stage.hidden_seconds for stage in self.stages)
+
+    @property
+    def bus_exposed_seconds(self) -> float:
+        """Seconds of waiting for what comes from the host."""
+        return sum(stage.bus_exposed_seconds for stage in self.stages)
 
     @property
     def worst_memory(self) -> RankMemory:
@@ -76,11 +89,13 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bound(self) -> Bound:
-        """What to have more of: memory where it does not fit, the link where a fifth of the time or more goes to
-        waiting for it, else computation."""
+        """What to have more of: memory where it does not fit, the link or the bus where a fifth of the time or more
+        goes to waiting for it, else computation."""
         if not self.fits:
             return "memory"
-        return "link" if self.exposed_seconds >= LINK_SHARE * self.total_seconds else "compute"
+        waited: dict[Bound, float] = {"link": self.exposed_seconds, "bus": self.bus_exposed_seconds}
+        most = max(waited, key=lambda lane: waited[lane])
+        return most if waited[most] >= WAITING_SHARE * self.total_seconds else "compute"
 
     def report(self, basis: str) -> PredictedReport:
         """As it stands in the report of the run."""
@@ -112,6 +127,8 @@ def predict(work: Work, layout: ParallelLayout, machine: Machine) -> Prediction:
         num_slices=plan.num_slices,
         take_turns=plan.take_turns,
         decode_chunk=plan.decode_chunk,
+        placement=plan.placement,
+        host_copy_bytes=0 if plan.placement is None else host_copy_bytes(work.spec, machine.settings),
     )
 
 

@@ -1,13 +1,16 @@
-"""One rank's denoising forwards on a clock: what is computed when, and how long the link leaves it waiting.
+"""One rank's denoising forwards on a clock: what is computed when, and how long link and bus leave it waiting.
 
 The programs below do what parallel/attention (`Whole`), parallel/ahead (`Ahead`) and parallel/turns do, with seconds in
 place of tensors. All ranks are alike, so what this one sends at a time is what it receives then; messages go over the
-link one after another. Nothing here is fitted: what is hidden follows from the order of the code.
+link one after another, and so do weights over the bus, behind messages that share it. Nothing here is fitted: what is
+hidden follows from the order of the code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import lru_cache
+from itertools import cycle
 
 import msgspec
 
@@ -37,26 +40,95 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
         return self.offer + self.attention + self.finish
 
 
+class Streamed(msgspec.Struct, frozen=True, kw_only=True):
+    """Blocks whose weights come from the host for every pass, each of so many bytes, into so many slots. `shares_lane`:
+    messages of the link come over the same bus."""
+
+    blocks: tuple[int, ...]
+    block_bytes: float
+    bytes_per_second: float
+    slots: int
+    shares_lane: bool
+
+
 class Replayed(msgspec.Struct, frozen=True):
-    """Seconds: from start to end, computed, and on the link."""
+    """Seconds: from start to end, computed, on the link, and of weights on the bus."""
 
     elapsed: float
     computed: float
     link: float
+    bus: float = 0.0
 
     @property
     def exposed(self) -> float:
-        """What the link added to the computation."""
-        return min(self.link, max(0.0, self.elapsed - self.computed))
+        """What link and bus added to the computation."""
+        return min(self.link + self.bus, max(0.0, self.elapsed - self.computed))
+
+
+class Loads:
+    """Weights on their way, in the order in which blocks need them: each sets out as soon as the one before it is
+    there and a slot is free, and stays until all forwards that share a pass are done with it."""
+
+    def __init__(self, streamed: Streamed, num_sharing: int) -> None:
+        self.bus = 0.0
+        self._shares_lane, self._rate = streamed.shares_lane, streamed.bytes_per_second
+        self._seconds, self._num_sharing = streamed.block_bytes / streamed.bytes_per_second, num_sharing
+        self._order = cycle(streamed.blocks)
+        self._ready: dict[int, float] = {}
+        self._done: dict[int, int] = {}
+        self._free = 0.0
+        for _ in range(streamed.slots):
+            self._load(0.0)
+
+    def ready(self, block: int) -> float:
+        """When the weights of a block are there; those that always are, since ever."""
+        return self._ready.get(block, 0.0)
+
+    def done(self, block: int, now: float) -> None:
+        """A forward needs them no more."""
+        if block not in self._ready:
+            return
+        self._done[block] = self._done.get(block, 0) + 1
+        if self._done[block] == self._num_sharing:
+            del self._ready[block], self._done[block]
+            self._load(now)
+
+    def give_way(self, num_bytes: float, now: float) -> None:
+        """What is still on its way comes later by what a message of the link takes of the bus."""
+        if not self._shares_lane:
+            return
+        seconds = num_bytes / self._rate
+        self._free = max(self._free, now) + seconds
+        self._ready = {block: ready + seconds * (ready > now) for block, ready in self._ready.items()}
+
+    def _load(self, now: float) -> None:
+        self._free = max(self._free, now) + self._seconds
+        self._ready[next(self._order)] = self._free
+        self.bus += self._seconds
 
 
 class Rank:
-    """A device and its link, each doing one thing after another."""
+    """A device with its link and its bus, each doing one thing after another."""
 
-    def __init__(self, bytes_per_second: float, latency_seconds: float, busy_seconds_per_byte: float) -> None:
+    def __init__(self, link: tuple[float, float, float], loads: Loads | None = None) -> None:
         self.now = self.computed = self.link = 0.0
-        self._rate, self._latency, self._busy = bytes_per_second, latency_seconds, busy_seconds_per_byte
-        self._link_free = 0.0
+        self._rate, self._latency, self._busy = link
+        self._link_free, self._loads = 0.0, loads
+
+    @property
+    def so_far(self) -> tuple[float, float, float, float]:
+        """Seconds that have passed, were computed, on the link and on the bus."""
+        return self.now, self.computed, self.link, 0.0 if self._loads is None else self._loads.bus
+
+    def take(self, block: int) -> None:
+        """Wait for a block's weights."""
+        if self._loads is not None:
+            self.wait(self._loads.ready(block))
+
+    def done(self, block: int) -> None:
+        """Give a block's weights back."""
+        if self._loads is not None:
+            self._loads.done(block, self.now)
 
     def compute(self, seconds: float) -> None:
         self.now += seconds
@@ -70,6 +142,8 @@ class Rank:
         self.now += busy
         seconds = num_bytes / self._rate + num_messages * self._latency
         self._link_free = max(self._link_free, self.now) + seconds
+        if self._loads is not None:
+            self._loads.give_way(num_bytes, self.now)
         self.link += seconds + busy
         return self._link_free
 
@@ -87,6 +161,7 @@ def whole(rank: Rank, block: Block, num_blocks: int) -> Program:
 
     hops = block.num_ring - 1
     hop_bytes = block.ring_bytes / hops if hops else 0.0
+    rank.take(0)
     rank.compute(block.offer)
     arrival = depart()
     for index in range(num_blocks):
@@ -105,8 +180,10 @@ def whole(rank: Rank, block: Block, num_blocks: int) -> Program:
             rank.wait(back)
         rank.compute(block.finish)
         if index < num_blocks - 1:
+            rank.take(index + 1)
             rank.compute(block.offer)
             arrival = depart()
+        rank.done(index)
 
 
 def ahead(rank: Rank, block: Block, num_blocks: int, num_slices: int) -> Program:
@@ -123,11 +200,12 @@ def ahead(rank: Rank, block: Block, num_blocks: int, num_slices: int) -> Program
     last_own = own_q * (1 - own_k) * late
     last_others = 1 - first - middle - last_own
 
-    def offer(weight: float) -> float:
+    def offer(index: int, weight: float) -> float:
+        rank.take(index)
         rank.compute(weight * block.offer)
         return rank.send(weight * (block.ring_bytes + block.there_bytes), num_ranks - 1)
 
-    arrivals = [offer(weight) for weight in weights]
+    arrivals = [offer(0, weight) for weight in weights]
     for index in range(num_blocks):
         yield
         rank.compute(first * block.attention)
@@ -144,9 +222,11 @@ def ahead(rank: Rank, block: Block, num_blocks: int, num_slices: int) -> Program
             rank.wait(back)
             rank.compute(weight * block.finish)
             if index < num_blocks - 1:
-                arrivals.append(offer(weight))
+                arrivals.append(offer(index + 1, weight))
+        rank.done(index)
 
 
+@lru_cache(maxsize=256)  # the same blocks come again for every budget that is tried
 def replay(
     block: Block,
     num_blocks: int,
@@ -154,24 +234,32 @@ def replay(
     num_forwards: int,
     take_turns: bool,
     link: tuple[float, float, float],
+    streamed: Streamed | None = None,
 ) -> Replayed:
-    """One prediction: one forward, or two in turns or one after another.
+    """One prediction: one forward, or two in turns, which share a pass over the weights, or one after another.
 
-    `link`: bytes a second, seconds a message, and seconds of computation that a byte takes.
+    `link`: bytes a second, seconds a message, and seconds of computation that a byte takes. With streamed weights it is
+    one that follows another one, under which its first weights have come already.
     """
-    rank = Rank(*link)
+    rank = Rank(link, Loads(streamed, num_forwards if take_turns else 1) if streamed else None)
 
     def program() -> Program:
         if num_slices > 1 and block.num_ring * block.num_ulysses > 1:
             return ahead(rank, block, num_blocks, num_slices)
         return whole(rank, block, num_blocks)
 
-    programs = [program() for _ in range(num_forwards)]
-    for together in [programs] if take_turns else [[each] for each in programs]:
-        running = list(together)
-        while running:
-            running = [each for each in running if _goes_on(each)]
-    return Replayed(rank.now, rank.computed, rank.link)
+    def predict() -> None:
+        programs = [program() for _ in range(num_forwards)]
+        for together in [programs] if take_turns else [[each] for each in programs]:
+            running = list(together)
+            while running:
+                running = [each for each in running if _goes_on(each)]
+
+    if streamed:
+        predict()
+    before = rank.so_far
+    predict()
+    return Replayed(*(after - start for after, start in zip(rank.so_far, before, strict=True)))
 
 
 def _goes_on(program: Program) -> bool:

@@ -1,4 +1,4 @@
-"""A plan as Markdown: layouts side by side, the chosen one by stage, and fleets."""
+"""A plan as Markdown: layouts side by side, the chosen one by stage, by rank and by place, and fleets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from ringlight.core.plain import plain
 from ringlight.core.report import GIB
 from ringlight.planner.fleet import FleetChoice, FleetPlan
+from ringlight.planner.places import Place
 from ringlight.planner.planner import Choice, Plan
 from ringlight.planner.prediction import Prediction
 
@@ -16,21 +17,26 @@ def plan_tables(plan: Plan) -> str:
     parts = ["\n".join(_layout_table(plan.choices))]
     if plan.chosen is not None:
         prediction = plan.chosen.prediction
-        parts += ["\n".join(_stage_table(prediction)), "\n".join(_memory_table(prediction))]
+        tables = (_stage_table(prediction), _memory_table(prediction), _place_table(plan.places))
+        parts += ["\n".join(table) for table in tables]
     return "\n\n".join(parts)
 
 
 def _layout_table(choices: Sequence[Choice]) -> Iterator[str]:
-    yield "| Layout | Replicas | Denoising (s) | Decoding (s) | Total (s) | Hidden / exposed (s) | Peak (GiB) | Bound |"
-    yield "|---|---:|---:|---:|---:|---:|---:|---|"
+    yield (
+        "| Layout | Replicas | Denoising (s) | Decoding (s) | Total (s) | Hidden / exposed (s) | Peak (GiB) "
+        "| Least at 0 % (GiB) | Least at 5 % (GiB) | Bound |"
+    )
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|"
     for choice in choices:
         found = choice.prediction
         seconds = " | ".join(f"{found.seconds(stage) or 0:.2f}" for stage in ("Denoising", "Decoding"))
         link = f"{found.hidden_seconds:.2f} / {found.exposed_seconds:.2f}" if found.num_ranks > 1 else "-"
-        peak = found.worst_memory.peak_bytes / GIB
+        sizes = (found.worst_memory.peak_bytes, choice.least_bytes, choice.least_bytes_at_5_percent)
+        peaks = " | ".join(f"{size / GIB:.2f}" for size in sizes)
         yield (
             f"| {found.layout} | {choice.num_replicas} | {seconds} | {found.total_seconds:.2f} | {link} "
-            f"| {peak:.2f} | {found.bound} |"
+            f"| {peaks} | {found.bound} |"
         )
     yield ""
     for choice in choices:
@@ -38,29 +44,45 @@ def _layout_table(choices: Sequence[Choice]) -> Iterator[str]:
 
 
 def _stage_table(prediction: Prediction) -> Iterator[str]:
-    yield f"| Stage of {prediction.layout} | Seconds | Share | Link (s) | Hidden (s) | Exposed (s) |"
-    yield "|---|---:|---:|---:|---:|---:|"
+    """Seconds of the bus too where something comes over it."""
+    has_bus = prediction.placement is not None
+    bus = (" Bus (s) | Bus exposed (s) |", "---:|---:|") if has_bus else ("", "")
+    yield f"| Stage of {prediction.layout} | Seconds | Share | Link (s) | Hidden (s) | Exposed (s) |{bus[0]}"
+    yield f"|---|---:|---:|---:|---:|---:|{bus[1]}"
     for stage in prediction.stages:
-        link = f"{stage.link_seconds:.4f} | {stage.hidden_seconds:.4f} | {stage.exposed_seconds:.4f}"
-        yield f"| {stage.name} | {stage.seconds:.4f} | {stage.seconds / prediction.total_seconds:.1%} | {link} |"
-    link_seconds = sum(stage.link_seconds for stage in prediction.stages)
-    link = f"{link_seconds:.4f} | {prediction.hidden_seconds:.4f} | {prediction.exposed_seconds:.4f}"
-    yield f"| **Total** | **{prediction.total_seconds:.4f}** | 100% | {link} |"
+        share = f"{stage.seconds / prediction.total_seconds:.1%}"
+        lanes = [stage.link_seconds, stage.hidden_seconds, stage.exposed_seconds]
+        lanes += [stage.bus_seconds, stage.bus_exposed_seconds] if has_bus else []
+        yield f"| {stage.name} | {stage.seconds:.4f} | {share} | {' | '.join(f'{lane:.4f}' for lane in lanes)} |"
+    lanes = [sum(stage.link_seconds for stage in prediction.stages)]
+    lanes += [prediction.hidden_seconds, prediction.exposed_seconds]
+    if has_bus:
+        lanes += [sum(stage.bus_seconds for stage in prediction.stages), prediction.bus_exposed_seconds]
+    total = f"| **Total** | **{prediction.total_seconds:.4f}** | 100% |"
+    yield f"{total} {' | '.join(f'{lane:.4f}' for lane in lanes)} |"
 
 
 def _memory_table(prediction: Prediction) -> Iterator[str]:
-    yield "| Rank | Weights (GiB) | Denoising (GiB) | Decoding (GiB) | Peak allocated (GiB) | Peak (GiB) | Sent (MiB) |"
-    yield "|---:|---:|---:|---:|---:|---:|---:|"
+    """By rank: what always lies there, each stage with weights of its own, and peaks."""
+    names = [*prediction.memory[0].stages]
+    columns = [*(f"{name} (GiB)" for name in names), "Peak allocated (GiB)", "Peak (GiB)", "Host (GiB)", "Sent (MiB)"]
+    yield f"| Rank | Always (GiB) | {' | '.join(columns)} |"
+    yield "|---:|" + "---:|" * (1 + len(columns))
     for memory, sent in zip(prediction.memory, prediction.sent_bytes, strict=True):
-        sizes = (
-            memory.idle_bytes,
-            memory.denoising_bytes,
-            memory.decoding_bytes,
-            memory.peak_allocated_bytes,
-            memory.peak_bytes,
-        )
+        sizes = [memory.idle_bytes, *(memory.stages[name].allocated_bytes for name in names)]
+        sizes += [memory.peak_allocated_bytes, memory.peak_bytes, memory.host_bytes]
         cells = " | ".join(f"{size / GIB:.2f}" for size in sizes)
         yield f"| {memory.rank} | {cells} | {sum(sent.values()) / 2**20:.2f} |"
+    if prediction.host_copy_bytes:
+        yield ""
+        yield f"All weights lie once in the host's memory, for all ranks: {prediction.host_copy_bytes / GIB:.2f} GiB."
+
+
+def _place_table(places: Sequence[Place]) -> Iterator[str]:
+    yield "| Part | Place | GiB | Why |"
+    yield "|---|---|---:|---|"
+    for place in places:
+        yield f"| {place.part} | {place.place} | {place.num_bytes / GIB:.2f} | {place.why} |"
 
 
 def fleet_table(fleet: FleetPlan) -> str:

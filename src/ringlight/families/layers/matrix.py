@@ -54,6 +54,11 @@ class BlockLayers(msgspec.Struct, frozen=True, kw_only=True):
         """Those of the text's keys and values, which are made once a request: no forward needs them."""
         return self.text_to_kv.parameters + self.text_to_kv.outputs // 2  # and the norm of keys
 
+    def forward_bytes(self, itemsize: int) -> int:
+        """Bytes of what a forward needs of the block, with products of `itemsize` bytes."""
+        in_float32 = self.float32_vectors
+        return (self.parameters - self.text_parameters - in_float32) * itemsize + 4 * in_float32
+
     def product_flops(self, num_tokens: int) -> float:
         """Operations of the products for so many tokens; the text's keys and values are made once a request."""
         return sum(matrix.flops(num_tokens) for matrix in (self.to_qkv, *self.after_attention))
@@ -85,6 +90,15 @@ class TransformerLayers(msgspec.Struct, frozen=True, kw_only=True):
         """All of them."""
         ends = (self.patches, *self.times, self.modulation, *self.texts, self.head)
         return sum(matrix.parameters for matrix in ends) + self.head_vectors + self.num_blocks * self.block.parameters
+
+    def bytes(self, itemsize: int) -> int:
+        """Bytes of all of them, with products of `itemsize` bytes."""
+        return (self.parameters - self.float32_parameters) * itemsize + 4 * self.float32_parameters
+
+    def outside_bytes(self, itemsize: int) -> int:
+        """Bytes of what stands outside the blocks."""
+        block = self.block.forward_bytes(itemsize) + self.block.text_parameters * itemsize
+        return self.bytes(itemsize) - self.num_blocks * block
 
 
 class TextLayers(msgspec.Struct, frozen=True, kw_only=True):

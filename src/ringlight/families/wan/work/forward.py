@@ -135,7 +135,10 @@ class ForwardPeak(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def _paused(self) -> float:
-        """Beside its buffers, where data travels: what is sent, or between Ulysses ranks the outputs that come back."""
+        """Beside its buffers, where data travels: what is sent, or between Ulysses ranks the outputs that come back. On
+        the only rank q, k and v as they were made, v still within the fused product."""
+        if self._is_whole:
+            return 5 * self.item * self._one
         if self.layout.ulysses == 1:
             return 0
         return max(self._departing, self._returned) if self._is_ahead else self.item * self._one * (1 + self._others)

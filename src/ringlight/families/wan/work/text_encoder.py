@@ -37,5 +37,12 @@ class TextEncoderSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             final_vectors=self.d_model,
         )
 
+    def peak_elements(self, num_tokens: int, num_prompts: int) -> int:
+        """Hidden states of all prompts, and in a layer of one what its norm takes and gives, then q, k and v with
+        scores of all heads, their biases and the sum, or the gated feed-forward. Buckets of positions are 64-bit."""
+        hidden, pairs = num_tokens * self.d_model, num_tokens**2
+        attention = 3 * num_tokens * self.num_heads * self.d_kv + 3 * self.num_heads * pairs
+        return (num_prompts + 2) * hidden + 4 * pairs + max(attention, 3 * num_tokens * self.d_ff)
+
 
 UMT5_XXL = TextEncoderSpec(d_model=4096, d_ff=10240, num_heads=64, d_kv=64, num_layers=24, vocab_size=256384)

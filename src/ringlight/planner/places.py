@@ -1,0 +1,131 @@
+"""Places: where each part of a model and of its work lies in a plan, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from ringlight.core.layout import ParallelLayout
+from ringlight.core.plan import JobPlan, Placement
+from ringlight.core.portions import split_runs
+from ringlight.families.work import Work
+from ringlight.planner.machine import Machine
+from ringlight.planner.memory import (
+    SLOTS,
+    decoder_weights,
+    decoding_bytes,
+    denoising_bytes,
+    host_history_bytes,
+    stages_before,
+    text_keys_bytes,
+)
+
+Where = Literal["device", "host"]
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """A part, where it lies on the rank that has most, how many bytes of it, and why there."""
+
+    part: str
+    place: Where
+    num_bytes: int
+    why: str
+
+
+def places(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> list[Place]:
+    """All parts in the order in which stages need them, without those of no bytes."""
+    if plan.placement is None:
+        rows = [*_resident(work, layout, machine), *_work(work, layout, machine, plan)]
+    else:
+        rows = [
+            *_text(work, layout, machine),
+            *_transformer(work, machine, plan.placement),
+            *_vae(work, layout, machine, plan.placement),
+            *_work(work, layout, machine, plan),
+        ]
+    return [row for row in rows if row.num_bytes]
+
+
+def _resident(work: Work, layout: ParallelLayout, machine: Machine) -> Iterator[Place]:
+    spec, settings = work.spec, machine.settings
+    why = "all fits at once"
+    parts = spec.text_encoder.layers.parts
+    own = max(
+        (sum(parts[part] for part in run if part), parts[0] if 0 in run else 0)
+        for run in split_runs(parts, layout.num_ranks)
+    )
+    yield _on_device("text encoder, layers", own[0] * settings.itemsize, why)
+    yield _on_device("token table", own[1] * settings.itemsize, why)
+    yield _on_device("transformer", spec.transformer.layers.bytes(settings.itemsize), why)
+    yield _on_device("encoder of pictures", spec.vae.encoder.parameters * settings.vae_itemsize, why)
+    yield _on_device("decoder", decoder_weights(spec, machine, Placement()), why)
+
+
+def _text(work: Work, layout: ParallelLayout, machine: Machine) -> Iterator[Place]:
+    parts, itemsize = work.spec.text_encoder.layers.parts, machine.settings.itemsize
+    yield _on_host("token table", parts[0] * itemsize, "a prompt's few rows are looked up there")
+    way = "used in place" if machine.card.is_cpu else "one after another, once for a new prompt"
+    yield _on_host("text encoder, layers", sum(parts[1:]) * itemsize, way)
+    slots = stages_before(work, layout, machine)["TextEncoding"].weights_bytes
+    yield _on_device("slots of the text encoder", slots, "while it encodes")
+
+
+def _transformer(work: Work, machine: Machine, placement: Placement) -> Iterator[Place]:
+    layers, itemsize, is_cpu = work.spec.transformer.layers, machine.settings.itemsize, machine.card.is_cpu
+    block, streamed = layers.block.forward_bytes(itemsize), placement.streamed_blocks
+    keys = layers.num_blocks * layers.block.text_parameters * itemsize
+    yield _on_host("blocks' keys and values of texts", keys, "needed once, before the first step")
+    yield _on_device("transformer, outside its blocks", layers.outside_bytes(itemsize), "while it denoises")
+    kept = layers.num_blocks - streamed
+    yield _on_device(f"{kept} blocks", kept * block, "what there is room for" if streamed else "all of them fit")
+    way = "used in place" if is_cpu else "come for every pass, while others compute"
+    yield _on_host(f"{streamed} blocks", streamed * block, way)
+    slots = 0 if is_cpu else min(SLOTS, streamed)
+    yield _on_device(f"{slots} slots of blocks", slots * block, "one in use, one begun, one on its way")
+
+
+def _vae(work: Work, layout: ParallelLayout, machine: Machine, placement: Placement) -> Iterator[Place]:
+    spec, itemsize = work.spec, machine.settings.vae_itemsize
+    if work.request.image is not None:
+        yield _on_device("encoder of pictures", spec.vae.encoder.parameters * itemsize, "while it encodes")
+    weights = decoder_weights(spec, machine, placement)
+    if placement.streams_decoder:
+        yield _on_host("decoder", sum(spec.vae.decoder.parts) * itemsize, "a level comes when it is next")
+        yield _on_device("the largest part of the decoder", weights, "one is there at a time")
+    else:
+        yield _on_device("decoder", weights, "while it decodes")
+    hosted = host_history_bytes(work, layout, machine, placement)
+    yield _on_host(
+        f"history of earlier frames, last {placement.host_history} levels", hosted, "comes while others compute"
+    )
+
+
+def _work(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> Iterator[Place]:
+    """What is made: beside the weights, in any placement."""
+    own, columns, is_split = work.band(layout)
+    itemsize, host_levels = machine.settings.vae_itemsize, plan.placement.host_history if plan.placement else 0
+    decoder, goes_on = work.spec.vae.decoder, work.latent_shape[1] > 1
+    history = goes_on * decoder.history_elements(own, columns, is_split, host_levels) * itemsize
+    yield _on_device("history of earlier frames", history, "while it decodes")
+    keys = text_keys_bytes(work, layout, machine)
+    yield _on_device("keys and values of texts", keys, "made once, needed in every step")
+    denoising = denoising_bytes(work, layout, machine, plan) - keys
+    turns = ", two forwards in turns" if plan.take_turns else ""
+    yield _on_device("activations of Denoising", denoising, f"with latents{turns}")
+    at_once = plan.placement.frames_at_once if plan.placement else 0
+    few = f", {at_once} frame{'s' * (at_once > 1)} at once" if at_once else ""
+    yield _on_device(
+        "activations of Decoding",
+        decoding_bytes(work, layout, machine, plan) - history,
+        f"{plan.decode_chunk} latent frame{'s' * (plan.decode_chunk > 1)} at a time{few}",
+    )
+
+
+def _on_device(part: str, num_bytes: int, why: str) -> Place:
+    return Place(part=part, place="device", num_bytes=num_bytes, why=why)
+
+
+def _on_host(part: str, num_bytes: int, why: str) -> Place:
+    return Place(part=part, place="host", num_bytes=num_bytes, why=why)
