@@ -93,7 +93,7 @@ def test_where_it_fails_the_log_says_so(cuda: Cuda, caplog: pytest.LogCaptureFix
     memory.close()
 
 
-@pytest.mark.parametrize(("most", "num_parts"), [(0, 0), (2**16 + 4000, 1), (2**16 + 4096 + 3999, 1), (2**20, 3)])
+@pytest.mark.parametrize(("most", "num_parts"), [(0, 0), (2**16 + 4032, 1), (2**16 + 4096 + 4031, 1), (2**20, 3)])
 def test_a_shelf_is_locked_as_far_as_the_bound_goes(cuda: Cuda, most: int, num_parts: int) -> None:
     """Whole parts, from the first on."""
     parts = [WeightPart(str(number), [nn.Linear(1000, 1, bias=False)]) for number in range(3)]

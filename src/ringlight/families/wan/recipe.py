@@ -85,7 +85,7 @@ class WanRecipe:
         self.transformer, self.vae = self.networks.transformer, self.networks.vae
         self.painter = Painter(self.vae)
         self.prompts = PromptCache(self.networks.encoder, config.prompt_cache_bytes)
-        self.spare_bytes = spare_bytes(device, self.networks.all)
+        self.spare_bytes = spare_bytes(device, self.networks.all if shelf is None else ())
 
     @collective
     def run(
@@ -261,7 +261,8 @@ class WanRecipe:
 
 
 def spare_bytes(device: torch.device, networks: Iterable[nn.Module]) -> int:
-    """All memory of a GPU beside the weights of its networks, whoever has it at the moment; nothing on a CPU."""
+    """All memory of a GPU beside the weights of networks that stay there, whoever has it at the moment; nothing on a
+    CPU."""
     if device.type != "cuda":
         return 0
     weights = (weight for network in networks for weight in network.parameters())
