@@ -265,10 +265,7 @@ def spare_bytes(device: torch.device, networks: Iterable[nn.Module]) -> int:
     CPU."""
     if device.type != "cuda":
         return 0
-    weights = (weight for network in networks for weight in network.parameters())
-    held = sum(
-        weight.nbytes for weight in weights if weight.device.type != "cpu"
-    )  # what lies on the host comes and goes
+    held = sum(weight.nbytes for network in networks for weight in network.parameters())
     return int(torch.cuda.get_device_properties(device).total_memory) - held
 
 
