@@ -300,8 +300,6 @@ class Engine:
                 self.queue.put(job)
         if is_closed:
             job.fail(Cancelled("the engine was closed"))
-        if self._memory is not None:
-            self._memory.close()
 
     def _forget(self, job: Job) -> None:
         with self._changed:
@@ -384,6 +382,8 @@ class Engine:
             runner.close(at_once=abandon)
         for job in left:  # those that no worker could be asked to stop
             job.fail(Cancelled("the engine was closed"))
+        if self._memory is not None:
+            self._memory.close()
 
     def _watch_deadlines(self) -> None:
         while not self._closing.wait(TICK_SECONDS):
