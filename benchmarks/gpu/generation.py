@@ -17,6 +17,7 @@ from gpu.parity import PROMPT, SEED, device_name
 from gpu.report import Row, within
 from gpu.scale import GIB, Generation, Scale
 from gpu.section import Section
+from ringlight.core.plain import bytes_of
 from ringlight.core.report import RunReport
 from ringlight.families.wan22_ti2v.demo import DEMO
 
@@ -58,6 +59,8 @@ def _generate(section: Section, checkpoint: Path, generation: Generation, scale:
     held = sizes == [(video.width, video.height)] * video.num_frames
     yield within(f"{generation}: the file", measured, bound, held, command_seconds=seconds)
     yield from _report_rows(str(generation), report)
+    if generation.memory_budget:
+        yield from _budget_rows(generation, report)
 
 
 def _command(checkpoint: Path, generation: Generation, scale: Scale, output: Path, told: Path) -> list[str]:
@@ -68,6 +71,7 @@ def _command(checkpoint: Path, generation: Generation, scale: Scale, output: Pat
         *("--prompt", PROMPT, "--seed", str(SEED), "--size", f"{video.width}x{video.height}"),
         *("--num-frames", str(video.num_frames), "--num-inference-steps", str(generation.num_steps)),
         *("--vae-dtype", generation.vae_dtype, "--output", str(output), "--report", str(told)),
+        *(("--memory-budget", generation.memory_budget) if generation.memory_budget else ()),
     ]
 
 
@@ -91,6 +95,7 @@ def _report_rows(label: str, report: RunReport) -> Iterator[Row]:
         "reserved": memory.peak_reserved_bytes,
         "allocated": memory.peak_allocated_bytes,
         "resident": memory.peak_resident_bytes,
+        "own": memory.peak_own_bytes,
     }
     by_stage = ", ".join(f"{stage.name} {stage.peak_bytes / GIB:.2f}" for stage in report.stages)
     told = ", ".join(f"{name} {num_bytes / GIB:.2f}" for name, num_bytes in peaks.items() if num_bytes)
@@ -102,3 +107,20 @@ def _report_rows(label: str, report: RunReport) -> Iterator[Row]:
     basis = "" if report.predicted is None else f"; {report.predicted.basis}"
     name = f"{label}: predicted over measured"
     yield Row(name, (told or "nothing is known of this machine") + basis, numbers={"ratios": ratios})
+
+
+def _budget_rows(generation: Generation, report: RunReport) -> Iterator[Row]:
+    """Whether it kept to its budget, what came from the host, and how long that was waited for."""
+    budget, held = bytes_of(generation.memory_budget), report.worst_memory.peak_bytes
+    yield within(
+        f"{generation}: the budget", f"{held / GIB:.2f} GiB", f"{budget / GIB:.2f} GiB", held <= budget, peak_bytes=held
+    )
+    weights = report.ranks[0].weights
+    if weights is None:
+        return
+    told = ", ".join(
+        f"{name} {count / GIB:.2f} GiB, waited {weights.wait_seconds.get(name, 0.0):.3f} s"
+        for name, count in weights.brought_bytes.items()
+    )
+    pinned = f"{weights.pinned_bytes / GIB:.1f} of {weights.host_bytes / GIB:.1f} GiB page-locked"
+    yield Row(f"{generation}: what came", f"{told}; {pinned}", numbers={"weights": msgspec.to_builtins(weights)})

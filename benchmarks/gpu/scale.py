@@ -52,15 +52,18 @@ class Video:
 
 @dataclass(frozen=True)
 class Generation:
-    """A video that the command is to make, and the seconds that it may need."""
+    """A video that the command is to make, the seconds that it may need, and the memory that it may take of the device
+    ("" for all of it)."""
 
     video: Video
     num_steps: int
     vae_dtype: str
     needs_seconds: float
+    memory_budget: str = ""
 
     def __str__(self) -> str:
-        return f"generate {self.video}, {self.num_steps} steps, {self.vae_dtype} VAE"
+        within = f", within {self.memory_budget}" if self.memory_budget else ""
+        return f"generate {self.video}, {self.num_steps} steps, {self.vae_dtype} VAE{within}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,17 +151,21 @@ def full_scale(device: torch.device) -> Scale:
             "vae": FULL_VAE,
             "text_encoder": FULL_TEXT_ENCODER,
         },
-        generations=(Generation(large, 4, "float32", 45.0), Generation(small, 4, "bfloat16", 25.0)),
+        generations=(
+            Generation(large, 4, "float32", 45.0),
+            Generation(Video(704, 1280, 25), 2, "float32", 50.0, "10GB"),
+            Generation(small, 4, "bfloat16", 25.0),
+        ),
         groups=(2, 4),
         budgets={
             "start": 30.0,
             "worker": 50.0,
             "parity": 20.0,
-            "generation": 85.0,
-            "transformer": 70.0,
-            "decoding": 85.0,
+            "generation": 130.0,
+            "transformer": 60.0,
+            "decoding": 75.0,
             "nccl": 10.0,
-            "choices": 85.0,
+            "choices": 60.0,
             "ranks": 45.0,
             "compile": 25.0,
             "more ranks": 35.0,
@@ -190,7 +197,10 @@ def toy_scale(device: torch.device) -> Scale:
         engine_fields=fields,
         larger_fields={"num_frames": 81},
         numbers=tiny,
-        generations=(Generation(Video(64, 64, 5), 1, "float32", 0.0),),
+        generations=(
+            Generation(Video(64, 64, 5), 1, "float32", 0.0),
+            Generation(Video(64, 64, 5), 1, "float32", 0.0, "1GiB"),
+        ),
         groups=(2,),
         budgets=dict.fromkeys(full_scale(device).budgets, 300.0),
     )
