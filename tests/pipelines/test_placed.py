@@ -97,6 +97,10 @@ def test_so_they_are_with_history_on_the_host(
     assert torch.equal(made, resident_frames(tiny, image))
     assert exchange.rooms
     assert exchange.taken
+    report = recipe.weights_report()
+    assert report is not None
+    assert report.brought_bytes["history of frames"] == 4 * exchange.brought
+    assert report.wait_seconds["history of frames"] == 0.25
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ringlight.residency.exchange import Arrival, Copies
+from ringlight.residency.exchange import Arrival, Copies, Moved
 
 
 class AtOnce:
@@ -35,6 +35,9 @@ class AtOnce:
     def wait(self, arrival: Arrival) -> None: ...
 
     def settle(self) -> None: ...
+
+    def moved(self) -> Moved:
+        return Moved(num_bytes=4 * self.brought, wait_seconds=0.25)
 
 
 class Late(AtOnce):

@@ -16,13 +16,22 @@ from ringlight.residency import exchange
 from ringlight.residency.exchange import CudaExchange
 
 DEVICE = torch.device("cuda:0")
+HERE = SimpleNamespace(nbytes=24)
 
 
 class Event:
     """A moment of a stream, with all that has come before it."""
 
-    def __init__(self, before: Counter[int]) -> None:
+    def __init__(self, before: Counter[int] | None = None, enable_timing: bool = False) -> None:
         self.before = Counter(before)
+
+    def record(self, stream: Stream) -> None:
+        self.before = Counter(stream.before)
+
+    def synchronize(self) -> None: ...
+
+    def elapsed_time(self, other: Event) -> float:
+        return 250.0
 
 
 class Stream:
@@ -94,14 +103,14 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Card:
 
 def bring(card: Card, way: CudaExchange) -> tuple[Operation, object]:
     there = Copied(card)
-    arrival = way.bring([(there, None)])  # type: ignore[list-item]
+    arrival = way.bring([(there, HERE)])  # type: ignore[list-item]
     assert there.operation is not None
     return there.operation, arrival
 
 
 def take(card: Card, way: CudaExchange) -> Operation:
     there = Copied(card)
-    way.take([(there, None)])  # type: ignore[list-item]
+    way.take([(there, HERE)])  # type: ignore[list-item]
     assert there.operation is not None
     return there.operation
 
@@ -157,3 +166,12 @@ def test_memory_stays_until_more_is_asked_for(card: Card, monkeypatch: pytest.Mo
     for size in (100, 40, 100, 120):
         assert len(way.host_room(size)) == size
     assert (made, closed) == ([100, 120], [100])
+
+
+def test_what_has_come_is_counted_once(card: Card) -> None:
+    way = CudaExchange(DEVICE)
+    for _ in range(2):
+        way.wait(bring(card, way)[1])
+    take(card, way)
+    assert way.moved() == (48, 0.5)
+    assert way.moved() == (0, 0.0)

@@ -58,8 +58,9 @@ class LinkReport(msgspec.Struct, frozen=True, kw_only=True):
 
 class WeightsReport(msgspec.Struct, frozen=True, kw_only=True):
     """Weights of one rank that do not lie on its device all the time. `host_bytes` are the host's copy, which all ranks
-    of a machine share, of which `pinned_bytes` are page-locked. By network what came to the device in a run, and how
-    long the computation waited for it; a CPU computes with the host's copy, so that nothing comes."""
+    of a machine share, of which `pinned_bytes` are page-locked. By network, and of the decoder's history of frames,
+    what came to the device in a run, and how long the computation waited for it; a CPU computes with the host's copy,
+    so that nothing comes."""
 
     host_bytes: int
     pinned_bytes: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,13 @@ from ringlight.residency.pinned import PinnedMemory
 
 Copies = Iterable[tuple[Tensor, Tensor]]  # (to, from), each contiguous, of one shape and dtype
 Arrival = object  # of what is brought: for `wait`
+
+
+class Moved(NamedTuple):
+    """What has come to a device, and how long it waited for it."""
+
+    num_bytes: int = 0
+    wait_seconds: float = 0.0
 
 
 class Exchange(Protocol):
@@ -38,6 +45,9 @@ class Exchange(Protocol):
         """What is asked of the device from now on comes behind all copies so far, so that their memory may be used
         again."""
 
+    def moved(self) -> Moved:
+        """What was brought since this was last asked. The device is waited for."""
+
 
 class CudaExchange:
     """An exchange of a GPU: a stream for either direction, and page-locked memory, which stays until more is asked."""
@@ -46,6 +56,8 @@ class CudaExchange:
         self._device = device
         self._in, self._out = torch.cuda.Stream(device), torch.cuda.Stream(device)
         self._memory: PinnedMemory | None = None
+        self._num_bytes = 0
+        self._waits: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def host_room(self, num_bytes: int) -> Tensor:
         """Memory of the host: of that of the time before, where it is enough, for to page-lock it takes long."""
@@ -66,7 +78,7 @@ class CudaExchange:
         """Copy on the stream inwards."""
         self._in.wait_stream(torch.cuda.current_stream(self._device))
         self._in.wait_stream(self._out)
-        self._copy(copies, self._in)
+        self._num_bytes += self._copy(copies, self._in)
         return self._in.record_event()
 
     def take(self, copies: Copies) -> None:
@@ -77,7 +89,12 @@ class CudaExchange:
     def wait(self, arrival: Arrival) -> None:
         """Have the current stream wait for an event."""
         assert isinstance(arrival, torch.cuda.Event)
-        torch.cuda.current_stream(self._device).wait_event(arrival)
+        now = torch.cuda.current_stream(self._device)
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        began.record(now)
+        now.wait_event(arrival)
+        ended.record(now)
+        self._waits.append((began, ended))
 
     def settle(self) -> None:
         """Have the current stream wait for both others."""
@@ -85,7 +102,21 @@ class CudaExchange:
         now.wait_stream(self._in)
         now.wait_stream(self._out)
 
-    def _copy(self, copies: Copies, stream: torch.cuda.Stream) -> None:
+    def moved(self) -> Moved:
+        """Bytes, and seconds between events on the stream that waits."""
+        seconds = 0.0
+        for began, ended in self._waits:
+            ended.synchronize()
+            seconds += began.elapsed_time(ended) / 1000
+        found = Moved(self._num_bytes, seconds)
+        self._num_bytes, self._waits = 0, []
+        return found
+
+    def _copy(self, copies: Copies, stream: torch.cuda.Stream) -> int:
+        """Begin to copy; returns how many bytes."""
+        num_bytes = 0
         with torch.cuda.stream(stream):
             for there, here in copies:
                 there.copy_(here, non_blocking=True)
+                num_bytes += here.nbytes
+        return num_bytes

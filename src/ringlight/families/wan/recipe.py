@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +38,7 @@ from ringlight.pipelines.stages.text_encoding import PromptCache, encode_text
 from ringlight.pipelines.stages.timestep_preparation import prepare_timesteps
 from ringlight.pipelines.trace import Tracer
 from ringlight.pipelines.trial import require_sampler
+from ringlight.residency.exchange import Moved
 from ringlight.residency.lane import CudaLane
 from ringlight.residency.shelf import Shelf
 from ringlight.samplers.sampler import Sampler
@@ -44,6 +46,8 @@ from ringlight.samplers.sampler import Sampler
 # A floor under all speeds, in FLOP/s: for telling slow work from work that does not come.
 SLOWEST_CUDA, SLOWEST_CPU = 2e12, 1e9
 LEAST_PATIENCE_SECONDS = 120.0
+
+HISTORY = "history of frames"  # as reports call what the decoder keeps on the host
 
 T = TypeVar("T")
 
@@ -247,9 +251,15 @@ class WanRecipe:
         residency = self.networks.residency
         if residency is None:
             return None
-        report = residency.report()
+        report, moved = residency.report(), Moved() if self.vae.exchange is None else self.vae.exchange.moved()
         residency.reset()
-        return report
+        if not moved.num_bytes:
+            return report
+        return msgspec.structs.replace(
+            report,
+            brought_bytes=report.brought_bytes | {HISTORY: moved.num_bytes},
+            wait_seconds=report.wait_seconds | {HISTORY: moved.wait_seconds},
+        )
 
     def patience_seconds(self, request: VideoRequest) -> float:
         """More than any rank could need between two boundaries of a request: what comes later does not come."""
