@@ -74,7 +74,7 @@ def test_frames_at_once_change_no_bit(vae: WanVae, portions: list[int]) -> None:
 
 
 @pytest.mark.parametrize("portions", first_quick(PORTIONS), ids=str)
-@pytest.mark.parametrize("kind", [AtOnce, Late])
+@pytest.mark.parametrize("kind", first_quick([Late, AtOnce]))
 def test_history_on_the_host_changes_no_bit(vae: WanVae, kind: type[AtOnce], portions: list[int]) -> None:
     """However early or late it comes and goes. It is as much as plans say."""
     usual = decode(vae, portions)
@@ -84,6 +84,7 @@ def test_history_on_the_host_changes_no_bit(vae: WanVae, kind: type[AtOnce], por
         assert exchange.rooms == [4 * vae.spec.decoder.host_history_elements(ROWS, COLUMNS, False, levels)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AtOnce, Late])
 def test_histories_that_stand_apart_on_the_host(kind: type[AtOnce]) -> None:
     """Where no tensor may be as long as a window. In bfloat16, of which frames do not come in pairs."""
@@ -94,7 +95,8 @@ def test_histories_that_stand_apart_on_the_host(kind: type[AtOnce]) -> None:
     assert torch.equal(on_host, on_device)
 
 
-@pytest.mark.parametrize(("levels", "frames", "portion"), first_quick([(4, 1, 1), (1, 1, 1), (2, 2, 2), (4, 0, 1)]))
+@pytest.mark.slow
+@pytest.mark.parametrize(("levels", "frames", "portion"), [(4, 1, 1), (1, 1, 1), (2, 2, 2), (4, 0, 1)])
 def test_history_travels_as_planned(levels: int, frames: int, portion: int) -> None:
     """For a later portion, when all history is whole. In bfloat16, of which frames do not come in pairs."""
     vae, exchange = vae_of(WAN22, torch.bfloat16), AtOnce()

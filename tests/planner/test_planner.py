@@ -8,6 +8,7 @@ from ringlight.core.errors import InvalidLayout, InvalidSetting
 from ringlight.planner import catalogue
 from ringlight.planner.planner import Plan, layouts, plan
 from tests.planner.specs import REAL, machine, work
+from tests.quick import first_quick
 
 PAGE = work(num_frames=25, image=b"\0")
 
@@ -43,6 +44,7 @@ def test_without_guidance_the_sequence_is_shared() -> None:
     assert found.chosen.prediction.layout in ("u1r2", "u2r1")
 
 
+@pytest.mark.slow
 def test_throughput_is_replicas_and_memory_is_ranks() -> None:
     four = machine("h100-sxm", "pcie4", most_ranks=4)
     fast = plan(PAGE, four, "latency").chosen
@@ -55,7 +57,7 @@ def test_throughput_is_replicas_and_memory_is_ranks() -> None:
     assert lean.prediction.worst_memory.peak_bytes <= fast.prediction.worst_memory.peak_bytes
 
 
-@pytest.mark.parametrize("objective", ["latency", "throughput", "memory"])
+@pytest.mark.parametrize("objective", first_quick(["latency", "throughput", "memory"]))
 def test_the_chosen_is_the_best_of_those_that_fit(objective: str) -> None:
     found = plan(work(), machine("rtx4090", "pcie4", most_ranks=8), objective)  # type: ignore[arg-type]
     fits = [choice.prediction.fits for choice in found.choices]
