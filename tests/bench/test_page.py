@@ -23,7 +23,8 @@ from ringlight.bench.result import Column, Result, read_result
 from ringlight.bench.sending import Sample
 from ringlight.bench.trace import to_trace
 from ringlight.bench.workload import RequestKind, Workload, WorkloadFile
-from ringlight.core.report import LinkReport
+from ringlight.core.plain import bytes_of
+from ringlight.core.report import GIB, LinkReport, MemoryReport
 from tests.bench.reports import cpu_memory, page_report, result, run
 
 HEADINGS = [
@@ -162,6 +163,23 @@ def test_the_page_says_whether_outputs_agree(agreement: Agreement, says: str) ->
     assert "### Agreement of Outputs" in page and says in page.partition("## Summary")[2]
 
 
+def within(budget: str) -> Result:
+    """Runs within a memory budget on a CPU."""
+    memory = MemoryReport(rank=0, device="cpu", peak_own_bytes=GIB // 4)
+    environment = {"device_type": "cpu", "memory_budget_bytes": bytes_of(budget)}
+    return result({"u1r1": [run("u1r1", 4.0, memory=[memory], environment=environment)]})
+
+
+def test_a_budget_is_a_condition_and_a_ranks_own_memory_stands_where_it_is_measured() -> None:
+    found = within("300MiB")
+    page = to_markdown(found)
+    assert "- Memory budget: 0.29 GiB a rank" in page
+    assert "Memory budget" not in to_markdown(compared())
+    assert "| Peak of a Rank's Own" in page and "Resident" not in page.partition("### Memory Usage")[2]
+    (line,) = csv.DictReader(io.StringIO(found.to_csv()))
+    assert line["peak_own_bytes"] == str(GIB // 4)
+
+
 def test_failures_and_interruptions_are_said_on_top() -> None:
     found = compared(is_whole=False)
     lost = Sample(column="u1r2", round=3, place=0, kind=0, fate="failed", sent_seconds=0.0, error="out_of_memory: no")
@@ -261,7 +279,7 @@ def test_the_trace_lays_stages_end_to_end() -> None:
 
 @pytest.mark.slow
 def test_charts_are_drawn(tmp_path: Path) -> None:
-    for found, of in ((compared(), "cpu"), (PAGE, "gpu")):
+    for found, of in ((compared(), "cpu"), (PAGE, "gpu"), (within("300MiB"), "budget")):
         (tmp_path / of).mkdir()
         charts = plots.draw(found, tmp_path / of)
         assert [name for _, name in charts] == ["stages.png", "memory.png", "steps.png", "step.png"]

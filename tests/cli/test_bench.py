@@ -122,7 +122,7 @@ def test_an_interruption_leaves_no_process_and_keeps_what_was_measured(tiny: Pat
     running = Running(
         tmp_path,
         *("bench", "--model-path", tiny, "--layouts", "u1r1", "--workload", workload),
-        *("--rounds", 2, "--num-threads", 1, "--output", output),
+        *("--rounds", 2, "--num-threads", 1, "--memory-budget", "400MiB", "--output", output),
     )
     try:
         running.wait_for("request 1 completed")
@@ -140,7 +140,9 @@ def test_an_interruption_leaves_no_process_and_keeps_what_was_measured(tiny: Pat
     wait_until(lambda: not any(map(is_alive, [server, *ranks])))
     found = read(output)
     assert not found.is_whole and [sample.fate for sample in found.samples] == ["completed"]
-    assert "was interrupted" in (output / "report.md").read_text()
+    page = (output / "report.md").read_text()
+    assert "was interrupted" in page
+    assert "Memory budget: 0.39 GiB" in page and "--memory-budget 400MiB" in page
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from ringlight.core import messages
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import Problem
 from ringlight.core.layout import ParallelLayout
-from ringlight.core.plan import Abilities, JobPlan, Speeds
-from ringlight.core.report import PredictedReport
+from ringlight.core.plan import Abilities, JobPlan, PredictedReport, Speeds
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.video_fields import MAX_SEED
 from ringlight.core.warning import prompt_truncated

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from ringlight.core.plan import Placement, PredictedReport
 from ringlight.core.report import (
     GIB,
     SCHEMA_VERSION,
@@ -16,6 +17,7 @@ from ringlight.core.report import (
     RankReport,
     RunReport,
     StageReport,
+    WeightsReport,
     workload_hash,
 )
 from ringlight.core.request import VideoRequest
@@ -45,6 +47,8 @@ CPU = MemoryReport(
     idle_resident_bytes=GIB,
     resident_growth_bytes=2 * GIB,
 )
+OWN = MemoryReport(rank=0, device="cpu", peak_own_bytes=4 * GIB)
+PREDICTED = PredictedReport(basis="a card", stages={"Denoising": 40.0}, total_seconds=50.0, peak_bytes=19 * GIB)
 LINKS = [
     {"ulysses": LinkReport(sent_bytes=3 * MIB, wait_seconds=0.25), "text": LinkReport(sent_bytes=10, wait_seconds=0.5)},
     {"ulysses": LinkReport(sent_bytes=2 * MIB, wait_seconds=0.75)},
@@ -105,6 +109,50 @@ def test_memory_of_a_gpu_and_of_a_cpu() -> None:
     assert gpu["Overhead Ratio"] == ["25.0%"]
     assert (cpu["Peak resident"], cpu["Idle worker"], cpu["Growth"]) == (["3.00"], ["1.00"], ["2.00"])
     assert "Peak GPU Memory" not in cpu
+
+
+@pytest.mark.parametrize("memory", [GPU, CPU, OWN])
+def test_a_predicted_peak_stands_beside_the_measured_one(memory: MemoryReport) -> None:
+    found = msgspec.structs.replace(report(memory), predicted=PREDICTED)
+    assert rows_of(found.table())["Predicted peak"] == ["19.00"]
+    resumed = msgspec.structs.replace(found, resumed_from_step=1)
+    assert "Predicted peak" not in rows_of(resumed.table())
+
+
+def test_weights_that_came_have_a_row_and_others_none() -> None:
+    def told(brought: dict[str, int]) -> str:
+        weights = WeightsReport(host_bytes=12 * GIB, brought_bytes=brought, wait_seconds={"transformer": 0.5})
+        found = report(OWN)
+        ranks = [msgspec.structs.replace(rank, weights=weights) for rank in found.ranks]
+        return msgspec.structs.replace(found, ranks=ranks).table()
+
+    rows = rows_of(told({"transformer": 3 * GIB, "vae": 0}))
+    assert rows["Peak of a rank's own"] == ["4.00"]
+    assert rows["Weights on the host, shared"] == ["12.00"]
+    assert rows["transformer"] == ["3.00", "0.5000"]
+    assert "vae" not in rows
+    assert "Weights (worst rank)" not in rows_of(told({"transformer": 0}))
+
+
+@pytest.mark.parametrize(
+    ("placement", "says"),
+    [
+        (Placement(), ""),
+        (Placement(streamed_blocks=1), "1 block of the transformer streamed from the host"),
+        (
+            Placement(streamed_blocks=12, streams_decoder=True, host_history=3, frames_at_once=2),
+            "12 blocks of the transformer and the decoder streamed from the host; history of the decoder's last 3 "
+            "levels on the host; 2 frames at once through the decoder's last levels",
+        ),
+        (
+            Placement(streams_decoder=True, host_history=1, frames_at_once=1),
+            "the decoder streamed from the host; history of the decoder's last level on the host; 1 frame at once "
+            "through the decoder's last levels",
+        ),
+    ],
+)
+def test_a_placement_in_words(placement: Placement, says: str) -> None:
+    assert str(placement) == says
 
 
 def test_the_worst_rank_stands_for_all() -> None:

@@ -27,6 +27,7 @@ def report_of(job: messages.RunJob) -> RunReport:
         outputs=[job.output],
         num_slices=job.plan.num_slices,
         decode_chunk=job.plan.decode_chunk,
+        placement=job.plan.placement,
         predicted=job.plan.predicted,
         layout_reason=job.plan.layout_reason,
     )

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from ringlight.core.errors import InvalidSetting
+from ringlight.core.plan import Placement
 from ringlight.core.report import MemoryReport, RankReport, RunReport, StageReport
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import Calibration
@@ -132,5 +133,7 @@ def test_a_calibration_needs_a_run_that_tells_all() -> None:
         Calibration.of(msgspec.structs.replace(report, ranks=report.ranks * 2, layout="u1r2"), SMALL)
     with pytest.raises(InvalidSetting, match="step 3"):
         Calibration.of(msgspec.structs.replace(report, resumed_from_step=3), SMALL)
+    with pytest.raises(InvalidSetting, match="one without --memory-budget"):
+        Calibration.of(msgspec.structs.replace(report, placement=Placement()), SMALL)
     with pytest.raises(InvalidSetting, match="--gpu"):
         Calibration.of(msgspec.structs.replace(report, environment={"device": "H100", "device_type": "cuda"}), SMALL)

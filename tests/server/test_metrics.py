@@ -22,7 +22,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, StreamingRespon
 
 import ringlight
 from ringlight.core.errors import NotFound, QueueFull, StoreError
-from ringlight.core.report import LinkReport, MemoryReport, PredictedReport, RankReport, RunReport, StageReport
+from ringlight.core.plan import PredictedReport
+from ringlight.core.report import LinkReport, MemoryReport, RankReport, RunReport, StageReport
 from ringlight.engine.runner import ReplicaState
 from ringlight.server.http import http_error
 from ringlight.server.observability.meter import RequestMeter

@@ -46,7 +46,11 @@ def expect(
     sent = [sent_by(rank, work, layout, report.num_slices, settings) for rank in range(layout.num_ranks)]
     if known is None:
         return Expected(column=column, kind=kind, num_slices=report.num_slices, sent_bytes=sent)
-    found = predict(work, layout, known.machine(link))
+    machine = known.machine(link)
+    if report.placement is not None:
+        within = msgspec.structs.replace(machine.settings, memory_budget_bytes=settings.memory_budget_bytes)
+        machine = msgspec.structs.replace(machine, settings=within, residency="placed")
+    found = predict(work, layout, machine)
     return Expected(
         column=column,
         kind=kind,

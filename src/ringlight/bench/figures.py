@@ -112,7 +112,7 @@ def stage_rows(columns: Sequence[Measured]) -> list[Row]:
 
 
 def memory_rows(columns: Sequence[Measured]) -> list[Row]:
-    """Of the rank that needed most: on CUDA the caching allocator's, on a CPU the resident size."""
+    """Of the rank that needed most: on CUDA the caching allocator's, on a CPU the resident size or what is its own."""
     rows = [
         _memory_row("Peak GPU Memory", columns, lambda memory: memory.peak_reserved_bytes),
         _memory_row("Peak Allocated", columns, lambda memory: memory.peak_allocated_bytes),
@@ -121,6 +121,7 @@ def memory_rows(columns: Sequence[Measured]) -> list[Row]:
         _memory_row("Peak Resident Memory", columns, lambda memory: memory.peak_resident_bytes),
         _memory_row("Idle Worker", columns, lambda memory: memory.idle_resident_bytes),
         _memory_row("Growth over Idle", columns, lambda memory: memory.resident_growth_bytes),
+        _memory_row("Peak of a Rank's Own", columns, lambda memory: memory.peak_own_bytes),
     ]
     return [row for row in rows if any(value is not None for value in row.values)]
 

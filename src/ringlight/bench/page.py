@@ -12,6 +12,7 @@ from ringlight.bench.result import Column, Result
 from ringlight.bench.summary import sentences
 from ringlight.bench.tables import markdown
 from ringlight.core.layout import ParallelLayout
+from ringlight.core.report import GIB
 
 PROMPT_CHARS = 100  # of what is shown of a text
 DISCLAIMER = (
@@ -95,10 +96,17 @@ def _setup(result: Result) -> str:
         f"- Model: `{result.model or 'not known'}`",
         f"- {what}",
         f"- Precision: {dtype or 'not known'}, VAE {vae_dtype or 'not known'}",
+        *_budget(result),
         f"- Rounds: {result.num_rounds}; every layout once a round, in an order that turns from round to round",
         f"- Date: {result.date}",
     ]
     return "\n".join(lines)
+
+
+def _budget(result: Result) -> Iterator[str]:
+    """What bounds a rank's memory, where something does."""
+    if budget := next((report.environment.get("memory_budget_bytes") for report in result.reports), None):
+        yield f"- Memory budget: {budget / GIB:.2f} GiB a rank"
 
 
 def _serving(result: Result) -> Iterator[str]:

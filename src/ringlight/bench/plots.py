@@ -62,13 +62,17 @@ def _stages(columns: Sequence[Measured], path: Path) -> tuple[str, str]:
 
 
 def _memory(columns: Sequence[Measured], path: Path) -> tuple[str, str]:
-    """Peaks of each rank: on CUDA allocated and the slack on top, on a CPU idle and the growth on top."""
+    """Peaks of each rank: on CUDA allocated and the slack on top, on a CPU idle and the growth on top, or what is a
+    rank's own."""
     bars = [(column, rank) for column in columns for rank in range(len(column.reports[-1].ranks))]
     figure, axes = _figure(max(5.0, 1.0 + 0.9 * len(bars)), 3.8)
-    is_cuda = columns[0].reports[-1].worst_memory.peak_reserved_bytes is not None
-    below = [_gib(column, rank, "peak_allocated_bytes" if is_cuda else "idle_resident_bytes") for column, rank in bars]
-    above = [_gib(column, rank, "overhead_bytes" if is_cuda else "resident_growth_bytes") for column, rank in bars]
-    names = ("allocated", "overhead") if is_cuda else ("idle worker", "growth")
+    memory = [column.reports[-1].ranks[rank].memory for column, rank in bars]
+    is_cuda, is_own = (memory[0].peak_reserved_bytes is not None, memory[0].peak_own_bytes is not None)
+    below = [
+        (each.peak_allocated_bytes or each.idle_resident_bytes or each.peak_own_bytes or 0) / GIB for each in memory
+    ]
+    above = [(each.overhead_bytes or each.resident_growth_bytes or 0) / GIB for each in memory]
+    names = ("allocated", "overhead") if is_cuda else ("a rank's own", "") if is_own else ("idle worker", "growth")
     places = range(len(bars))
     axes.bar(places, below, 0.6, color=COMPUTE, label=names[0])
     top = axes.bar(places, above, 0.6, bottom=below, color=COLOURS[2], label=names[1], edgecolor="white", linewidth=1)
@@ -134,10 +138,6 @@ def _mean_step(reports: Sequence[RunReport], rank: int) -> tuple[float, float]:
             waited = sum(link[kind].wait_seconds for kind in STEP_KINDS if kind in link)
             waits.append(min(waited / len(report.step_seconds), steps[-1]))
     return (mean(steps), mean(waits)) if steps else (0.0, 0.0)
-
-
-def _gib(column: Measured, rank: int, field: str) -> float:
-    return (getattr(column.reports[-1].ranks[rank].memory, field) or 0) / GIB
 
 
 def _figure(width: float, height: float) -> tuple[Any, Axes]:

@@ -17,6 +17,13 @@ from ringlight.core.errors import InvalidSetting
 from ringlight.core.report import RunReport
 
 SCHEMA_VERSION = 1
+MEASURED_BYTES = (  # columns of the CSV, of which a run has those that its device and its budget give
+    "peak_reserved_bytes",
+    "peak_allocated_bytes",
+    "peak_resident_bytes",
+    "resident_growth_bytes",
+    "peak_own_bytes",
+)
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,9 +129,7 @@ def _row(sample: Sample) -> dict[str, Any]:
     row |= {f"{stage.name}_seconds": stage.seconds for stage in report.stages}
     row |= {"Other_seconds": report.other_seconds, "Total_seconds": report.total_seconds}
     worst = report.worst_memory
-    for name in ("peak_reserved_bytes", "peak_allocated_bytes", "peak_resident_bytes", "resident_growth_bytes"):
-        if (value := getattr(worst, name)) is not None:
-            row[name] = value
+    row |= {name: value for name in MEASURED_BYTES if (value := getattr(worst, name)) is not None}
     for kind, link in report.worst_link.items():
         row |= {f"{kind}_wait_seconds": link.wait_seconds, f"{kind}_sent_bytes": link.sent_bytes}
     return row

@@ -44,6 +44,7 @@ OF_SERVERS = (  # settings that the servers are started with
     "tf32",
     "decode_chunk",
     "num_slices",
+    "memory_budget",
 )
 
 

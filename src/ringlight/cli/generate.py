@@ -160,6 +160,8 @@ def summary(report: RunReport) -> str:
         f"weights loaded in {environment['load_seconds']:.1f} s"
         f" ({environment.get('load_gigabytes_per_second', 0):.2f} GB/s)",
     ]
+    if report.placement is not None and (placed := str(report.placement)):
+        lines.append(f"placed: {placed}")
     lines += [f"note: {warning.message}" for warning in report.warnings]
     first, *_, last = [*report.outputs, report.outputs[-1]]
     lines.append(first if first == last else f"{first} ... {last}")

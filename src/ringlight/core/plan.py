@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from ringlight.core.report import PredictedReport
-
 
 class Speeds(msgspec.Struct, frozen=True, kw_only=True):
     """What the slowest rank reaches: bytes a second to the next rank while as many come in, and operations a second."""
@@ -40,6 +38,28 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     streams_decoder: bool = False
     host_history: int = 0
     frames_at_once: int = 0
+
+    def __str__(self) -> str:
+        """What of it is not as if all were on the device, in words; nothing where a stage has all of its own there."""
+        blocks = f"{self.streamed_blocks} block{'s' * (self.streamed_blocks > 1)} of the transformer"
+        streamed = [blocks] * (self.streamed_blocks > 0) + ["the decoder"] * self.streams_decoder
+        levels = "last level" if self.host_history == 1 else f"last {self.host_history} levels"
+        said = [f"{' and '.join(streamed)} streamed from the host"] if streamed else []
+        said += [f"history of the decoder's {levels} on the host"] * (self.host_history > 0)
+        frames = f"{self.frames_at_once} frame{'s' * (self.frames_at_once > 1)}"
+        return "; ".join(said + [f"{frames} at once through the decoder's last levels"] * (self.frames_at_once > 0))
+
+
+class PredictedReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What was expected of a run before it began: seconds by stage (Other is one), in all, and the worst rank's peak.
+
+    `basis` names the machine that it was reckoned for, and where its figures come from.
+    """
+
+    basis: str
+    stages: dict[str, float]
+    total_seconds: float
+    peak_bytes: int
 
 
 class JobPlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from ringlight.core.plan import Placement, PredictedReport
 from ringlight.core.warning import Warnings
 
 SCHEMA_VERSION = 2
@@ -79,22 +80,11 @@ class RankReport(msgspec.Struct, frozen=True, kw_only=True):
     weights: WeightsReport | None = None
 
 
-class PredictedReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What was expected of a run before it began: seconds by stage (Other is one), in all, and the worst rank's peak.
-
-    `basis` names the machine that it was reckoned for, and where its figures come from.
-    """
-
-    basis: str
-    stages: dict[str, float]
-    total_seconds: float
-    peak_bytes: int
-
-
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     """One generation, measured. `stages` are rank 0's; they and `other_seconds` sum to `total_seconds`.
 
     `num_slices` of a rank's tokens were sent ahead one by one, and `decode_chunk` latent frames decoded at a time.
+    `placement` is where ranks kept what they needed; None where all lay on the device, always.
     `resumed_from_step` is the step after which a repeated job went on: what lies before it was measured by nobody.
     `predicted` is what a plan of the whole run said; None where nothing is known of the machine. `layout_reason` says
     why the layout is this one. `warnings` say where the video is not what was asked.
@@ -113,6 +103,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     outputs: list[str]
     num_slices: int = 1
     decode_chunk: int = 1
+    placement: Placement | None = None
     resumed_from_step: int = 0
     predicted: PredictedReport | None = None
     layout_reason: str = ""
@@ -240,23 +231,31 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         lines = ["| Memory | GiB |", "|---|---:|"]
         worst = self.worst_memory
         if worst.peak_own_bytes is not None:
-            return [*lines, f"| Peak of a rank's own | {worst.peak_own_bytes / GIB:.2f} |", *self._host_rows()]
+            own = f"| Peak of a rank's own | {worst.peak_own_bytes / GIB:.2f} |"
+            return [*lines, own, *self._predicted_rows(), *self._host_rows()]
         if worst.peak_reserved_bytes is None:
             rows = [
                 ("Peak resident", worst.peak_resident_bytes),
                 ("Idle worker", worst.idle_resident_bytes),
                 ("Growth", worst.resident_growth_bytes),
             ]
-            return lines + [
+            lines += [
                 f"| {name} | {'not measured' if value is None else f'{value / GIB:.2f}'} |" for name, value in rows
             ]
+            return [*lines, *self._predicted_rows()]
         gpu_rows = [
             ("Peak GPU Memory", worst.peak_reserved_bytes),
             ("Peak Allocated", worst.peak_allocated_bytes),
             ("Memory Overhead", worst.overhead_bytes),
         ]
         lines += [f"| {name} | {(value or 0) / GIB:.2f} |" for name, value in gpu_rows]
-        return [*lines, f"| Overhead Ratio | {worst.overhead_ratio or 0:.1%} |", *self._host_rows()]
+        ratio = f"| Overhead Ratio | {worst.overhead_ratio or 0:.1%} |"
+        return [*lines, ratio, *self._predicted_rows(), *self._host_rows()]
+
+    def _predicted_rows(self) -> list[str]:
+        """The peak that was predicted, of a whole run."""
+        said = self.predicted
+        return [] if said is None or self.resumed_from_step else [f"| Predicted peak | {said.peak_bytes / GIB:.2f} |"]
 
     def _host_rows(self) -> list[str]:
         """What lies on the host, where weights do."""
@@ -269,7 +268,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     def _weights_table(self) -> list[str]:
         """By network, the most that came to any rank, and the longest that any waited for it."""
         reports = [rank.weights for rank in self.ranks if rank.weights is not None]
-        names = sorted({name for report in reports for name in report.brought_bytes})
+        names = sorted({name for report in reports for name, brought in report.brought_bytes.items() if brought})
         lines = ["| Weights (worst rank) | Brought (GiB) | Waited (s) |", "|---|---:|---:|"]
         for name in names:
             brought = max(report.brought_bytes.get(name, 0) for report in reports)

@@ -134,6 +134,7 @@ def settings_of(report: RunReport) -> RunSettings:
         dtype=said.get("dtype", "bfloat16"),
         vae_dtype=said.get("vae_dtype", "float32"),
         tf32=bool(said.get("tf32", True)),
+        memory_budget_bytes=int(said.get("memory_budget_bytes") or 0),
     )
 
 
@@ -142,6 +143,11 @@ def _require_telling(report: RunReport) -> None:
         raise InvalidSetting(f"a calibration needs a run on one rank, and this one is of {report.layout}")
     if report.resumed_from_step:
         raise InvalidSetting(f"a calibration needs a whole run; this one went on from step {report.resumed_from_step}")
+    if report.placement is not None:
+        raise InvalidSetting(
+            "a calibration needs a run with all weights on the device, and this one had them on the host; calibrate by "
+            "one without --memory-budget, which plans for any budget follow from"
+        )
 
 
 def _card_of(report: RunReport) -> Card:

@@ -8,9 +8,8 @@ from typing import Literal
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, layout_for
-from ringlight.core.plan import JobPlan, Placement
+from ringlight.core.plan import JobPlan, Placement, PredictedReport
 from ringlight.core.portions import split_runs
-from ringlight.core.report import PredictedReport
 from ringlight.families.traffic import Traffic, denoising_bytes, text_bytes
 from ringlight.families.work import Work
 from ringlight.planner.costs import prompt_tokens, stage_costs

@@ -87,6 +87,7 @@ def describe(
         "attention_kernel": kernel,
         "tf32": config.tf32 if device.type == "cuda" else None,
         "load_format": config.load_format,
+        "memory_budget_bytes": config.memory_budget_bytes or None,
         "num_threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -238,6 +238,7 @@ class Worker:
             outputs=[],
             num_slices=tracer.num_slices,
             decode_chunk=tracer.decode_chunk,
+            placement=job.plan.placement,
             resumed_from_step=tracer.resumed_from_step,
             predicted=job.plan.predicted,
             layout_reason=job.plan.layout_reason,

@@ -17,7 +17,7 @@ export function tables(report, video) {
   );
   const most = Math.max(...report.ranks.map((rank) => peak(rank.memory)));
   const memory = table(
-    ["Memory", "", report.ranks[0].memory.peak_reserved_bytes ? "Reserved" : "Resident"],
+    ["Memory", "", kindOf(report).head],
     report.ranks.map(({ memory: one }) => {
       const solid = one.peak_allocated_bytes ?? one.idle_resident_bytes ?? peak(one);
       return [`Rank ${one.rank} on ${one.device}`, bar([solid / most, (peak(one) - solid) / most]), bytes(peak(one))];
@@ -34,16 +34,23 @@ export function tables(report, video) {
 }
 
 function peak(memory) {
-  return memory.peak_reserved_bytes || memory.peak_resident_bytes || 0;
+  return memory.peak_reserved_bytes || memory.peak_resident_bytes || memory.peak_own_bytes || 0;
+}
+
+// What the report measured of memory: a head for its column, and what its bars are.
+function kindOf(report) {
+  const memory = report.ranks[0].memory;
+  if (memory.peak_reserved_bytes) return { head: "Reserved", note: "allocated, and the allocator's overhead" };
+  if (memory.peak_own_bytes) return { head: "Own", note: "what each rank has of its own, beside weights that all share" };
+  return { head: "Resident", note: "of the idle worker, and its growth" };
 }
 
 function note(report, video) {
   const steps = [...report.step_seconds].sort((a, b) => a - b);
-  const isCuda = Boolean(report.ranks[0].memory.peak_reserved_bytes);
   const parts = [
     steps.length ? `A step took ${seconds(steps[steps.length >> 1])} (median).` : "",
     `${report.num_tokens.toLocaleString()} tokens on ${report.ranks.length} rank${report.ranks.length > 1 ? "s" : ""} (${report.layout}).`,
-    isCuda ? "Memory: allocated, and the allocator's overhead." : "Memory: of the idle worker, and its growth.",
+    `Memory: ${kindOf(report).note}.`,
     report.ranks.length > 1 ? "Link: the rank that waited longest." : "",
     report.predicted && !report.resumed_from_step ? `Predicted before it began: ${seconds(report.predicted.total_seconds)}.` : "",
     report.resumed_from_step ? `It was resumed after step ${report.resumed_from_step}; what lay before is not in these numbers.` : "",
