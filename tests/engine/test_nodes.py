@@ -20,11 +20,12 @@ from ringlight import Engine, EngineConfig, NodesConfig, RequestLimits
 from ringlight.core.errors import InvalidLayout, WorkerError
 from ringlight.core.layout import AskedLayout
 from ringlight.engine import process
+from ringlight.engine.host_memory import HostMemory
 from ringlight.engine.local import LocalReplica
 from ringlight.families.wan22_ti2v.demo import DEMO
 from tests.engine.faults import fork_rank
 from tests.engine.processes import wait_until
-from tests.engine.requests import endless
+from tests.engine.requests import endless, small
 
 REFUSED = "ranks disagree about checkpoint"
 
@@ -51,7 +52,8 @@ class Node:
             nodes=nodes,
             **changes,
         )
-        self.replica = LocalReplica(config, RequestLimits(), num_ranks=2)
+        memory = HostMemory() if config.memory_budget_bytes else None
+        self.replica = LocalReplica(config, RequestLimits(), num_ranks=2, memory=memory)
         self.engine = Engine(config, replica=self.replica, supervised=node_rank == 0)
 
     @property
@@ -99,6 +101,28 @@ def test_the_right_node_is_waited_for_and_others_are_refused_alone(tiny: Path, t
                 else:
                     engine.close()
                     follower.result()
+
+
+@pytest.mark.slow
+def test_a_budget_is_that_of_all_nodes(tiny: Path, tmp_path: Path, address: str) -> None:
+    """Each machine has a copy of the weights, and jobs run by one plan; a node that has its own is refused."""
+    within = {"memory_budget": "1MiB", "memory_check": False}
+    first, second = Node(tiny, address, 0, **within), Node(tiny, address, 1, **within)
+    with first.engine as engine:
+        engine.start(wait=False)
+        wait_until(lambda: engine.awaited)
+        said = (
+            r"^ranks disagree about memory-budget 1048576 on rank 0, 0 on rank 1; weights "
+            r"\(--memory-budget says where\) on the host on rank 0, on the device on rank 1; give every node the same"
+        )
+        with Node(tiny, address, 1).following() as stranger, pytest.raises(InvalidLayout, match=said):
+            stranger.result()
+        with second.following() as follower:
+            report = engine.submit(small(engine), str(tmp_path / "film.npy")).wait(60)
+            engine.close()
+            follower.result()
+    assert report.placement is not None
+    assert [rank.weights is not None for rank in report.ranks] == [True, True]
 
 
 def test_node_0_is_waited_for_by_name_and_by_address(tiny: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:

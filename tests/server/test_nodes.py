@@ -22,6 +22,8 @@ pytestmark = pytest.mark.slow  # a real server with workers of two nodes
 def nodes(tiny: Path, tmp_path: Path) -> Iterator[tuple[Served, subprocess.Popen[bytes]]]:
     """The server on node 0, and the process that hosts the ranks of node 1."""
     shared = ["--num-gpus", "2", "--ring-degree", "2", "--nnodes", "2", "--watchdog-timeout", "2", "--no-warm-up"]
+    (tmp_path / "settings.yaml").write_text("memory_budget: 400MiB\nlimits:\n  max_steps: 90\n")
+    shared += ["--config", str(tmp_path / "settings.yaml")]
     address = f"127.0.0.1:{free_port()}"
     shared += ["--dist-init-addr", address, "--num-threads", "1"]
     node_1 = ["serve", "--model-path", tiny, "--node-rank", 1, *shared]
@@ -59,6 +61,8 @@ def test_a_lost_node_joins_again_and_the_video_goes_on(nodes: tuple[Served, subp
     assert server.wait(video)["restarts"] == 1
     contents = [server.http.get(f"/v1/videos/{each}/content").content for each in (undisturbed["id"], video)]
     assert contents[0] == contents[1]
+    report = server.http.get(f"/v1/videos/{video}/report").json()
+    assert report["placement"] is not None, "the budget of the file is both nodes'"
     assert server.stop() == 0
     assert follower.wait(30) == 0, "it ends when node 0 has drained"
 

@@ -84,7 +84,7 @@ def generate(
     width, height = decide_size(asked_size, shape_of(image, limits), defaults, spec, limits, round_sizes)
     request = defaults.complete(prompt, spec, image=image, width=width, height=height, **asked)
     if engine.nodes.node_rank > 0:
-        host_ranks(engine, request, quiet)
+        host_ranks(Engine(engine, limits, typical=request), quiet)
         return
     if report is not None:
         check_report(report, output)

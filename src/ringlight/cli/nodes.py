@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 from ringlight.cli.progress import JobProgress
 from ringlight.cli.signals import handled, interrupt
-from ringlight.core.config import EngineConfig, read_limits
 from ringlight.core.errors import RinglightError
-from ringlight.core.request import VideoRequest
 from ringlight.engine.engine import Engine
 
 REJOIN_SECONDS = 1.0
 
 
-def host_ranks(config: EngineConfig, typical: VideoRequest, quiet: bool) -> None:
-    """Host this node's ranks until node 0 is done. Raises what ended them before."""
-    with Engine(config, read_limits(), typical=typical) as engine, JobProgress(quiet) as progress:
+def host_ranks(engine: Engine, quiet: bool) -> None:
+    """Host this node's ranks until node 0 is done, and close their engine. Raises what ended them before."""
+    with engine, JobProgress(quiet) as progress:
         say_layout(engine, progress)
 
         def watch() -> None:
@@ -31,14 +30,14 @@ def host_ranks(config: EngineConfig, typical: VideoRequest, quiet: bool) -> None
             engine.follow(watch)
 
 
-def keep_hosting(config: EngineConfig, typical: VideoRequest) -> None:
-    """Host this node's ranks until node 0 stops; where the group is lost, join the next one.
+def keep_hosting(make: Callable[[], Engine]) -> None:
+    """Host this node's ranks until node 0 stops; where the group is lost, join the next one, with an engine made anew.
 
     Raises what the operator has to mend on this node.
     """
     while True:
         try:
-            return host_ranks(config, typical, quiet=False)
+            return host_ranks(make(), quiet=False)
         except RinglightError as error:
             if error.kind.mender == "operator":
                 raise

@@ -22,7 +22,6 @@ from ringlight.core.settings import ServeSettings
 from ringlight.engine.engine import Engine
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import model_defaults, read_model
-from ringlight.planner.costs import ORDINARY_PROMPT
 
 
 @with_flags(usual={"warm_up": True}, engine=EngineConfig, server=ServeSettings)
@@ -83,7 +82,7 @@ def serve(
         show_start(checked.engine, server, checked.occupied, listing.of_command(ctx, said_limits, said_defaults))
     elif engine.nodes.node_rank > 0:
         engine_of(server, engine)  # refuses what node 0 refuses
-        keep_hosting(engine, (server.defaults or of_checkpoint).complete(ORDINARY_PROMPT, spec))
+        keep_hosting(lambda: Engine(engine, server.limits, defaults=server.defaults))
     else:
         run(create_app(server, engine), server)
 

@@ -32,7 +32,7 @@ def terms_of(setup: WorkerSetup, device: torch.device, dtype: torch.dtype, vae_d
         "decode-chunk": config.decode_chunk,
         "num-slices": config.num_slices,
         "memory-budget": config.memory_budget_bytes,
-        "weights": "on the host" if place.shelf >= 0 else "on the device",
+        "weights (--memory-budget says where)": "on the host" if place.shelf >= 0 else "on the device",
         "watchdog-timeout": config.watchdog_timeout,
         "limits": msgspec.json.encode(setup.limits).decode(),
         "checkpoint": digest(find_checkpoint(config.model_path), with_weights=config.load_format != "dummy"),
