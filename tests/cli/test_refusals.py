@@ -139,6 +139,10 @@ ON_TWO_NODES = ["--nnodes", "2", "--dist-init-addr", "localhost:29500"]
         (["--nnodes", "0"], ["nnodes", "at least 1"]),
         (["--num-gpus", "2", "--nnodes", "2"], ["nnodes 2", "--dist-init-addr HOST:PORT"]),
         (["--dist-init-addr", "localhost"], ["dist-init-addr 'localhost'", "HOST:PORT"]),
+        (
+            ["--memory-budget", "100MiB"],
+            ["which has 0.1 (the memory budget)", "predicted to fit with --memory-budget 0."],
+        ),
     ],
     ids=lambda value: " ".join(value)[:60],
 )
@@ -157,6 +161,9 @@ def test_a_wrong_layout(tiny: Path, results: Path, tmp_path: Path, flags: list[s
         (["--num-slices", "-1"], ["num-slices", "0 or more", "-1"]),
         (["--watchdog-timeout", "0"], ["watchdog-timeout", "above 0"]),
         (["--watchdog-timeout", "nan"], ["watchdog-timeout", "above 0"]),
+        (["--memory-budget", "10 apples"], ["memory-budget: '10 apples'", "10GiB"]),
+        (["--memory-budget", "0"], ["memory-budget", "more than 0"]),
+        (["--memory-budget", "-1GiB"], ["memory-budget: '-1GiB'", "10GiB"]),
     ],
     ids=" ".join,
 )

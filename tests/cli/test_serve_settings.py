@@ -168,6 +168,8 @@ def test_a_negative_prompt_keeps_its_commas(dry: Dry, monkeypatch: pytest.Monkey
 
 def test_defaults_decide_the_layout(dry: Dry) -> None:
     assert dry("--num-gpus", 2).end["layout"].startswith("c2u1r1: guidance needs two branches")
+    assert dry().end["weights"] == "in each rank"
+    assert dry("--memory-budget", "400MiB").end["weights"] == "on the host, one copy for all ranks"
     assert dry("--num-gpus", 2, "--default", "guidance_scale=1").end["layout"].startswith("u2r1: ")
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.engine.processes import wait_until
 from tests.forking import fork_command
-from tests.server.served import READY_SECONDS, Served, free_port
+from tests.server.served import READY_SECONDS, Served, error_of, free_port
 
 pytestmark = pytest.mark.slow  # a real server with workers of two nodes
 
@@ -63,6 +63,9 @@ def test_a_lost_node_joins_again_and_the_video_goes_on(nodes: tuple[Served, subp
     assert contents[0] == contents[1]
     report = server.http.get(f"/v1/videos/{video}/report").json()
     assert report["placement"] is not None, "the budget of the file is both nodes'"
+    refused = server.http.post("/v1/videos", json={"prompt": "a cat", "size": "1280x704", "num_frames": 81})
+    assert (refused.status_code, error_of(refused)["param"]) == (400, "size")
+    assert "the memory budget" in error_of(refused)["message"] and "nearest: " in error_of(refused)["message"]
     assert server.stop() == 0
     assert follower.wait(30) == 0, "it ends when node 0 has drained"
 

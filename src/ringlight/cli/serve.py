@@ -100,7 +100,9 @@ def show_start(engine: Engine, server: ServeSettings, occupied: Iterable[str], l
     """Print all settings, as `listed`, what would be served, and on stderr what keeps it from starting just now."""
     print(listed)
     called = ", ".join(server.served_model_name or (engine.spec.name,))
-    print(f"\nmodel   {called}\nlayout  {engine.choice.reason}\nfolder  {Path(server.data_dir).absolute()}")
+    weights = "on the host, one copy for all ranks" if engine.has_weights_on_host else "in each rank"
+    print(f"\nmodel   {called}\nlayout  {engine.choice.reason}\nweights {weights}")
+    print(f"folder  {Path(server.data_dir).absolute()}")
     for each in occupied:
         print(f"ringlight: a start at this moment would be refused: {each}", file=sys.stderr)
 

@@ -161,6 +161,11 @@ class Engine:
             self._changed.notify_all()
 
     @property
+    def has_weights_on_host(self) -> bool:
+        """Whether the host has one copy of the weights for all ranks of a machine, else each rank has its own."""
+        return self._foresight.is_placed
+
+    @property
     def failure(self) -> RinglightError | None:
         """What keeps every replica from starting; None where one is ready, or on its way."""
         failures = [runner.failure for runner in self._runners]
