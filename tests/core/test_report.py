@@ -138,15 +138,15 @@ def test_weights_that_came_have_a_row_and_others_none() -> None:
     ("placement", "says"),
     [
         (Placement(), ""),
-        (Placement(streamed_blocks=1), "1 block of the transformer streamed from the host"),
+        (Placement(streamed_blocks=1), "1 block of the transformer from the host as needed"),
         (
             Placement(streamed_blocks=12, streams_decoder=True, host_history=3, frames_at_once=2),
-            "12 blocks of the transformer and the decoder streamed from the host; history of the decoder's last 3 "
+            "12 blocks of the transformer and the decoder from the host as needed; history of the decoder's last 3 "
             "levels on the host; 2 frames at once through the decoder's last levels",
         ),
         (
             Placement(streams_decoder=True, host_history=1, frames_at_once=1),
-            "the decoder streamed from the host; history of the decoder's last level on the host; 1 frame at once "
+            "the decoder from the host as needed; history of the decoder's last level on the host; 1 frame at once "
             "through the decoder's last levels",
         ),
     ],

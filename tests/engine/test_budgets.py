@@ -25,6 +25,8 @@ from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
 from ringlight.engine import process
 from ringlight.engine.jobs import Job, Keep, Submission
+from ringlight.families.wan.recipe import WanRecipe
+from tests import forking
 from tests.engine.faults import fork_rank
 from tests.engine.processes import ends, wait_until
 from tests.engine.requests import endless, small
@@ -37,6 +39,7 @@ from tests.engine.sharing import (
     sharers,
 )
 from tests.engine.test_generation import at_step
+from tests.pipelines.test_placed import feed_late
 
 pytestmark = pytest.mark.slow
 
@@ -276,6 +279,43 @@ def test_random_weights_are_the_same_ones_within_a_budget(tiny: Path, tmp_path: 
         report, frames = make(placed, tmp_path, small(placed))
     assert report.placement is not None
     assert frames == expected
+
+
+def fork_fed(*arguments: Any) -> forking.Forked:
+    """A rank to which weights come by a lane, as to a GPU."""
+
+    def prepare() -> None:
+        load = WanRecipe.__init__
+
+        def loaded(self: WanRecipe, *arguments: Any, **named: Any) -> None:
+            load(self, *arguments, **named)
+            feed_late(self)
+
+        WanRecipe.__init__ = loaded  # type: ignore[method-assign]
+
+    return forking.fork_rank(*arguments, prepare=prepare)
+
+
+def test_a_report_tells_what_came_for_its_own_job(
+    tiny: Path, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what came for the warm-up, or for a job that was cancelled."""
+    monkeypatch.setattr(process, "launch", fork_fed)
+    with Engine(config_of(tiny, warm_up=True, **LEAST)) as fed:
+        first, frames = make(fed, tmp_path, small(fed))
+        assert frames == make(engine, tmp_path, small(engine))[1]
+        reached, event = at_step(1)
+        job = fed.submit(endless(fed), str(tmp_path / "endless.npy"), reached)
+        assert event.wait(60)
+        fed.cancel(job)
+        with pytest.raises(Cancelled):
+            job.wait(60)
+        again, _ = make(fed, tmp_path, small(fed, "another prompt"))
+    ((told,), (told_again,)) = ([rank.weights for rank in report.ranks] for report in (first, again))
+    assert told is not None and told_again is not None
+    assert min(told.brought_bytes[name] for name in ("text encoder", "transformer", "vae")) > 0
+    assert told_again.brought_bytes == told.brought_bytes
+    assert "| transformer |" in first.table()
 
 
 def least_budget(tiny: Path) -> str:

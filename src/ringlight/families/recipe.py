@@ -70,7 +70,7 @@ class Recipe(Protocol):
         """Whether weights lie on the host, so that every plan has a placement."""
 
     def weights_report(self) -> WeightsReport | None:
-        """What of the weights came to the device since this was last asked; None where all are there always."""
+        """What of the weights came to the device for the last video; None where all are there always."""
 
     def patience_seconds(self, request: VideoRequest) -> float:
         """More seconds than any rank could need between two boundaries of a request."""

@@ -126,6 +126,7 @@ class WanRecipe:
         none. The output begins with the frames of the video `continues`, whose last one is the request's first.
         """
         mesh = mesh or ParallelMesh.alone()
+        self._forget_what_came()
         image = tracer.timed("InputValidation", validate_input, request, self.spec, self.limits)
         if continues is not None:
             _on_writer(partial(require_continuable, continues, output, request), mesh, tracer)
@@ -247,12 +248,11 @@ class WanRecipe:
         return self.networks.residency is not None
 
     def weights_report(self) -> WeightsReport | None:
-        """What of the weights came to the device since this was last asked; None where all are there always."""
+        """What of the weights came to the device for the last video; None where all are there always."""
         residency = self.networks.residency
         if residency is None:
             return None
         report, moved = residency.report(), Moved() if self.vae.exchange is None else self.vae.exchange.moved()
-        residency.reset()
         if not moved.num_bytes:
             return report
         return msgspec.structs.replace(
@@ -260,6 +260,13 @@ class WanRecipe:
             brought_bytes=report.brought_bytes | {HISTORY: moved.num_bytes},
             wait_seconds=report.wait_seconds | {HISTORY: moved.wait_seconds},
         )
+
+    def _forget_what_came(self) -> None:
+        """What came for a video that failed, or that nobody asked of, is not the next one's."""
+        if self.networks.residency is not None:
+            self.networks.residency.reset()
+        if self.vae.exchange is not None:
+            self.vae.exchange.moved()
 
     def patience_seconds(self, request: VideoRequest) -> float:
         """More than any rank could need between two boundaries of a request: what comes later does not come."""
