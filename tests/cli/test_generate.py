@@ -22,6 +22,8 @@ pytestmark = pytest.mark.slow
 
 PROMPT = "a lighthouse in the fog"
 WIDTH, HEIGHT, FRAMES, FPS, SEED = 64, 96, 5, 12, 7
+SCARCE = ("--memory-budget", "1MiB", "--no-memory-check")
+"""As little in a rank's own memory as may be."""
 LONG = f"{PROMPT}, in a storm " * 120
 """More than a text encoder reads."""
 STAGES = {"InputValidation", "TextEncoding", "LatentPreparation", "TimestepPreparation", "Denoising"}
@@ -60,7 +62,7 @@ def outputs(tiny: Path, engine: Engine, photograph: Path, tmp_path_factory: pyte
     size: list[object] = ["--width", WIDTH, "--height", HEIGHT]
     several = [*flags, "--num-frames", FRAMES]
     commands: dict[str, list[object]] = {
-        "film.npy": [*several, *size, "--report", folder / "report.json", "--decode-chunk", "2"],
+        "film.npy": [*several, *size, "--report", folder / "report.json", "--decode-chunk", "2", *SCARCE],
         "film.mp4": [*several, "--size", f"{WIDTH}x{HEIGHT}"],
         "film.gif": [*several, *size, "--json"],
         "film.safetensors": [
@@ -174,7 +176,8 @@ def test_latents(outputs: Outputs) -> None:
 def test_the_report_goes_to_stdout_as_a_table_and_progress_to_stderr(outputs: Outputs) -> None:
     for name in ("film.npy", "film.mp4"):
         done = outputs.done[name]
-        table, summary = done.out.split("\n\n")[0].splitlines(), done.out.splitlines()[-2:]
+        table = done.out.split("\n\n")[0].splitlines()
+        summary = [line for line in done.out.splitlines() if not line.startswith("placed: ")][-2:]
         assert table[0].startswith("| Stage | Seconds |")
         assert {line.split("|")[1].strip() for line in table[2:]} == STAGES | {
             "Decoding",
@@ -187,6 +190,13 @@ def test_the_report_goes_to_stdout_as_a_table_and_progress_to_stderr(outputs: Ou
         assert all(stage in done.err for stage in STAGES)
         assert "Stage" not in done.err
         assert "Traceback" not in done.err
+
+
+def test_where_things_lay_is_told_where_not_all_was_there(outputs: Outputs) -> None:
+    """The frames are those of an engine without a budget (`test_npy_is_the_same_as_from_python`)."""
+    placed = "placed: 3 blocks of the transformer and the decoder from the host as needed"
+    assert placed in outputs.done["film.npy"].out.splitlines()
+    assert "placed" not in outputs.done["film.mp4"].out
 
 
 def test_quiet_says_nothing_but_the_report(outputs: Outputs) -> None:
