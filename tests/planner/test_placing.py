@@ -12,7 +12,7 @@ from ringlight.core.plan import JobPlan, Placement
 from ringlight.families.work import Work
 from ringlight.planner import catalogue
 from ringlight.planner.deciding import job_plan, resident_plan
-from ringlight.planner.decoding import decoding
+from ringlight.planner.decoding_cost import decoding
 from ringlight.planner.denoising import denoising
 from ringlight.planner.hardware import Correction, Hardware, RunSettings
 from ringlight.planner.least import ROUNDED, Least

@@ -15,7 +15,7 @@ from ringlight.bench.agreement import Agreement, agree
 from ringlight.bench.expected import Expected, expect
 from ringlight.bench.result import Column, Result
 from ringlight.bench.sending import Sample, Turn, send
-from ringlight.bench.servers import Place, Started, serving, shown_command
+from ringlight.bench.servers import Launch, Started, serving, shown_command
 from ringlight.bench.workload import Workload
 from ringlight.client import ApiError, Client, Unreachable
 from ringlight.core.host import memory_bytes, num_cores
@@ -29,9 +29,9 @@ Tell = Callable[[str], None]
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is measured: servers that we start at a place, or one that runs already, by its URL."""
+    """Who is measured: servers that we launch, or one that runs already, by its URL."""
 
-    place: Place | None = None
+    launch: Launch | None = None
     url: str = ""
     api_key: str | None = None
 
@@ -74,11 +74,11 @@ class Benchmark:
     @contextmanager
     def _connected(self, name: str, number: int) -> Iterator[Client]:
         target = self.target
-        if target.place is None:
+        if target.launch is None:
             with Client(target.url, target.api_key) as client:
                 yield client
             return
-        with serving(target.place, ParallelLayout.parse(name), number) as (url, started):
+        with serving(target.launch, ParallelLayout.parse(name), number) as (url, started):
             self._tell(f"  ready in {started.ready_seconds:.1f} s")
             self.started[name].append(started)
             with Client(url, target.api_key) as client:
@@ -90,7 +90,7 @@ class Benchmark:
             round=number,
             concurrency=self.workload.concurrency,
             timeout_seconds=self.workload.said.timeout_seconds,
-            layout=name if self.target.place is None and self._asks_for_layouts else None,
+            layout=name if self.target.launch is None and self._asks_for_layouts else None,
         )
         if warm_up := self.workload.warm_up():
             send(client, warm_up, msgspec.structs.replace(turn, concurrency=1), self._warm)
@@ -158,11 +158,11 @@ class Benchmark:
         )
 
     def _column(self, name: str) -> Column:
-        place = self.target.place
-        if place is None:
+        launch = self.target.launch
+        if launch is None:
             found = next((s.report.layout for s in self.samples if s.column == name and s.report is not None), "")
             return Column(name=name, layout=name if self._asks_for_layouts else found)
-        command = shown_command(place, ParallelLayout.parse(name))
+        command = shown_command(launch, ParallelLayout.parse(name))
         return Column(name=name, layout=name, command=command, started=self.started[name])
 
 

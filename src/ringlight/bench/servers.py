@@ -33,7 +33,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     ready_seconds: float
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """What all servers of a benchmark have in common: a checkpoint, flags, and where they write their logs."""
 
     model_path: Path
@@ -50,29 +50,29 @@ def layout_flags(layout: ParallelLayout) -> list[str]:
     return [str(part) for part in flags + branches]
 
 
-def shown_command(place: Place, layout: ParallelLayout) -> str:
+def shown_command(launch: Launch, layout: ParallelLayout) -> str:
     """The command as one would type it, over several lines."""
     lines = [
         "ringlight serve",
         "--model-type diffusion",
-        shlex.join(["--model-path", str(place.model_path)]),
+        shlex.join(["--model-path", str(launch.model_path)]),
         shlex.join(layout_flags(layout)),
-        *([shlex.join(place.flags)] if place.flags else []),
+        *([shlex.join(launch.flags)] if launch.flags else []),
         f"--port {PORT}",
     ]
     return " \\\n  ".join(lines)
 
 
 @contextmanager
-def serving(place: Place, layout: ParallelLayout, number: int) -> Iterator[tuple[str, Started]]:
+def serving(launch: Launch, layout: ParallelLayout, number: int) -> Iterator[tuple[str, Started]]:
     """A server that makes videos, in round `number`: its URL. It and its data are gone after the block.
 
     Raises WorkerError with what it said last where it does not start.
     """
     with TemporaryDirectory(prefix="ringlight-bench-", ignore_cleanup_errors=True) as folder:
-        flags = ["--model-type", "diffusion", "--model-path", str(place.model_path), *layout_flags(layout)]
-        flags += [*place.flags, "--port", "0", "--data-dir", folder]
-        log_path = place.logs / f"{layout.name}_round{number}.log"
+        flags = ["--model-type", "diffusion", "--model-path", str(launch.model_path), *layout_flags(layout)]
+        flags += [*launch.flags, "--port", "0", "--data-dir", folder]
+        log_path = launch.logs / f"{layout.name}_round{number}.log"
         start = time.monotonic()
         with log_path.open("wb") as log:
             # In a process group of its own, so that Ctrl-C reaches us alone and we end it.
@@ -80,7 +80,7 @@ def serving(place: Place, layout: ParallelLayout, number: int) -> Iterator[tuple
                 [sys.executable, "-m", "ringlight", "serve", *flags], stdout=log, stderr=log, process_group=0
             )
         try:
-            url = _wait_until_ready(process, log_path, start + place.ready_timeout_seconds)
+            url = _wait_until_ready(process, log_path, start + launch.ready_timeout_seconds)
             ready_seconds = time.monotonic() - start
             command = shlex.join(["ringlight", "serve", *flags])
             yield url, Started(round=number, command=command, ready_seconds=ready_seconds)

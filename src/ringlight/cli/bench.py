@@ -143,7 +143,7 @@ def bench(
     """
     # Here, because the client takes long to import, and only this command needs all this.
     from ringlight.bench.runner import Benchmark, Target
-    from ringlight.bench.servers import Place
+    from ringlight.bench.servers import Launch
 
     names = [ParallelLayout.parse(name).name for name in dict.fromkeys([*asked.layouts, *(more_layouts or [])])]
     folder = None if asked.model_path is None else find_checkpoint(str(asked.model_path))
@@ -152,11 +152,11 @@ def bench(
     workload = _workload(asked, spec, folder)
     known = prediction.read(spec)
     result.make_folders()
-    place = None
+    launch = None
     if not asked.url and asked.model_path is not None:
         flags = tuple(as_flags(engine, OF_SERVERS))
-        place = Place(model_path=asked.model_path, flags=flags, logs=result.output / "logs")
-    target = Target(place=place, url=asked.url, api_key=api_key or None)
+        launch = Launch(model_path=asked.model_path, flags=flags, logs=result.output / "logs")
+    target = Target(launch=launch, url=asked.url, api_key=api_key or None)
     tell = (lambda line: None) if quiet else _tell
     benchmark = Benchmark(workload, names, target, asked.rounds, result.output, tell)
     _measure(benchmark, spec, known, prediction, result, _command(api_key))

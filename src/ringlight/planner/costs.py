@@ -15,7 +15,7 @@ from ringlight.core.portions import split_runs
 from ringlight.families.model import ModelSpec
 from ringlight.families.traffic import text_bytes
 from ringlight.families.work import Work
-from ringlight.planner.decoding import activation_seconds, decoding
+from ringlight.planner.decoding_cost import activation_seconds, decoding
 from ringlight.planner.denoising import denoising
 from ringlight.planner.hardware import RunSettings
 from ringlight.planner.machine import Machine

@@ -8,7 +8,7 @@ import math
 from ringlight.core.layout import ParallelLayout
 from ringlight.families.work import Work
 from ringlight.planner.deciding import resident_plan
-from ringlight.planner.decoding import decoding
+from ringlight.planner.decoding_cost import decoding
 from ringlight.planner.denoising import denoising
 from ringlight.planner.machine import Machine
 from ringlight.planner.measured import as_measured

@@ -13,7 +13,7 @@ import msgspec
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.plan import JobPlan, Placement
 from ringlight.families.work import Work
-from ringlight.planner.decoding import decoding
+from ringlight.planner.decoding_cost import decoding
 from ringlight.planner.denoising import denoising
 from ringlight.planner.machine import Machine
 from ringlight.planner.memory import (
