@@ -160,8 +160,9 @@ class Runner:
         try:
             self.ready = self.replica.start()
             self.failure = None
-            rate = self.ready.environment.get("load_gigabytes_per_second", 0.0)
-            logger.info("%s is ready, loaded in %.1f s (%.2f GB/s)", self.name, self.ready.load_seconds, rate)
+            rate = self.ready.environment.get("load_gigabytes_per_second")
+            how = f"{rate:.2f} GB/s" if rate else "its weights were there"
+            logger.info("%s is ready, loaded in %.1f s (%s)", self.name, self.ready.load_seconds, how)
         except BaseException as error:  # whatever it is: nobody may wait for workers that never come
             self.failure = as_ringlight_error(error)
             if self._supervised and not self._closing.is_set():
