@@ -74,9 +74,9 @@ class VaeNumbers(VideoScales, Protocol):
         itemsize: int,
         placement: Placement | None = None,
     ) -> int:
-        """Elements that a rank's decoder holds at its most, beside weights and latents. `latent_size` is (frames, rows,
-        columns) of the latents, of which it takes `portion` frames at a time; `itemsize` is that of its dtype. Of a
-        `placement` the history that lies on the host is not counted."""
+        """Elements that a rank's decoder holds at its most, beside weights that stay and latents. `latent_size` is
+        (frames, rows, columns) of the latents, of which it takes `portion` frames at a time; `itemsize` is that of its
+        dtype. With a `placement` the history that lies on the host is not counted, and weights that come are."""
 
 
 class TextNumbers(Protocol):

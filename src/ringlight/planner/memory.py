@@ -139,9 +139,9 @@ def block_weights(spec: ModelSpec, machine: Machine, placement: Placement) -> in
 
 
 def decoder_weights(spec: ModelSpec, machine: Machine, placement: Placement) -> int:
-    """What of the decoder lies on the device while it decodes: all, or one part at a time."""
-    parts = spec.vae.decoder.parts
-    return (max(parts) if placement.streams_decoder else sum(parts)) * machine.settings.vae_itemsize
+    """What of the decoder lies on the device while it decodes: all, or nothing where a part at a time comes and goes
+    with activations (`decoding_bytes`)."""
+    return 0 if placement.streams_decoder else sum(spec.vae.decoder.parts) * machine.settings.vae_itemsize
 
 
 def host_history_bytes(work: Work, layout: ParallelLayout, machine: Machine, placement: Placement) -> int:
@@ -221,7 +221,7 @@ def fits(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) ->
 
 
 def decoding_bytes(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> int:
-    """The peak of Decoding over the weights: of the decoder, and latents beside it."""
+    """The peak of Decoding over the weights that stay: of the decoder, and latents beside it."""
     itemsize = machine.settings.vae_itemsize
     elements = work.spec.vae.decoding_elements(
         work.latent_shape[1:], layout.num_ranks, plan.decode_chunk, machine.card.is_cpu, itemsize, plan.placement
