@@ -61,6 +61,8 @@ class DecoderPeak:
         layers, is_hosted = self._layers, self._layers.on_host(stage, self._placement.host_history)
         if self._placement.streams_decoder:
             alive += layers.parts[stage]
+            if self._winograd:  # its sums have four kernels for three
+                alive += sum(layer.parameters for layer in layers.stages[stage] if layer.sums_pairs) // 3
         if stage == 0:
             for layer in layers.stages[0]:
                 self._convolve(layer, frames, is_hosted)
