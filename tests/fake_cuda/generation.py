@@ -17,7 +17,7 @@ from torch import Tensor
 from ringlight.core.config import EngineConfig
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.plan import JobPlan
-from ringlight.families.table import known_model
+from ringlight.families.model import ModelSpec
 from ringlight.families.wan.loaded import WanNetworks
 from ringlight.kernels.attention.kernel import load_kernel
 from ringlight.parallel.halo import Bands
@@ -79,13 +79,13 @@ class FakeLane:
 
 @dataclass(frozen=True)
 class Generation:
-    """Two prompts, a first frame, a step with guidance, the first frame decoded and portions after it; on a rank."""
+    """Two prompts, a first frame, a step with guidance, the first frame decoded and a portion after it; on a rank."""
 
     size: Size
     plan: JobPlan
     layout: str = "u1r1"
     rank: int = 0
-    model: str = REAL.name
+    spec: ModelSpec = REAL
 
     def run(self) -> dict[str, Seen]:
         """What each stage holds at its most, and sees."""
@@ -99,7 +99,7 @@ class Generation:
         return seen
 
     def _networks(self, mesh: ParallelMesh) -> WanNetworks:
-        spec = known_model(self.model)
+        spec = self.spec
         tokenizer = Tokenizer(WordLevel({"a": 0}, unk_token="a"))
         tokenizer.pre_tokenizer = Whitespace()
         with tempfile.TemporaryDirectory() as name:
@@ -113,7 +113,7 @@ class Generation:
         return networks
 
     def _encode(self, networks: WanNetworks, mesh: ParallelMesh) -> None:
-        spec = known_model(self.model)
+        spec = self.spec
         networks.encoder.encode([PROMPT, PROMPT + "a"])
         rows = self.size.latents(spec)[2]
         bands = Bands(rows, mesh.world)
@@ -123,25 +123,24 @@ class Generation:
                 networks.vae.encode(torch.empty(1, height, self.size.width, 3, device=DEVICE), bands)
 
     def _denoise(self, networks: WanNetworks, mesh: ParallelMesh) -> None:
-        spec, plan = known_model(self.model), self.plan
+        spec, plan = self.spec, self.plan
         num_forwards = 2 // mesh.cfg.size
         text = torch.empty(77, spec.text_encoder.d_model, device=DEVICE, dtype=torch.bfloat16)
         latents = torch.empty(1, *self.size.latents(spec), device=DEVICE)
         with networks.making_text_keys():
             keys = [networks.transformer.text_keys(text, spec.max_text_tokens) for _ in range(num_forwards)]
         with networks.denoising(plan.placement, num_forwards if plan.take_turns else 1):
-            for _ in range(1):
-                steps = [
-                    networks.transformer.steps(
-                        latents, torch.empty(2, device=DEVICE), each, load_kernel("cudnn"), mesh, plan.num_slices
-                    )
-                    for each in keys
-                ]
-                for together in [steps] if plan.take_turns else [[each] for each in steps]:
-                    in_turns(*together)
+            steps = [
+                networks.transformer.steps(
+                    latents, torch.empty(2, device=DEVICE), each, load_kernel("cudnn"), mesh, plan.num_slices
+                )
+                for each in keys
+            ]
+            for together in [steps] if plan.take_turns else [[each] for each in steps]:
+                in_turns(*together)
 
     def _decode(self, networks: WanNetworks, mesh: ParallelMesh) -> None:
-        spec, plan = known_model(self.model), self.plan
+        spec, plan = self.spec, self.plan
         z, num_latents, rows, columns = self.size.latents(spec)
         bands = Bands(rows, mesh.world)
         latents = torch.empty(z, num_latents, bands.size, columns, device=DEVICE)
@@ -149,5 +148,4 @@ class Generation:
             networks.vae.exchange = AtOnce()
             stream = networks.vae.start_decoding(bands, columns, num_latents, DEVICE, plan.placement)
             networks.vae.decode_next(latents[:, :1], stream, first=True)
-            for start in range(1, min(num_latents, 1 + 2 * plan.decode_chunk), plan.decode_chunk):
-                networks.vae.decode_next(latents[:, start : start + plan.decode_chunk], stream, first=False)
+            networks.vae.decode_next(latents[:, 1 : 1 + plan.decode_chunk], stream, first=False)

@@ -74,9 +74,13 @@ class VaeNumbers(VideoScales, Protocol):
         itemsize: int,
         placement: Placement | None = None,
     ) -> int:
-        """Elements that a rank's decoder holds at its most, beside weights and latents. `latent_size` is (frames, rows,
-        columns) of the latents, of which it takes `portion` frames at a time; `itemsize` is that of its dtype. Of a
-        `placement` the history that lies on the host is not counted."""
+        """Elements that a rank's decoder holds at its most, beside weights that stay and latents. `latent_size` is
+        (frames, rows, columns) of the latents, of which it takes `portion` frames at a time; `itemsize` is that of its
+        dtype. With a `placement` the history that lies on the host is not counted, and weights that come are."""
+
+    def encoding_elements(self, latent_size: tuple[int, int], num_ranks: int, on_cpu: bool, itemsize: int) -> int:
+        """Elements that a rank's encoder holds at its most of a first frame, beside weights and the picture itself.
+        `latent_size` is (rows, columns) of the latents; `itemsize` is that of its dtype."""
 
 
 class TextNumbers(Protocol):

@@ -8,7 +8,7 @@ from ringlight.core.layout import ParallelLayout, split_sizes
 from ringlight.core.plan import JobPlan, Placement
 from ringlight.families.layers.convolution import Convolution
 from ringlight.families.work import Work
-from ringlight.planner.machine import Machine
+from ringlight.planner.machine import LAYING_OUT, Machine
 from ringlight.planner.stage import StageCost
 
 ACTIVATION_PASSES = 8  # reads and writes of each activation that a normed convolution sees
@@ -67,18 +67,20 @@ def decoding(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan
 def _transfers(
     work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan, placement: Placement
 ) -> tuple[float, float]:
-    """(bus, exposed) seconds: weights come in the open, all of them once, or a part whenever it is next; history comes
-    and goes, both ways at once, under what its own stage of the decoder computes in later portions."""
+    """(bus, exposed) seconds: weights come in the open, all of them once, or a part whenever it is next; a CPU, which
+    has them, lays them out as often. History comes and goes, both ways at once, under what its own stage of the decoder
+    computes in later portions."""
     layers, itemsize, winograd = work.spec.vae.decoder, machine.settings.vae_itemsize, machine.uses_winograd
     own, columns, is_split = work.band(layout)
     portion, later = plan.decode_chunk, (work.latent_shape[1] - 1) / plan.decode_chunk
     at_most = layers.frames_at_once(own, columns, portion, asked=placement.frames_at_once, in_pairs=winograd)
     visits = Counter(visit.stage for visit in layers.visits(portion, False, at_most))
-    parts = layers.parts
+    is_cpu = machine.card.is_cpu
+    parts = layers.made_of_parts(winograd) if is_cpu else layers.parts
     weights = float(sum(parts))
     if placement.streams_decoder:  # each stage once for the first latent frame
         weights += later * sum(parts[stage] * count for stage, count in visits.items())
-    bus = exposed = machine.bus.seconds(weights * itemsize)
+    bus = exposed = LAYING_OUT * weights if is_cpu else machine.bus.seconds(weights * itemsize)
     for stage, within in enumerate(layers.stages):
         if not layers.on_host(stage, placement.host_history):
             continue

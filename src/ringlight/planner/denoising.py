@@ -9,7 +9,7 @@ from ringlight.core.plan import JobPlan, Placement
 from ringlight.core.portions import SLICE_TOKENS
 from ringlight.families.traffic import attention_elements
 from ringlight.families.work import Work
-from ringlight.planner.machine import Machine
+from ringlight.planner.machine import LAYING_OUT, Machine
 from ringlight.planner.memory import SLOTS
 from ringlight.planner.replay import Block, Replayed, Streamed, replay
 from ringlight.planner.stage import StageCost
@@ -107,7 +107,7 @@ def _entry(work: Work, machine: Machine, placement: Placement | None, step: Repl
     """(bus, exposed) seconds before the first step is as every other one, with a placement.
 
     What stands outside the blocks and what makes keys of texts come first, in the open. Blocks that stay come in the
-    same order as the others, under the first step. On a CPU, which copies by itself, all that stays is in the open.
+    same order as the others, under the first step. On a CPU all that stays is packed by a core, in the open.
     """
     if placement is None:
         return 0.0, 0.0
@@ -115,8 +115,8 @@ def _entry(work: Work, machine: Machine, placement: Placement | None, step: Repl
     block, kept = layers.block.forward_bytes(itemsize), layers.num_blocks - placement.streamed_blocks
     outside = layers.outside_bytes(itemsize)
     if machine.card.is_cpu:
-        copied = machine.bus.seconds(outside + kept * block)
-        return copied, copied
+        packed = LAYING_OUT * (outside + kept * block) / itemsize if machine.packs_weights else 0.0
+        return packed, packed
     first = machine.bus.seconds(outside + layers.num_blocks * layers.block.text_parameters * itemsize)
     under = max(0.0, machine.bus.seconds(layers.num_blocks * block) - step.elapsed)
     return first + machine.bus.seconds(kept * block), first + under

@@ -12,6 +12,7 @@ from ringlight.planner import catalogue
 from ringlight.planner.hardware import Bus, Card, DtypeName, Hardware, LinkRates, RunSettings
 
 Residency = Literal["any", "resident", "placed"]
+LAYING_OUT = 6e-9  # seconds a parameter that a core packs, or makes others of: 4 to 8 measured, of blocks and decoders
 IN_PLACE = 1.12  # seconds of a float32 product on a CPU with weights as they came, to those with packed ones: measured
 
 
@@ -57,7 +58,12 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     def in_place(self) -> float:
         """How much longer products take with weights that are used where the host has them: on a CPU in float32, which
         else has them packed."""
-        return IN_PLACE if self.card.is_cpu and self.settings.dtype == "float32" else 1.0
+        return IN_PLACE if self.packs_weights else 1.0
+
+    @property
+    def packs_weights(self) -> bool:
+        """Whether products take weights in a form of their own: on a CPU in float32."""
+        return self.card.is_cpu and self.settings.dtype == "float32"
 
     @property
     def products(self) -> float:

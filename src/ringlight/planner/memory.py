@@ -119,15 +119,27 @@ def base_bytes(machine: Machine) -> int:
 
 def stages_before(work: Work, layout: ParallelLayout, machine: Machine) -> dict[str, Phase]:
     """What stages before Denoising hold with a placement: layers of the text encoder in slots, on a CPU where the host
-    has them; and of a first frame the encoder."""
+    has them; and of a first frame the encoder with its activations."""
     spec, settings = work.spec, machine.settings
     layers = spec.text_encoder.layers.parts[1:]
     slots = 0 if machine.card.is_cpu else min(SLOTS, len(layers)) * max(layers)
     encoded = spec.text_encoder.peak_elements(spec.max_text_tokens, len(work.prompts)) * settings.itemsize
     stages = {"TextEncoding": with_weights(stage_of("TextEncoding", encoded, machine), slots * settings.itemsize)}
     if work.request.image is not None:
-        stages["ImageEncoding"] = Phase(weights_bytes=spec.vae.encoder.parameters * settings.vae_itemsize)
+        encoded = image_encoding_bytes(work, layout, machine)
+        weights = spec.vae.encoder.parameters * settings.vae_itemsize
+        stages["ImageEncoding"] = with_weights(stage_of("ImageEncoding", encoded, machine), weights)
     return stages
+
+
+def image_encoding_bytes(work: Work, layout: ParallelLayout, machine: Machine) -> int:
+    """The peak of ImageEncoding over the weights: of the encoder, and a rank's rows of the picture in float32."""
+    _, _, rows, columns = work.latent_shape
+    vae, itemsize = work.spec.vae, machine.settings.vae_itemsize
+    own, columns, _ = work.band(layout)
+    picture = 4 * 3 * own * columns * vae.scale_factor_spatial**2
+    elements = vae.encoding_elements((rows, columns), layout.num_ranks, machine.card.is_cpu, itemsize)
+    return elements * itemsize + picture
 
 
 def block_weights(spec: ModelSpec, machine: Machine, placement: Placement) -> int:
@@ -139,9 +151,9 @@ def block_weights(spec: ModelSpec, machine: Machine, placement: Placement) -> in
 
 
 def decoder_weights(spec: ModelSpec, machine: Machine, placement: Placement) -> int:
-    """What of the decoder lies on the device while it decodes: all, or one part at a time."""
-    parts = spec.vae.decoder.parts
-    return (max(parts) if placement.streams_decoder else sum(parts)) * machine.settings.vae_itemsize
+    """What of the decoder lies on the device while it decodes: all, or nothing where a part at a time comes and goes
+    with activations (`decoding_bytes`)."""
+    return 0 if placement.streams_decoder else sum(spec.vae.decoder.parts) * machine.settings.vae_itemsize
 
 
 def host_history_bytes(work: Work, layout: ParallelLayout, machine: Machine, placement: Placement) -> int:
@@ -221,7 +233,7 @@ def fits(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) ->
 
 
 def decoding_bytes(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> int:
-    """The peak of Decoding over the weights: of the decoder, and latents beside it."""
+    """The peak of Decoding over the weights that stay: of the decoder, and latents beside it."""
     itemsize = machine.settings.vae_itemsize
     elements = work.spec.vae.decoding_elements(
         work.latent_shape[1:], layout.num_ranks, plan.decode_chunk, machine.card.is_cpu, itemsize, plan.placement

@@ -93,9 +93,7 @@ def _vae(work: Work, layout: ParallelLayout, machine: Machine, placement: Placem
     weights = decoder_weights(spec, machine, placement)
     if placement.streams_decoder:
         yield _on_host("decoder", sum(spec.vae.decoder.parts) * itemsize, "a level comes when it is next")
-        yield _on_device("the largest part of the decoder", weights, "one is there at a time")
-    else:
-        yield _on_device("decoder", weights, "while it decodes")
+    yield _on_device("decoder", weights, "while it decodes")
     hosted = host_history_bytes(work, layout, machine, placement)
     yield _on_host(
         f"history of earlier frames, last {placement.host_history} levels", hosted, "comes while others compute"
@@ -116,10 +114,11 @@ def _work(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -
     yield _on_device("activations of Denoising", denoising, f"with latents{turns}")
     at_once = plan.placement.frames_at_once if plan.placement else 0
     few = f", {at_once} frame{'s' * (at_once > 1)} at once" if at_once else ""
+    beside = ", with the part of the decoder in use" if plan.placement and plan.placement.streams_decoder else ""
     yield _on_device(
         "activations of Decoding",
         decoding_bytes(work, layout, machine, plan) - history,
-        f"{plan.decode_chunk} latent frame{'s' * (plan.decode_chunk > 1)} at a time{few}",
+        f"{plan.decode_chunk} latent frame{'s' * (plan.decode_chunk > 1)} at a time{few}{beside}",
     )
 
 

@@ -101,14 +101,20 @@ def decoding_options(work: Work, layout: ParallelLayout, machine: Machine, resid
 
 
 def _portions(work: Work, layout: ParallelLayout, machine: Machine) -> list[int]:
-    """Latent frames at a time: as asked, else as many as a quarter of what is left beside the decoder's weights holds,
-    or one."""
-    spec, settings = work.spec, machine.settings
+    """Latent frames at a time: as asked, else as many as a quarter of what is left beside the decoder's weights holds;
+    or as many as without a budget, half of them and so on, for weights that are streamed come once for each portion."""
+    spec, settings, card = work.spec, machine.settings, machine.card
     decoder, (own, columns, _) = spec.vae.decoder, work.band(layout)
-    room = usable_bytes(machine) - decoder_weights(spec, machine, Placement())
-    spare = 0 if machine.card.is_cpu else max(0, room)
-    usual = decoder.portion(own, columns, settings.vae_itemsize, spare, settings.decode_chunk)
-    return [usual] if settings.decode_chunk else list(dict.fromkeys((usual, 1)))
+    weights = decoder_weights(spec, machine, Placement())
+    usual, most = (
+        decoder.portion(
+            own, columns, settings.vae_itemsize, 0 if card.is_cpu else room - weights, settings.decode_chunk
+        )
+        for room in (usable_bytes(machine), card.memory_bytes - card.context_bytes)
+    )
+    if settings.decode_chunk:
+        return [usual]
+    return list(dict.fromkeys([usual, *(most >> halvings for halvings in range(most.bit_length()))]))
 
 
 def _with(plan: JobPlan, placement: Placement) -> JobPlan:

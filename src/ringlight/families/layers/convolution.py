@@ -48,6 +48,11 @@ class Convolution(msgspec.Struct, frozen=True, kw_only=True):
         return DOUBLED * self.inputs * self.channels + 4 * self.channels if self.doubles else 0
 
     @property
+    def sums_pairs(self) -> bool:
+        """Whether pairs of frames may go through it by sums of its kernel's frames."""
+        return self.in_pairs and self.kernel[0] == 1 + HISTORY
+
+    @property
     def sees(self) -> tuple[bool, bool]:
         """Whether a band's rows need one of the band above, and one of the band below."""
         has_rows = self.kernel[1] > 1

@@ -110,6 +110,14 @@ class DecoderLayers(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         parts[0] += self.mid.attention_parameters
         return parts
 
+    def made_of_parts(self, winograd: bool) -> list[int]:
+        """Parameters of each stage of which a CPU makes others when it lays them out: of phases those that are made,
+        and all of the kernels whose sums Winograd's pairs of frames take."""
+        return [
+            sum(layer.made_parameters + (layer.parameters if winograd and layer.sums_pairs else 0) for layer in stage)
+            for stage in self.stages
+        ]
+
     @property
     def frames_each(self) -> int:
         """Frames that a later latent frame becomes."""

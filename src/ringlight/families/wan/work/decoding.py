@@ -14,7 +14,10 @@ def norm_copies(on_cpu: bool, itemsize: int) -> int:
 
 
 class DecoderPeak:
-    """Walks through the decoder as the VAEs of Wan do and remembers the most elements that were alive at once."""
+    """Walks through the decoder as the VAEs of Wan do and remembers the most elements that were alive at once.
+
+    Where its parts come one at a time they are among these: the largest is there where activations are small.
+    """
 
     def __init__(
         self,
@@ -34,8 +37,8 @@ class DecoderPeak:
         self._window = self._workspace = self._peak = 0
 
     def of(self, portion: int, has_history: bool) -> int:
-        """Elements at most, for portions of so many latent frames: activations and the workspace. Without history the
-        portion is the very first latent frame."""
+        """Elements at most, for portions of so many latent frames: activations, the workspace, and of weights the part
+        that is in use where they come one at a time. Without history the portion is the very first latent frame."""
         layers, self._has_history = self._layers, has_history
         self._window = self._workspace = self._peak = 0
         at_most = layers.frames_at_once(
@@ -56,11 +59,15 @@ class DecoderPeak:
     def _visit(self, stage: int, frames: int, alive: int) -> int:
         """Frames through a stage, `alive` beside it and with what it takes. Returns the elements of what it makes."""
         layers, is_hosted = self._layers, self._layers.on_host(stage, self._placement.host_history)
+        if self._placement.streams_decoder:
+            alive += layers.parts[stage]
+            if self._winograd:  # its sums have four kernels for three
+                alive += sum(layer.parameters for layer in layers.stages[stage] if layer.sums_pairs) // 3
         if stage == 0:
             for layer in layers.stages[0]:
                 self._convolve(layer, frames, is_hosted)
             hidden = self._size(1, frames, layers.mid.channels)
-            self._see(2 * hidden)
+            self._see(alive + 2 * hidden)
             return hidden
         if stage <= len(layers.levels):
             return self._level(layers.levels[stage - 1], frames, alive, is_hosted)

@@ -16,6 +16,7 @@ from ringlight.families.layers.decoder import DecoderLayers, UpLayers
 from ringlight.families.layers.encoder import DownLayers, EncoderLayers
 from ringlight.families.model import Positive
 from ringlight.families.wan.work.decoding import DecoderPeak, norm_copies
+from ringlight.families.wan.work.encoding import EncoderPeak
 
 
 class VaeSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -116,6 +117,12 @@ class VaeSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             placement=placement,
         )
         return history + peak.of(min(portion, max(1, num_latents - 1)), goes_on)
+
+    def encoding_elements(self, latent_size: tuple[int, int], num_ranks: int, on_cpu: bool, itemsize: int) -> int:
+        """Elements that a rank's encoder holds at its most of a first frame: pixels, the workspace, activations."""
+        rows, columns = latent_size
+        own, is_split = split_sizes(rows, num_ranks)[0], num_ranks > 1 and rows > 1
+        return EncoderPeak(self.encoder, own, columns, is_split, norm_copies(on_cpu, itemsize)).of_a_frame()
 
     def _doubles_frames(self, level: int) -> bool:
         """Whether a level of the decoder has an upsampler in time."""
