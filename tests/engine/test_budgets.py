@@ -322,7 +322,7 @@ def least_budget(tiny: Path) -> str:
     """The one that a refusal names."""
     with pytest.raises(InvalidLayout, match="the memory budget") as caught:
         Engine(config_of(tiny, memory_budget="100MiB"))
-    (found,) = re.findall(r"--memory-budget ([0-9.]+GiB)", str(caught.value))
+    (found,) = re.findall(r"--memory-budget ([0-9.]+[GM]iB)", str(caught.value))
     return str(found)
 
 

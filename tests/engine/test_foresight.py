@@ -352,6 +352,6 @@ def test_a_budget_that_nothing_fits_into_is_refused_with_one_that_does(
 ) -> None:
     found = foreseen(tiny, gpu(24), monkeypatch, memory_budget="1GiB")
     request = RequestDefaults(num_frames=25).complete("a film", WAN22_TI2V_5B, seed=0)
-    said = r"which has 1\.0 \(the memory budget\); predicted to fit with --memory-budget [0-9.]+GiB"
+    said = r"which has 1\.00 \(the memory budget\); predicted to fit with --memory-budget [0-9.]+GiB"
     with pytest.raises(InvalidLayout, match=said):
         found.choose(request, request)

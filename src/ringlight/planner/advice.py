@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import math
 from collections.abc import Iterator
 
 import msgspec
@@ -16,6 +15,9 @@ from ringlight.planner.hardware import RunSettings
 from ringlight.planner.machine import Machine
 from ringlight.planner.memory import usable_bytes, within_budget
 from ringlight.planner.prediction import Prediction, predict
+
+MIB = 2**20
+SMALL_BYTES = 2 * GIB  # below it tenths of GiB are too coarse
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,8 +42,7 @@ def shortage(request: VideoRequest, machine: Machine, plan: Prediction) -> str |
     if needed <= most:
         return None
     return (
-        f"{request.extent} needs {needed / GIB:.1f} GiB on a rank of {plan.layout}, "
-        f"which has {most / GIB:.1f} ({whose})"
+        f"{request.extent} needs {_in_gib(needed)} GiB on a rank of {plan.layout}, which has {_in_gib(most)} ({whose})"
     )
 
 
@@ -50,9 +51,9 @@ def remedy(work: Work, layout: ParallelLayout, machine: Machine) -> str | None:
     change = nearest_that_fits(work, layout, machine)
     if change is None:
         return None
-    needed = change.prediction.worst_memory.peak_bytes / GIB
-    has = within_budget(change.machine, machine.card.memory_bytes) / GIB
-    return f"predicted to fit with {change.flags} ({needed:.1f} of {has:.1f} GiB)"
+    needed = change.prediction.worst_memory.peak_bytes
+    has = within_budget(change.machine, machine.card.memory_bytes)
+    return f"predicted to fit with {change.flags} ({_in_gib(needed)} of {_in_gib(has)} GiB)"
 
 
 def smaller_video(work: Work, layout: ParallelLayout, machine: Machine) -> tuple[str, str] | None:
@@ -116,15 +117,40 @@ def _budgets(work: Work, layout: ParallelLayout, machine: Machine) -> Iterator[t
         settings = msgspec.structs.replace(machine.settings, memory_budget_bytes=num_bytes)
         return msgspec.structs.replace(machine, settings=settings, residency="placed", abilities=None)
 
-    there = usable_bytes(within(0))
-    tenths = int(there / GIB * 10)
+    num_bytes = usable_bytes(within(0))
     if not machine.settings.memory_budget_bytes and machine.residency != "resident":
         return
     if machine.settings.memory_budget_bytes or machine.card.is_cpu:
         least = predict(work, layout, within(1)).worst_memory.peak_bytes
-        tenths = min(tenths, math.ceil(least / GIB * 10))
-    if tenths > 0:
-        yield f"--memory-budget {tenths / 10:.1f}GiB", within(int(tenths * GIB / 10)), layout
+        num_bytes = min(num_bytes, _rounded_up(least))
+    if (said := _rounded_down(num_bytes)) > 0:
+        yield f"--memory-budget {_said(said)}", within(said), layout
+
+
+def _in_gib(num_bytes: int) -> str:
+    return f"{num_bytes / GIB:.{2 if num_bytes < SMALL_BYTES else 1}f}"
+
+
+def _rounded_up(num_bytes: int) -> int:
+    """To a budget that is easily said: whole tenths of GiB, or of a small one whole MiB."""
+    if num_bytes < SMALL_BYTES:
+        return -(-num_bytes // MIB) * MIB
+    return _tenths(-(-10 * num_bytes // GIB))
+
+
+def _rounded_down(num_bytes: int) -> int:
+    """Likewise."""
+    return num_bytes // MIB * MIB if num_bytes < SMALL_BYTES else _tenths(10 * num_bytes // GIB)
+
+
+def _tenths(count: int) -> int:
+    """So many tenths of GiB in bytes."""
+    return -(-count * GIB // 10)
+
+
+def _said(num_bytes: int) -> str:
+    """A budget as a flag takes it, and no less than it."""
+    return f"{num_bytes // MIB}MiB" if num_bytes < SMALL_BYTES else f"{num_bytes / GIB:.1f}GiB"
 
 
 def _changes(layout: ParallelLayout, num_heads: int, machine: Machine) -> Iterator[tuple[str, Machine, ParallelLayout]]:
