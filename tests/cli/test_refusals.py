@@ -141,7 +141,7 @@ ON_TWO_NODES = ["--nnodes", "2", "--dist-init-addr", "localhost:29500"]
         (["--dist-init-addr", "localhost"], ["dist-init-addr 'localhost'", "HOST:PORT"]),
         (
             ["--memory-budget", "100MiB"],
-            ["which has 0.10 (the memory budget)", "predicted to fit with --memory-budget 0."],
+            ["which has 0.10 (the memory budget)", "predicted to fit with --memory-budget 2"],
         ),
     ],
     ids=lambda value: " ".join(value)[:60],
