@@ -99,6 +99,9 @@ def test_a_shelf_is_locked_as_far_as_the_bound_goes(cuda: Cuda, most: int, num_p
     parts = [WeightPart(str(number), [nn.Linear(1000, 1, bias=False)]) for number in range(3)]
     shelf = Shelf(parts)
     shelf.pin(DEVICE, most)
+    assert not cuda.locked, "what is not filled would be allocated"
+    shelf.fill_once(parts, lambda: None)
+    shelf.pin(DEVICE, most)
     ends = [shelf.flat(part).data_ptr() + part.num_bytes for part in parts]
     assert [address + size for address, size in cuda.locked.items()] == ends[:num_parts][-1:]
     assert shelf.pinned_bytes == sum(cuda.locked.values()) <= most

@@ -73,9 +73,12 @@ class Shelf:
         return self._bytes[offset : offset + num_bytes]
 
     def pin(self, device: torch.device, most_bytes: int) -> None:
-        """Page-lock the parts that come first, as far as so many bytes go, for copies to a GPU."""
-        ends = [offset + num_bytes for _, offset, num_bytes in self._place.values()]
-        end = max((end for end in ends if end <= most_bytes), default=0)
+        """Page-lock the parts that come first and are filled, as far as so many bytes go, for copies to a GPU."""
+        end = 0
+        for index, offset, num_bytes in self._place.values():
+            if self._map[index : index + 1] != FILLED or offset + num_bytes > most_bytes:
+                break
+            end = offset + num_bytes
         if end:
             lock = PageLock(self._bytes[:end], device)
             self._lock, self.pinned_bytes = lock, end if lock.is_held else 0

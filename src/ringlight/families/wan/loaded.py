@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -46,11 +46,12 @@ LEFT_BYTES = 2**30  # of what the host has, beside a copy of the weights
 
 
 class Own(NamedTuple):
-    """A network, its folder's name, and this rank's parts of it."""
+    """A network, its folder's name, this rank's parts of it, and bytes of all of them."""
 
     network: Network
     name: str
     parts: list[WeightPart]
+    num_bytes: int
 
 
 class WanNetworks:
@@ -112,9 +113,9 @@ class WanNetworks:
         of_vae = [vae.encoder, *vae.decoder]
         shelf = shelf_for([*of_transformer, *of_vae, *everywhere])
         own = [
-            Own(self.encoder, "text_encoder", here),
-            Own(self.vae, "vae", of_vae),
-            Own(self.transformer, "transformer", of_transformer),
+            Own(self.encoder, "text_encoder", here, _bytes_of(everywhere)),
+            Own(self.vae, "vae", of_vae, _bytes_of(of_vae)),
+            Own(self.transformer, "transformer", of_transformer, _bytes_of(of_transformer)),
         ]
         self.residency = Residency(self._filled(shelf, [each for each in own if each.parts]), lane)
         if lane is not None:
@@ -125,7 +126,7 @@ class WanNetworks:
         """The shelf with this rank's weights on it, but those for which the host has no room: they stay in files."""
         left = self._left_in_files(shelf, own)
         for wait in (False, True):  # first what no other rank is about to fill
-            for network, name, parts in own:
+            for network, name, parts, _ in own:
                 if name not in left:
                     shelf.bind(parts)
                     shelf.fill_once(parts, partial(self._fill, network, name), wait)
@@ -133,7 +134,7 @@ class WanNetworks:
             return shelf
         readers: dict[str, Callable[[WeightPart], None]] = {}
         source = PartlyInFiles(shelf, readers)
-        for network, name, parts in own:
+        for network, name, parts, _ in own:
             if name in left:
                 files = self._files(name)
                 require_match(files, network.checkpoint_slots())
@@ -145,10 +146,10 @@ class WanNetworks:
         """The names of networks that are not on the shelf and for which the host has no room, the least used first."""
         missing, room = shelf.missing_bytes, available_bytes() - LEFT_BYTES
         left: set[str] = set()
-        for _, name, parts in own:
+        for _, name, parts, num_bytes in own:
             if missing > room and not shelf.is_filled(parts):
                 left.add(name)
-                missing -= sum(part.num_bytes for part in parts)
+                missing -= num_bytes
         if left and self._config.load_format == "dummy":
             raise OutOfMemory(
                 f"the host has {plain(room / GIB, 3)} GiB for a copy of the weights, which takes "
@@ -245,6 +246,10 @@ class WanNetworks:
 def _read(network: Network, files: WeightFiles, part: WeightPart, extremes: Extremes | None = None) -> None:
     """Fill what a part is bound to from its files."""
     read_weights(network.checkpoint_slots(set(part.parameters)), files, extremes)
+
+
+def _bytes_of(parts: Iterable[WeightPart]) -> int:
+    return sum(part.num_bytes for part in parts)
 
 
 def _of(placement: Placement | None) -> Placement:
