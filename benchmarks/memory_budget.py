@@ -62,7 +62,9 @@ def least_budget(checkpoint: Path, folder: Path, flags: list[str]) -> str:
     return TOO_LITTLE
 
 
-def measure(checkpoint: Path, folder: Path, num_gpus: int, flags: list[str], rounds: int) -> Iterator[dict[str, Any]]:
+def measure(
+    checkpoint: Path, folder: Path, num_gpus: int, flags: list[str], rounds: int, only_least: bool = False
+) -> Iterator[dict[str, Any]]:
     """A row for each budget on so many ranks."""
     flags = [*flags, "--num-gpus", str(num_gpus)]
     first = generate(checkpoint, folder / "warm.npy", *flags)
@@ -73,6 +75,8 @@ def measure(checkpoint: Path, folder: Path, num_gpus: int, flags: list[str], rou
         "a third": f"{whole / 3 / GIB:.3f}GiB",
         "the least": least_budget(checkpoint, folder, flags),
     }
+    if only_least:
+        budgets = {name: budgets[name] for name in ("all its own", "the least")}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in budgets}
     for _ in range(rounds):
         for name, budget in budgets.items():
@@ -214,7 +218,8 @@ def main() -> None:
     if asked.self_test:
         flags, rounds, ranks = SMALL, 1, [1]
     with demo_checkpoint("small", asked.checkpoint) as checkpoint, tempfile.TemporaryDirectory() as folder:
-        rows = [each for number in ranks for each in measure(checkpoint, Path(folder), number, flags, rounds)]
+        there = Path(folder)
+        rows = [row for n in ranks for row in measure(checkpoint, there, n, flags, rounds, asked.self_test)]
         found = conditions() | {"checkpoint": name_of(checkpoint), "rounds": rounds}
     lines = ["# Memory budgets on a CPU", "", *(f"- {name}: {value}" for name, value in found.items()), ""]
     lines += table(rows)

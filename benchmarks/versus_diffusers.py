@@ -279,7 +279,9 @@ def load_ringlight(checkpoint: str, work: Work) -> Measures:
     latents, text, to_decode = inputs(work, pipeline.spec.transformer.text_dim)
 
     def decode() -> None:
-        stream = pipeline.vae.start_decoding(Bands.alone(to_decode.shape[3]), to_decode.shape[4], work.decode_latents)
+        stream = pipeline.vae.start_decoding(
+            Bands.alone(to_decode.shape[3]), to_decode.shape[4], work.decode_latents, to_decode.device
+        )
         for i in range(work.decode_latents):
             pipeline.vae.decode_next(to_decode[0, :, i : i + 1], stream, first=i == 0)
 

@@ -96,7 +96,7 @@ def executed_decode_flop(scale: Scale, video: Video) -> tuple[float, float]:
         vae = WanVae(scale.vae)
         vae.optimise_layout()
         frame = torch.empty(channels, 1, rows, columns)
-        stream = vae.start_decoding(Bands.alone(rows), columns, num_latents=2)
+        stream = vae.start_decoding(Bands.alone(rows), columns, num_latents=2, device=META)
         return (_count(vae.decode_next, frame, stream, True), _count(vae.decode_next, frame, stream, False))
 
 

@@ -57,7 +57,7 @@ def _decode(vae: WanVae, scale: Scale) -> None:
     for video, chunk in ((scale.videos[-1], CHUNKS[0]), (scale.videos[0], CHUNKS[1]), (scale.videos[-1], CHUNKS[1])):
         channels, _, rows, columns = scale.latent_shape(video)
         latents = 0.5 * torch.randn(channels, 1 + chunk, rows, columns, device=scale.device)
-        stream = vae.start_decoding(Bands.alone(rows), columns, latents.shape[1])
+        stream = vae.start_decoding(Bands.alone(rows), columns, latents.shape[1], latents.device)
         vae.decode_next(latents[:, :1], stream, True)
         for start in range(1, latents.shape[1], chunk):
             vae.decode_next(latents[:, start : start + chunk], stream, False)

@@ -214,7 +214,7 @@ def decode_timed(vae: WanVae, latents_ZTHW: Tensor, chunk: int, limit_seconds: f
 def start_stream(vae: WanVae, latents_ZTHW: Tensor) -> Stream:
     """A new stream for these latents."""
     _, num_latents, rows, columns = latents_ZTHW.shape
-    return vae.start_decoding(Bands.alone(rows), columns, num_latents)
+    return vae.start_decoding(Bands.alone(rows), columns, num_latents, latents_ZTHW.device)
 
 
 def _warm_up_length(num_latents: int, chunk: int) -> int:

@@ -22,7 +22,7 @@ from tests.fake_cuda.networks import Size, case_name
 from tests.fake_cuda.watch import Seen
 from tests.planner.specs import REAL, layout, work
 
-PAGE, LONG, SMALL, HD = Size(704, 1280, 25), Size(704, 1280, 121), Size(480, 832, 81), Size(720, 1280, 81)
+PAGE, LONG, SMALL = Size(704, 1280, 25), Size(704, 1280, 121), Size(480, 832, 81)
 TEXT_LAYERS = 4  # of a few ranks, each holds what the others do
 GIB = 2**30
 
@@ -93,7 +93,6 @@ def test_the_page_runs_within_ten_gigabytes_and_on_two_cards_within_six(gigabyte
         Budget(LONG, 0.1),
         Budget(SMALL, 0.1, "u2r1"),
         Budget(SMALL, 0.1, "c2u1r1"),
-        Budget(HD, 0.1, "u1r2", model="Wan2.1-T2V-14B"),
     ],
     ids=case_name,
 )
