@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import torch
@@ -69,12 +70,10 @@ class FakeLane:
         there.copy_(here)
         return 0
 
-    def wait(self, brought: int) -> None: ...
+    def wait(self, brought: int) -> SimpleNamespace:
+        return SimpleNamespace(seconds=0.0)
 
     def settle(self) -> None: ...
-
-    def seconds(self, wait: None) -> float:
-        return 0.0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ringlight.families.work import Work
 from ringlight.planner import catalogue
 from ringlight.planner.advice import remedy, shortage, smaller_video
 from ringlight.planner.hardware import Card, Hardware, RunSettings
-from ringlight.planner.machine import Machine, Residency
+from ringlight.planner.machine import Machine, WeightsPlace
 from ringlight.planner.prediction import predict
 
 REQUEST = RequestDefaults().complete("a film", SPEC)
@@ -70,7 +70,7 @@ def test_a_budget_that_is_too_small_is_told_the_least_that_is_not() -> None:
 
 
 @pytest.mark.parametrize("residency", ["any", "placed"])
-def test_no_budget_is_named_where_there_is_none_to_raise(residency: Residency) -> None:
+def test_no_budget_is_named_where_there_is_none_to_raise(residency: WeightsPlace) -> None:
     """Whoever may keep weights on the host does so already."""
     said = remedy(WORK, ParallelLayout(), msgspec.structs.replace(machine(6), residency=residency))
     assert said is not None and said.startswith("predicted to fit with --vae-dtype bfloat16 (")

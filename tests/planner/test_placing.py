@@ -16,7 +16,7 @@ from ringlight.planner.decoding_cost import decoding
 from ringlight.planner.denoising import denoising
 from ringlight.planner.hardware import Correction, Hardware, RunSettings
 from ringlight.planner.least import ROUNDED, Least
-from ringlight.planner.machine import Machine, Residency
+from ringlight.planner.machine import Machine, WeightsPlace
 from ringlight.planner.memory import CPU_OWN_BYTES, SLOTS, block_weights, memory_by_rank
 from ringlight.planner.places import places
 from ringlight.planner.placing import decoding_options, denoising_options
@@ -31,7 +31,7 @@ WIDE = work(num_frames=81, width=832, height=480)
 
 
 def within(
-    gigabytes: float, card: str = "rtx4090", bus: str | None = None, residency: Residency = "any", **settings: Any
+    gigabytes: float, card: str = "rtx4090", bus: str | None = None, residency: WeightsPlace = "any", **settings: Any
 ) -> Machine:
     """Cards with a budget in GB, none for 0."""
     found = catalogue.card(card)
@@ -41,7 +41,7 @@ def within(
     return Machine(hardware=hardware, settings=wanted, residency=residency, most_ranks=8)
 
 
-def cores(gib: float, budget_gib: float = 0.0, residency: Residency = "placed", dtype: str = "float32") -> Machine:
+def cores(gib: float, budget_gib: float = 0.0, residency: WeightsPlace = "placed", dtype: str = "float32") -> Machine:
     card = msgspec.structs.replace(catalogue.cores(2), memory_bytes=int(gib * GIB))
     hardware = Hardware(card=card, link=catalogue.link("loopback"), correction=Correction(base_bytes=450 * 2**20))
     settings = RunSettings(dtype=dtype, memory_budget_bytes=int(budget_gib * GIB))  # type: ignore[arg-type]

@@ -13,13 +13,6 @@ from tests.residency.streams import HERE, Card, Copied, Operation
 DEVICE = torch.device("cuda:0")
 
 
-@pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> Card:
-    made = Card()
-    monkeypatch.setattr(exchange.torch, "cuda", made.as_cuda())
-    return made
-
-
 def bring(card: Card, way: CudaExchange) -> tuple[Operation, object]:
     there = Copied(card)
     arrival = way.bring([(there, HERE)])  # type: ignore[list-item]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -54,7 +56,7 @@ def test_passes_have_the_right_weights_within_so_many_bytes(num_layers: int, str
     chain, lane, streamed = Chain(num_layers), LateLane(), min(num_layers, streamed)
     kept = spread(streamed, num_layers)
     assert len(kept) == num_layers - streamed
-    with Feed(chain.parts, chain.shelf, lane, kept) as feed:
+    with closing(Feed(chain.parts, chain.shelf, lane, kept)) as feed:
         for _ in range(3):
             assert torch.equal(chain.through(feed), chain.expected)
         brought = feed.num_bytes
@@ -69,7 +71,7 @@ def test_passes_have_the_right_weights_within_so_many_bytes(num_layers: int, str
 def test_two_share_a_pass(streamed: int) -> None:
     """One of them is a layer ahead of the other now and then, as forwards that take turns are."""
     chain, lane = Chain(), LateLane()
-    with Feed(chain.parts, chain.shelf, lane, spread(streamed, LAYERS), sharing=2) as feed:
+    with closing(Feed(chain.parts, chain.shelf, lane, spread(streamed, LAYERS), sharing=2)) as feed:
         for _ in range(2):
             first = second = chain.x
             feed.take(0)
@@ -92,7 +94,7 @@ def test_a_stage_that_ends_in_the_middle_leaves_nothing(stop: int) -> None:
     chain, lane = Chain(), LateLane()
 
     def fail() -> None:
-        with Feed(chain.parts, chain.shelf, lane, spread(5, LAYERS)) as feed:
+        with closing(Feed(chain.parts, chain.shelf, lane, spread(5, LAYERS))) as feed:
             for number in range(stop):
                 feed.take(number)
                 feed.done(number)
@@ -103,13 +105,13 @@ def test_a_stage_that_ends_in_the_middle_leaves_nothing(stop: int) -> None:
         with pytest.raises(LookupError):
             fail()
         assert lane.live_bytes == 0
-    with Feed(chain.parts, chain.shelf, lane, spread(5, LAYERS)) as feed:
+    with closing(Feed(chain.parts, chain.shelf, lane, spread(5, LAYERS))) as feed:
         assert torch.equal(chain.through(feed), chain.expected)
 
 
 def test_on_demand_in_any_order() -> None:
     chain, lane = Chain(), LateLane()
-    with OnDemand(chain.parts, chain.shelf, lane) as weights:
+    with closing(OnDemand(chain.parts, chain.shelf, lane)) as weights:
         assert torch.equal(chain.through(weights), chain.expected)
         for number in (3, 4, 4, 3, 5):
             expected = chain.layers[number](chain.x)
@@ -126,7 +128,7 @@ def test_a_cpu_computes_in_place(streamed: int) -> None:
     """The same to the bit with packed weights and with plain ones."""
     chain = Chain()
     kept = spread(streamed, LAYERS)
-    with InPlace(chain.parts, chain.shelf, kept) as weights:
+    with closing(InPlace(chain.parts, chain.shelf, kept)) as weights:
         for _ in range(2):
             assert torch.equal(chain.through(weights), chain.expected)
         packed = [layer.weight.numel() == 0 for layer in chain.layers]

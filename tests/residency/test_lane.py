@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from ringlight.residency import lane
 from ringlight.residency.lane import CudaLane
 from tests.residency.streams import HERE, Card, Copied
 
 DEVICE = torch.device("cuda:0")
-
-
-@pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> Card:
-    made = Card()
-    monkeypatch.setattr(lane.torch, "cuda", made.as_cuda())
-    return made
 
 
 def test_a_copy_comes_behind_the_last_use_of_its_room_and_beside_all_since(card: Card) -> None:
@@ -32,7 +23,7 @@ def test_a_copy_comes_behind_the_last_use_of_its_room_and_beside_all_since(card:
     assert not card.computing.put().is_behind(copied)
     wait = way.wait(brought)
     assert card.computing.put().is_behind(copied)
-    assert way.seconds(wait) == 0.25
+    assert wait.seconds == 0.25
 
 
 def test_copies_come_one_after_another(card: Card) -> None:

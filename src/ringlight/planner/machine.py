@@ -11,12 +11,12 @@ from ringlight.core.portions import takes_pairs
 from ringlight.planner import catalogue
 from ringlight.planner.hardware import Bus, Card, DtypeName, Hardware, LinkRates, RunSettings
 
-Residency = Literal["any", "resident", "placed"]
+WeightsPlace = Literal["any", "resident", "placed"]
 LAYING_OUT = 6e-9  # seconds a parameter that a core packs, or makes others of: 4 to 8 measured, of blocks and decoders
 IN_PLACE = 1.12  # seconds of a float32 product on a CPU with weights as they came, to those with packed ones: measured
 
 
-def before_start(card: Card, settings: RunSettings) -> Residency:
+def before_start(card: Card, settings: RunSettings) -> WeightsPlace:
     """Where weights will lie, as far as settings say it: within a budget on the host. A CPU without one has them where
     it computes; a GPU where the plan of what it is started for says."""
     if settings.memory_budget_bytes:
@@ -39,7 +39,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     most_ranks: int = 1
     abilities: Abilities | None = None
     pace: float = 1.0
-    residency: Residency = "resident"
+    residency: WeightsPlace = "resident"
 
     @property
     def card(self) -> Card:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ringlight.residency.pinned import PinnedMemory
+from ringlight.residency.waits import StreamWait
 
 Copies = Iterable[tuple[Tensor, Tensor]]  # (to, from), each contiguous, of one shape and dtype
 Arrival = object  # of what is brought: for `wait`
@@ -57,7 +58,7 @@ class CudaExchange:
         self._in, self._out = torch.cuda.Stream(device), torch.cuda.Stream(device)
         self._memory: PinnedMemory | None = None
         self._num_bytes = 0
-        self._waits: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._waits: list[StreamWait] = []
 
     def host_room(self, num_bytes: int) -> Tensor:
         """Memory of the host: of that of the time before, where it is enough, for to page-lock it takes long."""
@@ -89,12 +90,7 @@ class CudaExchange:
     def wait(self, arrival: Arrival) -> None:
         """Have the current stream wait for an event."""
         assert isinstance(arrival, torch.cuda.Event)
-        now = torch.cuda.current_stream(self._device)
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        began.record(now)
-        now.wait_event(arrival)
-        ended.record(now)
-        self._waits.append((began, ended))
+        self._waits.append(StreamWait.begin(torch.cuda.current_stream(self._device), arrival))
 
     def settle(self) -> None:
         """Have the current stream wait for both others."""
@@ -103,12 +99,8 @@ class CudaExchange:
         now.wait_stream(self._out)
 
     def moved(self) -> Moved:
-        """Bytes, and seconds between events on the stream that waits."""
-        seconds = 0.0
-        for began, ended in self._waits:
-            ended.synchronize()
-            seconds += began.elapsed_time(ended) / 1000
-        found = Moved(self._num_bytes, seconds)
+        """As it was asked for, and waited for on the current stream."""
+        found = Moved(self._num_bytes, sum(wait.seconds for wait in self._waits))
         self._num_bytes, self._waits = 0, []
         return found
 

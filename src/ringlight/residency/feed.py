@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from torch import Tensor
 
-from ringlight.residency.lane import Lane
+from ringlight.residency.lane import Lane, Wait
 from ringlight.residency.part import WeightPart
 from ringlight.residency.source import WeightSource
 
@@ -30,7 +29,7 @@ class Held:
 
 
 class Feed:
-    """Weights of one network on a device that holds only some of them. To be entered, and left when the stage ends."""
+    """Weights of one network on a device that holds only some of them. To be closed when the stage ends."""
 
     def __init__(
         self, parts: Sequence[WeightPart], source: WeightSource, lane: Lane, kept: Collection[int], sharing: int = 1
@@ -46,14 +45,10 @@ class Feed:
         self._num_made = 0
         self._next = 0
         self.num_bytes = 0
-        self.waits: list[Any] = []
+        self.waits: list[Wait] = []
 
-    def __enter__(self) -> Feed:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Leave nothing on the device: the stage is over."""
         self._lane.settle()
         for index in self._there:
             self._parts[index].forget_layout()

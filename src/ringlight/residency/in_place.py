@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from types import TracebackType
-from typing import Any
 
+from ringlight.residency.lane import Wait
 from ringlight.residency.part import WeightPart
 from ringlight.residency.source import WeightSource
 
 
 class InPlace:
-    """Weights of one network that nobody has to bring. To be entered, and left when the stage ends.
+    """Weights of one network that nobody has to bring. To be closed when the stage ends.
 
     Those that are kept are laid out once, in this process's own memory, as kernels are fastest with; the others are
     computed with as they are, or where that would make a difference laid out for each pass. What has to be read from
@@ -26,14 +25,10 @@ class InPlace:
         self._parts, self._source, self._kept, self._sharing = parts, source, frozenset(kept), sharing
         self._made: dict[int, int] = {}  # what is not as it lies, and how many are done with it
         self.num_bytes = 0
-        self.waits: list[Any] = []
+        self.waits: list[Wait] = []
 
-    def __enter__(self) -> InPlace:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Leave nothing that is not as it lies: the stage is over."""
         for index in list(self._made):
             self._give_up(index)
 

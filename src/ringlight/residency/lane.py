@@ -7,6 +7,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ringlight.residency.waits import StreamWait
+
+
+class Wait(Protocol):
+    """A wait of the computation."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it was, once the computation has gone on."""
+
 
 class Lane(Protocol):
     """Copies from the host to a device, one after another in the order in which they are asked for.
@@ -24,18 +34,15 @@ class Lane(Protocol):
     def bring(self, there: Tensor, here: Tensor, after: Any) -> Any:
         """Begin to copy bytes `here` of the host to the device, after a moment."""
 
-    def wait(self, brought: Any) -> Any:
-        """Let the computation wait for what was brought. Returns what `seconds` tells the length of."""
+    def wait(self, brought: Any) -> Wait:
+        """Let the computation wait for what was brought."""
 
     def settle(self) -> None:
         """Let the computation wait for all that was begun."""
 
-    def seconds(self, wait: Any) -> float:
-        """How long the computation has waited, once it has gone on."""
-
 
 class CudaLane:
-    """A stream of copies. On the host nothing waits; seconds are taken from events on the stream that does."""
+    """A stream of copies."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -57,19 +64,8 @@ class CudaLane:
         brought.record(self._stream)
         return brought
 
-    def wait(self, brought: torch.cuda.Event) -> tuple[torch.cuda.Event, torch.cuda.Event]:
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        stream = torch.cuda.current_stream(self._device)
-        began.record(stream)
-        stream.wait_event(brought)
-        ended.record(stream)
-        return began, ended
+    def wait(self, brought: torch.cuda.Event) -> StreamWait:
+        return StreamWait.begin(torch.cuda.current_stream(self._device), brought)
 
     def settle(self) -> None:
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
-
-    def seconds(self, wait: tuple[torch.cuda.Event, torch.cuda.Event]) -> float:
-        began, ended = wait
-        ended.synchronize()
-        milliseconds: float = began.elapsed_time(ended)
-        return milliseconds / 1000

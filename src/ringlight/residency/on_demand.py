@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any
 
 from torch import Tensor
 
-from ringlight.residency.lane import Lane
+from ringlight.residency.lane import Lane, Wait
 from ringlight.residency.part import WeightPart
 from ringlight.residency.source import WeightSource
 
 
 class OnDemand:
-    """Weights of one network on a device that holds the part that is in use. To be entered, and left when the stage
-    ends. Nothing hides the copy, so this is for parts that compute far longer than they take to come."""
+    """Weights of one network on a device that holds the part that is in use. To be closed when the stage ends.
+
+    Nothing hides the copy, so this is for parts that compute far longer than they take to come.
+    """
 
     def __init__(self, parts: Sequence[WeightPart], source: WeightSource, lane: Lane) -> None:
         self._parts, self._source, self._lane = parts, source, lane
         self._there: dict[int, Tensor] = {}
         self.num_bytes = 0
-        self.waits: list[Any] = []
+        self.waits: list[Wait] = []
 
-    def __enter__(self) -> OnDemand:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Leave nothing on the device: the stage is over."""
         for index in list(self._there):
             self.done(index)
         self._lane.settle()

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from ringlight.core.report import WeightsReport
 from ringlight.residency.feed import Feed
 from ringlight.residency.in_place import InPlace
-from ringlight.residency.lane import Lane
+from ringlight.residency.lane import Lane, Wait
 from ringlight.residency.on_demand import OnDemand
 from ringlight.residency.part import WeightPart
 from ringlight.residency.source import WeightSource
@@ -25,7 +24,7 @@ class Residency:
         self.source = source
         self._lane = lane
         self._bytes: defaultdict[str, int] = defaultdict(int)
-        self._waits: defaultdict[str, list[Any]] = defaultdict(list)
+        self._waits: defaultdict[str, list[Wait]] = defaultdict(list)
 
     @contextmanager
     def open(
@@ -41,9 +40,9 @@ class Residency:
         else:
             feed = OnDemand(parts, self.source, self._lane)
         try:
-            with feed:
-                yield feed
+            yield feed
         finally:
+            feed.close()
             self._bytes[name] += feed.num_bytes
             self._waits[name] += feed.waits
 
@@ -54,12 +53,11 @@ class Residency:
 
     def report(self) -> WeightsReport:
         """What came since `reset`, and what lies on the host."""
-        lane = self._lane
         return WeightsReport(
             host_bytes=self.source.num_bytes,
             pinned_bytes=self.source.pinned_bytes,
             brought_bytes=dict(self._bytes),
-            wait_seconds={name: sum(map(lane.seconds, waits)) for name, waits in self._waits.items()} if lane else {},
+            wait_seconds={name: sum(wait.seconds for wait in waits) for name, waits in self._waits.items()},
         )
 
 

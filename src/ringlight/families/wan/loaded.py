@@ -20,7 +20,7 @@ from ringlight.core.weights import STEMS
 from ringlight.families.model import ModelSpec
 from ringlight.families.wan.networks.text_encoder import TABLE, TIED_NAMES, TextEncoder, load_tokenizer
 from ringlight.families.wan.networks.transformer import TransformerParts, WanTransformer
-from ringlight.families.wan.networks.vae import VaeParts, WanVae
+from ringlight.families.wan.networks.vae import VaeDecoder, VaeParts, WanVae
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.models.loading import (
@@ -39,14 +39,21 @@ from ringlight.residency.part import WeightPart
 from ringlight.residency.residency import Residency, at_work
 from ringlight.residency.shelf import Shelf
 from ringlight.residency.source import PartlyInFiles, WeightSource
-from ringlight.residency.weights import ALWAYS_THERE
+from ringlight.residency.weights import ALWAYS_THERE, Weights
 
 Network = WanTransformer | WanVae | TextEncoder
 LEFT_BYTES = 2**30  # of what the host has, beside a copy of the weights
 
 
-class Own(NamedTuple):
-    """A network, its folder's name, this rank's parts of it, and bytes of all of them."""
+class WanParts(NamedTuple):
+    """What of the networks comes and goes, where their weights lie on the host."""
+
+    transformer: TransformerParts
+    vae: VaeParts
+
+
+class RankShare(NamedTuple):
+    """A network, its folder's name, the parts of it that this rank computes with, and bytes of the whole network."""
 
     network: Network
     name: str
@@ -74,7 +81,7 @@ class WanNetworks:
         self.encoder = _make_text_encoder(model_path, spec, world)
         self.residency: Residency | None = None
         self.loaded_bytes = 0
-        self._parts: tuple[TransformerParts, VaeParts] | None = None
+        self._parts: WanParts | None = None
 
     @property
     def all(self) -> tuple[Network, ...]:
@@ -108,21 +115,22 @@ class WanNetworks:
         materialise(self.transformer, meta, dtype, WanTransformer.KEPT_IN_FLOAT32)
         materialise(self.vae, meta, vae_dtype)
         everywhere, here = self.encoder.prepare_to_stream(self._device, dtype)
-        self._parts = transformer, vae = self.transformer.parts(), self.vae.parts()
+        self._parts = WanParts(self.transformer.parts(), self.vae.parts())
+        transformer, vae = self._parts
         of_transformer = [transformer.ends, *transformer.blocks, *transformer.texts]
         of_vae = [vae.encoder, *vae.decoder]
         shelf = shelf_for([*of_transformer, *of_vae, *everywhere])
         own = [
-            Own(self.encoder, "text_encoder", here, _bytes_of(everywhere)),
-            Own(self.vae, "vae", of_vae, _bytes_of(of_vae)),
-            Own(self.transformer, "transformer", of_transformer, _bytes_of(of_transformer)),
+            RankShare(self.encoder, "text_encoder", here, _bytes_of(everywhere)),
+            RankShare(self.vae, "vae", of_vae, _bytes_of(of_vae)),
+            RankShare(self.transformer, "transformer", of_transformer, _bytes_of(of_transformer)),
         ]
         self.residency = Residency(self._filled(shelf, [each for each in own if each.parts]), lane)
         if lane is not None:
             shelf.pin(self._device, memory_bytes() // 2)
         self.encoder.stream_from(self.residency)
 
-    def _filled(self, shelf: Shelf, own: Sequence[Own]) -> WeightSource:
+    def _filled(self, shelf: Shelf, own: Sequence[RankShare]) -> WeightSource:
         """The shelf with this rank's weights on it, but those for which the host has no room: they stay in files."""
         left = self._left_in_files(shelf, own)
         for wait in (False, True):  # first what no other rank is about to fill
@@ -142,7 +150,7 @@ class WanNetworks:
                 self._look_at(network, files, parts, source)
         return source
 
-    def _left_in_files(self, shelf: Shelf, own: Sequence[Own]) -> set[str]:
+    def _left_in_files(self, shelf: Shelf, own: Sequence[RankShare]) -> set[str]:
         """The names of networks that are not on the shelf and for which the host has no room, the least used first."""
         missing, room = shelf.missing_bytes, available_bytes() - LEFT_BYTES
         left: set[str] = set()
@@ -167,14 +175,14 @@ class WanNetworks:
             _read(network, files, part, extremes)
         source.bind(parts)
         extremes.require_finite()
-        if isinstance(network, TextEncoder) and network.network.shared is not None:
+        if isinstance(network, TextEncoder) and network.has_table:
             for _, _, table in files.tensors({TABLE}):
                 network.look_up_in(table)
 
     @contextmanager
     def making_text_keys(self) -> Iterator[None]:
         """What makes keys and values of texts passes through."""
-        with self._transformer_at_work(self._parts[0].texts if self._parts else (), ()):
+        with self._transformer_at_work(self._parts.transformer.texts if self._parts else (), ()):
             yield
 
     @contextmanager
@@ -183,7 +191,7 @@ class WanNetworks:
         if self._parts is None:
             yield
             return
-        blocks = self._parts[0].blocks
+        blocks = self._parts.transformer.blocks
         kept = spread(_of(placement).streamed_blocks, len(blocks))
         with self._transformer_at_work(blocks, kept, num_together):
             yield
@@ -191,7 +199,7 @@ class WanNetworks:
     @contextmanager
     def first_block(self) -> Iterator[None]:
         """All of the transformer's first block."""
-        parts = [self._parts[0].blocks[0], self._parts[0].texts[0]] if self._parts else []
+        parts = [self._parts.transformer.blocks[0], self._parts.transformer.texts[0]] if self._parts else []
         with at_work(self.residency, "transformer", parts, kept=range(len(parts))) as weights:
             for place in range(len(parts)):
                 weights.take(place)
@@ -200,7 +208,7 @@ class WanNetworks:
     @contextmanager
     def encoding(self) -> Iterator[None]:
         """The VAE's encoder."""
-        parts = [self._parts[1].encoder] if self._parts else []
+        parts = [self._parts.vae.encoder] if self._parts else []
         with at_work(self.residency, "vae", parts, kept=[0]) as weights:
             weights.take(0)
             yield
@@ -208,28 +216,27 @@ class WanNetworks:
     @contextmanager
     def decoding(self, placement: Placement | None) -> Iterator[None]:
         """The VAE's decoder."""
-        parts = self._parts[1].decoder if self._parts else []
-        kept = () if self._parts and _of(placement).streams_decoder else range(len(parts))
-        with at_work(self.residency, "vae", parts, kept, in_order=len(kept) > 0) as weights:
-            self.vae.weights = weights
-            try:
-                yield
-            finally:
-                self.vae.weights = ALWAYS_THERE
+        parts = self._parts.vae.decoder if self._parts else []
+        streams = self._parts is not None and _of(placement).streams_decoder
+        kept = range(0 if streams else len(parts))
+        with (
+            at_work(self.residency, "vae", parts, kept, in_order=not streams) as weights,
+            _taking(self.vae.decoder, weights),
+        ):
+            yield
 
     @contextmanager
     def _transformer_at_work(
         self, parts: Collection[WeightPart], kept: Collection[int], num_together: int = 1
     ) -> Iterator[None]:
         """The transformer while it works with these parts, of which those of the numbers `kept` stay, and its ends."""
-        ends = [self._parts[0].ends] if self._parts else []
+        ends = [self._parts.transformer.ends] if self._parts else []
         stay = {0, *(1 + number for number in kept)}
-        with at_work(self.residency, "transformer", [*ends, *parts], stay, num_together) as weights:
-            self.transformer.weights = weights
-            try:
-                yield
-            finally:
-                self.transformer.weights = ALWAYS_THERE
+        with (
+            at_work(self.residency, "transformer", [*ends, *parts], stay, num_together) as weights,
+            _taking(self.transformer, weights),
+        ):
+            yield
 
     def _fill(self, network: Network, name: str) -> None:
         """Weights from the checkpoint, or random ones where the load format says so."""
@@ -241,6 +248,16 @@ class WanNetworks:
 
     def _files(self, name: str) -> WeightFiles:
         return WeightFiles(self._model_path / name, STEMS[name], TIED_NAMES)
+
+
+@contextmanager
+def _taking(network: WanTransformer | VaeDecoder, weights: Weights) -> Iterator[None]:
+    """For a while a network asks these for its weights."""
+    network.weights = weights
+    try:
+        yield
+    finally:
+        network.weights = ALWAYS_THERE
 
 
 def _read(network: Network, files: WeightFiles, part: WeightPart, extremes: Extremes | None = None) -> None:

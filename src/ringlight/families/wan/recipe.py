@@ -47,7 +47,7 @@ from ringlight.samplers.sampler import Sampler
 SLOWEST_CUDA, SLOWEST_CPU = 2e12, 1e9
 LEAST_PATIENCE_SECONDS = 120.0
 
-HISTORY = "history of frames"  # as reports call what the decoder keeps on the host
+FRAME_HISTORY = "history of frames"  # as reports call what the decoder keeps on the host
 
 T = TypeVar("T")
 
@@ -257,8 +257,8 @@ class WanRecipe:
             return report
         return msgspec.structs.replace(
             report,
-            brought_bytes=report.brought_bytes | {HISTORY: moved.num_bytes},
-            wait_seconds=report.wait_seconds | {HISTORY: moved.wait_seconds},
+            brought_bytes=report.brought_bytes | {FRAME_HISTORY: moved.num_bytes},
+            wait_seconds=report.wait_seconds | {FRAME_HISTORY: moved.wait_seconds},
         )
 
     def _forget_what_came(self) -> None:

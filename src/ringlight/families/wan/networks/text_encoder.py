@@ -115,6 +115,11 @@ class TextEncoder(nn.Module):
         parameters = dict(whole.named_parameters()) | dict(self.network.named_parameters())
         return {name: each.data for name, each in parameters.items() if only is None or each in only}
 
+    @property
+    def has_table(self) -> bool:
+        """Whether this rank looks up the tokens of prompts."""
+        return self.network.shared is not None
+
     def look_up_in(self, table: Tensor) -> None:
         """Take rows of prompts from this token table, of whatever dtype, such as one that lies in a file."""
         assert self.network.shared is not None, "this rank has the table"

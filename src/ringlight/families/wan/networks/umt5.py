@@ -16,7 +16,7 @@ from ringlight.families.layers.matrix import Matrix
 from ringlight.families.model import Positive
 from ringlight.families.wan.work.text_encoder import RELATIVE_BUCKETS, TextEncoderSpec
 from ringlight.residency.part import WeightPart
-from ringlight.residency.weights import ALWAYS_THERE, Weights
+from ringlight.residency.weights import Weights
 
 GATED_GELU = "gated-gelu"
 
@@ -38,12 +38,6 @@ class Umt5Encoder(nn.Module):
         self.config = config
         self.shared = _table(config.vocab_size, config.d_model) if 0 in run else None
         self.encoder = Stack(config, run)
-
-    def forward(self, ids_BL: Tensor, hidden_BLC: Tensor | None = None) -> Tensor:
-        """Hidden states (B, L, C) after this run; they begin with the token table where none are given."""
-        hidden_BLC = self.embed(ids_BL) if hidden_BLC is None else hidden_BLC
-        out: Tensor = self.encoder([hidden_BLC], ALWAYS_THERE)[0]
-        return out
 
     def embed(self, ids_BL: Tensor) -> Tensor:
         """(B, L, C): rows of the token table, looked up where that lies, on the device of the ids."""

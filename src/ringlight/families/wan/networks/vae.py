@@ -152,15 +152,6 @@ class WanVae(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.post_quant_conv.weight.dtype
 
-    @property
-    def weights(self) -> Weights:
-        """Of the decoder, taken as its parts."""
-        return self.decoder.weights
-
-    @weights.setter
-    def weights(self, weights: Weights) -> None:
-        self.decoder.weights = weights
-
     def parts(self) -> VaeParts:
         """What of the network comes and goes together, once it has its dtypes."""
         decoder = self.decoder
@@ -233,7 +224,7 @@ class WanVae(nn.Module):
         """
         mean, std = self._statistics(latents_ZTHW.device)
         latents_THWZ = (latents_ZTHW.permute(1, 2, 3, 0).float() * std + mean).to(self.dtype).contiguous()
-        self.weights.take(0)
+        self.decoder.weights.take(0)
         patched = self.decoder(self.post_quant_conv(latents_THWZ, stream), stream, first)
         stream.extremes.append(extremes(patched))
         return _unpatchify(patched, self.spec.patch).clamp_(-1.0, 1.0)
