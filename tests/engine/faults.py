@@ -83,6 +83,16 @@ def break_release() -> None:
     worker.release_memory = fail
 
 
+def break_release_late() -> None:
+    """It fails when the next job has been sent."""
+
+    def fail(device: torch.device) -> None:
+        time.sleep(1.0)
+        break_device()
+
+    worker.release_memory = fail
+
+
 def be_late() -> None:
     """The engine hears late of how a job has failed."""
     told = worker.failed
@@ -116,6 +126,7 @@ FAULTS = {
     "memory": run_out_of_memory,
     "device": break_device,
     "release": break_release,
+    "release_late": break_release_late,
     "late": be_late,
     "nan": diverge,
     "error": err,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 NAME = "/memfd:ringlight weights"
@@ -36,14 +37,21 @@ def sharers(inode: int) -> list[int]:
 
 def proportional_bytes(pid: int, inode: int) -> tuple[int, int]:
     """(resident bytes of a process's maps of this memory, its share of them: each page is divided by who has it)."""
-    found = {"Rss": 0, "Pss": 0}
+    found = mapped_bytes(pid, inode)
+    return found["Rss"], found["Pss"]
+
+
+def mapped_bytes(pid: int, inode: int) -> Counter[str]:
+    """Bytes of a process's maps of this memory by kind: Rss, Pss, Anonymous and what else Linux tells."""
+    found: Counter[str] = Counter()
     is_it = False
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
             is_it = _is_of(line, inode)
-        elif is_it and (name := line.partition(":")[0]) in found:
-            found[name] += 1024 * int(line.split()[1])
-    return found["Rss"], found["Pss"]
+        elif is_it and line.endswith(" kB"):
+            name, number, _ = line.split()
+            found[name.removesuffix(":")] += 1024 * int(number)
+    return found
 
 
 def resident_bytes(pid: int, kind: str) -> int:

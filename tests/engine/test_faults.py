@@ -192,6 +192,14 @@ def test_a_failure_is_told_before_memory_is_given_back(pair: Pair, tmp_path: Pat
     assert pair.makes_the_same_as_ever()
 
 
+def test_what_a_job_leaves_behind_is_not_held_against_the_next(pair: Pair, tmp_path: Path) -> None:
+    """It is sent to ranks that are about to end, and begun by others."""
+    before = pair.pids
+    fail(pair, "release_late all Denoising; memory all step 1", OutOfMemory, tmp_path / "film.npy")
+    assert pair.makes_the_same_as_ever()
+    assert all(map(ends, before))
+
+
 def test_alike_but_not_at_the_same_place(pair: Pair, tmp_path: Path) -> None:
     """What one has sent and the other never fetched must not reach the next job."""
     before = pair.pids

@@ -125,6 +125,31 @@ def test_the_number_of_repeats_is_bounded(tiny: Path, tmp_path: Path, max_repeat
     assert replica.events.count("die poison") == runs
 
 
+@pytest.mark.parametrize("error", [WorkerError("signal 9"), OutOfMemory("rank 1: out of memory")])
+def test_workers_that_had_not_begun_a_job_are_lost_twice_before_it_fails(
+    tiny: Path, tmp_path: Path, error: RinglightError
+) -> None:
+    """They may have been lost before it was sent: also a job that cannot be kept is begun anew, and once."""
+
+    class Gone(FakeReplica):
+        left = 1
+
+        def run(self, job: messages.RunJob, receive: Receive, lost: Lost) -> None:
+            if not self.left:
+                return super().run(job, receive, lost)
+            self.left -= 1
+            self.ready = False
+            return lost(error)
+
+    replica = Gone()
+    with Engine(EngineConfig(model_path=str(tiny)), None, replica) as engine:
+        engine.submit(small(engine), str(tmp_path / "a.mp4")).wait(PATIENCE)
+        assert replica.events.count("start") == 2
+        replica.left = 2
+        with pytest.raises(type(error), match=str(error)):
+            engine.submit(small(engine), str(tmp_path / "a.mp4")).wait(PATIENCE)
+
+
 def test_what_a_repeat_would_not_mend_is_not_repeated(tiny: Path, tmp_path: Path) -> None:
     """One rank that is out of memory ends its group, and would again."""
     replica = Mortal(dying(1, OutOfMemory("rank 1: out of memory")))

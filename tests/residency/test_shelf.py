@@ -17,6 +17,7 @@ from ringlight.core.errors import InvalidCheckpoint
 from ringlight.engine.host_memory import HostMemory
 from ringlight.residency.part import WeightPart
 from ringlight.residency.shelf import Shelf
+from tests.engine.sharing import mapped_bytes
 
 SIZE = 1000
 SHARED = "/memfd:ringlight weights"
@@ -144,26 +145,11 @@ def test_nothing_is_left_behind() -> None:
     assert maps() == before
 
 
-def test_a_copy_is_one_for_all() -> None:
+def test_a_copy_is_one_for_all(memory: HostMemory) -> None:
     """What two processes map is their shared memory, and in neither case their own."""
-    memory = HostMemory()
-    many = 16 * 2**20
-
-    def grown(work: Callable[[], object]) -> int:
-        def own() -> int:
-            _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
-            return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
-
-        before = own()
-        kept = work()
-        assert kept is not None
-        return own() - before
-
-    def fill() -> Shelf:
-        shelf = Shelf([WeightPart("all", [nn.Linear(many // 4, 1, bias=False)])], memory.descriptor)
-        shelf._bytes.fill_(1)
-        return shelf
-
-    assert grown(fill) < many // 8
+    shelf = Shelf([WeightPart("all", [nn.Linear(2**22, 1, bias=False)])], memory.descriptor)
+    shelf._bytes.fill_(1)
+    found = mapped_bytes(os.getpid(), os.fstat(memory.descriptor).st_ino)
+    assert found["Rss"] == shelf.num_bytes
+    assert found["Anonymous"] == 0
     assert torch.frombuffer(bytearray(os.pread(memory.descriptor, 64, 2**16)), dtype=torch.uint8).tolist() == [1] * 64
-    memory.close()

@@ -174,6 +174,7 @@ class Runner:
     def _run(self, job: Job) -> None:
         with self._lock:
             self._running, self._sent = job, False
+        begun = threading.Event()  # the workers have said something of it
         try:
             if (problem := self._make_ready()) is not None:
                 return self._queue.put(job) if self._supervised else job.fail(problem)
@@ -185,15 +186,17 @@ class Runner:
             assert self.ready is not None, "its workers are"
             self._settle(job, self.ready)
             job.receive(Taken(job_id=job.id, replica=self.name))
-            self.replica.run(job.order(), partial(self._hear, job), partial(self._lose, job))
+            self.replica.run(job.order(), partial(self._hear, job, begun), partial(self._lose, job, begun))
         except BaseException as error:  # whatever it is, the next job is served
             logger.exception("%s: %s", self.name, job.id)
-            self._lose(job, as_ringlight_error(error))
+            begun.set()
+            self._lose(job, begun, as_ringlight_error(error))
         finally:
             with self._lock:
                 self._running = None
 
-    def _hear(self, job: Job, message: messages.JobMessage) -> None:
+    def _hear(self, job: Job, begun: threading.Event, message: messages.JobMessage) -> None:
+        begun.set()
         if isinstance(message, messages.JobFailed) and message.code == OutOfMemory.code:
             message = msgspec.structs.replace(message, message=self._with_advice(job, message.message))
         job.receive(message)
@@ -203,13 +206,19 @@ class Runner:
         found = self._advise(job, self.ready.environment) if self.ready else None
         return f"{text}; {found}" if found else text
 
-    def _lose(self, job: Job, error: RinglightError) -> None:
-        """The workers have ended under a job: repeat it if that may help, else fail it."""
+    def _lose(self, job: Job, begun: threading.Event, error: RinglightError) -> None:
+        """The workers have ended under a job: repeat it if that may help, else fail it.
+
+        Workers that had not begun it may have been lost before it was sent, by what the job before left behind: once it
+        is not held against this one.
+        """
         remove_parts(Path(job.output), job.id)
         if job.stop_reason is not None:
             return job.fail(job.stop_reason)
         if self._closing.is_set():
             return job.fail(Cancelled("the engine was closed"))
+        if not begun.is_set() and not job.state.deaths:
+            return self._repeat(job, error)
         if isinstance(error, OutOfMemory):
             return job.fail(OutOfMemory(self._with_advice(job, str(error))))
         keep = job.submission.keep
@@ -218,6 +227,10 @@ class Runner:
         if job.state.deaths >= keep.max_repeats:
             repeated = f"repeated {job.state.deaths} times; " if job.state.deaths else ""
             return job.fail(WorkerError(f"{repeated}{error}"))
+        self._repeat(job, error)
+
+    def _repeat(self, job: Job, error: RinglightError) -> None:
+        """Put a job back whose workers have ended."""
         logger.warning("%s: %s will be repeated: %s", self.name, job.id, error)
         job.receive(WorkersLost(job_id=job.id))
         self._queue.put(job)
