@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ SMALL = ["--size", "64x64", "--num-frames", "5", "--num-inference-steps", "2"]
 TOO_LITTLE = "1MiB"
 LEAST = re.compile(r"--memory-budget ([0-9.]+[GM]iB)")
 FULL_SIZE = {"num_attention_heads": 24, "attention_head_dim": 128, "ffn_dim": 14336, "num_layers": 30}
-FULL_SIZE_BUDGET = "4GiB"
 SHARD_BYTES = 2 * 10**9
 
 
@@ -63,9 +62,15 @@ def least_budget(checkpoint: Path, folder: Path, flags: list[str]) -> str:
 
 
 def measure(
-    checkpoint: Path, folder: Path, num_gpus: int, flags: list[str], rounds: int, only_least: bool = False
+    checkpoint: Path,
+    folder: Path,
+    num_gpus: int,
+    flags: list[str],
+    rounds: int,
+    others: Mapping[str, str],
+    only_least: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """A row for each budget on so many ranks."""
+    """A row for each budget on so many ranks; `others` are further budgets by their names."""
     flags = [*flags, "--num-gpus", str(num_gpus)]
     first = generate(checkpoint, folder / "warm.npy", *flags)
     whole = first["predicted"]["peak_bytes"]
@@ -74,6 +79,7 @@ def measure(
         "half": f"{whole / 2 / GIB:.3f}GiB",
         "a third": f"{whole / 3 / GIB:.3f}GiB",
         "the least": least_budget(checkpoint, folder, flags),
+        **others,
     }
     if only_least:
         budgets = {name: budgets[name] for name in ("all its own", "the least")}
@@ -111,26 +117,17 @@ def row(
         "ratio": statistics.median(ratios),
         "ratios": ratios,
         "predicted_ratio": reports[0]["predicted"]["total_seconds"] / base[0]["predicted"]["total_seconds"],
+        "load_seconds": statistics.median(report["environment"]["load_seconds"] for report in reports),
         "same": all(report["same"] for report in reports),
     }
 
 
-def full_size(folder: Path) -> dict[str, Any]:
-    """A transformer of Wan2.2-TI2V-5B's size, in shards of random bfloat16, within 4 GiB beside what is shared."""
+def full_size(folder: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a transformer of Wan2.2-TI2V-5B's size, whose weights are nearly all that there is: two steps of a small
+    video in its dtype, once each."""
     checkpoint = folder / "full-size"
     write_full_size(checkpoint)
-    stored = sum(path.stat().st_size for path in (checkpoint / "transformer").glob("*.safetensors"))
-    flags = ["--dtype", "bfloat16", *SMALL, "--memory-budget", FULL_SIZE_BUDGET]
-    report = generate(checkpoint, folder / "full-size.npy", *flags)
-    return {
-        "budget": FULL_SIZE_BUDGET,
-        "stored_bytes": stored,
-        "own_bytes": report["worst_memory"]["peak_own_bytes"],
-        "host_bytes": report["ranks"][0]["weights"]["host_bytes"],
-        "step_seconds": report["step_seconds"],
-        "load_seconds": report["environment"]["load_seconds"],
-        "load_gigabytes_per_second": report["environment"]["load_gigabytes_per_second"],
-    }
+    yield from measure(checkpoint, folder, 1, ["--dtype", "bfloat16", *SMALL], 1, {"4 GiB": "4GiB"})
 
 
 def write_full_size(checkpoint: Path) -> None:
@@ -191,15 +188,16 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         "Predicted (GiB)",
         "Seconds",
         "Predicted",
+        "Load (s)",
         "Frames",
     ]
     return [
         f"| {' | '.join(head)} |",
-        "|---:|---|---:|---:|---:|---:|---:|---:|---|",
+        "|---:|---|---:|---:|---:|---:|---:|---:|---:|---|",
         *(
             f"| {each['ranks']} | {each['name']} | {each['budget']} | {gib(each['own_bytes'])} | "
             f"{gib(each['resident_bytes'])} | {gib(each['predicted_bytes'])} | {each['ratio']:.2f} | "
-            f"{each['predicted_ratio']:.2f} | {'the same' if each['same'] else 'DIFFER'} |"
+            f"{each['predicted_ratio']:.2f} | {each['load_seconds']:.1f} | {'the same' if each['same'] else 'DIFFER'} |"
             for each in rows
         ),
     ]
@@ -219,14 +217,13 @@ def main() -> None:
         flags, rounds, ranks = SMALL, 1, [1]
     with demo_checkpoint("small", asked.checkpoint) as checkpoint, tempfile.TemporaryDirectory() as folder:
         there = Path(folder)
-        rows = [row for n in ranks for row in measure(checkpoint, there, n, flags, rounds, asked.self_test)]
+        rows = [row for n in ranks for row in measure(checkpoint, there, n, flags, rounds, {}, asked.self_test)]
         found = conditions() | {"checkpoint": name_of(checkpoint), "rounds": rounds}
     lines = ["# Memory budgets on a CPU", "", *(f"- {name}: {value}" for name, value in found.items()), ""]
     lines += table(rows)
-    whole = None
-    if asked.full_size is not None:
-        whole = full_size(asked.full_size)
-        lines += ["", "## A full-size transformer", "", *(f"- {name}: {value}" for name, value in whole.items())]
+    whole = [] if asked.full_size is None else list(full_size(asked.full_size))
+    if whole:
+        lines += ["", "## A full-size transformer, two steps of a small video in bfloat16", "", *table(whole)]
     print("\n".join(lines))
     if asked.output is not None:
         asked.output.parent.mkdir(parents=True, exist_ok=True)

@@ -144,7 +144,7 @@ def test_the_largest_video_that_fits_is_named() -> None:
 
 def test_a_cpu_is_told_of_the_least_budget_and_of_bfloat16() -> None:
     """All that a budget leaves is for weights that ranks share."""
-    for gib, flags in ((24, "--memory-budget 13.5GiB ("), (8, "--memory-budget 8.0GiB --vae-dtype bfloat16 (")):
+    for gib, flags in ((24, "--memory-budget 15.3GiB ("), (8, "--memory-budget 8.0GiB --vae-dtype bfloat16 (")):
         cores = msgspec.structs.replace(catalogue.cores(2), memory_bytes=gib * 2**30)
         said = advice(cores, "u1r1", RunSettings(dtype="float32"), 1)
         assert said is not None and said.startswith(f"predicted to fit with {flags}")

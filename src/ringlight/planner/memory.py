@@ -16,10 +16,11 @@ from ringlight.planner.hardware import RunSettings
 from ringlight.planner.machine import Machine
 
 SLACK = 0.15  # of activations, reserved beyond what is allocated: assumed
+CPU_SLACK = 0.3  # of activations, what oneDNN needs beside and holes in the heap: 0.15-0.28 measured
 LATENTS_HELD = 10  # noise, latents, predictions, the scheduler's history
 TEXT_TOKENS = 100  # of a prompt, where only its own are held
 SLOTS = 3  # a block in use, the next one whose first products begin already, and one on its way
-CPU_OWN_BYTES = 200 * 2**20  # of a worker beside weights, what is its own and no page of a file: 185 MiB measured idle
+CPU_OWN_BYTES = 200 * 2**20  # of a worker beside weights, what is its own: 162-185 MiB measured idle
 
 
 class Phase(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +103,8 @@ def stage_of(name: str, work_bytes: int, machine: Machine) -> Phase:
     """A stage that holds so much beside its weights, as measured runs correct it, else with slack."""
     growth = machine.hardware.correction.growth
     held = growth.get(name, 1.0) * work_bytes
-    return Phase(work_bytes=int(held), slack_bytes=0 if growth else int(SLACK * held))
+    slack = 0.0 if growth else CPU_SLACK if machine.card.is_cpu else SLACK
+    return Phase(work_bytes=int(held), slack_bytes=int(slack * held))
 
 
 def with_weights(stage: Phase, weights_bytes: int) -> Phase:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from ringlight.core.host import give_back_freed
 from ringlight.residency.lane import Wait
 from ringlight.residency.part import WeightPart
 from ringlight.residency.source import WeightSource
@@ -28,9 +29,10 @@ class InPlace:
         self.waits: list[Wait] = []
 
     def close(self) -> None:
-        """Leave nothing that is not as it lies: the stage is over."""
+        """Leave nothing that is not as it lies, nor holes where it lay: the stage is over."""
         for index in list(self._made):
             self._give_up(index)
+        give_back_freed()
 
     def take(self, index: int) -> None:
         """Have a part, laid out where that is wanted."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import threading
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ringlight.core.host import give_back_freed
 from ringlight.core.report import MemoryReport
 
 STATUS, STATM = Path("/proc/self/status"), Path("/proc/self/statm")
@@ -76,7 +76,7 @@ class ResidentMeter:
     def start(self) -> None:
         """A new job: what is resident now, freed memory given back, is the idle worker."""
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
+        give_back_freed()
         self.reset()
         self._peak = 0
         self._idle = self._read("VmRSS")
