@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ringlight.core.host import available_bytes, memory_bytes
+from ringlight.core.host import LEFT_BYTES, available_bytes, left_in_files, memory_bytes
 
 GIB = 2**30
 
@@ -65,3 +65,10 @@ def test_a_container_that_is_full(system: dict[str, Path]) -> None:
 
 def test_of_this_machine() -> None:
     assert 0 < available_bytes() <= memory_bytes()
+
+
+def test_what_has_no_room_stays_in_files_the_first_named_first() -> None:
+    networks = [("text", 10), ("pictures", 2), ("video", 9)]
+    for room, left in ((21, []), (20, ["text"]), (11, ["text"]), (10, ["text", "pictures"]), (0, [*dict(networks)])):
+        assert left_in_files(networks, 21, LEFT_BYTES + room) == left
+    assert left_in_files(networks[:2], 9, LEFT_BYTES + 9) == [], "some are there already"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ringlight.core.config import EngineConfig
+from ringlight.core.host import LEFT_BYTES
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.plan import JobPlan, Placement
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
@@ -191,8 +192,7 @@ def test_for_want_of_room_networks_stay_in_their_files(
     """The text encoder first. Slower, and the same to the bit."""
     source = placed(tiny).networks.residency
     assert source is not None
-    monkeypatch.setattr(loaded, "LEFT_BYTES", 0)
-    monkeypatch.setattr(loaded, "available_bytes", lambda: int(share * source.source.num_bytes))
+    monkeypatch.setattr(loaded, "available_bytes", lambda: int(share * source.source.num_bytes) + LEFT_BYTES)
     config = EngineConfig(model_path=str(tiny), device="cpu")
     recipe = WanRecipe(config, RequestLimits(), CPU, torch.float32, torch.float32, shelf=-1)
     if as_a_gpu:

@@ -11,6 +11,7 @@ from ringlight.residency.exchange import CudaExchange
 from tests.residency.streams import HERE, Card, Copied, Operation
 
 DEVICE = torch.device("cuda:0")
+MANY = 2**40
 
 
 def bring(card: Card, way: CudaExchange) -> tuple[Operation, object]:
@@ -28,7 +29,7 @@ def take(card: Card, way: CudaExchange) -> Operation:
 
 
 def test_what_is_brought_comes_behind_what_was_computed_and_taken(card: Card) -> None:
-    way = CudaExchange(DEVICE)
+    way = CudaExchange(DEVICE, MANY)
     computed = card.computing.put()
     taken = take(card, way)
     later = card.computing.put()
@@ -46,14 +47,14 @@ def test_what_is_brought_comes_behind_what_was_computed_and_taken(card: Card) ->
 
 
 def test_without_copies_it_is_a_place_in_the_order(card: Card) -> None:
-    way = CudaExchange(DEVICE)
+    way = CudaExchange(DEVICE, MANY)
     taken = take(card, way)
     way.wait(way.bring([]))
     assert card.computing.put().is_behind(taken)
 
 
 def test_what_is_settled_is_behind_us(card: Card) -> None:
-    way = CudaExchange(DEVICE)
+    way = CudaExchange(DEVICE, MANY)
     taken, (brought, _) = take(card, way), bring(card, way)
     late = take(card, way)
     way.settle()
@@ -66,7 +67,7 @@ def test_memory_stays_until_more_is_asked_for(card: Card, monkeypatch: pytest.Mo
     closed: list[int] = []
 
     class Memory:
-        def __init__(self, num_bytes: int, device: torch.device) -> None:
+        def __init__(self, num_bytes: int, device: torch.device, most_bytes: int) -> None:
             made.append(num_bytes)
             self.bytes: Tensor = torch.zeros(num_bytes, dtype=torch.uint8)
 
@@ -74,14 +75,14 @@ def test_memory_stays_until_more_is_asked_for(card: Card, monkeypatch: pytest.Mo
             closed.append(len(self.bytes))
 
     monkeypatch.setattr(exchange, "PinnedMemory", Memory)
-    way = CudaExchange(DEVICE)
+    way = CudaExchange(DEVICE, MANY)
     for size in (100, 40, 100, 120):
         assert len(way.host_room(size)) == size
     assert (made, closed) == ([100, 120], [100])
 
 
 def test_what_has_come_is_counted_once(card: Card) -> None:
-    way = CudaExchange(DEVICE)
+    way = CudaExchange(DEVICE, MANY)
     for _ in range(2):
         way.wait(bring(card, way)[1])
     take(card, way)

@@ -65,7 +65,7 @@ def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def test_one_registration_of_exactly_the_size(cuda: Cuda) -> None:
-    memory = PinnedMemory(ODD_SIZE, DEVICE)
+    memory = PinnedMemory(ODD_SIZE, DEVICE, ODD_SIZE)
     assert memory.is_pinned
     assert len(memory.bytes) == ODD_SIZE
     assert cuda.locked == {memory.bytes.data_ptr(): ODD_SIZE}
@@ -77,7 +77,7 @@ def test_one_registration_of_exactly_the_size(cuda: Cuda) -> None:
 
 
 def test_what_is_dropped_is_given_back(cuda: Cuda) -> None:
-    memory = PinnedMemory(4096, DEVICE)
+    memory = PinnedMemory(4096, DEVICE, 4096)
     assert cuda.locked
     del memory
     assert not cuda.locked
@@ -86,9 +86,18 @@ def test_what_is_dropped_is_given_back(cuda: Cuda) -> None:
 @pytest.mark.parametrize("cuda", [CudaError.out_of_memory], indirect=True)
 def test_where_it_fails_the_log_says_so(cuda: Cuda, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        memory = PinnedMemory(ODD_SIZE, DEVICE)
+        memory = PinnedMemory(ODD_SIZE, DEVICE, ODD_SIZE)
     assert not memory.is_pinned
     assert "could not be page-locked (out of memory)" in caplog.text
+    memory.bytes.fill_(7)
+    memory.close()
+
+
+def test_no_more_than_may_be_is_locked(cuda: Cuda, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        memory = PinnedMemory(ODD_SIZE, DEVICE, ODD_SIZE - 1)
+    assert not memory.is_pinned and not cuda.locked
+    assert "would leave too little" in caplog.text
     memory.bytes.fill_(7)
     memory.close()
 

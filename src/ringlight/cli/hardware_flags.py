@@ -10,6 +10,7 @@ import msgspec
 from ringlight.core.config import EngineConfig, VaeDtypeName
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.fields import setting
+from ringlight.core.plain import bytes_of
 from ringlight.families.model import ModelSpec
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import Calibration
@@ -33,6 +34,15 @@ class AskedHardware(msgspec.Struct, frozen=True, kw_only=True):
             shown="the card's",
         ),
     ] = None
+    host_memory: Annotated[
+        str,
+        setting(
+            "Main memory of each machine, such as 64GiB, for weights that do not stay on cards.",
+            HARDWARE,
+            metavar="SIZE",
+            shown="enough",
+        ),
+    ] = ""
     num_gpus: Annotated[int, setting("Cards in all.", HARDWARE, ge=1)] = 1
     link: Annotated[
         str | None,
@@ -68,7 +78,11 @@ class AskedHardware(msgspec.Struct, frozen=True, kw_only=True):
         )
         hardware = Hardware(card=card, link=self._link(USUAL_LINK))
         return Machine(
-            hardware=hardware, settings=settings, most_ranks=self.num_gpus, residency=before_start(card, settings)
+            hardware=hardware,
+            settings=settings,
+            most_ranks=self.num_gpus,
+            residency=before_start(card, settings),
+            host_bytes=self._host_bytes,
         )
 
     def _as_measured(self, path: Path, spec: ModelSpec, engine: EngineConfig) -> Machine:
@@ -86,7 +100,15 @@ class AskedHardware(msgspec.Struct, frozen=True, kw_only=True):
             settings=settings,
             most_ranks=self.num_gpus,
             residency=before_start(calibrated.card, settings),
+            host_bytes=self._host_bytes,
         )
+
+    @property
+    def _host_bytes(self) -> int:
+        try:
+            return bytes_of(self.host_memory) if self.host_memory else 0
+        except ValueError as error:
+            raise InvalidSetting(f"host-memory: {error}") from None
 
     def _with_bus(self, card: Card) -> Card:
         """The card in the slot that is asked for. Raises InvalidSetting for a bus that is not in the table."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 CONTAINER_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # cgroup version 2 and 1
 CONTAINERS = Path("/sys/fs/cgroup")
 PROCESS, MEMORY = Path("/proc/self/cgroup"), Path("/proc/meminfo")
+LEFT_BYTES = 2**30  # of what the host has, beside a copy of the weights
 UNLIMITED = 2**60  # what version 1 says where nothing is bounded is above this
 
 
@@ -47,6 +48,18 @@ def available_bytes(containers: Path = CONTAINERS, process: Path = PROCESS, memo
             if most is not None and most < UNLIMITED and used is not None:
                 rooms.append(most - used + _files_bytes(folder / "memory.stat"))
     return max(0, min(rooms, default=memory_bytes(containers)))
+
+
+def left_in_files(networks: Iterable[tuple[str, int]], missing_bytes: int, available_bytes: int) -> list[str]:
+    """The names of networks of so many bytes that stay in their files, where a copy of the weights needs
+    `missing_bytes` more of the host than it has: those first that are named first."""
+    left = []
+    for name, num_bytes in networks:
+        if missing_bytes <= available_bytes - LEFT_BYTES:
+            break
+        left.append(name)
+        missing_bytes -= num_bytes
+    return left
 
 
 def give_back_freed() -> None:

@@ -50,6 +50,7 @@ def this_machine(config: EngineConfig, spec: ModelSpec, num_local: int, num_repl
         settings=settings,
         basis=basis,
         most_ranks=most_local * config.nodes.nnodes,
+        host_bytes=0 if is_cpu else memory_bytes(),
         residency=before_start(hardware.card, settings),
     )
 

@@ -18,7 +18,8 @@ from ringlight.families.work import Work
 from ringlight.planner.decoding_cost import activation_seconds, decoding
 from ringlight.planner.denoising import denoising
 from ringlight.planner.hardware import RunSettings
-from ringlight.planner.machine import Machine
+from ringlight.planner.host_room import way_of
+from ringlight.planner.machine import FILE_BYTES_PER_SECOND, Machine
 from ringlight.planner.memory import SLOTS, checkpoint_parameters
 from ringlight.planner.stage import StageCost
 
@@ -28,7 +29,6 @@ PROMPT_SECONDS = 0.005  # tokenising, and one layer after another of few tokens:
 NORMAL_VALUES_PER_SECOND = 1e8  # noise from a CPU generator, one thread: assumed
 PICTURE_PIXELS_PER_SECOND = 20e6  # decoding and resizing a picture on one core: assumed
 VIDEO_PIXELS_PER_SECOND = 60e6  # x264 beside the decoder, a few cores: assumed
-WEIGHTS_BYTES_PER_SECOND = 2e9  # from a disk that has them in its cache or is fast: assumed
 START_SECONDS = 10.0  # imports and joining the group: assumed
 
 
@@ -90,8 +90,9 @@ def _streamed_text(work: Work, layout: ParallelLayout, machine: Machine) -> Stag
     values = sum(lengths) * spec.text_encoder.d_model
     last = text_bytes(holders, ranks, holders - 1, values, itemsize)
     link = machine.link.seconds(last, ranks - 1 + holders - 1) if ranks > 1 else 0.0
-    bus = 0.0 if machine.card.is_cpu else machine.bus.seconds(weights)
-    ready = machine.bus.seconds((holders - 1) * SLOTS * max(layers.parts[1:]) * itemsize)
+    way = way_of("text_encoder", spec, machine)
+    bus = 0.0 if machine.card.is_cpu else way.seconds(weights)
+    ready = way.seconds((holders - 1) * SLOTS * max(layers.parts[1:]) * itemsize)
     return StageCost(
         name="TextEncoding",
         compute_seconds=seconds,
@@ -112,7 +113,8 @@ def image_encoding(work: Work, layout: ParallelLayout, machine: Machine, plan: J
     seconds = flops / machine.convolution
     seconds += sum(activation_seconds(layer, own * columns, 1, machine) for layer in layers)
     link, placed = 0.0, plan.placement is not None
-    bus = machine.bus.seconds(encoder.parameters * machine.settings.vae_itemsize) if placed else 0.0
+    way = way_of("vae", work.spec, machine)
+    bus = way.seconds(encoder.parameters * machine.settings.vae_itemsize) if placed else 0.0
     if layout.num_ranks > 1:
         sent = sum(encoder.sent_bytes(layout.num_ranks, 0, (rows, columns), machine.settings.vae_itemsize).values())
         link = machine.link.bare_seconds(sent, sum(layer.has_halo for layer in layers) + 2)
@@ -142,7 +144,7 @@ def output(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) 
 
 def load_seconds(spec: ModelSpec, settings: RunSettings) -> float:
     """Start of a process + bytes of the checkpoint, in the dtype that it is used in, / bytes a second of the disk."""
-    return START_SECONDS + checkpoint_parameters(spec) * settings.itemsize / WEIGHTS_BYTES_PER_SECOND
+    return START_SECONDS + checkpoint_parameters(spec) * settings.itemsize / FILE_BYTES_PER_SECOND
 
 
 STAGES: tuple[Cost, ...] = (

@@ -8,6 +8,7 @@ from ringlight.core.layout import ParallelLayout, split_sizes
 from ringlight.core.plan import JobPlan, Placement
 from ringlight.families.layers.convolution import Convolution
 from ringlight.families.work import Work
+from ringlight.planner.host_room import way_of
 from ringlight.planner.machine import LAYING_OUT, Machine
 from ringlight.planner.stage import StageCost
 
@@ -80,7 +81,7 @@ def _transfers(
     weights = float(sum(parts))
     if placement.streams_decoder:  # each stage once for the first latent frame
         weights += later * sum(parts[stage] * count for stage, count in visits.items())
-    bus = exposed = LAYING_OUT * weights if is_cpu else machine.bus.seconds(weights * itemsize)
+    bus = exposed = LAYING_OUT * weights if is_cpu else way_of("vae", work.spec, machine).seconds(weights * itemsize)
     for stage, within in enumerate(layers.stages):
         if not layers.on_host(stage, placement.host_history):
             continue

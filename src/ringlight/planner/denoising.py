@@ -9,6 +9,7 @@ from ringlight.core.plan import JobPlan, Placement
 from ringlight.core.portions import SLICE_TOKENS
 from ringlight.families.traffic import attention_elements
 from ringlight.families.work import Work
+from ringlight.planner.host_room import way_of
 from ringlight.planner.machine import LAYING_OUT, Machine
 from ringlight.planner.memory import SLOTS
 from ringlight.planner.replay import Block, Replayed, Streamed, replay
@@ -97,7 +98,7 @@ def streamed_blocks(work: Work, machine: Machine, placement: Placement | None) -
     return Streamed(
         blocks=tuple(round(index * layers.num_blocks / count) for index in range(count)),
         block_bytes=layers.block.forward_bytes(machine.settings.itemsize),
-        bytes_per_second=machine.bus.bytes_per_second,
+        bytes_per_second=way_of("transformer", work.spec, machine).bytes_per_second,
         slots=min(SLOTS, count),
         shares_lane=machine.link.shares_bus,
     )
@@ -117,6 +118,7 @@ def _entry(work: Work, machine: Machine, placement: Placement | None, step: Repl
     if machine.card.is_cpu:
         packed = LAYING_OUT * (outside + kept * block) / itemsize if machine.packs_weights else 0.0
         return packed, packed
-    first = machine.bus.seconds(outside + layers.num_blocks * layers.block.text_parameters * itemsize)
-    under = max(0.0, machine.bus.seconds(layers.num_blocks * block) - step.elapsed)
-    return first + machine.bus.seconds(kept * block), first + under
+    way = way_of("transformer", work.spec, machine)
+    first = way.seconds(outside + layers.num_blocks * layers.block.text_parameters * itemsize)
+    under = max(0.0, way.seconds(layers.num_blocks * block) - step.elapsed)
+    return first + way.seconds(kept * block), first + under

@@ -12,6 +12,7 @@ from ringlight.planner import catalogue
 from ringlight.planner.hardware import Bus, Card, DtypeName, Hardware, LinkRates, RunSettings
 
 WeightsPlace = Literal["any", "resident", "placed"]
+FILE_BYTES_PER_SECOND = 2e9  # from a disk that has them in its cache or is fast: assumed
 LAYING_OUT = 6e-9  # seconds a parameter that a core packs, or makes others of: 4 to 8 measured, of blocks and decoders
 IN_PLACE = 1.12  # seconds of a float32 product on a CPU with weights as they came, to those with packed ones: measured
 
@@ -29,6 +30,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     `most_ranks` is how many ranks there could be. `abilities` are what its ranks have measured, and `pace` what follows
     (planner/measured): seconds of a block of the network for each that is assumed.
 
+    `host_bytes`: main memory of a machine with GPUs, for weights that lie there; 0 where it is not known, and taken for
+    enough.
+
     `residency`: "resident" has all weights on the device, always; "placed" has them on the host, and what a stage needs
     comes from there (core/plan.Placement); "any" is still free to be either.
     """
@@ -40,6 +44,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     abilities: Abilities | None = None
     pace: float = 1.0
     residency: WeightsPlace = "resident"
+    host_bytes: int = 0
 
     @property
     def card(self) -> Card:

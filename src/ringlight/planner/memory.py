@@ -165,11 +165,6 @@ def host_history_bytes(work: Work, layout: ParallelLayout, machine: Machine, pla
     return elements * machine.settings.vae_itemsize if work.latent_shape[1] > 1 else 0
 
 
-def host_copy_bytes(spec: ModelSpec, settings: RunSettings) -> int:
-    """All weights as the host has them once for all ranks of a machine."""
-    return loaded_by_rank(spec, 1, settings)[0]
-
-
 def weights_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> list[int]:
     """What is loaded, with the kernels that the decoder makes."""
     made = spec.vae.decoder.made_parameters * settings.vae_itemsize

@@ -11,6 +11,7 @@ from ringlight.core.layout import ParallelLayout
 from ringlight.core.plan import JobPlan, Placement
 from ringlight.core.portions import split_runs
 from ringlight.families.work import Work
+from ringlight.planner.host_room import in_files
 from ringlight.planner.machine import Machine
 from ringlight.planner.memory import (
     SLOTS,
@@ -22,16 +23,18 @@ from ringlight.planner.memory import (
     text_keys_bytes,
 )
 
-Where = Literal["device", "host"]
+Where = Literal["device", "host", "files"]
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """A part, where it lies on the rank that has most, how many bytes of it, and why there."""
+    """A part, where it lies on the rank that has most, how many bytes of it, and why there. `network` is whose weights
+    they are, by its folder's name, where they may lie on the host."""
 
     part: str
     place: Where
     num_bytes: int
     why: str
+    network: str = ""
 
 
 def places(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> list[Place]:
@@ -45,7 +48,8 @@ def places(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) 
             *_vae(work, layout, machine, plan.placement),
             *_work(work, layout, machine, plan),
         ]
-    return [row for row in rows if row.num_bytes]
+    left = in_files(work.spec, machine) if plan.placement else []
+    return [_in_files(row) if row.network in left and row.place == "host" else row for row in rows if row.num_bytes]
 
 
 def _resident(work: Work, layout: ParallelLayout, machine: Machine) -> Iterator[Place]:
@@ -65,9 +69,9 @@ def _resident(work: Work, layout: ParallelLayout, machine: Machine) -> Iterator[
 
 def _text(work: Work, layout: ParallelLayout, machine: Machine) -> Iterator[Place]:
     parts, itemsize = work.spec.text_encoder.layers.parts, machine.settings.itemsize
-    yield _on_host("token table", parts[0] * itemsize, "a prompt's few rows are looked up there")
+    yield _on_host("token table", parts[0] * itemsize, "a prompt's few rows are looked up there", "text_encoder")
     way = "used in place" if machine.card.is_cpu else "one after another, once for a new prompt"
-    yield _on_host("text encoder, layers", sum(parts[1:]) * itemsize, way)
+    yield _on_host("text encoder, layers", sum(parts[1:]) * itemsize, way, "text_encoder")
     slots = stages_before(work, layout, machine)["TextEncoding"].weights_bytes
     yield _on_device("slots of the text encoder", slots, "while it encodes")
 
@@ -76,12 +80,12 @@ def _transformer(work: Work, machine: Machine, placement: Placement) -> Iterator
     layers, itemsize, is_cpu = work.spec.transformer.layers, machine.settings.itemsize, machine.card.is_cpu
     block, streamed = layers.block.forward_bytes(itemsize), placement.streamed_blocks
     keys = layers.num_blocks * layers.block.text_parameters * itemsize
-    yield _on_host("blocks' keys and values of texts", keys, "needed once, before the first step")
+    yield _on_host("blocks' keys and values of texts", keys, "needed once, before the first step", "transformer")
     yield _on_device("transformer, outside its blocks", layers.outside_bytes(itemsize), "while it denoises")
     kept = layers.num_blocks - streamed
     yield _on_device(f"{kept} blocks", kept * block, "what there is room for" if streamed else "all of them fit")
     way = "used in place" if is_cpu else "come for every pass, while others compute"
-    yield _on_host(f"{streamed} blocks", streamed * block, way)
+    yield _on_host(f"{streamed} blocks", streamed * block, way, "transformer")
     slots = 0 if is_cpu else min(SLOTS, streamed)
     yield _on_device(f"{slots} slots of blocks", slots * block, "one in use, one begun, one on its way")
 
@@ -92,7 +96,7 @@ def _vae(work: Work, layout: ParallelLayout, machine: Machine, placement: Placem
         yield _on_device("encoder of pictures", spec.vae.encoder.parameters * itemsize, "while it encodes")
     weights = decoder_weights(spec, machine, placement)
     if placement.streams_decoder:
-        yield _on_host("decoder", sum(spec.vae.decoder.parts) * itemsize, "a level comes when it is next")
+        yield _on_host("decoder", sum(spec.vae.decoder.parts) * itemsize, "a level comes when it is next", "vae")
     yield _on_device("decoder", weights, "while it decodes")
     hosted = host_history_bytes(work, layout, machine, placement)
     yield _on_host(
@@ -126,5 +130,9 @@ def _on_device(part: str, num_bytes: int, why: str) -> Place:
     return Place(part=part, place="device", num_bytes=num_bytes, why=why)
 
 
-def _on_host(part: str, num_bytes: int, why: str) -> Place:
-    return Place(part=part, place="host", num_bytes=num_bytes, why=why)
+def _on_host(part: str, num_bytes: int, why: str, network: str = "") -> Place:
+    return Place(part=part, place="host", num_bytes=num_bytes, why=why, network=network)
+
+
+def _in_files(row: Place) -> Place:
+    return msgspec.structs.replace(row, place="files", why=f"{row.why}; the host has no room for it")

@@ -15,6 +15,7 @@ from ringlight.core.plan import JobPlan, Placement
 from ringlight.families.work import Work
 from ringlight.planner.decoding_cost import decoding
 from ringlight.planner.denoising import denoising
+from ringlight.planner.host_room import history_room
 from ringlight.planner.machine import Machine
 from ringlight.planner.memory import (
     base_bytes,
@@ -22,6 +23,7 @@ from ringlight.planner.memory import (
     decoder_weights,
     decoding_bytes,
     denoising_bytes,
+    host_history_bytes,
     stage_of,
     usable_bytes,
 )
@@ -90,8 +92,11 @@ def decoding_options(work: Work, layout: ParallelLayout, machine: Machine, resid
     least = 2 if machine.uses_winograd else 1
     portions = _portions(work, layout, machine)
     found = {}
+    room = history_room(spec, layout.num_ranks, machine)
     for streams, history, at_once, portion in product((False, True), range(levels + 1), (0, least), portions):
         placement = Placement(streams_decoder=streams, host_history=history, frames_at_once=at_once)
+        if history and host_history_bytes(work, layout, machine, placement) > room:
+            continue
         plan = _with(msgspec.structs.replace(resident, decode_chunk=portion), placement)
         stage = stage_of("Decoding", decoding_bytes(work, layout, machine, plan), machine)
         weights = decoder_weights(spec, machine, placement)

@@ -15,9 +15,10 @@ from ringlight.families.work import Work
 from ringlight.planner.costs import prompt_tokens, stage_costs
 from ringlight.planner.deciding import job_plan
 from ringlight.planner.hardware import RunSettings
+from ringlight.planner.host_room import host_copy_bytes, in_files
 from ringlight.planner.machine import Machine
 from ringlight.planner.measured import as_measured
-from ringlight.planner.memory import RankMemory, host_copy_bytes, memory_by_rank, usable_bytes
+from ringlight.planner.memory import RankMemory, memory_by_rank, usable_bytes
 from ringlight.planner.stage import StageCost
 
 Bound = Literal["compute", "link", "bus", "memory"]
@@ -28,7 +29,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """One request on one layout. `layout` is what it runs on, which without guidance may differ from what was asked.
 
     `stages` sum to `total_seconds`. `sent_bytes` are by rank and by kind, as in a report. `usable_bytes` is what a rank
-    may take. With a `placement`, `host_copy_bytes` are the weights that a machine has once for all its ranks.
+    may take. With a `placement`, `host_copy_bytes` are the weights that a machine has once for all its ranks;
+    networks `in_files` are not among them.
     """
 
     layout: str
@@ -42,6 +44,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     decode_chunk: int
     placement: Placement | None = None
     host_copy_bytes: int = 0
+    in_files: list[str] = []
 
     @property
     def plan(self) -> JobPlan:
@@ -127,7 +130,8 @@ def predict(work: Work, layout: ParallelLayout, machine: Machine) -> Prediction:
         take_turns=plan.take_turns,
         decode_chunk=plan.decode_chunk,
         placement=plan.placement,
-        host_copy_bytes=0 if plan.placement is None else host_copy_bytes(work.spec, machine.settings),
+        in_files=[] if plan.placement is None else in_files(work.spec, machine),
+        host_copy_bytes=0 if plan.placement is None else host_copy_bytes(work.spec, machine),
     )
 
 

@@ -75,7 +75,8 @@ def _memory_table(prediction: Prediction) -> Iterator[str]:
         yield f"| {memory.rank} | {cells} | {sum(sent.values()) / 2**20:.2f} |"
     if prediction.host_copy_bytes:
         yield ""
-        yield f"All weights lie once in the host's memory, for all ranks: {prediction.host_copy_bytes / GIB:.2f} GiB."
+        which = f"Weights but those of {' and '.join(prediction.in_files)}" if prediction.in_files else "All weights"
+        yield f"{which} lie once in the host's memory, for all ranks: {prediction.host_copy_bytes / GIB:.2f} GiB."
 
 
 def _place_table(places: Sequence[Place]) -> Iterator[str]:

@@ -51,10 +51,14 @@ class Exchange(Protocol):
 
 
 class CudaExchange:
-    """An exchange of a GPU: a stream for either direction, and page-locked memory, which stays until more is asked."""
+    """An exchange of a GPU: a stream for either direction, and page-locked memory, which stays until more is asked.
 
-    def __init__(self, device: torch.device) -> None:
+    At most `most_pinned_bytes` are page-locked: what is more is pageable, and copied slowly.
+    """
+
+    def __init__(self, device: torch.device, most_pinned_bytes: int) -> None:
         self._device = device
+        self._most_pinned_bytes = most_pinned_bytes
         self._in, self._out = torch.cuda.Stream(device), torch.cuda.Stream(device)
         self._memory: PinnedMemory | None = None
         self._num_bytes = 0
@@ -64,7 +68,7 @@ class CudaExchange:
         """Memory of the host: of that of the time before, where it is enough, for to page-lock it takes long."""
         if self._memory is None or len(self._memory.bytes) < num_bytes:
             self.release()
-            self._memory = PinnedMemory(num_bytes, self._device)
+            self._memory = PinnedMemory(num_bytes, self._device, self._most_pinned_bytes)
         return self._memory.bytes[:num_bytes]
 
     def release(self) -> None:

@@ -49,21 +49,30 @@ class PageLock:
 
 
 class PinnedMemory:
-    """So many bytes of the host, page-locked where that is possible."""
+    """So many bytes of the host, page-locked where that is possible, and where they are no more than `most_bytes`."""
 
-    def __init__(self, num_bytes: int, device: torch.device) -> None:
+    def __init__(self, num_bytes: int, device: torch.device, most_bytes: int) -> None:
         """`bytes`, (num_bytes,) uint8, are not set to anything."""
         self.bytes = torch.frombuffer(mmap.mmap(-1, num_bytes), dtype=torch.uint8)
-        self._lock = PageLock(self.bytes, device)
+        self._lock: PageLock | None = None
+        if num_bytes <= most_bytes:
+            self._lock = PageLock(self.bytes, device)
+        else:
+            logger.warning(
+                "%s GiB of the host's memory are not page-locked, for that would leave too little of it to others: "
+                "copies from and to it are slow. Give the machine or container more memory, or ranks a larger budget.",
+                plain(num_bytes / 2**30, 3),
+            )
 
     @property
     def is_pinned(self) -> bool:
         """Whether the memory is page-locked."""
-        return self._lock.is_held
+        return self._lock is not None and self._lock.is_held
 
     def close(self) -> None:
         """Give the page-lock back. Nothing may be copying; the memory itself lives as long as its tensors."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
 
 def _on_a_thread(call: Callable[[], str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +13,7 @@ import torch
 
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint, OutOfMemory
-from ringlight.core.host import available_bytes, memory_bytes
+from ringlight.core.host import LEFT_BYTES, available_bytes, left_in_files, memory_bytes
 from ringlight.core.plain import plain
 from ringlight.core.plan import Placement
 from ringlight.core.report import GIB
@@ -33,6 +34,7 @@ from ringlight.models.loading import (
     require_match,
 )
 from ringlight.parallel.mesh import Axis
+from ringlight.residency.exchange import CudaExchange
 from ringlight.residency.feed import spread
 from ringlight.residency.lane import Lane
 from ringlight.residency.part import WeightPart
@@ -42,7 +44,9 @@ from ringlight.residency.source import PartlyInFiles, WeightSource
 from ringlight.residency.weights import ALWAYS_THERE, Weights
 
 Network = WanTransformer | WanVae | TextEncoder
-LEFT_BYTES = 2**30  # of what the host has, beside a copy of the weights
+PINNED_WEIGHTS = 0.75  # of what may be page-locked, half of the host's memory; the rest is for histories
+
+logger = logging.getLogger(__name__)
 
 
 class WanParts(NamedTuple):
@@ -79,6 +83,7 @@ class WanNetworks:
         with torch.device("meta"):
             self.transformer, self.vae = WanTransformer(spec.transformer), WanVae(spec.vae)
         self.encoder = _make_text_encoder(model_path, spec, world)
+        self._num_ranks = 1 if world is None else world.size
         self.residency: Residency | None = None
         self.loaded_bytes = 0
         self._parts: WanParts | None = None
@@ -127,7 +132,9 @@ class WanNetworks:
         ]
         self.residency = Residency(self._filled(shelf, [each for each in own if each.parts]), lane)
         if lane is not None:
-            shelf.pin(self._device, memory_bytes() // 2)
+            most = memory_bytes() // 2
+            shelf.pin(self._device, int(most * PINNED_WEIGHTS))
+            self.vae.exchange = CudaExchange(self._device, (most - shelf.pinned_bytes) // self._num_ranks)
         self.encoder.stream_from(self.residency)
 
     def _filled(self, shelf: Shelf, own: Sequence[RankShare]) -> WeightSource:
@@ -152,18 +159,17 @@ class WanNetworks:
 
     def _left_in_files(self, shelf: Shelf, own: Sequence[RankShare]) -> set[str]:
         """The names of networks that are not on the shelf and for which the host has no room, the least used first."""
-        missing, room = shelf.missing_bytes, available_bytes() - LEFT_BYTES
-        left: set[str] = set()
-        for _, name, parts, num_bytes in own:
-            if missing > room and not shelf.is_filled(parts):
-                left.add(name)
-                missing -= num_bytes
-        if left and self._config.load_format == "dummy":
-            raise OutOfMemory(
-                f"the host has {plain(room / GIB, 3)} GiB for a copy of the weights, which takes "
-                f"{plain(shelf.missing_bytes / GIB, 3)}; random weights are in no file that could be read instead"
-            )
-        return left
+        absent = [(each.name, each.num_bytes) for each in own if not shelf.is_filled(each.parts)]
+        missing, available = shelf.missing_bytes, available_bytes()
+        left = left_in_files(absent, missing, available)
+        if not left:
+            return set()
+        room = plain(max(0, available - LEFT_BYTES) / GIB, 3)
+        said = f"the host has {room} GiB for a copy of the weights, which takes {plain(missing / GIB, 3)}"
+        if self._config.load_format == "dummy":
+            raise OutOfMemory(f"{said}; random weights are in no file that could be read instead")
+        logger.warning("%s: %s will be read from files whenever needed, which is slow", said, " and ".join(left))
+        return set(left)
 
     def _look_at(
         self, network: Network, files: WeightFiles, parts: Sequence[WeightPart], source: PartlyInFiles

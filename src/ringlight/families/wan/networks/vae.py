@@ -27,7 +27,7 @@ from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.models.finite import extremes
 from ringlight.parallel.collective import collective
 from ringlight.parallel.halo import Bands
-from ringlight.residency.exchange import CudaExchange, Exchange
+from ringlight.residency.exchange import Exchange
 from ringlight.residency.part import WeightPart
 from ringlight.residency.weights import ALWAYS_THERE, Weights
 
@@ -145,7 +145,7 @@ class WanVae(nn.Module):
         self.quant_conv = CausalConv(encoder.quant)
         self.decoder = VaeDecoder(decoder)
         self.post_quant_conv = CausalConv(decoder.post_quant)
-        self.exchange: Exchange | None = None
+        self.exchange: Exchange | None = None  # where history is kept on the host
         self._moments: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -214,7 +214,8 @@ class WanVae(nn.Module):
         if not kept.host_history or one_frame or not bands.size:
             return Stream(convs, bands, columns, like, one_frame, max_elements, at_once)
         hosted = self.decoder.on_host(kept.host_history)
-        return HostedStream(convs, hosted, bands, columns, like, self._exchange(device), max_elements, at_once)
+        assert self.exchange is not None, f"of {device} the host is the same memory"
+        return HostedStream(convs, hosted, bands, columns, like, self.exchange, max_elements, at_once)
 
     def decode_next(self, latents_ZTHW: Tensor, stream: Stream, first: bool) -> Tensor:
         """The next normalised latent frames -> frames (F, H, W, 3) in [-1, 1], in the VAE's dtype: this rank's rows.
@@ -228,13 +229,6 @@ class WanVae(nn.Module):
         patched = self.decoder(self.post_quant_conv(latents_THWZ, stream), stream, first)
         stream.extremes.append(extremes(patched))
         return _unpatchify(patched, self.spec.patch).clamp_(-1.0, 1.0)
-
-    def _exchange(self, device: torch.device) -> Exchange:
-        """The way to the host for what is kept there. It stays, for to make it takes long."""
-        if self.exchange is None:
-            assert device.type == "cuda", f"of {device} the host is the same memory"
-            self.exchange = CudaExchange(device)
-        return self.exchange
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and deviation of latents, brought to the device once: a copy from the host waits for all its work."""
