@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 import typer.main
 
-from ringlight.cli.main import app
+from ringlight.cli.main import app, command
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint, InvalidInstallation, InvalidSetting, RinglightError
 from ringlight.core.request import RequestLimits
@@ -63,7 +63,7 @@ def dry(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     def run(*flags: object, model_path: object = checkpoint) -> Listed:
         path = [] if model_path is None else ["--model-path", model_path]
         arguments = ["serve", *path, "--data-dir", tmp_path / "kept", *flags, "--dry-run"]
-        assert not app([str(each) for each in arguments], standalone_mode=False)
+        assert not command([str(each) for each in arguments], standalone_mode=False)
         text = capsys.readouterr().out
         settings = {}
         for line in text.splitlines():
@@ -389,7 +389,7 @@ def start(checkpoint: Path, folder: Path, *flags: str) -> None:
     """`ringlight serve`, in this process; what is wrong is raised."""
     arguments = ["serve", "--model-path", str(checkpoint), "--data-dir", str(folder / "kept"), *flags]
     try:
-        app(arguments, standalone_mode=False)
+        command(arguments, standalone_mode=False)
     finally:
         shutil.rmtree(folder / "kept", ignore_errors=True)
 
@@ -410,7 +410,7 @@ def test_what_is_only_so_at_the_moment_is_told_and_not_refused(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         arguments = ["--model-path", checkpoint, "--port", port, "--data-dir", folder.path, "--dry-run"]
-        assert not app(["serve", *map(str, arguments)], standalone_mode=False)
+        assert not command(["serve", *map(str, arguments)], standalone_mode=False)
     folder.close()
     assert [line.partition("refused: ")[2] for line in capsys.readouterr().err.splitlines()] == [
         f"data-dir {folder.path} is in use by another server; name another folder",
