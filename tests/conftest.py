@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
-import matplotlib
 import pytest
 import torch
 
@@ -56,7 +56,9 @@ def spec(tiny: Path) -> ModelSpec:
 @pytest.fixture(scope="session")
 def photograph() -> Path:
     """A real photograph (512x600, JPEG) that matplotlib ships."""
-    return Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    found = find_spec("matplotlib")  # not imported: it takes half a second, here and in every worker of the tests
+    assert found is not None and found.origin is not None
+    return Path(found.origin).parent / "mpl-data" / "sample_data" / "grace_hopper.jpg"
 
 
 @pytest.fixture(scope="session")

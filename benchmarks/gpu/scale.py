@@ -197,10 +197,7 @@ def toy_scale(device: torch.device) -> Scale:
         engine_fields=fields,
         larger_fields={"num_frames": 81},
         numbers=tiny,
-        generations=(
-            Generation(Video(64, 64, 5), 1, "float32", 0.0),
-            Generation(Video(64, 64, 5), 1, "float32", 0.0, "1GiB"),
-        ),
+        generations=(Generation(Video(64, 64, 5), 1, "float32", 0.0, "1GiB"),),
         groups=(2,),
         budgets=dict.fromkeys(full_scale(device).budgets, 300.0),
     )

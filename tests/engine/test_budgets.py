@@ -180,8 +180,9 @@ def test_memory_maps_and_descriptors_stay_as_they_are_from_job_to_job(one: Shari
     assert num_descriptors(rank) == held
 
 
-def test_two_ranks_have_one_copy(two: Sharing, tmp_path: Path) -> None:
-    report, _ = make(two.engine, tmp_path, small(two.engine))
+def test_two_ranks_have_one_copy(two: Sharing, tmp_path: Path, photograph: Path) -> None:
+    """Both have used all of it, whichever of them it was filled by: also the encoder of pictures."""
+    report, _ = make(two.engine, tmp_path, small(two.engine, num_frames=9, image=photograph.read_bytes()))
     copies = {rank.weights.host_bytes for rank in report.ranks if rank.weights is not None}
     (host_bytes,) = copies
     shares = [proportional_bytes(rank, two.inode) for rank in two.ranks]

@@ -49,10 +49,11 @@ POINTS = [
     "Output",
 ]
 ERRORS: dict[str, type[RinglightError]] = {"memory": OutOfMemory, "nan": NumericalError, "error": WorkerError}
-# Every point, on either rank in turn. A rank that is stopped is waited for, so at every third point only.
+# A rank is killed at every point, either in turn. One that is stopped is waited for, so at every third point only; one
+# that fails alone does so at every other: the other one then loses it as one that was killed.
 DEATHS = [("kill", i % 2, point) for i, point in enumerate(POINTS)]
 DEATHS += [("stop", i % 2, point) for i, point in enumerate(POINTS[1::3])]
-FAILURES = [(kind, i % 2, point) for (i, point), kind in zip(enumerate(POINTS), itertools.cycle(ERRORS), strict=False)]
+FAILURES = [(kind, i % 2, point) for (i, point), kind in zip(enumerate(POINTS[1::2]), itertools.cycle(ERRORS))]
 
 POISONS = [
     ("vae", "encoder.conv_out.bias", "ImageEncoding"),

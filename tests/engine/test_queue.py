@@ -14,6 +14,7 @@ from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.core.plan import JobPlan
 from ringlight.engine.engine import TICK_SECONDS
 from ringlight.engine.jobs import Job, JobState, Submission, Taken
+from ringlight.engine.queue import JobQueue
 from tests.core.clocks import SetClock
 from tests.engine.processes import wait_until
 from tests.engine.replicas import FakeReplica
@@ -48,6 +49,16 @@ def test_higher_priorities_go_first_and_equal_ones_by_arrival(tiny: Path, output
             job.wait(PATIENCE)
         assert engine.position(first) is None
     assert [event[4:] for event in replica.events if event.startswith("run")] == ["first", "b", "e", "a", "c", "d"]
+
+
+def test_nobody_waits_at_a_queue_that_is_closed() -> None:
+    queue = JobQueue()
+    waiting = threading.Thread(target=queue.take, args=[600.0], daemon=True)
+    waiting.start()
+    queue.close()
+    waiting.join(PATIENCE)
+    assert not waiting.is_alive()
+    assert queue.take(600.0) is None
 
 
 def test_jobs_whose_workers_died_twice_go_last(tiny: Path, output: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib.image
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ringlight.core.request import RequestDefaults
 from ringlight.families.model import ModelSpec
@@ -22,7 +23,7 @@ def test_the_same_frames_give_the_same_file(spec: ModelSpec, photograph: Path, t
     """So that a video which was made again after a fault is the very same, also as it is seen."""
     height, width = SIZE
     request = RequestDefaults().complete("a cat", spec, width=width, height=height, num_frames=NUM_FRAMES)
-    picture = torch.from_numpy(matplotlib.image.imread(photograph).copy())
+    picture = torch.from_numpy(np.array(Image.open(photograph)))
     frames = torch.stack([picture[2 * i : 2 * i + height, i : i + width] for i in range(NUM_FRAMES)])
     files = set()
     for _ in range(6):

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
+import typer.main
 from typer.exceptions import TyperException
 
 from ringlight.cli.bench import bench
@@ -52,12 +53,13 @@ app.command()(compare)
 app.add_typer(jobs)
 app.command(name="demo-checkpoint")(demo_checkpoint)
 app.command()(doctor)
+command = typer.main.get_command(app)
 
 
 def main() -> None:
     """Run a command. Exit codes: 0, 2 usage, 3 invalid request or checkpoint, 4 worker failure, 130 interrupted."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(command(standalone_mode=False) or 0)
     except TyperException as error:
         said = error.format_message().replace("Value error, ", "")
         if said:  # without a command, help has been printed instead

@@ -18,14 +18,17 @@ import msgspec
 import typer
 from typer.core import TyperOption
 
-from ringlight.core.config import DEFAULTS_FILE, read_environment, read_settings_file
+from ringlight.core.config import DEFAULTS_FILE, EngineConfig, read_environment, read_settings_file
 from ringlight.core.errors import InvalidSetting
+from ringlight.core.fields import texts_of
 from ringlight.core.request import RequestDefaults, RequestLimits
+from ringlight.core.settings import ServeSettings
 
 FLAG, DEFAULT, MODEL_CARD = "flag", "default", "model card"
 OF_CHECKPOINT = (DEFAULTS_FILE, MODEL_CARD)
 ONLY_FLAGS = ("config", "dry_run", "help", "default")  # `default` has rules of its own: its values add up
 SECTIONS = ("defaults", "limits")
+TEXTS = texts_of(EngineConfig, ServeSettings, RequestDefaults)
 READ_ELSEWHERE = ("config", "default", "url")  # the last by `ringlight jobs`
 KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number", list: "a list of texts"}
 
@@ -54,7 +57,7 @@ class Stated:
         self._environment = read_environment()
         self._known = {name: option for name, option in options_of(ctx).items() if name not in ONLY_FLAGS}
         self.options: dict[str, Said] = {}
-        content = read_settings_file(Path(path)) if path else {}
+        content = read_settings_file(Path(path), TEXTS) if path else {}
         self._sections = {name: _section(content.pop(name, None), f"{path}: {name}") for name in SECTIONS}
         problems = [*self._take_file(ctx, content), *self._take_environment(ctx)]
         if problems:

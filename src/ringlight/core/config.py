@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -231,14 +231,19 @@ def counts_in_bus_order() -> bool:
     return worker_environment()["CUDA_DEVICE_ORDER"] == BUS_ORDER
 
 
-def read_settings_file(path: Path) -> dict[str, Any]:
-    """What a YAML file maps to what; an empty file maps nothing. Raises InvalidSetting."""
+def read_settings_file(path: Path, texts: Collection[str] = ()) -> dict[str, Any]:
+    """What a YAML file maps to what; an empty file maps nothing. Raises InvalidSetting.
+
+    What the settings named in `texts` say is text also where it looks like a number or a date: as it is written.
+    """
     import yaml  # here, because workers import this module too
 
     try:
         loader = yaml.SafeLoader(path.read_bytes())
         node = loader.get_single_node()
         doubled = [] if node is None else list(_doubled(node, set()))
+        for section in _maps(node):
+            _take_as_written(section, texts)
         content = None if node is None else loader.construct_document(node)
     except OSError as error:
         raise InvalidSetting(f"{path}: {error.strerror}") from None
@@ -251,6 +256,30 @@ def read_settings_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InvalidSetting(f"{path}: must map names of settings to values, such as `port: 8898`")
     return content
+
+
+def _maps(node: Any) -> list[Any]:
+    """The map that a YAML file is, and those that it has for values."""
+    if getattr(node, "id", "") != "mapping":
+        return []
+    return [node, *(value for _, value in node.value if value.id == "mapping")]
+
+
+def _take_as_written(section: Any, texts: Collection[str]) -> None:
+    """Make texts of the numbers and dates that a map of a YAML file has under these names, alone or in lists."""
+
+    def written(node: Any) -> Any:
+        vocabulary, _, kind = node.tag.rpartition(":")
+        if node.id == "sequence":
+            return type(node)(node.tag, [written(each) for each in node.value])
+        return type(node)(f"{vocabulary}:str", node.value) if kind in ("int", "float", "timestamp") else node
+
+    section.value = [(key, written(value) if _setting_name(key) in texts else value) for key, value in section.value]
+
+
+def _setting_name(key: Any) -> str:
+    """The setting that a name in a YAML file stands for: `-` and `_` are alike."""
+    return key.value.replace("-", "_") if isinstance(key.value, str) else ""
 
 
 def _doubled(node: Any, seen: set[int]) -> Iterator[str]:
@@ -266,7 +295,7 @@ def _doubled(node: Any, seen: set[int]) -> Iterator[str]:
     for item in node.value:
         key, value = item if isinstance(item, tuple) else (None, item)
         if key is not None and isinstance(key.value, str):
-            name, line = key.value.replace("-", "_"), key.start_mark.line + 1
+            name, line = _setting_name(key), key.start_mark.line + 1
             if name in lines:
                 yield f"line {line}: {key.value} stands there twice, first in line {lines[name]}; keep one of them"
             lines.setdefault(name, line)

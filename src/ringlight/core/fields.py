@@ -86,3 +86,8 @@ def build(kind: type[msgspec.Struct], values: dict[tuple[str, ...], Any]) -> Any
 def holds_several(kind: Any) -> bool:
     """Whether a field's type is that of several texts."""
     return get_origin(kind) is tuple
+
+
+def texts_of(*kinds: type[msgspec.Struct]) -> set[str]:
+    """The names of the settings of structs whose values are texts, one or several."""
+    return {each.name for kind in kinds for each in settings_of(kind) if each.type is str or holds_several(each.type)}

@@ -377,7 +377,7 @@ class Engine:
             self._closing.set()
             left = list(self._open.values())
             self._changed.notify_all()
-        self.queue.pause()
+        self.queue.close()
         for job in left:
             if abandon:
                 job.abandon()

@@ -20,7 +20,7 @@ class JobQueue:
         self._waiting: dict[str, Job] = {}
         self._counter = itertools.count()
         self._changed = threading.Condition()
-        self._paused = False
+        self._paused = self._closed = False
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -36,7 +36,8 @@ class JobQueue:
     def take(self, timeout_seconds: float) -> Job | None:
         """The next job, which does not wait any more; None if there is none in that time, or none is to be taken."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._waiting and not self._paused, timeout_seconds):
+            self._changed.wait_for(lambda: self._closed or (self._waiting and not self._paused), timeout_seconds)
+            if self._paused or not self._waiting:
                 return None
             job = self._ordered()[0]
             del self._waiting[job.id]
@@ -56,6 +57,12 @@ class JobQueue:
         """No job is taken any more."""
         with self._changed:
             self._paused = True
+
+    def close(self) -> None:
+        """No job is taken any more, and nobody waits for one."""
+        with self._changed:
+            self._paused = self._closed = True
+            self._changed.notify_all()
 
     def _ordered(self) -> list[Job]:
         return sorted(self._waiting.values(), key=_place)

@@ -22,8 +22,36 @@ def decoding(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan
     are convolved), so of each message shows what is longer than that; keys and values of the mid block's attention are
     waited for; frames travel to rank 0 under the next portion, and those of the last one in the open.
     """
+    return DecodingCosts(work, layout, machine).of(plan)
+
+
+class DecodingCosts:
+    """`decoding` of a request on a layout for many plans: what does not hang on the placement is reckoned once."""
+
+    def __init__(self, work: Work, layout: ParallelLayout, machine: Machine) -> None:
+        self._case = work, layout, machine
+        self._by_portion: dict[int, tuple[float, float, float]] = {}
+
+    def of(self, plan: JobPlan) -> StageCost:
+        """Seconds of Decoding as a plan has it."""
+        if plan.decode_chunk not in self._by_portion:
+            self._by_portion[plan.decode_chunk] = _convolved(*self._case, plan.decode_chunk)
+        compute, link, exposed = self._by_portion[plan.decode_chunk]
+        bus, waited = _transfers(*self._case, plan, plan.placement) if plan.placement else (0.0, 0.0)
+        return StageCost(
+            name="Decoding",
+            compute_seconds=compute,
+            link_seconds=link,
+            exposed_seconds=exposed,
+            bus_seconds=bus,
+            bus_exposed_seconds=waited,
+        )
+
+
+def _convolved(work: Work, layout: ParallelLayout, machine: Machine, portion: int) -> tuple[float, float, float]:
+    """(compute, link, exposed) seconds with so many latent frames at a time."""
     _, num_latents, rows, columns = work.latent_shape
-    request, layers, ranks, portion = work.request, work.spec.vae.decoder, layout.num_ranks, plan.decode_chunk
+    request, layers, ranks = work.request, work.spec.vae.decoder, layout.num_ranks
     own = split_sizes(rows, ranks)[0]
     rate, winograd, itemsize = machine.convolution, machine.uses_winograd, machine.settings.vae_itemsize
     compute = link = exposed = 0.0
@@ -54,15 +82,7 @@ def decoding(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan
         last = min(1.0, portion / num_latents)
         busy = frames_bytes * machine.link.busy_seconds_per_byte
         link, exposed = link + sent, exposed + max(busy, last * sent)
-    bus, waited = _transfers(work, layout, machine, plan, plan.placement) if plan.placement else (0.0, 0.0)
-    return StageCost(
-        name="Decoding",
-        compute_seconds=machine.corrected("Decoding", compute),
-        link_seconds=link,
-        exposed_seconds=exposed,
-        bus_seconds=bus,
-        bus_exposed_seconds=waited,
-    )
+    return machine.corrected("Decoding", compute), link, exposed
 
 
 def _transfers(

@@ -8,7 +8,7 @@ import math
 from ringlight.core.layout import ParallelLayout
 from ringlight.families.work import Work
 from ringlight.planner.deciding import resident_plan
-from ringlight.planner.decoding_cost import decoding
+from ringlight.planner.decoding_cost import DecodingCosts
 from ringlight.planner.denoising import denoising
 from ringlight.planner.machine import Machine
 from ringlight.planner.measured import as_measured
@@ -28,13 +28,14 @@ class Least:
     def __init__(self, work: Work, layout: ParallelLayout, machine: Machine) -> None:
         self._case = work, layout, as_measured(work, layout, machine)
         resident = resident_plan(*self._case)
-        self._resident_seconds = sum(stage(*self._case, resident).seconds for stage in (denoising, decoding))
+        costs = DecodingCosts(*self._case)
+        self._resident_seconds = denoising(*self._case, resident).seconds + costs.of(resident).seconds
         self._resident_bytes = max(rank.peak_bytes for rank in memory_by_rank(*self._case, resident))
         before = stages_before(*self._case).values()
         self._before_bytes = base_bytes(machine) + max(stage.allocated_bytes + stage.slack_bytes for stage in before)
         self._denoised = list(denoising_options(*self._case, resident).values())
         options = decoding_options(*self._case, resident)
-        self._decoded = [(option.peak_bytes, decoding(*self._case, option.plan).seconds) for option in options]
+        self._decoded = [(option.peak_bytes, costs.of(option.plan).seconds) for option in options]
 
     def bytes(self, loss: float) -> int:
         """The least budget with which it is predicted to take at most `loss` (0.05: 5 %) longer."""

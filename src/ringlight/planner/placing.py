@@ -13,7 +13,7 @@ import msgspec
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.plan import JobPlan, Placement
 from ringlight.families.work import Work
-from ringlight.planner.decoding_cost import decoding
+from ringlight.planner.decoding_cost import DecodingCosts
 from ringlight.planner.denoising import denoising
 from ringlight.planner.host_room import history_room
 from ringlight.planner.machine import Machine
@@ -55,7 +55,7 @@ def placed(work: Work, layout: ParallelLayout, machine: Machine, resident: JobPl
         lambda plan: denoising(work, layout, machine, plan),
     )
     options = decoding_options(work, layout, machine, resident)
-    return joined(first, _best(options, limit, lambda plan: decoding(work, layout, machine, plan)))
+    return joined(first, _best(options, limit, DecodingCosts(work, layout, machine).of))
 
 
 def joined(first: Option, last: Option) -> JobPlan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -33,11 +32,9 @@ class Slot(NamedTuple):
     dtype: torch.dtype
     offset: int
 
-    def view(self, flat: Tensor) -> Tensor:
-        """The parameter as it lies in a run of bytes."""
-        num_bytes = math.prod(self.shape) * self.dtype.itemsize
-        values = flat[self.offset : self.offset + num_bytes].view(self.dtype)
-        return values.as_strided(self.shape, self.stride)
+    def view(self, run: Tensor) -> Tensor:
+        """The parameter as it lies in a run of its dtype."""
+        return run.as_strided(self.shape, self.stride, run.storage_offset() + self.offset // self.dtype.itemsize)
 
 
 class WeightPart:
@@ -77,8 +74,10 @@ class WeightPart:
 
     def bind(self, flat: Tensor) -> None:
         """Let the modules compute with the weights in these bytes. Nothing is copied."""
+        runs = {dtype: flat.view(dtype) for dtype in dict.fromkeys(slot.dtype for slot in self.slots)}
         for slot in self.slots:
-            slot.module.register_parameter(slot.name, nn.Parameter(slot.view(flat), requires_grad=False))
+            parameter = nn.Parameter(slot.view(runs[slot.dtype]), requires_grad=False)
+            slot.module.register_parameter(slot.name, parameter)
 
     def unbind(self) -> None:
         """Let the modules have nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,7 @@ def _memory_bytes(device: torch.device) -> int:
     return memory_bytes()
 
 
+@cache
 def versions() -> dict[str, str]:
     """The versions of what a video depends on; torch's own says what it is built for, and its package's need not."""
     return {package: _version(package) for package in PACKAGES} | {"torch": str(torch.__version__)}

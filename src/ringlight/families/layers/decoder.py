@@ -93,17 +93,17 @@ class DecoderLayers(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """All of them in the order in which they run."""
         return list(chain.from_iterable(self.stages))
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Weights, biases and gains."""
         return parameters(self.convolutions) + self.mid.attention_parameters
 
-    @property
+    @cached_property
     def made_parameters(self) -> int:
         """Weights that the decoder makes for itself, beside those that are loaded."""
         return sum(layer.made_parameters for layer in self.convolutions)
 
-    @property
+    @cached_property
     def parts(self) -> list[int]:
         """Parameters of each stage, loaded and made ones."""
         parts = [parameters(stage) + sum(layer.made_parameters for layer in stage) for stage in self.stages]

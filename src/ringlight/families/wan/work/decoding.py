@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cached_property, lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
 from ringlight.core.plan import Placement
 from ringlight.core.portions import HISTORY, MAX_ELEMENTS
 from ringlight.families.layers.convolution import Convolution
@@ -13,82 +17,98 @@ def norm_copies(on_cpu: bool, itemsize: int) -> int:
     return (2 if itemsize < 4 else 0) if on_cpu else 1
 
 
+class Passage(NamedTuple):
+    """Frames that go through a stage of the decoder together, in elements: the most that they have alive at once, what
+    they become, and the windows that convolutions see, one after another."""
+
+    most: int
+    made: int
+    windows: list[int]
+
+
 class DecoderPeak:
-    """Walks through the decoder as the VAEs of Wan do and remembers the most elements that were alive at once.
+    """Walks through the decoder as the VAEs of Wan do and tells the most elements that are alive at once.
 
     Where its parts come one at a time they are among these: the largest is there where activations are small.
     """
 
     def __init__(
-        self,
-        layers: DecoderLayers,
-        rows: int,
-        columns: int,
-        is_split: bool,
-        winograd: bool,
-        norm_copies: int = 0,
-        placement: Placement | None = None,
+        self, layers: DecoderLayers, rows: int, columns: int, is_split: bool, winograd: bool, norm_copies: int = 0
     ) -> None:
         """`norm_copies`: how often a norm holds its input beside it, in elements of the activation's dtype."""
         self._layers, self._rows, self._columns = layers, rows, columns
         self._is_split, self._winograd, self._norm_copies = is_split, winograd, norm_copies
-        self._placement = placement or Placement()
-        self._has_history = False
-        self._window = self._workspace = self._peak = 0
+        self._passages: dict[tuple[int, int, bool, bool], Passage] = {}  # all placements have much the same ones
+        self._has_history, self._peak = False, 0
+        self._windows: list[int] = []
 
-    def of(self, portion: int, has_history: bool) -> int:
+    def of(self, portion: int, has_history: bool, placement: Placement | None = None) -> int:
         """Elements at most, for portions of so many latent frames: activations, the workspace, and of weights the part
         that is in use where they come one at a time. Without history the portion is the very first latent frame."""
-        layers, self._has_history = self._layers, has_history
-        self._window = self._workspace = self._peak = 0
+        layers, where, peak, windows = self._layers, placement or Placement(), 0, [0]
         at_most = layers.frames_at_once(
-            self._rows, self._columns, portion, asked=self._placement.frames_at_once, in_pairs=self._winograd
+            self._rows, self._columns, portion, asked=where.frames_at_once, in_pairs=self._winograd
         )
         # Elements of what each stage takes next, whole while a part of it is left; the last of what has been made.
         waiting = [0] * (len(layers.stages) + 1)
         left = [0] * len(waiting)  # frames that have not gone through
         for stage, frames in layers.visits(portion, not has_history, at_most):
-            made = self._visit(stage, frames, sum(waiting))
+            passage = self._passage(stage, frames, has_history, layers.on_host(stage, where.host_history))
+            weights = self._weights[stage] if where.streams_decoder else 0
+            peak = max(peak, sum(waiting) + weights + passage.most)
+            windows += passage.windows
             left[stage] -= frames
             if not left[stage]:
                 waiting[stage] = 0
             left[stage + 1] = frames * layers.frame_factor(stage, not has_history)
-            waiting[stage + 1] = made if stage <= len(layers.levels) else waiting[-1] + made
-        return self._workspace + max(self._peak, 3 * waiting[-1])  # parts are joined, and made into frames of pixels
+            waiting[stage + 1] = passage.made if stage <= len(layers.levels) else waiting[-1] + passage.made
+        # Windows share the workspace: in turn, or where some history lies on the host, two neighbours at a time.
+        workspace = max(map(sum, pairwise(windows)) if where.host_history and has_history else windows)
+        return workspace + max(peak, 3 * waiting[-1])  # parts are joined, and made into frames of pixels
 
-    def _visit(self, stage: int, frames: int, alive: int) -> int:
-        """Frames through a stage, `alive` beside it and with what it takes. Returns the elements of what it makes."""
-        layers, is_hosted = self._layers, self._layers.on_host(stage, self._placement.host_history)
-        if self._placement.streams_decoder:
-            alive += layers.parts[stage]
-            if self._winograd:  # its sums have four kernels for three
-                alive += sum(layer.parameters for layer in layers.stages[stage] if layer.sums_pairs) // 3
+    @cached_property
+    def _weights(self) -> list[int]:
+        """Of each stage, as they are used: Winograd's sums have four kernels for three."""
+        summed = [sum(layer.parameters for layer in stage if layer.sums_pairs) for stage in self._layers.stages]
+        return [part + self._winograd * (each // 3) for part, each in zip(self._layers.parts, summed, strict=True)]
+
+    def _passage(self, stage: int, frames: int, has_history: bool, is_hosted: bool) -> Passage:
+        key = stage, frames, has_history, is_hosted
+        if key not in self._passages:
+            self._has_history, self._peak, self._windows = has_history, 0, []
+            made = self._visit(stage, frames, is_hosted)
+            self._passages[key] = Passage(self._peak, made, self._windows)
+        return self._passages[key]
+
+    def _visit(self, stage: int, frames: int, is_hosted: bool) -> int:
+        """Frames through a stage. Returns the elements of what it makes."""
+        layers = self._layers
         if stage == 0:
             for layer in layers.stages[0]:
                 self._convolve(layer, frames, is_hosted)
             hidden = self._size(1, frames, layers.mid.channels)
-            self._see(alive + 2 * hidden)
+            self._see(2 * hidden)
             return hidden
         if stage <= len(layers.levels):
-            return self._level(layers.levels[stage - 1], frames, alive, is_hosted)
+            return self._level(layers.levels[stage - 1], frames, is_hosted)
         last = layers.conv_out
         self._convolve(last, frames, is_hosted)
-        self._see(alive + self._norm_copies * self._size(last.scale, frames, last.inputs))
+        self._see(self._norm_copies * self._size(last.scale, frames, last.inputs))
         made = self._size(last.scale, frames, last.channels)
-        self._see(alive + 2 * made)
+        self._see(2 * made)
         return made
 
-    def _level(self, layers: UpLayers, frames: int, alive: int, is_hosted: bool) -> int:
+    def _level(self, layers: UpLayers, frames: int, is_hosted: bool) -> int:
         hidden = self._size(layers.scale, frames, layers.channels)
         for index, block in enumerate(layers.residuals):
             before = hidden if index else 0
             self._convolve(block.conv1, frames, is_hosted)
-            self._see(alive + before + self._norm_copies * self._size(layers.scale, frames, block.conv1.inputs))
-            self._see(alive + before + hidden + self._pairs(block.conv1))
+            self._see(before + self._norm_copies * self._size(layers.scale, frames, block.conv1.inputs))
+            self._see(before + hidden + self._pairs(block.conv1))
             self._convolve(block.conv2, frames, is_hosted)
-            self._see(alive + before + (1 + self._norm_copies) * hidden)
-            self._see(alive + before + 2 * hidden + max(self._pairs(block.conv2), 0 if index else hidden))
-        return hidden if layers.upsample is None else self._upsample(layers, frames, alive + hidden, is_hosted)
+            self._see(before + (1 + self._norm_copies) * hidden)
+            self._see(before + 2 * hidden + max(self._pairs(block.conv2), 0 if index else hidden))
+        return hidden if layers.upsample is None else self._upsample(layers, frames, hidden, is_hosted)
 
     def _upsample(self, layers: UpLayers, frames: int, inside: int, is_hosted: bool) -> int:
         """Twice the frames of a part, then twice its rows and columns. Returns the elements of what it has become."""
@@ -108,17 +128,14 @@ class DecoderPeak:
         return frames * (self._rows * scale + halo) * self._columns * scale * channels
 
     def _convolve(self, layer: Convolution, frames: int, is_hosted: bool) -> None:
-        """A convolution's input stands with its history in the workspace, which all share: in turn, or where some
-        history lies on the host, two neighbours at a time."""
+        """A convolution's input stands with its history in a window."""
         if layer.kernel[0] == 1:
             return
         halo = 2 if self._is_split and layer.has_halo else 0
         window = self._size(layer.scale, (HISTORY if self._has_history else 0) + frames, layer.inputs, halo)
         if window > MAX_ELEMENTS and frames == 1 and not is_hosted:  # then history stays where it is
             window = self._size(layer.scale, 1, layer.inputs, halo)
-        before = self._window if self._placement.host_history and self._has_history else 0
-        self._workspace = max(self._workspace, before + window)
-        self._window = window
+        self._windows.append(window)
 
     def _see(self, elements: int) -> None:
         self._peak = max(self._peak, elements)
@@ -128,3 +145,6 @@ class DecoderPeak:
         if not (self._winograd and layer.in_pairs):
             return 0
         return self._size(layer.scale, 1, layer.inputs) + 3 * self._size(layer.scale, 1, layer.channels)
+
+
+decoder_peak = lru_cache(maxsize=64)(DecoderPeak)  # of the same size for every plan that is tried

@@ -15,7 +15,7 @@ from ringlight.families.layers.convolution import Convolution, MidLayers, Residu
 from ringlight.families.layers.decoder import DecoderLayers, UpLayers
 from ringlight.families.layers.encoder import DownLayers, EncoderLayers
 from ringlight.families.model import Positive
-from ringlight.families.wan.work.decoding import DecoderPeak, norm_copies
+from ringlight.families.wan.work.decoding import decoder_peak, norm_copies
 from ringlight.families.wan.work.encoding import EncoderPeak
 
 
@@ -107,16 +107,9 @@ class VaeSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         own, is_split, goes_on = split_sizes(rows, num_ranks)[0], num_ranks > 1 and rows > 1, num_latents > 1
         host_levels = placement.host_history if placement else 0
         history = self.decoder.history_elements(own, columns, is_split, host_levels) if goes_on else 0
-        peak = DecoderPeak(
-            self.decoder,
-            own,
-            columns,
-            is_split,
-            winograd=takes_pairs(on_cpu, itemsize == 4),
-            norm_copies=norm_copies(on_cpu, itemsize),
-            placement=placement,
-        )
-        return history + peak.of(min(portion, max(1, num_latents - 1)), goes_on)
+        winograd = takes_pairs(on_cpu, itemsize == 4)
+        peak = decoder_peak(self.decoder, own, columns, is_split, winograd, norm_copies(on_cpu, itemsize))
+        return history + peak.of(min(portion, max(1, num_latents - 1)), goes_on, placement)
 
     def encoding_elements(self, latent_size: tuple[int, int], num_ranks: int, on_cpu: bool, itemsize: int) -> int:
         """Elements that a rank's encoder holds at its most of a first frame: pixels, the workspace, activations."""
