@@ -136,7 +136,7 @@ def test_a_rate_is_more_than_nothing(rate: str) -> None:
 
 def test_the_fields_of_a_mix_are_told(tmp_path: Path) -> None:
     said = " ".join(CliRunner().invoke(app, ["plan", "--help"], env={"COLUMNS": "400"}).output.split())
-    fields = "weight, image, num_frames, num_inference_steps, guidance_scale, width, height"
+    fields = "weight, image, num_frames, num_inference_steps, guidance_scale, sampler, sigmas, width, height"
     assert f"TOML of [[request]] tables, each with any of {fields}." in said
     (tmp_path / "mix.toml").write_text(MIX + "steps = 4\n")
     with pytest.raises(

@@ -84,5 +84,14 @@ def build(kind: type[msgspec.Struct], values: dict[tuple[str, ...], Any]) -> Any
 
 
 def holds_several(kind: Any) -> bool:
-    """Whether a field's type is that of several texts."""
-    return get_origin(kind) is tuple
+    """Whether a field's type is that of several values, or of none."""
+    return kind_of_several(kind) is not None
+
+
+def kind_of_several(kind: Any) -> type | None:
+    """The type of each value of a field that holds several; None where it holds one."""
+    for each in (kind, *get_args(kind)):
+        if get_origin(each) is tuple:
+            found: type = get_args(each)[0]
+            return found
+    return None
