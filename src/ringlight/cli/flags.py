@@ -119,8 +119,11 @@ def _value(field: Field, given: Any) -> Any:
 
 def numbers(texts: Iterable[str], flag: str) -> tuple[float, ...]:
     """The numbers of a flag that takes several. Raises typer.BadParameter."""
-    try:
-        return tuple(map(float, texts))
-    except ValueError as error:
-        hint = f"'{flag}'"
-        raise typer.BadParameter(f"{error}; give numbers with commas between them", param_hint=hint) from None
+    found = []
+    for text in texts:
+        try:
+            found.append(float(text))
+        except ValueError:
+            said = f"{text!r} is not a number; give numbers with commas between them"
+            raise typer.BadParameter(said, param_hint=f"'{flag}'") from None
+    return tuple(found)
