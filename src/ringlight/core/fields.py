@@ -90,8 +90,7 @@ def holds_several(kind: Any) -> bool:
 
 def kind_of_several(kind: Any) -> type | None:
     """The type of each value of a field that holds several; None where it holds one."""
-    for each in (kind, *get_args(kind)):
-        if get_origin(each) is tuple:
-            found: type = get_args(each)[0]
-            return found
-    return None
+    if get_origin(kind) is tuple:
+        found: type = get_args(kind)[0]
+        return found
+    return next(filter(None, map(kind_of_several, get_args(kind))), None)

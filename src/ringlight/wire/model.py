@@ -11,7 +11,7 @@ from ringlight.wire.described import described
 FieldType = Literal["integer", "number", "string", "numbers"]
 
 
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
+class FieldChoice(msgspec.Struct, frozen=True, kw_only=True):
     """A value that a field may have."""
 
     value: str
@@ -32,7 +32,7 @@ class FieldCard(msgspec.Struct, frozen=True, kw_only=True):
     step: Annotated[int | None, described("How far the values that the model makes lie apart, from the least.")] = None
     default: int | float | str | list[float] | None = None
     default_rule: Annotated[str, described("What it is where that is null.")] = ""
-    choices: Annotated[list[Choice], described("All its values, where these are few.")] = []
+    choices: Annotated[list[FieldChoice], described("All its values, where these are few.")] = []
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):

@@ -125,6 +125,7 @@ export class Form {
     if (field.value === "custom") return width.focus();
     if (field.name === "shape") [width.value, height.value] = this.shapes()[field.value];
     if (field.name === "preset") ({ steps: steps.value, frames: frames.value } = this.presets()[field.value]);
+    if (field.name === "sigmas" && field.value.trim()) steps.value = field.value.split(",").filter((each) => each.trim()).length;
     if (field.tagName === "SELECT" && field.name !== "layout") this.bring(field);
     if (field === this.seconds && field.value) frames.value = this.nearestFrames(field.value * fps.value);
     this.mark(field === this.seconds);
@@ -137,7 +138,8 @@ export class Form {
     const shapeName = nameOf(this.shapes(), ([wide, high]) => wide === size[0] && high === size[1]);
     shape.value = shapeName ?? "custom";
     const isLikeThis = (one) => one.steps === Number(steps.value) && one.frames === Number(frames.value);
-    const presetName = nameOf(this.presets(), isLikeThis);
+    const presets = this.presets(); // of which two may be alike
+    const presetName = presets[preset.value] && isLikeThis(presets[preset.value]) ? preset.value : nameOf(presets, isLikeThis);
     for (const option of preset) option.checked = option.value === presetName;
     const length = frames.value / fps.value;
     if (!keepSeconds) this.seconds.value = Number.isFinite(length) ? Number(length.toFixed(2)) : "";
@@ -220,7 +222,7 @@ function boxOf(field) {
   return box;
 }
 
-function inputOf({ name, type, help, minimum, step, default_rule: rule, choices }, label = null) {
+function inputOf({ name, type, help, minimum, step, default_rule: rule, choices = [] }, label = null) {
   if (choices.length) {
     const select = Object.assign(document.createElement("select"), { id: name, name, title: help });
     select.append(new Option(rule, ""), ...choices.map(({ value, help: about }) => new Option(`${value}: ${about}`, value)));

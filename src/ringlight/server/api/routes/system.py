@@ -18,7 +18,7 @@ from ringlight.server.api.openapi import answers
 from ringlight.server.api.parts import Owner, Parts, Served
 from ringlight.server.api.schemas import Alive, Health, Ready, ReplicaHealth, Version, as_model
 from ringlight.server.http.http_error import HttpError
-from ringlight.wire.model import Choice, FieldCard, FieldType, ModelCard, ModelList
+from ringlight.wire.model import FieldCard, FieldChoice, FieldType, ModelCard, ModelList
 
 TYPES: dict[Any, FieldType] = {int: "integer", float: "number", str: "string", tuple[float, ...]: "numbers"}
 
@@ -121,7 +121,7 @@ def field_cards(defaults: RequestDefaults, spec: ModelSpec, limits: RequestLimit
                 default=getattr(defaults, field.name),
                 default_rule=field.rules.default_rule,
                 choices=[
-                    Choice(value=name, help=SAMPLERS[name].about, brings=SAMPLERS[name].brings)
+                    FieldChoice(value=name, help=SAMPLERS[name].about, brings=SAMPLERS[name].brings)
                     for name in field.rules.choices
                 ],
             )
