@@ -207,6 +207,15 @@ def test_presets_and_shapes_set_the_numbers(page: Page) -> None:
     assert fields["seed"].input_value().isdecimal()
 
 
+def test_a_card_tells_of_a_sampler_where_one_was_named(page: Page, served: Served) -> None:
+    named = card(page, served.create(sampler="euler", sigmas=[1, 0.5])["id"], "completed").locator(".facts")
+    usual = card(page, served.create()["id"], "completed").locator(".facts")
+    expect(named).to_contain_text("sampler euler")
+    expect(named).to_contain_text("sigmas 1,0.5")
+    expect(usual).not_to_contain_text("sampler")
+    expect(usual).not_to_contain_text("null")
+
+
 def test_a_sampler_brings_its_steps_and_takes_them_away_again(page: Page) -> None:
     fill(page, "")
     names = ("num_inference_steps", "guidance_scale", "flow_shift")
