@@ -25,6 +25,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from ringlight.cli.main import app as commands
 from ringlight.cli.settings import ONLY_FLAGS, variable
 from ringlight.core.codes import CODES, ErrorKind
+from ringlight.core.named_samplers import SAMPLERS
 from ringlight.core.request import RequestLimits
 from ringlight.core.video_fields import VIDEO_FIELDS
 from ringlight.engine.runner import ReplicaState
@@ -97,6 +98,21 @@ def defaults() -> str:
     return table(("under `defaults:`", "model card"), rows)
 
 
+def samplers() -> str:
+    """A table of what a request may name as its sampler."""
+    rows = []
+    for name, sampler in SAMPLERS.items():
+        shifted = (sampler.flow_shift * s / (1 + (sampler.flow_shift - 1) * s) for s in sampler.sigmas)
+        told = sampler.timesteps or tuple(1000 * sigma for sigma in shifted)
+        sigmas = ", ".join(f"{s:g}" for s in sampler.sigmas)
+        times = ", ".join(f"{time:.1f}".removesuffix(".0") for time in told)
+        rows.append(
+            (f"`{name}`", sampler.method, sigmas, f"{sampler.flow_shift:g}" if sigmas else "", times, sampler.about)
+        )
+    head = ("`sampler`", "method", "sigmas before the shift", "shift", "the network is told", "what it is, or for whom")
+    return table(head, rows)
+
+
 def metrics() -> str:
     """A table of all series that /metrics has."""
     counted = Metrics()
@@ -142,6 +158,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "limits": limits,
     "defaults": defaults,
+    "samplers": samplers,
     "metrics": metrics,
 }
 

@@ -79,6 +79,18 @@ def test_the_hash_stands_for_the_work(tmp_path: Path, photograph: Path) -> None:
     assert read(tmp_path, "repeats = 2\n", with_image.replace("given", copy.name)).sha256 == others[-1].sha256
 
 
+def test_a_preset_brings_its_steps_to_a_workload(tmp_path: Path) -> None:
+    """And what nobody names is no part of the work: workloads from before these fields have the same hash as then."""
+    bare = "".join(line for line in REQUEST.splitlines(True) if "steps" not in line and "guidance" not in line)
+    (kind,) = read(tmp_path, "", f'{bare}sampler = "fastwan-3step"\n').kinds
+    assert (kind.num_inference_steps, kind.guidance_scale, kind.flow_shift) == (3, 1.0, 8.0)
+    assert "3 steps of fastwan-3step, guidance 1" in kind.title
+    (other,) = read(tmp_path, "", f"{REQUEST}sigmas = [1, 0.5]\n".replace("num_inference_steps = 3\n", "")).kinds
+    assert (other.sigmas, other.num_inference_steps) == ((1.0, 0.5), 2)
+    (content,) = read(tmp_path).content()["requests"]
+    assert not content.keys() & {"sampler", "sigmas"}
+
+
 def test_every_round_is_the_same_for_all_and_no_prompt_comes_twice(tmp_path: Path) -> None:
     found = read(tmp_path, "repeats = 2\nwarm_up = 1\n", REQUEST + REQUEST.replace('"blurry"', '""'))
     rounds = [*found.round(1), *found.round(2), *found.warm_up()]

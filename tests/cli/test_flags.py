@@ -28,6 +28,7 @@ class Camera(msgspec.Struct, frozen=True, kw_only=True):
     film: Annotated[Literal["colour", "grey"], setting("What lies in it.", "Film")] = "colour"
     marks: Annotated[tuple[str, ...], setting("May be repeated.", "Film")] = ()
     keys: Annotated[tuple[str, ...], setting("Whole.", "Film", splits=False)] = ()
+    stops: Annotated[tuple[float, ...] | None, setting("Of the aperture.", "Lens")] = None
     no_flash: Annotated[bool, setting("In the dark.", "Film")] = False
     speed: Annotated[int | None, setting("Of the film.", "Film", shown="what it says", short="s")] = None
     timer: Annotated[bool, setting("Waits.", "Film")] = True
@@ -53,6 +54,7 @@ def test_every_setting_is_a_flag() -> None:
     assert (code, camera) == (0, Camera(name="Leica")), output
     arguments = ["--film", "grey", "--marks", "a,b", "--marks", "c", "--keys", "a,b", "--no-flash", "--no-timer"]
     _, output, camera = given("--name", "Leica", *arguments, "--zoom", "2.5")
+    assert given("--name", "Leica", "--stops", "1.4, 2,2.8")[2] == Camera(name="Leica", stops=(1.4, 2.0, 2.8))
     marks, keys = ("a", "b", "c"), ("a,b",)
     assert camera == Camera(
         name="Leica", film="grey", marks=marks, keys=keys, no_flash=True, timer=False, lens=Lens(zoom=2.5)
@@ -67,6 +69,7 @@ def test_every_setting_is_a_flag() -> None:
         (["--name", "a", "--zoom", "0.5"], "zoom"),
         (["--name", "a", "--hidden", "8"], "--hidden"),
         (["--name", "a", "--zom", "2"], "--zoom"),
+        (["--name", "a", "--stops", "2,wide"], "'wide' is not a number"),
     ],
     ids=str,
 )

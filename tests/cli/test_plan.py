@@ -134,9 +134,16 @@ def test_a_rate_is_more_than_nothing(rate: str) -> None:
     assert done.exit_code == 2 and "must be more than 0" in done.output
 
 
+def test_a_preset_is_planned_with_its_steps_and_one_branch() -> None:
+    flags = ["--gpu", "h200", "--num-gpus", "2", "--sampler", "lightx2v-4step"]
+    said = CliRunner().invoke(app, ["plan", *flags]).output
+    assert "4 steps of lightx2v-4step, guidance 1" in said
+    assert "| u1r2 |" in said and "c2u1r1" not in said
+
+
 def test_the_fields_of_a_mix_are_told(tmp_path: Path) -> None:
     said = " ".join(CliRunner().invoke(app, ["plan", "--help"], env={"COLUMNS": "400"}).output.split())
-    fields = "weight, image, num_frames, num_inference_steps, guidance_scale, width, height"
+    fields = "weight, image, num_frames, num_inference_steps, guidance_scale, sampler, sigmas, width, height"
     assert f"TOML of [[request]] tables, each with any of {fields}." in said
     (tmp_path / "mix.toml").write_text(MIX + "steps = 4\n")
     with pytest.raises(

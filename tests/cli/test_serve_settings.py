@@ -178,7 +178,20 @@ def test_a_negative_prompt_keeps_its_commas(dry: Dry, monkeypatch: pytest.Monkey
     assert (found["negative_prompt"][0], found["fps"][0]) == ("dark, blurry", "8")
 
 
+def test_a_default_sampler_brings_its_steps_from_where_it_is_said(dry: Dry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RINGLIGHT_DEFAULT", "sampler=lightx2v-4step,guidance_scale=2")
+    found = dry("--num-gpus", 2).settings
+    assert found["num_inference_steps"] == ("4", "RINGLIGHT_DEFAULT")
+    assert (found["flow_shift"][0], found["guidance_scale"][0]) == ("5", "2")
+    found = dry("--default", "sampler=fastwan-3step").settings
+    assert found["num_inference_steps"] == ("3", "--default")
+    assert (found["flow_shift"], found["guidance_scale"]) == (("8", "--default"), ("1", "--default"))
+    found = dry("--default", "sigmas=1,0.75,0.5").settings
+    assert (found["num_inference_steps"], found["flow_shift"]) == (("3", "--default"), ("1", "--default"))
+
+
 def test_defaults_decide_the_layout(dry: Dry) -> None:
+    assert dry("--num-gpus", 2, "--default", "sampler=lightx2v-4step").end["layout"].startswith("u2r1: ")
     assert dry("--num-gpus", 2).end["layout"].startswith("c2u1r1: guidance needs two branches")
     assert dry().end["weights"] == "in each rank"
     assert dry("--memory-budget", "400MiB").end["weights"] == "on the host, one copy for all ranks"
@@ -330,6 +343,12 @@ def test_a_wrong_variable_is_refused_with_its_name(
         (["--default", "widht=64"], ["--default: widht", "did you mean width?"]),
         (["--default", "fps=fast"], ["--default: fps"]),
         (["--default", "width=65"], ["defaults: width: 65 is not a positive multiple of 32 (nearest: 64)"]),
+        (["--default", "sampler=eular"], ["defaults: sampler: there is none of this name", "nearest: euler"]),
+        (
+            ["--default", "sampler=lightx2v-4step", "--default", "num_inference_steps=8"],
+            ["defaults: num_inference_steps: 8 contradicts sampler lightx2v-4step", "nearest: 4"],
+        ),
+        (["--default", "sigmas=1,half"], ["--default: sigmas"]),
         (["--default", "num_frames=6"], ["defaults: num_frames: 6 is not 4k+1"]),
         (["--host", "0.0.0.0"], ["--host 0.0.0.0", "--api-key-file", "--no-auth"]),
         (["--api-key-file", "/nowhere/keys"], ["/nowhere/keys"]),

@@ -78,6 +78,13 @@ def test_a_checkpoints_own_defaults(tmp_path: Path, tiny: Path) -> None:
     assert read_defaults(tiny).num_inference_steps == 8
 
 
+def test_a_checkpoint_may_name_its_sampler_and_says_no_grid(tmp_path: Path) -> None:
+    found = read_defaults(write(tmp_path, '{"defaults": {"sampler": "lightx2v-4step", "guidance_scale": 1.5}}'))
+    assert (found.num_inference_steps, found.flow_shift, found.guidance_scale) == (4, 5.0, 1.5)
+    found = read_defaults(write(tmp_path, '{"defaults": {"sigmas": [1, 0.5]}}'), found)
+    assert (found.sampler, found.num_inference_steps, found.flow_shift) == ("lightx2v-4step", 2, 1.0)
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

@@ -158,6 +158,8 @@ def test_every_problem_is_named_at_once(spec: ModelSpec) -> None:
         num_inference_steps=0,
         guidance_scale=math.nan,
         flow_shift=0.0,
+        sampler="eular",
+        sigmas=(0.5, 0.75),
         seed=-1,
     )
     with pytest.raises(InvalidRequest) as caught:

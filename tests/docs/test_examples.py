@@ -23,7 +23,11 @@ ROOT = Path(__file__).parents[2]
 API = examples_of(ROOT / "docs/api.md")
 SERVE = examples_of(ROOT / "README.md", "## Serve")
 PAGES = [
-    *(example for name in ("operations", "security", "moving") for example in examples_of(ROOT / f"docs/{name}.md")),
+    *(
+        example
+        for name in ("operations", "samplers", "security", "moving")
+        for example in examples_of(ROOT / f"docs/{name}.md")
+    ),
     *examples_of(ROOT / "README.md"),
 ]
 NOT_DONE = ("/v1/videos/edits", "/v1/videos/characters", "/v1/videos/characters/{character_id}")

@@ -99,6 +99,7 @@ def test_the_page_is_told_of_it(doors: dict[str, Any]) -> None:
         "step": None,
         "default": USUAL,
         "default_rule": "",
+        "choices": [],
     }
 
 

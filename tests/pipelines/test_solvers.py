@@ -91,7 +91,7 @@ def test_a_step_is_a_function_of_what_it_is_given() -> None:
         assert solver is not None
         flow = Flow()
         sampler = make_sampler(spec, 4, 5.0, flow.generator, CPU)
-        schedule = solver.schedule(4, 5.0)
+        schedule = solver.schedule(solver.sigmas(4, 5.0))
         latents = flow.follow(sampler, flow.noise, range(2))
         assert isinstance(sampler, SolverSampler)
         state, velocity, noise = sampler._state, torch.randn_like(latents), torch.randn_like(latents)

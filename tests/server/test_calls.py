@@ -83,6 +83,40 @@ def data_url(content: bytes, media_type: str = "image/png") -> str:
 # Reading
 
 
+@pytest.mark.parametrize(
+    "sigmas", [[1, 0.75, 0.5], ["1", "0.75", "0.5"], "1, 0.75,0.5", "[1,0.75,0.5]", (1, 0.75, 0.5)]
+)
+def test_sigmas_are_a_list_or_a_text(spec: ModelSpec, sigmas: Any) -> None:
+    request = draft(spec, sigmas=sigmas, sampler="euler").request
+    assert (request.sigmas, request.num_inference_steps, request.flow_shift) == ((1.0, 0.75, 0.5), 3, 1.0)
+
+
+def test_what_a_form_leaves_empty_is_left_out(spec: ModelSpec) -> None:
+    request = draft(spec, sampler="", sigmas=" ").request
+    assert (request.sampler, request.sigmas) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"sampler": "lightx2v"}, "sampler", "nearest: lightx2v-4step"),
+        ({"sampler": 4}, "sampler", "string"),
+        ({"sampler": "fastwan-3step", "num_inference_steps": 4}, "num_inference_steps", "nearest: 3"),
+        ({"sampler": "fastwan-3step", "flow_shift": 5}, "flow_shift", "grid is fixed"),
+        ({"sigmas": [1, 0.5, 0]}, "sigmas", "leave out the 0"),
+        ({"sigmas": [0.5, 0.75]}, "sigmas", "does not fall"),
+        ({"sigmas": "1, nought"}, "sigmas.1", "number"),
+        ({"sigmas": [1, 0.5], "num_inference_steps": 4}, "num_inference_steps", "nearest: 2"),
+        ({"sampler_name": "euler"}, "sampler_name", "nearest: sampler"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_steps_is_named(spec: ModelSpec, fields: dict[str, Any], param: str, words: str) -> None:
+    error = draft_refused(spec, **fields)
+    assert (error.status, error.param) == (400, param)
+    assert words in error.message
+
+
 def test_numbers_and_strings_are_the_same() -> None:
     numbers = {"seed": 7, "fps": 24, "guidance_scale": 1.5, "flow_shift": 3, "num_frames": 81, "n": 1, "priority": -2}
     numbers |= {"seconds": 4, "width": 64, "height": 96, "timeout_seconds": 60, "num_inference_steps": 5}

@@ -207,6 +207,29 @@ def test_presets_and_shapes_set_the_numbers(page: Page) -> None:
     assert fields["seed"].input_value().isdecimal()
 
 
+def test_a_card_tells_of_a_sampler_where_one_was_named(page: Page, served: Served) -> None:
+    named = card(page, served.create(sampler="euler", sigmas=[1, 0.5])["id"], "completed").locator(".facts")
+    usual = card(page, served.create()["id"], "completed").locator(".facts")
+    expect(named).to_contain_text("sampler euler")
+    expect(named).to_contain_text("sigmas 1,0.5")
+    expect(usual).not_to_contain_text("sampler")
+    expect(usual).not_to_contain_text("null")
+
+
+def test_a_sampler_brings_its_steps_and_takes_them_away_again(page: Page) -> None:
+    fill(page, "")
+    names = ("num_inference_steps", "guidance_scale", "flow_shift")
+    fields = [page.locator(f"#composer [name={name}]") for name in names]
+    page.locator("#sampler").select_option("lightx2v-4step")
+    assert [field.input_value() for field in fields] == ["4", "1", "5"]
+    page.get_by_role("radio", name="Best").check()
+    assert fields[0].input_value() == "4"
+    page.locator("#sampler").select_option("euler")
+    assert [field.input_value() for field in fields] == ["8", "5", ""]
+    page.locator("#sigmas").fill("1, 0.9, 0.5,")
+    assert fields[0].input_value() == "3"
+
+
 def test_the_form_has_the_fields_that_the_server_names(page: Page) -> None:
     strength = {"name": "motion_strength", "type": "number", "title": "Motion strength", "help": "How much moves."}
     mood = {"name": "mood", "type": "string", "title": "Mood", "help": "Such as glad."}

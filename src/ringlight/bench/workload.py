@@ -32,7 +32,8 @@ from typing import Annotated, Any
 import msgspec
 
 from ringlight.core.errors import InvalidRequest, InvalidSetting
-from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
+from ringlight.core.named_samplers import layered
+from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest, steps_of, with_values
 from ringlight.core.video_fields import DRAW, UnsizedFields
 from ringlight.families.model import ModelSpec
 
@@ -67,10 +68,7 @@ class RequestKind(UnsizedFields, frozen=True, kw_only=True, forbid_unknown_field
     def title(self) -> str:
         """What it is, in short."""
         kind = "T2V" if self.image is None else "I2V"
-        return (
-            f"{kind}, {self.size}, {self.num_frames} frames, {self.num_inference_steps} steps, "
-            f"guidance {self.guidance_scale:g}"
-        )
+        return f"{kind}, {self.size}, {self.num_frames} frames, {steps_of(self)}, guidance {self.guidance_scale:g}"
 
 
 class WorkloadFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -134,7 +132,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("name", "description", "request"):
             del plain[name]
         plain["concurrency"] = self.concurrency
-        kinds: list[dict[str, Any]] = msgspec.to_builtins(self.kinds)
+        kinds: list[dict[str, Any]] = [with_values(msgspec.to_builtins(kind)) for kind in self.kinds]
         for kind, image in zip(kinds, self.images, strict=True):
             if image is not None:
                 kind["image"] = {"sha256": hashlib.sha256(image).hexdigest(), "bytes": len(image)}
@@ -180,7 +178,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidSetting(f"workload {self.name}: {'; '.join(problems)}")
 
     def _order(self, kind: int, mark: str, moment: float = 0.0) -> Order:
-        fields: dict[str, Any] = msgspec.structs.asdict(self.kinds[kind])
+        fields = with_values(msgspec.structs.asdict(self.kinds[kind]))
         del fields["image"]
         if fields["seed"] == DRAW:  # alike for all who are measured
             fields["seed"] = random.Random(f"{self.said.arrival_seed or 0} seed {mark}").randrange(2**32)
@@ -204,7 +202,7 @@ def read_workload(path: Path, image: Path | None = None) -> Workload:
     if problems := _unknown(values):
         raise InvalidSetting(f"{path}: {'; '.join(problems)}")
     try:
-        said = msgspec.convert(values, WorkloadFile)
+        said = msgspec.convert(_with_what_is_brought(values), WorkloadFile)
     except msgspec.ValidationError as error:
         raise InvalidSetting(f"{path}: {error}") from None
     if not said.name:
@@ -212,6 +210,14 @@ def read_workload(path: Path, image: Path | None = None) -> Workload:
     if problems := [*_contradictions(said)]:
         raise InvalidSetting(f"{path}: {'; '.join(problems)}")
     return Workload(said=said, images=tuple(_picture(asked, path, image) for asked in said.request))
+
+
+def _with_what_is_brought(values: dict[str, Any]) -> dict[str, Any]:
+    """With what a sampler or sigmas bring to a request that names them."""
+    requests = values.get("request")
+    if not isinstance(requests, list):
+        return values
+    return values | {"request": [layered({}, table) if isinstance(table, dict) else table for table in requests]}
 
 
 def _unknown(values: dict[str, Any]) -> list[str]:

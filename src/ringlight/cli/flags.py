@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import reduce, wraps
 from typing import Annotated, Any, TypeVar
 
@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from ringlight.cli.settings import split_lists
-from ringlight.core.fields import Field, build, holds_several, settings_of
+from ringlight.core.fields import Field, build, holds_several, kind_of_several, settings_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -81,7 +81,7 @@ def _parameter(field: Field, usual: Mapping[str, Any]) -> inspect.Parameter:
     how, several = field.meta.extra or {}, holds_several(field.type)
     default = usual.get(field.name, field.default)
     if several:
-        default = list(default) or None
+        default = list(default or ()) or None
     option = typer.Option(
         *_names(field.name, how["short"]),
         help=field.meta.description,
@@ -91,7 +91,7 @@ def _parameter(field: Field, usual: Mapping[str, Any]) -> inspect.Parameter:
         max=field.meta.le,
         show_default=how["shown"] or default not in (..., ""),
     )
-    kind = list[str] | None if several else field.type
+    kind = list[str] | None if several else field.type  # numbers too: with commas between them they are a text
     return inspect.Parameter(
         field.name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -108,6 +108,22 @@ def _names(name: str, short: str) -> list[str]:
 
 
 def _value(field: Field, given: Any) -> Any:
-    if not holds_several(field.type):
+    kind = kind_of_several(field.type)
+    if kind is None:
         return given
-    return split_lists(given or ()) if (field.meta.extra or {})["splits"] else tuple(given or ())
+    if given is None and field.default is None:
+        return None
+    texts = split_lists(given or ()) if (field.meta.extra or {})["splits"] else tuple(given or ())
+    return texts if kind is str else numbers(texts, f"--{field.name.replace('_', '-')}")
+
+
+def numbers(texts: Iterable[str], flag: str) -> tuple[float, ...]:
+    """The numbers of a flag that takes several. Raises typer.BadParameter."""
+    found = []
+    for text in texts:
+        try:
+            found.append(float(text))
+        except ValueError:
+            said = f"{text!r} is not a number; give numbers with commas between them"
+            raise typer.BadParameter(said, param_hint=f"'{flag}'") from None
+    return tuple(found)

@@ -151,12 +151,14 @@ def summary(report: RunReport) -> str:
     """The report's tables and where the video lies."""
     workload = report.workload
     environment = report.environment
+    whose = f" of {workload['sampler']}" if workload.get("sampler") else ""
     lines = [
         report.table(),
         "",
         f"{workload['width']}x{workload['height']}, {workload['num_frames']} frames, "
-        f"{workload['num_inference_steps']} steps, guidance {workload['guidance_scale']:g}, seed {workload['seed']}; "
-        f"{report.num_tokens} tokens; {report.layout} on {environment['device']}, {environment['dtype']}; "
+        f"{workload['num_inference_steps']} steps{whose}, guidance {workload['guidance_scale']:g}, "
+        f"seed {workload['seed']}; {report.num_tokens} tokens; "
+        f"{report.layout} on {environment['device']}, {environment['dtype']}; "
         f"weights loaded in {environment['load_seconds']:.1f} s"
         f" ({environment.get('load_gigabytes_per_second', 0):.2f} GB/s)",
     ]

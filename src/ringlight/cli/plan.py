@@ -15,8 +15,9 @@ from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig, read_limits
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.fields import VIDEO
+from ringlight.core.named_samplers import layered
 from ringlight.core.plain import plain
-from ringlight.core.request import RequestDefaults, VideoRequest
+from ringlight.core.request import RequestDefaults, VideoRequest, steps_of
 from ringlight.core.video_fields import VIDEO_FIELDS, AskedFields
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import MODELS, known_model, model_defaults, read_model
@@ -110,7 +111,7 @@ def said(plan: Plan, work: Work, machine: Machine) -> str:
         plan_tables(plan),
         "",
         f"{work.spec.name}: {request.width}x{request.height}, {request.num_frames} frames, "
-        f"{request.num_inference_steps} steps, guidance {request.guidance_scale:g}, {kind}; {work.num_tokens} tokens; "
+        f"{steps_of(request)}, guidance {request.guidance_scale:g}, {kind}; {work.num_tokens} tokens; "
         f"{settings.dtype}, VAE {settings.vae_dtype}",
         _of(machine.hardware),
         f"{chosen}",
@@ -154,8 +155,7 @@ def _kind(mixed: Mixed, spec: ModelSpec, defaults: RequestDefaults, fields: dict
     """A kind of a mix's file, with all that it leaves out. Raises InvalidRequest for what cannot be made."""
     own = msgspec.structs.asdict(mixed)
     weight, has_image = own.pop("weight"), own.pop("image")
-    changed = fields | {name: value for name, value in own.items() if value is not None}
-    request = request_with(spec, defaults, changed, image if has_image is None else has_image)
+    request = request_with(spec, defaults, layered(fields, own), image if has_image is None else has_image)
     return Kind(Work.of(spec, request), weight)
 
 

@@ -20,7 +20,8 @@ from typer.core import TyperOption
 
 from ringlight.core.config import DEFAULTS_FILE, EngineConfig, read_environment, read_settings_file
 from ringlight.core.errors import InvalidSetting
-from ringlight.core.fields import texts_of
+from ringlight.core.fields import holds_several, texts_of
+from ringlight.core.named_samplers import brought_by
 from ringlight.core.request import RequestDefaults, RequestLimits
 from ringlight.core.settings import ServeSettings
 
@@ -171,16 +172,27 @@ def _first(layers: list[Layer], base: msgspec.Struct, base_source: str) -> dict[
     """Each field as the first layer has it that says something of it, else as in `base`. Raises InvalidSetting."""
     kinds = {field.name: field.type for field in msgspec.structs.fields(base)}
     said = {name: Said(getattr(base, name), base_source) for name in kinds}
-    for source, fields, has_types in reversed(layers):
-        for key, value in fields.items():
-            name = key.replace("-", "_")
-            if name not in kinds:
-                raise InvalidSetting(f"{source}: {key} is not one of {', '.join(kinds)}{_did_you_mean(name, kinds)}")
-            try:
-                said[name] = Said(msgspec.convert(value, kinds[name], strict=has_types), source)
-            except msgspec.ValidationError as error:
-                raise InvalidSetting(f"{source}: {key}: {error}") from None
+    for layer in reversed(layers):
+        fields = _converted(layer, kinds)
+        said |= {name: Said(value, layer.source) for name, value in (brought_by(fields) | fields).items()}
     return said
+
+
+def _converted(layer: Layer, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """What a layer says, as these fields have it. Raises InvalidSetting."""
+    source, fields, has_types = layer
+    found = {}
+    for key, value in fields.items():
+        name = key.replace("-", "_")
+        if name not in kinds:
+            raise InvalidSetting(f"{source}: {key} is not one of {', '.join(kinds)}{_did_you_mean(name, kinds)}")
+        if not has_types and holds_several(kinds[name]):
+            value = split_lists([value])
+        try:
+            found[name] = msgspec.convert(value, kinds[name], strict=has_types)
+        except msgspec.ValidationError as error:
+            raise InvalidSetting(f"{source}: {key}: {error}") from None
+    return found
 
 
 def _parse_pairs(pairs: Iterable[str], source: str) -> dict[str, str]:

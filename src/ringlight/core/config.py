@@ -16,6 +16,7 @@ from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, InvalidSetti
 from ringlight.core.fields import LAYOUT, MACHINE, setting
 from ringlight.core.kernels import AUTO, attention_place
 from ringlight.core.layout import AskedLayout
+from ringlight.core.named_samplers import layered
 from ringlight.core.plain import bytes_of, plain
 from ringlight.core.request import RequestDefaults, RequestLimits
 
@@ -186,7 +187,8 @@ def read_defaults(model_path: Path, usual: RequestDefaults | None = None) -> Req
     except (ValueError, RecursionError) as error:
         raise InvalidCheckpoint(f'{path}: {error}; it holds {{"defaults": {{request field: value}}}}') from None
     names = fields.get("defaults", {})
-    return msgspec.structs.replace(usual, **{name: getattr(stated, name) for name in names})
+    said = {name: getattr(stated, name) for name in names}
+    return RequestDefaults(**layered(msgspec.structs.asdict(usual), said))
 
 
 def read_limits() -> RequestLimits:

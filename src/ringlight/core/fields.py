@@ -84,10 +84,19 @@ def build(kind: type[msgspec.Struct], values: dict[tuple[str, ...], Any]) -> Any
 
 
 def holds_several(kind: Any) -> bool:
-    """Whether a field's type is that of several texts."""
-    return get_origin(kind) is tuple
+    """Whether a field's type is that of several values, or of none."""
+    return kind_of_several(kind) is not None
+
+
+def kind_of_several(kind: Any) -> type | None:
+    """The type of each value of a field that holds several; None where it holds one."""
+    if get_origin(kind) is tuple:
+        found: type = get_args(kind)[0]
+        return found
+    return next(filter(None, map(kind_of_several, get_args(kind))), None)
 
 
 def texts_of(*kinds: type[msgspec.Struct]) -> set[str]:
     """The names of the settings of structs whose values are texts, one or several."""
-    return {each.name for kind in kinds for each in settings_of(kind) if each.type is str or holds_several(each.type)}
+    fields = [each for kind in kinds for each in settings_of(kind)]
+    return {each.name for each in fields if str in (each.type, kind_of_several(each.type))}

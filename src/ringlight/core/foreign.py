@@ -9,6 +9,7 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ORIGINAL_FILES = ("Wan2.2_VAE.pth", "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth")
 COMFY_FOLDERS = ("diffusion_models", "split_files", "text_encoders", "unet")
 INSTEAD = "take Diffusers layout, such as `hf download Wan-AI/Wan2.2-TI2V-5B-Diffusers`"
+VSA_GATE = ".to_gate_compress."  # of video sparse attention: it weighs coarse attention against fine
 MAX_SHOWN = 4
 
 
@@ -50,3 +51,14 @@ def _with_suffix(folder: Path, suffix: str) -> str:
 def _shown(names: Iterable[str]) -> str:
     found = sorted(names)
     return ascii(", ".join(found[:MAX_SHOWN]))[1:-1] + (" and more" if len(found) > MAX_SHOWN else "")
+
+
+def name_of_weights(names: Iterable[str]) -> str | None:
+    """What tensors of these names are that no network here has, and the remedy; None where nobody can tell."""
+    if any(VSA_GATE in name for name in names):
+        return (
+            "trained for video sparse attention (VSA, its to_gate_compress weights), which is not computed here, and "
+            "full attention would make another video; take a model that was trained for that, such as "
+            "FastWan2.2-TI2V-5B-FullAttn"
+        )
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import math
 import secrets
@@ -11,8 +12,11 @@ import msgspec
 
 from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.geometry import Geometry
+from ringlight.core.named_samplers import METHODS, SAMPLERS, layered
 from ringlight.core.plain import plain
-from ringlight.core.video_fields import DRAW, VIDEO_FIELDS, VideoField, VideoFields
+from ringlight.core.video_fields import DRAW, LEAST_SIGMA, VIDEO_FIELDS, UnsizedFields, VideoField, VideoFields
+
+ROUNDING = 1e-9
 
 
 class VideoRequest(VideoFields, frozen=True, kw_only=True):
@@ -48,13 +52,18 @@ class VideoRequest(VideoFields, frozen=True, kw_only=True):
             *_check_size(self, spec, limits),
             *_check_frames(self, spec, limits),
             *_check_numbers(self, spec, limits),
+            *_check_sigmas(self, limits),
+            *_check_sampler(self),
         ]
         if problems:
             raise InvalidRequest(problems)
 
     def workload(self) -> dict[str, Any]:
-        """Every resolved field as plain JSON; an image stands there as its SHA-256 and its size in bytes."""
-        fields = msgspec.structs.asdict(self)
+        """Every resolved field as plain JSON; an image stands there as its SHA-256 and its size in bytes.
+
+        A field of a video that is None is as if there were none, so that one that is new leaves hashes as they were.
+        """
+        fields = with_values(msgspec.structs.asdict(self))
         if self.image is not None:
             fields["image"] = {"sha256": hashlib.sha256(self.image).hexdigest(), "bytes": len(self.image)}
         return fields
@@ -75,15 +84,29 @@ class RequestDefaults(VideoFields, frozen=True, kw_only=True, forbid_unknown_fie
     """What a request leaves out: the model card's values, unless a checkpoint's ringlight.json or the operator says."""
 
     def complete(self, prompt: str, spec: Geometry, **given: Any) -> VideoRequest:
-        """A whole request: what is given (None counts as left out), else these defaults.
+        """A whole request: what is given (None counts as left out) with what that brings, else these defaults.
 
         A seed that nobody gave, or that is -1, is drawn here, so that the request names the one it was made with.
         """
-        fields = msgspec.structs.asdict(self) | {name: v for name, v in given.items() if v is not None}
+        fields = layered(msgspec.structs.asdict(self), given)
         fields["seed"] = drawn(fields["seed"])
+        if isinstance(fields["sigmas"], list):
+            fields["sigmas"] = tuple(fields["sigmas"])
         if fields["flow_shift"] is None:
             fields["flow_shift"] = spec.scheduler.flow_shift
         return VideoRequest(prompt=prompt, **fields)
+
+
+def with_values(fields: dict[str, Any]) -> dict[str, Any]:
+    """Without those fields of a video that are None."""
+    left_out = {field.name for field in VIDEO_FIELDS if fields.get(field.name) is None}
+    return {name: value for name, value in fields.items() if name not in left_out}
+
+
+def steps_of(request: UnsizedFields) -> str:
+    """The steps of a request in words, and whose they are where it says so."""
+    whose = "" if request.sampler is None else f" of {request.sampler}"
+    return f"{request.num_inference_steps} steps{whose}"
 
 
 def drawn(seed: int | None) -> int:
@@ -117,7 +140,7 @@ def _check_prompts(request: VideoRequest, limits: RequestLimits) -> list[Problem
     problems = []
     if not request.prompt.strip():
         problems.append(Problem("prompt", "must not be empty"))
-    for field in ("prompt", *(field.name for field in VIDEO_FIELDS if field.type is str)):
+    for field in ("prompt", *(field.name for field in VIDEO_FIELDS if field.is_text)):
         text: str = getattr(request, field)
         if len(text) > limits.max_prompt_chars:
             problems.append(Problem(field, f"has {len(text)} characters; the limit is {limits.max_prompt_chars}"))
@@ -191,7 +214,7 @@ def _check_numbers(request: VideoRequest, spec: Geometry, limits: RequestLimits)
     """All numbers but those of the model's grid, which have checks of their own."""
     problems = []
     for field in VIDEO_FIELDS:
-        if field.type is str or field.name in grid(spec):
+        if not field.is_number or field.name in grid(spec):
             continue
         value: float = getattr(request, field.name)
         if field.type is float and not math.isfinite(value):
@@ -203,6 +226,54 @@ def _check_numbers(request: VideoRequest, spec: Geometry, limits: RequestLimits)
         if nearest != value:
             problems.append(Problem(field.name, f"{_shown(value)} is {_outside(least, most)}", _shown(nearest)))
     return problems
+
+
+def _check_sigmas(request: VideoRequest, limits: RequestLimits) -> list[Problem]:
+    """Sigmas that are given: how many there are, and that they fall, by no less than a network tells apart."""
+    sigmas, most = request.sigmas, limits.max_steps
+    if sigmas is None:
+        return []
+    if not 1 <= len(sigmas) <= most:
+        return [Problem("sigmas", f"has {len(sigmas)} numbers; give 1 to {most}, one for each step")]
+    problems = [Problem("sigmas", said) for said in filter(None, map(_wrong_sigma, (None, *sigmas), sigmas))][:1]
+    if request.num_inference_steps != len(sigmas):
+        said = f"{request.num_inference_steps} is not the number of sigmas, {len(sigmas)}; leave it out beside them"
+        problems.append(Problem("num_inference_steps", said, str(len(sigmas))))
+    return problems
+
+
+def _wrong_sigma(before: float | None, sigma: float) -> str:
+    """What is wrong with a sigma that follows another one; nothing where it is right."""
+    if not LEAST_SIGMA <= sigma <= 1:
+        hint = "; leave out the 0 at the end" if sigma == 0 and before is not None else ""
+        return f"{plain(sigma)} is not between {LEAST_SIGMA} and 1{hint}"
+    if before is not None and sigma > before - LEAST_SIGMA + ROUNDING:
+        return f"{plain(sigma)} after {plain(before)} does not fall by at least {LEAST_SIGMA}"
+    return ""
+
+
+def _check_sampler(request: VideoRequest) -> list[Problem]:
+    """That there is such a sampler, and that nothing contradicts the grid that a preset fixes."""
+    if request.sampler is None:
+        return []
+    if request.sampler not in SAMPLERS:
+        nearest = difflib.get_close_matches(request.sampler, SAMPLERS, 1)
+        return [Problem("sampler", f"there is none of this name, but {', '.join(SAMPLERS)}", *nearest)]
+    sampler = SAMPLERS[request.sampler]
+    if not sampler.sigmas or request.sigmas is not None:
+        return []
+    others = ", ".join(METHODS)
+    fixed = {"num_inference_steps": len(sampler.sigmas), "flow_shift": sampler.flow_shift}
+    return [
+        Problem(
+            name,
+            f"{_shown(getattr(request, name))} contradicts sampler {request.sampler}, whose grid is fixed; leave it "
+            f"out, or give sigmas, or a sampler of any grid ({others})",
+            _shown(value),
+        )
+        for name, value in fixed.items()
+        if getattr(request, name) != value
+    ]
 
 
 def _shown(value: float) -> str:

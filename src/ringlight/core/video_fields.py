@@ -14,9 +14,15 @@ import msgspec
 from msgspec import Meta
 
 from ringlight.core.fields import SAMPLING, VIDEO, Field, opened, setting, settings_of
+from ringlight.core.named_samplers import METHODS, PRESETS, SAMPLERS
 
 MAX_SEED = 2**63 - 1
 DRAW = -1  # as a seed: draw one, as Wan's own scripts and ComfyUI have it
+LEAST_SIGMA = 0.001  # networks tell times apart in thousandths
+OF_SAMPLERS = (
+    f"How steps are made: {', '.join(METHODS)}; or a preset of distilled models, which fixes the grid too, and without "
+    f"guidance unless that is asked for: {', '.join(PRESETS)}."
+)
 SIDE = "Pixels, a multiple of 32 (Wan2.1: of 16). Where one side is left out, it follows from the picture."
 
 
@@ -24,8 +30,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """What is said of a field of a video beside its help.
 
     `limit` names the operator's limit that is its maximum. `open_value` leaves the field open, as None does, and
-    `default_rule` says in words what it then is. `in_extensions`: an extension may have another value than its source.
-    `in_plans`: predictions depend on it.
+    `default_rule` says in words what it then is. `choices` are all its values. `in_extensions`: an extension may have
+    another value than its source. `in_plans`: predictions depend on it.
     """
 
     label: str
@@ -34,6 +40,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     limit: str = ""
     open_value: int | None = None
     default_rule: str = ""
+    choices: tuple[str, ...] = ()
     in_extensions: bool = True
     in_plans: bool = True
 
@@ -49,18 +56,32 @@ class VideoField(NamedTuple):
     rules: Rules
 
     @property
+    def is_text(self) -> bool:
+        """Whether it is free text."""
+        return self.type is str and not self.rules.choices
+
+    @property
+    def is_number(self) -> bool:
+        return self.type in (int, float)
+
+    @property
     def json_schema(self) -> dict[str, Any]:
         """The bounds of what may be asked, as JSON Schema has them. An operator's limit is not among them."""
+        if self.rules.choices:
+            return {"enum": [*self.rules.choices, None]}
+        if not self.is_number:
+            return {}
         least, most, open_value = self.rules.minimum, self.rules.maximum, self.rules.open_value
         if open_value is not None and least is not None:
             least = min(least, open_value)
         return {name: bound for name, bound in (("minimum", least), ("maximum", most)) if bound is not None}
 
 
-def _field(help: str, group: str, label: str, **rules: Any) -> Meta:  # noqa: A002 (as `setting` has it)
-    """What is said of a field of a video, which each of our answers has. `rules` are those of Rules."""
+def _field(help: str, group: str, label: str, *, always: bool = True, **rules: Any) -> Meta:  # noqa: A002 (as `setting`)
+    """What is said of a field of a video, which each of our answers has, and `always` a value of it. `rules` are those
+    of Rules."""
     meta = setting(help, group)
-    return Meta(description=help, extra={**(meta.extra or {}), "rules": Rules(label=label, **rules), "always": True})
+    return Meta(description=help, extra={**(meta.extra or {}), "rules": Rules(label=label, **rules), "always": always})
 
 
 class UnsizedFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +129,30 @@ class UnsizedFields(msgspec.Struct, frozen=True, kw_only=True):
             maximum=100,
             default_rule="the model's",
             in_plans=False,
+        ),
+    ] = None
+    sampler: Annotated[
+        str | None,
+        _field(
+            OF_SAMPLERS,
+            SAMPLING,
+            "Sampler",
+            choices=tuple(SAMPLERS),
+            default_rule="the model's",
+            always=False,
+        ),
+    ] = None
+    sigmas: Annotated[
+        tuple[float, ...] | None,
+        _field(
+            "Share of noise before each step, falling from at most 1, without the 0 at the end; as many as there are "
+            "steps. Taken as they are, unless a flow shift is given beside them.",
+            SAMPLING,
+            "Sigmas",
+            minimum=LEAST_SIGMA,
+            maximum=1,
+            default_rule="the sampler's",
+            always=False,
         ),
     ] = None
     seed: Annotated[

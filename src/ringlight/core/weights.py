@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from ringlight.core.errors import InvalidCheckpoint
-from ringlight.core.foreign import PICKLE_SUFFIXES
+from ringlight.core.foreign import PICKLE_SUFFIXES, name_of_weights
 from ringlight.core.presence import listed, read_json, require_files
 
 STEMS = {  # of the names of the files in each network's folder
@@ -41,7 +41,8 @@ def require_whole(folder: Path, with_weights: bool) -> None:
     require_files(folder, [f"tokenizer/{TOKENIZER_FILE}", *(str(path.relative_to(folder)) for path in weights)])
     if with_weights:
         for name, stem in STEMS.items():
-            stored_shapes(weight_files(folder / name, stem))
+            if found := name_of_weights(stored_shapes(weight_files(folder / name, stem))):
+                raise InvalidCheckpoint(f"{folder / name}: {found}")
 
 
 def checkpoint_weights(folder: Path) -> list[Path]:

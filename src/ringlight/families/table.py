@@ -17,11 +17,12 @@ from ringlight.core.errors import InvalidCheckpoint, InvalidSetting
 from ringlight.core.presence import broken_link, read_json, require_files
 from ringlight.core.request import RequestDefaults
 from ringlight.families.family import Family
+from ringlight.families.fastwan.card import FAMILY as FASTWAN
 from ringlight.families.model import ModelSpec
 from ringlight.families.wan21_t2v.card import FAMILY as WAN21_T2V
 from ringlight.families.wan22_ti2v.card import FAMILY as WAN22_TI2V
 
-FAMILIES: tuple[Family, ...] = (WAN22_TI2V, WAN21_T2V)
+FAMILIES: tuple[Family, ...] = (WAN22_TI2V, WAN21_T2V, FASTWAN)
 MODELS = {card.name: card for family in FAMILIES for card in family.cards}  # that are known without a checkpoint
 
 INDEX = "model_index.json"

@@ -12,6 +12,12 @@ from ringlight.core.request import VideoRequest
 from ringlight.families.model import ModelSpec
 
 
+def num_calls(spec: ModelSpec, request: VideoRequest) -> int:
+    """How often a sampler asks for a prediction: of those that can be named, each does so once a step."""
+    num_steps = request.num_inference_steps
+    return num_steps if request.sampler is not None else spec.scheduler.num_calls(num_steps)
+
+
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """A request on a model: `latent_shape` is (channels, latent frames, latent height, latent width), `num_tokens` the
     length of the sequence, and `num_calls` how often the sampler asks for a prediction of each guidance branch."""
@@ -31,7 +37,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
             request=request,
             latent_shape=spec.latent_shape(*size),
             num_tokens=spec.num_tokens(*size),
-            num_calls=spec.scheduler.num_calls(request.num_inference_steps),
+            num_calls=num_calls(spec, request),
         )
 
     @property

@@ -26,7 +26,7 @@ def decoding(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan
 
 
 class DecodingCosts:
-    """`decoding` of a request on a layout for many plans: what does not hang on the placement is reckoned once."""
+    """`decoding` of a request on a layout for many plans: what does not depend on the placement is reckoned once."""
 
     def __init__(self, work: Work, layout: ParallelLayout, machine: Machine) -> None:
         self._case = work, layout, machine

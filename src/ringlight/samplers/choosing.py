@@ -50,7 +50,8 @@ def make_sampler(
     there and cannot be imported, and what diffusers raises."""
     solver = find_solver(spec.class_name, spec.config)
     if solver is not None:
-        return SolverSampler(solver, num_steps, flow_shift, generator, device)
+        schedule = solver.schedule(solver.sigmas(num_steps, flow_shift))
+        return SolverSampler(solver, schedule, num_steps, generator, device)
     made: Sampler = _adapter().DiffusersSampler(spec, num_steps, flow_shift, generator, device)
     return made
 
@@ -85,7 +86,7 @@ def find_solver(class_name: str, config: Config) -> Solver | None:
 
 def _euler(config: Config) -> Solver | None:
     stochastic = config.get("stochastic_sampling", False)
-    return Euler(stochastic) if isinstance(stochastic, bool) else None
+    return Euler(stochastic, shifts_twice=True) if isinstance(stochastic, bool) else None
 
 
 def _heun(config: Config) -> Solver | None:
@@ -93,7 +94,7 @@ def _heun(config: Config) -> Solver | None:
 
 
 def _lcm(config: Config) -> Solver | None:
-    return Euler(stochastic=True)
+    return Euler(stochastic=True, shifts_twice=True)
 
 
 def _unipc(config: Config) -> Solver | None:

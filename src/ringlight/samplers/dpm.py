@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from ringlight.samplers.schedule import NUM_TRAIN_TIMESTEPS, Schedule, shifted
+from ringlight.samplers.schedule import NUM_TRAIN_TIMESTEPS, Schedule, Shares, shifted, short_of_noise
 from ringlight.samplers.solver import Draw, State, log_snr
 
 
@@ -21,9 +21,12 @@ class DpmSolver:
     kind: Literal["midpoint", "heun"] = "midpoint"
     stochastic: bool = False
 
-    def schedule(self, num_steps: int, flow_shift: float) -> Schedule:
+    def sigmas(self, num_steps: int, flow_shift: float) -> Shares:
         clean = np.linspace(1, 1 / NUM_TRAIN_TIMESTEPS, num_steps + 1)
-        sigmas = shifted(1 - clean[:0:-1], flow_shift)
+        return shifted(1 - clean[:0:-1], flow_shift)
+
+    def schedule(self, sigmas: Shares) -> Schedule:
+        sigmas = short_of_noise(sigmas)
         return Schedule.of(sigmas, np.trunc(sigmas * NUM_TRAIN_TIMESTEPS))
 
     def step(

@@ -6,18 +6,25 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ringlight.samplers.schedule import NUM_TRAIN_TIMESTEPS, Schedule, twice_shifted
+from ringlight.samplers.schedule import NUM_TRAIN_TIMESTEPS, Schedule, Shares, once_shifted, twice_shifted
 from ringlight.samplers.solver import Draw, State
 
 
 @dataclass(frozen=True)
 class Euler:
-    """Follows each velocity in a straight line; a `stochastic` one to the end of it, and goes back with new noise."""
+    """Follows each velocity in a straight line; a `stochastic` one to the end of it, and goes back with new noise.
+
+    The latter is how models are sampled that were distilled by distribution matching (DMD, arXiv:2405.14867) or for
+    consistency (LCM, arXiv:2310.04378). `shifts_twice`: by itself it takes the steps of diffusers' schedulers.
+    """
 
     stochastic: bool = False
+    shifts_twice: bool = False
 
-    def schedule(self, num_steps: int, flow_shift: float) -> Schedule:
-        sigmas = twice_shifted(num_steps, flow_shift)
+    def sigmas(self, num_steps: int, flow_shift: float) -> Shares:
+        return twice_shifted(num_steps, flow_shift) if self.shifts_twice else once_shifted(num_steps, flow_shift)
+
+    def schedule(self, sigmas: Shares) -> Schedule:
         return Schedule.of(sigmas, sigmas * NUM_TRAIN_TIMESTEPS)
 
     def step(

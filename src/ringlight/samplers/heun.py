@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ringlight.samplers.schedule import NUM_TRAIN_TIMESTEPS, Schedule, twice_shifted
+from ringlight.samplers.schedule import NUM_TRAIN_TIMESTEPS, Schedule, Shares, twice_shifted
 from ringlight.samplers.solver import Draw, State
 
 
@@ -15,9 +15,11 @@ from ringlight.samplers.solver import Draw, State
 class Heun:
     """Two calls a step. `sigmas` of the schedule are those that the calls see."""
 
-    def schedule(self, num_steps: int, flow_shift: float) -> Schedule:
-        steps = twice_shifted(num_steps, flow_shift)
-        seen = np.concatenate([steps[:1], np.repeat(steps[1:], 2)])
+    def sigmas(self, num_steps: int, flow_shift: float) -> Shares:
+        return twice_shifted(num_steps, flow_shift)
+
+    def schedule(self, sigmas: Shares) -> Schedule:
+        seen = np.concatenate([sigmas[:1], np.repeat(sigmas[1:], 2)])
         return Schedule.of(seen, seen * NUM_TRAIN_TIMESTEPS)
 
     def step(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ringlight.samplers.schedule import Schedule
 from ringlight.samplers.solver import Solver, State
 
 
@@ -47,11 +48,11 @@ class SolverSampler(Sampler):
     """A sampler by one of our own solvers."""
 
     def __init__(
-        self, solver: Solver, num_steps: int, flow_shift: float, generator: torch.Generator, device: torch.device
+        self, solver: Solver, schedule: Schedule, num_steps: int, generator: torch.Generator, device: torch.device
     ) -> None:
         self.num_steps = num_steps
         self._solver, self._generator = solver, generator
-        self._schedule = solver.schedule(num_steps, flow_shift)
+        self._schedule = schedule
         self.timesteps = torch.tensor(self._schedule.times, device=device)
         self.sigmas = torch.tensor(self._schedule.sigmas)
         self._state = State()

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 NUM_TRAIN_TIMESTEPS = 1000  # the time of pure noise, as Wan's networks know it
 
+LEAST_CLEAN = 1e-6  # of a video at the first call: the logarithm of none would be infinite
+
 Shares = NDArray[np.float64]
 
 
@@ -33,12 +35,25 @@ class Schedule:
         return len(self.times)
 
 
+def short_of_noise(sigmas: Shares) -> Shares:
+    """With a little of a video in the first of them, for methods that take logarithms of it."""
+    if abs(sigmas[0] - 1) < LEAST_CLEAN:
+        return np.concatenate([[sigmas[0] - LEAST_CLEAN], sigmas[1:]])
+    return sigmas
+
+
 def shifted(sigmas: Shares, flow_shift: float) -> Shares:
     """More steps where there is much noise: s -> shift s / (1 + (shift - 1) s)."""
     return flow_shift * sigmas / (1 + (flow_shift - 1) * sigmas)
 
 
+def once_shifted(num_steps: int, flow_shift: float) -> Shares:
+    """Steps of equal length, then shifted: the last one begins where a step of noise is left, and none is wasted."""
+    return shifted(np.linspace(1, 0, num_steps + 1)[:-1], flow_shift)
+
+
 def twice_shifted(num_steps: int, flow_shift: float) -> Shares:
-    """As diffusers' flow-match schedulers have it, which shift the smallest share once more with all others."""
+    """As diffusers' flow-match schedulers have it, which shift the smallest share once more with all others: in few
+    steps it ends next to no noise, so that the last step does nothing."""
     smallest = shifted(np.array([1 / NUM_TRAIN_TIMESTEPS]), flow_shift)[0]
     return shifted(np.linspace(1, smallest, num_steps), flow_shift)

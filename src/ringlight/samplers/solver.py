@@ -12,7 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ringlight.samplers.schedule import Schedule
+from ringlight.samplers.schedule import Schedule, Shares
 
 Draw = Callable[[], Tensor]  # the next noise of the request, in the shape of its latents
 
@@ -28,7 +28,13 @@ class State:
 class Solver(Protocol):
     """A method with its settings. It holds nothing of a request."""
 
-    def schedule(self, num_steps: int, flow_shift: float) -> Schedule: ...
+    def sigmas(self, num_steps: int, flow_shift: float) -> Shares:
+        """The share of noise before each step, where nobody says which; shifted."""
+        ...
+
+    def schedule(self, sigmas: Shares) -> Schedule:
+        """The calls of steps that begin with these shares of noise."""
+        ...
 
     def step(
         self, schedule: Schedule, call: int, velocity: Tensor, latents: Tensor, state: State, draw: Draw

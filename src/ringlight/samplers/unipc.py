@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ringlight.samplers.schedule import NUM_TRAIN_TIMESTEPS, Schedule, shifted
+from ringlight.samplers.schedule import NUM_TRAIN_TIMESTEPS, Schedule, Shares, shifted, short_of_noise
 from ringlight.samplers.solver import Draw, State, log_snr
-
-LEAST_CLEAN = 1e-6  # of a video at the first call: the logarithm of none would be infinite
 
 
 @dataclass(frozen=True)
@@ -22,10 +20,11 @@ class UniPc:
     order: int = 2
     uncorrected: frozenset[int] = frozenset()
 
-    def schedule(self, num_steps: int, flow_shift: float) -> Schedule:
-        sigmas = shifted(np.linspace(1, 1 / NUM_TRAIN_TIMESTEPS, num_steps + 1)[:-1], flow_shift)
-        if abs(sigmas[0] - 1) < LEAST_CLEAN:
-            sigmas[0] -= LEAST_CLEAN
+    def sigmas(self, num_steps: int, flow_shift: float) -> Shares:
+        return shifted(np.linspace(1, 1 / NUM_TRAIN_TIMESTEPS, num_steps + 1)[:-1], flow_shift)
+
+    def schedule(self, sigmas: Shares) -> Schedule:
+        sigmas = short_of_noise(sigmas)
         return Schedule.of(sigmas, np.trunc(sigmas * NUM_TRAIN_TIMESTEPS))
 
     def step(

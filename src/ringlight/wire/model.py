@@ -8,20 +8,31 @@ import msgspec
 
 from ringlight.wire.described import described
 
+FieldType = Literal["integer", "number", "string", "numbers"]
+
+
+class FieldChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """A value that a field may have."""
+
+    value: str
+    help: str = ""
+    brings: Annotated[dict[str, Any], described("Other fields that come with it, unless they are given too.")] = {}
+
 
 class FieldCard(msgspec.Struct, frozen=True, kw_only=True):
     """A field of a video that a request may leave out."""
 
     name: str
-    type: Literal["integer", "number", "string"]
+    type: FieldType
     title: str
     help: str
     group: Annotated[str, described("What it is shown with.")]
     minimum: int | float | None = None
     maximum: Annotated[int | float | None, described("With the operator's limits.")] = None
     step: Annotated[int | None, described("How far the values that the model makes lie apart, from the least.")] = None
-    default: int | float | str | None = None
+    default: int | float | str | list[float] | None = None
     default_rule: Annotated[str, described("What it is where that is null.")] = ""
+    choices: Annotated[list[FieldChoice], described("All its values, where these are few.")] = []
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):

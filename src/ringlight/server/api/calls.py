@@ -28,6 +28,7 @@ from ringlight.server.http.body import Body
 from ringlight.server.http.http_error import invalid
 
 SIZE = re.compile(r"\s*([0-9]{1,6})\s*[xX×*]\s*([0-9]{1,6})\s*")
+MAX_NUMBERS = 10_000  # in a list; what a video can have of them is less
 SHOWN_CHARS = 80  # of what a client sent, in a message
 
 PEER_NAMES = {
@@ -41,7 +42,11 @@ PEER_NAMES = {
     "length": "num_frames",
     "reference_image": "input_reference",
     "resolution": "size",
+    "sample_solver": "sampler",
+    "sampler_name": "sampler",
+    "scheduler": "sampler",
     "shift": "flow_shift",
+    "solver": "sampler",
     "steps": "num_inference_steps",
     "video_id": "video",
 }
@@ -53,6 +58,15 @@ def _number(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("is true or false; send a number")
     return None if isinstance(value, str) and not value.strip() else value
+
+
+def _numbers(value: Any) -> Any:
+    """In a form numbers are a text with commas between them, as a list of JSON or without its brackets."""
+    if not isinstance(value, str):
+        return value
+    return [
+        each for part in value.strip().removeprefix("[").removesuffix("]").split(",") if (each := part.strip())
+    ] or None
 
 
 def _left_out_if_empty(value: Any) -> Any:
@@ -77,7 +91,11 @@ Length = Annotated[
     Annotated[float, Field(gt=0, le=3600)] | None,
     BeforeValidator(_number, json_schema_input_type=str | Annotated[float, Field(gt=0, le=3600)] | None),
 ]
-KINDS: dict[type, Any] = {int: Whole, float: Real, str: str | None}
+Several = Annotated[
+    Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(max_length=MAX_NUMBERS)] | None,
+    BeforeValidator(_numbers),
+]
+KINDS: dict[Any, Any] = {int: Whole, float: Real, str: str | None, tuple[float, ...]: Several}
 """How each type of a video's fields is read."""
 IdText = Annotated[str, Field(min_length=1, max_length=256)]
 Name = Annotated[Annotated[str, Field(max_length=512)] | None, BeforeValidator(_left_out_if_empty)]
@@ -119,6 +137,10 @@ class Call(BaseModel):
 AnyCall = TypeVar("AnyCall", bound=Call)
 
 
+def _kind(field: VideoField) -> Any:
+    return Name if field.rules.choices else KINDS[field.type]
+
+
 def with_video_fields(is_taken: Callable[[VideoField], bool]) -> Callable[[type[AnyCall]], type[AnyCall]]:
     """Give a call those fields of a video that are taken, as they are declared.
 
@@ -127,7 +149,7 @@ def with_video_fields(is_taken: Callable[[VideoField], bool]) -> Callable[[type[
 
     def decorate(call: type[AnyCall]) -> type[AnyCall]:
         fields: dict[str, Any] = {
-            field.name: (KINDS[field.type], Field(None, description=field.help, json_schema_extra=field.json_schema))
+            field.name: (_kind(field), Field(None, description=field.help, json_schema_extra=field.json_schema))
             for field in VIDEO_FIELDS
             if is_taken(field)
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ringlight.core.errors import InvalidRequest, NotFound
-from ringlight.core.request import drawn
+from ringlight.core.request import RequestDefaults, drawn
 from ringlight.server.api.calls import Call, ExtendVideo, RemixVideo
 from ringlight.server.api.drafts import asked_seconds, frames_for
 from ringlight.server.collection.derived import last_frame
@@ -52,11 +52,10 @@ def to_extension(call: ExtendVideo, videos: Videos, owner: str) -> Draft:
         raise InvalidRequest.of("video", f"cannot be extended: {videos.spec.name} makes videos of text alone")
     before = source.request
     asked = call.asked() | {"num_frames": frames_for(call, before.fps, videos.spec)}
-    given = {name: value for name, value in asked.items() if value is not None}
     kept = msgspec.structs.asdict(before)
     for name in ("prompt", "seed", "image"):
         del kept[name]
-    request = videos.complete(call.prompt, **(kept | given))
+    request = RequestDefaults(**kept).complete(call.prompt, videos.spec, **asked)
     request.check(videos.spec, videos.limits)  # before a picture is made for nothing
     picture = last_frame(videos.path(source.id, owner))
     request = msgspec.structs.replace(request, image=picture)

@@ -13,6 +13,7 @@ export class Form {
     this.seconds = root.querySelector("#seconds");
     this.onSubmit = onSubmit;
     this.model = null;
+    this.brought = []; // names of fields that came with the choice of another one
     this.sizeIsAsked = false; // until then the size follows the picture, as it does on the server
     const fit = (width, height) => {
       [this.fields.width.value, this.fields.height.value] = this.sizeLike(width, height);
@@ -41,10 +42,7 @@ export class Form {
     for (const field of model.fields) this.place(field);
     this.root.querySelector("[data-field~=input_reference]").hidden = !model.takes_picture;
     this.picture.isWanted = model.takes_picture;
-    for (const [name, preset] of Object.entries(this.presets())) {
-      const words = this.root.querySelector(`[name=preset][value=${name}] + span small`);
-      words.textContent = `${preset.steps} steps · ${(preset.frames / model.defaults.fps).toFixed(1)} s`;
-    }
+    this.describePresets();
     const layouts = layoutsLike(layout);
     const choice = new Option(`The server's choice (${layout})`, "");
     this.fields.layout.replaceChildren(choice, ...layouts.map((name) => new Option(name, name)));
@@ -60,13 +58,38 @@ export class Form {
     this.fields[field.name].value = field.default ?? "";
   }
 
+  // A sampler that fixes its steps has the same in all of them.
   presets() {
-    const { num_inference_steps: steps, num_frames: frames } = this.model.defaults;
+    const { num_inference_steps: usual, num_frames: frames } = this.model.defaults;
+    const steps = (share) => this.broughtBy(this.fields.sampler).num_inference_steps ?? Math.max(1, Math.round(usual * share));
     return {
-      draft: { steps: Math.max(1, Math.round(steps * 0.4)), frames: this.nearestFrames(frames / 2) },
-      standard: { steps, frames },
-      best: { steps: Math.round(steps * 1.5), frames },
+      draft: { steps: steps(0.4), frames: this.nearestFrames(frames / 2) },
+      standard: { steps: steps(1), frames },
+      best: { steps: steps(1.5), frames },
     };
+  }
+
+  describePresets() {
+    for (const [name, preset] of Object.entries(this.presets())) {
+      const words = this.root.querySelector(`[name=preset][value=${name}] + span small`);
+      words.textContent = `${preset.steps} steps · ${(preset.frames / this.model.defaults.fps).toFixed(1)} s`;
+    }
+  }
+
+  // What else is set by the choice that a field has.
+  broughtBy(input) {
+    const { choices = [] } = this.model.fields.find(({ name }) => name === input.name) ?? {};
+    return choices.find(({ value }) => value === input.value)?.brings ?? {};
+  }
+
+  // Set it, and what the choice before had set as it is by default.
+  bring(input) {
+    const values = this.broughtBy(input);
+    for (const name of new Set([...this.brought, ...Object.keys(values)])) {
+      this.fields[name].value = values[name] ?? this.model.defaults[name] ?? "";
+    }
+    this.brought = Object.keys(values);
+    this.describePresets();
   }
 
   shapes() {
@@ -102,6 +125,8 @@ export class Form {
     if (field.value === "custom") return width.focus();
     if (field.name === "shape") [width.value, height.value] = this.shapes()[field.value];
     if (field.name === "preset") ({ steps: steps.value, frames: frames.value } = this.presets()[field.value]);
+    if (field.name === "sigmas" && field.value.trim()) steps.value = field.value.split(",").filter((each) => each.trim()).length;
+    if (field.tagName === "SELECT" && field.name !== "layout") this.bring(field);
     if (field === this.seconds && field.value) frames.value = this.nearestFrames(field.value * fps.value);
     this.mark(field === this.seconds);
   }
@@ -113,7 +138,8 @@ export class Form {
     const shapeName = nameOf(this.shapes(), ([wide, high]) => wide === size[0] && high === size[1]);
     shape.value = shapeName ?? "custom";
     const isLikeThis = (one) => one.steps === Number(steps.value) && one.frames === Number(frames.value);
-    const presetName = nameOf(this.presets(), isLikeThis);
+    const presets = this.presets(); // of which two may be alike
+    const presetName = presets[preset.value] && isLikeThis(presets[preset.value]) ? preset.value : nameOf(presets, isLikeThis);
     for (const option of preset) option.checked = option.value === presetName;
     const length = frames.value / fps.value;
     if (!keepSeconds) this.seconds.value = Number.isFinite(length) ? Number(length.toFixed(2)) : "";
@@ -123,7 +149,9 @@ export class Form {
   // The settings of a video that was made before.
   reuse(video) {
     this.sizeIsAsked = true;
-    for (const name of ["prompt", ...this.model.fields.map((field) => field.name)]) this.fields[name].value = video[name];
+    for (const name of ["prompt", ...this.model.fields.map((field) => field.name)]) this.fields[name].value = video[name] ?? "";
+    this.brought = Object.keys(this.broughtBy(this.fields.sampler));
+    this.describePresets();
     const isOffered = [...this.fields.layout.options].some((option) => option.value === video.layout);
     this.fields.layout.value = isOffered ? video.layout : "";
     this.complain();
@@ -194,7 +222,13 @@ function boxOf(field) {
   return box;
 }
 
-function inputOf({ name, type, help, minimum, step, default_rule: rule }, label = null) {
+function inputOf({ name, type, help, minimum, step, default_rule: rule, choices = [] }, label = null) {
+  if (choices.length) {
+    const select = Object.assign(document.createElement("select"), { id: name, name, title: help });
+    select.append(new Option(rule, ""), ...choices.map(({ value, help: about }) => new Option(`${value}: ${about}`, value)));
+    return select;
+  }
+  if (type === "numbers") return Object.assign(document.createElement("input"), { id: name, name, title: help, placeholder: rule });
   const isText = type === "string";
   const input = document.createElement(isText ? "textarea" : "input");
   Object.assign(input, { id: name, name, title: help, placeholder: isText ? help : rule });

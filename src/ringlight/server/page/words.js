@@ -46,9 +46,10 @@ export function stage(name) {
 
 const SAID_OTHERWISE = ["width", "height", "num_frames", "fps", "num_inference_steps"];
 
-// `fields` are those of the model, as /v1/models has them.
+// `fields` are those of the model, as /v1/models has them. Free texts are not among the facts, nor what is left open.
 export function facts(video, fields) {
-  const others = fields.filter(({ name, type }) => type !== "string" && !SAID_OTHERWISE.includes(name));
+  const isShort = ({ type, choices = [] }) => type !== "string" || choices.length;
+  const others = fields.filter((field) => isShort(field) && video[field.name] != null && !SAID_OTHERWISE.includes(field.name));
   return [
     video.size.replace("x", " × "),
     `${Number(video.duration_seconds.toFixed(2))} s`,

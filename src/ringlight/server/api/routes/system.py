@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 import ringlight
+from ringlight.core.named_samplers import SAMPLERS
 from ringlight.core.request import RequestDefaults, RequestLimits, bounds, grid
 from ringlight.core.video_fields import VIDEO_FIELDS
 from ringlight.engine.runner import ReplicaState
@@ -17,9 +18,9 @@ from ringlight.server.api.openapi import answers
 from ringlight.server.api.parts import Owner, Parts, Served
 from ringlight.server.api.schemas import Alive, Health, Ready, ReplicaHealth, Version, as_model
 from ringlight.server.http.http_error import HttpError
-from ringlight.wire.model import FieldCard, ModelCard, ModelList
+from ringlight.wire.model import FieldCard, FieldChoice, FieldType, ModelCard, ModelList
 
-TYPES: dict[type, Literal["integer", "number", "string"]] = {int: "integer", float: "number", str: "string"}
+TYPES: dict[Any, FieldType] = {int: "integer", float: "number", str: "string", tuple[float, ...]: "numbers"}
 
 router = APIRouter(tags=["Server"])
 
@@ -119,6 +120,10 @@ def field_cards(defaults: RequestDefaults, spec: ModelSpec, limits: RequestLimit
                 step=step,
                 default=getattr(defaults, field.name),
                 default_rule=field.rules.default_rule,
+                choices=[
+                    FieldChoice(value=name, help=SAMPLERS[name].about, brings=SAMPLERS[name].brings)
+                    for name in field.rules.choices
+                ],
             )
         )
     return cards
