@@ -45,6 +45,9 @@ class FakeShelf:
     def holds(self, part: WeightPart) -> bool:
         return True
 
+    def is_filled(self, parts: Sequence[WeightPart]) -> bool:
+        return True
+
     def pin(self, device: torch.device, most_bytes: int) -> None: ...
 
     def flat(self, part: WeightPart) -> Tensor:

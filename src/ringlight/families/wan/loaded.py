@@ -34,7 +34,6 @@ from ringlight.models.loading import (
     require_match,
 )
 from ringlight.parallel.mesh import Axis
-from ringlight.residency.exchange import CudaExchange
 from ringlight.residency.feed import spread
 from ringlight.residency.lane import Lane
 from ringlight.residency.part import WeightPart
@@ -70,7 +69,8 @@ class WanNetworks:
 
     Once loaded to the host, a network is on the device within the context of its work alone (`denoising` and the like),
     and `placement` says how much of it. Loaded to the device they are there always, and a placement is none.
-    `loaded_bytes` is what this rank has loaded, as it lies in memory.
+    `loaded_bytes` is what this rank has loaded, as it lies in memory; `left_to_pin_bytes` what it may still page-lock
+    of the host's.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class WanNetworks:
         self.encoder = _make_text_encoder(model_path, spec, world)
         self._num_ranks = 1 if world is None else world.size
         self.residency: Residency | None = None
-        self.loaded_bytes = 0
+        self.loaded_bytes = self.left_to_pin_bytes = 0
         self._parts: WanParts | None = None
 
     @property
@@ -134,7 +134,7 @@ class WanNetworks:
         if lane is not None:
             most = memory_bytes() // 2
             shelf.pin(self._device, int(most * PINNED_WEIGHTS))
-            self.vae.exchange = CudaExchange(self._device, (most - shelf.pinned_bytes) // self._num_ranks)
+            self.left_to_pin_bytes = (most - shelf.pinned_bytes) // self._num_ranks
         self.encoder.stream_from(self.residency)
 
     def _filled(self, shelf: Shelf, own: Sequence[RankShare]) -> WeightSource:

@@ -38,7 +38,7 @@ from ringlight.pipelines.stages.text_encoding import PromptCache, encode_text
 from ringlight.pipelines.stages.timestep_preparation import prepare_timesteps
 from ringlight.pipelines.trace import Tracer
 from ringlight.pipelines.trial import require_sampler
-from ringlight.residency.exchange import Moved
+from ringlight.residency.exchange import CudaExchange, Moved
 from ringlight.residency.lane import CudaLane
 from ringlight.residency.shelf import Shelf
 from ringlight.samplers.sampler import Sampler
@@ -85,6 +85,8 @@ class WanRecipe:
         else:
             lane = CudaLane(device) if device.type == "cuda" else None
             self.networks.load_to_host(dtype, vae_dtype, partial(Shelf, descriptor=shelf), lane)
+            if lane is not None:
+                self.networks.vae.exchange = CudaExchange(device, self.networks.left_to_pin_bytes)
         self.loaded = Loaded(num_bytes=self.networks.loaded_bytes, seconds=time.perf_counter() - began)
         self.transformer, self.vae = self.networks.transformer, self.networks.vae
         self.painter = Painter(self.vae)
