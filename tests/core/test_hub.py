@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ringlight.core.checkpoint import find_checkpoint
+from ringlight.core.checkpoint import Checkpoint, find_checkpoint
 from ringlight.core.config import read_hub_cache
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.hub import model_name
-from ringlight.core.weights import require_whole
+from ringlight.core.stored_network import require_whole
 from ringlight.families.table import read_model
 from tests.core.checkpoints import cached, copy_json, edit, link_all, name_revision
 
@@ -131,7 +131,7 @@ def test_a_download_that_is_not_whole_names_all_that_is_missing(tiny: Path, cach
     (snapshot / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     (snapshot / "tokenizer" / "tokenizer.json").unlink()
     with pytest.raises(InvalidCheckpoint) as caught:
-        require_whole(snapshot, with_weights=True)
+        require_whole(Checkpoint(place=snapshot), with_weights=True)
     said = str(caught.value)
     assert "text_encoder/model.safetensors is a link to" in said
     assert "vae/diffusion_pytorch_model.safetensors: no such file" in said

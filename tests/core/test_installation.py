@@ -10,7 +10,7 @@ import ringlight
 from ringlight.core.installation import WORKSHOP
 
 FLOORS = ("worker", "families", "pipelines", "models", "kernels", "samplers", "parallel", "attention")
-OPTIONAL = {"diffusers"}  # imported where a checkpoint asks for it
+OPTIONAL = {"gguf", "diffusers"}  # imported where a checkpoint asks for it
 
 
 def imported_by(path: Path) -> set[str]:

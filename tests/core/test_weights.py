@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.errors import InvalidCheckpoint
-from ringlight.core.weights import checkpoint_weights, read_header, require_whole, weight_files
+from ringlight.core.stored_network import require_whole
+from ringlight.core.weights import checkpoint_weights, read_header, weight_files
 from ringlight.families.table import read_model
 from tests.core.checkpoints import copy_json, link_all
 
@@ -30,7 +32,7 @@ def folder(tiny: Path, tmp_path: Path) -> Path:
 def read(folder: Path) -> None:
     """All that the front looks at before a worker starts."""
     read_model(folder)
-    require_whole(folder, with_weights=True)
+    require_whole(Checkpoint(place=folder), with_weights=True)
 
 
 def refusal(folder: Path) -> str:
@@ -97,9 +99,9 @@ def test_all_that_is_missing_is_named_at_once(folder: Path) -> None:
 
 def test_without_weights_only_the_tokenizer_is_looked_at(tiny: Path, tmp_path: Path) -> None:
     folder = copy_json(tiny, tmp_path / "json")
-    require_whole(folder, with_weights=False)
+    require_whole(Checkpoint(place=folder), with_weights=False)
     with pytest.raises(InvalidCheckpoint):
-        require_whole(folder, with_weights=True)
+        require_whole(Checkpoint(place=folder), with_weights=True)
 
 
 @pytest.mark.parametrize("kept", [0, 7, 8, 30, -4, -1])
@@ -112,8 +114,10 @@ def test_files_cut_short_are_named_before_a_worker_starts(folder: Path, tiny: Pa
 
 def test_headers_are_read_as_they_are(tmp_path: Path, tiny: Path) -> None:
     write_tensor(tmp_path / "x.safetensors")
-    assert {name: tensor.shape for name, tensor in read_header(tmp_path / "x.safetensors").items()} == {"a": (1,)}
-    assert len(read_header(tiny / "transformer" / FILE)) > 50
+    assert {name: tensor.shape for name, tensor in read_header(tmp_path / "x.safetensors").tensors.items()} == {
+        "a": (1,)
+    }
+    assert len(read_header(tiny / "transformer" / FILE).tensors) > 50
     with (tmp_path / "x.safetensors").open("ab") as file:
         file.write(b"more")
     with pytest.raises(InvalidCheckpoint, match="tells of"):
@@ -160,9 +164,9 @@ def test_of_several_variants_one_has_to_be_chosen(tmp_path: Path, names: list[st
 
 
 def test_what_ranks_compare_are_the_files_that_are_read(folder: Path) -> None:
-    before = checkpoint_weights(folder)
+    before = checkpoint_weights(Checkpoint(place=folder))
     (folder / "vae" / f"{STEM}.fp16.safetensors").touch()
-    assert checkpoint_weights(folder) == before
+    assert checkpoint_weights(Checkpoint(place=folder)) == before
 
 
 def touch(*names: str) -> Callable[[Path], None]:
@@ -177,20 +181,17 @@ def touch(*names: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (
-            touch("config.json", "Wan2.2_VAE.pth", f"{STEM}-00001-of-00003.safetensors"),
-            ["Wan's original layout", INSTEAD],
-        ),
+        (touch("config.json", "Wan2.2_VAE.pth"), ["Wan's original layout, pickled (Wan2.2_VAE.pth)", INSTEAD]),
         (touch("models_t5_umt5-xxl-enc-bf16.pth"), ["Wan's original layout", INSTEAD]),
-        (touch("diffusion_models/wan2.2_ti2v_5B_fp16.safetensors", "vae/wan2.2_vae.safetensors"), ["ComfyUI", INSTEAD]),
-        (touch("split_files/diffusion_models/wan.safetensors"), ["ComfyUI", INSTEAD]),
-        (touch("Wan2.2-TI2V-5B-Q8_0.gguf"), ["GGUF", "Q8_0.gguf", INSTEAD]),
-        (touch("wan2.2_ti2v_5B_fp16.safetensors"), ["single files of weights", INSTEAD]),
+        (touch("diffusion_models/README.md"), ["ComfyUI", "no safetensors", INSTEAD]),
+        (touch("Wan2.2-TI2V-5B-Q8_0.gguf"), ["Q8_0.gguf: not a readable GGUF file"]),
+        (touch("wan2.2_ti2v_5B_fp16.safetensors"), ["wan2.2_ti2v_5B_fp16.safetensors: not a readable safetensors"]),
+        (touch("split_files/diffusion_models/wan.safetensors"), ["wan.safetensors: not a readable safetensors file"]),
         (touch("wan/model_index.json", "other/README.md"), ["holds folders of checkpoints", "(wan)"]),
         (touch("models--Wan-AI--Wan2.2/x", "models--a--b/x"), ["a cache of the Hugging Face hub", "Wan-AI/Wan2.2"]),
         (touch("README.md"), ["model_index.json: no such file", "download the folder whole"]),
     ],
-    ids=["original", "original encoder", "comfy", "comfy split", "gguf", "files", "above", "cache", "nothing"],
+    ids=["original", "original encoder", "comfy", "gguf", "files", "comfy split", "above", "cache", "nothing"],
 )
 def test_what_is_no_checkpoint_is_called_by_its_name(
     tmp_path: Path, make: Callable[[Path], None], words: list[str]
@@ -203,10 +204,10 @@ def test_what_is_no_checkpoint_is_called_by_its_name(
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("wan2.2_ti2v_5B_fp16.safetensors", ["a single file of weights", INSTEAD]),
-        ("Wan2.2-Q8_0.gguf", ["a GGUF file", INSTEAD]),
-        ("Wan2.2_VAE.pth", ["pickled weights", INSTEAD]),
-        ("model_index.json", ["--model-path names the folder"]),
+        ("wan2.2_ti2v_5B_fp16.safetensors", ["not a readable safetensors file"]),
+        ("Wan2.2-Q8_0.gguf", ["not a readable GGUF file"]),
+        ("Wan2.2_VAE.pth", ["pickled weights", "wan2.2_vae.safetensors of Comfy-Org"]),
+        ("model_index.json", ["--model-path names a checkpoint's folder", "YAML card"]),
     ],
 )
 def test_a_single_file_is_called_by_its_kind(tmp_path: Path, name: str, words: list[str]) -> None:

@@ -15,6 +15,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 
+from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.config import EngineConfig
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.plan import JobPlan
@@ -110,7 +111,7 @@ class Generation:
                 (folder / inner).mkdir()
             tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
             (folder / "text_encoder" / "config.json").write_bytes(msgspec.json.encode(spec.text_encoder))
-            networks = WanNetworks(EngineConfig(model_path=name), folder, spec, DEVICE, mesh.world)
+            networks = WanNetworks(EngineConfig(model_path=name), Checkpoint(place=folder), spec, DEVICE, mesh.world)
         networks.load_to_host(torch.bfloat16, torch.float32, FakeShelf, FakeLane())  # type: ignore[arg-type]
         return networks
 

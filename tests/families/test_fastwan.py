@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint, InvalidRequest
 from ringlight.core.layout import AskedLayout
 from ringlight.core.request import RequestLimits
-from ringlight.core.weights import require_whole
+from ringlight.core.stored_network import require_whole
 from ringlight.engine.engine import Engine
 from ringlight.families.fastwan.demo import DEMO
 from ringlight.families.table import known_model, model_defaults, read_model
@@ -89,8 +90,8 @@ def test_sparse_attention_is_refused_by_name(fast: Path, tmp_path: Path) -> None
     path.unlink()
     save_file(weights, path)
     with pytest.raises(InvalidCheckpoint, match=r"transformer: .*VSA.*FastWan2\.2-TI2V-5B-FullAttn"):
-        require_whole(folder, with_weights=True)
-    require_whole(folder, with_weights=False)
+        require_whole(Checkpoint(place=folder), with_weights=True)
+    require_whole(Checkpoint(place=folder), with_weights=False)
 
 
 def test_its_own_sampler_makes_what_the_base_model_makes_by_that_name(fast: Path, tiny: Path, tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
 
+from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.portions import split_runs
 from ringlight.families.wan.demo import TEXT_ENCODER
-from ringlight.families.wan.networks.text_encoder import TextEncoder, clean_prompt, load_tokenizer
+from ringlight.families.wan.networks.text_encoder import TextEncoder, clean_prompt, load_tokenizer, read_umt5
 from ringlight.families.wan22_ti2v.demo import DEMO
 from ringlight.models import loading as checkpoint_module
 from ringlight.models.loading import fill_random
@@ -84,7 +85,7 @@ def test_true_rows_are_those_of_the_padded_encoding(tiny: Path, prompt: str) -> 
 @pytest.mark.parametrize("prompt", [*PROMPTS.values(), "a</s>b", " <pad> ", "\u202eabc", "e\u0301" * 900], ids=ascii)
 def test_tokens_are_those_of_transformers(tiny: Path, prompt: str) -> None:
     theirs = AutoTokenizer.from_pretrained(str(tiny / "tokenizer"), local_files_only=True)
-    ours = load_tokenizer(tiny / "tokenizer")
+    ours = load_tokenizer(tiny / "tokenizer" / "tokenizer.json")
     ours.enable_truncation(512)
     cleaned = clean_prompt(prompt)
     assert ours.encode(cleaned).ids == theirs([cleaned], truncation=True, max_length=512).input_ids[0]
@@ -135,7 +136,8 @@ def test_every_item_is_in_one_run_and_only_the_last_ranks_do_without(sizes: list
 @pytest.mark.parametrize("parts", [2, 3, 4, 5])
 def test_the_real_encoders_largest_share_is_the_smallest_there_is(umt5_xxl: Path, parts: int) -> None:
     """Among all ways to cut between whole layers; at two ranks 0.51 of the 5.68 G values."""
-    num_values = [values_here(TextEncoder(umt5_xxl, None, 512, axis)) for axis in axes(parts)]
+    config = read_umt5(Checkpoint(place=umt5_xxl, parts={"text_encoder": umt5_xxl}), {})
+    num_values = [values_here(TextEncoder(config, None, 512, axis)) for axis in axes(parts)]
     table = UMT5_XXL["vocab_size"] * 4096
     layer = 4 * 4096 * 4096 + 3 * 4096 * 10240 + 32 * 64 + 2 * 4096
     sizes = [table, *[layer] * 23, layer + 4096]

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import torch
 
-from ringlight.families.wan.networks.text_encoder import TIED_NAMES, TextEncoder, load_tokenizer
+from ringlight.families.table import checkpoint_at, model_of
+from ringlight.families.wan.headers import TIED_NAMES, in_our_names
+from ringlight.families.wan.networks.text_encoder import TextEncoder, load_tokenizer, read_umt5
+from ringlight.families.wan.work.text_encoder import TextEncoderSpec
 from ringlight.models.loading import WeightFiles, load_weights
 from ringlight.parallel.link import Link
 from ringlight.parallel.mesh import Axis
@@ -21,7 +24,10 @@ def axes(size: int) -> list[Axis]:
 
 def unfilled(checkpoint: Path, axis: Axis | None = None, dtype: torch.dtype = torch.float32) -> TextEncoder:
     """The encoder with memory that has not been written to."""
-    encoder = TextEncoder(checkpoint / "text_encoder", load_tokenizer(checkpoint / "tokenizer"), MAX_TOKENS, axis)
+    found = checkpoint_at(checkpoint)
+    numbers = model_of(found).text_encoder
+    assert isinstance(numbers, TextEncoderSpec)
+    encoder = TextEncoder(read_umt5(found, numbers.held), load_tokenizer(found.tokenizer), MAX_TOKENS, axis)
     encoder.prepare(torch.device("cpu"), dtype)
     return encoder
 
@@ -29,5 +35,5 @@ def unfilled(checkpoint: Path, axis: Axis | None = None, dtype: torch.dtype = to
 def loaded(checkpoint: Path, axis: Axis | None = None, dtype: torch.dtype = torch.float32) -> TextEncoder:
     """The encoder with its weights. Raises what loading raises."""
     encoder = unfilled(checkpoint, axis, dtype)
-    load_weights(encoder, WeightFiles(checkpoint / "text_encoder", "model", TIED_NAMES))
+    load_weights(encoder, WeightFiles(checkpoint / "text_encoder", "model", TIED_NAMES, in_our_names))
     return encoder

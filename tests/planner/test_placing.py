@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from ringlight.core.eight_bit import EightBit
 from ringlight.core.plan import JobPlan, Placement
+from ringlight.families.wan.work.transformer import BLOCK_WEIGHTS
 from ringlight.families.work import Work
 from ringlight.planner import catalogue
 from ringlight.planner.deciding import job_plan, resident_plan
@@ -255,3 +257,17 @@ def test_every_layout_of_a_plan_is_told_its_least() -> None:
     assert len(found.choices) == 11 and all(0 < c.least_bytes_at_5_percent <= c.least_bytes for c in found.choices)
     assert found.chosen is not None and found.chosen.prediction.num_ranks == 4
     assert found.places[0].part == "token table"
+
+
+def test_weights_in_eight_bits_are_counted_as_they_lie() -> None:
+    """Half of the bytes to hold and to bring, a scale for each row; two blocks are widened at a time."""
+    layers = REAL.transformer.layers.block
+    held = dict.fromkeys(BLOCK_WEIGHTS, EightBit("float8_e4m3fn"))
+    eight = msgspec.structs.replace(REAL.transformer, held=held).layers.block
+    dim, matrices = 3072, (eight.to_qkv, *eight.after_attention)
+    numbers, rows = sum(each.inputs * each.outputs for each in matrices), sum(each.outputs for each in matrices)
+    assert layers.forward_bytes(2) - eight.forward_bytes(2) == numbers - 4 * rows
+    assert layers.text_bytes(2) - eight.text_bytes(2) == 2 * dim * dim - 4 * 2 * dim
+    assert (layers.widened_bytes(2), eight.widened_bytes(2)) == (0, 2 * numbers)
+    spec = msgspec.structs.replace(REAL, transformer=msgspec.structs.replace(REAL.transformer, held=held))
+    assert eight.parameters == layers.parameters and spec.fingerprint != REAL.fingerprint

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch._C._distributed_c10d import TCPStore
 
+from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, WorkerError
 from ringlight.core.messages import NodesAwaited, RankPlace, WorkerSetup
@@ -193,15 +194,19 @@ def test_terms_hold_what_may_not(tiny: Path) -> None:
 
 
 def test_a_checkpoints_digest(tiny: Path, tmp_path: Path) -> None:
-    before = digest(tiny, with_weights=True)
+    before = digest(Checkpoint(place=tiny), with_weights=True)
     DEMO.write(tmp_path / "other", "tiny", seed=1)
-    assert digest(tmp_path / "other", with_weights=True) != before
-    assert digest(tmp_path / "other", with_weights=False) == digest(tiny, with_weights=False) != before
+    assert digest(Checkpoint(place=tmp_path / "other"), with_weights=True) != before
+    assert (
+        digest(Checkpoint(place=tmp_path / "other"), with_weights=False)
+        == digest(Checkpoint(place=tiny), with_weights=False)
+        != before
+    )
     changed = shutil.copytree(tiny, tmp_path / "changed")
     (changed / "tokenizer" / "more.json").write_text("{}")
-    assert digest(changed, with_weights=True) != before
+    assert digest(Checkpoint(place=changed), with_weights=True) != before
 
 
 def test_a_checkpoint_without_its_json(tmp_path: Path) -> None:
     with pytest.raises(InvalidCheckpoint):
-        digest(tmp_path, with_weights=True)
+        digest(Checkpoint(place=tmp_path), with_weights=True)

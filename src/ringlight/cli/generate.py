@@ -78,7 +78,7 @@ def generate(
     asked = msgspec.structs.asdict(video)
     asked_size = parse_size(size, asked.pop("width"), asked.pop("height"))
     folder = find_checkpoint(engine.model_path)
-    spec, limits = read_model(folder), read_limits()
+    spec, limits = read_model(folder, engine.model_family), read_limits()
     defaults = model_defaults(spec, folder)
     image = read_image(image_path) if engine.nodes.node_rank == 0 else None
     width, height = decide_size(asked_size, shape_of(image, limits), defaults, spec, limits, round_sizes)

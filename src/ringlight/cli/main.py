@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 
 from ringlight.cli.bench import bench
 from ringlight.cli.compare import compare
+from ringlight.cli.convert import convert
 from ringlight.cli.demo_checkpoint import demo_checkpoint
 from ringlight.cli.doctor import doctor
 from ringlight.cli.generate import generate
@@ -52,6 +53,7 @@ app.command()(bench)
 app.command()(compare)
 app.add_typer(jobs)
 app.command(name="demo-checkpoint")(demo_checkpoint)
+app.command()(convert)
 app.command()(doctor)
 command = typer.main.get_command(app)
 

@@ -10,6 +10,7 @@ from ringlight.cli.progress import JobProgress
 from ringlight.cli.signals import handled, interrupt
 from ringlight.core.errors import RinglightError
 from ringlight.engine.engine import Engine
+from ringlight.families.table import recognised
 
 REJOIN_SECONDS = 1.0
 
@@ -46,6 +47,8 @@ def keep_hosting(make: Callable[[], Engine]) -> None:
 
 
 def say_layout(engine: Engine, progress: JobProgress) -> None:
-    """How many ranks are laid out, and why so, where there is more than one."""
+    """How many ranks are laid out, and why so, where there is more than one; and what was recognised of the files."""
+    for name, told in recognised(engine.files).items():
+        progress.say(f"{name}: {told}")
     if engine.choice.layout.num_ranks > 1:
         progress.say(engine.choice.reason)

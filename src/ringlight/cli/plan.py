@@ -34,7 +34,13 @@ from ringlight.planner.tables import fleet_table, plan_tables
 
 RESULT = "Result"
 USUAL_MODEL = next(iter(MODELS))
-OF_ENGINE = ("tf32", "decode_chunk", "memory_budget", "num_slices")  # settings of the engine that predictions depend on
+OF_ENGINE = (
+    "model_family",
+    "tf32",
+    "decode_chunk",
+    "memory_budget",
+    "num_slices",
+)  # settings of the engine that predictions depend on
 SIZE = ("width", "height")  # which have one flag here
 OF_REQUESTS = tuple(field.name for field in VIDEO_FIELDS if field.rules.in_plans and field.name not in SIZE)
 
@@ -75,7 +81,7 @@ def plan(
     if model is not None and model_path is not None:
         raise InvalidSetting("give --model-path, whose checkpoint says which model it is, or --model")
     folder = None if model_path is None else find_checkpoint(model_path)
-    spec = known_model(model or USUAL_MODEL) if folder is None else read_model(folder)
+    spec = known_model(model or USUAL_MODEL) if folder is None else read_model(folder, engine.model_family)
     defaults = model_defaults(spec, folder)
     width, height = parse_size(size, None, None)
     fields = {"width": width, "height": height} | {name: getattr(video, name) for name in OF_REQUESTS}

@@ -21,7 +21,7 @@ from ringlight.core.request import RequestDefaults, RequestLimits
 from ringlight.core.settings import ServeSettings
 from ringlight.engine.engine import Engine
 from ringlight.families.model import ModelSpec
-from ringlight.families.table import model_defaults, read_model
+from ringlight.families.table import model_defaults, read_model, recognised
 
 
 @with_flags(usual={"warm_up": True}, engine=EngineConfig, server=ServeSettings)
@@ -70,7 +70,7 @@ def serve(
     """
     stated: settings.Stated = ctx.obj
     folder = find_checkpoint(engine.model_path)
-    spec = read_model(folder)
+    spec = read_model(folder, engine.model_family)
     said_limits, of_checkpoint = stated.limits(), model_defaults(spec, folder)
     said_defaults = stated.defaults(default or (), of_checkpoint, model_defaults(spec))
     engine = replace(engine, nodes=replace(engine.nodes, refuses_alone=True))
@@ -102,6 +102,8 @@ def show_start(engine: Engine, server: ServeSettings, occupied: Iterable[str], l
     called = ", ".join(server.served_model_name or (engine.spec.name,))
     weights = "on the host, one copy for all ranks" if engine.has_weights_on_host else "in each rank"
     print(f"\nmodel   {called}\nlayout  {engine.choice.reason}\nweights {weights}")
+    for name, told in recognised(engine.files).items():
+        print(f"files   {name}: {told}")
     print(f"folder  {Path(server.data_dir).absolute()}")
     for each in occupied:
         print(f"ringlight: a start at this moment would be refused: {each}", file=sys.stderr)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, InvalidSetting
-from ringlight.core.fields import LAYOUT, MACHINE, setting
+from ringlight.core.fields import LAYOUT, MACHINE, MODEL, setting
 from ringlight.core.kernels import AUTO, attention_place
 from ringlight.core.layout import AskedLayout
 from ringlight.core.named_samplers import layered
@@ -76,7 +76,8 @@ class NodesConfig(msgspec.Struct, frozen=True, kw_only=True):
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How to run a model: asked by the operator, never written back into.
 
-    `model_path` is a checkpoint's folder, or ORG/NAME[@REVISION] in the Hugging Face hub's local cache.
+    `model_path` is a checkpoint's folder, or a file of it, or ORG/NAME[@REVISION] in the Hugging Face hub's local
+    cache; `model_family` the family of one that is single files, where they cannot tell it.
     `dtype` auto is bfloat16 on CUDA and float32 on a CPU. `load_format` dummy makes random weights on the device
     from the JSON alone. `num_threads` 0 leaves the choice to torch. `tf32` allows TensorFloat-32 in float32
     convolutions on CUDA, as PyTorch itself does; float32 matrix products are always whole. `attention` names a kernel
@@ -95,9 +96,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     model_path: Annotated[
         str,
         setting(
-            "Folder of a checkpoint in Diffusers layout, or ORG/NAME or ORG/NAME@REVISION in the hub's local cache."
+            "A checkpoint: its folder, its transformer's file, a YAML card of its parts, or ORG/NAME or "
+            "ORG/NAME@REVISION in the hub's local cache."
         ),
     ]
+    model_family: Annotated[
+        str, setting("Of which family single files are, where they cannot tell it.", MODEL, metavar="NAME")
+    ] = ""
     device: Annotated[DeviceName, setting("auto: cuda where there is one.", MACHINE)] = "auto"
     dtype: Annotated[DtypeName, setting("auto: bfloat16 on cuda, float32 on cpu.", MACHINE)] = "auto"
     vae_dtype: Annotated[VaeDtypeName, setting("Of the decoder.", MACHINE)] = "float32"

@@ -11,41 +11,49 @@ COMFY_FOLDERS = ("diffusion_models", "split_files", "text_encoders", "unet")
 INSTEAD = "take Diffusers layout, such as `hf download Wan-AI/Wan2.2-TI2V-5B-Diffusers`"
 VSA_GATE = ".to_gate_compress."  # of video sparse attention: it weighs coarse attention against fine
 MAX_SHOWN = 4
+REPLACEMENTS = {  # of the pickles of Wan's original layout: the same weights, in safetensors
+    "Wan2.1_VAE.pth": "vae/wan_2.1_vae.safetensors of Comfy-Org/Wan_2.1_ComfyUI_repackaged",
+    "Wan2.2_VAE.pth": "vae/wan2.2_vae.safetensors of Comfy-Org/Wan_2.2_ComfyUI_Repackaged",
+    "models_t5_umt5-xxl-enc-bf16.pth": (
+        "text_encoders/umt5_xxl_fp16.safetensors of Comfy-Org/Wan_2.1_ComfyUI_repackaged"
+    ),
+    "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth": (
+        "clip_vision/clip_vision_h.safetensors of Comfy-Org/Wan_2.1_ComfyUI_repackaged"
+    ),
+}
+
+
+def instead_of(pickles: Iterable[str]) -> str:
+    """What to take instead of files of pickled weights."""
+    known = [REPLACEMENTS[name] for name in pickles if name in REPLACEMENTS]
+    return f"take {' and '.join(known)}" if known else "convert to safetensors"
 
 
 def name_of_file(path: Path) -> str:
-    """What a single file is that was named as a checkpoint, and the remedy."""
-    if path.suffix == ".gguf":
-        return f"a GGUF file, which Ringlight does not read; {INSTEAD}"
-    if path.suffix == ".safetensors":
-        return f"a single file of weights, as ComfyUI uses them, and no folder of a whole checkpoint; {INSTEAD}"
+    """What a single file is that was named as a checkpoint and can be none, and the remedy."""
     if path.suffix in PICKLE_SUFFIXES:
-        return f"a file of pickled weights, which can run code, and no folder of a checkpoint; {INSTEAD}"
-    return "a file and no folder; --model-path names the folder of a checkpoint in Diffusers layout"
+        return f"a file of pickled weights, which can run code; {instead_of([path.name])}"
+    return (
+        "a file and no folder; --model-path names a checkpoint's folder, its transformer's safetensors file, or a "
+        "YAML card of its parts"
+    )
 
 
 def name_of_folder(folder: Path) -> str | None:
-    """What a folder without a model_index.json is, and the remedy; None where nobody can tell."""
+    """What a folder without a model_index.json is that has no single files either, and the remedy; None where nobody
+    can tell."""
     names = {path.name for path in folder.iterdir()}
-    if names & set(ORIGINAL_FILES):
-        return f"holds a model in Wan's original layout; {INSTEAD}"
-    if ggufs := _with_suffix(folder, ".gguf"):
-        return f"holds GGUF files ({ggufs}), which Ringlight does not read; {INSTEAD}"
+    if pickles := names & set(ORIGINAL_FILES):
+        return f"holds a model in Wan's original layout, pickled ({_shown(pickles)}); {INSTEAD}"
     if names & set(COMFY_FOLDERS):
-        return f"holds files for ComfyUI ({_shown(names & set(COMFY_FOLDERS))}); {INSTEAD}"
-    if (folder.parent / "model_index.json").exists():
-        return f"holds one part of a checkpoint; name the folder of the whole, {folder.parent}"
+        return (
+            f"holds folders for ComfyUI ({_shown(names & set(COMFY_FOLDERS))}), and no safetensors in them; {INSTEAD}"
+        )
     if found := {path.parent.name for path in folder.glob("*/model_index.json")}:
         return f"holds folders of checkpoints; name one of them ({_shown(found)})"
     if found := {path.name.removeprefix("models--").replace("--", "/") for path in folder.glob("models--*")}:
         return f"holds a cache of the Hugging Face hub; name one of its models ({_shown(found)})"
-    if weights := _with_suffix(folder, ".safetensors"):
-        return f"holds single files of weights ({weights}) and no model_index.json; {INSTEAD}"
     return None
-
-
-def _with_suffix(folder: Path, suffix: str) -> str:
-    return _shown(path.name for path in folder.glob(f"*{suffix}"))
 
 
 def _shown(names: Iterable[str]) -> str:

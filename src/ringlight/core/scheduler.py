@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from ringlight.core.errors import InvalidCheckpoint
-from ringlight.core.presence import read_json
 
 
 class SchedulerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,9 +24,8 @@ class SchedulerSpec(msgspec.Struct, frozen=True, kw_only=True):
         return 2 * num_steps - 1 if "Heun" in self.class_name else num_steps
 
     @classmethod
-    def read(cls, path: Path) -> SchedulerSpec:
-        """Read a scheduler's JSON. Raises InvalidCheckpoint."""
-        config = read_json(path)
+    def of(cls, config: dict[str, Any], path: Path) -> SchedulerSpec:
+        """Of a scheduler's JSON, which is or would be in that file. Raises InvalidCheckpoint."""
         class_name = config.get("_class_name")
         if not isinstance(class_name, str):
             raise InvalidCheckpoint(f"{path}: _class_name names no scheduler")

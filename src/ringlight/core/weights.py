@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
+from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.errors import InvalidCheckpoint
-from ringlight.core.foreign import PICKLE_SUFFIXES, name_of_weights
-from ringlight.core.presence import listed, read_json, require_files
+from ringlight.core.foreign import PICKLE_SUFFIXES, instead_of
+from ringlight.core.presence import listed, read_json, require_file, require_files
 
 STEMS = {  # of the names of the files in each network's folder
     "transformer": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
 }
-TOKENIZER_FILE = "tokenizer.json"
-FLOAT_DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 
 
@@ -35,62 +35,60 @@ class StoredTensor(msgspec.Struct, frozen=True):
     data_offsets: tuple[int, int]
 
 
-def require_whole(folder: Path, with_weights: bool) -> None:
-    """Raise InvalidCheckpoint for files of tokenizer and weights that are not there or not whole."""
-    weights = checkpoint_weights(folder) if with_weights else []
-    require_files(folder, [f"tokenizer/{TOKENIZER_FILE}", *(str(path.relative_to(folder)) for path in weights)])
-    if with_weights:
-        for name, stem in STEMS.items():
-            if found := name_of_weights(stored_shapes(weight_files(folder / name, stem))):
-                raise InvalidCheckpoint(f"{folder / name}: {found}")
+class FileHeader(NamedTuple):
+    """A safetensors file but for its values: tensors by name, what was written beside them, bytes before the first."""
+
+    tensors: dict[str, StoredTensor]
+    metadata: dict[str, str]
+    num_bytes: int
 
 
-def checkpoint_weights(folder: Path) -> list[Path]:
+def require_present(checkpoint: Checkpoint, with_weights: bool) -> None:
+    """Raise InvalidCheckpoint for files of tokenizer and weights that are not there, all of them at once."""
+    paths = [checkpoint.tokenizer, *(checkpoint_weights(checkpoint) if with_weights else [])]
+    inside = [path for path in paths if path.is_relative_to(checkpoint.place)]
+    require_files(checkpoint.place, [str(path.relative_to(checkpoint.place)) for path in inside])
+    for path in paths:
+        if path not in inside:
+            require_file(path)
+
+
+def checkpoint_weights(checkpoint: Checkpoint) -> list[Path]:
     """All files of weights of a checkpoint that loading reads, in order. Raises InvalidCheckpoint."""
-    return sorted(path for name, stem in STEMS.items() for path in weight_files(folder / name, stem))
+    return sorted(path for name in STEMS for path in network_files(checkpoint, name))
 
 
-def weight_files(folder: Path, stem: str) -> list[Path]:
-    """The files of one network's folder: a single one, or the shards of an index; where neither is there, a variant's.
+def network_files(checkpoint: Checkpoint, name: str) -> list[Path]:
+    """The files of one of its networks. Raises InvalidCheckpoint."""
+    return weight_files(checkpoint.part(name), STEMS[name])
+
+
+def weight_files(place: Path, stem: str) -> list[Path]:
+    """The files of one network: the one that is named, or of a folder a single one, or the shards of an index; where
+    neither is there, a variant's.
 
     Where there is nothing at all it is the single one that should be there. Raises InvalidCheckpoint.
     """
+    if os.path.isfile(place):
+        return _named_by(place)
     single, index = f"{stem}.safetensors", f"{stem}.safetensors.index.json"
     for name in (index, single):
-        if os.path.lexists(folder / name):
-            return _named_by(folder / name)
-    variants = _variants(folder, stem)
+        if os.path.lexists(place / name):
+            return _named_by(place / name)
+    variants = _variants(place, stem)
     if len(variants) > 1:
         first = next(iter(variants.values()))
         raise InvalidCheckpoint(
-            f"{folder}: holds the variants {', '.join(variants)} and no {single}; choose one by a link beside them, "
+            f"{place}: holds the variants {', '.join(variants)} and no {single}; choose one by a link beside them, "
             f"such as `ln -s {first} {index if first.endswith('.json') else single}`"
         )
     for name in variants.values():
-        return _named_by(folder / name)
-    _refuse_other_weights(folder)
-    return [folder / single]
+        return _named_by(place / name)
+    _refuse_other_weights(place)
+    return [place / single]
 
 
-def stored_shapes(paths: Iterable[Path], aliases: Mapping[str, str] | None = None) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor in these files, from the headers alone. Raises InvalidCheckpoint.
-
-    `aliases` maps a second name of a tied tensor to its first.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    seen: set[str] = set()
-    for path in paths:
-        for name, tensor in read_header(path).items():
-            if tensor.dtype not in FLOAT_DTYPES:
-                raise InvalidCheckpoint(f"{path}: {listed([name])} is {listed([tensor.dtype])}, no floating number")
-            if name in seen:
-                raise InvalidCheckpoint(f"{path}: {listed([name])} stands in another file already")
-            seen.add(name)
-            shapes[(aliases or {}).get(name, name)] = tensor.shape
-    return shapes
-
-
-def read_header(path: Path) -> dict[str, StoredTensor]:
+def read_header(path: Path) -> FileHeader:
     """What a safetensors file holds. Raises InvalidCheckpoint, also where the file ends before or after its tensors."""
     try:
         with path.open("rb") as file:
@@ -100,14 +98,29 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
                 raise damaged(path, "it does not begin with a header")
             file.seek(8)
             header = msgspec.json.decode(file.read(length), type=dict[str, msgspec.Raw])
-        header.pop("__metadata__", None)
+        said = header.pop("__metadata__", None)
+        metadata = {} if said is None else msgspec.json.decode(said, type=dict[str, str])
         tensors = {name: msgspec.json.decode(raw, type=StoredTensor) for name, raw in header.items()}
     except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise damaged(path, str(error)) from None
     told = 8 + length + max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
     if size != told:
         raise damaged(path, f"{size} bytes, where its header tells of {told}")
-    return tensors
+    return FileHeader(tensors, metadata, 8 + length)
+
+
+def contents(path: Path, header: FileHeader, names: Collection[str]) -> dict[str, bytes]:
+    """The values of a few small tensors of a file. Raises InvalidCheckpoint."""
+    found = {}
+    try:
+        with path.open("rb") as file:
+            for name in names:
+                start, end = header.tensors[name].data_offsets
+                file.seek(header.num_bytes + start)
+                found[name] = file.read(end - start)
+    except OSError as error:
+        raise damaged(path, str(error)) from None
+    return found
 
 
 def damaged(path: Path, detail: str) -> InvalidCheckpoint:
@@ -147,7 +160,10 @@ def _refuse_other_weights(folder: Path) -> None:
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if pickles := [name for name in names if name.endswith(PICKLE_SUFFIXES)]:
         raise InvalidCheckpoint(
-            f"{folder}: holds pickled weights ({listed(pickles)}), which can run code; convert to safetensors"
+            f"{folder}: holds pickled weights ({listed(pickles)}), which can run code; {instead_of(pickles)}"
         )
     if ggufs := [name for name in names if name.endswith(".gguf")]:
-        raise InvalidCheckpoint(f"{folder}: holds GGUF files ({listed(ggufs)}), which are not read; use safetensors")
+        raise InvalidCheckpoint(
+            f"{folder}: holds GGUF files ({listed(ggufs)}); name the one that is meant in a YAML card "
+            "(docs/checkpoints.md)"
+        )

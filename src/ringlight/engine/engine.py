@@ -32,8 +32,8 @@ from ringlight.core.output import check_output
 from ringlight.core.picture import open_picture, shape_of
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.sizes import Size, decide_size
+from ringlight.core.stored_network import require_whole
 from ringlight.core.warning import size_warnings
-from ringlight.core.weights import require_whole
 from ringlight.engine.foresight import Foresight
 from ringlight.engine.host_memory import HostMemory
 from ringlight.engine.jobs import Deadline, Job, JobState, Submission
@@ -44,7 +44,7 @@ from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
 from ringlight.engine.runner import ReplicaState, Runner
 from ringlight.engine.waiting import Awaited
-from ringlight.families.table import model_defaults, read_model
+from ringlight.families.table import checkpoint_at, model_defaults, model_of
 from ringlight.planner.costs import ORDINARY_PROMPT
 
 TICK_SECONDS = 0.25  # how late a deadline may be noticed
@@ -77,14 +77,15 @@ class Engine:
         or without one whatever video, is predicted not to fit into this machine's memory.
 
         `typical` is a request like those that will come, which decides what is left open of the layout; None is one of
-        all defaults. `choice` holds the layout and the reason for it, `checkpoint` is the folder of the model.
-        `queue_size` is how many jobs may wait beside one for each replica, None for any number. `defaults` stand in the
-        place of the checkpoint's. The time that jobs are given is measured by `clock`.
+        all defaults. `choice` holds the layout and the reason for it, `checkpoint` is where the model is, `files` its
+        parts. `queue_size` is how many jobs may wait beside one for each replica, None for any number. `defaults` stand
+        in the place of the checkpoint's. The time that jobs are given is measured by `clock`.
         """
         self.config = config
         self.limits = limits or RequestLimits()
         self.checkpoint = find_checkpoint(config.model_path)
-        self.spec = read_model(self.checkpoint)
+        self.files = checkpoint_at(self.checkpoint, config.model_family)
+        self.spec = model_of(self.files, config.model_family)
         self.defaults = defaults or model_defaults(self.spec, self.checkpoint)
         if num_replicas < 1:
             raise InvalidSetting(f"num-replicas must be at least 1, not {num_replicas}")
@@ -115,7 +116,7 @@ class Engine:
         check_installation()
         if number > 1 and self.config.nodes.nnodes > 1:
             raise InvalidSetting("num-replicas above 1 are for one machine; serve each group of nodes by itself")
-        require_whole(self.checkpoint, with_weights=self.config.load_format != "dummy")
+        require_whole(self.files, with_weights=self.config.load_format != "dummy")
         num_ranks, chosen = self.choice.layout.num_ranks, AskedLayout.of(self.choice.layout)
         # As it was found and chosen here: workers that start later load the same, and warm up as they will run.
         config = msgspec.structs.replace(self.config, model_path=str(self.checkpoint), asked_layout=chosen)

@@ -8,13 +8,13 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from ringlight.core.checkpoint import find_checkpoint
+from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.config import EngineConfig
 from ringlight.core.plan import SIMPLEST, Abilities, JobPlan
 from ringlight.core.report import WeightsReport
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.families.model import ModelSpec
-from ringlight.families.table import family_of, read_model
+from ringlight.families.table import checkpoint_of, family_of, model_of
 from ringlight.kernels.attention.kernel import AttentionKernel
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis, ParallelMesh
@@ -42,7 +42,7 @@ class Recipe(Protocol):
     config: EngineConfig
     limits: RequestLimits
     device: torch.device
-    model_path: Path
+    checkpoint: Checkpoint
     spec: ModelSpec
     kernel: AttentionKernel
     prompts: PromptCache
@@ -90,6 +90,6 @@ def load_recipe(
     To the device, or with a `shelf` to that memory of this machine, which its ranks share: its descriptor, or -1 for
     memory of this process alone. Raises InvalidCheckpoint.
     """
-    family = family_of(read_model(find_checkpoint(config.model_path)))
+    family = family_of(model_of(checkpoint_of(config)))
     recipe: Recipe = resolve_name(family.recipe)(config, limits, device, dtype, vae_dtype, world, shelf)
     return recipe

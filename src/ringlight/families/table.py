@@ -12,10 +12,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ringlight.core import foreign
-from ringlight.core.config import read_defaults
+from ringlight.core.checkpoint import INDEX, Checkpoint, find_checkpoint
+from ringlight.core.config import EngineConfig, read_defaults
 from ringlight.core.errors import InvalidCheckpoint, InvalidSetting
-from ringlight.core.presence import broken_link, read_json, require_files
+from ringlight.core.presence import broken_link, require_files, trouble_with
 from ringlight.core.request import RequestDefaults
+from ringlight.core.stored_network import read_network
+from ringlight.core.weights import STEMS, network_files
+from ringlight.families.assembly import CARD_SUFFIXES, FILE_SUFFIXES, assemble, has_files
 from ringlight.families.family import Family
 from ringlight.families.fastwan.card import FAMILY as FASTWAN
 from ringlight.families.model import ModelSpec
@@ -25,7 +29,6 @@ from ringlight.families.wan22_ti2v.card import FAMILY as WAN22_TI2V
 FAMILIES: tuple[Family, ...] = (WAN22_TI2V, WAN21_T2V, FASTWAN)
 MODELS = {card.name: card for family in FAMILIES for card in family.cards}  # that are known without a checkpoint
 
-INDEX = "model_index.json"
 JSON_FILES = (
     INDEX,
     "transformer/config.json",
@@ -35,20 +38,75 @@ JSON_FILES = (
 )
 
 
-def read_model(folder: Path) -> ModelSpec:
-    """Read a checkpoint folder's JSON. Raises InvalidCheckpoint with the file and the remedy in one line."""
-    _require_folder(folder)
-    require_files(folder, JSON_FILES)
-    index = read_json(folder / INDEX)
+def checkpoint_of(config: EngineConfig) -> Checkpoint:
+    """The checkpoint that a configuration names. Raises InvalidCheckpoint."""
+    return checkpoint_at(find_checkpoint(config.model_path), config.model_family)
+
+
+def checkpoint_at(place: Path, model_family: str = "") -> Checkpoint:
+    """The checkpoint that is there: a folder in Diffusers layout, or what is put together of single files.
+
+    `model_family` names the family, for files that cannot tell it. Raises InvalidCheckpoint, which says what is there
+    instead.
+    """
+    if not os.path.isdir(place):  # unlike Path.is_dir, False for names that no file system takes
+        return _file_at(place, model_family)
+    if not os.access(place, os.R_OK | os.X_OK):
+        raise InvalidCheckpoint(f"{place}: not readable by the user that this process runs as")
+    if os.path.lexists(place / INDEX):
+        return Checkpoint(place=place)
+    if (place.parent / INDEX).exists():
+        whole = place.parent
+        raise InvalidCheckpoint(f"{place}: holds one part of a checkpoint; name the folder of the whole, {whole}")
+    if has_files(place):
+        return assemble(place, FAMILIES, model_family)
+    if found := foreign.name_of_folder(place):
+        raise InvalidCheckpoint(f"{place}: {found}")
+    return Checkpoint(place=place)
+
+
+def _file_at(place: Path, model_family: str) -> Checkpoint:
+    if place.suffix in (*CARD_SUFFIXES, *FILE_SUFFIXES) and os.path.isfile(place):
+        return assemble(place, FAMILIES, model_family)
+    if os.path.isfile(place):
+        raise InvalidCheckpoint(f"{place}: no such folder: it is {foreign.name_of_file(place)}")
+    said = broken_link(place) or "no such folder"
+    raise InvalidCheckpoint(f"{place}: {said}; --model-path names a checkpoint: its folder, or a file of it")
+
+
+def read_model(place: Path, model_family: str = "") -> ModelSpec:
+    """The model of the checkpoint that is there. Raises InvalidCheckpoint with the file and the remedy in one line."""
+    return model_of(checkpoint_at(place, model_family), model_family)
+
+
+def model_of(checkpoint: Checkpoint, model_family: str = "") -> ModelSpec:
+    """Read a checkpoint's JSON, and the headers of its weights. Raises InvalidCheckpoint, also where it is not of the
+    family that is named."""
+    place = checkpoint.place
+    require_files(place, [name for name in JSON_FILES if name not in checkpoint.documents])
+    index = checkpoint.json(INDEX)
     for family in FAMILIES:
         if family.is_of_family(index):
-            return family.read(folder, index)
+            if model_family not in ("", family.name):
+                raise InvalidCheckpoint(f"{place}: is of the family {family.name}, not {model_family}")
+            return family.read(checkpoint, index)
     known = " and ".join(family.kind for family in FAMILIES)
     pipelines = {name for family in FAMILIES for name in family.pipelines}
     if (found := index.get("_class_name")) not in pipelines:
-        raise InvalidCheckpoint(f"{folder}: holds a {found}, not a WanPipeline; Ringlight runs {known} checkpoints")
+        raise InvalidCheckpoint(f"{place}: holds a {found}, not a WanPipeline; Ringlight runs {known} checkpoints")
     told = ", ".join(f"{name}={index.get(name)}" for name in ("expand_timesteps", "boundary_ratio"))
-    raise InvalidCheckpoint(f"{folder}: a Wan checkpoint of another kind ({told}); Ringlight runs {known}")
+    raise InvalidCheckpoint(f"{place}: a Wan checkpoint of another kind ({told}); Ringlight runs {known}")
+
+
+def recognised(checkpoint: Checkpoint) -> dict[str, str]:
+    """What is particular about a checkpoint's weights, by network: names of the original, kinds of eight bits."""
+    files = family_of(model_of(checkpoint)).single_files
+    told = {}
+    for name in STEMS if files is not None else ():
+        paths = network_files(checkpoint, name)
+        if files is not None and not any(map(trouble_with, paths)):
+            told[name] = ", ".join(files.in_our_names(read_network(paths)).told)
+    return {name: words for name, words in told.items() if words}
 
 
 def family_of(spec: ModelSpec) -> Family:
@@ -64,13 +122,13 @@ def family_named(name: str) -> Family:
     return families[name]
 
 
-def model_defaults(spec: ModelSpec, folder: Path | None = None) -> RequestDefaults:
-    """What a request may leave out: as the checkpoint in `folder` says, else as is usual of its family.
+def model_defaults(spec: ModelSpec, place: Path | None = None) -> RequestDefaults:
+    """What a request may leave out: as is said where the checkpoint lies, else as is usual of its family.
 
     Raises InvalidCheckpoint.
     """
     usual = family_of(spec).defaults(spec)
-    return usual if folder is None else read_defaults(folder, usual)
+    return usual if place is None else read_defaults(Checkpoint(place=place).folder, usual)
 
 
 def known_model(name: str) -> ModelSpec:
@@ -85,17 +143,3 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(name, names, 1)
     return f"nearest: {near[0]}" if near else f"there are {', '.join(names)}"
-
-
-def _require_folder(folder: Path) -> None:
-    """Raise InvalidCheckpoint, which says what it is instead, unless a checkpoint in Diffusers layout is there."""
-    if os.path.isdir(folder):  # unlike Path.is_dir, False for names that no file system takes
-        if not os.access(folder, os.R_OK | os.X_OK):
-            raise InvalidCheckpoint(f"{folder}: not readable by the user that this process runs as")
-        if not os.path.lexists(folder / INDEX) and (found := foreign.name_of_folder(folder)):
-            raise InvalidCheckpoint(f"{folder}: {found}")
-    elif os.path.isfile(folder):
-        raise InvalidCheckpoint(f"{folder}: no such folder: it is {foreign.name_of_file(folder)}")
-    else:
-        said = broken_link(folder) or "no such folder"
-        raise InvalidCheckpoint(f"{folder}: {said}; --model-path names a checkpoint in Diffusers layout")

@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import Tensor
+
+from ringlight.core.eight_bit import EightBit
+from ringlight.kernels.widening import WidenedLinear
 
 ONEDNN = torch.ops.mkldnn
 
 
-class LinearMap(Protocol):
-    """A linear map as data."""
-
-    @property
-    def inputs(self) -> int: ...
-    @property
-    def outputs(self) -> int: ...
-
-
-class Linear(nn.Linear):
+class Linear(WidenedLinear):
     """y = x W^T + b. In float32 on a CPU it runs in oneDNN, which took 0.80-0.86 of the time of torch's own choice on
     one core with its weight packed once (docs/log.md), and gives the same to the bit with a plain one; everywhere else
     it is torch's.
     """
 
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features)
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, held: EightBit | None = None) -> None:
+        super().__init__(in_features, out_features, bias, held)
         self._packed: Tensor | None = None
 
-    @classmethod
-    def of(cls, layer: LinearMap) -> Linear:
-        """The linear map of a list of layers."""
-        return cls(layer.inputs, layer.outputs)
-
     def lay_out(self) -> None:
-        """Pack the weight where that pays: the plain one is given up for it."""
+        """Pack the weight where that pays: the plain one is given up for it. One that is widened is used as it is."""
+        if self.held is not None:
+            return
         weight = self.weight.data
         if _takes_onednn(weight):
             self._packed = ONEDNN._reorder_linear_weight(weight)

@@ -9,18 +9,26 @@ the same, but neither read nor filled here. Beside the parameters themselves the
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ringlight.core.eight_bit import is_scale, scale_of, weight_of
 from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.gguf_file import SUFFIX, GgufTensor, read_gguf
 from ringlight.core.presence import MAX_NAME, listed, require_files
-from ringlight.core.weights import damaged, stored_shapes, weight_files
+from ringlight.core.stored_network import StoredNetwork, StoredWeight, read_network
+from ringlight.core.weights import damaged, weight_files
+from ringlight.kernels.widening import HELD, WidenedLinear, widened
+from ringlight.models.gguf_tensors import parts_of_blocks, widened_gguf
 
+SPECIAL = {torch.float8_e4m3fn: 0x7F, torch.float8_e5m2: 0x7C}  # the least of the patterns that are no finite number
+DEVIATIONS = 8  # of random numbers, to which those of eight bits reach
 PIECE_BYTES = 32 * 2**20  # of what passes through a device beside the weights
 
 
@@ -38,29 +46,66 @@ class Origin(NamedTuple):
 
 
 class WeightFiles:
-    """The safetensors files of one network's folder: a single file, or shards with an index."""
+    """The safetensors files of one network: a single file, or shards with an index."""
 
     def __init__(
-        self, folder: Path, stem: str = "diffusion_pytorch_model", aliases: Mapping[str, str] | None = None
+        self,
+        place: Path,
+        stem: str = "diffusion_pytorch_model",
+        aliases: Mapping[str, str] | None = None,
+        in_our_names: Callable[[StoredNetwork], StoredNetwork] = lambda stored: stored,
     ) -> None:
-        """`aliases` maps a second name of a tied tensor to its first; a checkpoint may hold either or both."""
-        self.folder = folder
-        self.aliases = aliases or {}
-        self.paths = weight_files(folder, stem)
-        require_files(folder, [path.name for path in self.paths])
+        """`place` is a file, or a folder. `aliases` maps a second name of a tied tensor to its first; a checkpoint may
+        hold either or both. `in_our_names` gives the tensors the names of slots."""
+        self.place = place
+        paths = weight_files(place, stem)
+        require_files(place.parent if place.is_file() else place, [path.name for path in paths])
+        self.stored = in_our_names(read_network(paths, aliases))
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of every tensor, from the headers alone. Raises InvalidCheckpoint for what is no weight."""
-        return stored_shapes(self.paths, self.aliases)
-
-    def tensors(self, wanted: Collection[str]) -> Iterator[tuple[Path, str, Tensor]]:
-        """The tensors of these names, memory-mapped, one file open at a time. Others are not touched."""
-        for path in self.paths:
+    def tensors(self, wanted: Collection[str]) -> Iterator[tuple[Origin, str, Tensor, Tensor | None]]:
+        """The tensors of these names, memory-mapped, one file open at a time, with the scales of those in eight bits
+        that are not held so. Others are not touched."""
+        by_file: dict[Path, list[str]] = defaultdict(list)
+        for name in wanted:
+            by_file[self._weight(name).path].append(name)
+        for path, names in by_file.items():
+            if path.suffix == SUFFIX:
+                tensors = read_gguf(path)
+                for name in names:
+                    yield Origin(path, name), name, self._of_gguf(tensors, name, wanted), None
+                continue
             with _opened(path) as file:
-                for stored in file.keys():  # noqa: SIM118 - not a dict
-                    name = self.aliases.get(stored, stored)
-                    if name in wanted:
-                        yield path, name, file.get_tensor(stored)
+                for name in names:
+                    yield self._read(file, name, wanted)
+
+    def _read(self, file: Any, name: str, wanted: Collection[str]) -> tuple[Origin, str, Tensor, Tensor | None]:
+        weight = self._weight(name)
+        scale = None if weight.scale is None else _rows_of(file.get_tensor(weight.scale.name).float(), weight.shape)
+        if name not in self.stored.tensors:  # the scale that it is held with
+            found = torch.ones(weight.shape[0], 1) if scale is None else scale
+            return Origin(weight.path, f"{weight.name}, scale"), name, found, None
+        is_held = scale_of(name) in wanted
+        return Origin(weight.path, weight.name), name, file.get_tensor(weight.name), None if is_held else scale
+
+    def _of_gguf(self, tensors: Mapping[str, GgufTensor], name: str, wanted: Collection[str]) -> Tensor:
+        """A weight, widened but where it is held in eight bits, or the scales that it is held with."""
+        weight = self._weight(name)
+        found = tensors[weight.name]
+        is_scales, is_held = name not in self.stored.tensors, scale_of(name) in wanted
+        if is_scales or is_held:
+            assert weight.eight_bit is not None
+            scales, numbers = parts_of_blocks(found, weight.eight_bit.group)
+            return scales if is_scales else numbers
+        return widened_gguf(found)
+
+    def _weight(self, name: str) -> StoredWeight:
+        """The weight of this name, or of which this is the scale."""
+        return self.stored.tensors.get(name) or self.stored.tensors[weight_of(name)]
+
+
+def _rows_of(scale: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A scale for each row of a weight: (rows, 1, ...)."""
+    return scale.reshape(-1, *[1] * (len(shape) - 1)).expand(shape[0], *[1] * (len(shape) - 1))
 
 
 class Extremes:
@@ -75,8 +120,8 @@ class Extremes:
 
     def add(self, origin: Origin, values: Tensor) -> None:
         """Look at a piece of a tensor. On a GPU nothing waits for the answer."""
-        if values.numel():
-            self._found.append((origin, torch.aminmax(values)))
+        if values.numel() and values.dtype != torch.int8:
+            self._found.append((origin, torch.aminmax(_comparable(values))))
 
     def require_finite(self) -> None:
         """Raise InvalidCheckpoint that names the tensors that hold NaN or infinity, and their files."""
@@ -96,6 +141,15 @@ class Extremes:
             )
 
 
+def _comparable(values: Tensor) -> Tensor:
+    """The same, or of eight bits, of which torch tells no extremes, numbers that are infinite where one of them is."""
+    if values.dtype not in SPECIAL:
+        return values
+    magnitudes = values.view(torch.uint8) & 0x7F
+    largest = torch.aminmax(magnitudes)[1]
+    return torch.where(largest >= SPECIAL[values.dtype], math.inf, 0.0)
+
+
 def load_weights(network: HasSlots, files: WeightFiles, piece_bytes: int = PIECE_BYTES) -> None:
     """Fill a network's parameters from its files. Raises InvalidCheckpoint naming all that does not match.
 
@@ -113,21 +167,26 @@ def read_weights(
 ) -> None:
     """Fill slots from files that are known to match, and look at what comes where `extremes` are asked for."""
     with torch.no_grad():
-        for path, name, tensor in files.tensors(slots):
-            for stored, slot in zip(_pieces(tensor, piece_bytes), _pieces(slots[name], piece_bytes), strict=True):
+        for origin, name, tensor, scale in files.tensors(slots):
+            slot = slots[name]
+            pieces = zip(_pieces(tensor, piece_bytes), _pieces(slot, piece_bytes), strict=True)
+            scales = None if scale is None else iter(_like_pieces(scale, tensor, piece_bytes))
+            for stored, place in pieces:
                 moved = stored.to(slot.device)
-                slot.copy_(moved)
+                if scales is not None:
+                    moved = widened(moved, next(scales).to(slot.device))
+                place.copy_(moved)
                 if extremes is not None:
-                    # The narrower of both is less to read, and what is too large for it has become infinite there. Of
-                    # eight bits torch tells no extremes.
-                    is_widened = 1 < moved.itemsize < slot.itemsize
-                    extremes.add(Origin(path, name), moved if is_widened else slot)
+                    # The narrower of both is less to read, and what is too large for it has become infinite there.
+                    is_widened = moved.itemsize < place.itemsize and scales is None
+                    extremes.add(origin, moved if is_widened else place)
 
 
 def materialise(
     network: nn.Module, device: torch.device, dtype: torch.dtype, kept_in_float32: Iterable[str] = ()
 ) -> None:
-    """Give a network built on the meta device its (unfilled) memory: `dtype`, but float32 where a name says so.
+    """Give a network built on the meta device its (unfilled) memory: `dtype`, but float32 where a name says so, and
+    where it holds a matrix in eight bits as it is held.
 
     A parameter that stands in several places (a tied table) stays one tensor.
     """
@@ -137,10 +196,14 @@ def materialise(
         for name, parameter in module.named_parameters(recurse=False):
             path = f"{module_name}.{name}".split(".")
             wanted = torch.float32 if any(part in kept for part in path) else dtype
+            if name in HELD and isinstance(module, WidenedLinear):
+                wanted = parameter.dtype
             if parameter not in made:
                 empty = torch.empty(parameter.shape, dtype=wanted, device=device)
                 made[parameter] = nn.Parameter(empty, requires_grad=False)
             module.register_parameter(name, made[parameter])
+        if isinstance(module, WidenedLinear):
+            module.compute_in(dtype, device)
 
 
 def fill_random(
@@ -164,7 +227,12 @@ def fill_random(
             fan_in = math.prod(slot.shape[1:])
             for piece in _pieces(slot, piece_bytes):
                 noise = torch.empty(piece.shape, device=drawn_on).normal_(generator=generator)
-                if _is_gain(name, slot):
+                if is_scale(name):
+                    weight = slots[weight_of(name)]
+                    noise.fill_(DEVIATIONS / (_most(weight.dtype) * math.sqrt(weight.shape[1])))
+                elif slot.itemsize == 1:
+                    noise.clamp_(-DEVIATIONS, DEVIATIONS).mul_(_most(slot.dtype) / DEVIATIONS)
+                elif _is_gain(name, slot):
                     noise.mul_(0.1).add_(1)
                 elif slot.dim() < 2 or name.endswith(".bias"):
                     noise.mul_(0.02)
@@ -181,6 +249,16 @@ def _pieces(tensor: Tensor, piece_bytes: int) -> tuple[Tensor, ...]:
     return tuple(tensor.split(rows))
 
 
+def _like_pieces(scale: Tensor, tensor: Tensor, piece_bytes: int) -> Iterable[Tensor]:
+    """The scales of each piece's rows."""
+    return scale.split([len(piece) for piece in _pieces(tensor, piece_bytes)]) if tensor.dim() else [scale]
+
+
+def _most(dtype: torch.dtype) -> float:
+    """The largest number of eight bits."""
+    return float(torch.iinfo(dtype).max if dtype == torch.int8 else torch.finfo(dtype).max)
+
+
 def _is_gain(name: str, slot: Tensor) -> bool:
     return name.endswith(("gamma", "layer_norm.weight")) or (name.endswith("weight") and slot.dim() == 1)
 
@@ -193,8 +271,9 @@ def _opened(path: Path) -> safe_open:
 
 
 def require_match(files: WeightFiles, slots: Mapping[str, Tensor]) -> None:
-    """Raise InvalidCheckpoint that names all that does not match, from the headers alone."""
-    found = files.shapes()
+    """Raise InvalidCheckpoint that names all that does not match, from the headers alone. Scales of weights that are
+    not held in eight bits have no slots."""
+    found = {name: shape for name, shape in files.stored.shapes.items() if name in slots or not is_scale(name)}
     wrong = []
     if missing := sorted(slots.keys() - found.keys()):
         wrong.append(f"missing {listed(missing)}")
@@ -208,4 +287,4 @@ def require_match(files: WeightFiles, slots: Mapping[str, Tensor]) -> None:
     if misshapen:
         wrong.append(f"of the wrong shape {listed(misshapen)}")
     if wrong:
-        raise InvalidCheckpoint(f"{files.folder}: weights do not match config.json: {'; '.join(wrong)}")
+        raise InvalidCheckpoint(f"{files.place}: weights do not match config.json: {'; '.join(wrong)}")

@@ -20,7 +20,7 @@ from ringlight.planner.denoising import denoising
 from ringlight.planner.hardware import RunSettings
 from ringlight.planner.host_room import way_of
 from ringlight.planner.machine import FILE_BYTES_PER_SECOND, Machine
-from ringlight.planner.memory import SLOTS, checkpoint_parameters
+from ringlight.planner.memory import SLOTS, checkpoint_bytes
 from ringlight.planner.stage import StageCost
 
 ORDINARY_PROMPT = "a prompt of ordinary length " * 11  # some 77 tokens; its words do not matter
@@ -62,7 +62,7 @@ def text_encoding(work: Work, layout: ParallelLayout, machine: Machine, plan: Jo
     lengths = [prompt_tokens(prompt, spec) for prompt in work.prompts]
     layers = spec.text_encoder.layers
     holders = sum(map(bool, split_runs(layers.parts, layout.num_ranks)))
-    read = sum(layers.parts[1:]) * itemsize / machine.memory_rate
+    read = sum(layers.bytes_of_parts(itemsize)[1:]) / machine.memory_rate
     one = max(read + layers.flops(length) / machine.text for length in lengths) + PROMPT_SECONDS
     turns = holders - 1 + len(lengths)
     values = sum(lengths) * spec.text_encoder.d_model
@@ -82,7 +82,7 @@ def _streamed_text(work: Work, layout: ParallelLayout, machine: Machine) -> Stag
     spec, itemsize, ranks = work.spec, machine.settings.itemsize, layout.num_ranks
     lengths, layers = [prompt_tokens(prompt, spec) for prompt in work.prompts], spec.text_encoder.layers
     holders = sum(map(bool, split_runs(layers.parts, ranks)))
-    weights = sum(layers.parts[1:]) * itemsize
+    weights = sum(layers.bytes_of_parts(itemsize)[1:])
     products = sum(map(layers.flops, lengths)) / machine.text * machine.in_place
     seconds = machine.corrected(
         "TextEncoding", weights / machine.memory_rate + products + len(lengths) * PROMPT_SECONDS
@@ -92,7 +92,7 @@ def _streamed_text(work: Work, layout: ParallelLayout, machine: Machine) -> Stag
     link = machine.link.seconds(last, ranks - 1 + holders - 1) if ranks > 1 else 0.0
     way = way_of("text_encoder", spec, machine)
     bus = 0.0 if machine.card.is_cpu else way.seconds(weights)
-    ready = way.seconds((holders - 1) * SLOTS * max(layers.parts[1:]) * itemsize)
+    ready = way.seconds((holders - 1) * SLOTS * max(layers.bytes_of_parts(itemsize)[1:]))
     return StageCost(
         name="TextEncoding",
         compute_seconds=seconds,
@@ -144,7 +144,7 @@ def output(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) 
 
 def load_seconds(spec: ModelSpec, settings: RunSettings) -> float:
     """Start of a process + bytes of the checkpoint, in the dtype that it is used in, / bytes a second of the disk."""
-    return START_SECONDS + checkpoint_parameters(spec) * settings.itemsize / FILE_BYTES_PER_SECOND
+    return START_SECONDS + checkpoint_bytes(spec, settings.itemsize) / FILE_BYTES_PER_SECOND
 
 
 STAGES: tuple[Cost, ...] = (

@@ -26,7 +26,8 @@ def block_of(
     finish    = operations of all other products / products + elementwise bytes n / memory
 
     for n own tokens of N, G tokens of the Ulysses group, h own heads of width D.
-    Weights are read once for each slice and each 4,096 tokens of it: their bytes / memory. Kernels that are started
+    Weights are read once for each slice and each 4,096 tokens of it: their bytes / memory; those in eight bits are
+    widened before that, once. Kernels that are started
     one after another bound it from below. What it sends: families/traffic. Of a CPU's blocks that are used where the
     host has them, products take longer: all blocks are alike here, each as the mean of them.
     """
@@ -42,6 +43,7 @@ def block_of(
     offer = layers.to_qkv.flops(own) / products
     attention = 4.0 * group * num_tokens * heads * network.attention_head_dim / machine.attention
     finish = sum(matrix.flops(own) for matrix in layers.after_attention) / products
+    finish += layers.widening_bytes(itemsize) / memory
     finish += weights + own * network.elementwise_bytes(machine.card.is_cpu, itemsize) / memory
     missing = max(0.0, machine.card.launch_seconds - offer - attention - finish)
     offer, attention, finish = (machine.corrected("Denoising", x) for x in (offer, attention, finish + missing))
@@ -119,6 +121,6 @@ def _entry(work: Work, machine: Machine, placement: Placement | None, step: Repl
         packed = LAYING_OUT * (outside + kept * block) / itemsize if machine.packs_weights else 0.0
         return packed, packed
     way = way_of("transformer", work.spec, machine)
-    first = way.seconds(outside + layers.num_blocks * layers.block.text_parameters * itemsize)
+    first = way.seconds(outside + layers.num_blocks * layers.block.text_bytes(itemsize))
     under = max(0.0, way.seconds(layers.num_blocks * block) - step.elapsed)
     return first + way.seconds(kept * block), first + under

@@ -12,7 +12,7 @@ def network_bytes(spec: ModelSpec, machine: Machine) -> dict[str, int]:
     """Bytes of each network's weights in the host's copy, the least used first."""
     settings = machine.settings
     return {
-        "text_encoder": sum(spec.text_encoder.layers.parts) * settings.itemsize,
+        "text_encoder": sum(spec.text_encoder.layers.bytes_of_parts(settings.itemsize)),
         "vae": (spec.vae.decoder.parameters + spec.vae.encoder.parameters) * settings.vae_itemsize,
         "transformer": spec.transformer.layers.bytes(settings.itemsize),
     }

@@ -19,6 +19,7 @@ SLACK = 0.15  # of activations, reserved beyond what is allocated: assumed
 CPU_SLACK = 0.3  # of activations, what oneDNN needs beside and holes in the heap: 0.15-0.28 measured
 LATENTS_HELD = 10  # noise, latents, predictions, the scheduler's history
 TEXT_TOKENS = 100  # of a prompt, where only its own are held
+WIDENED = 2  # blocks in eight bits that are widened at once: the one in use, and the next one
 SLOTS = 3  # a block in use, the next one whose first products begin already, and one on its way
 CPU_OWN_BYTES = 200 * 2**20  # of a worker beside weights, what is its own: 162-185 MiB measured idle
 
@@ -123,10 +124,11 @@ def stages_before(work: Work, layout: ParallelLayout, machine: Machine) -> dict[
     """What stages before Denoising hold with a placement: layers of the text encoder in slots, on a CPU where the host
     has them; and of a first frame the encoder with its activations."""
     spec, settings = work.spec, machine.settings
-    layers = spec.text_encoder.layers.parts[1:]
+    layers = spec.text_encoder.layers.bytes_of_parts(settings.itemsize)[1:]
     slots = 0 if machine.card.is_cpu else min(SLOTS, len(layers)) * max(layers)
     encoded = spec.text_encoder.peak_elements(spec.max_text_tokens, len(work.prompts)) * settings.itemsize
-    stages = {"TextEncoding": with_weights(stage_of("TextEncoding", encoded, machine), slots * settings.itemsize)}
+    encoded += spec.text_encoder.layers.widened_bytes(settings.itemsize)
+    stages = {"TextEncoding": with_weights(stage_of("TextEncoding", encoded, machine), slots)}
     if work.request.image is not None:
         encoded = image_encoding_bytes(work, layout, machine)
         weights = spec.vae.encoder.parameters * settings.vae_itemsize
@@ -175,23 +177,26 @@ def loaded_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> li
     """Transformer and VAE whole on every rank; the text encoder in runs."""
     whole = spec.transformer.layers.bytes(settings.itemsize)
     whole += (spec.vae.decoder.parameters + spec.vae.encoder.parameters) * settings.vae_itemsize
-    parts = spec.text_encoder.layers.parts
-    runs = split_runs(parts, num_ranks)
-    return [whole + sum(parts[part] for part in run) * settings.itemsize for run in runs]
+    parts = spec.text_encoder.layers.bytes_of_parts(settings.itemsize)
+    runs = split_runs(spec.text_encoder.layers.parts, num_ranks)
+    return [whole + sum(parts[part] for part in run) for run in runs]
 
 
-def checkpoint_parameters(spec: ModelSpec) -> int:
+def checkpoint_bytes(spec: ModelSpec, itemsize: int) -> int:
     """All that is read when a model is loaded on one rank."""
-    vae = spec.vae.decoder.parameters + spec.vae.encoder.parameters
-    return spec.transformer.layers.parameters + vae + sum(spec.text_encoder.layers.parts)
+    vae = (spec.vae.decoder.parameters + spec.vae.encoder.parameters) * itemsize
+    text = sum(spec.text_encoder.layers.bytes_of_parts(itemsize))
+    return spec.transformer.layers.bytes(itemsize) + vae + text
 
 
 def denoising_bytes(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> int:
-    """The peak of Denoising over the weights: of a forward, or two in turns; text keys, latents and the scheduler's
+    """The peak of Denoising over the weights: of a forward, or two in turns, with blocks in eight bits as they are
+    widened; text keys, latents and the scheduler's
     history lie beside."""
     network, itemsize, is_cpu = work.spec.transformer, machine.settings.itemsize, machine.card.is_cpu
     forwards = 2 if plan.take_turns else 1
     forward = network.peak_bytes(work.num_tokens, layout, is_cpu, itemsize, plan.num_slices, forwards)
+    forward += min(WIDENED, network.num_layers) * network.layers.block.widened_bytes(itemsize)
     return forward + text_keys_bytes(work, layout, machine) + 4 * LATENTS_HELD * work.latent_values
 
 

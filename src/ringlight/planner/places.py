@@ -55,23 +55,23 @@ def places(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) 
 def _resident(work: Work, layout: ParallelLayout, machine: Machine) -> Iterator[Place]:
     spec, settings = work.spec, machine.settings
     why = "all fits at once"
-    parts = spec.text_encoder.layers.parts
+    parts = spec.text_encoder.layers.bytes_of_parts(settings.itemsize)
     own = max(
         (sum(parts[part] for part in run if part), parts[0] if 0 in run else 0)
-        for run in split_runs(parts, layout.num_ranks)
+        for run in split_runs(spec.text_encoder.layers.parts, layout.num_ranks)
     )
-    yield _on_device("text encoder, layers", own[0] * settings.itemsize, why)
-    yield _on_device("token table", own[1] * settings.itemsize, why)
+    yield _on_device("text encoder, layers", own[0], why)
+    yield _on_device("token table", own[1], why)
     yield _on_device("transformer", spec.transformer.layers.bytes(settings.itemsize), why)
     yield _on_device("encoder of pictures", spec.vae.encoder.parameters * settings.vae_itemsize, why)
     yield _on_device("decoder", decoder_weights(spec, machine, Placement()), why)
 
 
 def _text(work: Work, layout: ParallelLayout, machine: Machine) -> Iterator[Place]:
-    parts, itemsize = work.spec.text_encoder.layers.parts, machine.settings.itemsize
-    yield _on_host("token table", parts[0] * itemsize, "a prompt's few rows are looked up there", "text_encoder")
+    parts = work.spec.text_encoder.layers.bytes_of_parts(machine.settings.itemsize)
+    yield _on_host("token table", parts[0], "a prompt's few rows are looked up there", "text_encoder")
     way = "used in place" if machine.card.is_cpu else "one after another, once for a new prompt"
-    yield _on_host("text encoder, layers", sum(parts[1:]) * itemsize, way, "text_encoder")
+    yield _on_host("text encoder, layers", sum(parts[1:]), way, "text_encoder")
     slots = stages_before(work, layout, machine)["TextEncoding"].weights_bytes
     yield _on_device("slots of the text encoder", slots, "while it encodes")
 
@@ -79,7 +79,7 @@ def _text(work: Work, layout: ParallelLayout, machine: Machine) -> Iterator[Plac
 def _transformer(work: Work, machine: Machine, placement: Placement) -> Iterator[Place]:
     layers, itemsize, is_cpu = work.spec.transformer.layers, machine.settings.itemsize, machine.card.is_cpu
     block, streamed = layers.block.forward_bytes(itemsize), placement.streamed_blocks
-    keys = layers.num_blocks * layers.block.text_parameters * itemsize
+    keys = layers.num_blocks * layers.block.text_bytes(itemsize)
     yield _on_host("blocks' keys and values of texts", keys, "needed once, before the first step", "transformer")
     yield _on_device("transformer, outside its blocks", layers.outside_bytes(itemsize), "while it denoises")
     kept = layers.num_blocks - streamed

@@ -22,6 +22,17 @@ class LaidOut(Protocol):
         """Drop it, for other weights will come."""
 
 
+@runtime_checkable
+class Widenable(Protocol):
+    """A module that may hold weights in eight bits."""
+
+    def widen(self) -> None:
+        """Make what it computes with of them, beside them."""
+
+    def narrow(self) -> None:
+        """Give it up."""
+
+
 class Slot(NamedTuple):
     """A parameter of a module, and its place in the run."""
 
@@ -95,10 +106,25 @@ class WeightPart:
         for module in self._laid_out:
             module.forget_layout()
 
+    def widen(self) -> None:
+        """Have the modules make what they compute with of weights in eight bits."""
+        for module in self._owners:
+            if isinstance(module, Widenable):
+                module.widen()
+
+    def narrow(self) -> None:
+        """Have them give it up."""
+        for module in self._owners:
+            if isinstance(module, Widenable):
+                module.narrow()
+
     @property
     def _laid_out(self) -> Iterator[LaidOut]:
-        owners = dict.fromkeys(slot.module for slot in self.slots)
-        return (module for module in owners if isinstance(module, LaidOut))
+        return (module for module in self._owners if isinstance(module, LaidOut))
+
+    @property
+    def _owners(self) -> Iterable[nn.Module]:
+        return dict.fromkeys(slot.module for slot in self.slots)
 
 
 def _stride(parameter: Tensor) -> tuple[int, ...]:

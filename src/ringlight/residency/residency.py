@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from ringlight.core.report import WeightsReport
 from ringlight.residency.feed import Feed
@@ -14,6 +14,7 @@ from ringlight.residency.on_demand import OnDemand
 from ringlight.residency.part import WeightPart
 from ringlight.residency.source import WeightSource
 from ringlight.residency.weights import ALWAYS_THERE, Weights
+from ringlight.residency.widening import Widening
 
 
 class Residency:
@@ -70,9 +71,15 @@ def at_work(
     sharing: int = 1,
     in_order: bool = True,
 ) -> Iterator[Weights]:
-    """The weights of a network while a stage runs, where they have to come; without a residency all are there."""
-    if residency is None:
-        yield ALWAYS_THERE
-        return
-    with residency.open(name, parts, kept, sharing, in_order) as weights:
-        yield weights
+    """The weights of a network while a stage runs: they come where they have to, without a residency all are there; and
+    those in eight bits are widened while they are taken."""
+    with (
+        nullcontext(ALWAYS_THERE)
+        if residency is None
+        else residency.open(name, parts, kept, sharing, in_order) as weights
+    ):
+        widening = Widening(weights, parts, sharing)
+        try:
+            yield widening
+        finally:
+            widening.close()

@@ -24,6 +24,7 @@ from ringlight.core.errors import InvalidCheckpoint, RinglightError
 from ringlight.core.plan import Abilities
 from ringlight.core.report import RankReport, RunReport, workload_hash
 from ringlight.families.recipe import load_recipe
+from ringlight.families.table import recognised
 from ringlight.parallel.collective import collective
 from ringlight.parallel.group import RankGroup
 from ringlight.parallel.link import LinkLost
@@ -101,6 +102,7 @@ class Worker:
         shelf = setup.place.shelf if setup.place.shelf >= 0 else None
         self._pipeline = load_recipe(config, setup.limits, self._device, dtype, vae_dtype, group.world, shelf)
         described = environment.describe(config, self._device, dtype, vae_dtype, self._pipeline.kernel.name)
+        described["files"] = recognised(self._pipeline.checkpoint)
         described["load_gigabytes_per_second"] = round(self._pipeline.loaded.gigabytes_per_second, 3)
         abilities = self._pipeline.measure(group.world, group.control)
         if abilities.speeds is not None:

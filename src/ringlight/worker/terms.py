@@ -8,11 +8,12 @@ from pathlib import Path
 import msgspec
 import torch
 
-from ringlight.core.checkpoint import find_checkpoint
+from ringlight.core.checkpoint import TOKENIZER, Checkpoint
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.messages import WorkerSetup
-from ringlight.core.weights import checkpoint_weights, require_whole
-from ringlight.families.table import read_model
+from ringlight.core.stored_network import require_whole
+from ringlight.core.weights import STEMS, network_files
+from ringlight.families.table import checkpoint_of, model_of
 from ringlight.worker.environment import versions
 
 SAMPLE_BYTES = 2**16
@@ -35,23 +36,25 @@ def terms_of(setup: WorkerSetup, device: torch.device, dtype: torch.dtype, vae_d
         "weights (--memory-budget says where)": "on the host" if place.shelf >= 0 else "on the device",
         "watchdog-timeout": config.watchdog_timeout,
         "limits": msgspec.json.encode(setup.limits).decode(),
-        "checkpoint": digest(find_checkpoint(config.model_path), with_weights=config.load_format != "dummy"),
+        "checkpoint": digest(checkpoint_of(config), with_weights=config.load_format != "dummy"),
     }
     return {name: str(value) for name, value in terms.items()} | versions()
 
 
-def digest(folder: Path, with_weights: bool) -> str:
+def digest(checkpoint: Checkpoint, with_weights: bool) -> str:
     """Twelve digits for a checkpoint: its numbers, its tokenizer, and size, head, middle and tail of its weights.
 
     Cheap on tens of gigabytes, and no fine-tune of a model passes for the model. Raises InvalidCheckpoint.
     """
-    found = hashlib.sha256(read_model(folder).fingerprint.encode())
-    require_whole(folder, with_weights)
+    found = hashlib.sha256(model_of(checkpoint).fingerprint.encode())
+    require_whole(checkpoint, with_weights)
+    tokenizer = checkpoint.part(TOKENIZER)
     try:
-        for path in sorted(filter(Path.is_file, (folder / "tokenizer").glob("*"))):
+        for path in sorted(filter(Path.is_file, tokenizer.glob("*"))) if tokenizer.is_dir() else [tokenizer]:
             found.update(path.name.encode() + path.read_bytes())
-        for path in checkpoint_weights(folder) if with_weights else ():
-            found.update(str(path.relative_to(folder)).encode() + _sample(path))
+        for name in STEMS if with_weights else ():
+            for path in network_files(checkpoint, name):
+                found.update(f"{name}/{path.name}".encode() + _sample(path))
     except OSError as error:
         raise InvalidCheckpoint(f"{error.filename}: not readable: {error.strerror}") from None
     return found.hexdigest()[:12]

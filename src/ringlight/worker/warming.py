@@ -58,7 +58,7 @@ def warm_up(pipeline: Recipe, group: RankGroup, corridor: Corridor, meter: Memor
                 made = pipeline.make(request, output, job.job_id, tracer, mesh, plan, preview_seconds=1.0)
             except NumericalError as error:
                 raise InvalidCheckpoint(
-                    f"{pipeline.model_path}: not even the smallest video is finite: {error}"
+                    f"{pipeline.checkpoint.place}: not even the smallest video is finite: {error}"
                 ) from None
             if made is not None:
                 finish(made)

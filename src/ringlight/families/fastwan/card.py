@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
+from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.named_samplers import layered
 from ringlight.core.request import RequestDefaults
-from ringlight.families.family import Family
+from ringlight.families.family import Documents, Family
 from ringlight.families.model import ModelSpec
-from ringlight.families.wan.card import read_wan
+from ringlight.families.wan.card import documents_of, read_wan, wan_files
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.families.wan21_t2v.card import WAN21_T2V_1_3B, WAN21_T2V_14B
@@ -28,10 +28,19 @@ def is_of_family(index: dict[str, Any]) -> bool:
     return index.get("_class_name") in PIPELINES and index.get("boundary_ratio") is None
 
 
-def read(folder: Path, index: dict[str, Any]) -> ModelSpec:
+def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:
     """Read a checkpoint's JSON. Raises InvalidCheckpoint."""
-    spec = read_wan(folder, index, NAME, KIND, _nothing_more, takes_picture=True)
+    spec = read_wan(checkpoint, index, NAME, KIND, _nothing_more, takes_picture=True)
     return msgspec.structs.replace(spec, takes_picture=is_of_wan22(spec))
+
+
+def documents(networks: Mapping[str, Mapping[str, Any]]) -> Documents | None:
+    """What stands beside these networks in a checkpoint of this family; None where they are of another."""
+    transformer, vae = networks["transformer"], networks["vae"]
+    is_known = set(networks) == {"transformer", "vae", "text_encoder"} and transformer.get("image_dim") is None
+    if not is_known or transformer["in_channels"] != vae["z_dim"]:
+        return None
+    return documents_of(PIPELINES[0], networks, flow_shift=5.0 if vae["is_residual"] else 3.0)
 
 
 def defaults(spec: ModelSpec) -> RequestDefaults:
@@ -70,4 +79,5 @@ FAMILY = Family(
     ),
     recipe="ringlight.families.wan.recipe:WanRecipe",
     demo="ringlight.families.fastwan.demo",
+    single_files=wan_files(documents)._replace(must_be_named=True),
 )

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import msgspec
 
+from ringlight.core.eight_bit import EightBit
+
 
 class Matrix(msgspec.Struct, frozen=True):
-    """A linear map of every token."""
+    """A linear map of every token. `held`: how its weight lies in memory, None: as it is computed with."""
 
     inputs: int
     outputs: int
     has_bias: bool = True
+    held: EightBit | None = None
 
     @property
     def parameters(self) -> int:
         """Weights and biases."""
         return self.outputs * (self.inputs + self.has_bias)
+
+    def bytes(self, itemsize: int) -> int:
+        """Bytes of weights and biases as they lie in memory, with products of `itemsize` bytes."""
+        if self.held is None:
+            return self.parameters * itemsize
+        return self.held.num_bytes(self.outputs, self.inputs) + self.has_bias * self.outputs * itemsize
+
+    def widened_bytes(self, itemsize: int) -> int:
+        """Bytes of the weight that exists beside that while it is used."""
+        return 0 if self.held is None else self.outputs * self.inputs * itemsize
 
     def flops(self, num_tokens: int) -> float:
         """Operations for so many tokens."""
@@ -54,10 +67,25 @@ class BlockLayers(msgspec.Struct, frozen=True, kw_only=True):
         """Those of the text's keys and values, which are made once a request: no forward needs them."""
         return self.text_to_kv.parameters + self.text_to_kv.outputs // 2  # and the norm of keys
 
+    def text_bytes(self, itemsize: int) -> int:
+        """Bytes of those."""
+        return self.text_to_kv.bytes(itemsize) + self.text_to_kv.outputs // 2 * itemsize
+
     def forward_bytes(self, itemsize: int) -> int:
         """Bytes of what a forward needs of the block, with products of `itemsize` bytes."""
-        in_float32 = self.float32_vectors
-        return (self.parameters - self.text_parameters - in_float32) * itemsize + 4 * in_float32
+        matrices = sum(matrix.bytes(itemsize) for matrix in (self.to_qkv, *self.after_attention))
+        vectors = self.vectors - self.float32_vectors - self.text_to_kv.outputs // 2
+        return matrices + vectors * itemsize + 4 * self.float32_vectors
+
+    def widening_bytes(self, itemsize: int) -> int:
+        """Bytes that widening reads and writes for a forward: numbers, their products with scales in float32, and what
+        these are rounded to."""
+        matrices = [each for each in (self.to_qkv, *self.after_attention) if each.held is not None]
+        return sum(each.inputs * each.outputs * (1 + 4 * 4 + itemsize) for each in matrices)
+
+    def widened_bytes(self, itemsize: int) -> int:
+        """Bytes that weights in eight bits take beside that while a forward uses the block."""
+        return sum(matrix.widened_bytes(itemsize) for matrix in (self.to_qkv, *self.after_attention))
 
     def product_flops(self, num_tokens: int) -> float:
         """Operations of the products for so many tokens; the text's keys and values are made once a request."""
@@ -93,12 +121,14 @@ class TransformerLayers(msgspec.Struct, frozen=True, kw_only=True):
 
     def bytes(self, itemsize: int) -> int:
         """Bytes of all of them, with products of `itemsize` bytes."""
-        return (self.parameters - self.float32_parameters) * itemsize + 4 * self.float32_parameters
+        block = self.block.forward_bytes(itemsize) + self.block.text_bytes(itemsize)
+        return self.outside_bytes(itemsize) + self.num_blocks * block
 
     def outside_bytes(self, itemsize: int) -> int:
         """Bytes of what stands outside the blocks."""
-        block = self.block.forward_bytes(itemsize) + self.block.text_parameters * itemsize
-        return self.bytes(itemsize) - self.num_blocks * block
+        outside = self.parameters - self.num_blocks * self.block.parameters
+        in_float32 = self.float32_parameters - self.num_blocks * self.block.float32_vectors
+        return (outside - in_float32) * itemsize + 4 * in_float32
 
 
 class TextLayers(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +158,17 @@ class TextLayers(msgspec.Struct, frozen=True, kw_only=True):
         parts = [self.table] + [layer] * self.num_layers
         parts[-1] += self.final_vectors
         return parts
+
+    def bytes_of_parts(self, itemsize: int) -> list[int]:
+        """Bytes of each of these, with products of `itemsize` bytes."""
+        layer = sum(matrix.bytes(itemsize) for matrix in self.matrices) + self.layer_vectors * itemsize
+        parts = [self.table * itemsize] + [layer] * self.num_layers
+        parts[-1] += self.final_vectors * itemsize
+        return parts
+
+    def widened_bytes(self, itemsize: int) -> int:
+        """Bytes that weights in eight bits take beside that while a layer is used."""
+        return sum(matrix.widened_bytes(itemsize) for matrix in self.matrices)
 
     def flops(self, num_tokens: int) -> float:
         """Operations of the matrix products for one prompt."""

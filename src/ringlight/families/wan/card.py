@@ -2,49 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
+from ringlight.core.checkpoint import INDEX, Checkpoint
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.hub import model_name
-from ringlight.core.presence import read_json
+from ringlight.core.presence import trouble_with
 from ringlight.core.scheduler import SchedulerSpec
+from ringlight.core.stored_network import StoredNetwork, read_network
+from ringlight.core.weights import STEMS, network_files
+from ringlight.families.family import Documents, SingleFiles
 from ringlight.families.model import ModelSpec
-from ringlight.families.wan.work.text_encoder import TextEncoderSpec
-from ringlight.families.wan.work.transformer import TransformerSpec
+from ringlight.families.wan.headers import TIED_NAMES, in_our_names, kind_of, numbers_of
+from ringlight.families.wan.work.text_encoder import TextEncoderSpec, held_in_layers
+from ringlight.families.wan.work.transformer import TransformerSpec, held_in_blocks
 from ringlight.families.wan.work.vae import VaeSpec
 
 MAX_LAYERS = 1000
+SCHEDULER = "scheduler/scheduler_config.json"
+QUANTISED_AS = ("FP8", "fp8", "int8")  # what a quantization_config may say
+OF_FLOWS = {"num_train_timesteps": 1000, "prediction_type": "flow_prediction", "use_flow_sigmas": True}
+CLASSES = {  # as `model_index.json` names them
+    "scheduler": ("diffusers", "UniPCMultistepScheduler"),
+    "text_encoder": ("transformers", "UMT5EncoderModel"),
+    "tokenizer": ("transformers", "T5TokenizerFast"),
+    "transformer": ("diffusers", "WanTransformer3DModel"),
+    "vae": ("diffusers", "AutoencoderKLWan"),
+}
 
 
 Check = Callable[[TransformerSpec, VaeSpec], Iterable[str]]
 
 
 def read_wan(
-    folder: Path, index: dict[str, Any], family: str, kind: str, check: Check, takes_picture: bool
+    checkpoint: Checkpoint, index: dict[str, Any], family: str, kind: str, check: Check, takes_picture: bool
 ) -> ModelSpec:
     """Read the JSON of a Wan checkpoint. Raises InvalidCheckpoint with the file and the remedy in one line.
 
     `kind` is what people call models of the family, `check` what it finds wrong beside what no Wan may have.
     """
-    transformer = _decode(folder / "transformer" / "config.json", TransformerSpec)
-    vae = _decode(folder / "vae" / "config.json", VaeSpec)
-    text_encoder = _decode(folder / "text_encoder" / "config.json", TextEncoderSpec)
+    for part in STEMS:
+        _require_known_quantisation(checkpoint, part)
+    transformer = _decode(checkpoint, "transformer", TransformerSpec)
+    vae = _decode(checkpoint, "vae", VaeSpec)
+    text_encoder = _decode(checkpoint, "text_encoder", TextEncoderSpec)
     wrong = [*_wrong_transformer(transformer, text_encoder), *_wrong_vae(transformer, vae), *check(transformer, vae)]
     if wrong:
-        raise InvalidCheckpoint(f"{folder}: not a {kind} checkpoint: " + "; ".join(wrong))
+        raise InvalidCheckpoint(f"{checkpoint.place}: not a {kind} checkpoint: " + "; ".join(wrong))
+    if held := held_in_blocks(read_stored(checkpoint, "transformer"), transformer.num_layers):
+        transformer = msgspec.structs.replace(transformer, held=held)
+    if held := held_in_layers(read_stored(checkpoint, "text_encoder"), text_encoder.num_layers):
+        text_encoder = msgspec.structs.replace(text_encoder, held=held)
     return ModelSpec(
         family=family,
-        name=model_name(folder, index.get("_name_or_path")),
+        name=model_name(checkpoint.place, index.get("_name_or_path")),
         transformer=transformer,
         vae=vae,
         text_encoder=text_encoder,
-        scheduler=SchedulerSpec.read(folder / "scheduler" / "scheduler_config.json"),
+        scheduler=SchedulerSpec.of(checkpoint.json(SCHEDULER), checkpoint.path(SCHEDULER)),
         takes_picture=takes_picture,
     )
+
+
+def read_stored(checkpoint: Checkpoint, name: str) -> StoredNetwork:
+    """A network's tensors by our names, as headers tell them; nothing where there are no files yet. Raises
+    InvalidCheckpoint."""
+    paths = network_files(checkpoint, name)
+    are_there = not any(map(trouble_with, paths))
+    return in_our_names(read_network(paths if are_there else [], TIED_NAMES))
+
+
+def wan_files(documents: Callable[[Mapping[str, Mapping[str, Any]]], Documents | None]) -> SingleFiles:
+    """What is known of Wan's networks in single files, with what a family says of a model of them."""
+    return SingleFiles(kind_of, in_our_names, numbers_of, documents, "ringlight.families.wan.convert")
+
+
+def documents_of(pipeline: str, networks: Iterable[str], flow_shift: float, **index: Any) -> Documents:
+    """What stands beside the networks of a published checkpoint: `model_index.json`, and the scheduler."""
+    classes = {name: list(CLASSES[name]) for name in ("scheduler", "tokenizer", *networks)}
+    scheduler = {"_class_name": CLASSES["scheduler"][1], **OF_FLOWS, "flow_shift": flow_shift}
+    return {INDEX: {"_class_name": pipeline, **index, **classes}, SCHEDULER: scheduler}
 
 
 def unipc(flow_shift: float) -> SchedulerSpec:
@@ -57,11 +97,24 @@ def unipc(flow_shift: float) -> SchedulerSpec:
 SpecType = TypeVar("SpecType", bound=msgspec.Struct)
 
 
-def _decode(path: Path, kind: type[SpecType]) -> SpecType:
+def _require_known_quantisation(checkpoint: Checkpoint, part: str) -> None:
+    """Raise InvalidCheckpoint for weights that a config.json says to be quantised in a way that is not read."""
+    name = f"{part}/config.json"
+    said = checkpoint.json(name).get("quantization_config")
+    if isinstance(said, dict) and said.get("quant_algo", said.get("quant_method")) not in QUANTISED_AS:
+        method = " ".join(str(said[key]) for key in ("quant_method", "quant_algo") if key in said)
+        raise InvalidCheckpoint(
+            f"{checkpoint.path(name)}: quantised by {method}, which is not read; what is: eight bits with a scale for "
+            "each tensor or row, and files as ComfyUI and LightX2V have them (docs/checkpoints.md)"
+        )
+
+
+def _decode(checkpoint: Checkpoint, part: str, kind: type[SpecType]) -> SpecType:
+    name = f"{part}/config.json"
     try:
-        return msgspec.convert(read_json(path), kind)
+        return msgspec.convert(checkpoint.json(name), kind)
     except msgspec.ValidationError as error:
-        raise InvalidCheckpoint(f"{path}: {error}") from None
+        raise InvalidCheckpoint(f"{checkpoint.path(name)}: {error}") from None
 
 
 def _wrong_transformer(transformer: TransformerSpec, text_encoder: TextEncoderSpec) -> Iterable[str]:

@@ -20,11 +20,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from ringlight.core.checkpoint import INDEX, Checkpoint
 from ringlight.core.config import DEFAULTS_FILE
 from ringlight.core.output import make_readable
 from ringlight.core.weights import STEMS
-from ringlight.families.table import INDEX, read_model
-from ringlight.families.wan.networks.text_encoder import TextEncoder
+from ringlight.families.table import read_model
+from ringlight.families.wan.networks.text_encoder import TextEncoder, read_umt5
 from ringlight.families.wan.networks.transformer import WanTransformer
 from ringlight.families.wan.networks.vae import WanVae
 from ringlight.families.wan.work.transformer import TransformerSpec
@@ -92,7 +93,7 @@ def _networks(folder: Path) -> dict[str, WanTransformer | WanVae | TextEncoder]:
     assert isinstance(spec.transformer, TransformerSpec) and isinstance(spec.vae, VaeSpec)
     with torch.device("meta"):
         transformer, vae = WanTransformer(spec.transformer), WanVae(spec.vae)
-        encoder = TextEncoder(folder / "text_encoder", tokenizer=None, max_tokens=spec.max_text_tokens)
+        encoder = TextEncoder(read_umt5(Checkpoint(place=folder), {}), tokenizer=None, max_tokens=spec.max_text_tokens)
     return {"transformer": transformer, "vae": vae, "text_encoder": encoder}
 
 

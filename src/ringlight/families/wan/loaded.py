@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from ringlight.core.checkpoint import TOKENIZER, Checkpoint
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint, OutOfMemory
 from ringlight.core.host import LEFT_BYTES, available_bytes, left_in_files, memory_bytes
@@ -19,11 +19,14 @@ from ringlight.core.plan import Placement
 from ringlight.core.report import GIB
 from ringlight.core.weights import STEMS
 from ringlight.families.model import ModelSpec
-from ringlight.families.wan.networks.text_encoder import TABLE, TIED_NAMES, TextEncoder, load_tokenizer
+from ringlight.families.wan.headers import TABLE, TIED_NAMES, in_our_names
+from ringlight.families.wan.networks.text_encoder import TextEncoder, load_tokenizer, read_umt5
 from ringlight.families.wan.networks.transformer import TransformerParts, WanTransformer
 from ringlight.families.wan.networks.vae import VaeDecoder, VaeParts, WanVae
+from ringlight.families.wan.work.text_encoder import TextEncoderSpec
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
+from ringlight.kernels.widening import widened
 from ringlight.models.loading import (
     Extremes,
     WeightFiles,
@@ -74,19 +77,19 @@ class WanNetworks:
     """
 
     def __init__(
-        self, config: EngineConfig, model_path: Path, spec: ModelSpec, device: torch.device, world: Axis | None
+        self, config: EngineConfig, checkpoint: Checkpoint, spec: ModelSpec, device: torch.device, world: Axis | None
     ) -> None:
         """Make them without weights; of the text encoder the part of this rank of `world` (None: a single rank)."""
         assert isinstance(spec.transformer, TransformerSpec)
         assert isinstance(spec.vae, VaeSpec)
-        self._config, self._model_path, self._device = config, model_path, device
+        self._config, self._checkpoint, self._device = config, checkpoint, device
         with torch.device("meta"):
             self.transformer, self.vae = WanTransformer(spec.transformer), WanVae(spec.vae)
-        self.encoder = _make_text_encoder(model_path, spec, world)
+        self.encoder = _make_text_encoder(checkpoint, spec, world)
         self._num_ranks = 1 if world is None else world.size
         self.residency: Residency | None = None
         self.loaded_bytes = self.left_to_pin_bytes = 0
-        self._parts: WanParts | None = None
+        self._parts: WanParts
 
     @property
     def all(self) -> tuple[Network, ...]:
@@ -103,6 +106,7 @@ class WanNetworks:
         self.vae.optimise_layout()
         self.encoder.prepare(self._device, dtype)
         self._fill(self.encoder, "text_encoder")
+        self._parts = WanParts(self.transformer.parts(), self.vae.parts())
 
     def load_to_host(
         self,
@@ -182,30 +186,27 @@ class WanNetworks:
         source.bind(parts)
         extremes.require_finite()
         if isinstance(network, TextEncoder) and network.has_table:
-            for _, _, table in files.tensors({TABLE}):
-                network.look_up_in(table)
+            for _, _, table, scale in files.tensors({TABLE}):
+                network.look_up_in(table if scale is None else widened(table, scale))
 
     @contextmanager
     def making_text_keys(self) -> Iterator[None]:
         """What makes keys and values of texts passes through."""
-        with self._transformer_at_work(self._parts.transformer.texts if self._parts else (), ()):
+        with self._transformer_at_work(self._parts.transformer.texts, ()):
             yield
 
     @contextmanager
     def denoising(self, placement: Placement | None, num_together: int) -> Iterator[None]:
         """The transformer's blocks, of which `num_together` forwards go through each pass together."""
-        if self._parts is None:
-            yield
-            return
         blocks = self._parts.transformer.blocks
-        kept = spread(_of(placement).streamed_blocks, len(blocks))
+        kept = spread(_of(placement).streamed_blocks, len(blocks)) if self.residency else ()
         with self._transformer_at_work(blocks, kept, num_together):
             yield
 
     @contextmanager
     def first_block(self) -> Iterator[None]:
         """All of the transformer's first block."""
-        parts = [self._parts.transformer.blocks[0], self._parts.transformer.texts[0]] if self._parts else []
+        parts = [self._parts.transformer.blocks[0], self._parts.transformer.texts[0]]
         with at_work(self.residency, "transformer", parts, kept=range(len(parts))) as weights:
             for place in range(len(parts)):
                 weights.take(place)
@@ -214,7 +215,7 @@ class WanNetworks:
     @contextmanager
     def encoding(self) -> Iterator[None]:
         """The VAE's encoder."""
-        parts = [self._parts.vae.encoder] if self._parts else []
+        parts = [self._parts.vae.encoder]
         with at_work(self.residency, "vae", parts, kept=[0]) as weights:
             weights.take(0)
             yield
@@ -222,8 +223,8 @@ class WanNetworks:
     @contextmanager
     def decoding(self, placement: Placement | None) -> Iterator[None]:
         """The VAE's decoder."""
-        parts = self._parts.vae.decoder if self._parts else []
-        streams = self._parts is not None and _of(placement).streams_decoder
+        parts = self._parts.vae.decoder
+        streams = self.residency is not None and _of(placement).streams_decoder
         kept = range(0 if streams else len(parts))
         with (
             at_work(self.residency, "vae", parts, kept, in_order=not streams) as weights,
@@ -236,7 +237,7 @@ class WanNetworks:
         self, parts: Collection[WeightPart], kept: Collection[int], num_together: int = 1
     ) -> Iterator[None]:
         """The transformer while it works with these parts, of which those of the numbers `kept` stay, and its ends."""
-        ends = [self._parts.transformer.ends] if self._parts else []
+        ends = [self._parts.transformer.ends]
         stay = {0, *(1 + number for number in kept)}
         with (
             at_work(self.residency, "transformer", [*ends, *parts], stay, num_together) as weights,
@@ -253,7 +254,7 @@ class WanNetworks:
             load_weights(network, self._files(name))
 
     def _files(self, name: str) -> WeightFiles:
-        return WeightFiles(self._model_path / name, STEMS[name], TIED_NAMES)
+        return WeightFiles(self._checkpoint.part(name), STEMS[name], TIED_NAMES, in_our_names)
 
 
 @contextmanager
@@ -280,11 +281,12 @@ def _of(placement: Placement | None) -> Placement:
     return placement
 
 
-def _make_text_encoder(model_path: Path, spec: ModelSpec, world: Axis | None) -> TextEncoder:
-    tokenizer = load_tokenizer(model_path / "tokenizer")
+def _make_text_encoder(checkpoint: Checkpoint, spec: ModelSpec, world: Axis | None) -> TextEncoder:
+    assert isinstance(spec.text_encoder, TextEncoderSpec)
+    tokenizer = load_tokenizer(checkpoint.tokenizer)
     if (num_tokens := tokenizer.get_vocab_size()) > spec.text_encoder.vocab_size:
         raise InvalidCheckpoint(
-            f"{model_path / 'tokenizer'}: has {num_tokens} tokens, more than the text encoder's table "
+            f"{checkpoint.part(TOKENIZER)}: has {num_tokens} tokens, more than the text encoder's table "
             f"({spec.text_encoder.vocab_size})"
         )
-    return TextEncoder(model_path / "text_encoder", tokenizer, spec.max_text_tokens, world)
+    return TextEncoder(read_umt5(checkpoint, spec.text_encoder.held), tokenizer, spec.max_text_tokens, world)

@@ -12,13 +12,12 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig
 from ringlight.core.plan import SIMPLEST, Abilities, JobPlan, Speeds
 from ringlight.core.report import WeightsReport
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.families.recipe import Loaded
-from ringlight.families.table import read_model
+from ringlight.families.table import checkpoint_of, model_of
 from ringlight.families.wan.loaded import WanNetworks
 from ringlight.kernels.attention.kernel import choose_kernel
 from ringlight.parallel.collective import collective
@@ -71,14 +70,14 @@ class WanRecipe:
         ranks of a machine share, -1 for this process's own). Raises InvalidCheckpoint.
         """
         self.config, self.limits, self.device = config, limits, device
-        self.model_path = find_checkpoint(config.model_path)
-        self.spec = read_model(self.model_path)
-        require_sampler(self.spec.scheduler, self.model_path)
+        self.checkpoint = checkpoint_of(config)
+        self.spec = model_of(self.checkpoint)
+        require_sampler(self.spec.scheduler, self.checkpoint.place)
         network = self.spec.transformer
         self.kernel = choose_kernel(
             device, dtype, network.attention_head_dim, network.num_attention_heads, config.attention
         )
-        self.networks = WanNetworks(config, self.model_path, self.spec, device, world)
+        self.networks = WanNetworks(config, self.checkpoint, self.spec, device, world)
         began = time.perf_counter()
         if shelf is None:
             self.networks.load(dtype, vae_dtype)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
+from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.request import RequestDefaults
-from ringlight.families.family import Family
+from ringlight.families.family import Documents, Family
 from ringlight.families.model import ModelSpec
-from ringlight.families.wan.card import read_wan, unipc
+from ringlight.families.wan.card import documents_of, read_wan, unipc, wan_files
 from ringlight.families.wan.work.text_encoder import UMT5_XXL
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
@@ -30,9 +30,21 @@ def is_of_family(index: dict[str, Any]) -> bool:
     )
 
 
-def read(folder: Path, index: dict[str, Any]) -> ModelSpec:
+def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:
     """Read a checkpoint's JSON. Raises InvalidCheckpoint."""
-    return read_wan(folder, index, NAME, KIND, _wrong, takes_picture=False)
+    return read_wan(checkpoint, index, NAME, KIND, _wrong, takes_picture=False)
+
+
+def documents(networks: Mapping[str, Mapping[str, Any]]) -> Documents | None:
+    """What stands beside these networks in a checkpoint of this family; None where they are of another."""
+    transformer, channels = networks["transformer"], networks["vae"]["z_dim"]
+    is_of_pictures = transformer.get("image_dim") is not None
+    if networks["vae"]["is_residual"] or transformer["in_channels"] != channels or is_of_pictures:
+        return None
+    if set(networks) != {"transformer", "vae", "text_encoder"}:
+        return None
+    dim = transformer["num_attention_heads"] * transformer["attention_head_dim"]
+    return documents_of("WanPipeline", networks, flow_shift=5.0 if dim >= LARGE_FROM else 3.0)
 
 
 def defaults(spec: ModelSpec) -> RequestDefaults:
@@ -90,4 +102,5 @@ FAMILY = Family(
     cards=(WAN21_T2V_1_3B, WAN21_T2V_14B),
     recipe="ringlight.families.wan.recipe:WanRecipe",
     demo="ringlight.families.wan21_t2v.demo",
+    single_files=wan_files(documents),
 )

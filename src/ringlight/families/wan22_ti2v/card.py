@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.request import RequestDefaults
-from ringlight.families.family import Family
+from ringlight.families.family import Documents, Family
 from ringlight.families.model import ModelSpec
-from ringlight.families.wan.card import read_wan, unipc
+from ringlight.families.wan.card import documents_of, read_wan, unipc, wan_files
 from ringlight.families.wan.work.text_encoder import UMT5_XXL
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
@@ -27,9 +27,20 @@ def is_of_family(index: dict[str, Any]) -> bool:
     )
 
 
-def read(folder: Path, index: dict[str, Any]) -> ModelSpec:
+def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:
     """Read a checkpoint's JSON. Raises InvalidCheckpoint."""
-    return read_wan(folder, index, NAME, KIND, _wrong, takes_picture=True)
+    return read_wan(checkpoint, index, NAME, KIND, _wrong, takes_picture=True)
+
+
+def documents(networks: Mapping[str, Mapping[str, Any]]) -> Documents | None:
+    """What stands beside these networks in a checkpoint of this family; None where they are of another."""
+    transformer, channels = networks["transformer"], networks["vae"]["z_dim"]
+    is_of_pictures = transformer.get("image_dim") is not None
+    if set(networks) != {"transformer", "vae", "text_encoder"}:
+        return None
+    if not networks["vae"]["is_residual"] or transformer["in_channels"] != channels or is_of_pictures:
+        return None
+    return documents_of("WanPipeline", networks, flow_shift=5.0, expand_timesteps=True)
 
 
 def defaults(spec: ModelSpec) -> RequestDefaults:
@@ -86,4 +97,5 @@ FAMILY = Family(
     cards=(WAN22_TI2V_5B,),
     recipe="ringlight.families.wan.recipe:WanRecipe",
     demo="ringlight.families.wan22_ti2v.demo",
+    single_files=wan_files(documents),
 )

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ringlight.core.eight_bit import SCALE
 from ringlight.families.wan.work.transformer import TransformerSpec
+
+HELD_AS = {"numbers": "weight", "scale": SCALE}  # the parameters of a matrix in eight bits, in the checkpoint
+
+
+def held_name(name: str) -> str:
+    """The checkpoint's name for a parameter, where a matrix is held in eight bits."""
+    module, dot, last = name.rpartition(".")
+    return f"{module}{dot}{HELD_AS.get(last, last)}"
 
 
 def transformer_slots(name: str, parameter: Tensor, spec: TransformerSpec) -> dict[str, Tensor]:
     """The checkpoint's names for one of our parameters, with views of its shape there."""
-    dim = spec.inner_dim
+    name, dim = held_name(name), spec.inner_dim
     for fused, parts in (("to_qkv", ("to_q", "to_k", "to_v")), ("to_kv", ("to_k", "to_v"))):
         if f".{fused}." in name:
             return {name.replace(fused, part): parameter[i * dim : (i + 1) * dim] for i, part in enumerate(parts)}

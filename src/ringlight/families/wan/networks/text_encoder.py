@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import ftfy
@@ -17,10 +17,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from ringlight.core.checkpoint import Checkpoint
+from ringlight.core.eight_bit import EightBit
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.portions import split_runs
-from ringlight.core.presence import read_json, require_file
-from ringlight.core.weights import TOKENIZER_FILE
+from ringlight.core.presence import require_file
+from ringlight.families.wan.networks.naming import held_name
 from ringlight.families.wan.networks.umt5 import GATED_GELU, Umt5Config, Umt5Encoder
 from ringlight.models.loading import materialise
 from ringlight.parallel.collective import collective
@@ -29,10 +31,7 @@ from ringlight.parallel.mesh import Axis, ParallelMesh
 from ringlight.residency.part import WeightPart
 from ringlight.residency.residency import Residency, at_work
 
-# The token table stands under two names in some checkpoints; it is one tensor.
-TABLE = "shared.weight"
-TIED_NAMES = {"encoder.embed_tokens.weight": TABLE}
-
+CONFIG = "text_encoder/config.json"
 MAX_PROMPT = 40  # characters of a prompt in an error
 PART_NAMES = "text encoder, "  # how the names of its parts begin
 
@@ -43,9 +42,8 @@ def clean_prompt(text: str) -> str:
     return re.sub(r"\s+", " ", unescaped).strip()
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(path: Path) -> Tokenizer:
     """The checkpoint's tokenizer. Raises InvalidCheckpoint when its file cannot be read."""
-    path = folder / TOKENIZER_FILE
     require_file(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))
@@ -58,17 +56,18 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 class TextEncoder(nn.Module):
     """The UMT5 encoder of a checkpoint, or this rank's run of its layers, and its tokenizer."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer | None, max_tokens: int, axis: Axis | None = None) -> None:
-        """Build on the meta device from `folder`/config.json; `prepare` and loading give it weights.
+    def __init__(
+        self, config: Umt5Config, tokenizer: Tokenizer | None, max_tokens: int, axis: Axis | None = None
+    ) -> None:
+        """Build on the meta device; `prepare` and loading give it weights.
 
         The layers lie over the ranks of `axis`; without one all are here. `tokenizer` may be None where nothing will
-        be encoded. Raises InvalidCheckpoint when the JSON describes no such network.
+        be encoded.
         """
         super().__init__()
         self.max_tokens = max_tokens
         self.tokenizer = tokenizer
         self.axis = ParallelMesh.alone().world if axis is None else axis
-        config = _read_config(folder / "config.json")
         with torch.device("meta"):
             whole = Umt5Encoder(config, range(config.num_layers + 1))
         runs = split_runs(config.layers.parts, self.axis.size)
@@ -85,6 +84,7 @@ class TextEncoder(nn.Module):
         """Give the network (unfilled) memory."""
         materialise(self.network, device, dtype)
         self._settle(device, dtype)
+        self._layers = self.network.encoder.parts(PART_NAMES)
 
     def prepare_to_stream(self, device: torch.device, dtype: torch.dtype) -> tuple[list[WeightPart], list[WeightPart]]:
         """Compute on a device to which layers come from a host's copy (`stream_from`).
@@ -113,7 +113,7 @@ class TextEncoder(nn.Module):
         """
         (whole,) = self._of_all_ranks
         parameters = dict(whole.named_parameters()) | dict(self.network.named_parameters())
-        return {name: each.data for name, each in parameters.items() if only is None or each in only}
+        return {held_name(name): each.data for name, each in parameters.items() if only is None or each in only}
 
     @property
     def has_table(self) -> bool:
@@ -206,12 +206,14 @@ def _parts(network: Umt5Encoder) -> list[WeightPart]:
     return table + network.encoder.parts(PART_NAMES)
 
 
-def _read_config(path: Path) -> Umt5Config:
-    """Raises InvalidCheckpoint where it is not that of an encoder that we know."""
+def read_umt5(checkpoint: Checkpoint, held: Mapping[str, EightBit]) -> Umt5Config:
+    """All numbers of a checkpoint's encoder, of which these matrices are held in eight bits. Raises InvalidCheckpoint
+    where it is not one that we know."""
+    path = checkpoint.path(CONFIG)
     try:
-        config = msgspec.convert(read_json(path), Umt5Config)
+        config = msgspec.convert(checkpoint.json(CONFIG), Umt5Config)
     except msgspec.ValidationError as error:
         raise InvalidCheckpoint(f"{path}: no UMT5 encoder: {error}") from None
     if config.feed_forward_proj != GATED_GELU:
         raise InvalidCheckpoint(f"{path}: feed_forward_proj must be {GATED_GELU}, not {config.feed_forward_proj}")
-    return config
+    return msgspec.structs.replace(config, held=dict(held))

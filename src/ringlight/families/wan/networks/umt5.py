@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ringlight.families.layers.matrix import Matrix
 from ringlight.families.model import Positive
 from ringlight.families.wan.work.text_encoder import RELATIVE_BUCKETS, TextEncoderSpec
+from ringlight.kernels.widening import WidenedLinear
 from ringlight.residency.part import WeightPart
 from ringlight.residency.weights import Weights
 
@@ -42,7 +42,9 @@ class Umt5Encoder(nn.Module):
     def embed(self, ids_BL: Tensor) -> Tensor:
         """(B, L, C): rows of the token table, looked up where that lies, on the device of the ids."""
         assert self.shared is not None, "the run begins with the token table"
-        found: Tensor = self.shared(ids_BL.to(self.shared.weight.device))
+        table = self.shared.weight
+        rows = table.view(torch.uint8) if table.itemsize == 1 else table  # of eight bits nothing is looked up
+        found = F.embedding(ids_BL.to(table.device), rows).view(table.dtype)
         return found.to(ids_BL.device)
 
 
@@ -110,8 +112,8 @@ class BiasedAttention(nn.Module):
         super().__init__()
         self.heads = config.num_heads
         layers = config.layers
-        self.q, self.k, self.v = map(_linear, layers.to_qkv)
-        self.o = _linear(layers.to_out)
+        self.q, self.k, self.v = map(WidenedLinear.of, layers.to_qkv)
+        self.o = WidenedLinear.of(layers.to_out)
         self.relative_attention_bias = _table(config.relative_attention_num_buckets, self.heads)
 
     def forward(self, x_BLC: Tensor, buckets_LL: Tensor) -> Tensor:
@@ -141,8 +143,8 @@ class GatedGelu(nn.Module):
     def __init__(self, config: Umt5Config) -> None:
         super().__init__()
         layers = config.layers
-        self.wi_0, self.wi_1 = map(_linear, layers.gated)
-        self.wo = _linear(layers.down)
+        self.wi_0, self.wi_1 = map(WidenedLinear.of, layers.gated)
+        self.wo = WidenedLinear.of(layers.down)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.wo(F.gelu(self.wi_0(x), approximate="tanh") * self.wi_1(x))
@@ -176,10 +178,6 @@ def relative_buckets(length: int, config: Umt5Config, device: torch.device) -> T
     logarithm = torch.log(far_LL.float() / num_exact) / math.log(config.relative_attention_max_distance / num_exact)
     coarse_LL = num_exact + (logarithm * (num_buckets - num_exact)).long()
     return later_LL + torch.where(far_LL < num_exact, far_LL, coarse_LL.clamp(max=num_buckets - 1))
-
-
-def _linear(layer: Matrix) -> nn.Linear:
-    return nn.Linear(layer.inputs, layer.outputs, bias=layer.has_bias)
 
 
 def _table(num_rows: int, dim: int) -> nn.Embedding:

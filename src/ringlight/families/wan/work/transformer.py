@@ -7,15 +7,18 @@ from functools import cached_property
 
 import msgspec
 
+from ringlight.core.eight_bit import EightBit
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.portions import merges_padding, offered_tokens
+from ringlight.core.stored_network import StoredNetwork
 from ringlight.families.layers.matrix import BlockLayers, Matrix, TransformerLayers
 from ringlight.families.model import Positive
 from ringlight.families.wan.work.forward import ForwardPeak
 
 
 class TransformerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """`transformer/config.json` of a WanTransformer3DModel."""
+    """`transformer/config.json` of a WanTransformer3DModel. `held` are the matrices of blocks that lie in eight bits,
+    by their names in BlockLayers."""
 
     patch_size: tuple[Positive, Positive, Positive]
     num_attention_heads: Positive
@@ -32,6 +35,7 @@ class TransformerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     rope_max_seq_len: Positive = 1024
     image_dim: int | None = None
     added_kv_proj_dim: int | None = None
+    held: dict[str, EightBit] = {}
 
     @property
     def inner_dim(self) -> int:
@@ -90,13 +94,36 @@ class TransformerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         dim = self.inner_dim
         in_float32 = 2 * dim + 6 * dim  # the norm before cross-attention, and the table of shifts, scales and gates
         return BlockLayers(
-            to_qkv=Matrix(dim, 3 * dim),
-            to_out=Matrix(dim, dim),
-            text_to_q=Matrix(dim, dim),
-            text_to_kv=Matrix(dim, 2 * dim),
-            text_to_out=Matrix(dim, dim),
-            up=Matrix(dim, self.ffn_dim),
-            down=Matrix(self.ffn_dim, dim),
+            to_qkv=Matrix(dim, 3 * dim, held=self.held.get("to_qkv")),
+            to_out=Matrix(dim, dim, held=self.held.get("to_out")),
+            text_to_q=Matrix(dim, dim, held=self.held.get("text_to_q")),
+            text_to_kv=Matrix(dim, 2 * dim, held=self.held.get("text_to_kv")),
+            text_to_out=Matrix(dim, dim, held=self.held.get("to_out")),
+            up=Matrix(dim, self.ffn_dim, held=self.held.get("up")),
+            down=Matrix(self.ffn_dim, dim, held=self.held.get("down")),
             vectors=4 * dim + in_float32,  # norms of q and k, twice
             float32_vectors=in_float32,
         )
+
+
+# The weights that each of them is made of, in every block: those of diffusers' names.
+BLOCK_WEIGHTS = {
+    "to_qkv": ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
+    "to_out": ("attn1.to_out.0",),
+    "text_to_q": ("attn2.to_q",),
+    "text_to_kv": ("attn2.to_k", "attn2.to_v"),
+    "text_to_out": ("attn2.to_out.0",),
+    "up": ("ffn.net.0.proj",),
+    "down": ("ffn.net.2",),
+}
+
+
+def held_in_blocks(stored: StoredNetwork, num_layers: int) -> dict[str, EightBit]:
+    """The matrices that all blocks of these files have in eight bits of one kind: the others are widened when they are
+    loaded."""
+    found = {}
+    for name, modules in BLOCK_WEIGHTS.items():
+        weights = [f"blocks.{number}.{module}.weight" for number in range(num_layers) for module in modules]
+        if (held := stored.held(weights)) is not None:
+            found[name] = held
+    return found

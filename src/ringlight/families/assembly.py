@@ -1,0 +1,323 @@
+"""How a checkpoint is put together where it is no folder in Diffusers layout: of single files, as people have them.
+
+What is named is a YAML card that says which file is which part; a folder of files, such as ComfyUI's or one in Wan's
+original layout; or a transformer's file, with the other parts around it. Which network a file holds is told by its
+header, and so are the numbers of its config.json; what no header tells is as in the family's published models.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ringlight.core.checkpoint import INDEX, TOKENIZER, TOKENIZER_FILE, Checkpoint
+from ringlight.core.config import read_settings_file
+from ringlight.core.errors import InvalidCheckpoint, InvalidSetting
+from ringlight.core.foreign import PICKLE_SUFFIXES, instead_of
+from ringlight.core.gguf_file import SUFFIX
+from ringlight.core.presence import listed, read_json, require_file
+from ringlight.core.stored_network import StoredNetwork, read_network
+from ringlight.core.weights import STEMS, weight_files
+from ringlight.families.family import Documents, Family, SingleFiles
+
+CARD_SUFFIXES = (".yaml", ".yml")
+FILE_SUFFIXES = (".safetensors", SUFFIX)
+CONFIG, MODEL_FAMILY = "config", "model_family"  # of a card, beside the parts
+TRANSFORMER, LOW_NOISE = "transformer", "transformer_2"  # the second is of models with an expert for low noise
+EXPERT = re.compile(r"(high|low)[-_ ]?noise", re.IGNORECASE)  # in the name of its file or folder, which alone tells it
+# Folders in which parts lie beside others: ComfyUI's, and those of Wan's original layout.
+BESIDE = ("diffusion_models", "unet", "text_encoders", "clip", "vae", "split_files")
+TOKENIZER_PLACES = ("", "tokenizer", "google/umt5-xxl", "text_encoder", "text_encoders", "clip")
+TOKENIZER_COMMAND = "hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers tokenizer/tokenizer.json --local-dir ."
+
+
+class Found(NamedTuple):
+    """A network that some files hold, in our names, and the numbers of its config.json."""
+
+    place: Path
+    kind: str
+    stored: StoredNetwork
+    config: dict[str, Any]
+
+
+def assemble(place: Path, families: Sequence[Family], model_family: str = "") -> Checkpoint:
+    """The checkpoint of a card, a folder of single files, or a transformer's file.
+
+    `model_family` names the family, where files cannot tell it. Raises InvalidCheckpoint with what was seen.
+    """
+    known = {family.name: family.single_files for family in families if family.single_files is not None}
+    if place.suffix in CARD_SUFFIXES and not os.path.isdir(place):
+        return _of_card(place, known, model_family)
+    beside = place if os.path.isdir(place) else _above(place.parent)
+    seen, others = _look_through(_candidates(beside) if beside == place else [place, *_candidates(beside)], known)
+    if beside != place:
+        _require_transformer(place, seen, others)
+        seen = [each for each in seen if each.kind != TRANSFORMER or each.place == place]
+    seen = _experts(seen)
+    networks = {kind: _only_one(place, kind, seen) for kind in _kinds(seen)}
+    missing = [kind for kind in STEMS if kind not in (*networks, LOW_NOISE)]
+    if missing:
+        raise InvalidCheckpoint(
+            f"{place}: no {' and no '.join(missing)} among its files; {_seen(seen, others)}{_pickled(beside)}; put it "
+            "there, or name all parts in a YAML card (docs/checkpoints.md)"
+        )
+    tokenizer = _tokenizer_around(beside, networks["text_encoder"].place)
+    return _together(place, networks, tokenizer, known, model_family, {})
+
+
+def has_files(folder: Path) -> bool:
+    """Whether a folder has single files that may be parts of a checkpoint."""
+    return next(_candidates(folder), None) is not None
+
+
+def _of_card(path: Path, known: Mapping[str, SingleFiles], model_family: str) -> Checkpoint:
+    """What a card names, relative to where it lies."""
+    require_file(path)
+    try:
+        said = {name.replace("-", "_"): value for name, value in read_settings_file(path).items()}
+    except InvalidSetting as error:
+        raise InvalidCheckpoint(str(error)) from None
+    names = (*STEMS, LOW_NOISE, TOKENIZER, MODEL_FAMILY, CONFIG)
+    for name, value in said.items():
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
+            raise InvalidCheckpoint(f"{path}: names no part {name!r}; {hint}")
+        if not isinstance(value, dict if name == CONFIG else str):
+            raise InvalidCheckpoint(f"{path}: {name} must be {'a map' if name == CONFIG else 'a text'}, not {value!r}")
+    if missing := [name for name in (*STEMS, TOKENIZER) if name not in (*said, LOW_NOISE)]:
+        raise InvalidCheckpoint(f"{path}: must name {', '.join(missing)} too")
+    networks = {}
+    for kind in [name for name in dict.fromkeys((*STEMS, LOW_NOISE)) if name in said]:
+        place = path.parent / said[kind]
+        if not os.path.lexists(place):
+            raise InvalidCheckpoint(f"{path}: {kind}: {place}: no such file or folder")
+        networks[kind] = _named(kind, place, known)
+    tokenizer = path.parent / said[TOKENIZER]
+    file = tokenizer / TOKENIZER_FILE if os.path.isdir(tokenizer) else tokenizer
+    require_file(file)
+    return _together(path, networks, file, known, model_family or said.get(MODEL_FAMILY, ""), said.get(CONFIG, {}))
+
+
+def _named(kind: str, place: Path, known: Mapping[str, SingleFiles]) -> Found:
+    """The network that a card calls so. Raises InvalidCheckpoint where it is another, or none."""
+    if place.suffix in PICKLE_SUFFIXES:
+        raise InvalidCheckpoint(f"{place}: pickled weights, which can run code; {instead_of([place.name])}")
+    stored = read_network(weight_files(place, STEMS.get(kind, STEMS[TRANSFORMER])))
+    found = _recognised(place, stored, known)
+    if found is None:
+        raise InvalidCheckpoint(f"{place}: no {kind} that is known: {_what_is_in(stored)}")
+    if kind == LOW_NOISE and found.kind == TRANSFORMER:
+        return found._replace(kind=LOW_NOISE)
+    if found.kind != kind:
+        raise InvalidCheckpoint(f"{place}: named as the {kind}, and holds a {found.kind}: {_what_is_in(stored)}")
+    return found
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    """Files and folders below a folder that may be networks, shards of one as their folder."""
+    for each in _places(folder):
+        index = next(iter(sorted(each.glob("*.safetensors.index.json"))), None)
+        if index is not None:
+            yield index
+            continue
+        yield from sorted(path for path in each.iterdir() if path.suffix in FILE_SUFFIXES)
+
+
+def _places(folder: Path) -> list[Path]:
+    inside = [folder / name for name in BESIDE]
+    inside += [folder / "split_files" / name for name in BESIDE]
+    return [folder, *(each for each in inside if each.is_dir())]
+
+
+def _above(folder: Path) -> Path:
+    """The folder around one of ComfyUI's for a kind of part."""
+    return folder.parent if folder.name in BESIDE else folder
+
+
+def _look_through(
+    places: Iterable[Path], known: Mapping[str, SingleFiles]
+) -> tuple[list[Found], list[tuple[Path, StoredNetwork]]]:
+    """What of some files are networks, and what are none that is known."""
+    seen, others = [], []
+    for place in dict.fromkeys(places):
+        stored = read_network(weight_files(place, ""))
+        found = _recognised(place, stored, known)
+        if found is None:
+            others.append((place, stored))
+        else:
+            seen.append(found)
+    return seen, others
+
+
+def _recognised(place: Path, stored: StoredNetwork, known: Mapping[str, SingleFiles]) -> Found | None:
+    for files in dict.fromkeys(known.values()):
+        kind = files.kind_of(stored)
+        if kind is not None:
+            renamed = files.in_our_names(stored)
+            try:
+                config = files.numbers_of(kind, renamed.shapes)
+            except InvalidCheckpoint as error:
+                raise InvalidCheckpoint(f"{place}: {error}") from None
+            return Found(place, kind, renamed, config | _config_beside(place, kind))
+    return None
+
+
+def _config_beside(place: Path, kind: str) -> dict[str, Any]:
+    """What a config.json beside a network says: that of Diffusers layout all, the original one how wide a head is."""
+    folder = place if os.path.isdir(place) else place.parent
+    if not os.path.isfile(folder / "config.json"):
+        return {}
+    said = read_json(folder / "config.json")
+    if (os.path.isdir(place) and "_class_name" in said) or "architectures" in said:
+        return said
+    heads, dim = said.get("num_heads"), said.get("dim")
+    if kind == TRANSFORMER and isinstance(heads, int) and isinstance(dim, int) and heads > 0 and dim % heads == 0:
+        return {"num_attention_heads": heads, "attention_head_dim": dim // heads}
+    return {}
+
+
+def _experts(seen: Sequence[Found]) -> list[Found]:
+    """The same, where two transformers are experts by their names the one for low noise called so."""
+    transformers = [each for each in seen if each.kind == TRANSFORMER]
+    noise = [expert_of(each.place) for each in transformers]
+    if sorted(noise) != ["high", "low"]:
+        return list(seen)
+    low = transformers[noise.index("low")]
+    return [each._replace(kind=LOW_NOISE) if each is low else each for each in seen]
+
+
+def expert_of(place: Path) -> str:
+    """Whether the name of a transformer's file says that it is one for high or low noise; nothing where it does not."""
+    found = EXPERT.findall("/".join(place.parts[-2:]))
+    return found[-1].lower() if found else ""
+
+
+def _kinds(seen: Iterable[Found]) -> list[str]:
+    return list(dict.fromkeys(each.kind for each in seen))
+
+
+def _only_one(place: Path, kind: str, seen: Sequence[Found]) -> Found:
+    """The network of a kind; of several VAEs the one that fits the transformer. Raises InvalidCheckpoint."""
+    found = [each for each in seen if each.kind == kind]
+    transformers = [each for each in seen if each.kind == TRANSFORMER]
+    if kind == "vae" and len(transformers) == 1:
+        found = [each for each in found if each.config["z_dim"] == transformers[0].config["out_channels"]] or found
+    if len(found) > 1:
+        names = listed([each.place.name for each in found])
+        one = "name the one that is meant" if kind == TRANSFORMER else "name all parts in a YAML card"
+        raise InvalidCheckpoint(f"{place}: holds several that may be its {kind} ({names}); {one} (docs/checkpoints.md)")
+    return found[0]
+
+
+def _require_transformer(place: Path, seen: Sequence[Found], others: Sequence[tuple[Path, StoredNetwork]]) -> None:
+    """Raise InvalidCheckpoint unless the file that was named is a transformer."""
+    for other, stored in others:
+        if other == place:
+            raise InvalidCheckpoint(f"{place}: no network that is known: {_what_is_in(stored)}")
+    for each in seen:
+        if each.place == place and each.kind != TRANSFORMER:
+            raise InvalidCheckpoint(
+                f"{place}: holds a {each.kind}; --model-path names the transformer's file, its folder or a YAML card"
+            )
+
+
+def _together(
+    place: Path,
+    networks: Mapping[str, Found],
+    tokenizer: Path,
+    known: Mapping[str, SingleFiles],
+    model_family: str,
+    stated: Mapping[str, Any],
+) -> Checkpoint:
+    """One checkpoint of these networks, with what a card says of their JSON over what headers tell."""
+    parts = {kind: each.place for kind, each in networks.items()} | {TOKENIZER: tokenizer}
+    configs = {kind: each.config | dict(_stated(place, stated, kind)) for kind, each in networks.items()}
+    expert = expert_of(networks[TRANSFORMER].place)
+    if expert and LOW_NOISE not in networks and not model_family:
+        raise InvalidCheckpoint(
+            f"{networks[TRANSFORMER].place}: by its name one of two experts, for {expert} noise; name both in a YAML "
+            f"card ({TRANSFORMER} for high noise, {LOW_NOISE} for low), or say by --model-family that it is whole"
+        )
+    around = _documents(place, networks, configs, known, model_family)
+    documents = {f"{kind}/config.json": config for kind, config in configs.items()}
+    for name, document in around.items():
+        documents[name] = dict(document) | dict(_stated(place, stated, name.partition("/")[0]))
+    if not os.path.isdir(place):
+        documents[INDEX]["_name_or_path"] = place.stem
+    if unknown := sorted(set(stated) - {name.partition("/")[0] for name in documents}):
+        raise InvalidCheckpoint(f"{place}: config: there is no {listed(unknown)}")
+    return Checkpoint(place=place, parts=parts, documents=documents)
+
+
+def _stated(place: Path, stated: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    said = stated.get(part, {})
+    if not isinstance(said, dict):
+        raise InvalidCheckpoint(f"{place}: config: {part} must be a map")
+    return said
+
+
+def _documents(
+    place: Path,
+    networks: Mapping[str, Found],
+    configs: Mapping[str, Mapping[str, Any]],
+    known: Mapping[str, SingleFiles],
+    model_family: str,
+) -> Documents:
+    """What a family says of a model with these networks. Raises InvalidCheckpoint where none or several know it."""
+    if model_family and model_family not in known:
+        raise InvalidCheckpoint(f"{place}: there is no family {model_family!r}; there are {', '.join(known)}")
+    fitting = {}
+    for name, files in known.items():
+        is_meant = model_family == name if model_family or files.must_be_named else True
+        documents = files.documents(configs) if is_meant else None
+        if documents is not None:
+            fitting[name] = documents
+    if len(fitting) == 1:
+        return next(iter(fitting.values()))
+    told = "; ".join(_numbers(each) for each in networks.values())
+    if fitting:
+        raise InvalidCheckpoint(f"{place}: may be of {' or '.join(fitting)} ({told}); say which by --model-family")
+    named = f"not of {model_family}" if model_family else f"of no family that is known ({', '.join(known)})"
+    raise InvalidCheckpoint(f"{place}: a model {named}: {told}")
+
+
+def _numbers(found: Found) -> str:
+    """What tells families apart, of a network."""
+    shown = ("in_channels", "out_channels", "num_layers", "image_dim", "z_dim", "is_residual", "d_model")
+    told = ", ".join(f"{name}={value}" for name in shown if (value := found.config.get(name)) is not None)
+    return f"{found.kind} ({told})"
+
+
+def _tokenizer_around(folder: Path, text_encoder: Path) -> Path:
+    """The tokenizer.json that lies with the parts. Raises InvalidCheckpoint."""
+    folders = [*(folder / place for place in TOKENIZER_PLACES), text_encoder.parent]
+    for each in folders:
+        if os.path.lexists(each / TOKENIZER_FILE):
+            return each / TOKENIZER_FILE
+    raise InvalidCheckpoint(
+        f"{folder}: no {TOKENIZER_FILE} in it, in its folder tokenizer or with the text encoder; all Wan models have "
+        f"the same: `{TOKENIZER_COMMAND}` in {folder} gets it"
+    )
+
+
+def _seen(seen: Sequence[Found], others: Sequence[tuple[Path, StoredNetwork]]) -> str:
+    told = [f"{each.place.name} is a {each.kind}" for each in seen]
+    told += [f"{place.name} is none that is known: {_what_is_in(stored)}" for place, stored in others]
+    return "; ".join(told)
+
+
+def _what_is_in(stored: StoredNetwork) -> str:
+    """Some names, and how many."""
+    names = sorted(stored.tensors)
+    return f"{len(names)} tensors, such as {listed(names[:3])}" if names else "no tensor"
+
+
+def _pickled(folder: Path) -> str:
+    """What to take instead of pickles that lie there."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
+    return f"; {listed(names)}: pickled weights, which can run code: {instead_of(names)}" if names else ""
