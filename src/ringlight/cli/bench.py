@@ -147,7 +147,7 @@ def bench(
 
     names = [ParallelLayout.parse(name).name for name in dict.fromkeys([*asked.layouts, *(more_layouts or [])])]
     folder = None if asked.model_path is None else find_checkpoint(str(asked.model_path))
-    spec = None if folder is None else read_model(folder, engine.model_family)
+    spec = None if folder is None else read_model(folder)
     _check(names, asked, spec)
     workload = _workload(asked, spec, folder)
     known = prediction.read(spec)
