@@ -65,7 +65,7 @@ class WidenedLinear(nn.Linear):
     def widen(self) -> None:
         """Have the weight."""
         if self.held is not None:
-            wide = self.weight.new_empty(self.numbers.shape)
+            wide = torch.empty(self.numbers.shape, dtype=self.weight.dtype, device=self.numbers.device)
             rows = max(1, PIECE_NUMBERS // self.in_features)
             pieces = (each.split(rows) for each in (self.numbers, self.scale, wide))
             for numbers, scale, piece in zip(*pieces, strict=True):
