@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ringlight.core.checkpoint import INDEX, TOKENIZER, TOKENIZER_FILE, Checkpoint
 from ringlight.core.config import read_settings_file
-from ringlight.core.errors import InvalidCheckpoint, InvalidSetting
+from ringlight.core.errors import InvalidCheckpoint, InvalidInstallation, InvalidSetting
 from ringlight.core.foreign import PICKLE_SUFFIXES, instead_of
 from ringlight.core.gguf_file import SUFFIX
 from ringlight.core.presence import listed, read_json, require_file
@@ -139,16 +139,18 @@ def _above(folder: Path) -> Path:
     return folder.parent if folder.name in BESIDE else folder
 
 
-def _look_through(
-    places: Iterable[Path], known: Mapping[str, SingleFiles]
-) -> tuple[list[Found], list[tuple[Path, StoredNetwork]]]:
-    """What of some files are networks, and what are none that is known."""
-    seen, others = [], []
+def _look_through(places: Iterable[Path], known: Mapping[str, SingleFiles]) -> tuple[list[Found], dict[Path, str]]:
+    """What of some files are networks, and of all others what keeps them from being one."""
+    seen, others = [], {}
     for place in dict.fromkeys(places):
-        stored = read_network(weight_files(place, ""))
-        found = _recognised(place, stored, known)
+        try:
+            stored = read_network(weight_files(place, ""))
+            found = _recognised(place, stored, known)
+        except (InvalidCheckpoint, InvalidInstallation) as error:
+            others[place] = str(error)
+            continue
         if found is None:
-            others.append((place, stored))
+            others[place] = f"{place.name} is none that is known: {_what_is_in(stored)}"
         else:
             seen.append(found)
     return seen, others
@@ -214,11 +216,10 @@ def _only_one(place: Path, kind: str, seen: Sequence[Found]) -> Found:
     return found[0]
 
 
-def _require_transformer(place: Path, seen: Sequence[Found], others: Sequence[tuple[Path, StoredNetwork]]) -> None:
+def _require_transformer(place: Path, seen: Sequence[Found], others: Mapping[Path, str]) -> None:
     """Raise InvalidCheckpoint unless the file that was named is a transformer."""
-    for other, stored in others:
-        if other == place:
-            raise InvalidCheckpoint(f"{place}: no network that is known: {_what_is_in(stored)}")
+    if place in others:
+        raise InvalidCheckpoint(f"{place}: no transformer: {others[place]}")
     for each in seen:
         if each.place == place and each.kind != TRANSFORMER:
             raise InvalidCheckpoint(
@@ -305,10 +306,8 @@ def _tokenizer_around(folder: Path, text_encoder: Path) -> Path:
     )
 
 
-def _seen(seen: Sequence[Found], others: Sequence[tuple[Path, StoredNetwork]]) -> str:
-    told = [f"{each.place.name} is a {each.kind}" for each in seen]
-    told += [f"{place.name} is none that is known: {_what_is_in(stored)}" for place, stored in others]
-    return "; ".join(told)
+def _seen(seen: Sequence[Found], others: Mapping[Path, str]) -> str:
+    return "; ".join([*(f"{each.place.name} is a {each.kind}" for each in seen), *others.values()])
 
 
 def _what_is_in(stored: StoredNetwork) -> str:
