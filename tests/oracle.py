@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -25,12 +26,22 @@ class Oracle:
 
     scheduler: Any
 
-    def latents(self, request: VideoRequest, image: Image.Image | None = None, scheduler: Any = None) -> Tensor:
+    def latents(
+        self,
+        request: VideoRequest,
+        image: Image.Image | None = None,
+        scheduler: Any = None,
+        last_image: Image.Image | None = None,
+    ) -> Tensor:
         """Final latents (1, z, T, h, w) of a request, in float32, by the checkpoint's scheduler or another.
 
         The pipelines give their generator to no scheduler: what noise it adds would be of no seed. Here it gets it.
         """
         extra: dict[str, Any] = {} if image is None else {"image": image}
+        if last_image is not None:
+            extra["last_image"] = last_image
+        if request.guidance_scale_2 is not None:
+            extra["guidance_scale_2"] = request.guidance_scale_2
         pipeline, scheduler = self.t2v if image is None else self.i2v, scheduler or self.scheduler
         key = "flow_shift" if "flow_shift" in scheduler.config else "shift"
         pipeline.scheduler = type(scheduler).from_config(scheduler.config, **{key: request.flow_shift})
@@ -74,9 +85,12 @@ class Oracle:
 @cache
 def load_oracle(folder: Path, dtype: torch.dtype = torch.float32) -> Oracle:
     """The oracle of a checkpoint, loaded once a process."""
-    t2v = WanPipeline.from_pretrained(folder, torch_dtype=dtype)
-    components = dict(t2v.components)
-    i2v = WanImageToVideoPipeline(**components, image_encoder=None, image_processor=None, expand_timesteps=True)
+    if json.loads((folder / "model_index.json").read_text())["_class_name"] == "WanImageToVideoPipeline":
+        t2v = i2v = WanImageToVideoPipeline.from_pretrained(folder, torch_dtype=dtype)
+    else:
+        t2v = WanPipeline.from_pretrained(folder, torch_dtype=dtype)
+        components = dict(t2v.components)
+        i2v = WanImageToVideoPipeline(**components, image_encoder=None, image_processor=None, expand_timesteps=True)
     for pipeline in (t2v, i2v):
         pipeline.set_progress_bar_config(disable=True)
     return Oracle(t2v, i2v, t2v.scheduler)

@@ -61,10 +61,10 @@ def new_tracer() -> Tracer:
     return Tracer(CPU, ResidentMeter(), Silent())
 
 
-def final_latents(pipeline: WanRecipe, request: VideoRequest, folder: Path) -> Tensor:
+def final_latents(pipeline: WanRecipe, request: VideoRequest, folder: Path, plan: JobPlan = SIMPLEST) -> Tensor:
     """Latents (1, z, T, h, w) of a request, through the output that holds them."""
     path = folder / "latents.safetensors"
-    pipeline.run(request, path, "job", new_tracer())
+    pipeline.run(request, path, "job", new_tracer(), plan=plan)
     return load_file(path)["latents"]
 
 

@@ -122,7 +122,7 @@ def test_a_field_of_requests_is_declared_once() -> None:
     """What RequestDefaults declares is a field of a request, and a flag wherever one is asked for."""
     names = [field.name for field in settings_of(RequestDefaults)]
     assert names == list(RequestDefaults.__struct_fields__) == list(AskedFields.__struct_fields__)
-    assert {*names, "prompt", "image"} == set(VideoRequest.__struct_fields__)
+    assert {*names, "prompt", "image", "last_image"} == set(VideoRequest.__struct_fields__)
     commands = typer.main.get_group(app).commands
     for command in (commands["generate"], commands["jobs"].commands["create"]):  # type: ignore[attr-defined]
         flags = {option.opts[0] for option in command.params}

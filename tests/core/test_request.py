@@ -157,10 +157,12 @@ def test_every_problem_is_named_at_once(spec: ModelSpec) -> None:
         fps=0,
         num_inference_steps=0,
         guidance_scale=math.nan,
+        guidance_scale_2=3.0,
         flow_shift=0.0,
         sampler="eular",
         sigmas=(0.5, 0.75),
         seed=-1,
+        last_image=b"picture",
     )
     with pytest.raises(InvalidRequest) as caught:
         wrong.check(spec, LIMITS)

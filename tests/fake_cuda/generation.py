@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from ringlight.kernels.attention.kernel import load_kernel
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.turns import in_turns
+from ringlight.pipelines.condition import Beside, Condition, FirstFrame
 from ringlight.residency.part import WeightPart
 from tests.fake_cuda.networks import DEVICE, Size
 from tests.fake_cuda.rank import mesh_of
@@ -82,7 +84,8 @@ class FakeLane:
 
 @dataclass(frozen=True)
 class Generation:
-    """Two prompts, a first frame, a step with guidance, the first frame decoded and a portion after it; on a rank."""
+    """Two prompts, a first frame, a step with guidance of each expert, a first frame decoded and a portion more; on
+    one rank."""
 
     size: Size
     plan: JobPlan
@@ -123,24 +126,41 @@ class Generation:
         if bands.size and spec.takes_picture:
             with networks.encoding():
                 height = bands.size * spec.vae.scale_factor_spatial
-                networks.vae.encode(torch.empty(1, height, self.size.width, 3, device=DEVICE), bands)
+                num_frames = 1 + spec.sees_condition * spec.frame_multiple
+                networks.vae.encode(torch.empty(num_frames, height, self.size.width, 3, device=DEVICE), bands)
 
     def _denoise(self, networks: WanNetworks, mesh: ParallelMesh) -> None:
         spec, plan = self.spec, self.plan
         num_forwards = 2 // mesh.cfg.size
         text = torch.empty(77, spec.text_encoder.d_model, device=DEVICE, dtype=torch.bfloat16)
         latents = torch.empty(1, *self.size.latents(spec), device=DEVICE)
-        with networks.making_text_keys():
-            keys = [networks.transformer.text_keys(text, spec.max_text_tokens) for _ in range(num_forwards)]
-        with networks.denoising(plan.placement, num_forwards if plan.take_turns else 1):
-            steps = [
-                networks.transformer.steps(
-                    latents, torch.empty(2, device=DEVICE), each, load_kernel("cudnn"), mesh, plan.num_slices
-                )
-                for each in keys
-            ]
-            for together in [steps] if plan.take_turns else [[each] for each in steps]:
-                in_turns(*together)
+        condition = self._condition(latents)
+
+        @contextmanager
+        def at_work(number: int) -> Iterator[Callable[[Tensor, Tensor], None]]:
+            network = networks.experts[number]
+            with networks.making_text_keys(number):
+                keys = [network.text_keys(text, spec.max_text_tokens) for _ in range(num_forwards)]
+
+            def predict(seen: Tensor, times: Tensor) -> None:
+                steps = [network.steps(seen, times, each, load_kernel("cudnn"), mesh, plan.num_slices) for each in keys]
+                for together in [steps] if plan.take_turns else [[each] for each in steps]:
+                    in_turns(*together)
+
+            with networks.denoising(plan.placement, num_forwards if plan.take_turns else 1, number):
+                yield predict
+
+        time = torch.empty(1, device=DEVICE)[0]
+        for number in range(spec.num_experts):
+            with at_work(number) as predict:
+                predict(*condition.seen(latents, time))
+
+    def _condition(self, latents: Tensor) -> Condition:
+        """What a model is told of a picture."""
+        if self.spec.sees_condition:
+            channels = self.spec.transformer.in_channels - latents.shape[1]
+            return Beside(latents.new_empty(1, channels, *latents.shape[2:]))
+        return FirstFrame(latents.new_empty(1, latents.shape[1], 1, *latents.shape[3:]))
 
     def _decode(self, networks: WanNetworks, mesh: ParallelMesh) -> None:
         spec, plan = self.spec, self.plan

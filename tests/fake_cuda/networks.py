@@ -74,12 +74,13 @@ class Forward:
         network.optimise_layout()
         mesh, kernel = mesh_of(ParallelLayout.parse(self.layout), self.rank), load_kernel(self.kernel)
         text = torch.empty(TRUE_ROWS, spec.transformer.text_dim, device=DEVICE, dtype=self.dtype)
-        keys = network.text_keys(text, spec.max_text_tokens)
+        keys = network.text_keys(text, spec.max_text_tokens, image_LC=_image_tokens(spec))
         latents = torch.empty(1, *self.size.latents(spec), device=DEVICE)
+        seen = torch.empty(1, spec.transformer.in_channels, *latents.shape[2:], device=DEVICE)
         times = torch.empty(2 if self.with_picture else 1, device=DEVICE)
         with Watch() as watch:
             steps = [
-                network.steps(latents, times, keys, kernel, mesh, self.num_slices) for _ in range(1 + self.take_turns)
+                network.steps(seen, times, keys, kernel, mesh, self.num_slices) for _ in range(1 + self.take_turns)
             ]
             made = in_turns(*steps)
         assert all(each.shape == latents.shape and each.dtype == self.dtype for each in made)
@@ -123,22 +124,25 @@ class Decode:
 
 @dataclass(frozen=True)
 class Encode:
-    """A first frame through the encoder on one rank."""
+    """A first frame through the encoder on one rank, or with `goes_on` the beginning of a video: a portion more."""
 
     size: Size
     num_ranks: int = 1
     dtype: torch.dtype = torch.float32
     rank: int = 0
     model: str = REAL.name
+    goes_on: bool = False
 
     def run(self) -> Seen:
         spec = known_model(self.model)
         vae = _vae(spec, self.dtype)
         bands = Bands(self.size.latents(spec)[2], mesh_of(ParallelLayout(ring=self.num_ranks), self.rank).world)
-        frame = torch.empty(1, bands.size * spec.vae.scale_factor_spatial, self.size.width, 3, device=DEVICE)
+        num_frames = 1 + self.goes_on * spec.frame_multiple
+        rows = bands.size * spec.vae.scale_factor_spatial
+        frames = torch.empty(num_frames, rows, self.size.width, 3, device=DEVICE)
         with Watch() as watch:
-            made = vae.encode(frame, bands)
-        assert made.shape == (spec.vae.z_dim, 1, bands.size, self.size.latents(spec)[3])
+            made = vae.encode(frames, bands)
+        assert made.shape == (spec.vae.z_dim, 1 + self.goes_on, bands.size, self.size.latents(spec)[3])
         return watch.seen
 
 
@@ -167,6 +171,14 @@ def case_name(case: Any) -> str:
     told = [(field.name, getattr(case, field.name)) for field in fields(case)]
     unusual = [(name, value) for (name, value), field in zip(told, fields(case), strict=True) if value != field.default]
     return "-".join(f"{name}={value}".replace("torch.", "").replace("size=", "") for name, value in unusual)
+
+
+def _image_tokens(spec: ModelSpec) -> torch.Tensor | None:
+    """Tokens of a picture, for a model that attends to any."""
+    if spec.image_encoder is None:
+        return None
+    assert isinstance(spec.transformer, TransformerSpec) and spec.transformer.image_dim
+    return torch.empty(spec.image_encoder.num_tokens, spec.transformer.image_dim, device=DEVICE)
 
 
 def _vae(spec: ModelSpec, dtype: torch.dtype) -> WanVae:

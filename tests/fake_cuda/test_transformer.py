@@ -39,6 +39,7 @@ CASES = [
     pytest.param(Forward(SMALL, "u1r2", kernel="flash", with_picture=True), marks=slow),
     pytest.param(Forward(Size(720, 1280, 81), "u2r2", model="Wan2.1-T2V-14B"), marks=slow),
     pytest.param(Forward(SMALL, "u1r2", 2, model="Wan2.1-T2V-1.3B"), marks=slow),
+    pytest.param(Forward(SMALL, model="Wan2.1-I2V-14B-480P"), marks=slow),
 ]
 
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ringlight.core.plan import Placement
 from ringlight.core.portions import MAX_ELEMENTS
+from ringlight.families.wan.demo import SIZES_21 as SIZES
+from ringlight.families.wan.demo import VAE_21 as VAE
 from ringlight.families.wan.networks.causal import CausalConv
 from ringlight.families.wan.networks.hosted import HostedStream, Kept
 from ringlight.families.wan.networks.vae import WanVae
 from ringlight.families.wan.work.vae import VaeSpec
-from ringlight.families.wan21_t2v.demo import SIZES, VAE
 from ringlight.models.loading import fill_random, materialise
 from ringlight.parallel.halo import Bands
 from ringlight.residency.exchange import Arrival, Exchange

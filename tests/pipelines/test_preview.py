@@ -100,7 +100,7 @@ def test_the_estimate_is_the_schedulers_own(tiny: Path, spec: ModelSpec) -> None
     sampler = prepare_timesteps(request_for(spec), spec.scheduler, generator, CPU)
     latents, noise = (torch.randn(1, 48, 3, 4, 6, generator=generator) for _ in range(2))
     for call in range(len(sampler.timesteps)):
-        estimate = without_noise(latents, noise, sampler.sigmas[call], None)
+        estimate = without_noise(latents, noise, sampler.sigmas[call])
         latents = sampler.step(call, noise, latents)
         assert torch.equal(estimate, sampler.memory()["predictions"][0])
 

@@ -17,13 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from ringlight.core.plan import Abilities, JobPlan
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import known_model
+from ringlight.families.wan.demo import SIZES_21 as SIZES
+from ringlight.families.wan.demo import VAE_21 as VAE
 from ringlight.families.wan.networks.resample import Upsampler
 from ringlight.families.wan.networks.transformer import WanTransformer
 from ringlight.families.wan.networks.vae import WanVae
 from ringlight.families.wan.recipe import spare_bytes
 from ringlight.families.wan.work.decoding import DecoderPeak
 from ringlight.families.wan.work.vae import VaeSpec
-from ringlight.families.wan21_t2v.demo import SIZES, VAE
 from ringlight.kernels.attention.kernel import load_kernel
 from ringlight.models.loading import fill_random, materialise
 from ringlight.parallel.halo import Bands

@@ -122,7 +122,9 @@ class UnderWay:
         )
         video_id = ""
         try:
-            video = self._client.create(image=order.image, layout=self._turn.layout, **order.fields)
+            video = self._client.create(
+                image=order.image, last_image=order.last_image, layout=self._turn.layout, **order.fields
+            )
             video_id = video.id
             self._running.add(video_id)
             video = self._follow(video, sent + self._turn.timeout_seconds)

@@ -45,7 +45,8 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=30 * 86400)]
 
 
 class RequestKind(UnsizedFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One kind of request. `image` is a path, relative to the workload's file, or "given"; None makes T2V."""
+    """One kind of request. `image` is a path, relative to the workload's file, or "given"; None makes T2V. So is
+    `last_image`, of models that take one."""
 
     prompt: str
     size: str
@@ -55,6 +56,7 @@ class RequestKind(UnsizedFields, frozen=True, kw_only=True, forbid_unknown_field
     flow_shift: float = 5.0
     seed: Annotated[int, msgspec.Meta(ge=DRAW)] = 0
     image: str | None = None
+    last_image: str | None = None
 
     @property
     def width_height(self) -> tuple[int, int]:
@@ -95,6 +97,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     kind: int
     fields: dict[str, Any]
     image: bytes | None = None
+    last_image: bytes | None = None
     at_seconds: float = 0.0
 
 
@@ -103,15 +106,17 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     said: WorkloadFile
     images: tuple[bytes | None, ...]
+    last_images: tuple[bytes | None, ...] = ()
 
     @classmethod
-    def usual(cls, defaults: RequestDefaults, spec: ModelSpec) -> Workload:
-        """What a checkpoint makes of a prompt alone, once a round."""
+    def usual(cls, defaults: RequestDefaults, spec: ModelSpec, image: Path | None = None) -> Workload:
+        """What a checkpoint makes of a prompt alone, or of it and a picture, once a round."""
         prompt = "A paper boat sails through a rainy street at night, neon signs are mirrored in the water."
         request = msgspec.structs.asdict(msgspec.structs.replace(defaults, seed=0).complete(prompt, spec))
         width, height = request.pop("width"), request.pop("height")
-        kind = RequestKind(size=f"{width}x{height}", **request)
-        return cls(said=WorkloadFile(request=[kind], name=f"defaults of {spec.name}"), images=(None,))
+        kind = RequestKind(size=f"{width}x{height}", **request | {"image": None if image is None else GIVEN})
+        said = WorkloadFile(request=[kind], name=f"defaults of {spec.name}")
+        return cls(said=said, images=(_picture(kind.image, Path(GIVEN), image),))
 
     @property
     def name(self) -> str:
@@ -135,8 +140,17 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         kinds: list[dict[str, Any]] = [with_values(msgspec.to_builtins(kind)) for kind in self.kinds]
         for kind, image in zip(kinds, self.images, strict=True):
             if image is not None:
-                kind["image"] = {"sha256": hashlib.sha256(image).hexdigest(), "bytes": len(image)}
+                kind["image"] = _told(image)
+        for number, kind in enumerate(kinds):
+            if (last := self.last_image(number)) is not None:
+                kind["last_image"] = _told(last)
+            else:
+                del kind["last_image"]
         return {"requests": kinds, **plain}
+
+    def last_image(self, kind: int) -> bytes | None:
+        """The picture that a kind of request ends with."""
+        return self.last_images[kind] if self.last_images else None
 
     @property
     def sha256(self) -> str:
@@ -164,7 +178,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         width, height = asked.width_height
         fields: dict[str, Any] = msgspec.structs.asdict(asked) | {"seed": max(asked.seed, 0)}
         del fields["size"]
-        return VideoRequest(**fields | {"width": width, "height": height, "image": self.images[kind]})
+        pictures = {"image": self.images[kind], "last_image": self.last_image(kind)}
+        return VideoRequest(**fields | pictures | {"width": width, "height": height})
 
     def check(self, spec: ModelSpec, limits: RequestLimits) -> None:
         """Raise InvalidSetting naming every request that the model cannot make, and all that is wrong with it."""
@@ -179,13 +194,14 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     def _order(self, kind: int, mark: str, moment: float = 0.0) -> Order:
         fields = with_values(msgspec.structs.asdict(self.kinds[kind]))
-        del fields["image"]
+        del fields["image"], fields["last_image"]
         if fields["seed"] == DRAW:  # alike for all who are measured
             fields["seed"] = random.Random(f"{self.said.arrival_seed or 0} seed {mark}").randrange(2**32)
         if self.said.fresh_prompts:
             for name in ("prompt", "negative_prompt"):
                 fields[name] = f"{fields[name]} {mark}" if fields[name] else ""
-        return Order(kind=kind, fields=fields, image=self.images[kind], at_seconds=moment)
+        pictures = {"image": self.images[kind], "last_image": self.last_image(kind)}
+        return Order(kind=kind, fields=fields, **pictures, at_seconds=moment)
 
 
 def read_workload(path: Path, image: Path | None = None) -> Workload:
@@ -209,7 +225,9 @@ def read_workload(path: Path, image: Path | None = None) -> Workload:
         said = msgspec.structs.replace(said, name=path.stem)
     if problems := [*_contradictions(said)]:
         raise InvalidSetting(f"{path}: {'; '.join(problems)}")
-    return Workload(said=said, images=tuple(_picture(asked, path, image) for asked in said.request))
+    images = tuple(_picture(asked.image, path, image) for asked in said.request)
+    last_images = tuple(_picture(asked.last_image, path, image) for asked in said.request)
+    return Workload(said=said, images=images, last_images=last_images)
 
 
 def _with_what_is_brought(values: dict[str, Any]) -> dict[str, Any]:
@@ -257,12 +275,16 @@ def _contradictions(said: WorkloadFile) -> list[str]:
     return problems
 
 
-def _picture(asked: RequestKind, path: Path, given: Path | None) -> bytes | None:
-    if asked.image is None:
+def _told(picture: bytes) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(picture).hexdigest(), "bytes": len(picture)}
+
+
+def _picture(asked: str | None, path: Path, given: Path | None) -> bytes | None:
+    if asked is None:
         return None
-    if asked.image == GIVEN and given is None:
+    if asked == GIVEN and given is None:
         raise InvalidSetting(f"{path}: a request needs a first frame; name a picture with --image")
-    source = given if asked.image == GIVEN and given is not None else path.parent / asked.image
+    source = given if asked == GIVEN and given is not None else path.parent / asked
     try:
         return source.read_bytes()
     except OSError as error:

@@ -59,7 +59,9 @@ class AskedBenchmark(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     url: Annotated[str, setting("Measure a server that runs already instead.", MEASURED)] = ""
     workload: Annotated[Path | None, setting("TOML file of requests; else the checkpoint's defaults.", MEASURED)] = None
-    image: Annotated[Path | None, setting('First frame for requests that say image = "given".', MEASURED)] = None
+    image: Annotated[
+        Path | None, setting('First frame of the defaults, or of requests that say image = "given".', MEASURED)
+    ] = None
     rounds: Annotated[int, setting("How often each layout has its turn.", MEASURED, ge=1)] = 3
 
 
@@ -206,7 +208,7 @@ def _workload(asked: AskedBenchmark, spec: ModelSpec | None, folder: Path | None
     if asked.workload is not None:
         workload = read_workload(asked.workload, asked.image)
     elif spec is not None and folder is not None:
-        workload = Workload.usual(model_defaults(spec, folder), spec)
+        workload = Workload.usual(model_defaults(spec, folder), spec, asked.image)
     else:
         raise InvalidSetting("with --url name a --workload")
     if spec is not None:

@@ -20,7 +20,7 @@ from ringlight.core.files import into_place
 from ringlight.core.plain import plain
 from ringlight.core.report import GIB
 from ringlight.core.stored_network import read_network, require_whole
-from ringlight.core.weights import STEMS, network_files
+from ringlight.core.weights import network_files, networks_of
 from ringlight.families.table import checkpoint_at, family_of, model_of, recognised
 
 
@@ -75,7 +75,11 @@ def convert(
 
 def most_bytes(checkpoint: Checkpoint, dtype: Numbers) -> int:
     """Of what will be written."""
-    stored = [tensor for name in STEMS for tensor in read_network(network_files(checkpoint, name)).tensors.values()]
+    stored = [
+        tensor
+        for name in networks_of(checkpoint)
+        for tensor in read_network(network_files(checkpoint, name)).tensors.values()
+    ]
     least = SIZES[dtype]
     return sum(math.prod(tensor.shape) * max(least, SIZES.get(tensor.dtype, 0)) for tensor in stored)
 

@@ -51,6 +51,10 @@ def generate(
             rich_help_panel=VIDEO,
         ),
     ] = None,
+    last_image_path: Annotated[
+        Path | None,
+        typer.Option(help="Last frame: a picture, of models that take one beside the first.", rich_help_panel=VIDEO),
+    ] = None,
     size: Annotated[
         str | None, typer.Option(help="Width and height at once.", metavar="WxH", rich_help_panel=VIDEO)
     ] = None,
@@ -80,9 +84,12 @@ def generate(
     folder = find_checkpoint(engine.model_path)
     spec, limits = read_model(folder, engine.model_family), read_limits()
     defaults = model_defaults(spec, folder)
-    image = read_image(image_path) if engine.nodes.node_rank == 0 else None
+    is_first_node = engine.nodes.node_rank == 0
+    image = read_image(image_path) if is_first_node else None
+    last_image = read_image(last_image_path, "last_image") if is_first_node else None
     width, height = decide_size(asked_size, shape_of(image, limits), defaults, spec, limits, round_sizes)
-    request = defaults.complete(prompt, spec, image=image, width=width, height=height, **asked)
+    pictures = {"image": image, "last_image": last_image}
+    request = defaults.complete(prompt, spec, **pictures, width=width, height=height, **asked)
     if engine.nodes.node_rank > 0:
         host_ranks(Engine(engine, limits, typical=request), quiet)
         return

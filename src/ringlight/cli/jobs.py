@@ -79,6 +79,7 @@ def create(
     image_path: Annotated[
         Path | None, typer.Option(help="First frame: a picture, whose shape the video takes without a size.")
     ] = None,
+    last_image_path: Annotated[Path | None, typer.Option(help="Last frame, of models that take one.")] = None,
     size: Annotated[str | None, typer.Option(help="Multiples of 32.", metavar="WxH")] = None,
     seconds: Annotated[float | None, typer.Option(help="Its length; or give --num-frames.")] = None,
     video: AskedFields,
@@ -91,7 +92,8 @@ def create(
     asked = msgspec.structs.asdict(video) | {"size": size, "priority": priority}
     asked["seconds"] = None if seconds is None else plain(seconds)
     with connected(url, api_key) as client:
-        made = client.create(prompt, image=read_image(image_path), **asked)
+        pictures = {"image": read_image(image_path), "last_image": read_image(last_image_path, "last_image")}
+        made = client.create(prompt, **pictures, **asked)
     for warning in made.warnings:
         print(f"note: {warning.message}", file=sys.stderr)
     print(as_json(made) if json_ else made.id)

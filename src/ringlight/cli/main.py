@@ -17,6 +17,7 @@ from ringlight.cli.demo_checkpoint import demo_checkpoint
 from ringlight.cli.doctor import doctor
 from ringlight.cli.generate import generate
 from ringlight.cli.jobs import jobs
+from ringlight.cli.models import models
 from ringlight.cli.plan import plan
 from ringlight.cli.serve import serve
 from ringlight.core.codes import EXIT_INTERRUPTED, EXIT_USAGE
@@ -49,6 +50,7 @@ def ringlight(
 app.command()(generate)
 app.command()(serve)
 app.command()(plan)
+app.command()(models)
 app.command()(bench)
 app.command()(compare)
 app.add_typer(jobs)

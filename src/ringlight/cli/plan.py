@@ -17,7 +17,7 @@ from ringlight.core.errors import InvalidSetting
 from ringlight.core.fields import VIDEO
 from ringlight.core.named_samplers import layered
 from ringlight.core.plain import plain
-from ringlight.core.request import RequestDefaults, VideoRequest, steps_of
+from ringlight.core.request import RequestDefaults, VideoRequest, stand_ins, steps_of
 from ringlight.core.video_fields import VIDEO_FIELDS, AskedFields
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import MODELS, known_model, model_defaults, read_model
@@ -98,11 +98,7 @@ def plan(
 
 def request_with(spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], image: bool) -> VideoRequest:
     """A request of this size with stand-ins for its prompts and its picture. Raises InvalidRequest."""
-    given = {
-        "negative_prompt": ORDINARY_PROMPT.replace("prompt", "phrase"),
-        "seed": 0,
-        "image": b"\0" if image else None,
-    }
+    given = {"negative_prompt": ORDINARY_PROMPT.replace("prompt", "phrase"), "seed": 0} | stand_ins(spec, image)
     request = defaults.complete(ORDINARY_PROMPT, spec, **given | fields)
     request.check(spec, read_limits())
     return request

@@ -24,15 +24,13 @@ def parse_size(size: str | None, width: int | None, height: int | None) -> tuple
     return int(match[1]), int(match[2])
 
 
-def read_image(path: Path | None) -> bytes | None:
+def read_image(path: Path | None, field: str = "image") -> bytes | None:
     """The bytes of the picture. Raises InvalidRequest when the file cannot be read."""
     if path is None:
         return None
     if ADDRESS.match(str(path)):
-        raise InvalidRequest.of(
-            "image", "is an address, and is not fetched; fetch it first (curl -O) and name the file"
-        )
+        raise InvalidRequest.of(field, "is an address, and is not fetched; fetch it first (curl -O) and name the file")
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InvalidRequest.of("image", f"{path}: {error.strerror or error}") from None
+        raise InvalidRequest.of(field, f"{path}: {error.strerror or error}") from None

@@ -117,7 +117,7 @@ def check_defaults(
     if given & {"width", "height"}:
         given.add("size")
     try:
-        defaults.complete("a prompt", spec).check(spec, limits)
+        defaults.typical("a prompt", spec).check(spec, limits)
     except InvalidRequest as error:
         if problems := [str(problem) for problem in error.problems if problem.field in given]:
             raise InvalidSetting(f"defaults: {'; '.join(problems)}") from None

@@ -56,17 +56,25 @@ class Client:
     def close(self) -> None:
         self._transport.close()
 
-    def create(self, prompt: str, image: bytes | Path | None = None, **fields: Any) -> Video:
-        """Order a video. `image` is its first frame; `fields` are the API's (num_frames, size, seed ...).
+    def create(
+        self, prompt: str, image: bytes | Path | None = None, last_image: bytes | Path | None = None, **fields: Any
+    ) -> Video:
+        """Order a video. `image` is its first frame, `last_image` its last; `fields` are the API's (num_frames, size,
+        seed ...).
 
         It is acknowledged and will be made when this returns, whatever happens to the server then.
         """
         given = {"prompt": prompt} | {name: value for name, value in fields.items() if value is not None}
-        if image is None:
+        pictures = {"input_reference": image, "last_image": last_image}
+        files = {
+            name: ("image", picture.read_bytes() if isinstance(picture, Path) else picture)
+            for name, picture in pictures.items()
+            if picture is not None
+        }
+        if not files:
             return self._post("/v1/videos", json=given)
-        content = image.read_bytes() if isinstance(image, Path) else image
         form = {name: _as_form(value) for name, value in given.items()}
-        return self._post("/v1/videos", data=form, files={"input_reference": ("image", content)})
+        return self._post("/v1/videos", data=form, files=files)
 
     def get(self, video_id: str) -> Video:
         return _decode(self._transport.send("GET", _path(video_id)).content, Video)

@@ -21,6 +21,22 @@ class Geometry(Protocol):
         """Whether a video may begin with a given picture."""
 
     @property
+    def needs_picture(self) -> bool:
+        """Whether every video has to."""
+
+    @property
+    def takes_last_picture(self) -> bool:
+        """Whether a video that begins with a picture may end with one too."""
+
+    @property
+    def needs_last_picture(self) -> bool:
+        """Whether every video has to."""
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether it has two transformers, one for high noise and one for low."""
+
+    @property
     def size_multiple(self) -> tuple[int, int]:
         """What height and width must be multiples of."""
 

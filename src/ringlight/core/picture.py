@@ -94,6 +94,23 @@ def fit_picture(picture: Image.Image, width: int, height: int) -> Image.Image:
         raise InvalidRequest.of("image", f"is damaged and cannot be decoded: {error}") from None
 
 
+def middle_square(picture: Image.Image, side: int) -> Image.Image:
+    """The middle of a picture as sRGB, its shorter side resized to so many pixels: as CLIP's own processor has it.
+
+    Raises InvalidRequest when its pixels turn out damaged.
+    """
+    whole = fit_picture(picture, *_upright(picture).size)
+    shorter = min(whole.size)
+    wide, high = (side if length == shorter else int(side * length / shorter) for length in whole.size)
+    resized = whole.resize((wide, high), Image.Resampling.BICUBIC)
+    left, top = (wide - side) // 2, (high - side) // 2
+    return resized.crop((left, top, left + side, top + side))
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(picture)
+
+
 def _opened(encoded: bytes) -> Image.Image:
     """Raises whatever Pillow does, and InvalidRequest."""
     if kind_of(encoded) == HEIC and find_spec("pillow_heif"):

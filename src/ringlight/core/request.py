@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import math
 import secrets
+from collections.abc import Container
 from typing import Any
 
 import msgspec
@@ -20,19 +21,25 @@ ROUNDING = 1e-9
 
 
 class VideoRequest(VideoFields, frozen=True, kw_only=True):
-    """What to make. `image` holds the bytes of an encoded picture: with it the request is image-to-video."""
+    """What to make. `image` holds the bytes of an encoded picture: with it the request is image-to-video. So does
+    `last_image`, with which the video ends."""
 
     flow_shift: float
     seed: int
     prompt: str
     image: bytes | None = None
+    last_image: bytes | None = None
 
     def __repr__(self) -> str:
         """Without the picture's bytes: whoever logs a request would hold them several times over."""
-        fields = msgspec.structs.asdict(self)
-        if self.image is not None:
-            fields["image"] = f"<{len(self.image)} bytes>"
+        fields = msgspec.structs.asdict(self) | {name: f"<{len(each)} bytes>" for name, each in self.pictures.items()}
         return f"VideoRequest({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
+
+    @property
+    def pictures(self) -> dict[str, bytes]:
+        """Those that there are, by their fields."""
+        found = {"image": self.image, "last_image": self.last_image}
+        return {name: picture for name, picture in found.items() if picture is not None}
 
     @property
     def uses_guidance(self) -> bool:
@@ -40,15 +47,22 @@ class VideoRequest(VideoFields, frozen=True, kw_only=True):
         return self.guidance_scale > 1.0
 
     @property
+    def guidance_scales(self) -> tuple[float, float]:
+        """Of the expert for high noise, and of the one for low noise; a model with one transformer has the first."""
+        low = self.guidance_scale_2
+        return self.guidance_scale, self.guidance_scale if low is None else low
+
+    @property
     def extent(self) -> str:
         """Size and length in words."""
         return f"{self.width}x{self.height} with {self.num_frames} frames"
 
-    def check(self, spec: Geometry, limits: RequestLimits) -> None:
-        """Raise InvalidRequest naming every problem at once, each with the nearest valid value."""
+    def check(self, spec: Geometry, limits: RequestLimits, follow: Container[str] = ()) -> None:
+        """Raise InvalidRequest naming every problem at once, each with the nearest valid value. Pictures of the names
+        that `follow` will be put in."""
         problems = _check_types(self) or [
             *_check_prompts(self, limits),
-            *_check_picture(self, spec),
+            *_check_pictures(self, spec, follow),
             *_check_size(self, spec, limits),
             *_check_frames(self, spec, limits),
             *_check_numbers(self, spec, limits),
@@ -64,8 +78,10 @@ class VideoRequest(VideoFields, frozen=True, kw_only=True):
         A field of a video that is None is as if there were none, so that one that is new leaves hashes as they were.
         """
         fields = with_values(msgspec.structs.asdict(self))
-        if self.image is not None:
-            fields["image"] = {"sha256": hashlib.sha256(self.image).hexdigest(), "bytes": len(self.image)}
+        if self.last_image is None:
+            del fields["last_image"]
+        for name, picture in self.pictures.items():
+            fields[name] = {"sha256": hashlib.sha256(picture).hexdigest(), "bytes": len(picture)}
         return fields
 
 
@@ -86,15 +102,31 @@ class RequestDefaults(VideoFields, frozen=True, kw_only=True, forbid_unknown_fie
     def complete(self, prompt: str, spec: Geometry, **given: Any) -> VideoRequest:
         """A whole request: what is given (None counts as left out) with what that brings, else these defaults.
 
-        A seed that nobody gave, or that is -1, is drawn here, so that the request names the one it was made with.
+        A seed that nobody gave, or that is -1, is drawn here, so that the request names the one it was made with. Who
+        gives one guidance means both experts, as diffusers has it: these defaults' other one goes with their first.
         """
         fields = layered(msgspec.structs.asdict(self), given)
         fields["seed"] = drawn(fields["seed"])
+        if given.get("guidance_scale") is not None and given.get("guidance_scale_2") is None:
+            fields["guidance_scale_2"] = None
+        if spec.has_experts and fields["guidance_scale_2"] is None:
+            fields["guidance_scale_2"] = fields["guidance_scale"]
         if isinstance(fields["sigmas"], list):
             fields["sigmas"] = tuple(fields["sigmas"])
         if fields["flow_shift"] is None:
             fields["flow_shift"] = spec.scheduler.flow_shift
         return VideoRequest(prompt=prompt, **fields)
+
+    def typical(self, prompt: str, spec: Geometry) -> VideoRequest:
+        """A request of all these defaults, with stand-ins for pictures: to be planned, not to be made."""
+        return self.complete(prompt, spec, **stand_ins(spec))
+
+
+def stand_ins(spec: Geometry, image: bool = False) -> dict[str, bytes]:
+    """What stands for pictures where nobody looks at them, as in a plan: those that the model needs, and with `image`
+    the one that it may begin with."""
+    first = {"image": b"\0"} if image or spec.needs_picture else {}
+    return first | ({"last_image": b"\0"} if spec.needs_last_picture else {})
 
 
 def with_values(fields: dict[str, Any]) -> dict[str, Any]:
@@ -149,10 +181,26 @@ def _check_prompts(request: VideoRequest, limits: RequestLimits) -> list[Problem
     return problems
 
 
-def _check_picture(request: VideoRequest, spec: Geometry) -> list[Problem]:
-    if request.image is None or spec.takes_picture:
-        return []
-    return [Problem("image", f"{spec.name} makes videos of text alone; leave the picture out")]
+def _check_pictures(request: VideoRequest, spec: Geometry, follow: Container[str]) -> list[Problem]:
+    problems, given = [], request.pictures
+    has_first, has_last = ("image" in given or "image" in follow, "last_image" in given or "last_image" in follow)
+    if spec.needs_picture and not has_first:
+        how = "give one (--image-path, or input_reference over HTTP)"
+        problems.append(Problem("image", f"{spec.name} makes no video without the picture that it begins with; {how}"))
+    if spec.needs_last_picture and not has_last:
+        how = "give one (--last-image-path, or last_image over HTTP)"
+        problems.append(
+            Problem("last_image", f"{spec.name} makes no video without the picture that it ends with; {how}")
+        )
+    if "image" in given and not spec.takes_picture:
+        problems.append(Problem("image", f"{spec.name} makes videos of text alone; leave the picture out"))
+    if has_last and not spec.takes_last_picture:
+        problems.append(Problem("last_image", f"{spec.name} knows no picture that a video ends with; leave it out"))
+    elif has_last and not has_first:
+        problems.append(Problem("last_image", "goes with the picture that the video begins with; give that too"))
+    elif has_last and request.num_frames == 1:
+        problems.append(Problem("num_frames", "1 frame cannot begin with one picture and end with another", "5"))
+    return problems
 
 
 def _check_size(request: VideoRequest, spec: Geometry, limits: RequestLimits) -> list[Problem]:
@@ -204,6 +252,11 @@ def _check_frames(request: VideoRequest, spec: Geometry, limits: RequestLimits) 
     return []
 
 
+def is_taken(field: VideoField, spec: Geometry) -> bool:
+    """Whether a model has a field."""
+    return not field.rules.needs or bool(getattr(spec, field.rules.needs))
+
+
 def bounds(field: VideoField, limits: RequestLimits) -> tuple[float | None, float | None]:
     """The least and the most that a field of a request may be; None where nothing bounds it but the model."""
     most = getattr(limits, field.rules.limit) if field.rules.limit else field.rules.maximum
@@ -214,9 +267,12 @@ def _check_numbers(request: VideoRequest, spec: Geometry, limits: RequestLimits)
     """All numbers but those of the model's grid, which have checks of their own."""
     problems = []
     for field in VIDEO_FIELDS:
-        if not field.is_number or field.name in grid(spec):
+        value: float | None = getattr(request, field.name)
+        if not field.is_number or field.name in grid(spec) or value is None:
             continue
-        value: float = getattr(request, field.name)
+        if not is_taken(field, spec):
+            problems.append(Problem(field.name, f"{spec.name} {field.rules.lacking}; leave it out"))
+            continue
         if field.type is float and not math.isfinite(value):
             problems.append(Problem(field.name, f"{value} is not a finite number"))
             continue

@@ -10,6 +10,8 @@ import msgspec
 
 from ringlight.core.errors import InvalidCheckpoint
 
+NUM_TRAIN_TIMESTEPS = 1000  # the time of pure noise, as Wan's networks know it
+
 
 class SchedulerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """`scheduler/scheduler_config.json`: the class diffusers must build, and the key that holds the flow shift."""

@@ -22,7 +22,15 @@ from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.foreign import name_of_weights
 from ringlight.core.gguf_file import SUFFIX, read_gguf
 from ringlight.core.presence import listed
-from ringlight.core.weights import STEMS, FileHeader, contents, damaged, network_files, read_header, require_present
+from ringlight.core.weights import (
+    FileHeader,
+    contents,
+    damaged,
+    network_files,
+    networks_of,
+    read_header,
+    require_present,
+)
 
 Shape = tuple[int, ...]
 
@@ -92,7 +100,7 @@ class StoredNetwork(msgspec.Struct, frozen=True, kw_only=True):
 def require_whole(checkpoint: Checkpoint, with_weights: bool) -> None:
     """Raise InvalidCheckpoint for files of tokenizer and weights that are not there, not whole or not understood."""
     require_present(checkpoint, with_weights)
-    for name in STEMS if with_weights else ():
+    for name in networks_of(checkpoint) if with_weights else ():
         if found := name_of_weights(read_network(network_files(checkpoint, name)).tensors):
             raise InvalidCheckpoint(f"{checkpoint.part(name)}: {found}")
 

@@ -31,7 +31,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
     `limit` names the operator's limit that is its maximum. `open_value` leaves the field open, as None does, and
     `default_rule` says in words what it then is. `choices` are all its values. `in_extensions`: an extension may have
-    another value than its source. `in_plans`: predictions depend on it.
+    another value than its source. `in_plans`: predictions depend on it. `needs` names what a model must have to take it
+    (of core/geometry), and `lacking` says in words what a model is that has not.
     """
 
     label: str
@@ -43,6 +44,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     choices: tuple[str, ...] = ()
     in_extensions: bool = True
     in_plans: bool = True
+    needs: str = ""
+    lacking: str = ""
 
 
 class VideoField(NamedTuple):
@@ -119,6 +122,21 @@ class UnsizedFields(msgspec.Struct, frozen=True, kw_only=True):
             maximum=100,
         ),
     ] = 5.0
+    guidance_scale_2: Annotated[
+        float | None,
+        _field(
+            "Guidance of the expert for low noise, of models that have two experts; by default the other one's.",
+            SAMPLING,
+            "Guidance, low noise",
+            minimum=0,
+            maximum=100,
+            default_rule="as guidance_scale",
+            always=False,
+            in_plans=False,
+            needs="has_experts",
+            lacking="has one transformer, not an expert for high noise and one for low",
+        ),
+    ] = None
     flow_shift: Annotated[
         float | None,
         _field(

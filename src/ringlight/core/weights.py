@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from ringlight.core.checkpoint import Checkpoint
+from ringlight.core.checkpoint import INDEX, Checkpoint
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.foreign import PICKLE_SUFFIXES, instead_of
 from ringlight.core.presence import listed, read_json, require_file, require_files
 
+TRANSFORMERS = ("transformer", "transformer_2")  # folders of the only one, or of the experts for high noise and for low
 STEMS = {  # of the names of the files in each network's folder
     "transformer": "diffusion_pytorch_model",
+    "transformer_2": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
+    "image_encoder": "model",
 }
+OPTIONAL = ("transformer_2", "image_encoder")  # networks that are only there where the index names a class for them
+REQUIRED = tuple(name for name in STEMS if name not in OPTIONAL)
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 
 
@@ -43,6 +48,18 @@ class FileHeader(NamedTuple):
     num_bytes: int
 
 
+def networks_of(checkpoint: Checkpoint) -> list[str]:
+    """The networks that a checkpoint has, by their folders. Raises InvalidCheckpoint."""
+    index = checkpoint.json(INDEX)
+    return [name for name in STEMS if name in REQUIRED or is_named(index, name)]
+
+
+def is_named(index: Mapping[str, Any], name: str) -> bool:
+    """Whether a `model_index.json` names a class for a part of the checkpoint, which then has a folder."""
+    said = index.get(name)
+    return isinstance(said, list) and len(said) == 2 and isinstance(said[1], str)
+
+
 def require_present(checkpoint: Checkpoint, with_weights: bool) -> None:
     """Raise InvalidCheckpoint for files of tokenizer and weights that are not there, all of them at once."""
     paths = [checkpoint.tokenizer, *(checkpoint_weights(checkpoint) if with_weights else [])]
@@ -55,7 +72,7 @@ def require_present(checkpoint: Checkpoint, with_weights: bool) -> None:
 
 def checkpoint_weights(checkpoint: Checkpoint) -> list[Path]:
     """All files of weights of a checkpoint that loading reads, in order. Raises InvalidCheckpoint."""
-    return sorted(path for name in STEMS for path in network_files(checkpoint, name))
+    return sorted(path for name in networks_of(checkpoint) for path in network_files(checkpoint, name))
 
 
 def network_files(checkpoint: Checkpoint, name: str) -> list[Path]:

@@ -90,7 +90,7 @@ class Engine:
         if num_replicas < 1:
             raise InvalidSetting(f"num-replicas must be at least 1, not {num_replicas}")
         self._foresight = Foresight(config, self.spec, self.limits, num_replicas)
-        self.choice = self._foresight.choose(typical, self.defaults.complete(ORDINARY_PROMPT, self.spec))
+        self.choice = self._foresight.choose(typical, self.defaults.typical(ORDINARY_PROMPT, self.spec))
         num_heads = self.spec.transformer.num_attention_heads
         self.layouts = Layouts(self.choice, num_heads, config.nodes.nnodes)
         self.queue = JobQueue()
@@ -202,7 +202,7 @@ class Engine:
         problems: list[Problem] = []
         for check in (
             lambda: request.check(self.spec, self.limits),
-            lambda: request.image is None or open_picture(request.image, self.limits),
+            lambda: [open_picture(picture, self.limits) for picture in request.pictures.values()],
             lambda: check_output(output, request.num_frames),
         ):
             try:

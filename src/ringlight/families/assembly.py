@@ -21,7 +21,7 @@ from ringlight.core.foreign import PICKLE_SUFFIXES, instead_of
 from ringlight.core.gguf_file import SUFFIX
 from ringlight.core.presence import listed, read_json, require_file
 from ringlight.core.stored_network import StoredNetwork, read_network
-from ringlight.core.weights import STEMS, weight_files
+from ringlight.core.weights import REQUIRED, STEMS, weight_files
 from ringlight.families.family import Documents, Family, SingleFiles
 
 CARD_SUFFIXES = (".yaml", ".yml")
@@ -59,7 +59,7 @@ def assemble(place: Path, families: Sequence[Family], model_family: str = "") ->
         seen = [each for each in seen if each.kind != TRANSFORMER or each.place == place]
     seen = _experts(seen)
     networks = {kind: _only_one(place, kind, seen) for kind in _kinds(seen)}
-    missing = [kind for kind in STEMS if kind not in (*networks, LOW_NOISE)]
+    missing = [kind for kind in REQUIRED if kind not in (*networks, LOW_NOISE)]
     if missing:
         raise InvalidCheckpoint(
             f"{place}: no {' and no '.join(missing)} among its files; {_seen(seen, others)}{_pickled(beside)}; put it "
@@ -81,7 +81,7 @@ def _of_card(path: Path, known: Mapping[str, SingleFiles], model_family: str) ->
         said = {name.replace("-", "_"): value for name, value in read_settings_file(path).items()}
     except InvalidSetting as error:
         raise InvalidCheckpoint(str(error)) from None
-    names = (*STEMS, LOW_NOISE, TOKENIZER, MODEL_FAMILY, CONFIG)
+    names = (*REQUIRED, LOW_NOISE, TOKENIZER, MODEL_FAMILY, CONFIG)
     for name, value in said.items():
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
@@ -89,10 +89,10 @@ def _of_card(path: Path, known: Mapping[str, SingleFiles], model_family: str) ->
             raise InvalidCheckpoint(f"{path}: names no part {name!r}; {hint}")
         if not isinstance(value, dict if name == CONFIG else str):
             raise InvalidCheckpoint(f"{path}: {name} must be {'a map' if name == CONFIG else 'a text'}, not {value!r}")
-    if missing := [name for name in (*STEMS, TOKENIZER) if name not in (*said, LOW_NOISE)]:
+    if missing := [name for name in (*REQUIRED, TOKENIZER) if name not in (*said, LOW_NOISE)]:
         raise InvalidCheckpoint(f"{path}: must name {', '.join(missing)} too")
     networks = {}
-    for kind in [name for name in dict.fromkeys((*STEMS, LOW_NOISE)) if name in said]:
+    for kind in [name for name in dict.fromkeys((*REQUIRED, LOW_NOISE)) if name in said]:
         place = path.parent / said[kind]
         if not os.path.lexists(place):
             raise InvalidCheckpoint(f"{path}: {kind}: {place}: no such file or folder")

@@ -16,7 +16,7 @@ from ringlight.core.geometry import VideoScales
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.plan import Placement
 from ringlight.core.portions import most_tokens
-from ringlight.core.scheduler import SchedulerSpec
+from ringlight.core.scheduler import NUM_TRAIN_TIMESTEPS, SchedulerSpec
 from ringlight.families.layers.decoder import DecoderLayers
 from ringlight.families.layers.encoder import EncoderLayers
 from ringlight.families.layers.matrix import TextLayers, TransformerLayers
@@ -35,6 +35,8 @@ class TransformerNumbers(Protocol):
     def attention_head_dim(self) -> int: ...
     @property
     def inner_dim(self) -> int: ...
+    @property
+    def in_channels(self) -> int: ...
     @property
     def out_channels(self) -> int: ...
     @property
@@ -78,9 +80,9 @@ class VaeNumbers(VideoScales, Protocol):
         (frames, rows, columns) of the latents, of which it takes `portion` frames at a time; `itemsize` is that of its
         dtype. With a `placement` the history that lies on the host is not counted, and weights that come are."""
 
-    def encoding_elements(self, latent_size: tuple[int, int], num_ranks: int, on_cpu: bool, itemsize: int) -> int:
-        """Elements that a rank's encoder holds at its most of a first frame, beside weights and the picture itself.
-        `latent_size` is (rows, columns) of the latents; `itemsize` is that of its dtype."""
+    def encoding_elements(self, latent_size: tuple[int, int, int], num_ranks: int, on_cpu: bool, itemsize: int) -> int:
+        """Elements that a rank's encoder holds at its most, beside weights and pictures. `latent_size` is (frames,
+        rows, columns) of the latents, of which it makes a frame at a time; `itemsize` is that of its dtype."""
 
 
 class TextNumbers(Protocol):
@@ -98,8 +100,25 @@ class TextNumbers(Protocol):
         another, each of `num_tokens` tokens."""
 
 
+class ImageNumbers(Protocol):
+    """The numbers of an encoder whose tokens tell the transformer of a picture."""
+
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def flops(self) -> float: ...
+    @property
+    def peak_elements(self) -> int: ...
+
+
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A model. `family` is the name of its folder in ringlight/families."""
+    """A model. `family` is the name of its folder in ringlight/families.
+
+    With a `boundary_ratio` it has two transformers of the same numbers: an expert for noise from this share of all
+    timesteps on, and one for what is below. With an `image_encoder` the transformer also attends to a picture's tokens.
+    """
 
     family: str
     name: str
@@ -109,12 +128,38 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     scheduler: SchedulerSpec
     max_text_tokens: int = 512
     takes_picture: bool = True
+    needs_picture: bool = False
+    takes_last_picture: bool = False
+    needs_last_picture: bool = False
+    boundary_ratio: float | None = None
+    image_encoder: ImageNumbers | None = None
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over all numbers of the model, whatever its folder is called: equal ones mean equal work."""
-        numbers = {name: getattr(self, name) for name in NUMBERS} | {"name": ""}
-        return hashlib.sha256(msgspec.json.encode(numbers, order="sorted")).hexdigest()
+        said = {name: value for name in NUMBERS if (value := getattr(self, name)) is not None}
+        return hashlib.sha256(msgspec.json.encode(said | {"name": ""}, order="sorted")).hexdigest()
+
+    @property
+    def sees_condition(self) -> bool:
+        """Whether a picture stands beside the latents as channels of their own, for all frames of the video; else it
+        takes the place of the first latent frame."""
+        return self.transformer.in_channels != self.transformer.out_channels
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether it has two transformers, one for high noise and one for low."""
+        return self.boundary_ratio is not None
+
+    @property
+    def boundary(self) -> float:
+        """The time from which on the first expert predicts; all times are from 0 on."""
+        return (self.boundary_ratio or 0.0) * NUM_TRAIN_TIMESTEPS
+
+    @property
+    def num_experts(self) -> int:
+        """Transformers, of which one is at work at a time."""
+        return 2 if self.has_experts else 1
 
     @property
     def size_multiple(self) -> tuple[int, int]:
@@ -134,8 +179,11 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def most_pixels(self) -> int:
-        """Pixels of the largest frame that every tensor of the decoder has room for."""
-        return self.vae.decoder.most_pixels
+        """Pixels of the largest frame that every tensor of the decoder has room for, and of the encoder where a whole
+        video goes through it."""
+        decoded = self.vae.decoder.most_pixels
+        encoded = self.vae.encoder.most_latent_pixels * self.vae.scale_factor_spatial**2
+        return min(decoded, encoded) if self.sees_condition else decoded
 
     @property
     def most_tokens(self) -> int:
@@ -162,4 +210,5 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
         return math.prod(self.token_grid(num_frames, height, width))
 
 
-NUMBERS = ("transformer", "vae", "text_encoder", "scheduler", "max_text_tokens")  # what a fingerprint is of
+# What a fingerprint is of; None is left out, as it is not told of models before it was known.
+NUMBERS = ("transformer", "vae", "text_encoder", "scheduler", "max_text_tokens", "boundary_ratio", "image_encoder")

@@ -18,15 +18,27 @@ from ringlight.core.errors import InvalidCheckpoint, InvalidSetting
 from ringlight.core.presence import broken_link, require_files, trouble_with
 from ringlight.core.request import RequestDefaults
 from ringlight.core.stored_network import read_network
-from ringlight.core.weights import STEMS, network_files
+from ringlight.core.weights import network_files, networks_of
 from ringlight.families.assembly import CARD_SUFFIXES, FILE_SUFFIXES, assemble, has_files
 from ringlight.families.family import Family
 from ringlight.families.fastwan.card import FAMILY as FASTWAN
 from ringlight.families.model import ModelSpec
+from ringlight.families.wan21_flf2v.card import FAMILY as WAN21_FLF2V
+from ringlight.families.wan21_i2v.card import FAMILY as WAN21_I2V
 from ringlight.families.wan21_t2v.card import FAMILY as WAN21_T2V
+from ringlight.families.wan22_i2v_a14b.card import FAMILY as WAN22_I2V_A14B
+from ringlight.families.wan22_t2v_a14b.card import FAMILY as WAN22_T2V_A14B
 from ringlight.families.wan22_ti2v.card import FAMILY as WAN22_TI2V
 
-FAMILIES: tuple[Family, ...] = (WAN22_TI2V, WAN21_T2V, FASTWAN)
+FAMILIES: tuple[Family, ...] = (
+    WAN22_TI2V,
+    WAN21_T2V,
+    FASTWAN,
+    WAN21_I2V,
+    WAN21_FLF2V,
+    WAN22_T2V_A14B,
+    WAN22_I2V_A14B,
+)
 MODELS = {card.name: card for family in FAMILIES for card in family.cards}  # that are known without a checkpoint
 
 JSON_FILES = (
@@ -102,7 +114,7 @@ def recognised(checkpoint: Checkpoint) -> dict[str, str]:
     """What is particular about a checkpoint's weights, by network: names of the original, kinds of eight bits."""
     files = family_of(model_of(checkpoint)).single_files
     told = {}
-    for name in STEMS if files is not None else ():
+    for name in networks_of(checkpoint) if files is not None else ():
         paths = network_files(checkpoint, name)
         if files is not None and not any(map(trouble_with, paths)):
             told[name] = ", ".join(files.in_our_names(read_network(paths)).told)

@@ -8,6 +8,7 @@ from typing import Self
 import msgspec
 
 from ringlight.core.layout import ParallelLayout, split_sizes
+from ringlight.core.named_samplers import SAMPLERS
 from ringlight.core.request import VideoRequest
 from ringlight.families.model import ModelSpec
 
@@ -56,6 +57,35 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         """(rows, columns) of latents of the rank that decodes most of a frame, and whether others have some of it."""
         _, _, rows, columns = self.latent_shape
         return split_sizes(rows, layout.num_ranks)[0], columns, layout.num_ranks > 1 and rows > 1
+
+    @property
+    def encoded_latents(self) -> int:
+        """Latent frames that the encoder makes: of the request's picture, or of a whole video that begins with it."""
+        if self.request.image is None:
+            return 0
+        return self.latent_shape[1] if self.spec.sees_condition else 1
+
+    @property
+    def condition_values(self) -> int:
+        """How many values stand beside the latents as channels of their own."""
+        network = self.spec.transformer
+        return self.latent_values // self.latent_shape[0] * (network.in_channels - network.out_channels)
+
+    @property
+    def calls_by_expert(self) -> tuple[int, ...]:
+        """Of how many calls each expert is asked: those whose sigmas, once shifted, lie on its side of the boundary.
+
+        They are the request's, a preset's, or evenly spaced. A model with one transformer has all calls.
+        """
+        if self.spec.boundary_ratio is None:
+            return (self.num_calls,)
+        ratio, shift = self.spec.boundary_ratio, self.request.flow_shift
+        share = ratio / (shift - (shift - 1) * ratio)  # where the boundary lies before sigmas are shifted
+        evenly = [1 - call / self.num_calls for call in range(self.num_calls)]
+        named = SAMPLERS.get(self.request.sampler or "")
+        sigmas = self.request.sigmas or (named.sigmas if named else ()) or evenly
+        high = sum(sigma >= share for sigma in sigmas)
+        return high, self.num_calls - high
 
     def num_forwards(self, layout: ParallelLayout) -> int:
         """Forwards of a rank for each call: two where both guidance branches are its own."""

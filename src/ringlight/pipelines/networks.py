@@ -18,8 +18,9 @@ from ringlight.parallel.mesh import ParallelMesh
 class Denoiser(Protocol):
     """A network that predicts the velocity of latents under a text."""
 
-    def text_keys(self, text_LC: Tensor, num_rows: int) -> Any:
-        """What is made of a prompt's embeddings (L, C) once a request, padded to so many rows; `steps` takes it."""
+    def text_keys(self, text_LC: Tensor, num_rows: int, *, image_LC: Tensor | None = None) -> Any:
+        """What is made of a prompt's embeddings (L, C) once a request, padded to so many rows, and of tokens of its
+        pictures; `steps` takes it."""
 
     def steps(
         self,
@@ -34,6 +35,17 @@ class Denoiser(Protocol):
 
         `timesteps` holds one value for all tokens, or two: the first latent frame's, then all others'.
         """
+
+
+class PictureEncoder(Protocol):
+    """A network that makes tokens of pictures."""
+
+    @property
+    def image_size(self) -> int:
+        """Rows, and columns, of the pixels that it sees."""
+
+    def tokens(self, pixels_BHWC: Tensor) -> Tensor:
+        """(B, L, C) of pictures of this size, of three colours from 0 to 1."""
 
 
 class DecodingStream(Protocol):
@@ -57,6 +69,12 @@ class Autoencoder(Protocol):
 
     def encode(self, frames_FHWC: Tensor, bands: Bands | None = None) -> Tensor:
         """Frames (F, H, W, 3) in [-1, 1] to normalised latents (z, T, h, w), float32: this rank's rows."""
+
+    def start_encoding(self, bands: Bands, columns: int, num_frames: int, device: torch.device) -> Any:
+        """A new stream for `encode_next`, of so many frames whose latents have these rows of bands, and columns."""
+
+    def encode_next(self, frames_FHWC: Tensor, stream: Any) -> Tensor:
+        """The next frames to a latent frame (z, 1, h, w): the very first one alone, then as many as become one."""
 
     def start_decoding(
         self, bands: Bands, columns: int, num_latents: int, device: torch.device, placement: Placement | None = None

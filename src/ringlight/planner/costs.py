@@ -105,19 +105,26 @@ def _streamed_text(work: Work, layout: ParallelLayout, machine: Machine) -> Stag
 
 def image_encoding(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
     """Operations of the largest band of rows / convolution + activations / memory, and all edge rows in the open; with
-    a placement also the encoder's weights."""
+    a placement also the encoder's weights. Of one frame, or of all where a condition is made of them; and operations of
+    an image encoder / products, on every rank."""
     _, _, rows, columns = work.latent_shape
+    count, size = work.encoded_latents, (rows, columns)
     own = split_sizes(rows, layout.num_ranks)[0]
     encoder = work.spec.vae.encoder
-    flops, layers = encoder.flops(own, rows, columns), encoder.convolutions
+    flops, layers = encoder.flops(own, rows, columns, count), encoder.convolutions
     seconds = flops / machine.convolution
-    seconds += sum(activation_seconds(layer, own * columns, 1, machine) for layer in layers)
-    link, placed = 0.0, plan.placement is not None
-    way = way_of("vae", work.spec, machine)
+    for layer in layers:
+        seconds += activation_seconds(layer, own * columns, 1 + (count - 1) * layer.frames, machine)
+    way, placed = way_of("vae", work.spec, machine), plan.placement is not None
     bus = way.seconds(encoder.parameters * machine.settings.vae_itemsize) if placed else 0.0
+    if (network := work.spec.image_encoder) is not None:
+        seconds += len(work.request.pictures) * network.flops / machine.products
+        way = way_of("image_encoder", work.spec, machine)
+        bus += way.seconds(network.parameters * machine.settings.itemsize) if placed else 0.0
+    link = 0.0
     if layout.num_ranks > 1:
-        sent = sum(encoder.sent_bytes(layout.num_ranks, 0, (rows, columns), machine.settings.vae_itemsize).values())
-        link = machine.link.bare_seconds(sent, sum(layer.has_halo for layer in layers) + 2)
+        sent = encoder.sent_bytes(layout.num_ranks, 0, size, machine.settings.vae_itemsize, count)
+        link = machine.link.bare_seconds(sum(sent.values()), count * (sum(layer.has_halo for layer in layers) + 2))
     return StageCost(
         name="ImageEncoding",
         compute_seconds=machine.corrected("ImageEncoding", seconds),
@@ -161,8 +168,6 @@ STAGES: tuple[Cost, ...] = (
 def stage_costs(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> list[StageCost]:
     """All stages that a request runs, in the report's names and order, and Other: what a measurement found beside."""
     stages = [
-        stage(work, layout, machine, plan)
-        for stage in STAGES
-        if stage is not image_encoding or work.request.image is not None
+        stage(work, layout, machine, plan) for stage in STAGES if stage is not image_encoding or work.encoded_latents
     ]
     return [*stages, StageCost(name="Other", compute_seconds=machine.hardware.correction.other_seconds)]

@@ -7,8 +7,10 @@ import math
 from ringlight.core.layout import ParallelLayout, split_sizes
 from ringlight.core.plan import JobPlan, Placement
 from ringlight.core.portions import SLICE_TOKENS
+from ringlight.core.weights import TRANSFORMERS
 from ringlight.families.traffic import attention_elements
 from ringlight.families.work import Work
+from ringlight.planner.hardware import Bus
 from ringlight.planner.host_room import way_of
 from ringlight.planner.machine import LAYING_OUT, Machine
 from ringlight.planner.memory import SLOTS
@@ -65,10 +67,11 @@ def denoising(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPla
     """steps x (blocks replayed with their messages and weights + gather of the head's output + exchange of branches).
 
     A step is one forward, or two with guidance on one rank group; each is `num_layers` blocks. After it the head's
-    output is gathered, and two branches exchange predictions, with nothing to hide under.
+    output is gathered, and two branches exchange predictions, with nothing to hide under. With a placement each expert
+    that has a step comes once, and its blocks by its own way.
     """
     network, link, itemsize = work.spec.transformer, machine.link, machine.settings.itemsize
-    forwards, streamed = work.num_forwards(layout), streamed_blocks(work, machine, plan.placement)
+    forwards = work.num_forwards(layout)
     block = block_of(work, layout, plan.num_slices, machine, plan.placement)
     speed = (link.bytes_per_second, link.latency_seconds, link.busy_seconds_per_byte)
     ways = (network.num_layers, plan.num_slices, forwards, plan.take_turns, speed)
@@ -78,35 +81,40 @@ def denoising(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPla
     bare = forwards * link.bare_seconds(out * (layout.sp - 1), layout.sp - 1)
     if layout.cfg == 2:
         bare += link.bare_seconds(work.latent_values * itemsize, 1)
-    fed = step if streamed is None else replay(block, *ways, streamed)
-    waited = max(0.0, fed.elapsed - step.elapsed)
     calls = work.num_calls
-    bus, exposed = _entry(work, machine, plan.placement, fed)
+    bus = exposed = 0.0
+    for expert, own_calls in zip(TRANSFORMERS, work.calls_by_expert, strict=False):
+        way = way_of(expert, work.spec, machine)
+        streamed = streamed_blocks(work, machine, plan.placement, way)
+        fed = step if streamed is None else replay(block, *ways, streamed)
+        first, waited = _entry(work, machine, plan.placement, fed, way) if own_calls else (0.0, 0.0)
+        bus += first + own_calls * fed.bus
+        exposed += waited + own_calls * min(fed.bus, max(0.0, fed.elapsed - step.elapsed))
     return StageCost(
         name="Denoising",
         compute_seconds=calls * step.computed,
         link_seconds=calls * (step.link + bare),
         exposed_seconds=calls * (step.exposed + bare),
-        bus_seconds=bus + calls * fed.bus,
-        bus_exposed_seconds=exposed + calls * min(fed.bus, waited),
+        bus_seconds=bus,
+        bus_exposed_seconds=exposed,
     )
 
 
-def streamed_blocks(work: Work, machine: Machine, placement: Placement | None) -> Streamed | None:
-    """What comes over the bus for every pass; None where nothing does, as on a CPU, which uses it where it is."""
+def streamed_blocks(work: Work, machine: Machine, placement: Placement | None, way: Bus) -> Streamed | None:
+    """What comes by this way for every pass; None where nothing does, as on a CPU, which uses it where it is."""
     if placement is None or not placement.streamed_blocks or machine.card.is_cpu:
         return None
     layers, count = work.spec.transformer.layers, placement.streamed_blocks
     return Streamed(
         blocks=tuple(round(index * layers.num_blocks / count) for index in range(count)),
         block_bytes=layers.block.forward_bytes(machine.settings.itemsize),
-        bytes_per_second=way_of("transformer", work.spec, machine).bytes_per_second,
+        bytes_per_second=way.bytes_per_second,
         slots=min(SLOTS, count),
         shares_lane=machine.link.shares_bus,
     )
 
 
-def _entry(work: Work, machine: Machine, placement: Placement | None, step: Replayed) -> tuple[float, float]:
+def _entry(work: Work, machine: Machine, placement: Placement | None, step: Replayed, way: Bus) -> tuple[float, float]:
     """(bus, exposed) seconds before the first step is as every other one, with a placement.
 
     What stands outside the blocks and what makes keys of texts come first, in the open. Blocks that stay come in the
@@ -120,7 +128,6 @@ def _entry(work: Work, machine: Machine, placement: Placement | None, step: Repl
     if machine.card.is_cpu:
         packed = LAYING_OUT * (outside + kept * block) / itemsize if machine.packs_weights else 0.0
         return packed, packed
-    way = way_of("transformer", work.spec, machine)
     first = way.seconds(outside + layers.num_blocks * layers.block.text_bytes(itemsize))
     under = max(0.0, way.seconds(layers.num_blocks * block) - step.elapsed)
     return first + way.seconds(kept * block), first + under

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ringlight.core.host import LEFT_BYTES, left_in_files
+from ringlight.core.weights import TRANSFORMERS
 from ringlight.families.model import ModelSpec
 from ringlight.planner.hardware import Bus
 from ringlight.planner.machine import FILE_BYTES_PER_SECOND, Machine
@@ -10,11 +11,13 @@ from ringlight.planner.machine import FILE_BYTES_PER_SECOND, Machine
 
 def network_bytes(spec: ModelSpec, machine: Machine) -> dict[str, int]:
     """Bytes of each network's weights in the host's copy, the least used first."""
-    settings = machine.settings
+    settings, image = machine.settings, spec.image_encoder
+    expert = spec.transformer.layers.bytes(settings.itemsize)
     return {
         "text_encoder": sum(spec.text_encoder.layers.bytes_of_parts(settings.itemsize)),
+        **({} if image is None else {"image_encoder": image.parameters * settings.itemsize}),
         "vae": (spec.vae.decoder.parameters + spec.vae.encoder.parameters) * settings.vae_itemsize,
-        "transformer": spec.transformer.layers.bytes(settings.itemsize),
+        **dict.fromkeys(TRANSFORMERS[: spec.num_experts], expert),
     }
 
 

@@ -85,6 +85,8 @@ def memory_by_rank(work: Work, layout: ParallelLayout, machine: Machine, plan: J
     denoising = stage_of("Denoising", denoising_bytes(work, layout, machine, plan), machine)
     decoding = stage_of("Decoding", decoding_bytes(work, layout, machine, plan), machine)
     stages, host = {"Denoising": denoising, "Decoding": decoding}, 0
+    if work.encoded_latents > 1:  # of one frame it is less than decoding holds, at any size
+        stages["ImageEncoding"] = stage_of("ImageEncoding", image_encoding_bytes(work, layout, machine), machine)
     if plan.placement is not None:
         resident = [0] * layout.num_ranks
         stages = {
@@ -129,25 +131,33 @@ def stages_before(work: Work, layout: ParallelLayout, machine: Machine) -> dict[
     encoded = spec.text_encoder.peak_elements(spec.max_text_tokens, len(work.prompts)) * settings.itemsize
     encoded += spec.text_encoder.layers.widened_bytes(settings.itemsize)
     stages = {"TextEncoding": with_weights(stage_of("TextEncoding", encoded, machine), slots)}
-    if work.request.image is not None:
+    if work.encoded_latents:
         encoded = image_encoding_bytes(work, layout, machine)
         weights = spec.vae.encoder.parameters * settings.vae_itemsize
-        stages["ImageEncoding"] = with_weights(stage_of("ImageEncoding", encoded, machine), weights)
+        ways = [with_weights(stage_of("ImageEncoding", encoded, machine), weights)]
+        if (network := spec.image_encoder) is not None:  # before the other one comes
+            elements = len(work.request.pictures) * network.peak_elements
+            seen = stage_of("ImageEncoding", elements * settings.itemsize, machine)
+            ways.append(with_weights(seen, network.parameters * settings.itemsize))
+        stages["ImageEncoding"] = max(ways, key=lambda way: way.allocated_bytes + way.slack_bytes)
     return stages
 
 
 def image_encoding_bytes(work: Work, layout: ParallelLayout, machine: Machine) -> int:
-    """The peak of ImageEncoding over the weights: of the encoder, and a rank's rows of the picture in float32."""
+    """The peak of ImageEncoding over the weights: of the encoder, a rank's rows of the picture in float32, or those of
+    the picture and of a portion of the frames that follow it, and what is made of these."""
     _, _, rows, columns = work.latent_shape
     vae, itemsize = work.spec.vae, machine.settings.vae_itemsize
     own, columns, _ = work.band(layout)
-    picture = 4 * 3 * own * columns * vae.scale_factor_spatial**2
-    elements = vae.encoding_elements((rows, columns), layout.num_ranks, machine.card.is_cpu, itemsize)
-    return elements * itemsize + picture
+    pictures = len(work.request.pictures) + vae.scale_factor_temporal if work.encoded_latents > 1 else 1
+    pixels = 4 * 3 * pictures * own * columns * vae.scale_factor_spatial**2
+    latent_size = (work.encoded_latents, rows, columns)
+    elements = vae.encoding_elements(latent_size, layout.num_ranks, machine.card.is_cpu, itemsize)
+    return elements * itemsize + pixels + 4 * work.condition_values
 
 
 def block_weights(spec: ModelSpec, machine: Machine, placement: Placement) -> int:
-    """What of the transformer lies on the device while it denoises."""
+    """What of a transformer lies on the device while it denoises: of the expert at work, where there are two."""
     layers, streamed, itemsize = spec.transformer.layers, placement.streamed_blocks, machine.settings.itemsize
     slots = 0 if machine.card.is_cpu else min(SLOTS, streamed)
     there = layers.num_blocks - streamed + slots
@@ -174,9 +184,10 @@ def weights_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> l
 
 
 def loaded_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> list[int]:
-    """Transformer and VAE whole on every rank; the text encoder in runs."""
-    whole = spec.transformer.layers.bytes(settings.itemsize)
+    """Transformer or experts, and VAE, whole on every rank; the text encoder in runs."""
+    whole = spec.num_experts * spec.transformer.layers.bytes(settings.itemsize)
     whole += (spec.vae.decoder.parameters + spec.vae.encoder.parameters) * settings.vae_itemsize
+    whole += 0 if spec.image_encoder is None else spec.image_encoder.parameters * settings.itemsize
     parts = spec.text_encoder.layers.bytes_of_parts(settings.itemsize)
     runs = split_runs(spec.text_encoder.layers.parts, num_ranks)
     return [whole + sum(parts[part] for part in run) for run in runs]
@@ -186,7 +197,8 @@ def checkpoint_bytes(spec: ModelSpec, itemsize: int) -> int:
     """All that is read when a model is loaded on one rank."""
     vae = (spec.vae.decoder.parameters + spec.vae.encoder.parameters) * itemsize
     text = sum(spec.text_encoder.layers.bytes_of_parts(itemsize))
-    return spec.transformer.layers.bytes(itemsize) + vae + text
+    image = 0 if spec.image_encoder is None else spec.image_encoder.parameters * itemsize
+    return spec.num_experts * spec.transformer.layers.bytes(itemsize) + vae + text + image
 
 
 def denoising_bytes(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> int:
@@ -197,11 +209,13 @@ def denoising_bytes(work: Work, layout: ParallelLayout, machine: Machine, plan: 
     forwards = 2 if plan.take_turns else 1
     forward = network.peak_bytes(work.num_tokens, layout, is_cpu, itemsize, plan.num_slices, forwards)
     forward += min(WIDENED, network.num_layers) * network.layers.block.widened_bytes(itemsize)
-    return forward + text_keys_bytes(work, layout, machine) + 4 * LATENTS_HELD * work.latent_values
+    condition = 4 * (2 * work.condition_values + (work.latent_values if work.condition_values else 0))  # with a step's
+    latents = 4 * LATENTS_HELD * work.latent_values
+    return forward + text_keys_bytes(work, layout, machine) + latents + condition
 
 
 def text_keys_bytes(work: Work, layout: ParallelLayout, machine: Machine) -> int:
-    """Keys and values of all texts in all blocks, which are made once a request."""
+    """Keys and values of all texts in all blocks, which are made once a request by each expert for itself."""
     network = work.spec.transformer
     rows = TEXT_TOKENS if merges_padding(machine.card.is_cpu) else work.spec.max_text_tokens
     return work.num_forwards(layout) * rows * 2 * network.inner_dim * network.num_layers * machine.settings.itemsize

@@ -19,6 +19,7 @@ from ringlight.planner.memory import (
     decoding_bytes,
     denoising_bytes,
     host_history_bytes,
+    image_encoding_bytes,
     stages_before,
     text_keys_bytes,
 )
@@ -62,8 +63,11 @@ def _resident(work: Work, layout: ParallelLayout, machine: Machine) -> Iterator[
     )
     yield _on_device("text encoder, layers", own[0], why)
     yield _on_device("token table", own[1], why)
-    yield _on_device("transformer", spec.transformer.layers.bytes(settings.itemsize), why)
+    experts = "two transformers" if spec.has_experts else "transformer"
+    yield _on_device(experts, spec.num_experts * spec.transformer.layers.bytes(settings.itemsize), why)
     yield _on_device("encoder of pictures", spec.vae.encoder.parameters * settings.vae_itemsize, why)
+    if spec.image_encoder is not None:
+        yield _on_device("image encoder", spec.image_encoder.parameters * settings.itemsize, why)
     yield _on_device("decoder", decoder_weights(spec, machine, Placement()), why)
 
 
@@ -81,6 +85,10 @@ def _transformer(work: Work, machine: Machine, placement: Placement) -> Iterator
     block, streamed = layers.block.forward_bytes(itemsize), placement.streamed_blocks
     keys = layers.num_blocks * layers.block.text_bytes(itemsize)
     yield _on_host("blocks' keys and values of texts", keys, "needed once, before the first step", "transformer")
+    if work.spec.has_experts:
+        steps = " and ".join(f"{calls}" for calls in work.calls_by_expert)
+        why = f"each comes for its own steps ({steps} of them); what follows is of the one at work"
+        yield _on_host("the other expert", layers.bytes(itemsize), why, "transformer_2")
     yield _on_device("transformer, outside its blocks", layers.outside_bytes(itemsize), "while it denoises")
     kept = layers.num_blocks - streamed
     yield _on_device(f"{kept} blocks", kept * block, "what there is room for" if streamed else "all of them fit")
@@ -94,6 +102,9 @@ def _vae(work: Work, layout: ParallelLayout, machine: Machine, placement: Placem
     spec, itemsize = work.spec, machine.settings.vae_itemsize
     if work.request.image is not None:
         yield _on_device("encoder of pictures", spec.vae.encoder.parameters * itemsize, "while it encodes")
+        if spec.image_encoder is not None:
+            image = spec.image_encoder.parameters * machine.settings.itemsize
+            yield _on_device("image encoder", image, "while it encodes, before the other one")
     weights = decoder_weights(spec, machine, placement)
     if placement.streams_decoder:
         yield _on_host("decoder", sum(spec.vae.decoder.parts) * itemsize, "a level comes when it is next", "vae")
@@ -113,6 +124,9 @@ def _work(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -
     yield _on_device("history of earlier frames", history, "while it decodes")
     keys = text_keys_bytes(work, layout, machine)
     yield _on_device("keys and values of texts", keys, "made once, needed in every step")
+    if work.encoded_latents > 1:
+        encoding = image_encoding_bytes(work, layout, machine)
+        yield _on_device("activations of ImageEncoding", encoding, "of all frames, a latent one at a time")
     denoising = denoising_bytes(work, layout, machine, plan) - keys
     turns = ", two forwards in turns" if plan.take_turns else ""
     yield _on_device("activations of Denoising", denoising, f"with latents{turns}")

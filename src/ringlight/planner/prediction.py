@@ -146,8 +146,8 @@ def sent_by(rank: int, work: Work, layout: ParallelLayout, num_slices: int, sett
     _, frames, rows, columns = work.latent_shape
     sent = Counter(denoising_bytes(work, layout, rank, num_slices, settings.itemsize))
     sent.update(spec.vae.decoder.sent_bytes(ranks, rank, (frames, rows, columns), 1, settings.vae_itemsize))
-    if work.request.image is not None:
-        sent.update(spec.vae.encoder.sent_bytes(ranks, rank, (rows, columns), settings.vae_itemsize))
+    if count := work.encoded_latents:
+        sent.update(spec.vae.encoder.sent_bytes(ranks, rank, (rows, columns), settings.vae_itemsize, count))
     values = sum(prompt_tokens(prompt, spec) for prompt in work.prompts) * spec.text_encoder.d_model
     holders = sum(map(bool, split_runs(spec.text_encoder.layers.parts, ranks)))
     sent["text"] = text_bytes(holders, ranks, rank, values, settings.itemsize)

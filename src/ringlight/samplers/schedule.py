@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-NUM_TRAIN_TIMESTEPS = 1000  # the time of pure noise, as Wan's networks know it
+from ringlight.core.scheduler import NUM_TRAIN_TIMESTEPS as NUM_TRAIN_TIMESTEPS
 
 LEAST_CLEAN = 1e-6  # of a video at the first call: the logarithm of none would be infinite
 

@@ -52,6 +52,9 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     height_multiple: int = 1
     frame_multiple: Annotated[int, described("num_frames is a multiple of this, and one.")] = 1
     takes_picture: Annotated[bool, described("Whether a video may begin with a given picture.")] = True
+    needs_picture: Annotated[bool, described("Whether every video has to.")] = False
+    takes_last_picture: Annotated[bool, described("Whether it may then end with a given picture too.")] = False
+    needs_last_picture: Annotated[bool, described("Whether every video has to.")] = False
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):

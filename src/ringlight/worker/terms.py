@@ -12,7 +12,7 @@ from ringlight.core.checkpoint import TOKENIZER, Checkpoint
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.messages import WorkerSetup
 from ringlight.core.stored_network import require_whole
-from ringlight.core.weights import STEMS, network_files
+from ringlight.core.weights import network_files, networks_of
 from ringlight.families.table import checkpoint_of, model_of
 from ringlight.worker.environment import versions
 
@@ -52,7 +52,7 @@ def digest(checkpoint: Checkpoint, with_weights: bool) -> str:
     try:
         for path in sorted(filter(Path.is_file, tokenizer.glob("*"))) if tokenizer.is_dir() else [tokenizer]:
             found.update(path.name.encode() + path.read_bytes())
-        for name in STEMS if with_weights else ():
+        for name in networks_of(checkpoint) if with_weights else ():
             for path in network_files(checkpoint, name):
                 found.update(f"{name}/{path.name}".encode() + _sample(path))
     except OSError as error:

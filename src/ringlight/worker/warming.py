@@ -74,13 +74,14 @@ def usual_layout(pipeline: Recipe, num_ranks: int) -> ParallelLayout:
 
 
 def smallest_requests(spec: ModelSpec, limits: RequestLimits) -> Iterator[VideoRequest]:
-    """Text-to-video, and image-to-video where the model takes pictures, with guidance, of as many frames as are decoded
-    in two portions."""
+    """Text-to-video, and image-to-video, whichever of them the model makes, with guidance, of as many frames as are
+    decoded in two portions."""
     height, width = spec.size_multiple
     num_frames = 1 + spec.frame_multiple
     image = io.BytesIO()
     Image.new("RGB", (width, height), "gray").save(image, "PNG")
-    for picture in (None, image.getvalue()) if spec.takes_picture else (None,):
+    kinds = [None] * (not spec.needs_picture) + [image.getvalue()] * spec.takes_picture
+    for picture in kinds:
         yield RequestDefaults(seed=0).complete(
             "warm-up",
             spec,
@@ -89,4 +90,5 @@ def smallest_requests(spec: ModelSpec, limits: RequestLimits) -> Iterator[VideoR
             num_frames=num_frames if num_frames <= limits.max_frames else 1,
             num_inference_steps=min(NUM_STEPS, limits.max_steps),
             image=picture,
+            last_image=picture if spec.needs_last_picture else None,
         )

@@ -36,7 +36,7 @@ class Matrix(msgspec.Struct, frozen=True):
 
 
 class BlockLayers(msgspec.Struct, frozen=True, kw_only=True):
-    """A transformer's block: self-attention, cross-attention to a text, feed-forward.
+    """A transformer's block: self-attention, cross-attention to a text and perhaps to a picture, feed-forward.
 
     `vectors`: values of norms and tables; `float32_vectors` of them are float32 in any run.
     """
@@ -49,6 +49,7 @@ class BlockLayers(msgspec.Struct, frozen=True, kw_only=True):
     up: Matrix
     down: Matrix
     vectors: int
+    image_to_kv: Matrix | None = None
     float32_vectors: int
 
     @property
@@ -57,24 +58,30 @@ class BlockLayers(msgspec.Struct, frozen=True, kw_only=True):
         return (self.to_out, self.text_to_q, self.text_to_out, self.up, self.down)
 
     @property
+    def to_keys(self) -> tuple[Matrix, ...]:
+        """What makes keys and values of texts and pictures."""
+        return (self.text_to_kv,) if self.image_to_kv is None else (self.text_to_kv, self.image_to_kv)
+
+    @property
     def parameters(self) -> int:
         """All of the block."""
-        matrices = (self.to_qkv, self.text_to_kv, *self.after_attention)
+        matrices = (self.to_qkv, *self.to_keys, *self.after_attention)
         return sum(matrix.parameters for matrix in matrices) + self.vectors
 
     @property
     def text_parameters(self) -> int:
-        """Those of the text's keys and values, which are made once a request: no forward needs them."""
-        return self.text_to_kv.parameters + self.text_to_kv.outputs // 2  # and the norm of keys
+        """Those of the keys and values of texts and pictures, which are made once a request: no forward needs them."""
+        return sum(matrix.parameters + matrix.outputs // 2 for matrix in self.to_keys)  # and the norm of keys
 
     def text_bytes(self, itemsize: int) -> int:
         """Bytes of those."""
-        return self.text_to_kv.bytes(itemsize) + self.text_to_kv.outputs // 2 * itemsize
+        return sum(matrix.bytes(itemsize) + matrix.outputs // 2 * itemsize for matrix in self.to_keys)
 
     def forward_bytes(self, itemsize: int) -> int:
         """Bytes of what a forward needs of the block, with products of `itemsize` bytes."""
         matrices = sum(matrix.bytes(itemsize) for matrix in (self.to_qkv, *self.after_attention))
-        vectors = self.vectors - self.float32_vectors - self.text_to_kv.outputs // 2
+        norms = sum(matrix.outputs // 2 for matrix in self.to_keys)
+        vectors = self.vectors - self.float32_vectors - norms
         return matrices + vectors * itemsize + 4 * self.float32_vectors
 
     def widening_bytes(self, itemsize: int) -> int:
@@ -95,7 +102,8 @@ class BlockLayers(msgspec.Struct, frozen=True, kw_only=True):
 class TransformerLayers(msgspec.Struct, frozen=True, kw_only=True):
     """A diffusion transformer: what makes tokens, times and texts its own, `num_blocks` blocks, and what makes latents.
 
-    `times`: the embedding of times, float32 in any run; `modulation`: what blocks are told of it.
+    `times`: the embedding of times, float32 in any run; `modulation`: what blocks are told of it. `images` embed tokens
+    of pictures, between norms of `image_vectors` values, float32 likewise, after so many values of positions are added.
     """
 
     patches: Matrix
@@ -106,18 +114,22 @@ class TransformerLayers(msgspec.Struct, frozen=True, kw_only=True):
     num_blocks: int
     head: Matrix
     head_vectors: int
+    images: tuple[Matrix, ...] = ()
+    image_vectors: int = 0
+    image_positions: int = 0
 
     @property
     def float32_parameters(self) -> int:
         """Those that are float32 in any run."""
         times = sum(matrix.parameters for matrix in self.times)
-        return times + self.head_vectors + self.num_blocks * self.block.float32_vectors
+        return times + self.head_vectors + self.image_vectors + self.num_blocks * self.block.float32_vectors
 
     @property
     def parameters(self) -> int:
         """All of them."""
-        ends = (self.patches, *self.times, self.modulation, *self.texts, self.head)
-        return sum(matrix.parameters for matrix in ends) + self.head_vectors + self.num_blocks * self.block.parameters
+        ends = (self.patches, *self.times, self.modulation, *self.texts, *self.images, self.head)
+        vectors = self.head_vectors + self.image_vectors + self.image_positions
+        return sum(matrix.parameters for matrix in ends) + vectors + self.num_blocks * self.block.parameters
 
     def bytes(self, itemsize: int) -> int:
         """Bytes of all of them, with products of `itemsize` bytes."""

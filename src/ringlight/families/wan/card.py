@@ -13,15 +13,17 @@ from ringlight.core.hub import model_name
 from ringlight.core.presence import trouble_with
 from ringlight.core.scheduler import SchedulerSpec
 from ringlight.core.stored_network import StoredNetwork, read_network
-from ringlight.core.weights import STEMS, network_files
+from ringlight.core.weights import is_named, network_files, networks_of
 from ringlight.families.family import Documents, SingleFiles
 from ringlight.families.model import ModelSpec
 from ringlight.families.wan.headers import TIED_NAMES, in_our_names, kind_of, numbers_of
+from ringlight.families.wan.work.image_encoder import ImageEncoderSpec
 from ringlight.families.wan.work.text_encoder import TextEncoderSpec, held_in_layers
 from ringlight.families.wan.work.transformer import TransformerSpec, held_in_blocks
 from ringlight.families.wan.work.vae import VaeSpec
 
 MAX_LAYERS = 1000
+CONFIG = "config.json"  # of each network's folder
 SCHEDULER = "scheduler/scheduler_config.json"
 QUANTISED_AS = ("FP8", "fp8", "int8")  # what a quantization_config may say
 OF_FLOWS = {"num_train_timesteps": 1000, "prediction_type": "flow_prediction", "use_flow_sigmas": True}
@@ -38,18 +40,33 @@ Check = Callable[[TransformerSpec, VaeSpec], Iterable[str]]
 
 
 def read_wan(
-    checkpoint: Checkpoint, index: dict[str, Any], family: str, kind: str, check: Check, takes_picture: bool
+    checkpoint: Checkpoint,
+    index: dict[str, Any],
+    family: str,
+    kind: str,
+    check: Check,
+    takes_picture: bool,
+    sees_condition: bool = False,
 ) -> ModelSpec:
     """Read the JSON of a Wan checkpoint. Raises InvalidCheckpoint with the file and the remedy in one line.
 
-    `kind` is what people call models of the family, `check` what it finds wrong beside what no Wan may have.
+    `kind` is what people call models of the family, `check` what it finds wrong beside what no Wan may have. A model
+    that `sees_condition` has channels for it beside the latents, and makes no video without a picture.
     """
-    for part in STEMS:
+    for part in networks_of(checkpoint):
         _require_known_quantisation(checkpoint, part)
     transformer = _decode(checkpoint, "transformer", TransformerSpec)
     vae = _decode(checkpoint, "vae", VaeSpec)
     text_encoder = _decode(checkpoint, "text_encoder", TextEncoderSpec)
-    wrong = [*_wrong_transformer(transformer, text_encoder), *_wrong_vae(transformer, vae), *check(transformer, vae)]
+    boundary = index.get("boundary_ratio")
+    wrong = [*_wrong_transformer(transformer, text_encoder), *_wrong_vae(vae), *check(transformer, vae)]
+    wrong += _wrong_channels(transformer, vae, sees_condition)
+    image_encoder = None
+    if is_named(index, "image_encoder"):
+        image_encoder = _decode(checkpoint, "image_encoder", ImageEncoderSpec)
+    wrong += _wrong_image(transformer, image_encoder)
+    if boundary is not None:
+        wrong += _wrong_experts(checkpoint, index, transformer)
     if wrong:
         raise InvalidCheckpoint(f"{checkpoint.place}: not a {kind} checkpoint: " + "; ".join(wrong))
     if held := held_in_blocks(read_stored(checkpoint, "transformer"), transformer.num_layers):
@@ -64,6 +81,11 @@ def read_wan(
         text_encoder=text_encoder,
         scheduler=SchedulerSpec.of(checkpoint.json(SCHEDULER), checkpoint.path(SCHEDULER)),
         takes_picture=takes_picture,
+        needs_picture=sees_condition,
+        takes_last_picture=sees_condition and (image_encoder is None or transformer.pos_embed_seq_len is not None),
+        needs_last_picture=transformer.pos_embed_seq_len is not None,
+        image_encoder=image_encoder,
+        boundary_ratio=None if boundary is None else float(boundary),
     )
 
 
@@ -85,6 +107,12 @@ def documents_of(pipeline: str, networks: Iterable[str], flow_shift: float, **in
     classes = {name: list(CLASSES[name]) for name in ("scheduler", "tokenizer", *networks)}
     scheduler = {"_class_name": CLASSES["scheduler"][1], **OF_FLOWS, "flow_shift": flow_shift}
     return {INDEX: {"_class_name": pipeline, **index, **classes}, SCHEDULER: scheduler}
+
+
+def not_residual(transformer: TransformerSpec, vae: VaeSpec) -> Iterable[str]:
+    """What is wrong of models whose VAE is of the 2.1 kind."""
+    if vae.is_residual:
+        yield "vae: is of the residual 2.2 kind, whose checkpoints have expand_timesteps"
 
 
 def unipc(flow_shift: float) -> SchedulerSpec:
@@ -118,8 +146,6 @@ def _decode(checkpoint: Checkpoint, part: str, kind: type[SpecType]) -> SpecType
 
 
 def _wrong_transformer(transformer: TransformerSpec, text_encoder: TextEncoderSpec) -> Iterable[str]:
-    if transformer.image_dim is not None or transformer.added_kv_proj_dim is not None:
-        yield "transformer: image embeddings (image_dim, added_kv_proj_dim) are of Wan2.1 I2V"
     if transformer.qk_norm != "rms_norm_across_heads":
         yield f"transformer: qk_norm must be rms_norm_across_heads, not {transformer.qk_norm}"
     if not transformer.cross_attn_norm:
@@ -134,11 +160,48 @@ def _wrong_transformer(transformer: TransformerSpec, text_encoder: TextEncoderSp
         yield f"transformer: more than {MAX_LAYERS} layers"
 
 
-def _wrong_vae(transformer: TransformerSpec, vae: VaeSpec) -> Iterable[str]:
+def _wrong_image(transformer: TransformerSpec, image_encoder: ImageEncoderSpec | None) -> Iterable[str]:
+    if image_encoder is None:
+        if transformer.image_dim is not None or transformer.added_kv_proj_dim is not None:
+            yield f"transformer: image_dim and added_kv_proj_dim are of I2V, and {INDEX} names no image_encoder"
+        return
+    if transformer.image_dim != image_encoder.hidden_size:
+        yield f"transformer: image_dim ({transformer.image_dim}) is not the image encoder's {image_encoder.hidden_size}"
+    if transformer.added_kv_proj_dim != transformer.inner_dim:
+        yield f"transformer: added_kv_proj_dim must be {transformer.inner_dim}, not {transformer.added_kv_proj_dim}"
+    if transformer.pos_embed_seq_len not in (None, 2 * image_encoder.num_tokens):
+        yield f"transformer: pos_embed_seq_len must be of two pictures, {2 * image_encoder.num_tokens}"
+    if image_encoder.hidden_size % image_encoder.num_attention_heads or image_encoder.num_hidden_layers < 2:
+        yield "image_encoder: needs two layers or more, and a hidden_size that its heads divide"
+
+
+def _wrong_experts(checkpoint: Checkpoint, index: dict[str, Any], transformer: TransformerSpec) -> Iterable[str]:
+    boundary = index["boundary_ratio"]
+    if isinstance(boundary, bool) or not isinstance(boundary, (int, float)) or not 0 < boundary < 1:
+        yield f"{INDEX}: boundary_ratio must lie between 0 and 1, not {boundary!r}"
+    if not is_named(index, "transformer_2"):
+        yield f"{INDEX}: names no transformer_2, the expert for what is below the boundary"
+        return
+    if _decode(checkpoint, "transformer_2", TransformerSpec) != transformer:
+        yield f"transformer_2/{CONFIG}: has other numbers than transformer/{CONFIG}"
+    elif held_in_blocks(read_stored(checkpoint, "transformer_2"), transformer.num_layers) != held_in_blocks(
+        read_stored(checkpoint, "transformer"), transformer.num_layers
+    ):
+        yield "transformer_2: has other matrices in eight bits than transformer"
+
+
+def _wrong_channels(transformer: TransformerSpec, vae: VaeSpec, sees_condition: bool) -> Iterable[str]:
+    if transformer.out_channels != vae.z_dim:
+        yield f"transformer: out_channels ({transformer.out_channels}) are not the vae's z_dim ({vae.z_dim})"
+    beside = vae.scale_factor_temporal + vae.z_dim if sees_condition else 0  # a mask of frames, and their latents
+    if transformer.in_channels != vae.z_dim + beside:
+        of = f"z_dim, a mask of {vae.scale_factor_temporal} and again z_dim" if sees_condition else "z_dim"
+        yield f"transformer: in_channels ({transformer.in_channels}) are not the vae's {of} ({vae.z_dim + beside})"
+
+
+def _wrong_vae(vae: VaeSpec) -> Iterable[str]:
     if vae.attn_scales:
         yield "vae: must be without attn_scales"
-    if transformer.in_channels != vae.z_dim or transformer.out_channels != vae.z_dim:
-        yield f"transformer channels ({transformer.in_channels}) differ from the vae's z_dim ({vae.z_dim})"
     if not len(vae.latents_mean) == len(vae.latents_std) == vae.z_dim:
         yield f"vae: latents_mean and latents_std must have z_dim ({vae.z_dim}) numbers"
     if max(vae.num_res_blocks, len(vae.dim_mult)) > MAX_LAYERS:

@@ -20,10 +20,10 @@ from ringlight.core.config import DEFAULTS_FILE, EngineConfig
 from ringlight.core.eight_bit import is_scale
 from ringlight.core.errors import RinglightError
 from ringlight.core.output import make_readable
-from ringlight.core.weights import STEMS
+from ringlight.core.weights import STEMS, networks_of
 from ringlight.families.table import JSON_FILES, checkpoint_of, model_of
 from ringlight.families.wan.headers import TIED_NAMES, in_our_names
-from ringlight.families.wan.loaded import Network, WanNetworks
+from ringlight.families.wan.loaded import WanNetworks
 from ringlight.kernels.widening import widened
 from ringlight.models.loading import Extremes, WeightFiles, require_match
 
@@ -40,21 +40,21 @@ def convert(config: EngineConfig, folder: Path, dtype: str = AS_STORED) -> None:
     checkpoint = checkpoint_of(config)
     spec = model_of(checkpoint)
     networks = WanNetworks(config, checkpoint, spec, torch.device("meta"), None)
-    named: dict[str, Network] = {
-        "transformer": networks.transformer,
-        "vae": networks.vae,
-        "text_encoder": networks.encoder,
+    named = networks.by_name
+    files = {
+        name: WeightFiles(checkpoint.part(name), STEMS[name], TIED_NAMES, in_our_names)
+        for name in networks_of(checkpoint)
     }
-    files = {name: WeightFiles(checkpoint.part(name), STEMS[name], TIED_NAMES, in_our_names) for name in STEMS}
     for name, network in named.items():
         require_match(files[name], network.checkpoint_slots())
     _write_documents(checkpoint, folder)
-    for name in STEMS:
+    for name in files:
         _write_weights(files[name], folder / name / f"{STEMS[name]}.safetensors", AS_STORED if name == "vae" else dtype)
 
 
 def _write_documents(checkpoint: Checkpoint, folder: Path) -> None:
-    for name in JSON_FILES:
+    others = [f"{name}/config.json" for name in networks_of(checkpoint) if f"{name}/config.json" not in JSON_FILES]
+    for name in (*JSON_FILES, *others):
         document = checkpoint.json(name)
         document.pop("quantization_config", None)
         _write_json(folder / name, document)

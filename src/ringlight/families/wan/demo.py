@@ -23,11 +23,14 @@ from torch import Tensor
 from ringlight.core.checkpoint import INDEX, Checkpoint
 from ringlight.core.config import DEFAULTS_FILE
 from ringlight.core.output import make_readable
-from ringlight.core.weights import STEMS
+from ringlight.core.weights import STEMS, TRANSFORMERS, is_named
 from ringlight.families.table import read_model
+from ringlight.families.wan.loaded import Network
+from ringlight.families.wan.networks.image_encoder import ImageEncoder
 from ringlight.families.wan.networks.text_encoder import TextEncoder, read_umt5
 from ringlight.families.wan.networks.transformer import WanTransformer
 from ringlight.families.wan.networks.vae import WanVae
+from ringlight.families.wan.work.image_encoder import ImageEncoderSpec
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.models.loading import HasSlots, fill_random, materialise
@@ -43,7 +46,8 @@ class DemoModel(msgspec.Struct, frozen=True, kw_only=True):
     """The demo checkpoints of a family. `sizes` hold what differs between them: "transformer", "vae", "text_encoder",
     and the "defaults" of requests; all else is as in the real checkpoint.
 
-    `index`, `transformer`, `vae` and `scheduler` are the JSON of `model_index.json` and of each folder.
+    `index`, `transformer`, `vae`, `scheduler` and `image_encoder` are the JSON of `model_index.json` and of each
+    folder.
     """
 
     name: str
@@ -52,6 +56,7 @@ class DemoModel(msgspec.Struct, frozen=True, kw_only=True):
     transformer: Mapping[str, Any]
     vae: Mapping[str, Any]
     scheduler: Mapping[str, Any]
+    image_encoder: Mapping[str, Any] = {}
 
     def write(self, folder: Path, size: str, seed: int = 0, shard_bytes: int = 0) -> None:
         """Write a checkpoint of a size into `folder`. Same seed, same bytes."""
@@ -73,7 +78,13 @@ class DemoModel(msgspec.Struct, frozen=True, kw_only=True):
         text = TEXT_ENCODER | {"vocab_size": _vocab_size()} | dict(numbers["text_encoder"])
         _write_json(folder / "text_encoder" / "config.json", text)
         transformer = {**self.transformer, **numbers["transformer"], "text_dim": text["d_model"]}
-        _write_json(folder / "transformer" / "config.json", transformer)
+        if self.image_encoder:
+            transformer["image_dim"] = self.image_encoder["hidden_size"]
+            transformer["added_kv_proj_dim"] = transformer["num_attention_heads"] * transformer["attention_head_dim"]
+            _write_json(folder / "image_encoder" / "config.json", self.image_encoder)
+            _write_json(folder / "image_processor" / "preprocessor_config.json", IMAGE_PROCESSOR)
+        for expert in (name for name in TRANSFORMERS if is_named(self.index, name)):
+            _write_json(folder / expert / "config.json", transformer)
         _write_json(folder / "vae" / "config.json", {**self.vae, **numbers["vae"]})
 
     def run(self) -> None:
@@ -87,14 +98,20 @@ def ramp(low: float, high: float, count: int) -> list[float]:
     return [round(low + (high - low) * i / (count - 1), 4) for i in range(count)]
 
 
-def _networks(folder: Path) -> dict[str, WanTransformer | WanVae | TextEncoder]:
+def _networks(folder: Path) -> dict[str, Network]:
     """The networks of a checkpoint, on the meta device, by their folders."""
     spec = read_model(folder)
     assert isinstance(spec.transformer, TransformerSpec) and isinstance(spec.vae, VaeSpec)
     with torch.device("meta"):
-        transformer, vae = WanTransformer(spec.transformer), WanVae(spec.vae)
+        experts = [WanTransformer(spec.transformer) for _ in range(spec.num_experts)]
+        vae = WanVae(spec.vae)
         encoder = TextEncoder(read_umt5(Checkpoint(place=folder), {}), tokenizer=None, max_tokens=spec.max_text_tokens)
-    return {"transformer": transformer, "vae": vae, "text_encoder": encoder}
+    others: dict[str, Any] = dict(zip(TRANSFORMERS[1:], experts[1:], strict=False))
+    if spec.image_encoder is not None:
+        assert isinstance(spec.image_encoder, ImageEncoderSpec)
+        with torch.device("meta"):
+            others["image_encoder"] = ImageEncoder(spec.image_encoder, with_last=True)
+    return {TRANSFORMERS[0]: experts[0], "vae": vae, "text_encoder": encoder, **others}
 
 
 def _tensors(network: HasSlots) -> dict[str, Tensor]:
@@ -228,4 +245,71 @@ TRANSFORMER: dict[str, Any] = {
     "pos_embed_seq_len": None,
     "qk_norm": "rms_norm_across_heads",
     "rope_max_seq_len": 1024,
+}
+
+OF_PICTURES: dict[str, Any] = {  # of an index; models of Wan2.1 name the other two networks
+    "_class_name": "WanImageToVideoPipeline",
+    "image_encoder": [None, None],
+    "image_processor": [None, None],
+}
+
+EXPERTS: dict[str, Any] = {"transformer_2": ["diffusers", "WanTransformer3DModel"]}  # of an index, with a boundary
+
+IMAGE_ENCODER: dict[str, Any] = {
+    "architectures": ["CLIPVisionModel"],
+    "attention_dropout": 0.0,
+    "hidden_act": "gelu",
+    "hidden_size": 64,
+    "image_size": 224,
+    "intermediate_size": 128,
+    "layer_norm_eps": 1e-05,
+    "model_type": "clip_vision_model",
+    "num_attention_heads": 4,
+    "num_channels": 3,
+    "num_hidden_layers": 4,
+    "patch_size": 14,
+}
+
+IMAGE_PROCESSOR: dict[str, Any] = {
+    "crop_size": {"height": 224, "width": 224},
+    "do_center_crop": True,
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_processor_type": "CLIPImageProcessor",
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "resample": 3,
+    "rescale_factor": 0.00392156862745098,
+    "size": {"shortest_edge": 224},
+}
+
+SIZES_21: dict[str, dict[str, dict[str, Any]]] = {
+    "tiny": {
+        "transformer": {"num_attention_heads": 4, "attention_head_dim": 32, "ffn_dim": 512, "num_layers": 3},
+        "vae": {"base_dim": 16},
+        "text_encoder": {"d_model": 64, "d_ff": 128, "num_heads": 4, "d_kv": 16, "num_layers": 2},
+        "defaults": {"width": 128, "height": 80, "num_frames": 17, "num_inference_steps": 8, "fps": 16},
+    },
+    "small": {
+        "transformer": {"num_attention_heads": 8, "attention_head_dim": 64, "ffn_dim": 2048, "num_layers": 6},
+        "vae": {"base_dim": 32},
+        "text_encoder": {"d_model": 256, "d_ff": 1024, "num_heads": 8, "d_kv": 32, "num_layers": 6},
+        "defaults": {"width": 256, "height": 160, "num_frames": 29, "num_inference_steps": 10, "fps": 16},
+    },
+}
+
+# As the published files are: in_channels, is_residual, patch_size and scales are left to their defaults.
+VAE_21: dict[str, Any] = {
+    "_class_name": "AutoencoderKLWan",
+    "_diffusers_version": DIFFUSERS_VERSION,
+    "attn_scales": [],
+    "dim_mult": [1, 2, 4, 4],
+    "dropout": 0.0,
+    "latents_mean": ramp(-0.4, 0.4, 16),
+    "latents_std": ramp(0.5, 1.5, 16),
+    "num_res_blocks": 2,
+    "temperal_downsample": [False, True, True],
+    "z_dim": 16,
 }

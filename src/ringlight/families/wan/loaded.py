@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -17,12 +18,14 @@ from ringlight.core.host import LEFT_BYTES, available_bytes, left_in_files, memo
 from ringlight.core.plain import plain
 from ringlight.core.plan import Placement
 from ringlight.core.report import GIB
-from ringlight.core.weights import STEMS
+from ringlight.core.weights import STEMS, TRANSFORMERS
 from ringlight.families.model import ModelSpec
 from ringlight.families.wan.headers import TABLE, TIED_NAMES, in_our_names
+from ringlight.families.wan.networks.image_encoder import ImageEncoder
 from ringlight.families.wan.networks.text_encoder import TextEncoder, load_tokenizer, read_umt5
 from ringlight.families.wan.networks.transformer import TransformerParts, WanTransformer
 from ringlight.families.wan.networks.vae import VaeDecoder, VaeParts, WanVae
+from ringlight.families.wan.work.image_encoder import ImageEncoderSpec
 from ringlight.families.wan.work.text_encoder import TextEncoderSpec
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
@@ -45,7 +48,7 @@ from ringlight.residency.shelf import Shelf
 from ringlight.residency.source import PartlyInFiles, WeightSource
 from ringlight.residency.weights import ALWAYS_THERE, Weights
 
-Network = WanTransformer | WanVae | TextEncoder
+Network = WanTransformer | WanVae | TextEncoder | ImageEncoder
 PINNED_WEIGHTS = 0.75  # of what may be page-locked, half of the host's memory; the rest is for histories
 
 logger = logging.getLogger(__name__)
@@ -54,7 +57,8 @@ logger = logging.getLogger(__name__)
 class WanParts(NamedTuple):
     """What of the networks comes and goes, where their weights lie on the host."""
 
-    transformer: TransformerParts
+    image_encoder: list[WeightPart]
+    experts: list[TransformerParts]
     vae: VaeParts
 
 
@@ -68,7 +72,7 @@ class RankShare(NamedTuple):
 
 
 class WanNetworks:
-    """Transformer, VAE and text encoder of a checkpoint, on one device.
+    """Transformer or experts, VAE and text encoder of a checkpoint, on one device.
 
     Once loaded to the host, a network is on the device within the context of its work alone (`denoising` and the like),
     and `placement` says how much of it. Loaded to the device they are there always, and a placement is none.
@@ -84,29 +88,45 @@ class WanNetworks:
         assert isinstance(spec.vae, VaeSpec)
         self._config, self._checkpoint, self._device = config, checkpoint, device
         with torch.device("meta"):
-            self.transformer, self.vae = WanTransformer(spec.transformer), WanVae(spec.vae)
+            self.experts = [WanTransformer(spec.transformer) for _ in range(spec.num_experts)]
+            self.vae = WanVae(spec.vae)
         self.encoder = _make_text_encoder(checkpoint, spec, world)
+        self.image_encoder: ImageEncoder | None = None
+        if spec.image_encoder is not None:
+            assert isinstance(spec.image_encoder, ImageEncoderSpec)
+            with torch.device("meta"):
+                self.image_encoder = ImageEncoder(spec.image_encoder)
         self._num_ranks = 1 if world is None else world.size
         self.residency: Residency | None = None
         self.loaded_bytes = self.left_to_pin_bytes = 0
         self._parts: WanParts
 
     @property
+    def by_name(self) -> dict[str, Network]:
+        """Each of them by its folder."""
+        image: dict[str, Network] = {} if self.image_encoder is None else {"image_encoder": self.image_encoder}
+        return {**dict(self._named_experts), "vae": self.vae, "text_encoder": self.encoder, **image}
+
+    @property
     def all(self) -> tuple[Network, ...]:
         """Each of them."""
-        return (self.transformer, self.vae, self.encoder)
+        return (*self.experts, self.vae, self.encoder, *filter(None, (self.image_encoder,)))
 
     def load(self, dtype: torch.dtype, vae_dtype: torch.dtype) -> None:
         """Bring all weights to the device. Raises InvalidCheckpoint."""
-        materialise(self.transformer, self._device, dtype, WanTransformer.KEPT_IN_FLOAT32)
-        self._fill(self.transformer, "transformer")
-        self.transformer.optimise_layout()
+        for name, expert in self._named_experts:
+            materialise(expert, self._device, dtype, WanTransformer.KEPT_IN_FLOAT32)
+            self._fill(expert, name)
+            expert.optimise_layout()
         materialise(self.vae, self._device, vae_dtype)
         self._fill(self.vae, "vae")
         self.vae.optimise_layout()
         self.encoder.prepare(self._device, dtype)
         self._fill(self.encoder, "text_encoder")
-        self._parts = WanParts(self.transformer.parts(), self.vae.parts())
+        if self.image_encoder is not None:
+            materialise(self.image_encoder, self._device, dtype)
+            self._fill(self.image_encoder, "image_encoder")
+        self._parts = self._all_parts()
 
     def load_to_host(
         self,
@@ -121,18 +141,29 @@ class WanNetworks:
         needs none. Raises InvalidCheckpoint.
         """
         meta = torch.device("meta")
-        materialise(self.transformer, meta, dtype, WanTransformer.KEPT_IN_FLOAT32)
+        for expert in self.experts:
+            materialise(expert, meta, dtype, WanTransformer.KEPT_IN_FLOAT32)
         materialise(self.vae, meta, vae_dtype)
         everywhere, here = self.encoder.prepare_to_stream(self._device, dtype)
-        self._parts = WanParts(self.transformer.parts(), self.vae.parts())
-        transformer, vae = self._parts
-        of_transformer = [transformer.ends, *transformer.blocks, *transformer.texts]
+        if self.image_encoder is not None:
+            materialise(self.image_encoder, meta, dtype)
+        self._parts = self._all_parts()
+        image, experts, vae = self._parts
+        of_experts = [[parts.ends, *parts.blocks, *parts.texts] for parts in experts]
         of_vae = [vae.encoder, *vae.decoder]
-        shelf = shelf_for([*of_transformer, *of_vae, *everywhere])
+        shelf = shelf_for([*chain(*of_experts), *of_vae, *everywhere, *image])
         own = [
             RankShare(self.encoder, "text_encoder", here, _bytes_of(everywhere)),
+            *(
+                RankShare(network, "image_encoder", image, _bytes_of(image))
+                for network in (self.image_encoder,)
+                if network
+            ),
             RankShare(self.vae, "vae", of_vae, _bytes_of(of_vae)),
-            RankShare(self.transformer, "transformer", of_transformer, _bytes_of(of_transformer)),
+            *(
+                RankShare(expert, name, parts, _bytes_of(parts))
+                for (name, expert), parts in zip(self._named_experts, of_experts, strict=True)
+            ),
         ]
         self.residency = Residency(self._filled(shelf, [each for each in own if each.parts]), lane)
         if lane is not None:
@@ -189,28 +220,45 @@ class WanNetworks:
             for _, _, table, scale in files.tensors({TABLE}):
                 network.look_up_in(table if scale is None else widened(table, scale))
 
+    def _all_parts(self) -> WanParts:
+        image = [] if self.image_encoder is None else [self.image_encoder.part()]
+        return WanParts(image, [expert.parts(name) for name, expert in self._named_experts], self.vae.parts())
+
+    @property
+    def _named_experts(self) -> list[tuple[str, WanTransformer]]:
+        return list(zip(TRANSFORMERS, self.experts, strict=False))
+
     @contextmanager
-    def making_text_keys(self) -> Iterator[None]:
-        """What makes keys and values of texts passes through."""
-        with self._transformer_at_work(self._parts.transformer.texts, ()):
+    def making_text_keys(self, expert: int = 0) -> Iterator[None]:
+        """What of an expert makes keys and values of texts passes through."""
+        with self._expert_at_work(expert, self._parts.experts[expert].texts, ()):
             yield
 
     @contextmanager
-    def denoising(self, placement: Placement | None, num_together: int) -> Iterator[None]:
-        """The transformer's blocks, of which `num_together` forwards go through each pass together."""
-        blocks = self._parts.transformer.blocks
+    def denoising(self, placement: Placement | None, num_together: int, expert: int = 0) -> Iterator[None]:
+        """An expert's blocks, of which `num_together` forwards go through each pass together."""
+        blocks = self._parts.experts[expert].blocks
         kept = spread(_of(placement).streamed_blocks, len(blocks)) if self.residency else ()
-        with self._transformer_at_work(blocks, kept, num_together):
+        with self._expert_at_work(expert, blocks, kept, num_together):
             yield
 
     @contextmanager
     def first_block(self) -> Iterator[None]:
-        """All of the transformer's first block."""
-        parts = [self._parts.transformer.blocks[0], self._parts.transformer.texts[0]]
-        with at_work(self.residency, "transformer", parts, kept=range(len(parts))) as weights:
+        """All of the first transformer's first block."""
+        parts = [self._parts.experts[0].blocks[0], self._parts.experts[0].texts[0]]
+        with at_work(self.residency, TRANSFORMERS[0], parts, kept=range(len(parts))) as weights:
             for place in range(len(parts)):
                 weights.take(place)
             yield
+
+    @contextmanager
+    def seeing(self) -> Iterator[ImageEncoder]:
+        """The image encoder, of a model that has one."""
+        assert self.image_encoder is not None
+        parts = self._parts.image_encoder
+        with at_work(self.residency, "image_encoder", parts, kept=range(len(parts))) as weights:
+            weights.take(0)
+            yield self.image_encoder
 
     @contextmanager
     def encoding(self) -> Iterator[None]:
@@ -233,15 +281,15 @@ class WanNetworks:
             yield
 
     @contextmanager
-    def _transformer_at_work(
-        self, parts: Collection[WeightPart], kept: Collection[int], num_together: int = 1
+    def _expert_at_work(
+        self, expert: int, parts: Collection[WeightPart], kept: Collection[int], num_together: int = 1
     ) -> Iterator[None]:
-        """The transformer while it works with these parts, of which those of the numbers `kept` stay, and its ends."""
-        ends = [self._parts.transformer.ends]
+        """An expert while it works with these parts, of which those of the numbers `kept` stay, and its ends."""
+        ends = [self._parts.experts[expert].ends]
         stay = {0, *(1 + number for number in kept)}
         with (
-            at_work(self.residency, "transformer", [*ends, *parts], stay, num_together) as weights,
-            _taking(self.transformer, weights),
+            at_work(self.residency, TRANSFORMERS[expert], [*ends, *parts], stay, num_together) as weights,
+            _taking(self.experts[expert], weights),
         ):
             yield
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -24,15 +25,18 @@ from ringlight.parallel.collective import collective
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis, ParallelMesh
 from ringlight.parallel.speeds import least, measure_link
+from ringlight.pipelines.condition import Beside, Condition, FirstFrame, NoPicture
 from ringlight.pipelines.continued import require_continuable
+from ringlight.pipelines.experts import Experts
 from ringlight.pipelines.output import FrameWriter, LatentsWriter, Output, finish, frame_converter, open_writer
 from ringlight.pipelines.preview import Painter, Previews
 from ringlight.pipelines.resume import DenoisingProgress, StateFile
 from ringlight.pipelines.stages.decoding import WRITING_RANK, decode
 from ringlight.pipelines.stages.denoising import Guided, denoise
-from ringlight.pipelines.stages.image_encoding import encode_image
+from ringlight.pipelines.stages.image_encoding import encode_condition, encode_image
 from ringlight.pipelines.stages.input_validation import validate_input
 from ringlight.pipelines.stages.latent_preparation import prepare_latents
+from ringlight.pipelines.stages.picture_tokens import picture_tokens
 from ringlight.pipelines.stages.text_encoding import PromptCache, encode_text
 from ringlight.pipelines.stages.timestep_preparation import prepare_timesteps
 from ringlight.pipelines.trace import Tracer
@@ -87,7 +91,7 @@ class WanRecipe:
             if lane is not None:
                 self.networks.vae.exchange = CudaExchange(device, self.networks.left_to_pin_bytes)
         self.loaded = Loaded(num_bytes=self.networks.loaded_bytes, seconds=time.perf_counter() - began)
-        self.transformer, self.vae = self.networks.transformer, self.networks.vae
+        self.transformer, self.vae = self.networks.experts[0], self.networks.vae
         self.painter = Painter(self.vae)
         self.prompts = PromptCache(self.networks.encoder, config.prompt_cache_bytes)
         self.spare_bytes = spare_bytes(device, self.networks.all if shelf is None else ())
@@ -128,16 +132,13 @@ class WanRecipe:
         """
         mesh = mesh or ParallelMesh.alone()
         self._forget_what_came()
-        image = tracer.timed("InputValidation", validate_input, request, self.spec, self.limits)
+        frames = tracer.timed("InputValidation", validate_input, request, self.spec, self.limits)
         if continues is not None:
             _on_writer(partial(require_continuable, continues, output, request), mesh, tracer)
         texts = tracer.timed("TextEncoding", encode_text, request, self.prompts, tracer.events)
-        first = None
-        if image is not None:
-            with self.networks.encoding():
-                first = tracer.timed(
-                    "ImageEncoding", encode_image, image, self.vae, self.device, mesh.world, tracer.events
-                )
+        condition: Condition = NoPicture()
+        if frames.first is not None:
+            condition = tracer.timed("ImageEncoding", self._condition, frames.first, frames.last, request, mesh, tracer)
         random, spec, device = torch.Generator("cpu").manual_seed(request.seed), self.spec, self.device
         shape = spec.latent_shape(request.num_frames, request.height, request.width)
         noise = tracer.timed("LatentPreparation", prepare_latents, shape, random, device)
@@ -146,7 +147,7 @@ class WanRecipe:
             "Denoising",
             self._denoise,
             noise,
-            first,
+            condition,
             sampler,
             texts,
             request,
@@ -163,10 +164,24 @@ class WanRecipe:
             return self._decode(latents, request, output, job_id, tracer, mesh, plan, continues)
 
     @collective
+    def _condition(
+        self, image: Tensor, last: Tensor | None, request: VideoRequest, mesh: ParallelMesh, tracer: Tracer
+    ) -> Condition:
+        """What the pictures do to the latents of this model."""
+        where, tokens = (self.vae, self.device, mesh.world, tracer.events), None
+        if self.spec.image_encoder is not None:
+            with self.networks.seeing() as encoder:
+                tokens = picture_tokens([*request.pictures.values()], self.limits, encoder, self.device, tracer.events)
+        with self.networks.encoding():
+            if self.spec.sees_condition:
+                return Beside(encode_condition(image, last, request.num_frames, *where), tokens)
+            return FirstFrame(encode_image(image, *where))
+
+    @collective
     def _denoise(
         self,
         noise: Tensor,
-        first: Tensor | None,
+        condition: Condition,
         sampler: Sampler,
         texts: list[Tensor],
         request: VideoRequest,
@@ -182,19 +197,38 @@ class WanRecipe:
         previews = None
         if preview_seconds and mesh.world.rank == WRITING_RANK:
             previews = self._previews(preview_seconds, plan, tracer)
-        with self.networks.making_text_keys():
+        expert = partial(self._expert, texts, condition.tokens, request, mesh, plan, begun.num_slices)
+        with closing(Experts(expert, self.spec.boundary)) as experts:
+            for call in sampler.calls(begun.step)[:1] if begun.step < sampler.num_steps else ():
+                experts.have(float(sampler.timesteps[call]))  # before the first step, whose seconds tell of others'
+            return denoise(begun, condition, sampler, experts, tracer, state, previews)
+
+    @contextmanager
+    def _expert(
+        self,
+        texts: list[Tensor],
+        image: Tensor | None,
+        request: VideoRequest,
+        mesh: ParallelMesh,
+        plan: JobPlan,
+        num_slices: int,
+        number: int,
+    ) -> Iterator[Guided]:
+        """An expert at work, or the only transformer: with keys of the texts, and guidance of its own."""
+        with self.networks.making_text_keys(number):
             guided = Guided(
-                self.transformer,
+                self.networks.experts[number],
                 self.kernel,
                 mesh,
                 texts,
                 self.spec.max_text_tokens,
-                request.guidance_scale,
-                begun.num_slices,
+                request.guidance_scales[number],
+                num_slices,
                 plan.take_turns,
+                image,
             )
-        with self.networks.denoising(plan.placement, guided.num_together):
-            return denoise(begun, first, sampler, guided, tracer, state, previews)
+        with self.networks.denoising(plan.placement, guided.num_together, number):
+            yield guided
 
     def _previews(self, seconds: float, plan: JobPlan, tracer: Tracer) -> Previews:
         """Previews by a painter that is fitted to the VAE by now."""

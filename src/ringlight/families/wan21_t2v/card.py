@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -11,10 +11,10 @@ from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.request import RequestDefaults
 from ringlight.families.family import Documents, Family
 from ringlight.families.model import ModelSpec
-from ringlight.families.wan.card import documents_of, read_wan, unipc, wan_files
+from ringlight.families.wan.card import documents_of, not_residual, read_wan, unipc, wan_files
+from ringlight.families.wan.published import TRANSFORMER_1_3B, TRANSFORMER_14B, VAE_21
 from ringlight.families.wan.work.text_encoder import UMT5_XXL
 from ringlight.families.wan.work.transformer import TransformerSpec
-from ringlight.families.wan.work.vae import VaeSpec
 
 NAME, KIND = "wan21_t2v", "Wan2.1-T2V"
 PIPELINES = ("WanPipeline",)
@@ -32,7 +32,7 @@ def is_of_family(index: dict[str, Any]) -> bool:
 
 def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:
     """Read a checkpoint's JSON. Raises InvalidCheckpoint."""
-    return read_wan(checkpoint, index, NAME, KIND, _wrong, takes_picture=False)
+    return read_wan(checkpoint, index, NAME, KIND, not_residual, takes_picture=False)
 
 
 def documents(networks: Mapping[str, Mapping[str, Any]]) -> Documents | None:
@@ -54,43 +54,20 @@ def defaults(spec: ModelSpec) -> RequestDefaults:
     return msgspec.structs.replace(usual, width=1280, height=720) if is_large else usual
 
 
-def _wrong(transformer: TransformerSpec, vae: VaeSpec) -> Iterable[str]:
-    if vae.is_residual:
-        yield "vae: is of the residual 2.2 kind, whose checkpoints have expand_timesteps"
-
-
-def _published(name: str, num_attention_heads: int, ffn_dim: int, num_layers: int, flow_shift: float) -> ModelSpec:
+def _published(name: str, transformer: TransformerSpec, flow_shift: float) -> ModelSpec:
     return ModelSpec(
         family=NAME,
         name=name,
-        transformer=TransformerSpec(
-            patch_size=(1, 2, 2),
-            num_attention_heads=num_attention_heads,
-            attention_head_dim=128,
-            in_channels=16,
-            out_channels=16,
-            text_dim=4096,
-            freq_dim=256,
-            ffn_dim=ffn_dim,
-            num_layers=num_layers,
-        ),
-        vae=VaeSpec(
-            base_dim=96,
-            z_dim=16,
-            dim_mult=[1, 2, 4, 4],
-            num_res_blocks=2,
-            temperal_downsample=[False, True, True],
-            latents_mean=[0.0] * 16,  # the checkpoint's own are only needed to decode
-            latents_std=[1.0] * 16,
-        ),
+        transformer=transformer,
+        vae=VAE_21,
         text_encoder=UMT5_XXL,
         scheduler=unipc(flow_shift),
         takes_picture=False,
     )
 
 
-WAN21_T2V_1_3B = _published("Wan2.1-T2V-1.3B", num_attention_heads=12, ffn_dim=8960, num_layers=30, flow_shift=3.0)
-WAN21_T2V_14B = _published("Wan2.1-T2V-14B", num_attention_heads=40, ffn_dim=13824, num_layers=40, flow_shift=5.0)
+WAN21_T2V_1_3B = _published("Wan2.1-T2V-1.3B", TRANSFORMER_1_3B, flow_shift=3.0)
+WAN21_T2V_14B = _published("Wan2.1-T2V-14B", TRANSFORMER_14B, flow_shift=5.0)
 
 FAMILY = Family(
     name=NAME,

@@ -13,6 +13,8 @@ from ringlight.parallel.collective import collective
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.mesh import Axis, ParallelMesh
 from ringlight.parallel.turns import in_turns
+from ringlight.pipelines.condition import Condition
+from ringlight.pipelines.experts import Predictor
 from ringlight.pipelines.networks import Denoiser
 from ringlight.pipelines.preview import Previews
 from ringlight.pipelines.resume import DenoisingProgress, StateFile
@@ -36,8 +38,9 @@ class Guided:
         guidance_scale: float,
         num_slices: int = 1,
         take_turns: bool = False,
+        image: Tensor | None = None,
     ) -> None:
-        """`texts`: embeddings of the prompt, and with guidance of the negative prompt.
+        """`texts`: embeddings of the prompt, and with guidance of the negative prompt. `image`: tokens of pictures.
 
         `take_turns`: of two forwards on these ranks one computes while the data of the other travels. Same result.
         """
@@ -49,7 +52,7 @@ class Guided:
         self._take_turns = take_turns
         assert mesh.cfg.size in (1, len(texts)), "two branches need two prompts"
         own = texts if mesh.cfg.size == 1 else [texts[mesh.cfg.rank]]
-        self._keys = [transformer.text_keys(text, num_rows) for text in own]
+        self._keys = [transformer.text_keys(text, num_rows, image_LC=image) for text in own]
 
     @property
     def num_together(self) -> int:
@@ -88,29 +91,24 @@ def exchange(prediction: Tensor, cfg: Axis) -> list[Tensor]:
 @collective
 def denoise(
     begun: DenoisingProgress,
-    first_frame: Tensor | None,
+    condition: Condition,
     sampler: Sampler,
-    guided: Guided,
+    guided: Predictor,
     tracer: Tracer,
     state: StateFile | None = None,
     previews: Previews | None = None,
 ) -> Tensor:
     """float32 latents (1, z, T, h, w) after all steps, of which those of `begun` are done already.
 
-    With a first frame (1, z, 1, h, w) the model always sees it clean, at time 0, and it stands in the result.
-    Between steps the state is saved and previews are made, where somebody wants them.
-    Raises NumericalError when latents stop being finite, Cancelled at the call of the network after a cancel.
+    What the model sees of latents, and what stands in the result, is the `condition`'s to say. Between steps the state
+    is saved and previews are made, where somebody wants them. Raises NumericalError when latents stop being finite,
+    Cancelled at the call of the network after a cancel.
     """
     latents = begun.latents
     clock = StepClock(tracer, latents.device, sampler.num_steps, begun.step)
     for step in range(begun.step, sampler.num_steps):
         for call in sampler.calls(step):
-            time = sampler.timesteps[call]
-            seen, times = latents, time.view(1)
-            if first_frame is not None:
-                seen = torch.cat([first_frame, latents[:, :, 1:]], dim=2)
-                times = torch.stack([torch.zeros_like(time), time])
-            velocity = guided.predict(seen, times)
+            velocity, before = guided.predict(*condition.seen(latents, sampler.timesteps[call])), latents
             latents = sampler.step(call, velocity, latents)
             place = f"latents after step {step + 1} of {sampler.num_steps}"
             tracer.events.boundary(not_finite("Denoising", place, extremes(latents)))
@@ -118,19 +116,14 @@ def denoise(
         if state is not None:
             state.save(replace(begun, step=step + 1, latents=latents), sampler)
         if previews is not None and previews.is_due():
-            previews.make(step + 1, without_noise(seen, velocity, sampler.sigmas[call], first_frame))
-    if first_frame is not None:
-        latents[:, :, :1] = first_frame
-    return latents
+            previews.make(step + 1, condition.settle_(without_noise(before, velocity, sampler.sigmas[call])))
+    return condition.settle_(latents)
 
 
-def without_noise(seen: Tensor, noise: Tensor, sigma: Tensor, first_frame: Tensor | None) -> Tensor:
-    """The latents that a step sees, less the noise that it predicts in them: what the video would be from here.
+def without_noise(latents: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
+    """The latents before a step, less the noise that it predicts in them: what the video would be from here.
 
     Latents at sigma are (1 - sigma) * video + sigma * noise, and the model predicts noise - video
     (flow matching, arXiv 2210.02747).
     """
-    video = seen - sigma.to(seen.device) * noise
-    if first_frame is not None:
-        video[:, :, :1] = first_frame
-    return video
+    return latents - sigma.to(latents.device) * velocity

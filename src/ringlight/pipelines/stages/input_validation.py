@@ -1,6 +1,8 @@
-"""InputValidation: the request's picture, decoded and fitted to the size asked."""
+"""InputValidation: the request's pictures, decoded and fitted to the size asked."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,16 +11,26 @@ from torch import Tensor
 from ringlight.core.geometry import Geometry
 from ringlight.core.picture import fit_picture, open_picture
 from ringlight.core.request import RequestLimits, VideoRequest
+from ringlight.core.sizes import Size
 
 
-def validate_input(request: VideoRequest, spec: Geometry, limits: RequestLimits) -> Tensor | None:
-    """The first frame as (1, H, W, 3) float32 in [-1, 1] on the CPU, or None without a picture.
+class Frames(NamedTuple):
+    """Frames that are given, each (1, H, W, 3) float32 in [-1, 1] on the CPU; None without a picture."""
 
-    Raises InvalidRequest naming every problem of the request at once.
-    """
+    first: Tensor | None
+    last: Tensor | None
+
+
+def validate_input(request: VideoRequest, spec: Geometry, limits: RequestLimits) -> Frames:
+    """The frames that the request's pictures are. Raises InvalidRequest naming every problem of it at once."""
     request.check(spec, limits)
-    if request.image is None:
+    size = (request.width, request.height)
+    return Frames(*(_frame(picture, size, limits) for picture in (request.image, request.last_image)))
+
+
+def _frame(encoded: bytes | None, size: Size, limits: RequestLimits) -> Tensor | None:
+    if encoded is None:
         return None
-    picture = fit_picture(open_picture(request.image, limits), request.width, request.height)
+    picture = fit_picture(open_picture(encoded, limits), *size)
     pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32).copy())
     return pixels.div_(255.0).mul_(2.0).sub_(1.0).unsqueeze(0)

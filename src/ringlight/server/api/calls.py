@@ -39,6 +39,7 @@ PEER_NAMES = {
     "frames": "num_frames",
     "image": "input_reference",
     "image_url": "input_reference",
+    "last_frame": "last_image",
     "length": "num_frames",
     "reference_image": "input_reference",
     "resolution": "size",
@@ -194,7 +195,7 @@ class VideoReference(BaseModel):
 class CreateVideo(Lengthed):
     """POST /v1/videos. What is left out comes from the defaults of the server and the checkpoint."""
 
-    file_fields: ClassVar[frozenset[str]] = frozenset({"input_reference"})
+    file_fields: ClassVar[frozenset[str]] = frozenset({"input_reference", "last_image"})
 
     input_reference: Annotated[
         ImageReference | None,
@@ -204,6 +205,13 @@ class CreateVideo(Lengthed):
         description="The first frame: a file (multipart), a URL, base64, or an object with one. PNG, JPEG, WebP, AVIF, "
         "BMP, GIF or TIFF; HEIC where the server has its reader. Without a size the video takes its shape; with one "
         "its middle is used.",
+    )
+    last_image: Annotated[
+        ImageReference | None,
+        BeforeValidator(_image_reference, json_schema_input_type=str | ImageReference | None),
+    ] = Field(
+        None,
+        description="The last frame, as `input_reference` is the first: of models that /v1/models says take one.",
     )
     model: Name = Field(None, description="A name from /v1/models.")
     size: Name = Field(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import msgspec
 from anyio import CapacityLimiter, to_thread
@@ -30,7 +31,7 @@ async def to_draft(
     webhooks: Outbound | None = None,
     decoders: CapacityLimiter | None = None,
 ) -> Draft:
-    """What a call asks for, complete and checked, with its picture fetched and found whole.
+    """What a call asks for, complete and checked, with its pictures fetched and found whole.
 
     `outbound` fetches pictures and `webhooks` may be called when a video is over; None calls nobody. `decoders` bounds
     how many pictures are decoded at a time. Raises HttpError, InvalidRequest, InvalidLayout.
@@ -38,16 +39,25 @@ async def to_draft(
     check_model(call.model, videos.model_names)
     await check_webhook(call.webhook_url, webhooks)
     layout = None if call.layout is None else ParallelLayout.parse(call.layout)
-    image = files.get("input_reference")
+    asked = {"image": call.input_reference, "last_image": call.last_image}
+    sent = {"image": files.get("input_reference"), "last_image": files.get("last_image")}
+    names = [name for name in asked if asked[name] is not None or sent[name] is not None]
     default_size = (videos.defaults.width, videos.defaults.height)
-    has_picture = image is not None or call.input_reference is not None
-    request = _completed(call, videos, default_size if has_picture else None)  # before a picture is fetched for nothing
-    if image is None and call.input_reference is not None:
-        image = await _referenced(call.input_reference, outbound, videos.limits)
-    if image is not None:
-        picture_size = await to_thread.run_sync(upright_size, image, videos.limits, limiter=decoders)
-        request = msgspec.structs.replace(_completed(call, videos, picture_size), image=image)
-        await to_thread.run_sync(check_picture, image, request.width, request.height, videos.limits, limiter=decoders)
+    request = _completed(call, videos, default_size if "image" in names else None, names)  # before any is fetched
+    pictures = {}
+    for name in names:
+        found, reference = sent[name], asked[name]
+        if found is None and reference is not None:
+            found = await _referenced(reference, outbound, videos.limits)
+        assert found is not None, "it was sent, or named"
+        pictures[name] = found
+    if "image" in pictures:
+        size = await to_thread.run_sync(upright_size, pictures["image"], videos.limits, limiter=decoders)
+        request = _completed(call, videos, size, names)
+    for name, picture in pictures.items():
+        look = partial(check_picture, picture, request.width, request.height, videos.limits)
+        await to_thread.run_sync(_naming, name, look, limiter=decoders)
+    request = msgspec.structs.replace(request, **pictures)
     return Draft(
         request=request,
         user=call.user,
@@ -60,18 +70,27 @@ async def to_draft(
     )
 
 
-def _completed(call: CreateVideo, videos: Videos, picture_size: Size | None) -> VideoRequest:
-    """The request of a call whose picture has this size, without the picture. Raises InvalidRequest."""
+def _completed(call: CreateVideo, videos: Videos, picture_size: Size | None, follow: Sequence[str]) -> VideoRequest:
+    """The request of a call whose first picture has this size, without the pictures that `follow`. Raises
+    InvalidRequest."""
     asked = call.asked()
     width, height = call.width_height
     num_frames = frames_for(call, asked["fps"] or videos.defaults.fps, videos.spec)
     asked |= {"width": width, "height": height, "num_frames": num_frames}
     request = videos.complete(call.prompt, picture_size=picture_size, **asked)
     try:
-        request.check(videos.spec, videos.limits)
+        request.check(videos.spec, videos.limits, follow)
     except InvalidRequest as error:
         raise InvalidRequest([_as_asked(problem, call) for problem in error.problems]) from None
     return request
+
+
+def _naming(name: str, look: Callable[[], None]) -> None:
+    """Look at a picture; what is wrong with it is of this field."""
+    try:
+        look()
+    except InvalidRequest as error:
+        raise InvalidRequest([msgspec.structs.replace(problem, field=name) for problem in error.problems]) from None
 
 
 def check_model(model: str | None, model_names: Sequence[str]) -> None:

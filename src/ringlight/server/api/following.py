@@ -23,12 +23,12 @@ def to_remix(call: RemixVideo, source_id: str, videos: Videos, owner: str) -> Dr
     """
     source = _completed(source_id, videos, owner)
     try:
-        image = videos.image(source)
+        pictures = videos.pictures(source)
     except FileNotFoundError:  # deleted at this moment
         raise NotFound(f"there is no video {source_id!r}") from None
     asked_seed = call.asked()["seed"]
     seed = source.request.seed if asked_seed is None else drawn(asked_seed)
-    request = msgspec.structs.replace(source.request, prompt=call.prompt, seed=seed, image=image)
+    request = msgspec.structs.replace(source.request, prompt=call.prompt, seed=seed, **pictures)
     if source.continues is not None:
         videos.path(source.continues, owner)
     draft = Draft(
@@ -53,10 +53,10 @@ def to_extension(call: ExtendVideo, videos: Videos, owner: str) -> Draft:
     before = source.request
     asked = call.asked() | {"num_frames": frames_for(call, before.fps, videos.spec)}
     kept = msgspec.structs.asdict(before)
-    for name in ("prompt", "seed", "image"):
+    for name in ("prompt", "seed", "image", "last_image"):
         del kept[name]
     request = RequestDefaults(**kept).complete(call.prompt, videos.spec, **asked)
-    request.check(videos.spec, videos.limits)  # before a picture is made for nothing
+    request.check(videos.spec, videos.limits, follow=("image",))  # before a picture is made for nothing
     picture = last_frame(videos.path(source.id, owner))
     request = msgspec.structs.replace(request, image=picture)
     frames_before = source.frames_before + before.num_frames - 1  # the last one is the new part's first

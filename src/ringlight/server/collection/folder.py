@@ -62,9 +62,14 @@ class VideoFolder:
         write_out(self.path)
         write_out(self.path.parent)
 
-    def write_image(self, encoded: bytes) -> None:
-        """Write the picture; its bytes are on the disk when this returns, its name after `sync`."""
-        with self.image.open("wb") as file:
+    @property
+    def last_image(self) -> Path:
+        """The picture that it ends with."""
+        return self.path / "last_image"
+
+    def write_picture(self, path: Path, encoded: bytes) -> None:
+        """Write a picture; its bytes are on the disk when this returns, its name after `sync`."""
+        with path.open("wb") as file:
             file.write(encoded)
             file.flush()
             os.fsync(file.fileno())

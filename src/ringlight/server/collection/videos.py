@@ -211,9 +211,11 @@ class Videos:
             raise NotFound(f"the file of {video_id} is gone")
         return path
 
-    def image(self, stored: StoredJob) -> bytes | None:
-        """The picture that a request began with."""
-        return self.folder.of(stored.id).image.read_bytes() if stored.has_image else None
+    def pictures(self, stored: StoredJob) -> dict[str, bytes]:
+        """The pictures that a request has, by their fields."""
+        folder = self.folder.of(stored.id)
+        found = {"image": folder.image.read_bytes()} if stored.has_image else {}
+        return found | ({"last_image": folder.last_image.read_bytes()} if stored.request.pictures else {})
 
     def subscribe(self, video_id: str, owner: str | None, on_change: Callable[[], None]) -> Callable[[], None]:
         """Have `on_change` called, from any thread, whenever a job changes; returns what ends that. Raises NotFound."""
@@ -230,7 +232,7 @@ class Videos:
             id=job_id,
             owner=owner,
             status="queued",
-            request=msgspec.structs.replace(request, image=None),
+            request=without_bytes(request),
             has_image=request.image is not None,
             model=self.model_names[0],
             layout=layout.name,
@@ -248,8 +250,8 @@ class Videos:
     def _accept(self, stored: StoredJob, draft: Draft, idempotency: Idempotency | None) -> None:
         """There is a place in the queue: what is asked is on the disk when this returns."""
         folder = self.folder.of(stored.id)
-        if draft.request.image is not None:
-            folder.write_image(draft.request.image)
+        for name, picture in draft.request.pictures.items():
+            folder.write_picture({"image": folder.image, "last_image": folder.last_image}[name], picture)
         if draft.continues is not None:
             folder.keep_source(self.folder.of(draft.continues))
         folder.sync()
@@ -301,7 +303,7 @@ class Videos:
             if layout.num_ranks != self.engine.choice.layout.num_ranks:  # another layout is asked for now
                 stored = msgspec.structs.replace(stored, layout=self.engine.layouts.of(stored.request).name)
                 self.store.mark(stored.id, layout=stored.layout)
-            request = msgspec.structs.replace(stored.request, image=self.image(stored))
+            request = msgspec.structs.replace(stored.request, **self.pictures(stored))
             self._submit(stored, request)
         except (RinglightError, OSError) as error:  # what it began with is gone, or is over today's limits
             logger.warning("%s cannot be gone on with: %s", stored.id, error)
@@ -350,3 +352,9 @@ class Videos:
             return None
         report = msgspec.json.decode(encoded, type=RunReport)
         return msgspec.structs.replace(report, outputs=[Path(output).name for output in report.outputs])
+
+
+def without_bytes(request: VideoRequest) -> VideoRequest:
+    """A request as it stands in the store; its pictures are in the folder. Of the last one nothing is left but that
+    there is one; of the first the job says it."""
+    return msgspec.structs.replace(request, image=None, last_image=None if request.last_image is None else b"")

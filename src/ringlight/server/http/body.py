@@ -30,7 +30,7 @@ MAX_TOKENS = 5 * MAX_VALUES  # of JSON: a name, a value, brackets and a comma
 MAX_FORM_BYTES = 2**20  # of urlencoded forms, which grow about fifty times while they are taken apart
 CHUNK_SECONDS = 60.0  # how long a client may send nothing
 
-FILE_FIELDS = frozenset({"input_reference"})
+FILE_FIELDS = frozenset({"input_reference", "last_image"})
 WRAPPERS = ("extra_body", "extra_params")
 KINDS = "application/json, multipart/form-data or application/x-www-form-urlencoded"
 

@@ -6,7 +6,7 @@ import { Picture } from "./picture.js";
 const LONGEST_SHAPE = 3;
 
 export class Form {
-  // onSubmit(fields, file) resolves once the server has accepted, or throws an ApiError.
+  // onSubmit(fields, files) resolves once the server has accepted, or throws an ApiError.
   constructor(root, onSubmit) {
     this.root = root;
     this.fields = root.elements;
@@ -23,6 +23,7 @@ export class Form {
       if (!this.sizeIsAsked && this.model) fit(width ?? this.model.defaults.width, height ?? this.model.defaults.height);
     };
     this.picture = new Picture(root.querySelector("#drop"), () => this.complain(), fit, seen);
+    this.last = new Picture(root.querySelector("#drop-last"), () => this.complain(), null, () => {});
     root.addEventListener("submit", (event) => {
       event.preventDefault();
       this.submit();
@@ -42,6 +43,10 @@ export class Form {
     for (const field of model.fields) this.place(field);
     this.root.querySelector("[data-field~=input_reference]").hidden = !model.takes_picture;
     this.picture.isWanted = model.takes_picture;
+    this.root.querySelector("[data-field=last_image]").hidden = !model.takes_last_picture;
+    for (const [label, isNeeded] of [["#picture-label", model.needs_picture], ["#last-label", model.needs_last_picture]]) {
+      this.root.querySelector(`${label} small`).hidden = isNeeded;
+    }
     this.describePresets();
     const layouts = layoutsLike(layout);
     const choice = new Option(`The server's choice (${layout})`, "");
@@ -144,6 +149,7 @@ export class Form {
     const length = frames.value / fps.value;
     if (!keepSeconds) this.seconds.value = Number.isFinite(length) ? Number(length.toFixed(2)) : "";
     this.picture.describe(size);
+    this.last.describe(size);
   }
 
   // The settings of a video that was made before.
@@ -177,7 +183,7 @@ export class Form {
     button.disabled = true;
     this.complain();
     try {
-      await this.onSubmit(this.read(), this.picture.file);
+      await this.onSubmit(this.read(), { input_reference: this.picture.file, last_image: this.last.file });
     } catch (error) {
       this.complain(error);
     } finally {

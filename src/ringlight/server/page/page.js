@@ -10,10 +10,12 @@ const READY_MS = 30_000, NOT_READY_MS = 2000; // between two looks at whether th
 const api = new Api(askKey);
 const shelf = new Shelf(api, (video) => form.reuse(video), (words) => (find("announcement").textContent = words));
 let order = {};
-const form = new Form(find("composer"), async (fields, file) => {
-  const asked = JSON.stringify(fields);
-  if (asked !== order.asked || file !== order.file) order = { asked, file, key: newKey() };
-  await shelf.create("v1/videos", file ? asForm(fields, file) : fields, { "idempotency-key": order.key });
+const form = new Form(find("composer"), async (fields, files) => {
+  const asked = JSON.stringify(fields), chosen = Object.values(files);
+  const isAsBefore = asked === order.asked && chosen.every((file, place) => file === order.chosen[place]);
+  if (!isAsBefore) order = { asked, chosen, key: newKey() };
+  const body = chosen.some(Boolean) ? asForm(fields, files) : fields;
+  await shelf.create("v1/videos", body, { "idempotency-key": order.key });
   order = {};
 });
 
@@ -35,10 +37,10 @@ function newKey() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-function asForm(fields, file) {
+function asForm(fields, files) {
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, value);
-  form.append("input_reference", file);
+  for (const [name, file] of Object.entries(files)) if (file) form.append(name, file);
   return form;
 }
 

@@ -1,8 +1,8 @@
-// Picture: the first frame of a video, dropped on the page, pasted, or chosen.
+// Picture: a frame of a video, chosen; the first one may also be dropped anywhere on the page, or pasted.
 
 export class Picture {
   // onFit(width, height) is asked for a size of the picture's own shape; onSeen tells of the size of one that has been
-  // chosen, or with nothing that there is none any more.
+  // chosen, or with nothing that there is none any more. Without onFit the video's shape follows from another picture.
   constructor(root, onChange, onFit, onSeen) {
     this.root = root;
     this.input = root.querySelector("input");
@@ -17,12 +17,13 @@ export class Picture {
       onSeen(this.shown.naturalWidth, this.shown.naturalHeight);
       this.describe(this.size);
     });
-    root.querySelector("[data-do=fit]").addEventListener("click", () => onFit(this.shown.naturalWidth, this.shown.naturalHeight));
+    this.fit = root.querySelector("[data-do=fit]");
+    this.fit?.addEventListener("click", () => onFit(this.shown.naturalWidth, this.shown.naturalHeight));
     root.querySelector("[data-do=remove]").addEventListener("click", () => {
       this.choose(null);
       this.input.focus();
     });
-    this.listen();
+    if (onFit) this.listen();
   }
 
   // A picture may be dropped anywhere on the page, and pasted in any field.
@@ -70,6 +71,6 @@ export class Picture {
     const isCut = own > 0 && Math.abs((own / high) * (height / width) - 1) > 0.02;
     const words = isCut ? `${own} × ${high}, will be cut to the shape of ${width} × ${height}` : `${own} × ${high}`;
     this.root.querySelector(".shape").textContent = own ? words : "";
-    this.root.querySelector("[data-do=fit]").hidden = !isCut;
+    if (this.fit) this.fit.hidden = !isCut;
   }
 }

@@ -40,6 +40,20 @@ class TextKeys:
         return out.to(q_BSHD.dtype)
 
 
+class WithImage:
+    """Keys of a text and of a picture: each is attended to by a softmax of its own, and both are added."""
+
+    def __init__(self, text: TextKeys, image: TextKeys) -> None:
+        self._text, self._image = text, image
+
+    def attend(self, q_BSHD: Tensor, kernel: AttentionKernel) -> Tensor:
+        """Attention to both, in the dtype of q."""
+        return self._text.attend(q_BSHD, kernel).add_(self._image.attend(q_BSHD, kernel))
+
+
+Keys = TextKeys | WithImage
+
+
 class Modulation:
     """Shift, scale and gate of the tokens, one row per distinct timestep; each row holds for a run of tokens.
 

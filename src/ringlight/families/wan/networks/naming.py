@@ -19,16 +19,23 @@ def held_name(name: str) -> str:
 def transformer_slots(name: str, parameter: Tensor, spec: TransformerSpec) -> dict[str, Tensor]:
     """The checkpoint's names for one of our parameters, with views of its shape there."""
     name, dim = held_name(name), spec.inner_dim
-    for fused, parts in (("to_qkv", ("to_q", "to_k", "to_v")), ("to_kv", ("to_k", "to_v"))):
+    for fused, parts in (
+        ("to_qkv", ("to_q", "to_k", "to_v")),
+        ("to_kv", ("to_k", "to_v")),
+        ("to_added_kv", ("add_k_proj", "add_v_proj")),
+    ):
         if f".{fused}." in name:
             return {name.replace(fused, part): parameter[i * dim : (i + 1) * dim] for i, part in enumerate(parts)}
     if name == "patch_embedding.weight":
         return {name: parameter.view(dim, spec.in_channels, *spec.patch_size)}
-    if name.endswith("scale_shift_table"):
+    if name.endswith(("scale_shift_table", "pos_embed")):
         return {name: parameter.unsqueeze(0)}
     for ours, theirs in (
         (".norm_q", ".norm_q.weight"),
         (".norm_k", ".norm_k.weight"),
+        (".norm_added_k", ".norm_added_k.weight"),
+        (".image_embedder.up.", ".image_embedder.ff.net.0.proj."),
+        (".image_embedder.down.", ".image_embedder.ff.net.2."),
         (".to_out.", ".to_out.0."),
         (".ffn.up.", ".ffn.net.0.proj."),
         (".ffn.down.", ".ffn.net.2."),

@@ -23,8 +23,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ringlight.core.portions import MAX_ELEMENTS, SLICE_TOKENS, merges_padding, offered_tokens
-from ringlight.families.layers.matrix import BlockLayers, Matrix, TransformerLayers
-from ringlight.families.wan.networks.conditioning import Modulation, TextKeys
+from ringlight.families.layers.matrix import BlockLayers
+from ringlight.families.wan.networks.conditioning import Keys, Modulation, TextKeys, WithImage
+from ringlight.families.wan.networks.embedding import ConditionEmbedder
 from ringlight.families.wan.networks.naming import transformer_slots
 from ringlight.families.wan.networks.rope import rope_frequencies, rotate_
 from ringlight.families.wan.work.transformer import TransformerSpec
@@ -81,15 +82,34 @@ class CrossAttention(nn.Module):
         self.norm_q = nn.Parameter(torch.empty(dim))
         self.norm_k = nn.Parameter(torch.empty(dim))
         self.to_out = Linear.of(layers.text_to_out)
+        self.to_added_kv = self.norm_added_k = None
+        if layers.image_to_kv is not None:
+            self.to_added_kv = Linear.of(layers.image_to_kv)
+            self.norm_added_k = nn.Parameter(torch.empty(dim))
 
-    def keys(self, text_BLC: Tensor, num_pad: int) -> TextKeys:
-        """Keys and values of projected text rows; the last row is the padding's where `num_pad` is not 0."""
-        k, v = self.to_kv(text_BLC).chunk(2, dim=-1)
-        k = rms_norm(k, self.norm_k, self.eps).to(text_BLC.dtype)
+    @property
+    def makes_keys(self) -> list[nn.Parameter]:
+        """What makes keys and values, which no forward needs."""
+        text = [*self.to_kv.parameters(), self.norm_k]
+        if self.to_added_kv is None or self.norm_added_k is None:
+            return text
+        return [*text, *self.to_added_kv.parameters(), self.norm_added_k]
+
+    def keys(self, text_BLC: Tensor, num_pad: int, image_BLC: Tensor | None = None) -> Keys:
+        """Keys and values of projected rows of text, and of a picture's; the last row of text is the padding's where
+        `num_pad` is not 0."""
+        text = TextKeys(*self._projected(text_BLC, self.to_kv, self.norm_k), num_pad)
+        if image_BLC is None or self.to_added_kv is None or self.norm_added_k is None:
+            return text
+        return WithImage(text, TextKeys(*self._projected(image_BLC, self.to_added_kv, self.norm_added_k), 0))
+
+    def _projected(self, rows_BLC: Tensor, to_kv: Linear, norm: nn.Parameter) -> tuple[Tensor, Tensor]:
+        k, v = to_kv(rows_BLC).chunk(2, dim=-1)
+        k = rms_norm(k, norm, self.eps).to(rows_BLC.dtype)
         k_BLHD, v_BLHD = (tensor.unflatten(-1, (self.heads, -1)).contiguous() for tensor in (k, v))
-        return TextKeys(k_BLHD, v_BLHD, num_pad)
+        return k_BLHD, v_BLHD
 
-    def forward(self, x_BSC: Tensor, keys: TextKeys, kernel: AttentionKernel) -> Tensor:
+    def forward(self, x_BSC: Tensor, keys: Keys, kernel: AttentionKernel) -> Tensor:
         q = rms_norm(self.to_q(x_BSC), self.norm_q, self.eps).to(x_BSC.dtype)
         out: Tensor = self.to_out(keys.attend(q.unflatten(-1, (self.heads, -1)), kernel).flatten(2))
         return out
@@ -134,7 +154,7 @@ class TransformerBlock(nn.Module):
         attended_BSC: Tensor,
         start: int,
         modulation: Modulation,
-        keys: TextKeys,
+        keys: Keys,
         kernel: AttentionKernel,
     ) -> None:
         """All that follows self-attention, in place on tokens that begin at `start`, SLICE_TOKENS at a time."""
@@ -143,39 +163,13 @@ class TransformerBlock(nn.Module):
             self._finish_slice_(x_BSC[:, run], attended_BSC[:, run], start + begin, modulation, keys, kernel)
 
     def _finish_slice_(
-        self, x: Tensor, attended: Tensor, start: int, modulation: Modulation, keys: TextKeys, kernel: AttentionKernel
+        self, x: Tensor, attended: Tensor, start: int, modulation: Modulation, keys: Keys, kernel: AttentionKernel
     ) -> None:
         modulation.add_gated_(x, self.attn1.to_out(attended), start, gate=2)
         normed = F.layer_norm(x, x.shape[-1:], self.norm2.weight, self.norm2.bias, self.eps).to(attended.dtype)
         x += self.attn2(normed, keys, kernel)
         normed = modulation.norm(x, start, 3, attended.dtype, self.eps)
         modulation.add_gated_(x, self.ffn(normed), start, gate=5)
-
-
-class ConditionEmbedder(nn.Module):
-    """Embeds distinct timesteps and text rows."""
-
-    def __init__(self, layers: TransformerLayers) -> None:
-        super().__init__()
-        self.freq_dim = layers.times[0].inputs
-        self.time_embedder = nn.ModuleDict(_two_linear(layers.times))
-        self.time_proj = Linear.of(layers.modulation)
-        self.text_embedder = nn.ModuleDict(_two_linear(layers.texts))
-
-    def embed_time(self, timesteps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """(R,) timesteps -> embedding (R, C) for the head and modulation rows (R, 6, C), computed as the blocks are."""
-        half = self.freq_dim // 2
-        exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) * (-math.log(10000) / half)
-        angles = timesteps.float()[:, None] * exponents.exp()[None]
-        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        embedding = self.time_embedder["linear_2"](F.silu(self.time_embedder["linear_1"](waves))).to(dtype)
-        return embedding, self.time_proj(F.silu(embedding)).unflatten(-1, (6, -1))
-
-    def embed_text(self, text: Tensor) -> Tensor:
-        """(B, L, text_dim) -> (B, L, C)."""
-        hidden = F.gelu(self.text_embedder["linear_1"](text), approximate="tanh")
-        embedded: Tensor = self.text_embedder["linear_2"](hidden)
-        return embedded
 
 
 class TransformerParts(NamedTuple):
@@ -190,7 +184,7 @@ class TransformerParts(NamedTuple):
 class WanTransformer(nn.Module):
     """Predicts the velocity of latents at given timesteps under a prompt."""
 
-    KEPT_IN_FLOAT32 = ("time_embedder", "scale_shift_table", "norm2")
+    KEPT_IN_FLOAT32 = ("time_embedder", "scale_shift_table", "norm1", "norm2")
 
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
@@ -224,28 +218,31 @@ class WanTransformer(nn.Module):
             if isinstance(module, Linear):
                 module.lay_out()
 
-    def parts(self) -> TransformerParts:
-        """What of the network comes and goes together, once it has its dtypes."""
+    def parts(self, name: str = "transformer") -> TransformerParts:
+        """What of the network comes and goes together, once it has its dtypes; `name` is that of its folder."""
         blocks = list(self._blocks())
-        texts = [[*block.attn2.to_kv.parameters(), block.attn2.norm_k] for block in blocks]
+        texts = [block.attn2.makes_keys for block in blocks]
         return TransformerParts(
-            ends=WeightPart("transformer, all but its blocks", [self], [*self.blocks.parameters()]),
+            ends=WeightPart(f"{name}, all but its blocks", [self], [*self.blocks.parameters()]),
             blocks=[
-                WeightPart(f"transformer, block {number}", [block], text)
+                WeightPart(f"{name}, block {number}", [block], text)
                 for number, (block, text) in enumerate(zip(blocks, texts, strict=True))
             ],
             texts=[
-                WeightPart(f"transformer, text of block {number}", [block], set(block.parameters()).difference(text))
+                WeightPart(f"{name}, text of block {number}", [block], set(block.parameters()).difference(text))
                 for number, (block, text) in enumerate(zip(blocks, texts, strict=True))
             ],
         )
 
-    def text_keys(self, text_LC: Tensor, num_rows: int, merge_padding: bool | None = None) -> list[TextKeys]:
+    def text_keys(
+        self, text_LC: Tensor, num_rows: int, merge_padding: bool | None = None, image_LC: Tensor | None = None
+    ) -> list[Keys]:
         """Keys and values of a prompt for every block: to be kept for all steps of a request.
 
         `text_LC` are the true rows of the encoder's output; rows from there to `num_rows` are padding: zeros,
         which the text projection turns into one and the same key and value each. With `merge_padding` (None: as is
-        best on this device) one stands for all of them. Weights are taken as of [ends, *texts].
+        best on this device) one stands for all of them. `image_LC` are tokens of pictures, which have keys of their own
+        in models that know them. Weights are taken as of [ends, *texts].
         """
         if merge_padding is None:
             merge_padding = merges_padding(text_LC.device.type == "cpu")
@@ -254,10 +251,13 @@ class WanTransformer(nn.Module):
         rows = F.pad(text_LC, (0, 0, 0, min(missing, 1) if merge_padding else missing))
         self.weights.take(0)
         embedded = self.condition_embedder.embed_text(rows.unsqueeze(0).to(self.dtype))
+        embedder, image = self.condition_embedder.image_embedder, None
+        if image_LC is not None and embedder is not None:
+            image = embedder(image_LC.unsqueeze(0).to(self.dtype))
         keys = []
         for place, block in enumerate(self._blocks(), 1):
             self.weights.take(place)
-            keys.append(block.attn2.keys(embedded, num_pad))
+            keys.append(block.attn2.keys(embedded, num_pad, image))
             self.weights.done(place)
         return keys
 
@@ -266,7 +266,7 @@ class WanTransformer(nn.Module):
         self,
         latents_BCTHW: Tensor,
         timesteps: Tensor,
-        keys: list[TextKeys],
+        keys: list[Keys],
         kernel: AttentionKernel,
         mesh: ParallelMesh,
         num_slices: int = 1,
@@ -284,7 +284,7 @@ class WanTransformer(nn.Module):
         self,
         latents_BCTHW: Tensor,
         timesteps: Tensor,
-        keys: list[TextKeys],
+        keys: list[Keys],
         kernel: AttentionKernel,
         mesh: ParallelMesh,
         num_slices: int = 1,
@@ -390,7 +390,3 @@ class WanTransformer(nn.Module):
             out.shape[0], self.spec.out_channels, grid[0], grid[1] * ph, grid[2] * pw
         )
         return video
-
-
-def _two_linear(layers: tuple[Matrix, Matrix]) -> dict[str, nn.Module]:
-    return {f"linear_{place}": Linear.of(layer) for place, layer in enumerate(layers, 1)}

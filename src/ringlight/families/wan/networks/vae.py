@@ -186,17 +186,28 @@ class WanVae(nn.Module):
 
         H and h are this rank's rows of `bands`: all rows where there are none. Not for a rank without rows.
         """
-        stride = self.spec.scale_factor_temporal
-        moments = []
-        patched = _patchify(frames_FHWC.to(self.dtype), self.spec.patch)
+        stride, num_frames = self.spec.scale_factor_temporal, len(frames_FHWC)
         rows, columns = (size // self.spec.scale_factor_spatial for size in frames_FHWC.shape[1:3])
-        convs = convs_with_history(self.encoder)
-        stream = Stream(convs, bands or Bands.alone(rows), columns, patched, one_frame=len(patched) == 1)
-        for start in range(-stride + 1, len(patched), stride):
-            moments.append(self.quant_conv(self.encoder(patched[max(start, 0) : start + stride], stream), stream))
-        mode_THWZ = torch.cat(moments)[..., : self.spec.z_dim].float()
+        stream = self.start_encoding(bands or Bands.alone(rows), columns, num_frames, frames_FHWC.device)
+        starts = range(1 - stride, num_frames, stride)
+        return torch.cat(
+            [self.encode_next(frames_FHWC[max(0, start) : start + stride], stream) for start in starts], dim=1
+        )
+
+    def start_encoding(self, bands: Bands, columns: int, num_frames: int, device: torch.device) -> Stream:
+        """A new stream for `encode_next`: so many frames whose latents have these rows and columns."""
+        like = torch.empty(0, dtype=self.dtype, device=device)
+        return Stream(convs_with_history(self.encoder), bands, columns, like, one_frame=num_frames == 1)
+
+    def encode_next(self, frames_FHWC: Tensor, stream: Stream) -> Tensor:
+        """The next frames -> a latent frame (z, 1, h, w), as `encode` has it: the very first frame comes alone, and
+        later ones as many at a time as become a latent frame."""
+        patched = _patchify(frames_FHWC.to(self.dtype), self.spec.patch)
+        moments_THWC = self.quant_conv(self.encoder(patched, stream), stream)
+        mode_THWZ = moments_THWC[..., : self.spec.z_dim].float()
         mean, std = self._statistics(mode_THWZ.device)
-        return ((mode_THWZ - mean) / std).permute(3, 0, 1, 2).contiguous()
+        normalised: Tensor = (mode_THWZ - mean) / std
+        return normalised.permute(3, 0, 1, 2).contiguous()
 
     def start_decoding(
         self,

@@ -35,6 +35,7 @@ class TransformerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     rope_max_seq_len: Positive = 1024
     image_dim: int | None = None
     added_kv_proj_dim: int | None = None
+    pos_embed_seq_len: int | None = None
     held: dict[str, EightBit] = {}
 
     @property
@@ -55,6 +56,9 @@ class TransformerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             num_blocks=self.num_layers,
             head=Matrix(dim, self.out_channels * patch),
             head_vectors=2 * dim,
+            images=() if (width := self.image_dim) is None else (Matrix(width, width), Matrix(width, dim)),
+            image_vectors=0 if self.image_dim is None else 2 * self.image_dim + 2 * dim,
+            image_positions=(self.pos_embed_seq_len or 0) * (self.image_dim or 0),
         )
 
     def forward_flops(self, num_tokens: int) -> float:
@@ -101,7 +105,8 @@ class TransformerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             text_to_out=Matrix(dim, dim, held=self.held.get("to_out")),
             up=Matrix(dim, self.ffn_dim, held=self.held.get("up")),
             down=Matrix(self.ffn_dim, dim, held=self.held.get("down")),
-            vectors=4 * dim + in_float32,  # norms of q and k, twice
+            vectors=(4 if self.image_dim is None else 5) * dim + in_float32,  # norms of q and k, twice, and of pictures
+            image_to_kv=None if self.image_dim is None else Matrix(dim, 2 * dim),
             float32_vectors=in_float32,
         )
 

@@ -83,7 +83,9 @@ class VaeSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         last = len(self.dim_mult) - 1
         moments = 2 * self.z_dim
         return EncoderLayers(
-            conv_in=Convolution(inputs=self.in_channels, channels=dims[0], kernel=(3, 3, 3), scale=2**last),
+            conv_in=Convolution(
+                inputs=self.in_channels, channels=dims[0], kernel=(3, 3, 3), scale=2**last, frames=self._frames_at(0)
+            ),
             levels=tuple(
                 self._down(level, inputs, channels, 2 ** (last - level))
                 for level, (inputs, channels) in enumerate(pairwise(dims))
@@ -111,11 +113,17 @@ class VaeSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         peak = decoder_peak(self.decoder, own, columns, is_split, winograd, norm_copies(on_cpu, itemsize))
         return history + peak.of(min(portion, max(1, num_latents - 1)), goes_on, placement)
 
-    def encoding_elements(self, latent_size: tuple[int, int], num_ranks: int, on_cpu: bool, itemsize: int) -> int:
-        """Elements that a rank's encoder holds at its most of a first frame: pixels, the workspace, activations."""
-        rows, columns = latent_size
-        own, is_split = split_sizes(rows, num_ranks)[0], num_ranks > 1 and rows > 1
-        return EncoderPeak(self.encoder, own, columns, is_split, norm_copies(on_cpu, itemsize)).of_a_frame()
+    def encoding_elements(self, latent_size: tuple[int, int, int], num_ranks: int, on_cpu: bool, itemsize: int) -> int:
+        """Elements that a rank's encoder holds at its most: history, pixels, the workspace, activations."""
+        num_latents, rows, columns = latent_size
+        own, is_split, goes_on = split_sizes(rows, num_ranks)[0], num_ranks > 1 and rows > 1, num_latents > 1
+        history = self.encoder.history_elements(own, columns, is_split) if goes_on else 0
+        peak = EncoderPeak(self.encoder, own, columns, is_split, norm_copies(on_cpu, itemsize), goes_on)
+        return history + peak.of_a_portion()
+
+    def _frames_at(self, level: int) -> int:
+        """Frames that a level of the encoder sees for a later latent frame."""
+        return 1 << sum(self.temperal_downsample[level:])
 
     def _doubles_frames(self, level: int) -> bool:
         """Whether a level of the decoder has an upsampler in time."""
@@ -149,14 +157,21 @@ class VaeSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def _down(self, level: int, inputs: int, channels: int, scale: int) -> DownLayers:
         """A level of the encoder."""
-        widths = [inputs] + [channels] * self.num_res_blocks
-        residuals = tuple(ResidualLayers.of(a, b, scale) for a, b in pairwise(widths))
+        widths, frames = [inputs] + [channels] * self.num_res_blocks, self._frames_at(level)
+        residuals = tuple(ResidualLayers.of(a, b, scale, frames) for a, b in pairwise(widths))
         if level == len(self.dim_mult) - 1:
             return DownLayers(residuals, averages=self.is_residual)
-        downsample = Convolution(inputs=channels, channels=channels, kernel=(1, 3, 3), scale=scale, halves=True)
+        downsample = Convolution(
+            inputs=channels, channels=channels, kernel=(1, 3, 3), scale=scale, frames=frames, halves=True
+        )
         time_conv = None
         if self.temperal_downsample[level]:
-            time_conv = Convolution(
-                inputs=channels, channels=channels, kernel=(3, 1, 1), scale=scale // 2, skips_first=True
+            time_conv = Convolution(  # its frames are those that it makes of twice as many
+                inputs=channels,
+                channels=channels,
+                kernel=(3, 1, 1),
+                scale=scale // 2,
+                frames=self._frames_at(level + 1),
+                skips_first=True,
             )
         return DownLayers(residuals, downsample, time_conv, averages=self.is_residual)

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 
 import ringlight
 from ringlight.core.named_samplers import SAMPLERS
-from ringlight.core.request import RequestDefaults, RequestLimits, bounds, grid
+from ringlight.core.request import RequestDefaults, RequestLimits, bounds, grid, is_taken
 from ringlight.core.video_fields import VIDEO_FIELDS
 from ringlight.engine.runner import ReplicaState
 from ringlight.families.model import ModelSpec
@@ -99,13 +99,16 @@ def _card(name: str, parts: Parts) -> ModelCard:
         height_multiple=height_multiple,
         frame_multiple=videos.spec.frame_multiple,
         takes_picture=videos.spec.takes_picture,
+        needs_picture=videos.spec.needs_picture,
+        takes_last_picture=videos.spec.takes_last_picture,
+        needs_last_picture=videos.spec.needs_last_picture,
     )
 
 
 def field_cards(defaults: RequestDefaults, spec: ModelSpec, limits: RequestLimits) -> list[FieldCard]:
-    """What a request may leave out, with the bounds that hold here."""
+    """What a request to this model may leave out, with the bounds that hold here."""
     cards = []
-    for field in VIDEO_FIELDS:
+    for field in (field for field in VIDEO_FIELDS if is_taken(field, spec)):
         least, most = bounds(field, limits)
         least, step = grid(spec).get(field.name, (least, None))
         cards.append(

@@ -1,0 +1,122 @@
+"""`ringlight models`: what can be run, and what a video of each model's defaults takes on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import msgspec
+import typer
+
+from ringlight.cli.flags import with_flags
+from ringlight.cli.hardware_flags import AskedHardware
+from ringlight.core.config import EngineConfig
+from ringlight.core.errors import InvalidSetting
+from ringlight.core.report import GIB
+from ringlight.engine.machine import this_machine, usable_cards
+from ringlight.families.model import ModelSpec
+from ringlight.families.table import MODELS, family_of, model_defaults
+from ringlight.families.work import Work
+from ringlight.planner.costs import ORDINARY_PROMPT
+from ringlight.planner.host_room import host_copy_bytes
+from ringlight.planner.machine import Machine
+from ringlight.planner.planner import plan
+
+
+class KnownModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model, and a video of its defaults on a machine. `begins_with` says what a request has; `seconds`, `peak_bytes`
+    of a rank and `layout` are predicted, and None where no layout fits: `reason` then says what would."""
+
+    name: str
+    family: str
+    begins_with: str
+    video: str
+    num_inference_steps: int
+    weights_bytes: int
+    machine: str
+    layout: str | None
+    seconds: float | None
+    peak_bytes: int | None
+    reason: str
+
+
+@with_flags(only=("memory_budget",), usual={"model_path": ""}, engine=EngineConfig)
+def models(
+    *,
+    gpu: Annotated[
+        str | None, typer.Option(help="Card, as `ringlight plan` has them; left out, this machine's.")
+    ] = None,
+    num_gpus: Annotated[int, typer.Option(min=1, help="How many of them, with --gpu.")] = 1,
+    engine: EngineConfig,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the models that can be run: what they make by default, and its seconds and memory on this machine.
+
+    With --gpu on another one. Nothing is loaded: `ringlight plan --model NAME` says more of each.
+
+    Exit codes: 0, 2 usage, 3 invalid setting, or cards that are not in the table.
+    """
+    hardware = None if gpu is None else AskedHardware(gpu=gpu, num_gpus=num_gpus)
+    known = [known_on(spec, machine_for(spec, hardware, engine)) for spec in MODELS.values()]
+    if json_:
+        print(msgspec.json.format(msgspec.json.encode(known), indent=2).decode())
+    else:
+        print("\n".join(table(known)))
+
+
+def machine_for(spec: ModelSpec, hardware: AskedHardware | None, engine: EngineConfig) -> Machine:
+    """The machine that is asked for, else this one, with all its cards. Raises InvalidSetting where nobody knows it."""
+    if hardware is not None:
+        return hardware.settle(spec, engine)
+    machine = this_machine(engine, spec, len(usable_cards(engine) or ()) or 1, 1)
+    if machine is None:
+        raise InvalidSetting("the cards of this machine are not in the table; name one that is like them with --gpu")
+    return machine
+
+
+def known_on(spec: ModelSpec, machine: Machine) -> KnownModel:
+    """A model on a machine, by a video of all its defaults."""
+    request = model_defaults(spec).typical(ORDINARY_PROMPT, spec)
+    made = plan(Work.of(spec, request), machine, "latency")
+    found = None if made.chosen is None else made.chosen.prediction
+    return KnownModel(
+        name=spec.name,
+        family=family_of(spec).name,
+        begins_with=begins_with(spec),
+        video=f"{request.width}x{request.height}x{request.num_frames}",
+        num_inference_steps=request.num_inference_steps,
+        weights_bytes=host_copy_bytes(spec, machine),
+        machine=machine.hardware.card.name,
+        layout=None if found is None else found.layout,
+        seconds=None if found is None else found.total_seconds,
+        peak_bytes=None if found is None else found.worst_memory.peak_bytes,
+        reason=(made.chosen or made.choices[0]).reason,
+    )
+
+
+def begins_with(spec: ModelSpec) -> str:
+    """What a request has beside its settings, in words."""
+    if spec.needs_last_picture:
+        return "text, a first and a last picture"
+    if spec.needs_picture:
+        return "text and a picture"
+    return "text, or text and a picture" if spec.takes_picture else "text"
+
+
+def table(known: list[KnownModel]) -> Iterator[str]:
+    """As Markdown, and below it why what does not fit does not."""
+    yield "| Model | Begins with | Video | Steps | Weights (GiB) | Layout | Seconds | Peak of a rank (GiB) |"
+    yield "|---|---|---|---:|---:|---|---:|---:|"
+    for each in known:
+        fits = (each.layout or "-", _shown(each.seconds, 1), _shown(each.peak_bytes, GIB))
+        cells = (each.name, each.begins_with, each.video, str(each.num_inference_steps))
+        yield f"| {' | '.join((*cells, _shown(each.weights_bytes, GIB), *fits))} |"
+    yield ""
+    for each in known:
+        if each.layout is None:
+            yield f"- {each.name}: {each.reason}"
+    yield f"Videos of all defaults on {known[0].machine}, as predicted."
+
+
+def _shown(value: float | None, unit: int) -> str:
+    return "-" if value is None else f"{value / unit:.1f}"

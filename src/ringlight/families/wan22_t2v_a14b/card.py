@@ -1,0 +1,70 @@
+"""The card of Wan2.2-T2V-A14B: its checkpoints, what a request may leave out, and the published numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ringlight.core.checkpoint import Checkpoint
+from ringlight.core.request import RequestDefaults
+from ringlight.families.family import Family
+from ringlight.families.model import ModelSpec
+from ringlight.families.wan.card import not_residual, read_wan, unipc
+from ringlight.families.wan.published import TRANSFORMER_14B, VAE_21
+from ringlight.families.wan.work.text_encoder import UMT5_XXL
+
+NAME, KIND = "wan22_t2v_a14b", "Wan2.2-T2V-A14B"
+PIPELINES = ("WanPipeline",)
+FLOW_SHIFT = 12.0
+
+
+def is_of_family(index: dict[str, Any]) -> bool:
+    """Whether a `model_index.json` is of this family: two experts, told one time for all tokens."""
+    return (
+        index.get("_class_name") in PIPELINES
+        and not index.get("expand_timesteps")
+        and index.get("boundary_ratio") is not None
+    )
+
+
+def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:
+    """Read a checkpoint's JSON. Raises InvalidCheckpoint."""
+    return read_wan(checkpoint, index, NAME, KIND, not_residual, takes_picture=False)
+
+
+def defaults(spec: ModelSpec) -> RequestDefaults:
+    """What a request may leave out, as Wan's own configuration has it (wan/configs/wan_t2v_A14B.py), which names the
+    guidance for low noise first."""
+    return RequestDefaults(
+        width=1280,
+        height=720,
+        num_frames=81,
+        fps=16,
+        num_inference_steps=40,
+        guidance_scale=4.0,
+        guidance_scale_2=3.0,
+        flow_shift=FLOW_SHIFT,
+    )
+
+
+WAN22_T2V_A14B = ModelSpec(
+    family=NAME,
+    name="Wan2.2-T2V-A14B",
+    transformer=TRANSFORMER_14B,
+    vae=VAE_21,
+    text_encoder=UMT5_XXL,
+    scheduler=unipc(FLOW_SHIFT),
+    takes_picture=False,
+    boundary_ratio=0.875,
+)
+
+FAMILY = Family(
+    name=NAME,
+    kind=KIND,
+    pipelines=PIPELINES,
+    is_of_family=is_of_family,
+    read=read,
+    defaults=defaults,
+    cards=(WAN22_T2V_A14B,),
+    recipe="ringlight.families.wan.recipe:WanRecipe",
+    demo="ringlight.families.wan22_t2v_a14b.demo",
+)
