@@ -191,6 +191,7 @@ class Breaking(FakeReplica):
             part_path(Path(job.output), job.job_id).touch()
             self.events.append("break")
             self.ready = False
+            receive(messages.StageStarted(job_id=job.job_id, stage="Denoising"))
             return self.break_off(lost)
         super().run(job, receive, lost)
 
