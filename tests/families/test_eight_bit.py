@@ -33,9 +33,11 @@ from tests.cli.commands import here
 from tests.families.test_wan21 import make_request
 from tests.families.written import (
     FILES,
+    Change,
     Tensors,
     by_hand,
     card,
+    fp8_scaled,
     in_original_names,
     is_matrix,
     names_of,
@@ -43,6 +45,7 @@ from tests.families.written import (
     rewritten,
     single_files,
     tensors_of,
+    widened_by_hand,
     write,
 )
 from tests.forking import fork_rank
@@ -52,16 +55,6 @@ from tests.pipelines.test_placed import placed
 from tests.quick import first_quick
 
 E4M3, E5M2, INT8 = torch.float8_e4m3fn, torch.float8_e5m2, torch.int8
-Change = Callable[[str, Tensors], Tensors]
-
-
-def fp8_scaled(name: str, tensors: Tensors) -> Tensors:
-    """As ComfyUI wrote it at first."""
-    if name == "vae":
-        return tensors
-    out = quantised(tensors, E4M3, scale_name="scale_weight")
-    unit = {f"{each.removesuffix('weight')}scale_input": torch.ones(()) for each in out if out[each].itemsize == 1}
-    return out | unit | {"scaled_fp8": torch.zeros(2).to(E4M3)}
 
 
 def as_bytes(text: bytes) -> Tensor:
@@ -121,17 +114,6 @@ FORMATS = {
     "e5m2": (plain(E5M2), "weight_scale"),
     "some": (some, "weight_scale"),
 }
-
-
-def widened_by_hand(change: Change, scale_name: str) -> Change:
-    """The same weights, as floating numbers in the names of Diffusers layout."""
-    drop = ("scaled_fp8", "comfy_quant", "scale_input", "input_scale", "_amax")
-
-    def widen(name: str, tensors: Tensors) -> Tensors:
-        found = by_hand(change(name, tensors), scale_name)
-        return {each: tensor for each, tensor in found.items() if not each.endswith(drop)}
-
-    return widen
 
 
 def made(pipeline: WanRecipe, folder: Path, plan: JobPlan | None = None) -> Tensor:

@@ -259,19 +259,6 @@ def test_what_was_trained_from_another_model_has_to_be_named(files21: Path) -> N
     assert read_model(files21 / "wan.yaml", "fastwan").family == "fastwan"
 
 
-def test_experts_are_told_by_the_names_of_their_files(files21: Path, tiny21: Path, tmp_path: Path) -> None:
-    """Nothing else tells them apart; one of them alone would make a video of half of the noise."""
-    folder = shutil.copytree(files21, tmp_path / "files")
-    file = (folder / FILES["transformer"]).rename(folder / "diffusion_models" / "wan_high_noise_fp8.safetensors")
-    said = refusal(folder)
-    assert "by its name one of two experts, for high noise" in said and "transformer_2 for low" in said
-    assert read_model(folder, "wan21_t2v").family == "wan21_t2v"
-    shutil.copy(file, file.with_name("wan_low_noise_fp8.safetensors"))
-    assert "transformer_2 (in_channels=16" in refusal(folder)
-    both = {"transformer": str(file), "transformer_2": "diffusion_models/wan_low_noise_fp8.safetensors"}
-    assert "transformer_2 (in_channels=16" in refusal(card(tiny21, folder, **both))
-
-
 @pytest.mark.slow
 def test_converting_writes_what_diffusers_reads(files21: Path, tiny21: Path, tmp_path: Path) -> None:
     """Tensor by tensor, and nothing where anything is wrong or there already."""

@@ -12,18 +12,37 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ringlight.core.weights import STEMS
+from ringlight.core.checkpoint import Checkpoint
+from ringlight.core.weights import STEMS, TRANSFORMERS, networks_of
 from ringlight.families.table import read_model
 from ringlight.families.wan.original import NameTable, text_encoder_names, transformer_names, vae_names
 from ringlight.families.wan.work.vae import VaeSpec
 
 Tensors = dict[str, Tensor]
+Change = Callable[[str, Tensors], Tensors]
 FILES = {
     "transformer": "diffusion_models/wan_fp.safetensors",
     "vae": "vae/wan_vae.safetensors",
     "text_encoder": "text_encoders/umt5.safetensors",
 }
+EXPERTS = {
+    "transformer": "diffusion_models/wan2.2_high_noise_14B_fp8_scaled.safetensors",
+    "transformer_2": "diffusion_models/wan2.2_low_noise_14B_fp8_scaled.safetensors",
+}
+IMAGE_ENCODER = "clip_vision/clip_vision_h.safetensors"
+UNTOLD = {  # of each config.json, by headers
+    **dict.fromkeys(TRANSFORMERS, ("num_attention_heads", "attention_head_dim")),
+    "vae": ("latents_mean", "latents_std"),
+    "image_encoder": ("num_attention_heads",),
+}
 LARGEST = {torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0, torch.int8: 127.0}
+
+
+def files_of(checkpoint: Path) -> dict[str, str]:
+    """Where each network of a checkpoint lies among single files, called as people's are."""
+    names = networks_of(Checkpoint(place=checkpoint))
+    files = FILES | {"image_encoder": IMAGE_ENCODER} | (EXPERTS if "transformer_2" in names else {})
+    return {name: files[name] for name in names}
 
 
 def tensors_of(checkpoint: Path, name: str) -> Tensors:
@@ -37,8 +56,10 @@ def names_of(checkpoint: Path, name: str) -> NameTable:
     assert isinstance(spec.vae, VaeSpec)
     if name == "vae":
         return vae_names(len(spec.vae.dim_mult), spec.vae.num_res_blocks, spec.vae.is_residual)
-    if name == "transformer":
+    if name in TRANSFORMERS:
         return transformer_names(spec.transformer.num_layers)
+    if name == "image_encoder":  # which people have in the names of transformers
+        return NameTable([])
     return text_encoder_names(len(spec.text_encoder.layers.parts) - 1)
 
 
@@ -54,13 +75,11 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | 
     return path
 
 
-def single_files(
-    checkpoint: Path, folder: Path, change: Callable[[str, Tensors], Tensors] = lambda name, tensors: tensors
-) -> Path:
+def single_files(checkpoint: Path, folder: Path, change: Change = lambda name, tensors: tensors) -> Path:
     """A folder as ComfyUI has it, with networks in original names; `change` sees each in diffusers' names first."""
-    for name, file in FILES.items():
+    for name, file in files_of(checkpoint).items():
         tensors = change(name, tensors_of(checkpoint, name))
-        prefix = "model.diffusion_model." if name == "transformer" else ""
+        prefix = "model.diffusion_model." if name in TRANSFORMERS else ""
         write(folder / file, in_original_names(checkpoint, name, tensors, prefix))
     shutil.copy(checkpoint / "tokenizer" / "tokenizer.json", folder / "tokenizer.json")
     return folder
@@ -68,15 +87,12 @@ def single_files(
 
 def card(checkpoint: Path, folder: Path, **parts: Any) -> Path:
     """A YAML card of the files in a folder, with what headers do not tell of a checkpoint."""
-    config = json.loads((checkpoint / "transformer" / "config.json").read_text())
-    vae = json.loads((checkpoint / "vae" / "config.json").read_text())
-    said: dict[str, Any] = {**FILES, "tokenizer": "tokenizer.json"} | {
-        "config": {
-            "transformer": {key: config[key] for key in ("num_attention_heads", "attention_head_dim")},
-            "vae": {key: vae[key] for key in ("latents_mean", "latents_std")},
-            "scheduler": {"flow_shift": read_model(checkpoint).scheduler.flow_shift},
-        }
-    }
+    files, untold = files_of(checkpoint), {}
+    for name in files.keys() & UNTOLD.keys():
+        numbers = json.loads((checkpoint / name / "config.json").read_text())
+        untold[name] = {key: numbers[key] for key in UNTOLD[name]}
+    untold["scheduler"] = {"flow_shift": read_model(checkpoint).scheduler.flow_shift}
+    said: dict[str, Any] = {**files, "tokenizer": "tokenizer.json", "config": untold}
     said = {key: value for key, value in (said | parts).items() if value is not ...}
     path = folder / "wan.yaml"
     path.write_text(json.dumps(said))  # which is YAML too
@@ -120,9 +136,29 @@ def by_hand(tensors: Mapping[str, Tensor], scale_name: str = "weight_scale") -> 
     return out
 
 
-def rewritten(checkpoint: Path, folder: Path, change: Callable[[str, Tensors], Tensors]) -> Path:
+def fp8_scaled(name: str, tensors: Tensors) -> Tensors:
+    """As ComfyUI wrote it at first."""
+    if name in ("vae", "image_encoder"):
+        return tensors
+    out = quantised(tensors, torch.float8_e4m3fn, scale_name="scale_weight")
+    unit = {f"{each.removesuffix('weight')}scale_input": torch.ones(()) for each in out if out[each].itemsize == 1}
+    return out | unit | {"scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}
+
+
+def widened_by_hand(change: Change, scale_name: str) -> Change:
+    """The same weights, as floating numbers in the names of Diffusers layout."""
+    drop = ("scaled_fp8", "comfy_quant", "scale_input", "input_scale", "_amax")
+
+    def widen(name: str, tensors: Tensors) -> Tensors:
+        found = by_hand(change(name, tensors), scale_name)
+        return {each: tensor for each, tensor in found.items() if not each.endswith(drop)}
+
+    return widen
+
+
+def rewritten(checkpoint: Path, folder: Path, change: Change) -> Path:
     """A copy of a checkpoint in Diffusers layout with other weights."""
     shutil.copytree(checkpoint, folder)
-    for name, stem in STEMS.items():
-        write(folder / name / f"{stem}.safetensors", change(name, tensors_of(checkpoint, name)))
+    for name in networks_of(Checkpoint(place=checkpoint)):
+        write(folder / name / f"{STEMS[name]}.safetensors", change(name, tensors_of(checkpoint, name)))
     return folder

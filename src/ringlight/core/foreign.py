@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 ORIGINAL_FILES = ("Wan2.2_VAE.pth", "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth")
 COMFY_FOLDERS = ("diffusion_models", "split_files", "text_encoders", "unet")
 INSTEAD = "take Diffusers layout, such as `hf download Wan-AI/Wan2.2-TI2V-5B-Diffusers`"
@@ -17,9 +18,7 @@ REPLACEMENTS = {  # of the pickles of Wan's original layout: the same weights, i
     "models_t5_umt5-xxl-enc-bf16.pth": (
         "text_encoders/umt5_xxl_fp16.safetensors of Comfy-Org/Wan_2.1_ComfyUI_repackaged"
     ),
-    "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth": (
-        "clip_vision/clip_vision_h.safetensors of Comfy-Org/Wan_2.1_ComfyUI_repackaged"
-    ),
+    CLIP: "clip_vision/clip_vision_h.safetensors of Comfy-Org/Wan_2.1_ComfyUI_repackaged",
 }
 
 

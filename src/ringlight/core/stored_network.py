@@ -41,6 +41,7 @@ FORMAT = "comfy_quant"
 FORMATS = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "int8_tensorwise": "I8"}
 FORMATS_KEY = "_quantization_metadata"
 UNUSED = (".scale_input", ".input_scale", "._amax", "_quantizer._amax")  # for products in eight bits
+COUNTED = ".position_ids"  # 0, 1, 2, ..., which transformers once wrote of image encoders
 TOKENIZER_MODEL = "spiece_model"  # bytes of a tokenizer, in ComfyUI's text encoders
 
 
@@ -128,7 +129,7 @@ def read_network(paths: Sequence[Path], aliases: Mapping[str, str] | None = None
             found[name] = StoredWeight(path, stored, tensor.dtype, tensor.shape)
     has_mark = found.pop(MARK, None) is not None
     found.pop(TOKENIZER_MODEL, None)
-    kept = {name: each for name, each in found.items() if not name.endswith((*UNUSED, f".{FORMAT}"))}
+    kept = {name: each for name, each in found.items() if not name.endswith((*UNUSED, COUNTED, f".{FORMAT}"))}
     tensors = _with_scales(kept)
     _require_understood(tensors, formats)
     named = {(aliases or {}).get(name, name): tensor for name, tensor in tensors.items()}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,16 +20,23 @@ from ringlight.core.foreign import PICKLE_SUFFIXES, instead_of
 from ringlight.core.gguf_file import SUFFIX
 from ringlight.core.presence import listed, read_json, require_file
 from ringlight.core.stored_network import StoredNetwork, read_network
-from ringlight.core.weights import REQUIRED, STEMS, weight_files
-from ringlight.families.family import Documents, Family, SingleFiles
+from ringlight.core.weights import OPTIONAL, REQUIRED, STEMS, TRANSFORMERS, weight_files
+from ringlight.families.experts import HIGH, LOW, expert_of, other_expert
+from ringlight.families.family import Configs, Documents, Family, SingleFiles
 
 CARD_SUFFIXES = (".yaml", ".yml")
 FILE_SUFFIXES = (".safetensors", SUFFIX)
+BOTH = "name both in a YAML card (transformer for high noise, transformer_2 for low)"
 CONFIG, MODEL_FAMILY = "config", "model_family"  # of a card, beside the parts
-TRANSFORMER, LOW_NOISE = "transformer", "transformer_2"  # the second is of models with an expert for low noise
-EXPERT = re.compile(r"(high|low)[-_ ]?noise", re.IGNORECASE)  # in the name of its file or folder, which alone tells it
-# Folders in which parts lie beside others: ComfyUI's, and those of Wan's original layout.
-BESIDE = ("diffusion_models", "unet", "text_encoders", "clip", "vae", "split_files")
+TRANSFORMER, LOW_NOISE = TRANSFORMERS  # the second is of models with an expert for low noise
+IMAGE_ENCODER = "image_encoder"
+# Folders in which parts lie beside others: ComfyUI's.
+BESIDE = ("diffusion_models", "unet", "text_encoders", "clip", "clip_vision", "vae", "split_files")
+FITS = {  # of a network a number of its config.json, and of the transformer's the one that must be the same
+    "vae": ("z_dim", "out_channels"),
+    "text_encoder": ("d_model", "text_dim"),
+    IMAGE_ENCODER: ("hidden_size", "image_dim"),
+}
 TOKENIZER_PLACES = ("", "tokenizer", "google/umt5-xxl", "text_encoder", "text_encoders", "clip")
 TOKENIZER_COMMAND = "hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers tokenizer/tokenizer.json --local-dir ."
 
@@ -56,11 +62,10 @@ def assemble(place: Path, families: Sequence[Family], model_family: str = "") ->
     seen, others = _look_through(_candidates(beside) if beside == place else [place, *_candidates(beside)], known)
     if beside != place:
         _require_transformer(place, seen, others)
-        seen = [each for each in seen if each.kind != TRANSFORMER or each.place == place]
-    seen = _experts(seen)
+        seen = _with_its_partner(place, seen)
+    seen = _fitting(_experts(seen))
     networks = {kind: _only_one(place, kind, seen) for kind in _kinds(seen)}
-    missing = [kind for kind in REQUIRED if kind not in (*networks, LOW_NOISE)]
-    if missing:
+    if missing := _missing(networks):
         raise InvalidCheckpoint(
             f"{place}: no {' and no '.join(missing)} among its files; {_seen(seen, others)}{_pickled(beside)}; put it "
             "there, or name all parts in a YAML card (docs/checkpoints.md)"
@@ -81,7 +86,7 @@ def _of_card(path: Path, known: Mapping[str, SingleFiles], model_family: str) ->
         said = {name.replace("-", "_"): value for name, value in read_settings_file(path).items()}
     except InvalidSetting as error:
         raise InvalidCheckpoint(str(error)) from None
-    names = (*REQUIRED, LOW_NOISE, TOKENIZER, MODEL_FAMILY, CONFIG)
+    names = (*STEMS, TOKENIZER, MODEL_FAMILY, CONFIG)
     for name, value in said.items():
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
@@ -89,14 +94,16 @@ def _of_card(path: Path, known: Mapping[str, SingleFiles], model_family: str) ->
             raise InvalidCheckpoint(f"{path}: names no part {name!r}; {hint}")
         if not isinstance(value, dict if name == CONFIG else str):
             raise InvalidCheckpoint(f"{path}: {name} must be {'a map' if name == CONFIG else 'a text'}, not {value!r}")
-    if missing := [name for name in (*REQUIRED, TOKENIZER) if name not in (*said, LOW_NOISE)]:
+    if missing := [name for name in (*REQUIRED, TOKENIZER) if name not in said]:
         raise InvalidCheckpoint(f"{path}: must name {', '.join(missing)} too")
     networks = {}
-    for kind in [name for name in dict.fromkeys((*REQUIRED, LOW_NOISE)) if name in said]:
+    for kind in [name for name in STEMS if name in said]:
         place = path.parent / said[kind]
         if not os.path.lexists(place):
             raise InvalidCheckpoint(f"{path}: {kind}: {place}: no such file or folder")
         networks[kind] = _named(kind, place, known)
+    if missing := _missing(networks):
+        raise InvalidCheckpoint(f"{path}: must name {', '.join(missing)} too: {_numbers(networks[TRANSFORMER])}")
     tokenizer = path.parent / said[TOKENIZER]
     file = tokenizer / TOKENIZER_FILE if os.path.isdir(tokenizer) else tokenizer
     require_file(file)
@@ -131,11 +138,19 @@ def _candidates(folder: Path) -> Iterator[Path]:
 def _places(folder: Path) -> list[Path]:
     inside = [folder / name for name in BESIDE]
     inside += [folder / "split_files" / name for name in BESIDE]
-    return [folder, *(each for each in inside if each.is_dir())]
+    places = [folder, *(each for each in inside if each.is_dir())]
+    of_experts = [path for each in places for path in sorted(each.iterdir()) if _is_of_expert(path) and path.is_dir()]
+    return [*places, *of_experts]
+
+
+def _is_of_expert(folder: Path) -> bool:
+    """Whether a folder is called as one of two experts, as in Wan's original layout."""
+    return bool(expert_of(Path(folder.name)))
 
 
 def _above(folder: Path) -> Path:
-    """The folder around one of ComfyUI's for a kind of part."""
+    """The folder around one of ComfyUI's for a kind of part, and around one of an expert."""
+    folder = folder.parent if _is_of_expert(folder) else folder
     return folder.parent if folder.name in BESIDE else folder
 
 
@@ -187,16 +202,44 @@ def _experts(seen: Sequence[Found]) -> list[Found]:
     """The same, where two transformers are experts by their names the one for low noise called so."""
     transformers = [each for each in seen if each.kind == TRANSFORMER]
     noise = [expert_of(each.place) for each in transformers]
-    if sorted(noise) != ["high", "low"]:
+    if sorted(noise) != [HIGH, LOW]:
         return list(seen)
-    low = transformers[noise.index("low")]
+    low = transformers[noise.index(LOW)]
     return [each._replace(kind=LOW_NOISE) if each is low else each for each in seen]
 
 
-def expert_of(place: Path) -> str:
-    """Whether the name of a transformer's file says that it is one for high or low noise; nothing where it does not."""
-    found = EXPERT.findall("/".join(place.parts[-2:]))
-    return found[-1].lower() if found else ""
+def _with_its_partner(place: Path, seen: Sequence[Found]) -> list[Found]:
+    """The same with no other transformer than the one that was named, and of an expert its other one: that which is
+    called as it is but for the noise, or the only one of the same numbers for the other noise."""
+    (named,) = (each for each in seen if each.place == place)
+    noise = {expert_of(place), ""}
+    alike = [each for each in seen if each.kind == TRANSFORMER and each.config == named.config]
+    others = [each for each in alike if expert_of(each.place) not in noise] if expert_of(place) else []
+    called = [each for each in others if each.place == other_expert(place)]
+    kept = [named.place, *(each.place for each in (called or others) if len(called or others) == 1)]
+    return [each for each in seen if each.kind != TRANSFORMER or each.place in kept]
+
+
+def _fitting(seen: Sequence[Found]) -> list[Found]:
+    """Of several networks of a kind those that fit the transformer; of one that a model need not have, none else."""
+    transformers = [each.config for each in seen if each.kind == TRANSFORMER]
+    if len(transformers) != 1:
+        return list(seen)
+
+    def fits(each: Found) -> bool:
+        own, of_transformer = FITS.get(each.kind, ("", ""))
+        return each.config.get(own) == transformers[0].get(of_transformer)
+
+    fitting = [each for each in seen if fits(each)]
+    settled = {*_kinds(fitting), *OPTIONAL}
+    return [each for each in seen if each in fitting or each.kind not in settled]
+
+
+def _missing(networks: Mapping[str, Found]) -> list[str]:
+    """The networks that such a model has, and that are not there."""
+    transformer = networks.get(TRANSFORMER)
+    sees_tokens = transformer is not None and transformer.config.get("image_dim") is not None
+    return [kind for kind in (*REQUIRED, *([IMAGE_ENCODER] if sees_tokens else [])) if kind not in networks]
 
 
 def _kinds(seen: Iterable[Found]) -> list[str]:
@@ -204,11 +247,8 @@ def _kinds(seen: Iterable[Found]) -> list[str]:
 
 
 def _only_one(place: Path, kind: str, seen: Sequence[Found]) -> Found:
-    """The network of a kind; of several VAEs the one that fits the transformer. Raises InvalidCheckpoint."""
+    """The network of a kind. Raises InvalidCheckpoint where there are several."""
     found = [each for each in seen if each.kind == kind]
-    transformers = [each for each in seen if each.kind == TRANSFORMER]
-    if kind == "vae" and len(transformers) == 1:
-        found = [each for each in found if each.config["z_dim"] == transformers[0].config["out_channels"]] or found
     if len(found) > 1:
         names = listed([each.place.name for each in found])
         one = "name the one that is meant" if kind == TRANSFORMER else "name all parts in a YAML card"
@@ -238,12 +278,7 @@ def _together(
     """One checkpoint of these networks, with what a card says of their JSON over what headers tell."""
     parts = {kind: each.place for kind, each in networks.items()} | {TOKENIZER: tokenizer}
     configs = {kind: each.config | dict(_stated(place, stated, kind)) for kind, each in networks.items()}
-    expert = expert_of(networks[TRANSFORMER].place)
-    if expert and LOW_NOISE not in networks and not model_family:
-        raise InvalidCheckpoint(
-            f"{networks[TRANSFORMER].place}: by its name one of two experts, for {expert} noise; name both in a YAML "
-            f"card ({TRANSFORMER} for high noise, {LOW_NOISE} for low), or say by --model-family that it is whole"
-        )
+    _require_experts(networks, model_family)
     around = _documents(place, networks, configs, known, model_family)
     documents = {f"{kind}/config.json": config for kind, config in configs.items()}
     for name, document in around.items():
@@ -253,6 +288,20 @@ def _together(
     if unknown := sorted(set(stated) - {name.partition("/")[0] for name in documents}):
         raise InvalidCheckpoint(f"{place}: config: there is no {listed(unknown)}")
     return Checkpoint(place=place, parts=parts, documents=documents)
+
+
+def _require_experts(networks: Mapping[str, Found], model_family: str) -> None:
+    """Raise InvalidCheckpoint for an expert alone, and for two that are by their names each other's."""
+    first, second = networks[TRANSFORMER].place, networks.get(LOW_NOISE)
+    noise = expert_of(first)
+    if second is None and noise and not model_family:
+        other = LOW if noise == HIGH else HIGH
+        raise InvalidCheckpoint(
+            f"{first}: by its name one of two experts, for {noise} noise; put the one for {other} noise beside it "
+            f"({other_expert(first).name}), or {BOTH}, or say by --model-family that it is whole"
+        )
+    if second is not None and (noise, expert_of(second.place)) == (LOW, HIGH):
+        raise InvalidCheckpoint(f"{first}: by its name the expert for low noise: {TRANSFORMER} is that for high noise")
 
 
 def _stated(place: Path, stated: Mapping[str, Any], part: str) -> Mapping[str, Any]:
@@ -265,31 +314,39 @@ def _stated(place: Path, stated: Mapping[str, Any], part: str) -> Mapping[str, A
 def _documents(
     place: Path,
     networks: Mapping[str, Found],
-    configs: Mapping[str, Mapping[str, Any]],
+    configs: Configs,
     known: Mapping[str, SingleFiles],
     model_family: str,
 ) -> Documents:
     """What a family says of a model with these networks. Raises InvalidCheckpoint where none or several know it."""
     if model_family and model_family not in known:
         raise InvalidCheckpoint(f"{place}: there is no family {model_family!r}; there are {', '.join(known)}")
-    fitting = {}
-    for name, files in known.items():
-        is_meant = model_family == name if model_family or files.must_be_named else True
-        documents = files.documents(configs) if is_meant else None
-        if documents is not None:
-            fitting[name] = documents
+    meant = {
+        name: files
+        for name, files in known.items()
+        if (model_family == name if model_family or files.must_be_named else True)
+    }
+    called = "/".join(networks[TRANSFORMER].place.parts[-2:])
+    found = {name: files.documents(configs, called) for name, files in meant.items()}
+    fitting = {name: documents for name, documents in found.items() if documents is not None}
     if len(fitting) == 1:
         return next(iter(fitting.values()))
     told = "; ".join(_numbers(each) for each in networks.values())
     if fitting:
         raise InvalidCheckpoint(f"{place}: may be of {' or '.join(fitting)} ({told}); say which by --model-family")
+    pair = {LOW_NOISE: configs[TRANSFORMER], **configs}
+    halves = [name for name, files in meant.items() if files.documents(pair, called) is not None]
+    if halves and LOW_NOISE not in networks:
+        raise InvalidCheckpoint(
+            f"{place}: one of the two experts of a {' or '.join(halves)}, and the other is missing ({told}); {BOTH}"
+        )
     named = f"not of {model_family}" if model_family else f"of no family that is known ({', '.join(known)})"
     raise InvalidCheckpoint(f"{place}: a model {named}: {told}")
 
 
 def _numbers(found: Found) -> str:
     """What tells families apart, of a network."""
-    shown = ("in_channels", "out_channels", "num_layers", "image_dim", "z_dim", "is_residual", "d_model")
+    shown = ("in_channels", "out_channels", "num_layers", "image_dim", "z_dim", "is_residual", "d_model", "hidden_size")
     told = ", ".join(f"{name}={value}" for name in shown if (value := found.config.get(name)) is not None)
     return f"{found.kind} ({told})"
 

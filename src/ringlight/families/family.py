@@ -13,6 +13,7 @@ from ringlight.core.stored_network import Shape, StoredNetwork
 from ringlight.families.model import ModelSpec
 
 Documents = Mapping[str, Mapping[str, Any]]  # JSON by its name in Diffusers layout, such as `vae/config.json`
+Configs = Mapping[str, Mapping[str, Any]]  # each network's config.json, by the network's folder
 
 
 class SingleFiles(NamedTuple):
@@ -20,15 +21,16 @@ class SingleFiles(NamedTuple):
 
     `kind_of` says which network they hold, by its folder's name, `in_our_names` gives its tensors the names of
     diffusers, and `numbers_of` its config.json by kind and shapes. `documents` says what else there is of a model with
-    these networks, given each one's config.json: its `model_index.json` and scheduler; None where it is of another
-    family. `convert` names the module that writes such a checkpoint as a folder in Diffusers layout.
+    these networks, given each one's config.json and the names of the transformer's file and folder: its
+    `model_index.json` and scheduler; None where it is of another family. `convert` names the module that writes such a
+    checkpoint as a folder in Diffusers layout.
     A family that `must_be_named` has files like those of another, which it was trained from.
     """
 
     kind_of: Callable[[StoredNetwork], str | None]
     in_our_names: Callable[[StoredNetwork], StoredNetwork]
     numbers_of: Callable[[str, Mapping[str, Shape]], dict[str, Any]]
-    documents: Callable[[Mapping[str, Mapping[str, Any]]], Documents | None]
+    documents: Callable[[Configs, str], Documents | None]
     convert: str
     must_be_named: bool = False
 

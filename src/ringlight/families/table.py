@@ -15,6 +15,7 @@ from ringlight.core import foreign
 from ringlight.core.checkpoint import INDEX, Checkpoint, find_checkpoint
 from ringlight.core.config import EngineConfig, read_defaults
 from ringlight.core.errors import InvalidCheckpoint, InvalidSetting
+from ringlight.core.plain import plain
 from ringlight.core.presence import broken_link, require_files, trouble_with
 from ringlight.core.request import RequestDefaults
 from ringlight.core.stored_network import read_network
@@ -99,9 +100,10 @@ def model_of(checkpoint: Checkpoint, model_family: str = "") -> ModelSpec:
     index = checkpoint.json(INDEX)
     for family in FAMILIES:
         if family.is_of_family(index):
-            if model_family not in ("", family.name):
-                raise InvalidCheckpoint(f"{place}: is of the family {family.name}, not {model_family}")
-            return family.read(checkpoint, index)
+            spec = family.read(checkpoint, index)
+            if model_family not in ("", spec.family):
+                raise InvalidCheckpoint(f"{place}: is of the family {spec.family}, not {model_family}")
+            return spec
     known = " and ".join(family.kind for family in FAMILIES)
     pipelines = {name for family in FAMILIES for name in family.pipelines}
     if (found := index.get("_class_name")) not in pipelines:
@@ -111,13 +113,19 @@ def model_of(checkpoint: Checkpoint, model_family: str = "") -> ModelSpec:
 
 
 def recognised(checkpoint: Checkpoint) -> dict[str, str]:
-    """What is particular about a checkpoint's weights, by network: names of the original, kinds of eight bits."""
-    files = family_of(model_of(checkpoint)).single_files
-    told = {}
+    """What is particular about a checkpoint's weights, by network: names of the original, kinds of eight bits; and of
+    single files what none of them tells."""
+    spec = model_of(checkpoint)
+    files, told = family_of(spec).single_files, {}
     for name in networks_of(checkpoint) if files is not None else ():
         paths = network_files(checkpoint, name)
         if files is not None and not any(map(trouble_with, paths)):
             told[name] = ", ".join(files.in_our_names(read_network(paths)).told)
+    if INDEX in checkpoint.documents:
+        boundary = f", boundary_ratio {plain(spec.boundary_ratio, 3)}" if spec.boundary_ratio is not None else ""
+        told["scheduler"] = (
+            f"flow_shift {plain(spec.scheduler.flow_shift, 3)}{boundary} (a card's config may say another)"
+        )
     return {name: words for name, words in told.items() if words}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -10,9 +10,9 @@ import msgspec
 from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.named_samplers import layered
 from ringlight.core.request import RequestDefaults
-from ringlight.families.family import Documents, Family
+from ringlight.families.family import Configs, Documents, Family
 from ringlight.families.model import ModelSpec
-from ringlight.families.wan.card import documents_of, read_wan, wan_files
+from ringlight.families.wan.card import are_networks, documents_of, read_wan, wan_files
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.families.wan21_t2v.card import WAN21_T2V_1_3B, WAN21_T2V_14B
@@ -34,13 +34,12 @@ def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:
     return msgspec.structs.replace(spec, takes_picture=is_of_wan22(spec))
 
 
-def documents(networks: Mapping[str, Mapping[str, Any]]) -> Documents | None:
+def documents(configs: Configs, called: str) -> Documents | None:
     """What stands beside these networks in a checkpoint of this family; None where they are of another."""
-    transformer, vae = networks["transformer"], networks["vae"]
-    is_known = set(networks) == {"transformer", "vae", "text_encoder"} and transformer.get("image_dim") is None
-    if not is_known or transformer["in_channels"] != vae["z_dim"]:
+    is_residual = bool(configs["vae"]["is_residual"])
+    if not are_networks(configs, is_residual):
         return None
-    return documents_of(PIPELINES[0], networks, flow_shift=5.0 if vae["is_residual"] else 3.0)
+    return documents_of(PIPELINES[0], configs, flow_shift=5.0 if is_residual else 3.0)
 
 
 def defaults(spec: ModelSpec) -> RequestDefaults:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import msgspec
 
 from ringlight.core.checkpoint import INDEX, Checkpoint
+from ringlight.core.eight_bit import EightBit
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.hub import model_name
 from ringlight.core.presence import trouble_with
 from ringlight.core.scheduler import SchedulerSpec
 from ringlight.core.stored_network import StoredNetwork, read_network
-from ringlight.core.weights import is_named, network_files, networks_of
-from ringlight.families.family import Documents, SingleFiles
+from ringlight.core.weights import TRANSFORMERS, is_named, network_files, networks_of
+from ringlight.families.family import Configs, Documents, SingleFiles
 from ringlight.families.model import ModelSpec
 from ringlight.families.wan.headers import TIED_NAMES, in_our_names, kind_of, numbers_of
 from ringlight.families.wan.work.image_encoder import ImageEncoderSpec
@@ -27,12 +28,31 @@ CONFIG = "config.json"  # of each network's folder
 SCHEDULER = "scheduler/scheduler_config.json"
 QUANTISED_AS = ("FP8", "fp8", "int8")  # what a quantization_config may say
 OF_FLOWS = {"num_train_timesteps": 1000, "prediction_type": "flow_prediction", "use_flow_sigmas": True}
+PROCESSOR, PROCESSOR_CONFIG = "image_processor", "image_processor/preprocessor_config.json"
 CLASSES = {  # as `model_index.json` names them
+    "image_encoder": ("transformers", "CLIPVisionModel"),
+    PROCESSOR: ("transformers", "CLIPImageProcessor"),
     "scheduler": ("diffusers", "UniPCMultistepScheduler"),
     "text_encoder": ("transformers", "UMT5EncoderModel"),
     "tokenizer": ("transformers", "T5TokenizerFast"),
     "transformer": ("diffusers", "WanTransformer3DModel"),
+    "transformer_2": ("diffusers", "WanTransformer3DModel"),
     "vae": ("diffusers", "AutoencoderKLWan"),
+}
+OF_NO_CLIP = ("image_encoder", PROCESSOR)  # what an index of models for pictures names as none
+IMAGE_PROCESSOR: dict[str, Any] = {  # of all published models with an image encoder
+    "crop_size": {"height": 224, "width": 224},
+    "do_center_crop": True,
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_processor_type": "CLIPImageProcessor",
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "resample": 3,
+    "rescale_factor": 0.00392156862745098,
+    "size": {"shortest_edge": 224},
 }
 
 
@@ -69,7 +89,7 @@ def read_wan(
         wrong += _wrong_experts(checkpoint, index, transformer)
     if wrong:
         raise InvalidCheckpoint(f"{checkpoint.place}: not a {kind} checkpoint: " + "; ".join(wrong))
-    if held := held_in_blocks(read_stored(checkpoint, "transformer"), transformer.num_layers):
+    if held := _held(checkpoint, transformer.num_layers, has_experts=boundary is not None):
         transformer = msgspec.structs.replace(transformer, held=held)
     if held := held_in_layers(read_stored(checkpoint, "text_encoder"), text_encoder.num_layers):
         text_encoder = msgspec.structs.replace(text_encoder, held=held)
@@ -97,16 +117,51 @@ def read_stored(checkpoint: Checkpoint, name: str) -> StoredNetwork:
     return in_our_names(read_network(paths if are_there else [], TIED_NAMES))
 
 
-def wan_files(documents: Callable[[Mapping[str, Mapping[str, Any]]], Documents | None]) -> SingleFiles:
+def _held(checkpoint: Checkpoint, num_layers: int, has_experts: bool) -> dict[str, EightBit]:
+    """The matrices that stay in eight bits: those of experts, which share a plan, where both have them alike."""
+    names = TRANSFORMERS if has_experts else TRANSFORMERS[:1]
+    first, *others = (held_in_blocks(read_stored(checkpoint, name), num_layers) for name in names)
+    return {name: kind for name, kind in first.items() if all(each.get(name) == kind for each in others)}
+
+
+def wan_files(documents: Callable[[Configs, str], Documents | None]) -> SingleFiles:
     """What is known of Wan's networks in single files, with what a family says of a model of them."""
     return SingleFiles(kind_of, in_our_names, numbers_of, documents, "ringlight.families.wan.convert")
 
 
+def are_networks(
+    configs: Configs,
+    is_residual: bool = False,
+    has_experts: bool = False,
+    sees_condition: bool = False,
+    has_image_encoder: bool = False,
+) -> bool:
+    """Whether a model has these networks and no others, its VAE is of this kind, and its transformers have channels and
+    an image branch for that."""
+    named = {"transformer": True, "transformer_2": has_experts, "image_encoder": has_image_encoder}
+    if set(configs) != {"vae", "text_encoder", *(name for name, has_it in named.items() if has_it)}:
+        return False
+    vae, transformers = configs["vae"], [configs[name] for name in TRANSFORMERS if name in configs]
+    in_channels = vae["z_dim"] + (vae["scale_factor_temporal"] + vae["z_dim"] if sees_condition else 0)
+    return vae["is_residual"] == is_residual and all(
+        each["in_channels"] == in_channels and (each["image_dim"] is not None) == has_image_encoder
+        for each in transformers
+    )
+
+
 def documents_of(pipeline: str, networks: Iterable[str], flow_shift: float, **index: Any) -> Documents:
-    """What stands beside the networks of a published checkpoint: `model_index.json`, and the scheduler."""
-    classes = {name: list(CLASSES[name]) for name in ("scheduler", "tokenizer", *networks)}
+    """What stands beside the networks of a published checkpoint: `model_index.json`, the scheduler, and with an image
+    encoder what makes its pictures."""
+    parts = ["scheduler", "tokenizer", *networks, *([PROCESSOR] if "image_encoder" in networks else [])]
+    classes = {name: list(CLASSES[name]) for name in parts}
     scheduler = {"_class_name": CLASSES["scheduler"][1], **OF_FLOWS, "flow_shift": flow_shift}
-    return {INDEX: {"_class_name": pipeline, **index, **classes}, SCHEDULER: scheduler}
+    documents = {INDEX: {"_class_name": pipeline, **index, **classes}, SCHEDULER: scheduler}
+    return documents | ({PROCESSOR_CONFIG: IMAGE_PROCESSOR} if PROCESSOR in parts else {})
+
+
+def without_clip() -> dict[str, list[None]]:
+    """What the index of a model for pictures says that has no image encoder."""
+    return {name: [None, None] for name in OF_NO_CLIP}
 
 
 def not_residual(transformer: TransformerSpec, vae: VaeSpec) -> Iterable[str]:
@@ -184,10 +239,6 @@ def _wrong_experts(checkpoint: Checkpoint, index: dict[str, Any], transformer: T
         return
     if _decode(checkpoint, "transformer_2", TransformerSpec) != transformer:
         yield f"transformer_2/{CONFIG}: has other numbers than transformer/{CONFIG}"
-    elif held_in_blocks(read_stored(checkpoint, "transformer_2"), transformer.num_layers) != held_in_blocks(
-        read_stored(checkpoint, "transformer"), transformer.num_layers
-    ):
-        yield "transformer_2: has other matrices in eight bits than transformer"
 
 
 def _wrong_channels(transformer: TransformerSpec, vae: VaeSpec, sees_condition: bool) -> Iterable[str]:

@@ -15,27 +15,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ringlight.core.checkpoint import TOKENIZER, Checkpoint
+from ringlight.core.checkpoint import INDEX, TOKENIZER, Checkpoint
 from ringlight.core.config import DEFAULTS_FILE, EngineConfig
 from ringlight.core.eight_bit import is_scale
 from ringlight.core.errors import RinglightError
 from ringlight.core.output import make_readable
-from ringlight.core.weights import STEMS, networks_of
+from ringlight.core.weights import STEMS, is_named, networks_of
 from ringlight.families.table import JSON_FILES, checkpoint_of, model_of
+from ringlight.families.wan.card import PROCESSOR, PROCESSOR_CONFIG
 from ringlight.families.wan.headers import TIED_NAMES, in_our_names
 from ringlight.families.wan.loaded import WanNetworks
 from ringlight.kernels.widening import widened
 from ringlight.models.loading import Extremes, WeightFiles, require_match
 
 AS_STORED = "auto"
+KEPT = ("vae", "image_encoder")  # as they are stored, whatever else is asked
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 def convert(config: EngineConfig, folder: Path, dtype: str = AS_STORED) -> None:
     """Write a checkpoint as a folder, one tensor after another. Raises InvalidCheckpoint and OSError.
 
-    Weights of transformer and text encoder are written in `dtype`, or as they are stored, what is quantised in
-    bfloat16. The VAE's are always as they are stored.
+    Weights of transformers and text encoder are written in `dtype`, or as they are stored, what is quantised in
+    bfloat16. Those of VAE and image encoder are always as they are stored.
     """
     checkpoint = checkpoint_of(config)
     spec = model_of(checkpoint)
@@ -49,12 +51,14 @@ def convert(config: EngineConfig, folder: Path, dtype: str = AS_STORED) -> None:
         require_match(files[name], network.checkpoint_slots())
     _write_documents(checkpoint, folder)
     for name in files:
-        _write_weights(files[name], folder / name / f"{STEMS[name]}.safetensors", AS_STORED if name == "vae" else dtype)
+        wanted = AS_STORED if name in KEPT else dtype
+        _write_weights(files[name], folder / name / f"{STEMS[name]}.safetensors", wanted)
 
 
 def _write_documents(checkpoint: Checkpoint, folder: Path) -> None:
-    others = [f"{name}/config.json" for name in networks_of(checkpoint) if f"{name}/config.json" not in JSON_FILES]
-    for name in (*JSON_FILES, *others):
+    names = [f"{name}/config.json" for name in networks_of(checkpoint)]
+    names += [PROCESSOR_CONFIG] if is_named(checkpoint.json(INDEX), PROCESSOR) else []
+    for name in dict.fromkeys((*JSON_FILES, *names)):
         document = checkpoint.json(name)
         document.pop("quantization_config", None)
         _write_json(folder / name, document)

@@ -25,6 +25,7 @@ from ringlight.core.config import DEFAULTS_FILE
 from ringlight.core.output import make_readable
 from ringlight.core.weights import STEMS, TRANSFORMERS, is_named
 from ringlight.families.table import read_model
+from ringlight.families.wan.card import IMAGE_PROCESSOR, PROCESSOR_CONFIG, without_clip
 from ringlight.families.wan.loaded import Network
 from ringlight.families.wan.networks.image_encoder import ImageEncoder
 from ringlight.families.wan.networks.text_encoder import TextEncoder, read_umt5
@@ -82,7 +83,7 @@ class DemoModel(msgspec.Struct, frozen=True, kw_only=True):
             transformer["image_dim"] = self.image_encoder["hidden_size"]
             transformer["added_kv_proj_dim"] = transformer["num_attention_heads"] * transformer["attention_head_dim"]
             _write_json(folder / "image_encoder" / "config.json", self.image_encoder)
-            _write_json(folder / "image_processor" / "preprocessor_config.json", IMAGE_PROCESSOR)
+            _write_json(folder / PROCESSOR_CONFIG, IMAGE_PROCESSOR)
         for expert in (name for name in TRANSFORMERS if is_named(self.index, name)):
             _write_json(folder / expert / "config.json", transformer)
         _write_json(folder / "vae" / "config.json", {**self.vae, **numbers["vae"]})
@@ -249,8 +250,7 @@ TRANSFORMER: dict[str, Any] = {
 
 OF_PICTURES: dict[str, Any] = {  # of an index; models of Wan2.1 name the other two networks
     "_class_name": "WanImageToVideoPipeline",
-    "image_encoder": [None, None],
-    "image_processor": [None, None],
+    **without_clip(),
 }
 
 EXPERTS: dict[str, Any] = {"transformer_2": ["diffusers", "WanTransformer3DModel"]}  # of an index, with a boundary
@@ -268,21 +268,6 @@ IMAGE_ENCODER: dict[str, Any] = {
     "num_channels": 3,
     "num_hidden_layers": 4,
     "patch_size": 14,
-}
-
-IMAGE_PROCESSOR: dict[str, Any] = {
-    "crop_size": {"height": 224, "width": 224},
-    "do_center_crop": True,
-    "do_convert_rgb": True,
-    "do_normalize": True,
-    "do_rescale": True,
-    "do_resize": True,
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_processor_type": "CLIPImageProcessor",
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-    "resample": 3,
-    "rescale_factor": 0.00392156862745098,
-    "size": {"shortest_edge": 224},
 }
 
 SIZES_21: dict[str, dict[str, dict[str, Any]]] = {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.foreign import CLIP, REPLACEMENTS
 from ringlight.core.presence import listed
 from ringlight.core.stored_network import Shape, StoredNetwork
 from ringlight.families.wan.original import NameTable, text_encoder_names, transformer_names, vae_names
@@ -16,13 +17,23 @@ from ringlight.families.wan.original import NameTable, text_encoder_names, trans
 TABLE = "shared.weight"
 TIED_NAMES = {"encoder.embed_tokens.weight": TABLE}
 ORIGINAL = "original names"
+WITHOUT_PREFIX = "names of transformers 5"
 HEAD_DIM = 128  # of every published transformer: headers do not tell
-# A tensor of each network that no other has, by its name as ours and as the original's.
+CLIP_HEAD_DIM = 80  # of the image encoder, likewise
+# A tensor of each network that no other has, by its name as ours and as another's: the original's, and for the image
+# encoder that of transformers 5. A T5 that is no UMT5 has a bias of positions in its first layer alone.
 MARKS = {
     "transformer": ("condition_embedder.time_proj.weight", "time_projection.1.weight"),
     "vae": ("post_quant_conv.weight", "decoder.middle.0.residual.0.gamma"),
-    "text_encoder": ("encoder.final_layer_norm.weight", "blocks.0.pos_embedding.embedding.weight"),
+    "text_encoder": (
+        "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",
+        "blocks.0.pos_embedding.embedding.weight",
+    ),
+    "image_encoder": ("vision_model.embeddings.class_embedding", "embeddings.class_embedding"),
 }
+VISION = "vision_model."  # in front of all names of an image encoder
+PROJECTION = "visual_projection.weight"  # into the space of texts, which no Wan needs
+OPEN_CLIP = "visual.cls_embedding"
 OTHERS = {  # what some relatives have beside the blocks of a Wan, which is not run
     "vace_": "VACE",
     "motion_encoder.": "Animate",
@@ -55,7 +66,14 @@ LATENTS_STD = {
 
 
 def kind_of(stored: StoredNetwork) -> str | None:
-    """Which network of a Wan some files hold, by the name of its folder; None where it is none."""
+    """Which network of a Wan some files hold, by the name of its folder; None where it is none. Raises
+    InvalidCheckpoint for one that is known and not read."""
+    if OPEN_CLIP in stored.tensors:
+        instead = REPLACEMENTS[CLIP]
+        raise InvalidCheckpoint(
+            f"{stored.tensors[OPEN_CLIP].path}: an image encoder in the names of open-clip (visual...), which is not "
+            f"read; take {instead}"
+        )
     return next((kind for kind, marks in MARKS.items() if any(mark in stored.tensors for mark in marks)), None)
 
 
@@ -67,8 +85,14 @@ def in_our_names(stored: StoredNetwork) -> StoredNetwork:
         if kind == "transformer" and any(name.startswith(start) for name in stored.tensors):
             path = next(iter(stored.tensors.values())).path
             raise InvalidCheckpoint(f"{path}: is of {model} ({start}...), which Ringlight does not run")
+    if kind == "image_encoder":
+        stored = StoredNetwork(
+            tensors={name: tensor for name, tensor in stored.tensors.items() if name != PROJECTION}, told=stored.told
+        )
     if kind is None or MARKS[kind][1] not in stored.tensors:
         return stored
+    if kind == "image_encoder":
+        return stored.renamed(lambda name: f"{VISION}{name}", WITHOUT_PREFIX)
     return stored.renamed(_names_of(kind, stored.tensors).ours, ORIGINAL)
 
 
@@ -78,8 +102,8 @@ def numbers_of(kind: str, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     `shapes` are in our names. Raises InvalidCheckpoint where tensors are not there, or not of a Wan's shape.
     """
     try:
-        return {"transformer": _transformer, "vae": _vae, "text_encoder": _text_encoder}[kind](shapes)
-    except (KeyError, IndexError) as error:
+        return NUMBERS[kind](shapes)
+    except (KeyError, IndexError, ValueError) as error:
         lacking = listed([str(error.args[0])]) if isinstance(error, KeyError) else "a tensor of the right shape"
         raise InvalidCheckpoint(f"{kind}: {len(shapes)} tensors, and no {lacking} among them") from None
 
@@ -190,6 +214,32 @@ def _text_encoder(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         "feed_forward_proj": "gated-gelu",
         "tie_word_embeddings": False,
     }
+
+
+def _image_encoder(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    dim, num_channels, patch_size, _ = shapes[f"{VISION}embeddings.patch_embedding.weight"]
+    num_tokens, _ = shapes[f"{VISION}embeddings.position_embedding.weight"]
+    return {
+        "architectures": ["CLIPVisionModel"],
+        "model_type": "clip_vision_model",
+        "hidden_size": dim,
+        "intermediate_size": shapes[f"{VISION}encoder.layers.0.mlp.fc1.weight"][0],
+        "num_hidden_layers": _count(shapes, r"vision_model\.encoder\.layers\.(\d+)\."),
+        "num_attention_heads": max(1, dim // CLIP_HEAD_DIM),
+        "num_channels": num_channels,
+        "patch_size": patch_size,
+        "image_size": patch_size * math.isqrt(num_tokens - 1),
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+    }
+
+
+NUMBERS: dict[str, Callable[[Mapping[str, Shape]], dict[str, Any]]] = {
+    "transformer": _transformer,
+    "vae": _vae,
+    "text_encoder": _text_encoder,
+    "image_encoder": _image_encoder,
+}
 
 
 def _matches(names: Iterable[str], form: str) -> list[str]:

@@ -6,14 +6,25 @@ from __future__ import annotations
 from typing import Any
 
 from ringlight.core.request import RequestDefaults
-from ringlight.families.family import Family
+from ringlight.families.family import Configs, Documents, Family
 from ringlight.families.model import ModelSpec
+from ringlight.families.wan.card import are_networks, documents_of, wan_files
 from ringlight.families.wan21_i2v.card import FLF2V, PIPELINES, published, read
+
+FLOW_SHIFT = 16.0
 
 
 def is_of_family(index: dict[str, Any]) -> bool:
     """An index alone tells nothing of it."""
     return False
+
+
+def documents(configs: Configs, called: str) -> Documents | None:
+    """What stands beside these networks in a checkpoint of this family; None where they are of another."""
+    is_known = are_networks(configs, sees_condition=True, has_image_encoder=True)
+    if not is_known or configs["transformer"]["pos_embed_seq_len"] is None:
+        return None
+    return documents_of(PIPELINES[0], configs, FLOW_SHIFT)
 
 
 def defaults(spec: ModelSpec) -> RequestDefaults:
@@ -28,7 +39,8 @@ FAMILY = Family(
     is_of_family=is_of_family,
     read=read,
     defaults=defaults,
-    cards=(published("Wan2.1-FLF2V-14B-720P", flow_shift=16.0, has_last=True),),
+    cards=(published("Wan2.1-FLF2V-14B-720P", flow_shift=FLOW_SHIFT, has_last=True),),
     recipe="ringlight.families.wan.recipe:WanRecipe",
     demo="ringlight.families.wan21_flf2v.demo",
+    single_files=wan_files(documents),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,9 +10,9 @@ import msgspec
 
 from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.request import RequestDefaults
-from ringlight.families.family import Family
+from ringlight.families.family import Configs, Documents, Family
 from ringlight.families.model import ModelSpec
-from ringlight.families.wan.card import not_residual, read_wan, unipc
+from ringlight.families.wan.card import are_networks, documents_of, not_residual, read_wan, unipc, wan_files
 from ringlight.families.wan.published import TRANSFORMER_14B, VAE_21
 from ringlight.families.wan.work.image_encoder import CLIP_VIT_H
 from ringlight.families.wan.work.text_encoder import UMT5_XXL
@@ -21,7 +22,7 @@ from ringlight.families.wan.work.vae import VaeSpec
 NAME, KIND = "wan21_i2v", "Wan2.1-I2V"
 FLF2V = "wan21_flf2v"  # the family of what ends with a picture too
 PIPELINES = ("WanImageToVideoPipeline",)
-OF_480P = 4.0  # flow shift: models of 480 rows have less, those of 720 more
+SHIFT_480P, SHIFT_720P = 3.0, 5.0  # flow shifts of models of so many rows
 
 
 def is_of_family(index: dict[str, Any]) -> bool:
@@ -39,11 +40,21 @@ def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:
     return msgspec.structs.replace(spec, family=FLF2V) if spec.needs_last_picture else spec
 
 
+def documents(configs: Configs, called: str) -> Documents | None:
+    """What stands beside these networks in a checkpoint of this family; None where they are of another. Of 480 rows
+    unless the file's name says that it is of 720: nothing else does."""
+    is_known = are_networks(configs, sees_condition=True, has_image_encoder=True)
+    if not is_known or configs["transformer"]["pos_embed_seq_len"] is not None:
+        return None
+    flow_shift = SHIFT_720P if re.search("720p", called, re.IGNORECASE) else SHIFT_480P
+    return documents_of(PIPELINES[0], configs, flow_shift)
+
+
 def defaults(spec: ModelSpec) -> RequestDefaults:
     """What a request may leave out. The size follows the picture, at as many pixels as the model was trained with: its
     flow shift tells."""
     usual = RequestDefaults(width=1280, height=720, num_frames=81, fps=16, num_inference_steps=40)
-    is_small = spec.scheduler.flow_shift < OF_480P
+    is_small = spec.scheduler.flow_shift < (SHIFT_480P + SHIFT_720P) / 2
     return msgspec.structs.replace(usual, width=832, height=480) if is_small else usual
 
 
@@ -79,7 +90,8 @@ FAMILY = Family(
     is_of_family=is_of_family,
     read=read,
     defaults=defaults,
-    cards=(published("Wan2.1-I2V-14B-480P", flow_shift=3.0), published("Wan2.1-I2V-14B-720P", flow_shift=5.0)),
+    cards=(published("Wan2.1-I2V-14B-480P", SHIFT_480P), published("Wan2.1-I2V-14B-720P", SHIFT_720P)),
     recipe="ringlight.families.wan.recipe:WanRecipe",
     demo="ringlight.families.wan21_i2v.demo",
+    single_files=wan_files(documents),
 )

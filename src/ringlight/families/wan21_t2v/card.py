@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.request import RequestDefaults
-from ringlight.families.family import Documents, Family
+from ringlight.families.family import Configs, Documents, Family
 from ringlight.families.model import ModelSpec
-from ringlight.families.wan.card import documents_of, not_residual, read_wan, unipc, wan_files
+from ringlight.families.wan.card import are_networks, documents_of, not_residual, read_wan, unipc, wan_files
 from ringlight.families.wan.published import TRANSFORMER_1_3B, TRANSFORMER_14B, VAE_21
 from ringlight.families.wan.work.text_encoder import UMT5_XXL
 from ringlight.families.wan.work.transformer import TransformerSpec
@@ -35,16 +34,12 @@ def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:
     return read_wan(checkpoint, index, NAME, KIND, not_residual, takes_picture=False)
 
 
-def documents(networks: Mapping[str, Mapping[str, Any]]) -> Documents | None:
+def documents(configs: Configs, called: str) -> Documents | None:
     """What stands beside these networks in a checkpoint of this family; None where they are of another."""
-    transformer, channels = networks["transformer"], networks["vae"]["z_dim"]
-    is_of_pictures = transformer.get("image_dim") is not None
-    if networks["vae"]["is_residual"] or transformer["in_channels"] != channels or is_of_pictures:
+    if not are_networks(configs):
         return None
-    if set(networks) != {"transformer", "vae", "text_encoder"}:
-        return None
-    dim = transformer["num_attention_heads"] * transformer["attention_head_dim"]
-    return documents_of("WanPipeline", networks, flow_shift=5.0 if dim >= LARGE_FROM else 3.0)
+    dim = configs["transformer"]["num_attention_heads"] * configs["transformer"]["attention_head_dim"]
+    return documents_of(PIPELINES[0], configs, flow_shift=5.0 if dim >= LARGE_FROM else 3.0)
 
 
 def defaults(spec: ModelSpec) -> RequestDefaults:

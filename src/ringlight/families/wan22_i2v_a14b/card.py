@@ -8,9 +8,17 @@ import msgspec
 
 from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.request import RequestDefaults
-from ringlight.families.family import Family
+from ringlight.families.family import Configs, Documents, Family
 from ringlight.families.model import ModelSpec
-from ringlight.families.wan.card import not_residual, read_wan, unipc
+from ringlight.families.wan.card import (
+    are_networks,
+    documents_of,
+    not_residual,
+    read_wan,
+    unipc,
+    wan_files,
+    without_clip,
+)
 from ringlight.families.wan.published import TRANSFORMER_14B, VAE_21
 from ringlight.families.wan.work.text_encoder import UMT5_XXL
 
@@ -31,6 +39,14 @@ def is_of_family(index: dict[str, Any]) -> bool:
 def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:
     """Read a checkpoint's JSON. Raises InvalidCheckpoint."""
     return read_wan(checkpoint, index, NAME, KIND, not_residual, takes_picture=True, sees_condition=True)
+
+
+def documents(configs: Configs, called: str) -> Documents | None:
+    """What stands beside these networks in a checkpoint of this family; None where they are of another."""
+    if not are_networks(configs, has_experts=True, sees_condition=True):
+        return None
+    boundary = WAN22_I2V_A14B.boundary_ratio
+    return documents_of(PIPELINES[0], configs, FLOW_SHIFT, boundary_ratio=boundary, **without_clip())
 
 
 def defaults(spec: ModelSpec) -> RequestDefaults:
@@ -70,4 +86,5 @@ FAMILY = Family(
     cards=(WAN22_I2V_A14B,),
     recipe="ringlight.families.wan.recipe:WanRecipe",
     demo="ringlight.families.wan22_i2v_a14b.demo",
+    single_files=wan_files(documents),
 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.request import RequestDefaults
-from ringlight.families.family import Documents, Family
+from ringlight.families.family import Configs, Documents, Family
 from ringlight.families.model import ModelSpec
-from ringlight.families.wan.card import documents_of, read_wan, unipc, wan_files
+from ringlight.families.wan.card import are_networks, documents_of, read_wan, unipc, wan_files
 from ringlight.families.wan.work.text_encoder import UMT5_XXL
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
@@ -32,15 +32,11 @@ def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:
     return read_wan(checkpoint, index, NAME, KIND, _wrong, takes_picture=True)
 
 
-def documents(networks: Mapping[str, Mapping[str, Any]]) -> Documents | None:
+def documents(configs: Configs, called: str) -> Documents | None:
     """What stands beside these networks in a checkpoint of this family; None where they are of another."""
-    transformer, channels = networks["transformer"], networks["vae"]["z_dim"]
-    is_of_pictures = transformer.get("image_dim") is not None
-    if set(networks) != {"transformer", "vae", "text_encoder"}:
+    if not are_networks(configs, is_residual=True):
         return None
-    if not networks["vae"]["is_residual"] or transformer["in_channels"] != channels or is_of_pictures:
-        return None
-    return documents_of("WanPipeline", networks, flow_shift=5.0, expand_timesteps=True)
+    return documents_of(PIPELINES[0], configs, flow_shift=5.0, expand_timesteps=True)
 
 
 def defaults(spec: ModelSpec) -> RequestDefaults:
