@@ -14,8 +14,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 URL = "http://127.0.0.1:8898"
 TIMEOUT_SECONDS = 60.0
 SMALLER = (  # what a demo model makes in a moment
-    (re.compile(r"1280x704"), "64x64"),
-    (re.compile(r"(num_frames\"?[=:] ?)121"), r"\g<1>5"),
+    (re.compile(r"1280x704|640x640"), "64x64"),
+    (re.compile(r"(num_frames\"?[=:] ?)(?:121|81)"), r"\g<1>5"),
     (re.compile(r"(num_inference_steps\"?[=:] ?)30"), r"\g<1>2"),
     (re.compile(r"(seconds\"?[=:] ?\"?|--seconds )5\b"), r"\g<1>0.2"),
     (re.compile(r"^(ID=.*jobs create .*)\)$", re.MULTILINE), r"\g<1> --size 64x64)"),

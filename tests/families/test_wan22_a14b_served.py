@@ -1,18 +1,33 @@
-"""Wan2.2-I2V-A14B behind a server: it needs a picture, and has a guidance for each expert, at every door."""
+"""Wan2.2-I2V-A14B behind a server, from single files as the page of checkpoints says: the template of most people; and
+that it needs a picture, and has a guidance for each expert, at every door."""
 
 from __future__ import annotations
 
+import shlex
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+import torch
 from playwright.sync_api import expect
+from torch import Tensor
 
 from ringlight.core.request import RequestDefaults, RequestLimits
-from ringlight.families.table import known_model
+from ringlight.families.experts import other_expert
+from ringlight.families.table import known_model, model_defaults
+from ringlight.families.wan.headers import LATENTS_MEAN, LATENTS_STD
 from ringlight.server.api.routes.system import field_cards
+from tests.core.checkpoints import edit
+from tests.docs.examples import examples_of, run
+from tests.families.written import EXPERTS, fp8_scaled, rewritten, single_files, widened_by_hand
+from tests.ours import load_pipeline, new_tracer
 from tests.server.browser import chromium, opened
-from tests.server.served import serve
+from tests.server.served import Served, serve
 
+(SERVE, ASK) = examples_of(Path(__file__).parents[2] / "docs/checkpoints.md", "## The template of most people")
 SMALL = {"prompt": "a cat", "num_inference_steps": 2, "num_frames": 5, "size": "48x32"}
 
 
@@ -22,11 +37,57 @@ def test_forms_are_offered_what_the_model_has(name: str, has_it: bool) -> None:
     assert ("guidance_scale_2" in [card.name for card in cards]) == has_it
 
 
+@pytest.fixture(scope="module")
+def server(tiny_i2v_a14b: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """As the page has it started, but for the port: the files under the names that stand there."""
+    line = next(each for each in SERVE.text.replace("\\\n", " ").splitlines() if each.startswith("ringlight serve"))
+    typed = shlex.split(line)[2:]
+    named, port = typed.index("--model-path") + 1, typed.index("--port")
+    options = [each for place, each in enumerate(typed) if place not in (named - 1, named, port, port + 1)]
+    models = single_files(tiny_i2v_a14b, tmp_path_factory.mktemp("models"), fp8_scaled)
+    high = models / typed[named]
+    for name, place in zip(EXPERTS.values(), (high, other_expert(high)), strict=True):
+        (models / name).rename(place)
+    shutil.copy(tiny_i2v_a14b / "ringlight.json", high.parent)
+    with serve(tmp_path_factory.mktemp("served"), high, *options) as served:
+        yield served
+
+
+def pictures(path: Path) -> Tensor:
+    with av.open(str(path)) as container:
+        return torch.from_numpy(np.stack([each.to_ndarray(format="rgb24") for each in container.decode(video=0)]))
+
+
 @pytest.mark.slow
-def test_a_picture_is_asked_for_and_both_guidances_are_told(
-    tiny_i2v_a14b: Path, photograph: Path, tmp_path: Path
+def test_the_template_makes_the_video_of_its_weights(
+    server: Served, tiny_i2v_a14b: Path, photograph: Path, tmp_path: Path
 ) -> None:
-    with serve(tmp_path, tiny_i2v_a14b) as server, chromium() as browser:
+    """Over two ranks what one makes of the same numbers, widened by hand in a folder of Diffusers layout."""
+    shutil.copy(photograph, tmp_path / "keeper.jpg")
+    run(ASK.language, ASK.small(server.url, ""), tmp_path)
+    (made, *_) = server.http.get("/v1/videos").json()["data"]
+    assert (made["sampler"], made["num_inference_steps"], made["guidance_scale"]) == ("lightx2v-4step", 4, 1)
+    assert made["layout"] == "u1r2"
+    plain = rewritten(tiny_i2v_a14b, tmp_path / "plain", widened_by_hand(fp8_scaled, "scale_weight"))
+    for name in ("transformer", "transformer_2"):  # as published, which no header tells
+        edit(plain, f"{name}/config.json", num_attention_heads=1, attention_head_dim=128)
+    edit(plain, "vae/config.json", latents_mean=LATENTS_MEAN[16], latents_std=LATENTS_STD[16])
+    pipeline = load_pipeline(plain)
+    request = model_defaults(pipeline.spec).complete(
+        made["prompt"],
+        pipeline.spec,
+        **{name: made[name] for name in ("width", "height", "num_frames", "seed", "sampler")},
+        image=photograph.read_bytes(),
+    )
+    pipeline.run(request, tmp_path / "ours.mp4", "job", new_tracer())
+    theirs, ours = pictures(tmp_path / "keeper.mp4"), pictures(tmp_path / "ours.mp4")
+    assert theirs.shape == ours.shape == (5, 64, 64, 3)
+    assert (theirs.int() - ours.int()).abs().max() <= 2
+
+
+@pytest.mark.slow
+def test_a_picture_is_asked_for_and_both_guidances_are_told(server: Served, photograph: Path) -> None:
+    with chromium() as browser:
         (model,) = server.http.get("/v1/models").json()["data"]
         assert (model["takes_picture"], model["needs_picture"]) == (True, True)
         assert model["defaults"]["guidance_scale_2"] == 3.5
@@ -55,5 +116,5 @@ def test_a_picture_is_asked_for_and_both_guidances_are_told(
             assert answered.value.ok, answered.value.text()
         (newest, *_) = server.http.get("/v1/videos").json()["data"]
         assert server.wait(newest["id"])["status"] == "completed"
-        (kept,) = tmp_path.rglob("last_image")
+        (kept,) = server.folder.rglob("last_image")
         assert kept.read_bytes() == photograph.read_bytes()
