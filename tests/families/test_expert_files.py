@@ -13,7 +13,7 @@ from torch import Tensor
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.families.assembly import assemble
-from ringlight.families.experts import expert_of, other_expert
+from ringlight.families.experts import expert_of, name_of_both, other_expert
 from ringlight.families.table import FAMILIES, model_defaults, read_model, recognised
 from ringlight.families.wan.convert import convert
 from ringlight.families.wan.recipe import WanRecipe
@@ -87,6 +87,8 @@ def test_names_tell_experts(name: str, noise: str, other: str | None) -> None:
     place = Path("/models") / name
     assert expert_of(place) == noise
     assert expert_of(other_expert(place)) == {"high": "low", "low": "high", "": ""}[noise]
+    names = {name_of_both(each.stem) for each in (place, other_expert(place))}
+    assert len(names) == 1 and not (noise and noise in names.pop().lower())
     if other is not None:
         assert other_expert(place) == Path("/models") / other
 
@@ -99,8 +101,9 @@ def test_two_files_of_one_shape_are_experts(t2v: Path, i2v: Path) -> None:
     assert (pictures.needs_picture, pictures.takes_last_picture, found.takes_picture) == (True, True, False)
     assert model_defaults(found).guidance_scale_2 == 3.0
     for name in (HIGH, LOW):  # either of them stands for both
-        assert read_model(t2v / name).family == "wan22_t2v_a14b"
+        assert read_model(t2v / name).name == "wan2.2_14B_fp8_scaled"
         assert read_model(t2v / name).fingerprint == found.fingerprint
+    assert read_model(i2v, "wan22_i2v_a14b") == pictures
 
 
 def test_the_partner_is_found_among_others(t2v: Path, i2v: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from ringlight.core.gguf_file import SUFFIX
 from ringlight.core.presence import listed, read_json, require_file
 from ringlight.core.stored_network import StoredNetwork, read_network
 from ringlight.core.weights import OPTIONAL, REQUIRED, STEMS, TRANSFORMERS, weight_files
-from ringlight.families.experts import HIGH, LOW, expert_of, other_expert
+from ringlight.families.experts import HIGH, LOW, expert_of, name_of_both, other_expert
 from ringlight.families.family import Configs, Documents, Family, SingleFiles
 
 CARD_SUFFIXES = (".yaml", ".yml")
@@ -284,7 +284,7 @@ def _together(
     for name, document in around.items():
         documents[name] = dict(document) | dict(_stated(place, stated, name.partition("/")[0]))
     if not os.path.isdir(place):
-        documents[INDEX]["_name_or_path"] = place.stem
+        documents[INDEX]["_name_or_path"] = name_of_both(place.stem) if LOW_NOISE in networks else place.stem
     if unknown := sorted(set(stated) - {name.partition("/")[0] for name in documents}):
         raise InvalidCheckpoint(f"{place}: config: there is no {listed(unknown)}")
     return Checkpoint(place=place, parts=parts, documents=documents)

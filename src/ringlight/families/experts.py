@@ -8,6 +8,7 @@ from pathlib import Path
 HIGH, LOW = "high", "low"
 # high_noise, HighNoise and the like; HIGH and LOW by themselves only so, since small ones may be of anything.
 EXPERT = re.compile(r"(?:high|low)(?=[-_ ]?noise)|(?<![A-Za-z])(?-i:HIGH|LOW)(?![A-Za-z])", re.IGNORECASE)
+NOISE = re.compile(rf"[-_. ]?(?:{EXPERT.pattern})(?:[-_ ]?noise)?", re.IGNORECASE)
 OTHERS = {"high": "low", "High": "Low", "HIGH": "LOW"}
 OTHERS |= {low: high for high, low in OTHERS.items()}
 
@@ -16,6 +17,11 @@ def expert_of(place: Path) -> str:
     """Whether a transformer is one for high or for low noise; nothing where no name says so."""
     found = EXPERT.findall("/".join(place.parts[-2:]))
     return found[-1].lower() if found else ""
+
+
+def name_of_both(name: str) -> str:
+    """What a file of one expert is called but for the noise."""
+    return NOISE.sub("", name) or name
 
 
 def other_expert(place: Path) -> Path:
