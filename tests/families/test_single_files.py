@@ -6,18 +6,21 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint
-from ringlight.families.table import checkpoint_at, known_model, read_model
+from ringlight.families.table import FAMILIES, MODELS, checkpoint_at, family_of, known_model, read_model
 from ringlight.families.wan.convert import convert
 from ringlight.families.wan.headers import LATENTS_MEAN, numbers_of
+from ringlight.families.wan.networks.image_encoder import ImageEncoder
 from ringlight.families.wan.networks.transformer import WanTransformer
 from ringlight.families.wan.networks.vae import WanVae
 from ringlight.families.wan.original import text_encoder_names, transformer_names, vae_names
+from ringlight.families.wan.work.image_encoder import CLIP_VIT_H, ImageEncoderSpec
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.worker.terms import digest
@@ -42,7 +45,7 @@ def refusal(place: Path, model_family: str = "") -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["Wan2.1-T2V-14B", "Wan2.2-TI2V-5B"])
+@pytest.mark.parametrize("name", ["Wan2.1-T2V-14B", "Wan2.1-FLF2V-14B-720P", "Wan2.2-TI2V-5B"])
 def test_every_tensor_has_one_original_name_and_comes_back_from_it(name: str) -> None:
     spec = known_model(name)
     assert isinstance(spec.transformer, TransformerSpec) and isinstance(spec.vae, VaeSpec)
@@ -68,6 +71,35 @@ def test_every_tensor_has_one_original_name_and_comes_back_from_it(name: str) ->
         "temperal_downsample": [False, True, True],
     }
     assert (numbers["scale_factor_spatial"], numbers["scale_factor_temporal"]) == (16 if is_residual else 8, 4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_headers_of_every_published_model_tell_it(name: str) -> None:
+    """One family alone knows its networks, and has the flow shift and the boundary that were published."""
+    card = MODELS[name]
+    assert isinstance(card.transformer, TransformerSpec) and isinstance(card.vae, VaeSpec)
+    with torch.device("meta"):
+        transformer = WanTransformer(card.transformer)
+        networks = {"transformer": transformer, "vae": WanVae(card.vae)}
+        networks |= {"transformer_2": transformer} if card.has_experts else {}
+        if card.image_encoder is not None:
+            networks["image_encoder"] = ImageEncoder(CLIP_VIT_H, with_last=True)
+    configs = {"text_encoder": {"d_model": 4096}}
+    for part, network in networks.items():
+        shapes = {each: tuple(slot.shape) for each, slot in network.checkpoint_slots().items()}
+        configs[part] = numbers_of(part.removesuffix("_2"), shapes)
+    assert msgspec.convert(configs["transformer"], TransformerSpec) == card.transformer
+    if card.image_encoder is not None:
+        assert msgspec.convert(configs["image_encoder"], ImageEncoderSpec) == card.image_encoder
+    own = family_of(card)
+    # What was trained from another model has its files, and has to be named.
+    asked = [own] if own.single_files.must_be_named else [e for e in FAMILIES if not e.single_files.must_be_named]
+    found = {each.name: each.single_files.documents(configs, f"{name}.safetensors") for each in asked}
+    assert [each for each, documents in found.items() if documents is not None] == [card.family]
+    said = found[card.family]
+    assert said["model_index.json"].get("boundary_ratio") == card.boundary_ratio
+    if not own.single_files.must_be_named:  # FastWan's sampler has a shift of its own
+        assert said["scheduler/scheduler_config.json"]["flow_shift"] == card.scheduler.flow_shift
 
 
 def test_names_are_those_of_wans_own_code() -> None:
