@@ -129,9 +129,9 @@ def _workload(result: Result) -> Iterator[str]:
     content = result.workload
     yield f"{result.name}: {result.description}" if result.description else result.name
     kinds: list[dict[str, Any]] = content["requests"]
-    names = list(kinds[0])
+    names = list(dict.fromkeys(name for request in kinds for name in request))
     head = ["Field", *(f"Request {number}" for number in range(1, len(kinds) + 1))]
-    yield markdown(head, [[name, *(_text(request[name]) for request in kinds)] for name in names], len(head))
+    yield markdown(head, [[name, *(_text(request.get(name)) for request in kinds)] for name in names], len(head))
     if content["arrival_rate"]:
         how = f"at random moments, {content['arrival_rate']:g} a second (Poisson, seed {content['arrival_seed'] or 0})"
     else:
@@ -146,8 +146,10 @@ def _workload(result: Result) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, dict):
+    if isinstance(value, dict) and "sha256" in value:  # a picture
         return f"{value['bytes']} bytes, SHA-256 {value['sha256'][:12]}"
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_text(part)}" for name, part in value.items())
     text = "none" if value in (None, "") else " ".join(str(value).split()).replace("|", "\\|")
     return text if len(text) <= PROMPT_CHARS else f"{text[: PROMPT_CHARS - 3]}..."
 
