@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -60,12 +61,12 @@ def _write_json(path: Path, value: dict[str, object]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the transformer's run")
     parser.add_argument("vae_run", type=Path, help="folder of the VAE's run")
     parser.add_argument("out", type=Path, help="folder of the checkpoint")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     write(networks_of(asked.run, asked.vae_run), asked.out)
     files = [path for path in sorted(asked.out.rglob("*")) if path.is_file()]
     for path in files:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -49,7 +50,7 @@ def read_items(stored: bytes) -> list[Item]:
     return msgspec.json.decode(stored, type=list[Item])
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder of latents; parts that are there are kept")
     parser.add_argument("--count", type=int, required=True)
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--still", action="store_true")
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
     asked.out.mkdir(parents=True, exist_ok=True)
     for begin in range(0, asked.count, PART):

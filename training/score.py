@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def sheet(films: list[Made]) -> Image.Image:
     return Image.fromarray(np.concatenate(rows))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--count", type=int, default=40, help="scenes of a line")
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1_000)
     parser.add_argument("--sheets", type=Path, help="folder for a sheet of frames of each line")
     parser.add_argument("--threads", type=int, default=2)
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
     film, cpu = Film(asked.checkpoint), time.process_time()
     print(f"| {asked.count} new scenes each, seed {asked.seed} | films | {' | '.join(ASPECTS)} | all |")

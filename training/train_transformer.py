@@ -7,6 +7,7 @@ with some stills between. Cells of the solid weigh more than the others.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,6 @@ SHIFT, SPREAD = 5.0, 1.1  # of sigma's distribution: logit-normal, moved towards
 UNSAID, PICTURED = 0.1, 0.4  # shares of prompts left out, and of clips whose first frame is given
 PADDING_STEPS = 300  # until the padding weighs what it does when the model is used
 SOLID_WEIGHT = 5.0
-BATCH = {"still": 64, "clip": 16}
 STILLS_LATER = 0.1  # share of steps with stills, once there are clips
 SMALLEST_DEVIATION = 0.2  # of a channel, as a share of the largest
 AVERAGED = 0.998  # how much of the averaged weights each step keeps
@@ -120,19 +120,22 @@ def report(batch: Batch, squares: Tensor) -> dict[str, list[float]]:
     return out
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of state and log; what is there is gone on with")
     parser.add_argument("--stills", type=Path, required=True, help="folder of latents of stills")
     parser.add_argument("--clips", type=Path, nargs="+", required=True, help="folders of latents of clips, one a size")
-    parser.add_argument("--still-steps", type=int, default=500, help="steps of stills alone, at the beginning")
-    parser.add_argument("--steps", type=int, default=2000, help="steps altogether")
-    parser.add_argument("--fall", type=int, default=600, help="steps at the end over which the rates fall to nothing")
+    parser.add_argument("--still-steps", type=int, default=600, help="steps of stills alone, at the beginning")
+    parser.add_argument("--steps", type=int, default=2200, help="steps altogether")
+    parser.add_argument("--until", type=int, help="end at this step, to be gone on with later (default: at the last)")
+    parser.add_argument("--fall", type=int, default=700, help="steps at the end over which the rates fall to nothing")
     parser.add_argument("--other-sizes", type=float, default=0.15, help="share of clips of the sizes after the first")
+    parser.add_argument("--still-batch", type=int, default=64)
+    parser.add_argument("--clip-batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1.0, help="share of the full rates")
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
     torch.manual_seed(asked.seed)
     mean, std = statistics(min(asked.clips[0].glob("*.pt")))
@@ -161,12 +164,13 @@ class Training:
 
     def go(self) -> None:
         schedule, figures = Schedule(self.asked.steps, self.asked.fall), dict[str, list[float]]()
-        while self.run.step < schedule.steps:
+        until = min(schedule.steps, self.asked.until or schedule.steps)
+        while self.run.step < until:
             self.run.set_rates(schedule.rate(self.run.step) * self.asked.rate, RATES)
             for name, values in self._step().items():
                 figures.setdefault(name, []).extend(values)
             self.run.step += 1
-            if self.run.step % 25 == 0:
+            if self.run.step % 25 == 0 or self.run.step == until:
                 self.run.log(**{name: round(sum(v) / len(v), 3) for name, v in figures.items() if v})
                 figures.clear()
             self.run.save(every=60)
@@ -185,7 +189,8 @@ class Training:
     def _step(self) -> dict[str, list[float]]:
         rng, generator = draws(self.asked.seed, self.run.step)
         kind, source = self._drawn(rng)
-        latents, weight, texts = source.draw(rng, BATCH[kind])
+        count = self.asked.clip_batch if kind == "clip" else self.asked.still_batch
+        latents, weight, texts = source.draw(rng, count)
         batch = noised(latents, weight, generator, clips=kind == "clip")
         ids, lengths = tokens_of(texts)
         with fast():

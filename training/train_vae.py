@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,14 +77,14 @@ def psnr(vae: AutoencoderKLWan, clips: list[Frames]) -> float:
     return sum(values) / len(values)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of state and log; what is there is gone on with")
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--fall", type=int, default=200, help="steps at the end over which the rates fall to nothing")
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--fall", type=int, default=300, help="steps at the end over which the rates fall to nothing")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
     torch.manual_seed(asked.seed)
     vae = make_vae()
@@ -94,7 +95,6 @@ def main() -> None:
     schedule = Schedule(asked.steps, asked.fall)
     watched = [draw(draw_scene(np.random.default_rng(10_000 + i)), Size()) for i in range(WATCHED)]
     losses = []
-    print(f"psnr {psnr(vae, watched):.2f}", flush=True)
     while run.step < schedule.steps:
         run.set_rates(schedule.rate(run.step), RATES)
         rng, noise = draws(asked.seed, run.step)

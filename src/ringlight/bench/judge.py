@@ -1,7 +1,7 @@
 """The judge: whether a film shows what its prompt asks for, by plain image processing.
 
 It knows the films of the trained demo checkpoint alone (`core.demo_world`): one solid before sky and ground. The solid
-is the largest patch of colour that differs from the middle of its rows, and is no shadow.
+is the largest patch of colour that differs from most of its rows, and is no shadow.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ Floats = NDArray[np.float32]
 
 ASPECTS = ("colour", "shape", "motion", "place")
 CELL = 4  # pixels of a side of the cells in which patches are told apart
+CANDIDATES, SAMPLES = 16, 64  # pixels of a row that are tried as its background, and that they are held to
 SMALLEST_SOLID = 0.03  # of the square of the height
-DIFFERENT, COLOURFUL, SHADOW = 36.0, 36.0, 26.0  # distances in 0..255
+SAME, DIFFERENT, COLOURFUL, SHADOW = 12.0, 36.0, 36.0, 26.0  # distances in 0..255
 COLOUR_WITHIN, PLACE_WITHIN = 70.0, 90.0
 ALIKE = 0.75  # of a solid's outline and the one that it should have: what both cover, of what either does
 ASIDE, UPWARD = 0.25, 0.17  # of width and height: a shorter path is no motion
@@ -67,16 +68,27 @@ def look_at(frames: Frames) -> Look:
 def solids(frames: Frames) -> Mask:
     """(F, H, W): where the solid is; nowhere in a frame that shows none."""
     pixels = frames.astype(np.float32)
-    middle = np.median(pixels, axis=2, keepdims=True)
-    far = np.linalg.norm(pixels - middle, axis=-1) > DIFFERENT
+    behind = _background(pixels)
+    far = np.linalg.norm(pixels - behind, axis=-1) > DIFFERENT
     colourful = pixels.max(axis=-1) - pixels.min(axis=-1) > COLOURFUL
-    return np.stack([_largest(mask) for mask in far & colourful & ~_shadowed(pixels, middle)])
+    return np.stack([_largest(mask) for mask in far & colourful & ~_shadowed(pixels, behind)])
 
 
-def _shadowed(pixels: Floats, middle: Floats) -> Mask:
-    """Pixels that are their row's middle, only darker."""
-    share = (pixels * middle).sum(-1) / np.maximum((middle * middle).sum(-1), 1.0)
-    rest = np.linalg.norm(pixels - share[..., None] * middle, axis=-1)
+def _background(pixels: Floats) -> Floats:
+    """(F, H, 1, 3): of some pixels of each row the one that most others are like. The middle one would not do: a solid
+    and a cloud may cover more than half of a row."""
+    width = pixels.shape[2]
+    some = pixels[:, :, :: max(1, width // SAMPLES)]
+    candidates = pixels[:, :, :: max(1, width // CANDIDATES)]
+    alike = np.abs(some[:, :, None] - candidates[:, :, :, None]).max(axis=-1) < SAME
+    chosen = alike.sum(axis=-1).argmax(axis=-1)[..., None, None]
+    return np.asarray(np.take_along_axis(candidates, chosen, axis=2), np.float32)
+
+
+def _shadowed(pixels: Floats, behind: Floats) -> Mask:
+    """Pixels that are as most of their row, only darker."""
+    share = (pixels * behind).sum(-1) / np.maximum((behind * behind).sum(-1), 1.0)
+    rest = np.linalg.norm(pixels - share[..., None] * behind, axis=-1)
     return np.asarray((share < 1) & (rest < SHADOW), np.bool_)
 
 

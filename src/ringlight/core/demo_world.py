@@ -95,7 +95,7 @@ def read_prompt(prompt: str) -> Look:
     """What a prompt asks for, by its words: the first that says something of a thing counts."""
     known = words()
     said = [known.get(word, word) for word in re.findall(r"[a-z]+", prompt.lower())]
-    pairs = zip(said, [*said[1:], ""], strict=True)
+    pairs = zip(said, [*said, ""][1:], strict=True)
     colours = [word for word, after in pairs if word in COLOURS and (word, after) != ("green", "ground")]
     return Look(
         colour=next(iter(colours), None),
