@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from ringlight.bench.judge import ASPECTS, Verdict, judge
+from ringlight.bench.judge import ASPECTS, Judgement, judge
 from ringlight.core.demo_world import SYNONYMS
 from training.drawing import Frames, Size, draw
 from training.sampling import Film, Sampling
 from training.world import Scene, caption, draw_scene
 
-Made = tuple[str, Frames, Verdict]  # prompt, film, and what the judge says
+Made = tuple[str, Frames, Judgement]  # prompt, film, and what the judge says
 
 AT_ONCE = 10  # films in one pass
 COLUMNS = (0, 4, 8, 12, 16)  # frames of a sheet
@@ -66,7 +66,7 @@ def said(scene: Scene, trial: Trial, rng: np.random.Generator) -> str:
 
 def run_trial(
     trial: Trial, count: int, seed: int, make: Callable[..., list[Frames]]
-) -> list[tuple[str, Frames, Verdict]]:
+) -> list[tuple[str, Frames, Judgement]]:
     """Prompt, film and verdict of each scene."""
     rng = np.random.default_rng((seed, TRIALS.index(trial)))
     scenes = [draw_scene(rng, new=trial.new) for _ in range(count)]
@@ -80,7 +80,7 @@ def run_trial(
     return list(zip(prompts, films, verdicts, strict=True))
 
 
-def row(name: str, verdicts: list[Verdict]) -> str:
+def row(name: str, verdicts: list[Judgement]) -> str:
     """A line of the table: of how many, and how many are right in each aspect, and in all."""
     counts = [[verdict.right[aspect] for verdict in verdicts if aspect in verdict.right] for aspect in ASPECTS]
     cells = [f"{sum(count)} ({sum(count) / len(count):.0%})" if count else "-" for count in counts]

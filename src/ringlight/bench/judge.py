@@ -32,7 +32,7 @@ SEEN = 0.8  # of frames in which a solid must be, for a motion
 BORDER = 0.04  # of the height, at top and bottom: where the place is looked at
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Judgement(msgspec.Struct, frozen=True):
     """What was asked, what is seen, and which aspects of what was asked are right."""
 
     asked: Look
@@ -44,13 +44,13 @@ class Verdict(msgspec.Struct, frozen=True):
         return all(self.right.values())
 
 
-def judge(frames: Frames, asked: Look | str) -> Verdict:
+def judge(frames: Frames, asked: Look | str) -> Judgement:
     """Hold a film (F, H, W, 3), or a still of one frame, to a prompt or a look; a still has no motion."""
     look = read_prompt(asked) if isinstance(asked, str) else asked
     seen = look_at(frames)
     told = {name: getattr(look, name) for name in ASPECTS if name != "motion" or len(frames) > 1}
     right = {name: getattr(seen, name) == value for name, value in told.items() if value is not None}
-    return Verdict(look, seen, right)
+    return Judgement(look, seen, right)
 
 
 def look_at(frames: Frames) -> Look:

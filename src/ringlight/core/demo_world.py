@@ -19,7 +19,7 @@ class Look(msgspec.Struct, frozen=True):
     place: str | None = None
 
 
-class Place(msgspec.Struct, frozen=True):
+class Landscape(msgspec.Struct, frozen=True):
     """How captions name a place (the first phrase is the usual one), and its colours from top to bottom."""
 
     phrases: tuple[str, ...]
@@ -38,13 +38,15 @@ COLOURS: Mapping[str, Rgb] = {
     "purple": (140, 45, 180),
 }
 SHAPES = ("ball", "box", "cone")
-PLACES: Mapping[str, Place] = {
-    "meadow": Place(
+PLACES: Mapping[str, Landscape] = {
+    "meadow": Landscape(
         ("over green ground", "over a meadow"), (90, 160, 235), (190, 220, 250), (155, 210, 105), (115, 185, 80)
     ),
-    "desert": Place(("over sand", "in a desert"), (110, 180, 230), (235, 230, 210), (236, 205, 150), (215, 170, 110)),
-    "snow": Place(("over snow", "in winter"), (140, 165, 190), (205, 215, 225), (245, 248, 252), (205, 215, 230)),
-    "night": Place(("at night", "under the moon"), (8, 10, 40), (40, 45, 95), (38, 60, 60), (16, 28, 32)),
+    "desert": Landscape(
+        ("over sand", "in a desert"), (110, 180, 230), (235, 230, 210), (236, 205, 150), (215, 170, 110)
+    ),
+    "snow": Landscape(("over snow", "in winter"), (140, 165, 190), (205, 215, 225), (245, 248, 252), (205, 215, 230)),
+    "night": Landscape(("at night", "under the moon"), (8, 10, 40), (40, 45, 95), (38, 60, 60), (16, 28, 32)),
 }
 # The first phrase is the usual one.
 MOTIONS: Mapping[str, tuple[str, ...]] = {
