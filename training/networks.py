@@ -8,11 +8,12 @@ is raised by the logarithm of how many there are.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from diffusers import WanTransformer3DModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
 from training.vae_start import LATENTS
@@ -146,7 +147,7 @@ def _turned(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
 
-def _attend(attention: nn.Module, x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+def _attend(attention: Any, x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     q = _turned(_heads(attention.norm_q(attention.to_q(x).float())), turn)
     k = _turned(_heads(attention.norm_k(attention.to_k(x).float())), turn)
     v = _heads(attention.to_v(x))
@@ -163,7 +164,7 @@ def _words(model: WanTransformer3DModel, text: Tensor, lengths: Tensor, padding:
     return model.condition_embedder.text_embedder(rows), bias[:, None, None, :]
 
 
-def _look_up(attention: nn.Module, x: Tensor, words: Tensor, bias: Tensor) -> Tensor:
+def _look_up(attention: Any, x: Tensor, words: Tensor, bias: Tensor) -> Tensor:
     q = _heads(attention.norm_q(attention.to_q(x).float()))
     k = _heads(attention.norm_k(attention.to_k(words).float()))
     v = _heads(attention.to_v(words))

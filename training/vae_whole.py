@@ -6,11 +6,13 @@ the same numbers, with fewer and larger passes, and with gradients that cost a C
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def encode(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
@@ -33,28 +35,28 @@ def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     return unpatchify(net.conv_out(_norm_silu(x, net.norm_out)), vae.config.patch_size)
 
 
-def _norm_silu(x: Tensor, norm: nn.Module) -> Tensor:
+def _norm_silu(x: Tensor, norm: Any) -> Tensor:
     last = x.permute(0, 2, 3, 4, 1)  # channels are last in memory as well
     gamma = norm.gamma.flatten().to(x.dtype)
     return F.silu(F.rms_norm(last, gamma.shape, gamma, eps=1e-12)).permute(0, 4, 1, 2, 3)
 
 
-def _resnet(block: nn.Module, x: Tensor) -> Tensor:
+def _resnet(block: Any, x: Tensor) -> Tensor:
     y = block.conv1(_norm_silu(x, block.norm1))
     return block.conv2(_norm_silu(y, block.norm2)) + block.conv_shortcut(x)
 
 
-def _middle(block: nn.Module, x: Tensor) -> Tensor:
+def _middle(block: Any, x: Tensor) -> Tensor:
     return _resnet(block.resnets[1], block.attentions[0](_resnet(block.resnets[0], x)))
 
 
-def _each_frame(layer: nn.Module, x: Tensor) -> Tensor:
+def _each_frame(layer: Any, x: Tensor) -> Tensor:
     batch, channels, frames, height, width = x.shape
     y = layer(x.transpose(1, 2).reshape(batch * frames, channels, height, width))
     return y.view(batch, frames, *y.shape[1:]).transpose(1, 2)
 
 
-def _down(block: nn.Module, x: Tensor) -> Tensor:
+def _down(block: Any, x: Tensor) -> Tensor:
     y = x
     for resnet in block.resnets:
         y = _resnet(resnet, y)
@@ -67,7 +69,7 @@ def _down(block: nn.Module, x: Tensor) -> Tensor:
     return y + block.avg_shortcut(x)
 
 
-def _up(block: nn.Module, x: Tensor) -> Tensor:
+def _up(block: Any, x: Tensor) -> Tensor:
     y = x
     for resnet in block.resnets:
         y = _resnet(resnet, y)

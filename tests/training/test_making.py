@@ -90,6 +90,7 @@ def train(folder: Path, run: str, steps: int) -> None:
     train_transformer.main([str(folder / run), *data, *flags, "--threads", "1", "--until", str(steps)])
 
 
+@pytest.mark.slow
 def test_a_run_that_was_ended_goes_on_as_if_it_had_not_been(made: Path) -> None:
     train(made, "parts", 2)
     train(made, "parts", 3)
@@ -102,6 +103,7 @@ def test_a_run_that_was_ended_goes_on_as_if_it_had_not_been(made: Path) -> None:
     assert whole["cost"][0] > 0 and (made / "whole" / "log.jsonl").read_text().count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_checkpoint_has_the_layout_of_the_real_one_and_is_small(made: Path, tiny: Path) -> None:
     ours = made / "checkpoint"
     files, theirs = ({str(p.relative_to(f)) for p in f.rglob("*") if p.is_file()} for f in (ours, tiny))
@@ -110,6 +112,7 @@ def test_the_checkpoint_has_the_layout_of_the_real_one_and_is_small(made: Path, 
     assert read_model(ours).name.startswith(DEMO.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_image", [False, True], ids=["t2v", "i2v"])
 def test_ringlight_and_diffusers_agree_on_it(made: Path, tmp_path: Path, with_image: bool) -> None:
     folder = made / "checkpoint"
