@@ -43,7 +43,9 @@ def networks_of(run: Path, vae_run: Path) -> dict[str, nn.Module]:
 def write(networks: dict[str, nn.Module], out: Path) -> None:
     """Write the checkpoint's folder, weights in bfloat16."""
     for name, network in networks.items():
-        network.to(torch.bfloat16).save_pretrained(out / name)
+        for parameter in network.parameters():
+            parameter.data = parameter.data.to(torch.bfloat16)
+        network.save_pretrained(out / name)
     tokenizer = out / "tokenizer"
     tokenizer.mkdir(parents=True, exist_ok=True)
     (tokenizer / "tokenizer.json").write_text(json.dumps(tokenizer_json(), ensure_ascii=False), encoding="utf-8")

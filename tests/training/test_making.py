@@ -22,7 +22,7 @@ from ringlight.families.table import read_model
 from ringlight.families.wan22_ti2v.demo import DEMO
 from tests.oracle import load_oracle
 from tests.ours import as_png, final_latents, frames, load_pipeline
-from training import export, latents, train_transformer, train_vae, vae_whole
+from training import export, latents, score, train_transformer, train_vae, vae_whole
 
 SIZE = Size(64, 64, 5)
 
@@ -110,6 +110,19 @@ def test_the_checkpoint_has_the_layout_of_the_real_one_and_is_small(made: Path, 
     assert files == theirs
     assert sum(path.stat().st_size for path in ours.rglob("*") if path.is_file()) <= 12 * 2**20
     assert read_model(ours).name.startswith(DEMO.name)
+
+
+@pytest.mark.slow
+def test_its_films_are_judged(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table with a line for each trial, and a sheet of frames."""
+    score.main(
+        [str(made / "checkpoint"), "--count", "1", "--only", "still", "--sheets", str(tmp_path), "--threads", "1"]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    drawn, still = (next(line for line in lines if line.startswith(f"| {name} ")) for name in ("drawn", "still"))
+    assert drawn.count("|") == still.count("|") == lines[0].count("|")
+    assert "| - |" in still and "| - |" not in drawn  # a still has no motion
+    assert Image.open(tmp_path / "still.png").size == (256, 160)
 
 
 @pytest.mark.slow
