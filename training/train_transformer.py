@@ -27,7 +27,7 @@ UNSAID, PICTURED = 0.1, 0.4  # shares of prompts left out, and of clips whose fi
 PADDING_STEPS = 300  # until the padding weighs what it does when the model is used
 SOLID_WEIGHT = 5.0
 STILLS_LATER = 0.1  # share of steps with stills, once there are clips
-SMALLEST_DEVIATION = 0.2  # of a channel, as a share of the largest
+SMALLEST_DEVIATION = 0.5  # of a channel, as a share of the largest: details stay quieter than colours
 AVERAGED = 0.998  # how much of the averaged weights each step keeps
 CELL = 16
 
