@@ -24,7 +24,7 @@ LOUDNESS, DETAIL_LOUDNESS = 2.0, 6.0  # a latent is so many times the colour, or
 COLOURS = range(3)
 QUIET = slice(40, 64)  # decoder channels that carry nothing yet: the last shortcut deals them out to pixels
 
-# The quarters of a block, row by row: what is above minus below, and so on.
+# Of the quarters of a block, row by row: right minus left, below minus above, one diagonal minus the other.
 DETAILS = torch.tensor([[-1.0, 1, -1, 1], [-1, -1, 1, 1], [1, -1, -1, 1]]).view(3, 2, 2) / 4
 NUM_MEANS, NUM_PAIRED = 12, 6  # latents that are mean colours; channels of a pair of frames
 # The encoder's last norm divides by the size of all channels. This one is large and always the same, in place of the
