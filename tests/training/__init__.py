@@ -1,0 +1,1 @@
+"""Tests of how the demo checkpoint is made, and of its judge."""
