@@ -82,8 +82,9 @@ def test_the_template_makes_the_video_of_its_weights(
     pipeline.run(request, tmp_path / "ours.mp4", "job", new_tracer())
     theirs, ours = pictures(tmp_path / "keeper.mp4"), pictures(tmp_path / "ours.mp4")
     assert theirs.shape == ours.shape == (5, 64, 64, 3)
-    # Of 255. The last digit of a float may turn one of the codec's choices; experts in each other's place make 24.
-    assert (theirs.float() - ours.float()).abs().mean() < 0.1
+    # Of 255. Last digits, which layout and threads decide, turn choices of the codec: 0 to 0.2 was seen. Experts in
+    # each other's place make 24. That latents are right to 2e-5 on every layout is shown where no codec is between.
+    assert (theirs.float() - ours.float()).abs().mean() < 1
 
 
 @pytest.mark.slow
