@@ -10,13 +10,12 @@ import pytest
 import torch
 
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import InvalidCheckpoint
 from ringlight.families.table import model_defaults, read_model, recognised
 from ringlight.families.wan.convert import convert
 from ringlight.planner.hardware import RunSettings
 from ringlight.planner.memory import loaded_by_rank
 from tests.families.videos import fitted, make_request, png
-from tests.families.written import FILES, IMAGE_ENCODER, card, files_of, single_files, tensors_of, write
+from tests.families.written import FILES, IMAGE_ENCODER, card, files_of, refusal, single_files, tensors_of, write
 from tests.oracle import load_oracle
 from tests.ours import final_latents, load_pipeline
 
@@ -27,13 +26,6 @@ def i2v(tiny_i2v21: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = single_files(tiny_i2v21, tmp_path_factory.mktemp("i2v21"))
     card(tiny_i2v21, folder)
     return folder
-
-
-def refusal(place: Path, model_family: str = "") -> str:
-    with pytest.raises(InvalidCheckpoint) as caught:
-        read_model(place, model_family)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_model_with_an_image_branch_has_its_encoder_beside_it(i2v: Path, tiny_flf2v: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from tests.families.written import (
     fp8_scaled,
     in_original_names,
     quantised,
+    refusal,
     rewritten,
     single_files,
     tensors_of,
@@ -54,13 +55,6 @@ def i2v(tiny_i2v_a14b: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def t2v(tiny_t2v_a14b: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny Wan2.2-T2V-A14B in files. Read-only."""
     return single_files(tiny_t2v_a14b, tmp_path_factory.mktemp("t2v"))
-
-
-def refusal(place: Path, model_family: str = "") -> str:
-    with pytest.raises(InvalidCheckpoint) as caught:
-        read_model(place, model_family)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def distilled(pipeline: WanRecipe, photograph: Path, folder: Path) -> Tensor:

@@ -26,7 +26,7 @@ from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.worker.terms import digest
 from tests.cli.commands import here, ringlight
 from tests.families.test_wan21 import make_request
-from tests.families.written import FILES, card, in_original_names, single_files, tensors_of, write
+from tests.families.written import FILES, card, in_original_names, refusal, single_files, tensors_of, write
 from tests.ours import final_latents, frames, load_pipeline
 
 
@@ -36,13 +36,6 @@ def files21(tiny21: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = single_files(tiny21, tmp_path_factory.mktemp("files21"))
     card(tiny21, folder)
     return folder
-
-
-def refusal(place: Path, model_family: str = "") -> str:
-    with pytest.raises(InvalidCheckpoint) as caught:
-        read_model(place, model_family)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["Wan2.1-T2V-14B", "Wan2.1-FLF2V-14B-720P", "Wan2.2-TI2V-5B"])

@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from ringlight.core.checkpoint import Checkpoint
+from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.weights import STEMS, TRANSFORMERS, networks_of
 from ringlight.families.table import read_model
 from ringlight.families.wan.original import NameTable, text_encoder_names, transformer_names, vae_names
@@ -162,3 +164,11 @@ def rewritten(checkpoint: Path, folder: Path, change: Change) -> Path:
     for name in networks_of(Checkpoint(place=checkpoint)):
         write(folder / name / f"{STEMS[name]}.safetensors", change(name, tensors_of(checkpoint, name)))
     return folder
+
+
+def refusal(place: Path, model_family: str = "") -> str:
+    """What a checkpoint is refused with, in one line."""
+    with pytest.raises(InvalidCheckpoint) as caught:
+        read_model(place, model_family)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

@@ -63,8 +63,7 @@ def generate(
     engine: EngineConfig,
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.", rich_help_panel=RESULT)] = None,
     json_: Annotated[
-        bool,
-        typer.Option("--json", help="Print the report as JSON instead of a table.", rich_help_panel=RESULT),
+        bool, typer.Option("--json", help="Print the report as JSON instead of a table.", rich_help_panel=RESULT)
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=RESULT)] = False,
 ) -> None:
@@ -84,12 +83,12 @@ def generate(
     folder = find_checkpoint(engine.model_path)
     spec, limits = read_model(folder, engine.model_family), read_limits()
     defaults = model_defaults(spec, folder)
-    is_first_node = engine.nodes.node_rank == 0
-    image = read_image(image_path) if is_first_node else None
-    last_image = read_image(last_image_path, "last_image") if is_first_node else None
+    image, last_image = None, None
+    if engine.nodes.node_rank == 0:
+        image, last_image = read_image(image_path), read_image(last_image_path, "last_image")
     width, height = decide_size(asked_size, shape_of(image, limits), defaults, spec, limits, round_sizes)
-    pictures = {"image": image, "last_image": last_image}
-    request = defaults.complete(prompt, spec, **pictures, width=width, height=height, **asked)
+    asked |= {"width": width, "height": height, "image": image, "last_image": last_image}
+    request = defaults.complete(prompt, spec, **asked)
     if engine.nodes.node_rank > 0:
         host_ranks(Engine(engine, limits, typical=request), quiet)
         return

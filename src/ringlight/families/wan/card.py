@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -162,6 +162,18 @@ def documents_of(pipeline: str, networks: Iterable[str], flow_shift: float, **in
 def without_clip() -> dict[str, list[None]]:
     """What the index of a model for pictures says that has no image encoder."""
     return {name: [None, None] for name in OF_NO_CLIP}
+
+
+def is_index_of(
+    index: Mapping[str, Any], pipelines: Collection[str], times_tokens: bool = False, has_experts: bool = False
+) -> bool:
+    """Whether a `model_index.json` is of models of these pipelines: told the time of each token or one for all, with
+    two experts or one transformer."""
+    return (
+        index.get("_class_name") in pipelines
+        and bool(index.get("expand_timesteps")) == times_tokens
+        and (index.get("boundary_ratio") is not None) == has_experts
+    )
 
 
 def not_residual(transformer: TransformerSpec, vae: VaeSpec) -> Iterable[str]:

@@ -12,7 +12,15 @@ from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.request import RequestDefaults
 from ringlight.families.family import Configs, Documents, Family
 from ringlight.families.model import ModelSpec
-from ringlight.families.wan.card import are_networks, documents_of, not_residual, read_wan, unipc, wan_files
+from ringlight.families.wan.card import (
+    are_networks,
+    documents_of,
+    is_index_of,
+    not_residual,
+    read_wan,
+    unipc,
+    wan_files,
+)
 from ringlight.families.wan.published import TRANSFORMER_14B, VAE_21
 from ringlight.families.wan.work.image_encoder import CLIP_VIT_H
 from ringlight.families.wan.work.text_encoder import UMT5_XXL
@@ -27,11 +35,7 @@ SHIFT_480P, SHIFT_720P = 3.0, 5.0  # flow shifts of models of so many rows
 
 def is_of_family(index: dict[str, Any]) -> bool:
     """Whether a `model_index.json` is of this family: pictures, and one transformer, told one time for all tokens."""
-    return (
-        index.get("_class_name") in PIPELINES
-        and not index.get("expand_timesteps")
-        and index.get("boundary_ratio") is None
-    )
+    return is_index_of(index, PIPELINES)
 
 
 def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:

@@ -10,7 +10,15 @@ from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.request import RequestDefaults
 from ringlight.families.family import Configs, Documents, Family
 from ringlight.families.model import ModelSpec
-from ringlight.families.wan.card import are_networks, documents_of, not_residual, read_wan, unipc, wan_files
+from ringlight.families.wan.card import (
+    are_networks,
+    documents_of,
+    is_index_of,
+    not_residual,
+    read_wan,
+    unipc,
+    wan_files,
+)
 from ringlight.families.wan.published import TRANSFORMER_1_3B, TRANSFORMER_14B, VAE_21
 from ringlight.families.wan.work.text_encoder import UMT5_XXL
 from ringlight.families.wan.work.transformer import TransformerSpec
@@ -22,11 +30,7 @@ LARGE_FROM = 2048  # channels: the small model has 1,536, the large one 5,120
 
 def is_of_family(index: dict[str, Any]) -> bool:
     """Whether a `model_index.json` is of this family: one transformer, told one time for all tokens."""
-    return (
-        index.get("_class_name") in PIPELINES
-        and not index.get("expand_timesteps")
-        and index.get("boundary_ratio") is None
-    )
+    return is_index_of(index, PIPELINES)
 
 
 def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:

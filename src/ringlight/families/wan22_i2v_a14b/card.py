@@ -13,6 +13,7 @@ from ringlight.families.model import ModelSpec
 from ringlight.families.wan.card import (
     are_networks,
     documents_of,
+    is_index_of,
     not_residual,
     read_wan,
     unipc,
@@ -29,11 +30,7 @@ FLOW_SHIFT = 5.0
 
 def is_of_family(index: dict[str, Any]) -> bool:
     """Whether a `model_index.json` is of this family: two experts, told one time for all tokens."""
-    return (
-        index.get("_class_name") in PIPELINES
-        and not index.get("expand_timesteps")
-        and index.get("boundary_ratio") is not None
-    )
+    return is_index_of(index, PIPELINES, has_experts=True)
 
 
 def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:

@@ -9,7 +9,7 @@ from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.request import RequestDefaults
 from ringlight.families.family import Configs, Documents, Family
 from ringlight.families.model import ModelSpec
-from ringlight.families.wan.card import are_networks, documents_of, read_wan, unipc, wan_files
+from ringlight.families.wan.card import are_networks, documents_of, is_index_of, read_wan, unipc, wan_files
 from ringlight.families.wan.work.text_encoder import UMT5_XXL
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
@@ -20,11 +20,7 @@ PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
 
 def is_of_family(index: dict[str, Any]) -> bool:
     """Whether a `model_index.json` is of this family: one transformer, told the time of each token."""
-    return (
-        index.get("_class_name") in PIPELINES
-        and bool(index.get("expand_timesteps"))
-        and index.get("boundary_ratio") is None
-    )
+    return is_index_of(index, PIPELINES, times_tokens=True)
 
 
 def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:
