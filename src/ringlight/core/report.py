@@ -69,6 +69,26 @@ class WeightsReport(msgspec.Struct, frozen=True, kw_only=True):
     wait_seconds: dict[str, float] = {}
 
 
+class LoraReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A LoRA of a run: its name, the first digits of its file's hash, strength and target; `told`, what was found in
+    the file; how it was added to how many weights; and its largest size against a weight that it is added to."""
+
+    name: str
+    sha256: str
+    strength: float
+    target: str
+    told: str
+    how: str
+    largest: float
+
+
+class AdaptedReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The LoRAs of a run, and how long the switch to them took: 0 where the run before had the same."""
+
+    seconds: float = 0.0
+    loras: list[LoraReport] = []
+
+
 class RankReport(msgspec.Struct, frozen=True, kw_only=True):
     """One rank's part of a run: its stages, its memory, its traffic by kind, and weights that had to come (None where
     all are on its device)."""
@@ -87,7 +107,8 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     `placement` is where ranks kept what they needed; None where all lay on the device, always.
     `resumed_from_step` is the step after which a repeated job went on: what lies before it was measured by nobody.
     `predicted` is what a plan of the whole run said; None where nothing is known of the machine. `layout_reason` says
-    why the layout is this one. `warnings` say where the video is not what was asked.
+    why the layout is this one. `warnings` say where the video is not what was asked. `adapted` are the LoRAs that
+    weights were with; None without any.
     """
 
     workload: dict[str, Any]
@@ -108,6 +129,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     predicted: PredictedReport | None = None
     layout_reason: str = ""
     warnings: Warnings = ()
+    adapted: AdaptedReport | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -171,7 +193,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         parts = [self._stage_table(), self._memory_table()]
         if len(self.ranks) > 1:
             parts += [self._rank_table(), self._link_table()]
-        parts.append(self._weights_table())
+        parts += [self._weights_table(), self._lora_table()]
         return "\n\n".join("\n".join(part) for part in parts if part)
 
     def _stage_table(self) -> list[str]:
@@ -275,6 +297,16 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
             waited = max(report.wait_seconds.get(name, 0.0) for report in reports)
             lines.append(f"| {name} | {brought / GIB:.2f} | {waited:.4f} |")
         return lines if names else []
+
+    def _lora_table(self) -> list[str]:
+        """Each LoRA, and how it was added."""
+        if self.adapted is None:
+            return []
+        lines = ["| LoRA | Strength | Expert | Found | Added | Largest, of a weight |", "|---|---:|---|---|---|---:|"]
+        for lora in self.adapted.loras:
+            name, found = f"{lora.name} ({lora.sha256})", f"{lora.told} | {lora.how} | {lora.largest:.2%}"
+            lines.append(f"| {name} | {lora.strength:g} | {lora.target} | {found} |")
+        return [*lines, "", f"Switched to in {self.adapted.seconds:.2f} s."]
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from ringlight.core.eight_bit import EightBit
+from ringlight.kernels.adapter import OnTheFly
 from ringlight.kernels.widening import WidenedLinear
 
 ONEDNN = torch.ops.mkldnn
@@ -15,11 +16,12 @@ ONEDNN = torch.ops.mkldnn
 class Linear(WidenedLinear):
     """y = x W^T + b. In float32 on a CPU it runs in oneDNN, which took 0.80-0.86 of the time of torch's own choice on
     one core with its weight packed once (docs/log.md), and gives the same to the bit with a plain one; everywhere else
-    it is torch's.
+    it is torch's. What LoRAs add on the fly is `added`, before the GELU where there is one.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, held: EightBit | None = None) -> None:
         super().__init__(in_features, out_features, bias, held)
+        self.added: tuple[OnTheFly, ...] = ()
         self._packed: Tensor | None = None
 
     def lay_out(self) -> None:
@@ -37,18 +39,22 @@ class Linear(WidenedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight if self._packed is None else self._packed
+        out: Tensor
         if not _takes_onednn(self.weight):
-            return F.linear(x, weight, self.bias)
-        out: Tensor = ONEDNN._linear_pointwise(x, weight, self.bias, "none", [], "")
+            out = F.linear(x, weight, self.bias)
+        else:
+            out = ONEDNN._linear_pointwise(x, weight, self.bias, "none", [], "")
+        for each in self.added:
+            each.add_(out, x)
         return out
 
     def with_gelu(self, x: Tensor) -> Tensor:
         """The tanh-approximated GELU of y, without a second tensor of y's size."""
         out: Tensor
-        weight = self.weight if self._packed is None else self._packed
-        if not _takes_onednn(self.weight):
-            out = torch.ops.aten.gelu_(F.linear(x, weight, self.bias), approximate="tanh")
+        if self.added or not _takes_onednn(self.weight):
+            out = torch.ops.aten.gelu_(self(x), approximate="tanh")
         else:
+            weight = self.weight if self._packed is None else self._packed
             out = ONEDNN._linear_pointwise(x, weight, self.bias, "gelu", [], "tanh")
         return out
 

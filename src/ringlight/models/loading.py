@@ -158,8 +158,13 @@ def load_weights(network: HasSlots, files: WeightFiles, piece_bytes: int = PIECE
     slots = network.checkpoint_slots()
     require_match(files, slots)
     extremes = Extremes()
-    read_weights({name: slot for name, slot in slots.items() if not slot.is_meta}, files, extremes, piece_bytes)
+    read_weights(here(slots), files, extremes, piece_bytes)
     extremes.require_finite()
+
+
+def here(slots: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those that are not another rank's."""
+    return {name: slot for name, slot in slots.items() if not slot.is_meta}
 
 
 def read_weights(

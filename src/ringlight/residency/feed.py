@@ -63,8 +63,7 @@ class Feed:
         if place.brought is not None:
             self.waits.append(self._lane.wait(place.brought))
             place.brought = None
-            self._parts[index].bind(place.flat)
-            self._parts[index].lay_out()
+            self._parts[index].take_up(place.flat)
 
     def done(self, index: int) -> None:
         """Give a part's room to the next one, once all that share the pass are done with it."""

@@ -15,7 +15,7 @@ class InPlace:
 
     Those that are kept are laid out once, in this process's own memory, as kernels are fastest with; the others are
     computed with as they are, or where that would make a difference laid out for each pass. What has to be read from
-    files is this process's own while it is needed.
+    files, or is changed, is this process's own while it is needed.
     """
 
     def __init__(
@@ -39,14 +39,16 @@ class InPlace:
         part = self._parts[index]
         if index in self._made:
             return
-        is_laid_out, is_there = index in self._kept or part.needs_layout, self._source.holds(part)
-        if not is_there:
-            self._source.flat(part)  # which binds it
-            self.num_bytes += part.num_bytes
+        is_laid_out = index in self._kept or part.needs_layout
+        is_own = part.change is not None or not self._source.holds(part)
+        if is_laid_out or is_own:
+            self._made[index] = 0
+        if is_own:
+            self._have_own(part)
         if is_laid_out:
             part.lay_out()
-        if is_laid_out or not is_there:
-            self._made[index] = 0
+        if is_laid_out and is_own:
+            part.give_up_rest()
 
     def done(self, index: int) -> None:
         """Give up what is not kept, once all that share the pass are done with it."""
@@ -55,6 +57,14 @@ class InPlace:
         self._made[index] += 1
         if self._made[index] == self._sharing:
             self._give_up(index)
+
+    def _have_own(self, part: WeightPart) -> None:
+        """Have a part in bytes of this process, changed where that is wanted."""
+        flat = self._source.flat(part)
+        part.bind(flat.clone() if self._source.holds(part) else flat)
+        self.num_bytes += part.num_bytes
+        if part.change is not None:
+            part.change()
 
     def _give_up(self, index: int) -> None:
         del self._made[index]

@@ -37,8 +37,7 @@ class OnDemand:
         flat = self._there[index] = self._lane.room(part.num_bytes)
         self.waits.append(self._lane.wait(self._lane.bring(flat, self._source.flat(part), self._lane.now())))
         self.num_bytes += part.num_bytes
-        part.bind(flat)
-        part.lay_out()
+        part.take_up(flat)
 
     def done(self, index: int) -> None:
         """Give it up."""

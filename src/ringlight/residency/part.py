@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -53,7 +53,12 @@ class WeightPart:
 
     The modules must have the dtypes that they compute with, on any device. Kernels of convolutions lie as convolutions
     want them, channels last.
+
+    `change` is what is done to the weights, in place, wherever they are to be computed with, None for nothing: what
+    they come from stays as it is.
     """
+
+    change: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -96,10 +101,27 @@ class WeightPart:
             nothing = torch.empty(0, dtype=slot.dtype)
             slot.module.register_parameter(slot.name, nn.Parameter(nothing, requires_grad=False))
 
+    def take_up(self, flat: Tensor) -> None:
+        """Let the modules compute with the weights in these bytes, which are nobody else's: changed, and laid out as
+        kernels like them, where they know better."""
+        self.bind(flat)
+        if self.change is not None:
+            self.change()
+        self.lay_out()
+
     def lay_out(self) -> None:
         """Have the modules lay out what is bound as their kernels like it, where they know better."""
         for module in self._laid_out:
             module.lay_out()
+
+    def give_up_rest(self) -> None:
+        """Have what modules did not give up for their layouts lie by itself, so that the bytes of the others are free
+        where nobody else has them."""
+        parameters = list(self.parameters)
+        if all(parameter.numel() for parameter in parameters):
+            return
+        for parameter in parameters:
+            parameter.data = parameter.data.clone()
 
     def forget_layout(self) -> None:
         """Drop what `lay_out` has made. What is bound may be gone with it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,11 +16,13 @@ from ringlight.core.checkpoint import TOKENIZER, Checkpoint
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint, OutOfMemory
 from ringlight.core.host import LEFT_BYTES, available_bytes, left_in_files, memory_bytes
+from ringlight.core.lora import Lora, LoraFile
 from ringlight.core.plain import plain
 from ringlight.core.plan import Placement
-from ringlight.core.report import GIB
+from ringlight.core.report import GIB, AdaptedReport
 from ringlight.core.weights import STEMS, TRANSFORMERS
 from ringlight.families.model import ModelSpec
+from ringlight.families.wan.adapted import AdaptedTransformer, Refill, reported
 from ringlight.families.wan.headers import TABLE, TIED_NAMES, in_our_names
 from ringlight.families.wan.networks.image_encoder import ImageEncoder
 from ringlight.families.wan.networks.text_encoder import TextEncoder, load_tokenizer, read_umt5
@@ -30,10 +33,12 @@ from ringlight.families.wan.work.text_encoder import TextEncoderSpec
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.kernels.widening import widened
+from ringlight.models.adapters import read_adapters
 from ringlight.models.loading import (
     Extremes,
     WeightFiles,
     fill_random,
+    here,
     load_weights,
     materialise,
     read_weights,
@@ -114,19 +119,30 @@ class WanNetworks:
 
     def load(self, dtype: torch.dtype, vae_dtype: torch.dtype) -> None:
         """Bring all weights to the device. Raises InvalidCheckpoint."""
+        self._prepare(self._device, dtype, vae_dtype)
         for name, expert in self._named_experts:
-            materialise(expert, self._device, dtype, WanTransformer.KEPT_IN_FLOAT32)
             self._fill(expert, name)
             expert.optimise_layout()
-        materialise(self.vae, self._device, vae_dtype)
         self._fill(self.vae, "vae")
         self.vae.optimise_layout()
         self.encoder.prepare(self._device, dtype)
         self._fill(self.encoder, "text_encoder")
         if self.image_encoder is not None:
-            materialise(self.image_encoder, self._device, dtype)
             self._fill(self.image_encoder, "image_encoder")
-        self._parts = self._all_parts()
+
+    def _prepare(self, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype) -> None:
+        """Give all networks but the text encoder their dtypes, and see what of them comes and goes together."""
+        for expert in self.experts:
+            materialise(expert, device, dtype, WanTransformer.KEPT_IN_FLOAT32)
+        materialise(self.vae, device, vae_dtype)
+        if self.image_encoder is not None:
+            materialise(self.image_encoder, device, dtype)
+        image = [] if self.image_encoder is None else [self.image_encoder.part()]
+        self._parts = WanParts(image, [expert.parts(name) for name, expert in self._named_experts], self.vae.parts())
+        self._adapted = [
+            AdaptedTransformer(expert, parts.all, self._device)
+            for expert, parts in zip(self.experts, self._parts.experts, strict=True)
+        ]
 
     def load_to_host(
         self,
@@ -140,16 +156,10 @@ class WanNetworks:
         `shelf_for` makes room for all parts of the model there. The device has its weights by way of `lane`; a CPU
         needs none. Raises InvalidCheckpoint.
         """
-        meta = torch.device("meta")
-        for expert in self.experts:
-            materialise(expert, meta, dtype, WanTransformer.KEPT_IN_FLOAT32)
-        materialise(self.vae, meta, vae_dtype)
+        self._prepare(torch.device("meta"), dtype, vae_dtype)
         everywhere, here = self.encoder.prepare_to_stream(self._device, dtype)
-        if self.image_encoder is not None:
-            materialise(self.image_encoder, meta, dtype)
-        self._parts = self._all_parts()
         image, experts, vae = self._parts
-        of_experts = [[parts.ends, *parts.blocks, *parts.texts] for parts in experts]
+        of_experts = [parts.all for parts in experts]
         of_vae = [vae.encoder, *vae.decoder]
         shelf = shelf_for([*chain(*of_experts), *of_vae, *everywhere, *image])
         own = [
@@ -220,13 +230,28 @@ class WanNetworks:
             for _, _, table, scale in files.tensors({TABLE}):
                 network.look_up_in(table if scale is None else widened(table, scale))
 
-    def _all_parts(self) -> WanParts:
-        image = [] if self.image_encoder is None else [self.image_encoder.part()]
-        return WanParts(image, [expert.parts(name) for name, expert in self._named_experts], self.vae.parts())
-
     @property
     def _named_experts(self) -> list[tuple[str, WanTransformer]]:
         return list(zip(TRANSFORMERS, self.experts, strict=False))
+
+    def adapt(self, loras: Sequence[tuple[Lora, LoraFile]]) -> AdaptedReport:
+        """Have all experts with what these LoRAs add, and nothing else, from here on: each with those that are for it.
+
+        What weights were read from is read again where they lie on the device and had been changed. Raises
+        InvalidRequest. After an error the weights are those of no LoRAs in particular, until they are adapted again.
+        """
+        began = time.perf_counter()
+        shapes = {name: place.shape for name, place in self._adapted[0].places.items()}
+        read = [read_adapters(file, lora.strength, shapes) for lora, file in loras]
+        applied = []
+        for number, expert in enumerate(self._adapted):
+            own = [each if number in lora.experts else {} for each, (lora, _) in zip(read, loras, strict=True)]
+            if self.residency is not None:
+                applied.append(expert.switch_on_host(own, self.residency.source))
+            else:
+                applied.append(expert.switch_on_device(own, self._refiller(TRANSFORMERS[number])))
+        reports = [reported(*lora, ways) for lora, ways in zip(loras, zip(*applied, strict=True), strict=True)]
+        return AdaptedReport(seconds=time.perf_counter() - began, loras=reports)
 
     @contextmanager
     def making_text_keys(self, expert: int = 0) -> Iterator[None]:
@@ -285,10 +310,11 @@ class WanNetworks:
         self, expert: int, parts: Collection[WeightPart], kept: Collection[int], num_together: int = 1
     ) -> Iterator[None]:
         """An expert while it works with these parts, of which those of the numbers `kept` stay, and its ends."""
-        ends = [self._parts.experts[expert].ends]
+        parts = [self._parts.experts[expert].ends, *parts]
         stay = {0, *(1 + number for number in kept)}
         with (
-            at_work(self.residency, TRANSFORMERS[expert], [*ends, *parts], stay, num_together) as weights,
+            self._adapted[expert].at_work(parts),
+            at_work(self.residency, TRANSFORMERS[expert], parts, stay, num_together) as weights,
             _taking(self.experts[expert], weights),
         ):
             yield
@@ -300,6 +326,13 @@ class WanNetworks:
             fill_random(network, seed=0, device=self._device)
         else:
             load_weights(network, self._files(name))
+
+    def _refiller(self, name: str) -> Refill:
+        """What fills weights of a network again as they were loaded."""
+        if self._config.load_format == "dummy":
+            return partial(fill_random, seed=0, device=self._device)
+        files = self._files(name)
+        return lambda network: read_weights(here(network.checkpoint_slots()), files)
 
     def _files(self, name: str) -> WeightFiles:
         return WeightFiles(self._checkpoint.part(name), STEMS[name], TIED_NAMES, in_our_names)

@@ -180,6 +180,11 @@ class TransformerParts(NamedTuple):
     blocks: list[WeightPart]
     texts: list[WeightPart]
 
+    @property
+    def all(self) -> list[WeightPart]:
+        """Each of them."""
+        return [self.ends, *self.blocks, *self.texts]
+
 
 class WanTransformer(nn.Module):
     """Predicts the velocity of latents at given timesteps under a prompt."""

@@ -1,0 +1,147 @@
+"""Adapter: what LoRAs (arXiv 2106.09685) add to one weight: merged into it, or on the fly to what is computed with it.
+
+A merge is in float32, from the weight as it was loaded, and rounded once. Runs of rows follow from the shape alone, so
+that the same device makes the same bits wherever the weight lies at the moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+PIECE_NUMBERS = 2**23  # of a weight that are in float32 at once, three times over
+SAMPLED_ROWS = 32  # of a weight, which tell of all
+
+
+class LowRank(NamedTuple):
+    """A product that is added to a weight, of (outputs, rank) and (rank, inputs), as their file has them."""
+
+    up: Tensor
+    down: Tensor
+    factor: float
+
+    def rows(self, which: slice) -> Tensor:
+        """These rows of what is added, (rows, inputs) in float32."""
+        up, down = self.up.flatten(1)[which], self.down.flatten(1)
+        return (up.float() @ down.float()).mul_(self.factor)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.up.nbytes + self.down.nbytes
+
+    def to(self, device: torch.device) -> LowRank:
+        """The same on a device."""
+        return LowRank(self.up.to(device), self.down.to(device), self.factor)
+
+
+class Whole(NamedTuple):
+    """A whole tensor that is added to one of as many values."""
+
+    values: Tensor
+    factor: float
+
+    def rows(self, which: slice) -> Tensor:
+        """These rows of what is added, (rows, values of each) in float32."""
+        return as_rows(self.values)[which].float().mul(self.factor)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.values.nbytes
+
+    def to(self, device: torch.device) -> Whole:
+        """The same on a device."""
+        return Whole(self.values.to(device), self.factor)
+
+
+Addend = LowRank | Whole
+
+
+class OnTheFly(NamedTuple):
+    """What is added to outputs of a linear map that begin at `start`: x down^T up^T, of (rank, inputs) and (outputs,
+    rank) in the dtype of the products, in which factors and LoRAs are one."""
+
+    start: int
+    up: Tensor
+    down: Tensor
+
+    def add_(self, y: Tensor, x: Tensor) -> None:
+        """Add it to y (..., outputs) of x (..., inputs)."""
+        outputs = y.flatten(0, -2)[:, self.start : self.start + len(self.up)]
+        outputs.addmm_(x.flatten(0, -2) @ self.down.T, self.up.T)
+
+
+class Adapter(NamedTuple):
+    """All that is added to one weight, in this order."""
+
+    addends: tuple[Addend, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes as it lies."""
+        return sum(each.num_bytes for each in self.addends)
+
+    @property
+    def has_whole(self) -> bool:
+        """Whether something of it is no product, which can only be merged."""
+        return any(isinstance(each, Whole) for each in self.addends)
+
+    def to(self, device: torch.device) -> Adapter:
+        """The same on a device."""
+        return Adapter(tuple(each.to(device) for each in self.addends))
+
+    def merge_(self, weight: Tensor) -> None:
+        """Add it to a weight, which is rounded once. Adapter and weight lie on the device that computes this."""
+        rows = as_rows(weight)
+        step = max(1, PIECE_NUMBERS // max(1, rows.shape[1]))
+        for start in range(0, len(rows), step):
+            which = slice(start, start + step)
+            rows[which] = rows[which].float().add_(self._sum(which))
+
+    def size(self, base: Tensor, which: slice) -> float:
+        """How large it is against a weight of which `base` are these rows, in float32. All lies on the host, so that
+        every device finds the same to the bit."""
+        return _ratio(self._sum(which), base)
+
+    def lost(self, base: Tensor, which: slice, dtype: torch.dtype) -> float:
+        """What share of it rounding changes where it is merged into a weight of this dtype, as such rows tell."""
+        added = self._sum(which)
+        merged = (base + added).to(dtype).float()
+        return _ratio(merged - base - added, added)
+
+    def on_the_fly(self, start: int, dtype: torch.dtype) -> OnTheFly:
+        """The same as what is added to products, from output `start` on. It must be all products."""
+        products = [each for each in self.addends if isinstance(each, LowRank)]
+        assert len(products) == len(self.addends), "what is no product is merged"
+        up = torch.cat([each.up.flatten(1).float() * each.factor for each in products], dim=1)
+        down = torch.cat([each.down.flatten(1).float() for each in products])
+        return OnTheFly(start, up.to(dtype), down.to(dtype))
+
+    def _sum(self, which: slice) -> Tensor:
+        first, *others = (each.rows(which) for each in self.addends)
+        for other in others:
+            first.add_(other)
+        return first
+
+
+def joined(adapters: Iterable[Adapter]) -> Adapter:
+    """All that several add to the same weight."""
+    return Adapter(tuple(addend for adapter in adapters for addend in adapter.addends))
+
+
+def some_rows(weight: Tensor) -> slice:
+    """Those that tell of all."""
+    return slice(None, None, max(1, len(weight) // SAMPLED_ROWS))
+
+
+def as_rows(tensor: Tensor) -> Tensor:
+    """(rows, values of each): a view; of a vector every value is a row."""
+    return tensor.view(len(tensor), -1)
+
+
+def _ratio(part: Tensor, whole: Tensor) -> float:
+    """How large one is against the other; 0 where that is nothing."""
+    size = float(whole.double().norm())
+    return float(part.double().norm()) / size if size else 0.0
