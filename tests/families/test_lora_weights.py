@@ -1,0 +1,183 @@
+"""Weights with LoRAs, wherever they lie: those of a merge by hand to the bit, and after them those that were loaded."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ringlight.core.config import EngineConfig
+from ringlight.core.errors import InvalidRequest
+from ringlight.core.plan import JobPlan, Placement
+from ringlight.core.request import RequestLimits
+from ringlight.families.wan.adapted import AdaptedTransformer
+from ringlight.families.wan.recipe import WanRecipe
+from ringlight.kernels.linear import Linear
+from tests.families.hand_merged import HandMade, hand_made, merged_by_hand, summed
+from tests.families.videos import make_request
+from tests.families.written import tensors_of
+from tests.ours import CPU, final_latents, load_pipeline
+from tests.pipelines.test_placed import feed_late
+
+FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
+
+
+def loaded(folder: Path, dtype: torch.dtype = FLOAT32, **how: Any) -> WanRecipe:
+    """A pipeline of its own, for its weights are changed; `shelf` -1 has them on the host."""
+    torch.set_num_threads(1)
+    shelf, as_a_gpu = how.pop("shelf", None), how.pop("as_a_gpu", False)
+    config = EngineConfig(model_path=str(folder), device="cpu", **how)
+    recipe = WanRecipe(config, RequestLimits(), CPU, dtype, FLOAT32, shelf=shelf)
+    if as_a_gpu:
+        feed_late(recipe)
+    return recipe
+
+
+def adapt(recipe: WanRecipe, *loras: HandMade) -> Any:
+    return recipe.networks.adapt([lora.pair for lora in loras])
+
+
+def weights_of(recipe: WanRecipe, expert: int = 0) -> dict[str, Tensor]:
+    """By the checkpoint's names, as they lie at the moment."""
+    network, found = recipe.networks.experts[expert], {}
+    plain: dict[Linear, Tensor] = {}
+    for module in network.modules():
+        if isinstance(module, Linear) and not module.weight.numel():
+            assert module._packed is not None
+            plain[module] = module.weight.data
+            module.weight.data = module._packed.to_dense()
+    found = {name: slot.clone() for name, slot in network.checkpoint_slots().items()}
+    for module, nothing in plain.items():
+        module.weight.data = nothing
+    return found
+
+
+def require_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert not [name for name, each in expected.items() if not torch.equal(found[name], each)]
+
+
+@pytest.mark.parametrize("family", ["tiny_i2v21", pytest.param("tiny", marks=pytest.mark.slow)])
+def test_every_weight_is_as_merged_by_hand(family: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Matrices, of which some are joined, kernels, biases, norms and tables; of one LoRA, another, both, and none."""
+    checkpoint: Path = request.getfixturevalue(family)
+    base = tensors_of(checkpoint, "transformer")
+    one = hand_made(tmp_path / "one.safetensors", checkpoint)
+    few = [name for name in base if "to_v" in name or name == "proj_out.bias"]
+    other = hand_made(tmp_path / "other.safetensors", checkpoint, seed=1, strength=-0.5, only=few)
+    whole = hand_made(
+        tmp_path / "whole.safetensors",
+        checkpoint,
+        seed=2,
+        whole=["patch_embedding.weight"],
+        only=["patch_embedding.weight"],
+    )
+    recipe = loaded(checkpoint)
+    assert {*one.file.deltas} and len(one.file.deltas) + len(one.file.differences) == len(base)
+    for loras in ((one,), (other,), (one, other), (other, whole), (whole, one), ()):
+        adapt(recipe, *loras)
+        require_equal(weights_of(recipe), summed(base, loras))
+    packed = [each for each in recipe.transformer.modules() if isinstance(each, Linear)]
+    assert all(each._packed is not None and not each.weight.numel() for each in packed)
+
+
+def small_and_large(folder: Path, checkpoint: Path, **how: Any) -> tuple[HandMade, ...]:
+    """A LoRA that bfloat16 keeps, of most weights, and one that it would eat, of others."""
+    names = [name for name in tensors_of(checkpoint, "transformer") if "attn1.to_k." in name or "ffn.net.0" in name]
+    large = [name for name in tensors_of(checkpoint, "transformer") if name not in names]
+    return (
+        hand_made(folder / "large.safetensors", checkpoint, only=large, **how),
+        hand_made(folder / "small.safetensors", checkpoint, seed=1, size=0.003, only=names, differences=False, **how),
+    )
+
+
+def test_in_bfloat16_what_is_small_comes_on_the_fly(tiny21: Path, tmp_path: Path) -> None:
+    """And leaves the weight as it was; what is large is merged and rounded once."""
+    base = {name: slot.float() for name, slot in weights_of(loaded(tiny21, BFLOAT16)).items()}
+    recipe, (large, small) = loaded(tiny21, BFLOAT16), small_and_large(tmp_path, tiny21)
+    before = weights_of(recipe)
+    report = adapt(recipe, large, small)
+    expected = {name: each.to(before[name].dtype) for name, each in summed(base, [large]).items()}
+    require_equal(weights_of(recipe), expected)
+    assert [each.how for each in report.loras] == ["merged", "on the fly: small"]
+    assert [each.largest for each in report.loras] == [pytest.approx(0.2, rel=0.3), pytest.approx(0.003, rel=0.3)]
+    both = hand_made(tmp_path / "both.safetensors", tiny21, seed=1, size=0.003)
+    names = {each.weight for each in both.file.deltas}
+    kept = {name for name in names if "time_embedder" in name}  # of which products are in float32
+    (told,) = adapt(recipe, both).loras
+    merged = len(kept) + len(both.file.differences)
+    assert told.how == f"{merged} merged, {len(names) - len(kept)} on the fly: small"
+    assert (told.name, told.sha256, told.strength, told.target) == ("both", f"{1:064x}"[:12], 0.8, "both")
+    # Together with a large one of the same weights it is no longer small.
+    adapt(recipe, hand_made(tmp_path / "all.safetensors", tiny21), both)
+    assert not any(linear.added for linear in recipe.transformer.modules() if isinstance(linear, Linear))
+    adapt(recipe)
+    require_equal(weights_of(recipe), before)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16])
+def test_on_the_fly_makes_what_a_merge_makes(tiny21: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    """To what the dtype tells apart; and not what no LoRA makes."""
+    large, small = small_and_large(tmp_path, tiny21)
+    recipe, merged = loaded(tiny21, dtype), load_pipeline(merged_by_hand(tiny21, tmp_path / "merged", large, small))
+    request = make_request(recipe.spec)
+    adapt(recipe, large, small)
+    made, expected = final_latents(recipe, request, tmp_path), final_latents(merged, request, tmp_path)
+    tolerance = 2e-5 if dtype == FLOAT32 else 0.1
+    assert (made - expected).abs().max() < tolerance
+    adapt(recipe)
+    none = final_latents(recipe, request, tmp_path)
+    assert (none - expected).abs().max() > 0.5
+    assert torch.equal(none, final_latents(load_pipeline(tiny21, dtype), request, tmp_path))
+
+
+@cache
+def resident(checkpoint: Path, dtype: torch.dtype) -> Tensor:
+    """Latents with a small LoRA and a large one, of weights that all lie on the device."""
+    recipe = loaded(checkpoint, dtype)
+    with TemporaryDirectory() as folder:
+        adapt(recipe, *small_and_large(Path(folder), checkpoint))
+        return final_latents(recipe, make_request(recipe.spec), Path(folder))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "as_a_gpu", "streamed", "take_turns"),
+    [
+        (FLOAT32, False, 2, True),
+        (BFLOAT16, True, 2, True),
+        *(
+            pytest.param(dtype, as_a_gpu, streamed, turns, marks=pytest.mark.slow)
+            for dtype, as_a_gpu, streamed, turns in (
+                (FLOAT32, True, 3, False),
+                (FLOAT32, False, 0, False),
+                (BFLOAT16, False, 1, False),
+                (BFLOAT16, True, 0, True),
+            )
+        ),
+    ],
+)
+def test_wherever_weights_are_kept_the_latents_are_the_same(
+    tiny21: Path, tmp_path: Path, dtype: torch.dtype, as_a_gpu: bool, streamed: int, take_turns: bool
+) -> None:
+    """The host's copy stays as it is: what comes after is what a fresh one makes."""
+    recipe = loaded(tiny21, dtype, shelf=-1, as_a_gpu=as_a_gpu)
+    request, plan = (
+        make_request(recipe.spec),
+        JobPlan(placement=Placement(streamed_blocks=streamed), take_turns=take_turns),
+    )
+    before = weights_of(recipe)
+    large, small = small_and_large(tmp_path, tiny21)
+    report = adapt(recipe, large, small)
+    assert [each.how for each in report.loras] == ["merged", "merged" if dtype == FLOAT32 else "on the fly: small"]
+    assert torch.equal(final_latents(recipe, request, tmp_path, plan), resident(tiny21, dtype))
+    require_equal(weights_of(recipe), before)
+    adapt(recipe)
+    assert torch.equal(
+        final_latents(recipe, request, tmp_path, plan),
+        final_latents(load_pipeline(tiny21, dtype), request, tmp_path),
+    )
