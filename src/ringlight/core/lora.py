@@ -10,14 +10,21 @@ from typing import Literal, get_args
 
 import msgspec
 
-from ringlight.core.errors import InvalidRequest
+from ringlight.core.errors import InvalidCheckpoint, InvalidRequest
+from ringlight.core.foreign import PICKLE_SUFFIXES
 from ringlight.core.plain import plain
+from ringlight.core.presence import require_file
 
 Target = Literal["both", "high", "low"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 FIELD = "lora"  # of a request
 MAX_STRENGTH = 10.0  # either way
 FORM = "FILE[:STRENGTH[:TARGET]]"
+SUFFIX = ".safetensors"
+NAMELESS = (
+    "adapter_model.safetensors",
+    "pytorch_lora_weights.safetensors",
+)  # of PEFT, diffusers: the folder has a name
 
 
 class Lora(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,6 +116,25 @@ def parse_lora(text: str) -> AskedLora:
     if wrong := wrong_strength(strength):
         raise InvalidRequest.of(FIELD, f"{text!r}: {wrong}")
     return AskedLora(place=place, strength=strength, target=target)
+
+
+def lora_file(place: Path) -> Path:
+    """The file of a LoRA: the one that is named, or that of a folder as PEFT and diffusers write it. Raises
+    InvalidCheckpoint where there is none, or one that is not read."""
+    path = place
+    if place.is_dir():
+        path = next((found for name in NAMELESS if (found := place / name).is_file()), place / NAMELESS[0])
+    require_file(path)
+    if path.suffix in PICKLE_SUFFIXES:
+        raise InvalidCheckpoint(f"{path}: is pickled, which can run code; take the LoRA as safetensors")
+    if path.suffix != SUFFIX:
+        raise InvalidCheckpoint(f"{path}: is no safetensors file, as LoRAs are")
+    return path
+
+
+def lora_name(file: Path) -> str:
+    """What the LoRA of a file is called: as the file is, or its folder where all are called like that."""
+    return file.parent.name if file.name in NAMELESS else file.name.removesuffix(SUFFIX)
 
 
 def wrong_strength(strength: float) -> str | None:
