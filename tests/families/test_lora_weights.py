@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import InvalidRequest
 from ringlight.core.plan import JobPlan, Placement
 from ringlight.core.request import RequestLimits
-from ringlight.families.wan.adapted import AdaptedTransformer
 from ringlight.families.wan.recipe import WanRecipe
 from ringlight.kernels.linear import Linear
 from tests.families.hand_merged import HandMade, hand_made, merged_by_hand, summed

@@ -125,6 +125,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
             metavar="SIZE",
         ),
     ] = ""
+    lora: tuple[str, ...] = ()
+    lora_dir: tuple[str, ...] = ()
     prompt_cache_bytes: int = 256 * 2**20
     asked_layout: AskedLayout = AskedLayout()
     num_slices: Annotated[

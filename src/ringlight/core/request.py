@@ -13,6 +13,7 @@ import msgspec
 
 from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.geometry import Geometry
+from ringlight.core.lora import Lora
 from ringlight.core.named_samplers import METHODS, SAMPLERS, layered
 from ringlight.core.plain import plain
 from ringlight.core.video_fields import DRAW, LEAST_SIGMA, VIDEO_FIELDS, UnsizedFields, VideoField, VideoFields
@@ -29,6 +30,7 @@ class VideoRequest(VideoFields, frozen=True, kw_only=True):
     prompt: str
     image: bytes | None = None
     last_image: bytes | None = None
+    lora: tuple[Lora, ...] = ()
 
     def __repr__(self) -> str:
         """Without the picture's bytes: whoever logs a request would hold them several times over."""
@@ -80,6 +82,8 @@ class VideoRequest(VideoFields, frozen=True, kw_only=True):
         fields = with_values(msgspec.structs.asdict(self))
         if self.last_image is None:
             del fields["last_image"]
+        if not self.lora:
+            del fields["lora"]
         for name, picture in self.pictures.items():
             fields[name] = {"sha256": hashlib.sha256(picture).hexdigest(), "bytes": len(picture)}
         return fields

@@ -10,8 +10,9 @@ import torch
 
 from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.config import EngineConfig
+from ringlight.core.lora import Lora
 from ringlight.core.plan import SIMPLEST, Abilities, JobPlan
-from ringlight.core.report import WeightsReport
+from ringlight.core.report import AdaptedReport, WeightsReport
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import checkpoint_of, family_of, model_of
@@ -47,6 +48,13 @@ class Recipe(Protocol):
     kernel: AttentionKernel
     prompts: PromptCache
     loaded: Loaded
+
+    @property
+    def always_on(self) -> tuple[Lora, ...]:
+        """The LoRAs that are added to each request."""
+
+    def adapt(self, loras: tuple[Lora, ...], tracer: Tracer) -> AdaptedReport | None:
+        """Have weights with these LoRAs, and no others, for what is made from here on; says how. None without any."""
 
     def make(
         self,

@@ -8,8 +8,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ringlight.core.errors import InvalidCheckpoint, InvalidRequest
-from ringlight.core.lora import FIELD, LoraFile
+from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.lora import LoraFile
 from ringlight.kernels.adapter import Adapter, Addend, LowRank, Whole
 from ringlight.models.loading import Extremes, Origin
 
@@ -17,7 +17,7 @@ from ringlight.models.loading import Extremes, Origin
 def read_adapters(file: LoraFile, strength: float, shapes: Mapping[str, torch.Size]) -> dict[str, Adapter]:
     """What a LoRA adds, by the checkpoint's names of weights, which have these shapes; in memory of the host.
 
-    It is read whole, for the file may be replaced while it is in use. Raises InvalidRequest where it holds NaN or
+    It is read whole, for the file may be replaced while it is in use. Raises InvalidCheckpoint where it holds NaN or
     infinity, or cannot be read any more.
     """
     names = {name for delta in file.deltas for name in (delta.up, delta.down)}
@@ -39,9 +39,7 @@ def _tensors(file: LoraFile, names: set[str]) -> dict[str, Tensor]:
             for name in sorted(names):
                 stored[name] = opened.get_tensor(name).clone()
                 extremes.add(Origin(file.path, name), stored[name])
-        extremes.require_finite()
-    except InvalidCheckpoint as error:
-        raise InvalidRequest.of(FIELD, str(error)) from None
     except (SafetensorError, OSError) as error:
-        raise InvalidRequest.of(FIELD, f"{file.path} cannot be read any more: {error}") from None
+        raise InvalidCheckpoint(f"{file.path}: cannot be read any more: {error}") from None
+    extremes.require_finite()
     return stored

@@ -22,7 +22,7 @@ import torch
 from ringlight.core import messages
 from ringlight.core.errors import InvalidCheckpoint, RinglightError
 from ringlight.core.plan import Abilities
-from ringlight.core.report import RankReport, RunReport, workload_hash
+from ringlight.core.report import AdaptedReport, RankReport, RunReport, workload_hash
 from ringlight.families.recipe import load_recipe
 from ringlight.families.table import recognised
 from ringlight.parallel.collective import collective
@@ -183,6 +183,7 @@ class Worker:
         continues = Path(job.continues) if job.continues else None
         start = time.perf_counter()
         try:
+            adapted = pipeline.adapt(request.lora, tracer)
             output = pipeline.make(
                 request, Path(job.output), job.job_id, tracer, mesh, job.plan, state, job.preview_seconds, continues
             )
@@ -191,7 +192,7 @@ class Worker:
                 state.wait()
         computed_at = time.perf_counter()
         try:
-            report = self._report(job, tracer, computed_at - start)
+            report = self._report(job, tracer, computed_at - start, adapted)
             self._group.expect(None)
             if output is None:
                 self._corridor.put_down(job)
@@ -211,7 +212,9 @@ class Worker:
         return StateFile(Path(job.state_file), job.save_seconds, identity, job.job_id, control, events)
 
     @collective
-    def _report(self, job: messages.RunJob, tracer: Tracer, total_seconds: float) -> RunReport:
+    def _report(
+        self, job: messages.RunJob, tracer: Tracer, total_seconds: float, adapted: AdaptedReport | None
+    ) -> RunReport:
         """The report of all ranks, which call this together, as far as the video is computed."""
         request, spec = job.request, self._pipeline.spec
         mine = RankReport(
@@ -244,6 +247,7 @@ class Worker:
             resumed_from_step=tracer.resumed_from_step,
             predicted=job.plan.predicted,
             layout_reason=job.plan.layout_reason,
+            adapted=adapted,
         )
 
     def _release_memory(self) -> None:

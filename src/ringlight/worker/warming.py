@@ -36,8 +36,8 @@ class Unheard(Events):
 
 @collective
 def warm_up(pipeline: Recipe, group: RankGroup, corridor: Corridor, meter: MemoryMeter) -> None:
-    """Make the smallest videos, also with a picture where the model takes any, previews included. All ranks call it
-    together.
+    """Make the smallest videos, also with a picture where the model takes any, previews included, with the LoRAs that
+    are always on. All ranks call it together.
 
     Raises InvalidCheckpoint where these hold NaN or infinity.
     """
@@ -55,6 +55,7 @@ def warm_up(pipeline: Recipe, group: RankGroup, corridor: Corridor, meter: Memor
             events = Unheard(corridor, group, job, pipeline.patience_seconds(request))
             tracer = Tracer(pipeline.device, meter, events)
             try:
+                pipeline.adapt(pipeline.always_on, tracer)
                 made = pipeline.make(request, output, job.job_id, tracer, mesh, plan, preview_seconds=1.0)
             except NumericalError as error:
                 raise InvalidCheckpoint(

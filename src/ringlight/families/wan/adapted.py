@@ -17,9 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ringlight.core.eight_bit import scale_of
-from ringlight.core.errors import InvalidRequest
-from ringlight.core.lora import FIELD, Lora, LoraFile
-from ringlight.core.presence import listed
+from ringlight.core.lora import Lora, LoraFile
 from ringlight.core.report import LoraReport
 from ringlight.families.wan.networks.naming import transformer_slots
 from ringlight.families.wan.networks.transformer import WanTransformer
@@ -119,9 +117,9 @@ class AdaptedTransformer:
         self._changed: set[str] = set()  # where all weights lie on the device, what is not as it was loaded
 
     def switch_on_host(self, loras: Sequence[Adapters], source: WeightSource) -> list[Applied]:
-        """Have what these add, and nothing else, to weights that come from a source. Raises InvalidRequest."""
+        """Have what these add, and nothing else, to weights that come from a source."""
         self.take_up({}, {})
-        adapters = self._joined(loras)
+        adapters = _together(loras)
         found = _Found(loras)
         for part in self._parts:
             if names := [name for name in self._names[part.name] if name in adapters]:
@@ -135,9 +133,9 @@ class AdaptedTransformer:
 
     def switch_on_device(self, loras: Sequence[Adapters], refill: Refill) -> list[Applied]:
         """Have what these add, and nothing else, in weights that lie on the device, all of them; `refill` fills them as
-        they were loaded. Raises InvalidRequest. After any other error they are restored by the next switch."""
+        they were loaded. After an error they are restored by the next switch."""
         self._on_the_fly = {}
-        adapters = self._joined(loras)
+        adapters = _together(loras)
         found = _Found(loras)
         for part in self._parts:
             names = [name for name in self._names[part.name] if name in adapters]
@@ -214,26 +212,23 @@ class AdaptedTransformer:
         which = some_rows(rows)
         sample = rows[which].cpu()
         if place.name in HELD:
+            assert not adapter.has_whole, "files with differences of such weights are refused"
             scale = self.places[scale_of(name)].view
             return EIGHT_BIT, widened(sample, scale[which].cpu()), which
         base, dtype = sample.float(), rows.dtype
         is_small = dtype != torch.float32 and not adapter.has_whole and adapter.lost(base, which, dtype) > MOST_LOST
         return SMALL if is_small else MERGED, base, which
 
-    def _joined(self, loras: Sequence[Adapters]) -> dict[str, Adapter]:
-        """What they add together. Raises InvalidRequest for what cannot be added to weights in eight bits."""
-        names = dict.fromkeys(name for lora in loras for name in lora)
-        adapters = {name: joined(lora[name] for lora in loras if name in lora) for name in names}
-        if whole := [name for name in adapters if adapters[name].has_whole and self.places[name].name in HELD]:
-            raise InvalidRequest.of(
-                FIELD, f"whole differences of weights that are held in eight bits cannot be added: {listed(whole)}"
-            )
-        return adapters
-
     def _linear(self, name: str) -> Linear:
         module = self.places[name].module
         assert isinstance(module, Linear), "products are added to linear maps alone"
         return module
+
+
+def _together(loras: Sequence[Adapters]) -> dict[str, Adapter]:
+    """What they add together."""
+    names = dict.fromkeys(name for lora in loras for name in lora)
+    return {name: joined(lora[name] for lora in loras if name in lora) for name in names}
 
 
 def reported(lora: Lora, file: LoraFile, applied: Sequence[Applied]) -> LoraReport:
@@ -244,8 +239,8 @@ def reported(lora: Lora, file: LoraFile, applied: Sequence[Applied]) -> LoraRepo
         name=lora.name,
         sha256=file.sha256[:SHOWN_DIGITS],
         strength=lora.strength,
-        target=lora.target,
-        told=file.told,
+        target=lora.target or "both",
+        told="; ".join(filter(None, (file.told, file.left_out))),
         how=how,
         largest=max(each.largest for each in applied),
     )

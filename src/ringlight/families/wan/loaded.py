@@ -238,7 +238,7 @@ class WanNetworks:
         """Have all experts with what these LoRAs add, and nothing else, from here on: each with those that are for it.
 
         What weights were read from is read again where they lie on the device and had been changed. Raises
-        InvalidRequest. After an error the weights are those of no LoRAs in particular, until they are adapted again.
+        InvalidCheckpoint. After an error the weights are those of no LoRAs in particular, until they are adapted again.
         """
         began = time.perf_counter()
         shapes = {name: place.shape for name, place in self._adapted[0].places.items()}

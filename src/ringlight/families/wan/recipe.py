@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ringlight.core.config import EngineConfig
+from ringlight.core.lora import Lora
 from ringlight.core.plan import SIMPLEST, Abilities, JobPlan, Speeds
-from ringlight.core.report import WeightsReport
+from ringlight.core.report import AdaptedReport, WeightsReport
 from ringlight.core.request import RequestLimits, VideoRequest
+from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.recipe import Loaded
 from ringlight.families.table import checkpoint_of, model_of
 from ringlight.families.wan.loaded import WanNetworks
@@ -71,7 +73,8 @@ class WanRecipe:
         """Load the checkpoint of `config`, of the text encoder the part of this rank of `world` (None: a single rank).
 
         To the device, or to a host's copy of which jobs take what they need (`shelf`: the descriptor of memory that the
-        ranks of a machine share, -1 for this process's own). Raises InvalidCheckpoint.
+        ranks of a machine share, -1 for this process's own). Raises InvalidCheckpoint, also for LoRAs that are always
+        on, and InvalidSetting.
         """
         self.config, self.limits, self.device = config, limits, device
         self.checkpoint = checkpoint_of(config)
@@ -93,6 +96,9 @@ class WanRecipe:
         self.loaded = Loaded(num_bytes=self.networks.loaded_bytes, seconds=time.perf_counter() - began)
         self.transformer, self.vae = self.networks.experts[0], self.networks.vae
         self.painter = Painter(self.vae)
+        self._library = LoraLibrary(config, self.spec)
+        self._loras: tuple[Lora, ...] | None = ()  # that weights are with at the moment; None: nobody knows
+        self._adapted = AdaptedReport()
         self.prompts = PromptCache(self.networks.encoder, config.prompt_cache_bytes)
         self.spare_bytes = spare_bytes(device, self.networks.all if shelf is None else ())
 
@@ -109,6 +115,35 @@ class WanRecipe:
         """Make one video and write it to `output`; returns the paths written, on ranks other than 0 none."""
         made = self.make(request, output, job_id, tracer, mesh, plan)
         return [] if made is None else finish(made)
+
+    @property
+    def always_on(self) -> tuple[Lora, ...]:
+        """The LoRAs that are added to each request."""
+        return self._library.always
+
+    @torch.inference_mode()
+    @collective
+    def adapt(self, loras: tuple[Lora, ...], tracer: Tracer) -> AdaptedReport | None:
+        """Have weights with these LoRAs, and no others, for what is made from here on. Every rank does it alike.
+
+        Returns how that was done, None where there are none. Raises, on all ranks, what any of them raises.
+        """
+        if loras == self._loras:
+            self._adapted = msgspec.structs.replace(self._adapted, seconds=0.0)
+        else:
+            self._loras = None
+            tracer.timed("LoraSwitch", self._switch, loras, tracer)
+            self._loras = loras
+        return self._adapted if loras else None
+
+    @collective
+    def _switch(self, loras: tuple[Lora, ...], tracer: Tracer) -> None:
+        problem = None
+        try:
+            self._adapted = self.networks.adapt([(lora, self._library.file(lora)) for lora in loras])
+        except Exception as error:  # whatever it is, the other ranks must hear of it at the boundary
+            problem = error
+        tracer.events.check_problem(problem)
 
     @torch.inference_mode()
     @collective
