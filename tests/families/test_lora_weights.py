@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,13 +13,19 @@ import torch
 from torch import Tensor
 
 from ringlight.core.config import EngineConfig
+from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.host import LEFT_BYTES
 from ringlight.core.plan import JobPlan, Placement
-from ringlight.core.request import RequestLimits
+from ringlight.core.request import RequestLimits, VideoRequest
+from ringlight.families.wan import loaded as loaded_module
 from ringlight.families.wan.recipe import WanRecipe
+from ringlight.families.work import Work
+from ringlight.kernels.adapter import Adapter
 from ringlight.kernels.linear import Linear
 from tests.families.hand_merged import HandMade, hand_made, merged_by_hand, summed
+from tests.families.test_eight_bit import rows
 from tests.families.videos import make_request
-from tests.families.written import tensors_of
+from tests.families.written import rewritten, tensors_of, widened_by_hand, write
 from tests.ours import CPU, final_latents, load_pipeline
 from tests.pipelines.test_placed import feed_late
 
@@ -36,6 +43,10 @@ def loaded(folder: Path, dtype: torch.dtype = FLOAT32, **how: Any) -> WanRecipe:
     return recipe
 
 
+def few_steps(recipe: WanRecipe, **fields: Any) -> VideoRequest:
+    return make_request(recipe.spec, **{"num_inference_steps": 2, "num_frames": 5} | fields)
+
+
 def adapt(recipe: WanRecipe, *loras: HandMade) -> Any:
     return recipe.networks.adapt([lora.pair for lora in loras])
 
@@ -45,7 +56,7 @@ def weights_of(recipe: WanRecipe, expert: int = 0) -> dict[str, Tensor]:
     network, found = recipe.networks.experts[expert], {}
     plain: dict[Linear, Tensor] = {}
     for module in network.modules():
-        if isinstance(module, Linear) and not module.weight.numel():
+        if isinstance(module, Linear) and module.held is None and not module.weight.numel():
             assert module._packed is not None
             plain[module] = module.weight.data
             module.weight.data = module._packed.to_dense()
@@ -123,7 +134,7 @@ def test_on_the_fly_makes_what_a_merge_makes(tiny21: Path, tmp_path: Path, dtype
     """To what the dtype tells apart; and not what no LoRA makes."""
     large, small = small_and_large(tmp_path, tiny21)
     recipe, merged = loaded(tiny21, dtype), load_pipeline(merged_by_hand(tiny21, tmp_path / "merged", large, small))
-    request = make_request(recipe.spec)
+    request = few_steps(recipe)
     adapt(recipe, large, small)
     made, expected = final_latents(recipe, request, tmp_path), final_latents(merged, request, tmp_path)
     tolerance = 2e-5 if dtype == FLOAT32 else 0.1
@@ -140,7 +151,7 @@ def resident(checkpoint: Path, dtype: torch.dtype) -> Tensor:
     recipe = loaded(checkpoint, dtype)
     with TemporaryDirectory() as folder:
         adapt(recipe, *small_and_large(Path(folder), checkpoint))
-        return final_latents(recipe, make_request(recipe.spec), Path(folder))
+        return final_latents(recipe, few_steps(recipe), Path(folder))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +176,7 @@ def test_wherever_weights_are_kept_the_latents_are_the_same(
     """The host's copy stays as it is: what comes after is what a fresh one makes."""
     recipe = loaded(tiny21, dtype, shelf=-1, as_a_gpu=as_a_gpu)
     request, plan = (
-        make_request(recipe.spec),
+        few_steps(recipe),
         JobPlan(placement=Placement(streamed_blocks=streamed), take_turns=take_turns),
     )
     before = weights_of(recipe)
@@ -179,3 +190,125 @@ def test_wherever_weights_are_kept_the_latents_are_the_same(
         final_latents(recipe, request, tmp_path, plan),
         final_latents(load_pipeline(tiny21, dtype), request, tmp_path),
     )
+
+
+@pytest.mark.slow
+def test_what_stays_in_files_is_merged_each_time_it_is_read(
+    tiny21: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded_module, "available_bytes", lambda: LEFT_BYTES)
+    plan = JobPlan(placement=Placement(streamed_blocks=2), take_turns=True)
+    for as_a_gpu in (False, True):
+        recipe = loaded(tiny21, BFLOAT16, shelf=-1, as_a_gpu=as_a_gpu)
+        adapt(recipe, *small_and_large(tmp_path, tiny21))
+        assert torch.equal(final_latents(recipe, few_steps(recipe), tmp_path, plan), resident(tiny21, BFLOAT16))
+
+
+def test_each_expert_has_its_own(tiny_t2v_a14b: Path, tmp_path: Path) -> None:
+    """As the target of each says; what is of the other one would make another video."""
+    checkpoint = tiny_t2v_a14b
+    high = hand_made(tmp_path / "high.safetensors", checkpoint, target="high")
+    low = hand_made(tmp_path / "low.safetensors", checkpoint, seed=1, target="low")
+    both = hand_made(tmp_path / "both.safetensors", checkpoint, seed=2)
+    bases = [tensors_of(checkpoint, name) for name in ("transformer", "transformer_2")]
+    recipe = loaded(checkpoint)
+    for loras in ((high, low), (low,), (both, high), (both,), ()):
+        report = adapt(recipe, *loras)
+        for number, base in enumerate(bases):
+            own = [lora for lora in loras if number in lora.lora.experts]
+            require_equal(weights_of(recipe, number), summed(base, own))
+        assert [each.how for each in report.loras] == ["merged"] * len(loras)
+    adapt(recipe, high, low)
+    request = few_steps(recipe, num_inference_steps=4)
+    assert Work.of(recipe.spec, request).calls_by_expert == (3, 1)
+    made = final_latents(recipe, request, tmp_path)
+    placed = loaded(checkpoint, shelf=-1, as_a_gpu=True)
+    adapt(placed, high, low)
+    plan = JobPlan(placement=Placement(streamed_blocks=2))
+    assert torch.equal(final_latents(placed, request, tmp_path, plan), made)
+    merged = load_pipeline(merged_by_hand(checkpoint, tmp_path / "merged", high, low))
+    assert torch.equal(final_latents(merged, request, tmp_path), made)
+    adapt(recipe, high)
+    assert (final_latents(recipe, request, tmp_path) - made).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(FLOAT32, 2e-5), pytest.param(BFLOAT16, 0.1, marks=pytest.mark.slow)])
+def test_over_weights_in_eight_bits_it_comes_on_the_fly(
+    tiny21: Path, tmp_path: Path, dtype: torch.dtype, tolerance: float
+) -> None:
+    """As if merged into what they stand for, resident and streamed; what they are held in stays as it is."""
+    stored = rewritten(tiny21, tmp_path / "stored", rows(torch.float8_e4m3fn))
+    wide = rewritten(tiny21, tmp_path / "wide", widened_by_hand(rows(torch.float8_e4m3fn), "weight_scale"))
+    lora = hand_made(tmp_path / "lora.safetensors", tiny21)
+    small = hand_made(tmp_path / "small.safetensors", tiny21, seed=1, size=0.004, differences=False)
+    merged = load_pipeline(merged_by_hand(wide, tmp_path / "merged", lora, small))
+    recipe = loaded(stored, dtype)
+    before, request = weights_of(recipe), few_steps(recipe)
+    report = adapt(recipe, lora, small)
+    held = len(recipe.transformer.blocks) * 10
+    assert all(f"{held} on the fly: 8-bit weights" in each.how for each in report.loras)
+    after = weights_of(recipe)
+    assert all(torch.equal(after[name], each) for name, each in before.items() if each.itemsize == 1)
+    assert not torch.equal(after["blocks.0.attn1.to_q.bias"], before["blocks.0.attn1.to_q.bias"])
+    made = final_latents(recipe, request, tmp_path)
+    assert (made - final_latents(merged, request, tmp_path)).abs().max() < tolerance
+    placed = loaded(stored, dtype, shelf=-1, as_a_gpu=True)
+    adapt(placed, lora, small)
+    plan = JobPlan(placement=Placement(streamed_blocks=2), take_turns=True)
+    assert torch.equal(final_latents(placed, request, tmp_path, plan), made)
+    adapt(recipe)
+    require_equal(weights_of(recipe), before)
+
+
+def test_random_weights_are_filled_with_the_same_again(tiny21: Path, tmp_path: Path) -> None:
+    recipe, (large, _) = loaded(tiny21, load_format="dummy"), small_and_large(tmp_path, tiny21)
+    before = weights_of(recipe)
+    for _ in range(2):
+        adapt(recipe, large)
+        require_equal(weights_of(recipe), summed(before, [large]))
+    adapt(recipe)
+    require_equal(weights_of(recipe), before)
+
+
+def failing_at_third(works: Callable[..., None]) -> Callable[..., None]:
+    calls = iter([works, works])
+
+    def called(*given: Any) -> None:
+        call = next(calls, None)
+        if call is None:
+            raise MemoryError
+        call(*given)
+
+    return called
+
+
+def test_after_a_switch_that_failed_the_next_one_makes_good(
+    tiny21: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it had reached: as if the disk had failed in the middle, and the memory of the device."""
+    recipe = loaded(tiny21)
+    base = tensors_of(tiny21, "transformer")
+    one, other = (hand_made(tmp_path / f"{seed}.safetensors", tiny21, seed=seed) for seed in (1, 2))
+    adapt(recipe, one)
+
+    for place, name in ((loaded_module, "read_weights"), (Adapter, "merge_")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, failing_at_third(getattr(place, name)))
+            with pytest.raises(MemoryError):
+                adapt(recipe, other)
+        adapt(recipe, one)
+        require_equal(weights_of(recipe), summed(base, [one]))
+    adapt(recipe)
+    require_equal(weights_of(recipe), base)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_refused(tiny21: Path, tmp_path: Path, value: float) -> None:
+    lora = hand_made(tmp_path / "lora.safetensors", tiny21, only=["proj_out.weight"])
+    lora.stored["proj_out.weight.up"][3, 1] = value
+    write(lora.file.path, lora.stored)
+    with pytest.raises(InvalidCheckpoint, match=r"lora\.safetensors: proj_out\.weight\.up: NaN or infinity"):
+        adapt(loaded(tiny21), lora)
+    lora.file.path.unlink()
+    with pytest.raises(InvalidCheckpoint, match=r"lora\.safetensors: cannot be read any more"):
+        adapt(loaded(tiny21), lora)
