@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.host import LEFT_BYTES
+from ringlight.core.layout import AskedLayout, ParallelLayout
+from ringlight.core.lora import Lora
 from ringlight.core.plan import JobPlan, Placement
 from ringlight.core.request import RequestLimits, VideoRequest
+from ringlight.engine import process
+from ringlight.engine.engine import Engine
+from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.wan import loaded as loaded_module
 from ringlight.families.wan.recipe import WanRecipe
 from ringlight.families.work import Work
 from ringlight.kernels.adapter import Adapter
 from ringlight.kernels.linear import Linear
+from ringlight.parallel.mesh import ParallelMesh
 from tests.families.hand_merged import HandMade, hand_made, merged_by_hand, summed
 from tests.families.test_eight_bit import rows
 from tests.families.videos import make_request
 from tests.families.written import rewritten, tensors_of, widened_by_hand, write
-from tests.ours import CPU, final_latents, load_pipeline
+from tests.forking import fork_rank
+from tests.loras import write_lora
+from tests.ours import CPU, final_latents, load_pipeline, new_tracer
+from tests.parallel.ranks import on_ranks
 from tests.pipelines.test_placed import feed_late
+from tests.quick import first_quick
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 
@@ -312,3 +325,113 @@ def test_what_is_not_finite_is_refused(tiny21: Path, tmp_path: Path, value: floa
     lora.file.path.unlink()
     with pytest.raises(InvalidCheckpoint, match=r"lora\.safetensors: cannot be read any more"):
         adapt(loaded(tiny21), lora)
+
+
+@pytest.mark.parametrize("planted", ["alpha", "q and k"])
+def test_what_is_read_wrongly_would_show(tiny21: Path, tmp_path: Path, planted: str) -> None:
+    lora = hand_made(tmp_path / "lora.safetensors", tiny21)
+    recipe = loaded(tiny21)
+    if planted == "alpha":
+        deltas = [msgspec.structs.replace(each, scale=each.scale / 8) for each in lora.file.deltas]
+    else:
+        other = {"to_q": "to_k", "to_k": "to_q"}
+        deltas = [
+            msgspec.structs.replace(each, weight=re.sub("to_[qk]", lambda found: other[found[0]], each.weight))
+            for each in lora.file.deltas
+        ]
+    recipe.networks.adapt([(lora.lora, msgspec.structs.replace(lora.file, deltas=tuple(deltas)))])
+    with pytest.raises(AssertionError):
+        require_equal(weights_of(recipe), summed(tensors_of(tiny21, "transformer"), [lora]))
+
+
+def test_a_recipe_takes_up_what_is_named(tiny21: Path, tmp_path: Path) -> None:
+    """By files that are looked up and matched anew; each switch once, and told."""
+    folder = tmp_path / "loras"
+    whole = {"blocks.1.norm2.weight", "blocks.0.scale_shift_table"}
+    style = write_lora(folder / "style.safetensors", tiny21 / "transformer", "kohya", rank=4, alpha=2.0)
+    other = write_lora(folder / "other.safetensors", tiny21 / "transformer", whole=whole.__contains__, seed=1)
+    recipe = loaded(tiny21, lora=(f"{folder}/style.safetensors:0.5",), lora_dir=(str(folder),))
+    always = recipe.always_on
+    asked = LoraLibrary(recipe.config, recipe.spec).resolve((Lora(name="other", strength=-1.0),))
+    assert asked[: len(always)] == always and len(asked) == 2
+    tracer, base = new_tracer(), tensors_of(tiny21, "transformer")
+    report = recipe.adapt(asked, tracer)
+    assert report is not None
+    style_told, other_told = report.loras
+    assert (style_told.name, style_told.strength, style_told.how) == ("style", 0.5, "merged")
+    assert style_told.told == "30 of 30 modules, alpha 2/4"
+    assert style_told.largest == pytest.approx(0.05, rel=0.3)
+    assert (other_told.sha256, other_told.target) == (asked[1].sha256[:12], "both")
+    expected = {
+        name: weight + (0.5 * style.added.get(name, torch.zeros(())) - other.added.get(name, torch.zeros(())))
+        for name, weight in base.items()
+    }
+    for name, found in weights_of(recipe).items():
+        torch.testing.assert_close(found, expected[name], rtol=1e-6, atol=1e-6)
+    assert [stage.name for stage in tracer.stages] == ["LoraSwitch"] and report.seconds > 0
+    again = recipe.adapt(asked, tracer)
+    assert again == msgspec.structs.replace(report, seconds=0.0) and len(tracer.stages) == 1
+    write_lora(folder / "other.safetensors", tiny21 / "transformer", seed=2)
+    with pytest.raises(InvalidCheckpoint, match="is another file than the one that the job was checked with"):
+        recipe.adapt(asked[::-1], tracer)
+    assert recipe.adapt((), tracer) is None
+    require_equal(weights_of(recipe), base)
+
+
+@pytest.mark.parametrize("name", first_quick(["u2r1", "u1r2", "c2u1r1"]))
+def test_over_two_ranks_latents_are_as_of_one(tiny21: Path, tmp_path: Path, name: str) -> None:
+    """Each rank merges for itself, the same."""
+    recipe, loras = loaded(tiny21), small_and_large(tmp_path, tiny21)
+    path, request = tmp_path / "ranks.safetensors", few_steps(recipe)
+
+    def work(mesh: ParallelMesh) -> Tensor:
+        adapt(recipe, *loras)
+        recipe.run(request, path, "job", new_tracer(), mesh)
+        return torch.cat([each.flatten() for each in weights_of(recipe).values()])
+
+    first, second = on_ranks(ParallelLayout.parse(name), work)
+    assert torch.equal(first, second)
+    assert (load_file(path)["latents"] - resident(tiny21, FLOAT32)).abs().max() < 2e-5
+
+
+@pytest.mark.slow
+def test_an_engine_of_two_ranks_switches_between_jobs(
+    tiny21: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ranks share stays as it is; the report of each job says what it was made with."""
+    monkeypatch.setattr(process, "launch", fork_rank)
+    write_lora(tmp_path / "style.safetensors", tiny21 / "transformer", rank=4, alpha=2.0)
+    config = EngineConfig(
+        model_path=str(tiny21),
+        device="cpu",
+        num_threads=1,
+        memory_budget="230MiB",
+        memory_check=False,
+        lora_dir=(str(tmp_path),),
+        asked_layout=AskedLayout(num_gpus=2),
+    )
+    with Engine(config) as engine:
+        engine.start()
+        plain = make_request(engine.spec, num_inference_steps=2, num_frames=5)
+        loras = LoraLibrary(config, engine.spec).resolve((Lora(name="style", strength=-1.5),))
+        styled = msgspec.structs.replace(plain, lora=loras)
+        made, reports = [], []
+        for number, request in enumerate((plain, styled, styled, plain)):
+            path = tmp_path / f"{number}.safetensors"
+            reports.append(engine.submit(request, str(path)).wait(120))
+            made.append(load_file(path)["latents"])
+    assert torch.equal(made[0], made[3]) and torch.equal(made[1], made[2])
+    assert (made[0] - made[1]).abs().max() > 0.01
+    assert [each.adapted is None for each in reports] == [True, False, False, True]
+    first, second = reports[1].adapted, reports[2].adapted
+    assert first is not None and second is not None
+    assert first.seconds > 0 and second == msgspec.structs.replace(first, seconds=0.0)
+    assert (
+        f"| style ({loras[0].sha256[:12]}) | -1.5 | both | 30 of 30 modules, alpha 2/4 | merged | "
+        in reports[1].table()
+    )
+    assert "LoRA" not in reports[0].table() and reports[0].workload_hash == reports[3].workload_hash
+    assert reports[1].workload_hash != reports[0].workload_hash
+    stages = [[stage.name for stage in each.stages] for each in reports]
+    assert ["LoraSwitch" in each for each in stages] == [False, True, False, True]
+    assert msgspec.json.decode(reports[1].to_json())["adapted"]["loras"][0]["name"] == "style"
