@@ -21,8 +21,13 @@ from ringlight.core.config import EngineConfig
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.plan import JobPlan
 from ringlight.families.model import ModelSpec
+from ringlight.families.wan.adapted import MERGED, SMALL
 from ringlight.families.wan.loaded import WanNetworks
+from ringlight.families.wan.work.shapes import weight_shapes
+from ringlight.families.wan.work.transformer import TransformerSpec
+from ringlight.kernels.adapter import Adapter, LowRank
 from ringlight.kernels.attention.kernel import load_kernel
+from ringlight.kernels.widening import HELD
 from ringlight.parallel.halo import Bands
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.turns import in_turns
@@ -82,23 +87,43 @@ class FakeLane:
     def settle(self) -> None: ...
 
 
+def lora_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Of all matrices of blocks, by the checkpoint's names."""
+    assert isinstance(spec.transformer, TransformerSpec)
+    shapes = weight_shapes(spec.transformer)
+    return {
+        name: shape
+        for name, shape in shapes.items()
+        if name.startswith("blocks.") and name.endswith(".weight") and len(shape) == 2
+    }
+
+
 @dataclass(frozen=True)
 class Generation:
     """Two prompts, a first frame, a step with guidance of each expert, a first frame decoded and a portion more; on
-    one rank."""
+    one rank. With a `lora_rank` all matrices of blocks have a LoRA of that, which is merged, or over weights in eight
+    bits comes on the fly."""
 
     size: Size
     plan: JobPlan
     layout: str = "u1r1"
     rank: int = 0
     spec: ModelSpec = REAL
+    lora_rank: int = 0
 
     def run(self) -> dict[str, Seen]:
         """What each stage holds at its most, and sees."""
+        return self._seen(self._encode, self._denoise, self._decode)
+
+    def denoised(self) -> Seen:
+        """The same of that stage alone."""
+        return self._seen(self._denoise)["denoise"]
+
+    def _seen(self, *stages: Callable[[WanNetworks, ParallelMesh], None]) -> dict[str, Seen]:
         mesh = mesh_of(ParallelLayout.parse(self.layout), self.rank)
         networks = self._networks(mesh)
         seen = {}
-        for stage in (self._encode, self._denoise, self._decode):
+        for stage in stages:
             with Watch() as watch:
                 stage(networks, mesh)
             seen[stage.__name__.strip("_")] = watch.seen
@@ -116,7 +141,17 @@ class Generation:
             (folder / "text_encoder" / "config.json").write_bytes(msgspec.json.encode(spec.text_encoder))
             networks = WanNetworks(EngineConfig(model_path=name), Checkpoint(place=folder), spec, DEVICE, mesh.world)
         networks.load_to_host(torch.bfloat16, torch.float32, FakeShelf, FakeLane())  # type: ignore[arg-type]
+        for expert in networks.adapted if self.lora_rank else ():
+            adapters = {name: self._adapter(*shape) for name, shape in lora_shapes(spec).items()}
+            ways = {name: SMALL if expert.places[name].name in HELD else MERGED for name in adapters}
+            expert.take_up(adapters, ways)
         return networks
+
+    def _adapter(self, outputs: int, inputs: int) -> Adapter:
+        up, down = (
+            torch.empty(shape, dtype=torch.bfloat16) for shape in ((outputs, self.lora_rank), (self.lora_rank, inputs))
+        )
+        return Adapter((LowRank(up, down, 0.5),))
 
     def _encode(self, networks: WanNetworks, mesh: ParallelMesh) -> None:
         spec = self.spec

@@ -8,22 +8,28 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
+from ringlight.core.eight_bit import KINDS
+from ringlight.core.lora import Lora
 from ringlight.core.portions import MAX_ELEMENTS
+from ringlight.core.request import VideoRequest
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import known_model
+from ringlight.families.wan.work.transformer import BLOCK_WEIGHTS
+from ringlight.families.work import Work
 from ringlight.planner import catalogue
 from ringlight.planner.hardware import Hardware, RunSettings
 from ringlight.planner.machine import Machine
 from ringlight.planner.memory import LATENTS_HELD
 from ringlight.planner.prediction import Prediction, predict
 from tests.fake_cuda.device import on_fake_cuda
-from tests.fake_cuda.generation import Generation
+from tests.fake_cuda.generation import Generation, lora_shapes
 from tests.fake_cuda.networks import Size, case_name
 from tests.fake_cuda.watch import Seen
-from tests.planner.specs import REAL, layout, work
+from tests.planner.specs import REAL, layout, request
 
 PAGE, LONG, SMALL = Size(704, 1280, 25), Size(704, 1280, 121), Size(480, 832, 81)
 TEXT_LAYERS = 4  # of a few ranks, each holds what the others do
+SHORT = Size(480, 832, 33)
 SQUARE, HD = Size(640, 640, 81), Size(720, 1280, 81)
 GIB = 2**30
 
@@ -38,11 +44,14 @@ class Budget:
     layout: str = "u1r1"
     num_blocks: int = 4
     model: str = REAL.name
+    lora_rank: int = 0
+    is_held: bool = False
 
     @property
     def spec(self) -> ModelSpec:
         spec = known_model(self.model)
-        transformer = msgspec.structs.replace(spec.transformer, num_layers=self.num_blocks)  # type: ignore[type-var]
+        held = dict.fromkeys(BLOCK_WEIGHTS, KINDS["F8_E4M3"]) if self.is_held else {}
+        transformer = msgspec.structs.replace(spec.transformer, num_layers=self.num_blocks, held=held)  # type: ignore[type-var]
         text_encoder = msgspec.structs.replace(spec.text_encoder, num_layers=TEXT_LAYERS)  # type: ignore[type-var]
         return msgspec.structs.replace(spec, transformer=transformer, text_encoder=text_encoder)
 
@@ -51,13 +60,22 @@ class Budget:
         settings = RunSettings(memory_budget_bytes=int(self.gigabytes * 1e9))
         hardware = Hardware(card=card, link=catalogue.link("pcie4"))
         machine = Machine(hardware=hardware, settings=settings, residency="placed")
+        return predict(Work.of(self.spec, self.request), layout(self.layout), machine)
+
+    @property
+    def request(self) -> VideoRequest:
         spec, size = self.spec, self.size
         picture = b"\0" if spec.takes_picture else None
-        asked = work(spec, num_frames=size.num_frames, width=size.width, height=size.height, image=picture)
-        return predict(asked, layout(self.layout), machine)
+        asked = request(spec, num_frames=size.num_frames, width=size.width, height=size.height, image=picture)
+        num_bytes = sum(2 * self.lora_rank * sum(shape) for shape in lora_shapes(spec).values())
+        loras = (Lora(name="lora", num_bytes=num_bytes),) if self.lora_rank else ()
+        return msgspec.structs.replace(asked, lora=loras)
 
     def run(self, predicted: Prediction) -> dict[str, Seen]:
-        return on_fake_cuda(Generation(self.size, predicted.plan, self.layout, spec=self.spec).run)
+        return on_fake_cuda(self.generation(predicted).run)
+
+    def generation(self, predicted: Prediction) -> Generation:
+        return Generation(self.size, predicted.plan, self.layout, spec=self.spec, lora_rank=self.lora_rank)
 
 
 def require_as_planned(budget: Budget, predicted: Prediction, seen: dict[str, Seen]) -> None:
@@ -102,3 +120,23 @@ def test_a_generation_within_a_budget_holds_what_is_planned(budget: Budget) -> N
     predicted = budget.predicted()
     assert predicted.placement is not None and (predicted.placement.streamed_blocks > 0 or budget.gigabytes > 1)
     require_as_planned(budget, predicted, budget.run(predicted))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "budget",
+    [
+        Budget(SHORT, 2.5, num_blocks=3, lora_rank=768),
+        Budget(SHORT, 0.1, num_blocks=3, lora_rank=768, is_held=True),
+    ],
+    ids=case_name,
+)
+def test_denoising_with_loras_holds_what_is_planned(budget: Budget) -> None:
+    """Larger than any that people have; merged, and over weights in eight bits on the fly."""
+    predicted = budget.predicted()
+    seen = on_fake_cuda(budget.generation(predicted).denoised)
+    latents = 4 * math.prod(budget.size.latents(budget.spec))
+    planned = predicted.worst_memory.stages["Denoising"].allocated_bytes - (LATENTS_HELD - 1) * latents
+    assert planned == pytest.approx(seen.peak_bytes, rel=0.05)
+    (lora,) = budget.request.lora
+    assert lora.num_bytes > 0.1 * planned  # to leave it out would show

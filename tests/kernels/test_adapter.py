@@ -43,7 +43,7 @@ def test_pieces_make_the_same_as_all_at_once(monkeypatch: pytest.MonkeyPatch) ->
     adapter = Adapter((product(4, 0.3),))
     whole, fused = torch.zeros(OUT, IN), torch.zeros(3 * OUT, IN)
     adapter.merge_(whole)
-    monkeypatch.setattr(module, "PIECE_NUMBERS", 7 * IN)
+    monkeypatch.setattr(module, "MERGED_NUMBERS", 7 * IN)
     adapter.merge_(fused[OUT : 2 * OUT])
     torch.testing.assert_close(fused[OUT : 2 * OUT], whole, rtol=1e-6, atol=1e-6)
     assert not fused[:OUT].any() and not fused[2 * OUT :].any()

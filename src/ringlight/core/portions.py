@@ -13,6 +13,8 @@ SLICE_WEIGHTS = {2: (1, 1), 4: (1, 2, 3, 2)}  # by the number of slices, where m
 SLICE_TOKENS = 4096  # at a time, of what follows attention: the feed-forward's activations are wide
 OFFERED_TOKENS_ON_CPU, OFFERED_TOKENS = 512, 4096  # at a time, where q, k and v are copied to be sent
 
+MERGED_NUMBERS = 2**23  # of a weight at a time, where something is added to it in float32
+
 HISTORY = 2  # frames before the current one that a kernel of three reaches
 MAX_ELEMENTS = 2**31 - 1  # from the first to the last of a tensor: many CUDA kernels count in 32 bits
 

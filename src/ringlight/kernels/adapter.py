@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-PIECE_NUMBERS = 2**23  # of a weight that are in float32 at once, three times over
+from ringlight.core.portions import MERGED_NUMBERS
+
 SAMPLED_ROWS = 32  # of a weight, which tell of all
 
 
@@ -95,7 +96,7 @@ class Adapter(NamedTuple):
     def merge_(self, weight: Tensor) -> None:
         """Add it to a weight, which is rounded once. Adapter and weight lie on the device that computes this."""
         rows = as_rows(weight)
-        step = max(1, PIECE_NUMBERS // max(1, rows.shape[1]))
+        step = max(1, MERGED_NUMBERS // max(1, rows.shape[1]))
         for start in range(0, len(rows), step):
             which = slice(start, start + step)
             rows[which] = rows[which].float().add_(self._sum(which))

@@ -10,6 +10,7 @@ from ringlight.core.portions import SLICE_TOKENS
 from ringlight.core.weights import TRANSFORMERS
 from ringlight.families.traffic import attention_elements
 from ringlight.families.work import Work
+from ringlight.planner.adapting import adding_seconds
 from ringlight.planner.hardware import Bus
 from ringlight.planner.host_room import way_of
 from ringlight.planner.machine import LAYING_OUT, Machine
@@ -29,7 +30,7 @@ def block_of(
 
     for n own tokens of N, G tokens of the Ulysses group, h own heads of width D.
     Weights are read once for each slice and each 4,096 tokens of it: their bytes / memory; those in eight bits are
-    widened before that, once. Kernels that are started
+    widened before that, once; LoRAs are added (planner/adapting). Kernels that are started
     one after another bound it from below. What it sends: families/traffic. Of a CPU's blocks that are used where the
     host has them, products take longer: all blocks are alike here, each as the mean of them.
     """
@@ -45,7 +46,7 @@ def block_of(
     offer = layers.to_qkv.flops(own) / products
     attention = 4.0 * group * num_tokens * heads * network.attention_head_dim / machine.attention
     finish = sum(matrix.flops(own) for matrix in layers.after_attention) / products
-    finish += layers.widening_bytes(itemsize) / memory
+    finish += layers.widening_bytes(itemsize) / memory + adding_seconds(work, machine, own, placement)
     finish += weights + own * network.elementwise_bytes(machine.card.is_cpu, itemsize) / memory
     missing = max(0.0, machine.card.launch_seconds - offer - attention - finish)
     offer, attention, finish = (machine.corrected("Denoising", x) for x in (offer, attention, finish + missing))

@@ -76,6 +76,11 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         return self._peak(self.settings.dtype) * self.card.fractions.products
 
     @property
+    def float32_products(self) -> float:
+        """Achieved operations a second of matrix products in float32."""
+        return self._peak("float32") * self.card.fractions.products
+
+    @property
     def attention(self) -> float:
         """Achieved operations a second of fused attention."""
         return self._peak(self.settings.dtype) * self.card.fractions.attention

@@ -12,6 +12,7 @@ from ringlight.core.plan import JobPlan, Placement
 from ringlight.core.portions import merges_padding, split_runs
 from ringlight.families.model import ModelSpec
 from ringlight.families.work import Work
+from ringlight.planner.adapting import adapter_bytes, merging_bytes
 from ringlight.planner.hardware import RunSettings
 from ringlight.planner.machine import Machine
 
@@ -91,7 +92,7 @@ def memory_by_rank(work: Work, layout: ParallelLayout, machine: Machine, plan: J
         resident = [0] * layout.num_ranks
         stages = {
             **stages_before(work, layout, machine),
-            "Denoising": with_weights(denoising, block_weights(work.spec, machine, plan.placement)),
+            "Denoising": with_weights(denoising, denoising_weights(work, machine, plan.placement)),
             "Decoding": with_weights(decoding, decoder_weights(work.spec, machine, plan.placement)),
         }
         host = host_history_bytes(work, layout, machine, plan.placement)
@@ -164,6 +165,11 @@ def block_weights(spec: ModelSpec, machine: Machine, placement: Placement) -> in
     return layers.outside_bytes(itemsize) + there * layers.block.forward_bytes(itemsize)
 
 
+def denoising_weights(work: Work, machine: Machine, placement: Placement) -> int:
+    """Those, with what it takes to merge LoRAs into them."""
+    return block_weights(work.spec, machine, placement) + merging_bytes(work, machine, placement)
+
+
 def decoder_weights(spec: ModelSpec, machine: Machine, placement: Placement) -> int:
     """What of the decoder lies on the device while it decodes: all, or nothing where a part at a time comes and goes
     with activations (`decoding_bytes`)."""
@@ -204,14 +210,14 @@ def checkpoint_bytes(spec: ModelSpec, itemsize: int) -> int:
 def denoising_bytes(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> int:
     """The peak of Denoising over the weights: of a forward, or two in turns, with blocks in eight bits as they are
     widened; text keys, latents and the scheduler's
-    history lie beside."""
+    history lie beside, and LoRAs."""
     network, itemsize, is_cpu = work.spec.transformer, machine.settings.itemsize, machine.card.is_cpu
     forwards = 2 if plan.take_turns else 1
     forward = network.peak_bytes(work.num_tokens, layout, is_cpu, itemsize, plan.num_slices, forwards)
     forward += min(WIDENED, network.num_layers) * network.layers.block.widened_bytes(itemsize)
     condition = 4 * (2 * work.condition_values + (work.latent_values if work.condition_values else 0))  # with a step's
     latents = 4 * LATENTS_HELD * work.latent_values
-    return forward + text_keys_bytes(work, layout, machine) + latents + condition
+    return forward + text_keys_bytes(work, layout, machine) + latents + condition + adapter_bytes(work)
 
 
 def text_keys_bytes(work: Work, layout: ParallelLayout, machine: Machine) -> int:

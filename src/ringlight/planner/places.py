@@ -11,6 +11,7 @@ from ringlight.core.layout import ParallelLayout
 from ringlight.core.plan import JobPlan, Placement
 from ringlight.core.portions import split_runs
 from ringlight.families.work import Work
+from ringlight.planner.adapting import adapter_bytes, merging_bytes
 from ringlight.planner.host_room import in_files
 from ringlight.planner.machine import Machine
 from ringlight.planner.memory import (
@@ -122,12 +123,16 @@ def _work(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -
     decoder, goes_on = work.spec.vae.decoder, work.latent_shape[1] > 1
     history = goes_on * decoder.history_elements(own, columns, is_split, host_levels) * itemsize
     yield _on_device("history of earlier frames", history, "while it decodes")
+    yield _on_device("LoRAs", adapter_bytes(work), "while their expert works")
+    if plan.placement is not None:
+        merging = merging_bytes(work, machine, plan.placement)
+        yield _on_device("merging of LoRAs", merging, "into weights that come from the host, for every pass")
     keys = text_keys_bytes(work, layout, machine)
     yield _on_device("keys and values of texts", keys, "made once, needed in every step")
     if work.encoded_latents > 1:
         encoding = image_encoding_bytes(work, layout, machine)
         yield _on_device("activations of ImageEncoding", encoding, "of all frames, a latent one at a time")
-    denoising = denoising_bytes(work, layout, machine, plan) - keys
+    denoising = denoising_bytes(work, layout, machine, plan) - keys - adapter_bytes(work)
     turns = ", two forwards in turns" if plan.take_turns else ""
     yield _on_device("activations of Denoising", denoising, f"with latents{turns}")
     at_once = plan.placement.frames_at_once if plan.placement else 0

@@ -19,10 +19,10 @@ from ringlight.planner.host_room import history_room
 from ringlight.planner.machine import Machine
 from ringlight.planner.memory import (
     base_bytes,
-    block_weights,
     decoder_weights,
     decoding_bytes,
     denoising_bytes,
+    denoising_weights,
     host_history_bytes,
     stage_of,
     usable_bytes,
@@ -78,7 +78,7 @@ def denoising_options(
         options: list[Option] = []
         for count in range(work.spec.transformer.num_layers + 1):
             placement = Placement(streamed_blocks=count)
-            peak = beside + block_weights(work.spec, machine, placement)
+            peak = beside + denoising_weights(work, machine, placement)
             if not options or peak < options[-1].peak_bytes:  # as many slots as streamed blocks save nothing
                 options.append(Option(plan=_with(plan, placement), peak_bytes=peak))
         found[turns] = options

@@ -139,7 +139,7 @@ class WanNetworks:
             materialise(self.image_encoder, device, dtype)
         image = [] if self.image_encoder is None else [self.image_encoder.part()]
         self._parts = WanParts(image, [expert.parts(name) for name, expert in self._named_experts], self.vae.parts())
-        self._adapted = [
+        self.adapted = [
             AdaptedTransformer(expert, parts.all, self._device)
             for expert, parts in zip(self.experts, self._parts.experts, strict=True)
         ]
@@ -241,10 +241,10 @@ class WanNetworks:
         InvalidCheckpoint. After an error the weights are those of no LoRAs in particular, until they are adapted again.
         """
         began = time.perf_counter()
-        shapes = {name: place.shape for name, place in self._adapted[0].places.items()}
+        shapes = {name: place.shape for name, place in self.adapted[0].places.items()}
         read = [read_adapters(file, lora.strength, shapes) for lora, file in loras]
         applied = []
-        for number, expert in enumerate(self._adapted):
+        for number, expert in enumerate(self.adapted):
             own = [each if number in lora.experts else {} for each, (lora, _) in zip(read, loras, strict=True)]
             if self.residency is not None:
                 applied.append(expert.switch_on_host(own, self.residency.source))
@@ -313,7 +313,7 @@ class WanNetworks:
         parts = [self._parts.experts[expert].ends, *parts]
         stay = {0, *(1 + number for number in kept)}
         with (
-            self._adapted[expert].at_work(parts),
+            self.adapted[expert].at_work(parts),
             at_work(self.residency, TRANSFORMERS[expert], parts, stay, num_together) as weights,
             _taking(self.experts[expert], weights),
         ):

@@ -1,0 +1,64 @@
+"""What a request's LoRAs cost while it denoises: bytes beside the weights, and seconds of a block.
+
+Over weights in eight bits they come on the fly, and over weights that lie on the host they are merged for each pass.
+On a device that has all weights they are merged before the job, but for those that rounding would eat: nobody knows of
+these before they are read, and they are few operations.
+"""
+
+from __future__ import annotations
+
+from ringlight.core.plan import Placement
+from ringlight.core.portions import MERGED_NUMBERS
+from ringlight.families.layers.matrix import BlockLayers, Matrix
+from ringlight.families.work import Work
+from ringlight.planner.machine import Machine
+
+VALUE_BYTES = 2  # of a LoRA's values, as nearly all files have them
+FLOAT = 4
+AT_ONCE = 3  # pieces of a merge: of the weight, of what is added, and of what one more LoRA adds
+COPIES = 2  # of blocks that a CPU merges: the one in use, and the next one, of which the first products begin
+
+
+def adapter_bytes(work: Work) -> int:
+    """LoRAs of the expert that has most, on its device while it works."""
+    return max(
+        sum(lora.num_bytes for lora in work.request.lora if expert in lora.experts)
+        for expert in range(work.spec.num_experts)
+    )
+
+
+def merging_bytes(work: Work, machine: Machine, placement: Placement) -> int:
+    """What merging needs beside these, of weights that come from the host: pieces in float32, and on a CPU, which else
+    uses blocks where they lie, copies of them. Of weights in eight bits biases and norms are merged, if anything."""
+    if not adapter_bytes(work):
+        return 0
+    block, copies = work.spec.transformer.layers.block, min(COPIES, placement.streamed_blocks)
+    own = copies * block.forward_bytes(machine.settings.itemsize) if machine.card.is_cpu else 0
+    sizes = (matrix.inputs * matrix.outputs for matrix in _forward(block) if matrix.held is None)
+    return own + AT_ONCE * FLOAT * min(MERGED_NUMBERS, max(sizes, default=0))
+
+
+def adding_seconds(work: Work, machine: Machine, own_tokens: int, placement: Placement | None) -> float:
+    """Seconds of a block on a rank with so many tokens.
+
+    on the fly = 2 operations a value and token / products
+    merged     = 2 operations a value of the weight and rank / products in float32
+               + bytes of these values, as they come, are summed and rounded / memory, of the blocks that come
+    """
+    network = work.spec.transformer
+    block, values = network.layers.block, adapter_bytes(work) / VALUE_BYTES / network.num_layers
+    if not values:
+        return 0.0
+    if block.to_qkv.held is not None:
+        return 2.0 * own_tokens * values / machine.products
+    if placement is None:
+        return 0.0
+    weights = sum(matrix.inputs * matrix.outputs for matrix in _forward(block))
+    rank = values / sum(matrix.inputs + matrix.outputs for matrix in (*_forward(block), *block.to_keys))
+    passed = weights * (2 * machine.settings.itemsize + 8 * FLOAT)
+    merged = 2.0 * rank * weights / machine.float32_products + passed / machine.memory_rate
+    return merged * placement.streamed_blocks / network.num_layers
+
+
+def _forward(block: BlockLayers) -> tuple[Matrix, ...]:
+    return (block.to_qkv, *block.after_attention)

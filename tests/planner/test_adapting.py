@@ -1,0 +1,89 @@
+"""What plans reckon for LoRAs: of the expert that has most, on the fly or merged for every pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from ringlight.core.eight_bit import KINDS
+from ringlight.core.lora import Lora
+from ringlight.core.plan import Placement
+from ringlight.families.model import ModelSpec
+from ringlight.families.table import known_model
+from ringlight.families.wan.work.transformer import BLOCK_WEIGHTS
+from ringlight.families.work import Work
+from ringlight.planner.adapting import adapter_bytes, adding_seconds, merging_bytes
+from ringlight.planner.machine import Machine
+from ringlight.planner.memory import denoising_weights
+from ringlight.planner.places import places
+from ringlight.planner.prediction import predict
+from tests.planner.specs import layout, machine, request
+
+A14B = known_model("Wan2.2-T2V-A14B")
+MIB = 2**20
+RANK_64 = 614 * MIB  # of all matrices of A14B's blocks, in bfloat16
+CARD = machine("rtx4090", "pcie4", residency="placed")
+
+
+def asked(spec: ModelSpec = A14B, *loras: Lora, **fields: Any) -> Work:
+    made = request(spec, **{"width": 832, "height": 480, "num_frames": 33} | fields)
+    return Work.of(spec, msgspec.structs.replace(made, lora=loras))
+
+
+def in_eight_bits() -> ModelSpec:
+    held = dict.fromkeys(BLOCK_WEIGHTS, KINDS["F8_E4M3"])
+    return msgspec.structs.replace(A14B, transformer=msgspec.structs.replace(A14B.transformer, held=held))  # type: ignore[type-var]
+
+
+def lora(num_bytes: int, **fields: Any) -> Lora:
+    return Lora(name="lora", num_bytes=num_bytes, **fields)
+
+
+def test_one_expert_is_at_work_with_its_own() -> None:
+    high, low, both = lora(300, target="high"), lora(500, target="low"), lora(70)
+    assert adapter_bytes(asked(A14B, high, low, both)) == 570
+    assert adapter_bytes(asked(A14B, high, both)) == 370
+    assert adapter_bytes(asked()) == 0
+    one = known_model("Wan2.1-T2V-14B")
+    assert adapter_bytes(asked(one, both, high)) == 370
+
+
+@pytest.mark.parametrize("streamed", [0, 1, 40])
+def test_a_cpu_merges_into_copies_of_the_blocks_that_it_shares(streamed: int) -> None:
+    cpu: Machine = machine("cpu", "loopback", residency="placed")
+    placement, work = Placement(streamed_blocks=streamed), asked(A14B, lora(RANK_64))
+    block = A14B.transformer.layers.block.forward_bytes(cpu.settings.itemsize)
+    pieces = 96 * MIB
+    assert merging_bytes(work, cpu, placement) == min(2, streamed) * block + pieces
+    assert merging_bytes(work, CARD, placement) == pieces
+    assert merging_bytes(asked(), cpu, placement) == 0
+    assert denoising_weights(work, CARD, placement) == denoising_weights(asked(), CARD, placement) + pieces
+
+
+def test_seconds_are_those_of_what_is_computed() -> None:
+    """On the fly two operations a value and token; merged, what passes through memory, of the blocks that come."""
+    tokens, values = 10_000, RANK_64 / 2 / A14B.transformer.num_layers
+    held = asked(in_eight_bits(), lora(RANK_64))
+    assert adding_seconds(held, CARD, tokens, None) == 2 * tokens * values / CARD.products
+    merged = asked(A14B, lora(RANK_64))
+    assert adding_seconds(merged, CARD, tokens, None) == 0
+    all_come, half = (adding_seconds(merged, CARD, tokens, Placement(streamed_blocks=n)) for n in (40, 20))
+    assert all_come == pytest.approx(2 * half) and all_come < 0.05
+    matrices = 6 * 5120**2 + 2 * 5120 * 13824  # of a block, but for keys of texts
+    products = 2.0 * 64 * matrices / CARD.float32_products
+    assert all_come == pytest.approx(products + 36 * matrices / CARD.memory_rate, rel=0.03)
+    assert adding_seconds(asked(), CARD, tokens, Placement(streamed_blocks=40)) == 0
+
+
+def test_plans_have_room_for_them_and_say_where() -> None:
+    budget = machine("rtx4090", "pcie4", residency="placed")
+    plain, with_lora = (predict(asked(A14B, *loras), layout("u1r1"), budget) for loras in ((), (lora(RANK_64),)))
+    assert with_lora.fits and with_lora.placement is not None and plain.placement is not None
+    assert with_lora.placement.streamed_blocks > plain.placement.streamed_blocks
+    assert with_lora.seconds("Denoising") > plain.seconds("Denoising")  # type: ignore[operator]
+    rows = {row.part: row for row in places(asked(A14B, lora(RANK_64)), layout("u1r1"), budget, with_lora.plan)}
+    assert (rows["LoRAs"].place, rows["LoRAs"].num_bytes) == ("device", RANK_64)
+    assert rows["merging of LoRAs"].num_bytes == 96 * MIB
+    assert "LoRAs" not in {row.part for row in places(asked(), layout("u1r1"), budget, plain.plan)}
