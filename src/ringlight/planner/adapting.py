@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ringlight.core.plan import Placement
 from ringlight.core.portions import MERGED_NUMBERS
-from ringlight.families.layers.matrix import BlockLayers, Matrix
+from ringlight.families.layers.matrix import Matrix
 from ringlight.families.work import Work
 from ringlight.planner.machine import Machine
 
@@ -27,19 +27,23 @@ def adapter_bytes(work: Work) -> int:
     )
 
 
-def merging_bytes(work: Work, machine: Machine, placement: Placement) -> int:
-    """What merging needs beside these, of weights that come from the host: pieces in float32, and on a CPU, which else
-    uses blocks where they lie, copies of them. Of weights in eight bits biases and norms are merged, if anything."""
-    if not adapter_bytes(work):
+def merging_bytes(work: Work) -> int:
+    """Pieces in float32 of what is merged while it denoises. Of weights in eight bits biases and norms are merged, if
+    anything."""
+    sizes = (matrix.inputs * matrix.outputs for matrix in _forward(work) if matrix.held is None)
+    return AT_ONCE * FLOAT * min(MERGED_NUMBERS, max(sizes, default=0)) if adapter_bytes(work) else 0
+
+
+def copied_bytes(work: Work, machine: Machine, placement: Placement) -> int:
+    """Blocks that come changed, on a CPU, which else uses them where the host has them."""
+    if not machine.card.is_cpu or not adapter_bytes(work):
         return 0
-    block, copies = work.spec.transformer.layers.block, min(COPIES, placement.streamed_blocks)
-    own = copies * block.forward_bytes(machine.settings.itemsize) if machine.card.is_cpu else 0
-    sizes = (matrix.inputs * matrix.outputs for matrix in _forward(block) if matrix.held is None)
-    return own + AT_ONCE * FLOAT * min(MERGED_NUMBERS, max(sizes, default=0))
+    block = work.spec.transformer.layers.block.forward_bytes(machine.settings.itemsize)
+    return min(COPIES, placement.streamed_blocks) * block
 
 
-def adding_seconds(work: Work, machine: Machine, own_tokens: int, placement: Placement | None) -> float:
-    """Seconds of a block on a rank with so many tokens.
+def adding_seconds(work: Work, machine: Machine, own_tokens: int, placement: Placement | None, sharing: int) -> float:
+    """Seconds of a block on a rank with so many tokens, where `sharing` forwards go through a pass together.
 
     on the fly = 2 operations a value and token / products
     merged     = 2 operations a value of the weight and rank / products in float32
@@ -53,12 +57,14 @@ def adding_seconds(work: Work, machine: Machine, own_tokens: int, placement: Pla
         return 2.0 * own_tokens * values / machine.products
     if placement is None:
         return 0.0
-    weights = sum(matrix.inputs * matrix.outputs for matrix in _forward(block))
-    rank = values / sum(matrix.inputs + matrix.outputs for matrix in (*_forward(block), *block.to_keys))
+    weights = sum(matrix.inputs * matrix.outputs for matrix in _forward(work))
+    rank = values / sum(matrix.inputs + matrix.outputs for matrix in (*_forward(work), *block.to_keys))
     passed = weights * (2 * machine.settings.itemsize + 8 * FLOAT)
     merged = 2.0 * rank * weights / machine.float32_products + passed / machine.memory_rate
-    return merged * placement.streamed_blocks / network.num_layers
+    return merged * placement.streamed_blocks / network.num_layers / sharing
 
 
-def _forward(block: BlockLayers) -> tuple[Matrix, ...]:
+def _forward(work: Work) -> tuple[Matrix, ...]:
+    """What a forward needs of a block."""
+    block = work.spec.transformer.layers.block
     return (block.to_qkv, *block.after_attention)

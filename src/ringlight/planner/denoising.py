@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from ringlight.core.layout import ParallelLayout, split_sizes
 from ringlight.core.plan import JobPlan, Placement
 from ringlight.core.portions import SLICE_TOKENS
@@ -30,7 +32,7 @@ def block_of(
 
     for n own tokens of N, G tokens of the Ulysses group, h own heads of width D.
     Weights are read once for each slice and each 4,096 tokens of it: their bytes / memory; those in eight bits are
-    widened before that, once; LoRAs are added (planner/adapting). Kernels that are started
+    widened before that, once. Kernels that are started
     one after another bound it from below. What it sends: families/traffic. Of a CPU's blocks that are used where the
     host has them, products take longer: all blocks are alike here, each as the mean of them.
     """
@@ -46,7 +48,7 @@ def block_of(
     offer = layers.to_qkv.flops(own) / products
     attention = 4.0 * group * num_tokens * heads * network.attention_head_dim / machine.attention
     finish = sum(matrix.flops(own) for matrix in layers.after_attention) / products
-    finish += layers.widening_bytes(itemsize) / memory + adding_seconds(work, machine, own, placement)
+    finish += layers.widening_bytes(itemsize) / memory
     finish += weights + own * network.elementwise_bytes(machine.card.is_cpu, itemsize) / memory
     missing = max(0.0, machine.card.launch_seconds - offer - attention - finish)
     offer, attention, finish = (machine.corrected("Denoising", x) for x in (offer, attention, finish + missing))
@@ -68,16 +70,18 @@ def denoising(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPla
     """steps x (blocks replayed with their messages and weights + gather of the head's output + exchange of branches).
 
     A step is one forward, or two with guidance on one rank group; each is `num_layers` blocks. After it the head's
-    output is gathered, and two branches exchange predictions, with nothing to hide under. With a placement each expert
-    that has a step comes once, and its blocks by its own way.
+    output is gathered, and two branches exchange predictions, with nothing to hide under. LoRAs add to each block.
+    With a placement each expert that has a step comes once, and its blocks by its own way.
     """
     network, link, itemsize = work.spec.transformer, machine.link, machine.settings.itemsize
     forwards = work.num_forwards(layout)
+    own = split_sizes(work.num_tokens, layout.sp)[0]
     block = block_of(work, layout, plan.num_slices, machine, plan.placement)
+    added = adding_seconds(work, machine, own, plan.placement, forwards if plan.take_turns else 1)
+    block = msgspec.structs.replace(block, finish=block.finish + machine.corrected("Denoising", added))
     speed = (link.bytes_per_second, link.latency_seconds, link.busy_seconds_per_byte)
     ways = (network.num_layers, plan.num_slices, forwards, plan.take_turns, speed)
     step = replay(block, *ways)
-    own = split_sizes(work.num_tokens, layout.sp)[0]
     out = own * network.out_channels * math.prod(network.patch_size) * itemsize
     bare = forwards * link.bare_seconds(out * (layout.sp - 1), layout.sp - 1)
     if layout.cfg == 2:

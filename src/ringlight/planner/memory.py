@@ -12,7 +12,7 @@ from ringlight.core.plan import JobPlan, Placement
 from ringlight.core.portions import merges_padding, split_runs
 from ringlight.families.model import ModelSpec
 from ringlight.families.work import Work
-from ringlight.planner.adapting import adapter_bytes, merging_bytes
+from ringlight.planner.adapting import adapter_bytes, copied_bytes, merging_bytes
 from ringlight.planner.hardware import RunSettings
 from ringlight.planner.machine import Machine
 
@@ -166,8 +166,8 @@ def block_weights(spec: ModelSpec, machine: Machine, placement: Placement) -> in
 
 
 def denoising_weights(work: Work, machine: Machine, placement: Placement) -> int:
-    """Those, with what it takes to merge LoRAs into them."""
-    return block_weights(work.spec, machine, placement) + merging_bytes(work, machine, placement)
+    """Those, with what is a copy of its own because of LoRAs."""
+    return block_weights(work.spec, machine, placement) + copied_bytes(work, machine, placement)
 
 
 def decoder_weights(spec: ModelSpec, machine: Machine, placement: Placement) -> int:
@@ -210,11 +210,12 @@ def checkpoint_bytes(spec: ModelSpec, itemsize: int) -> int:
 def denoising_bytes(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> int:
     """The peak of Denoising over the weights: of a forward, or two in turns, with blocks in eight bits as they are
     widened; text keys, latents and the scheduler's
-    history lie beside, and LoRAs."""
+    history lie beside, and LoRAs. These are merged when a block is taken, while less than half of that is alive."""
     network, itemsize, is_cpu = work.spec.transformer, machine.settings.itemsize, machine.card.is_cpu
     forwards = 2 if plan.take_turns else 1
     forward = network.peak_bytes(work.num_tokens, layout, is_cpu, itemsize, plan.num_slices, forwards)
     forward += min(WIDENED, network.num_layers) * network.layers.block.widened_bytes(itemsize)
+    forward = max(forward, forward // 2 + merging_bytes(work))
     condition = 4 * (2 * work.condition_values + (work.latent_values if work.condition_values else 0))  # with a step's
     latents = 4 * LATENTS_HELD * work.latent_values
     return forward + text_keys_bytes(work, layout, machine) + latents + condition + adapter_bytes(work)
