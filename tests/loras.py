@@ -35,9 +35,7 @@ KINDS: dict[str, Kind] = {
     "comfy": Kind("diffusion_model.", A, B, alpha=""),
     "lightx2v": Kind("diffusion_model.", ".lora_down.weight", ".lora_up.weight"),
     "kohya": Kind("lora_unet_", ".lora_down.weight", ".lora_up.weight", is_joined=True),
-    "onetrainer": Kind(
-        "lora_transformer_", ".lora_down.weight", ".lora_up.weight", is_original=False, is_joined=True
-    ),
+    "onetrainer": Kind("lora_transformer_", ".lora_down.weight", ".lora_up.weight", is_original=False, is_joined=True),
     "diffusers": Kind("transformer.", A, B, is_original=False, alpha="metadata"),
     "diffusers-alpha": Kind("transformer.", A, B, is_original=False),
     "peft": Kind("base_model.model.", A, B, is_original=False, alpha="config"),
