@@ -25,7 +25,7 @@ from ringlight.families.wan.headers import kind_of
 from ringlight.families.wan.lora_names import (
     INTO_WEIGHTS,
     JOINED,
-    REFUSED,
+    UNAPPLIED,
     LoraNames,
     LoraTensor,
     Part,
@@ -252,7 +252,7 @@ def _sha256(path: Path, config: PeftConfig | None) -> str:
 
 def _require_kind(path: Path, header: FileHeader, config: PeftConfig | None) -> None:
     """Raise InvalidCheckpoint for what is no LoRA, or one of a kind that is not applied, by its name."""
-    for what, known_by, remedy in REFUSED:
+    for what, known_by, remedy in UNAPPLIED:
         if names := [name for name in header.tensors if known_by.search(name)]:
             raise InvalidCheckpoint(f"{path}: is {what} ({listed(names)}), which is not applied; {remedy}")
     if config is not None and (config.use_dora or config.peft_type != KIND):
