@@ -193,7 +193,7 @@ class WanRecipe:
     ) -> Tensor:
         fresh = DenoisingProgress(0, plan.num_slices, plan.decode_chunk, noise)
         begun = fresh if state is None else state.begin(fresh, sampler)
-        tracer.began(begun.step, begun.num_slices, begun.decode_chunk)
+        tracer.began(begun.step, begun.num_slices, _portion(begun.decode_chunk, plan))
         previews = None
         if preview_seconds and mesh.world.rank == WRITING_RANK:
             previews = self._previews(preview_seconds, plan, tracer)
@@ -319,6 +319,11 @@ def spare_bytes(device: torch.device, networks: Iterable[nn.Module]) -> int:
         return 0
     held = sum(weight.nbytes for network in networks for weight in network.parameters())
     return int(torch.cuda.get_device_properties(device).total_memory) - held
+
+
+def _portion(begun: int, plan: JobPlan) -> int:
+    """Latent frames that are decoded at a time: those that a job began with, unless a budget has room for fewer now."""
+    return begun if plan.placement is None else min(begun, plan.decode_chunk)
 
 
 @collective
