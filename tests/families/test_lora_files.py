@@ -251,7 +251,7 @@ def with_(name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Callabl
         (with_(f"{Q}.lokr_w1", 2, 2), "is LoKr"),
         (with_("lora_unet_blocks_0_self_attn_q.hada_w1_a", 2, 2), "is LoHa"),
         (with_("lora_te1_encoder_layers_0.lora_down.weight", 2, 2), "is a LoRA of the text encoder"),
-        (with_("lora_transformer_2_blocks_0_attn1_to_q.lora_up.weight", 2, 2), "is a LoRA of both experts in one file"),
+        (with_("lora_transformer_2_blocks_0_attn1_to_q.lora_up.weight", 2, 2), "is a LoRA that names a second expert"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_names(

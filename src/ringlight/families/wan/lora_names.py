@@ -49,7 +49,7 @@ UNAPPLIED = (
         "the transformer's is: take a file of that alone",
     ),
     Unapplied(
-        "a LoRA of both experts in one file",
+        "a LoRA that names a second expert",
         re.compile(r"^(?:transformer_2\.|diffusion_model_2\.|lora_transformer_2_)"),
         "save each expert's as a file of its own, with high_noise and low_noise in their names",
     ),
