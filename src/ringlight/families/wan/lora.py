@@ -37,6 +37,7 @@ from ringlight.families.wan.work.transformer import BLOCK_WEIGHTS, TransformerSp
 
 DTYPES = (*FLOAT_DTYPES, "F8_E4M3", "F8_E5M2")  # of the matrices; without scales
 NUMBERS = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i"}  # an alpha's, as struct reads them
+MAX_ALPHA_BYTES = 8  # of the longest of these: more is no number
 ENDS: dict[Part, str] = {"weight": ".weight", "bias": ".bias"}  # of what whole differences are added to
 IN_BLOCK = re.compile(rf"(?:^|\.|{'|'.join(JOINED)})blocks[._](\d{{1,6}})[._]")
 MAX_KINDS_TOLD = 3
@@ -291,15 +292,11 @@ def _weight_of(module: str, part: Part, shapes: Mapping[str, Shape]) -> str:
 
 
 def _read_alphas(path: Path, header: FileHeader, modules: Modules) -> dict[str, float]:
-    """Module -> the alpha that is stored with it, as far as it is one number of a dtype that is known."""
+    """Module -> the alpha that is stored with it; NaN where that is not one number of a dtype that is known."""
     stored = {module: parts["alpha"] for module, parts in modules.items() if "alpha" in parts}
-    values = contents(path, header, stored.values())
-    alphas = {}
-    for module, name in stored.items():
-        tensor, content = header.tensors[name], values[name]
-        is_one = math.prod(tensor.shape) == 1
-        alphas[module] = _number(tensor.dtype, content) if is_one else math.nan
-    return alphas
+    are_short = [name for name in stored.values() if _num_bytes(header.tensors[name]) <= MAX_ALPHA_BYTES]
+    values = contents(path, header, are_short)
+    return {module: _number(header.tensors[name].dtype, values.get(name, b"")) for module, name in stored.items()}
 
 
 def _number(dtype: str, content: bytes) -> float:
