@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -25,8 +26,13 @@ def conditions() -> dict[str, Any]:
         "dtype": "float32",
         "versions": versions(("torch", "diffusers", "tokenizers", "ringlight")),
         "commit": commit(),
-        "command": "python " + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(sys.argv),
     }
+
+
+def command(arguments: list[str]) -> str:
+    """What was typed, of paths from the root of a machine only their last part: no other machine has the others."""
+    return shlex.join(["python", *(Path(each).name if Path(each).is_absolute() else each for each in arguments)])
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import platform
-import shlex
 import sys
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
-from conditions import answer, commit, versions
+from conditions import answer, command, commit, versions
 from gpu.scale import GIB
 
 PACKAGES = ("ringlight", "diffusers", "tokenizers", "safetensors", "av", "msgspec", "numpy", "triton")
@@ -28,7 +27,7 @@ def conditions(self_test: bool, given_commit: str | None) -> dict[str, Any]:
         "cpu_threads": torch.get_num_threads(),
         "versions": versions(PACKAGES),
         "commit": given_commit or commit(),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": command(sys.argv),
     }
 
 

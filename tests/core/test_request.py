@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ringlight.core.errors import InvalidRequest, Problem
+from ringlight.core.lora import Lora
 from ringlight.core.plain import plain
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.video_fields import MAX_SEED
@@ -162,6 +163,7 @@ def test_every_problem_is_named_at_once(spec: ModelSpec) -> None:
         sampler="eular",
         sigmas=(0.5, 0.75),
         seed=-1,
+        lora=(Lora(name="style", strength=0.0),),
         last_image=b"picture",
     )
     with pytest.raises(InvalidRequest) as caught:

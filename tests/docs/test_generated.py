@@ -17,6 +17,7 @@ from tests.cli.commands import Done
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"\]\(([^)#:\s]*)(?:#([\w-]+))?\)")
+OF_A_MACHINE = re.compile(r"""[\s"'](/(?:tmp|root|home|work|mnt|data)/[^\s"']*)""")
 BLOCK = re.compile(r"<!-- generated: ([\w-]+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
@@ -90,3 +91,10 @@ def test_flags_and_variables_that_the_pages_name_exist() -> None:
         text = BLOCK.sub("", (DOCS / name).read_text())
         assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text)) <= flags | others, name
         assert set(re.findall(r"RINGLIGHT_\w+", text)) <= variables | {"RINGLIGHT_URL", "RINGLIGHT_MAX_"}, name
+
+
+def test_results_name_no_place_of_the_machine_that_they_were_measured_on() -> None:
+    """A command in them can be typed elsewhere."""
+    results = [path for path in (ROOT / "benchmarks/results").rglob("*") if path.suffix in (".json", ".md")]
+    assert results
+    assert not [place for path in results for place in OF_A_MACHINE.findall(path.read_text())]

@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from PIL import Image
 
 from ringlight import Engine, EngineConfig
+from ringlight.core import messages
 from ringlight.core.errors import Cancelled, InvalidLayout, InvalidRequest, WorkerError
 from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.core.report import RunReport
@@ -254,7 +256,16 @@ def test_a_job_after_one_that_is_cancelled_within_a_step(two: Sharing, tmp_path:
     assert two.ranks == before
 
 
-def test_replicas_share_one_copy_which_ends_with_the_engine(tiny: Path, engine: Engine, tmp_path: Path) -> None:
+def test_replicas_share_one_copy_which_ends_with_the_engine(
+    tiny: Path, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+
+    def launch(arguments: list[str], *rest: Any) -> forking.Forked:
+        told.append(msgspec.json.decode(arguments[1], type=messages.WorkerSetup).place.num_sharing)
+        return fork_rank(arguments, *rest)
+
+    monkeypatch.setattr(process, "launch", launch)
     sharing = Sharing(tiny, num_replicas=2)
     with sharing.engine:
         wait_until(lambda: [each.status for each in sharing.engine.replicas] == ["ready", "ready"])
@@ -267,6 +278,7 @@ def test_replicas_share_one_copy_which_ends_with_the_engine(tiny: Path, engine: 
         pages, _ = proportional_bytes(ranks[0], sharing.inode)
         assert pages <= weights.host_bytes
         assert sharing.inode in held_here()
+    assert told == [2, 2], "each may page-lock half of what there is"
     assert sharing.inode not in held_here()
     assert all(map(ends, ranks))
     assert sharers(sharing.inode) == []

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.picture import fit_picture
-from ringlight.core.plan import Abilities, JobPlan
+from ringlight.core.plan import Abilities, JobPlan, Placement
 from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.families.model import ModelSpec
 from ringlight.families.work import Work
@@ -112,8 +112,10 @@ def test_frames_are_decoded_as_the_job_began_whatever_is_planned_now(
     pipeline = load_pipeline(tiny)
     request = request_for(spec, None, width=32, height=32, num_frames=9, num_inference_steps=2)
 
-    def decoded(folder: str, decode_chunk: int, **how: Any) -> tuple[int, list[int]]:
-        events, plan = Watched(**how), JobPlan(decode_chunk=decode_chunk)
+    def decoded(
+        folder: str, decode_chunk: int, placement: Placement | None = None, **how: Any
+    ) -> tuple[int, list[int]]:
+        events, plan = Watched(**how), JobPlan(decode_chunk=decode_chunk, placement=placement)
         (tmp_path / folder).mkdir(exist_ok=True)
         tracer = run(pipeline, request, tmp_path / folder, ParallelMesh.alone(), events, output="frames.npy", plan=plan)
         return tracer.decode_chunk, events.decoded
@@ -126,6 +128,7 @@ def test_frames_are_decoded_as_the_job_began_whatever_is_planned_now(
     assert decoded("broken off", 1) == (8, [1, 9])
     frames = {path.parent.name: path.read_bytes() for path in tmp_path.glob("*/frames.npy")}
     assert frames["broken off"] == frames["never stopped"]
+    assert decoded("broken off", 1, Placement()) == (1, [1, 5, 9]), "a budget that has room for no more is kept"
 
 
 def test_ranks_tell_what_the_fullest_can_spare(tiny: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,9 +63,17 @@ def test_a_cpu_merges_into_copies_of_the_blocks_that_it_shares(streamed: int) ->
 
 def test_seconds_are_those_of_what_is_computed() -> None:
     """On the fly two operations a value and token; merged, what passes through memory, of the blocks that come."""
-    tokens, values = 10_000, RANK_64 / 2 / A14B.transformer.num_layers
+    tokens, block = 10_000, A14B.transformer.layers.block
+    kept, all_of_it = (
+        sum(each.inputs + each.outputs for each in matrices)
+        for matrices in ([block.to_qkv, *block.after_attention], [block.to_qkv, *block.after_attention, *block.to_keys])
+    )
+    values = RANK_64 / 2 / A14B.transformer.num_layers * kept / all_of_it
     held = asked(in_eight_bits(), lora(RANK_64))
-    assert adding_seconds(held, CARD, tokens, None, 2) == 2 * tokens * values / CARD.products
+    assert adding_seconds(held, CARD, tokens, None, 2) == pytest.approx(2 * tokens * values / CARD.products)
+    assert adding_seconds(held, CARD, tokens, Placement(streamed_blocks=40), 1) == pytest.approx(
+        2 * tokens * values / CARD.products
+    )
     merged = asked(A14B, lora(RANK_64))
     assert adding_seconds(merged, CARD, tokens, None, 1) == 0
     placements = [(40, 1), (20, 1), (40, 2)]

@@ -56,6 +56,16 @@ def test_blocks_that_are_read_for_every_step_make_it_slow() -> None:
     assert slow.bus_exposed_seconds > 5 * usual.bus_exposed_seconds
 
 
+def test_replicas_share_what_is_left() -> None:
+    """Of one copy of the weights, and histories of their own."""
+    alone = with_host(32, 5.5)
+    beside = msgspec.structs.replace(alone, num_replicas=4)
+    assert host_copy_bytes(REAL, beside) == host_copy_bytes(REAL, alone)
+    assert history_room(REAL, 2, beside) == history_room(REAL, 2, alone) / 4
+    (mine,), (its,) = page(alone).memory, page(beside).memory
+    assert 0 < mine.host_bytes > history_room(REAL, 1, beside) >= its.host_bytes
+
+
 @pytest.mark.parametrize("ranks", ["u1r1", "u1r2"])
 @pytest.mark.parametrize("gib", [64, 26, 24])
 def test_histories_take_no_more_than_is_left(gib: float, ranks: str) -> None:

@@ -31,8 +31,8 @@ class Lora(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A LoRA of a request: its name, how strongly it is applied, and to which of two experts.
 
     Without a `target` the file's name says it (high_noise, low_noise), else it is both. `sha256` of the file's bytes
-    and `num_bytes`, what its tensors take on a device, are found with the file. All three are empty in what a client
-    asks, and set in every request that a worker has.
+    (and of what PEFT wrote beside it) and `num_bytes`, what its tensors take on a device, are found with the file. All
+    three are empty in what a client asks, and set in every request that a worker has.
     """
 
     name: str

@@ -181,7 +181,8 @@ class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
     `local_rank` of `num_local` counts on this machine, where the first rank has device `first_device`, and which others
     see at `address`. Ranks meet at a store that rank 0 keeps at `host`:`port`; `listener` is the descriptor of a socket
     that already listens there, which rank 0 is given, and -1 for all others. `shelf` is the descriptor of memory of
-    this machine in which all of its ranks keep one copy of the weights, -1 where each has them on its device.
+    this machine in which all of its ranks, `num_sharing` with those of other replicas, keep one copy of the weights, -1
+    where each has them on its device.
     """
 
     rank: int = 0
@@ -194,6 +195,7 @@ class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
     listener: int = -1
     first_device: int = 0
     shelf: int = -1
+    num_sharing: int = 1
 
     @property
     def num_nodes(self) -> int:

@@ -13,7 +13,7 @@ import msgspec
 
 from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.geometry import Geometry
-from ringlight.core.lora import Lora
+from ringlight.core.lora import FIELD, Lora, wrong_strength
 from ringlight.core.named_samplers import METHODS, SAMPLERS, layered
 from ringlight.core.plain import plain
 from ringlight.core.video_fields import DRAW, LEAST_SIGMA, VIDEO_FIELDS, UnsizedFields, VideoField, VideoFields
@@ -70,6 +70,7 @@ class VideoRequest(VideoFields, frozen=True, kw_only=True):
             *_check_numbers(self, spec, limits),
             *_check_sigmas(self, limits),
             *_check_sampler(self),
+            *(Problem(FIELD, wrong) for lora in self.lora if (wrong := wrong_strength(lora.strength))),
         ]
         if problems:
             raise InvalidRequest(problems)

@@ -13,7 +13,9 @@ class HostMemory:
     and nothing is left on the machine when the last process has ended, however it ended.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_ranks: int = 1) -> None:
+        """`num_ranks` of this machine share it, those of all replicas."""
+        self.num_ranks = num_ranks
         self._file = io.FileIO(os.memfd_create("ringlight weights"), "r+")
 
     @property

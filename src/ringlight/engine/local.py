@@ -188,6 +188,7 @@ class LocalReplica:
                 listener=listener if rank == 0 else -1,
                 first_device=self._first_device,
                 shelf=-1 if self._memory is None else self._memory.descriptor,
+                num_sharing=1 if self._memory is None else self._memory.num_ranks,
             )
             yield messages.WorkerSetup(
                 config=self._config, limits=self._limits, place=place, checkpoint=self._checkpoint

@@ -51,6 +51,7 @@ def this_machine(config: EngineConfig, spec: ModelSpec, num_local: int, num_repl
         basis=basis,
         most_ranks=most_local * config.nodes.nnodes,
         host_bytes=0 if is_cpu else memory_bytes(),
+        num_replicas=num_replicas,
         residency=before_start(hardware.card, settings),
     )
 

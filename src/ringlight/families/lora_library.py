@@ -169,10 +169,14 @@ class LoraLibrary:
         return msgspec.structs.replace(lora, target=target, sha256=file.sha256, num_bytes=file.num_bytes)
 
     def _matched(self, path: Path) -> LoraFile:
-        stat, beside = path.stat(), path.with_name(CONFIG_FILE)
-        stamp = (path, stat.st_size, stat.st_mtime_ns, beside.stat().st_mtime_ns if beside.exists() else 0)
-        if stamp not in self._files:
-            self._files[stamp] = read_lora(path, self._spec)
+        beside = path.with_name(CONFIG_FILE)
+        try:
+            stat = path.stat()
+            stamp = (path, stat.st_size, stat.st_mtime_ns, beside.stat().st_mtime_ns if beside.exists() else 0)
+            if stamp not in self._files:
+                self._files[stamp] = read_lora(path, self._spec)
+        except OSError as error:  # such as a file that was taken away since its folder was listed
+            raise InvalidCheckpoint(f"{path}: not readable: {error.strerror}") from None
         return self._files[stamp]
 
     def _without_places(self, message: str) -> str:

@@ -92,12 +92,13 @@ def load_recipe(
     vae_dtype: torch.dtype,
     world: Axis | None = None,
     shelf: int | None = None,
+    num_sharing: int = 1,
 ) -> Recipe:
     """Load the checkpoint of `config`, of the text encoder the part of this rank of `world` (None: a single rank).
 
-    To the device, or with a `shelf` to that memory of this machine, which its ranks share: its descriptor, or -1 for
-    memory of this process alone. Raises InvalidCheckpoint.
+    To the device, or with a `shelf` to that memory of this machine, which `num_sharing` ranks share: its descriptor, or
+    -1 for memory of this process alone. Raises InvalidCheckpoint.
     """
     family = family_of(model_of(checkpoint_of(config)))
-    recipe: Recipe = resolve_name(family.recipe)(config, limits, device, dtype, vae_dtype, world, shelf)
+    recipe: Recipe = resolve_name(family.recipe)(config, limits, device, dtype, vae_dtype, world, shelf, num_sharing)
     return recipe

@@ -42,6 +42,7 @@ class DenoisingProgress:
     """Denoising after so many steps: latents (1, z, T, h, w), float32.
 
     `num_slices` and `decode_chunk` are the portions of work that the job began with, and keeps: others round otherwise.
+    Only where weights are placed within a budget, fewer latent frames are decoded at a time if there is no room now.
     """
 
     step: int

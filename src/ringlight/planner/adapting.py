@@ -53,15 +53,15 @@ def adding_seconds(work: Work, machine: Machine, own_tokens: int, placement: Pla
     block, values = network.layers.block, adapter_bytes(work) / VALUE_BYTES / network.num_layers
     if not values:
         return 0.0
-    if block.to_qkv.held is not None:
-        return 2.0 * own_tokens * values / machine.products
-    if placement is None:
-        return 0.0
-    weights = sum(matrix.inputs * matrix.outputs for matrix in _forward(work))
     rank = values / sum(matrix.inputs + matrix.outputs for matrix in (*_forward(work), *block.to_keys))
+    held, plain = ([each for each in _forward(work) if (each.held is not None) == is_held] for is_held in (True, False))
+    on_the_fly = 2.0 * own_tokens * rank * sum(matrix.inputs + matrix.outputs for matrix in held) / machine.products
+    if placement is None:
+        return on_the_fly
+    weights = sum(matrix.inputs * matrix.outputs for matrix in plain)
     passed = weights * (2 * machine.settings.itemsize + 8 * FLOAT)
     merged = 2.0 * rank * weights / machine.float32_products + passed / machine.memory_rate
-    return merged * placement.streamed_blocks / network.num_layers / sharing
+    return on_the_fly + merged * placement.streamed_blocks / network.num_layers / sharing
 
 
 def _forward(work: Work) -> tuple[Matrix, ...]:

@@ -36,10 +36,10 @@ def host_copy_bytes(spec: ModelSpec, machine: Machine) -> int:
 
 
 def history_room(spec: ModelSpec, num_ranks: int, machine: Machine) -> float:
-    """What of the host is left for each of so many ranks beside the copy of the weights."""
+    """What of the host is left for each of so many ranks of each replica, beside the copy of the weights."""
     if not machine.host_bytes:
         return float("inf")
-    return (machine.host_bytes - LEFT_BYTES - host_copy_bytes(spec, machine)) / num_ranks
+    return (machine.host_bytes - LEFT_BYTES - host_copy_bytes(spec, machine)) / (num_ranks * machine.num_replicas)
 
 
 def way_of(network: str, spec: ModelSpec, machine: Machine) -> Bus:

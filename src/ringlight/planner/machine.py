@@ -31,7 +31,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     (planner/measured): seconds of a block of the network for each that is assumed.
 
     `host_bytes`: main memory of a machine with GPUs, for weights that lie there; 0 where it is not known, and taken for
-    enough.
+    enough. `num_replicas` share it.
 
     `residency`: "resident" has all weights on the device, always; "placed" has them on the host, and what a stage needs
     comes from there (core/plan.Placement); "any" is still free to be either.
@@ -45,6 +45,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     pace: float = 1.0
     residency: WeightsPlace = "resident"
     host_bytes: int = 0
+    num_replicas: int = 1
 
     @property
     def card(self) -> Card:

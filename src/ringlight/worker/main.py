@@ -99,8 +99,11 @@ class Worker:
         """Load the model, together with the other ranks. Returns the conditions of all measurements, and what the ranks
         can do."""
         config, group = setup.config, self._group
-        shelf = setup.place.shelf if setup.place.shelf >= 0 else None
-        self._pipeline = load_recipe(config, setup.limits, self._device, dtype, vae_dtype, group.world, shelf)
+        place = setup.place
+        shelf = place.shelf if place.shelf >= 0 else None
+        self._pipeline = load_recipe(
+            config, setup.limits, self._device, dtype, vae_dtype, group.world, shelf, place.num_sharing
+        )
         described = environment.describe(config, self._device, dtype, vae_dtype, self._pipeline.kernel.name)
         described["files"] = recognised(self._pipeline.checkpoint)
         described["load_gigabytes_per_second"] = round(self._pipeline.loaded.gigabytes_per_second, 3)

@@ -81,8 +81,8 @@ class WanNetworks:
 
     Once loaded to the host, a network is on the device within the context of its work alone (`denoising` and the like),
     and `placement` says how much of it. Loaded to the device they are there always, and a placement is none.
-    `loaded_bytes` is what this rank has loaded, as it lies in memory; `left_to_pin_bytes` what it may still page-lock
-    of the host's.
+    `loaded_bytes` is what this rank has loaded, as it lies in memory; `left_to_pin_bytes` what all ranks of this
+    machine together may still page-lock of the host's.
     """
 
     def __init__(
@@ -101,7 +101,6 @@ class WanNetworks:
             assert isinstance(spec.image_encoder, ImageEncoderSpec)
             with torch.device("meta"):
                 self.image_encoder = ImageEncoder(spec.image_encoder)
-        self._num_ranks = 1 if world is None else world.size
         self.residency: Residency | None = None
         self.loaded_bytes = self.left_to_pin_bytes = 0
         self._parts: WanParts
@@ -179,7 +178,7 @@ class WanNetworks:
         if lane is not None:
             most = memory_bytes() // 2
             shelf.pin(self._device, int(most * PINNED_WEIGHTS))
-            self.left_to_pin_bytes = (most - shelf.pinned_bytes) // self._num_ranks
+            self.left_to_pin_bytes = most - shelf.pinned_bytes
         self.encoder.stream_from(self.residency)
 
     def _filled(self, shelf: Shelf, own: Sequence[RankShare]) -> WeightSource:

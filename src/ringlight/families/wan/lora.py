@@ -24,7 +24,8 @@ from ringlight.families.model import ModelSpec
 from ringlight.families.wan.headers import kind_of
 from ringlight.families.wan.lora_names import (
     INTO_WEIGHTS,
-    REFUSED,
+    JOINED,
+    UNAPPLIED,
     LoraNames,
     LoraTensor,
     Part,
@@ -36,7 +37,9 @@ from ringlight.families.wan.work.transformer import BLOCK_WEIGHTS, TransformerSp
 
 DTYPES = (*FLOAT_DTYPES, "F8_E4M3", "F8_E5M2")  # of the matrices; without scales
 NUMBERS = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i"}  # an alpha's, as struct reads them
+MAX_ALPHA_BYTES = 8  # of the longest of these: more is no number
 ENDS: dict[Part, str] = {"weight": ".weight", "bias": ".bias"}  # of what whole differences are added to
+IN_BLOCK = re.compile(rf"(?:^|\.|{'|'.join(JOINED)})blocks[._](\d{{1,6}})[._]")
 MAX_KINDS_TOLD = 3
 
 Modules = Mapping[str, dict[Part, str]]  # by our names: the file's name of each part
@@ -63,7 +66,7 @@ class Scale(NamedTuple):
     @property
     def value(self) -> float:
         """The factor."""
-        if self.alpha is None:
+        if self.alpha is None or not self.rank:
             return 1.0
         return self.alpha / (math.sqrt(self.rank) if self.by_root else self.rank)
 
@@ -104,18 +107,18 @@ class Matching:
         if other := self._other_network():
             yield other
         for said, names in (
-            ("of nothing that the model has", found.unknown),
-            ("the same under two names", found.doubled),
-            ("halves of pairs", [*self._halves()]),
+            ("not of this model", found.unknown),
+            ("the same tensor under two names", found.doubled),
+            ("without the other half of its pair", [*self._halves()]),
             ("in a dtype that is not read", [*self._dtypes()]),
-            ("of other shapes", [*self._wrong_shapes()]),
-            ("differences of weights that are held in eight bits, which only products are put onto", [*self._held()]),
+            ("of another shape", [*self._wrong_shapes()]),
+            ("a whole difference of a weight that is held in eight bits", [*self._held()]),
             ("an alpha that is no number, or 0", [*self._wrong_alphas()]),
-            ("ranks that the file's PEFT config says otherwise", [*self._wrong_ranks()]),
+            ("of another rank than its PEFT config says", [*self._wrong_ranks()]),
         ):
             if names:
-                yield f"{len(names)} {'tensor' if len(names) == 1 else 'tensors'} {said} ({listed(names)})"
-        if not found.modules and not found.unknown:
+                yield f"{said}: {listed(names)}"
+        if found.left_out and not found.modules:
             yield "all of it is of an image branch, which the model has not"
 
     def matched(self, sha256: str) -> LoraFile:
@@ -132,9 +135,6 @@ class Matching:
         ]
         differences = [Difference(weight=weight, stored=stored) for weight, stored in self._differences()]
         used = [*(name for each in deltas for name in (each.down, each.up)), *(each.stored for each in differences)]
-        left_out = (
-            f"{_count(len(self._sorted.left_out), 'tensor')} of an image branch left out, which this model has not"
-        )
         return LoraFile(
             path=self._path,
             sha256=sha256,
@@ -142,16 +142,26 @@ class Matching:
             deltas=tuple(deltas),
             differences=tuple(differences),
             told=self._told(len(differences)),
-            left_out=left_out if self._sorted.left_out else "",
+            left_out=self._left_out,
         )
 
+    @property
+    def _left_out(self) -> str:
+        if not (number := len(self._sorted.left_out)):
+            return ""
+        return f"{_count(number, 'tensor')} of an image branch left out, which this model has not"
+
     def _scale(self, module: str) -> Scale:
-        rank = self._tensors[self._pairs[module]["down"]].shape[0]
+        rank = self._rank(module)
         if module in self._alphas:
             return Scale(self._alphas[module], rank)
         if self._config is None:
             return Scale(None, rank)
         return Scale(self._config.alpha(self._sorted.stored[module]), rank, self._config.use_rslora)
+
+    def _rank(self, module: str) -> int:
+        shape = self._tensors[self._pairs[module]["down"]].shape
+        return shape[0] if shape else 0
 
     def _differences(self) -> Iterator[tuple[str, str]]:
         """(weight, name in the file) of tensors that are added as they are."""
@@ -178,10 +188,10 @@ class Matching:
             down, up = (self._tensors[parts[part]].shape for part in ("down", "up"))
             if len(weight) < 2:
                 yield f"{parts['down']}: the model has no matrix there"
-            elif not down or not up or _sides(up) != (weight[0], down[0]):
-                yield f"{parts['up']} {_by(up)}: {weight[0]}x{down[0] if down else 1} would fit"
-            elif _without_ones(down[1:]) != _without_ones(weight[1:]):
-                yield f"{parts['down']} {_by(down)}: {_by((down[0], *weight[1:]))} would fit"
+            elif not (rank := self._rank(module)) or _without_ones(down[1:]) != _without_ones(weight[1:]):
+                yield f"{parts['down']} {_by(down)}: {_by((rank or 1, *weight[1:]))} would fit"
+            elif not up or (up[0], math.prod(up[1:])) != (weight[0], rank):
+                yield f"{parts['up']} {_by(up)}: {weight[0]}x{rank} would fit"
         for weight_name, stored in self._differences():
             shape, fits = self._tensors[stored].shape, self._shapes.get(weight_name)
             if fits is None:
@@ -203,13 +213,13 @@ class Matching:
     def _wrong_ranks(self) -> Iterator[str]:
         config = self._config or PeftConfig()
         for module, parts in self._pairs.items():
-            said, rank = config.rank(self._sorted.stored[module]), self._tensors[parts["down"]].shape[0]
+            said, rank = config.rank(self._sorted.stored[module]), self._rank(module)
             if said not in (None, rank):
                 yield f"{parts['down']} {rank} and not {said}"
 
     def _other_network(self) -> str | None:
         """What the file was made for, where it is plainly another network."""
-        numbers = [int(number) for name in self._tensors for number in re.findall(r"\bblocks[._](\d+)", name)]
+        numbers = [int(number) for name in self._tensors for number in IN_BLOCK.findall(name)]
         num_blocks = max(numbers, default=-1) + 1
         first = self._pairs.get("blocks.0.attn1.to_q", {}).get("down")
         dim = self._tensors[first].shape[-1] if first and self._tensors[first].shape else self._spec.inner_dim
@@ -229,9 +239,7 @@ class Matching:
         words += _told_scales([self._scale(module) for module in self._pairs])
         if num_differences:
             words.append(_count(num_differences, "whole difference"))
-        if self._sorted.left_out:
-            words.append(f"{_count(len(self._sorted.left_out), 'tensor')} of an image branch left out")
-        return ", ".join(words)
+        return ", ".join([*words, self._left_out] if self._left_out else words)
 
 
 def _sha256(path: Path, config: PeftConfig | None) -> str:
@@ -245,7 +253,7 @@ def _sha256(path: Path, config: PeftConfig | None) -> str:
 
 def _require_kind(path: Path, header: FileHeader, config: PeftConfig | None) -> None:
     """Raise InvalidCheckpoint for what is no LoRA, or one of a kind that is not applied, by its name."""
-    for what, known_by, remedy in REFUSED:
+    for what, known_by, remedy in UNAPPLIED:
         if names := [name for name in header.tensors if known_by.search(name)]:
             raise InvalidCheckpoint(f"{path}: is {what} ({listed(names)}), which is not applied; {remedy}")
     if config is not None and (config.use_dora or config.peft_type != KIND):
@@ -284,15 +292,11 @@ def _weight_of(module: str, part: Part, shapes: Mapping[str, Shape]) -> str:
 
 
 def _read_alphas(path: Path, header: FileHeader, modules: Modules) -> dict[str, float]:
-    """Module -> the alpha that is stored with it, as far as it is one number of a dtype that is known."""
+    """Module -> the alpha that is stored with it; NaN where that is not one number of a dtype that is known."""
     stored = {module: parts["alpha"] for module, parts in modules.items() if "alpha" in parts}
-    values = contents(path, header, stored.values())
-    alphas = {}
-    for module, name in stored.items():
-        tensor, content = header.tensors[name], values[name]
-        is_one = math.prod(tensor.shape) == 1
-        alphas[module] = _number(tensor.dtype, content) if is_one else math.nan
-    return alphas
+    are_short = [name for name in stored.values() if _num_bytes(header.tensors[name]) <= MAX_ALPHA_BYTES]
+    values = contents(path, header, are_short)
+    return {module: _number(header.tensors[name].dtype, values.get(name, b"")) for module, name in stored.items()}
 
 
 def _number(dtype: str, content: bytes) -> float:
@@ -321,10 +325,6 @@ def _told_scales(scales: list[Scale]) -> list[str]:
 
 def _without_ones(shape: Iterable[int]) -> tuple[int, ...]:
     return tuple(length for length in shape if length != 1)
-
-
-def _sides(shape: Shape) -> tuple[int, int]:
-    return shape[0], math.prod(shape[1:])
 
 
 def _by(shape: Iterable[int]) -> str:

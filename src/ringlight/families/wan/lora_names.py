@@ -28,7 +28,7 @@ ENDINGS: dict[Part, str] = {
 ENDING = re.compile("(?:" + "|".join(f"(?P<{part}>{ending})" for part, ending in ENDINGS.items()) + ")$")
 
 
-class Refused(NamedTuple):
+class Unapplied(NamedTuple):
     """A kind of tensors that is not applied: what it is of, by which names it is known, and what to do."""
 
     what: str
@@ -37,19 +37,19 @@ class Refused(NamedTuple):
 
 
 INTO_WEIGHTS = "merge it into the checkpoint with its trainer's tools, or take a LoRA"
-REFUSED = (
-    Refused("DoRA", re.compile(r"\.dora_scale$|\.lora_magnitude_vector\b"), INTO_WEIGHTS),
-    Refused("LoKr", re.compile(r"\.lokr_\w+(?:\.|$)"), INTO_WEIGHTS),
-    Refused("LoHa", re.compile(r"\.hada_\w+(?:\.|$)"), INTO_WEIGHTS),
-    Refused("OFT", re.compile(r"\.(?:oft|boft)_\w+(?:\.|$)"), INTO_WEIGHTS),
-    Refused("LoCon with a third matrix", re.compile(r"\.lora_mid\.weight$"), INTO_WEIGHTS),
-    Refused(
+UNAPPLIED = (
+    Unapplied("DoRA", re.compile(r"\.dora_scale$|\.lora_magnitude_vector\b"), INTO_WEIGHTS),
+    Unapplied("LoKr", re.compile(r"\.lokr_\w+(?:\.|$)"), INTO_WEIGHTS),
+    Unapplied("LoHa", re.compile(r"\.hada_\w+(?:\.|$)"), INTO_WEIGHTS),
+    Unapplied("OFT", re.compile(r"\.(?:oft|boft)_\w+(?:\.|$)"), INTO_WEIGHTS),
+    Unapplied("LoCon with a third matrix", re.compile(r"\.lora_mid\.weight$"), INTO_WEIGHTS),
+    Unapplied(
         "a LoRA of the text encoder",
         re.compile(r"^(?:lora_te\d*_|text_encoder)"),
         "the transformer's is: take a file of that alone",
     ),
-    Refused(
-        "a LoRA of both experts in one file",
+    Unapplied(
+        "a LoRA that names a second expert",
         re.compile(r"^(?:transformer_2\.|diffusion_model_2\.|lora_transformer_2_)"),
         "save each expert's as a file of its own, with high_noise and low_noise in their names",
     ),

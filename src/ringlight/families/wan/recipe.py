@@ -69,12 +69,13 @@ class WanRecipe:
         vae_dtype: torch.dtype,
         world: Axis | None = None,
         shelf: int | None = None,
+        num_sharing: int = 1,
     ) -> None:
         """Load the checkpoint of `config`, of the text encoder the part of this rank of `world` (None: a single rank).
 
-        To the device, or to a host's copy of which jobs take what they need (`shelf`: the descriptor of memory that the
-        ranks of a machine share, -1 for this process's own). Raises InvalidCheckpoint, also for LoRAs that are always
-        on, and InvalidSetting.
+        To the device, or to a host's copy of which jobs take what they need (`shelf`: the descriptor of memory that
+        `num_sharing` ranks of a machine share, -1 for this process's own). Raises InvalidCheckpoint, also for LoRAs
+        that are always on, and InvalidSetting.
         """
         self.config, self.limits, self.device = config, limits, device
         self.checkpoint = checkpoint_of(config)
@@ -92,7 +93,7 @@ class WanRecipe:
             lane = CudaLane(device) if device.type == "cuda" else None
             self.networks.load_to_host(dtype, vae_dtype, partial(Shelf, descriptor=shelf), lane)
             if lane is not None:
-                self.networks.vae.exchange = CudaExchange(device, self.networks.left_to_pin_bytes)
+                self.networks.vae.exchange = CudaExchange(device, self.networks.left_to_pin_bytes // num_sharing)
         self.loaded = Loaded(num_bytes=self.networks.loaded_bytes, seconds=time.perf_counter() - began)
         self.transformer, self.vae = self.networks.experts[0], self.networks.vae
         self.painter = Painter(self.vae)
@@ -181,7 +182,7 @@ class WanRecipe:
         latents = tracer.timed(
             "Denoising",
             self._denoise,
-            noise,
+            sampler.first_latents(noise),
             condition,
             sampler,
             texts,
@@ -228,7 +229,7 @@ class WanRecipe:
     ) -> Tensor:
         fresh = DenoisingProgress(0, plan.num_slices, plan.decode_chunk, noise)
         begun = fresh if state is None else state.begin(fresh, sampler)
-        tracer.began(begun.step, begun.num_slices, begun.decode_chunk)
+        tracer.began(begun.step, begun.num_slices, _portion(begun.decode_chunk, plan))
         previews = None
         if preview_seconds and mesh.world.rank == WRITING_RANK:
             previews = self._previews(preview_seconds, plan, tracer)
@@ -354,6 +355,11 @@ def spare_bytes(device: torch.device, networks: Iterable[nn.Module]) -> int:
         return 0
     held = sum(weight.nbytes for network in networks for weight in network.parameters())
     return int(torch.cuda.get_device_properties(device).total_memory) - held
+
+
+def _portion(begun: int, plan: JobPlan) -> int:
+    """Latent frames that are decoded at a time: those that a job began with, unless a budget has room for fewer now."""
+    return begun if plan.placement is None else min(begun, plan.decode_chunk)
 
 
 @collective
