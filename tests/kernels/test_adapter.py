@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from ringlight.core.eight_bit import EightBit
 from ringlight.kernels import adapter as module
-from ringlight.kernels.adapter import Adapter, LowRank, OnTheFly, Whole, as_rows, joined, some_rows
+from ringlight.kernels.adapter import Adapter, FullRank, LowRank, OnTheFly, as_rows, joined, some_rows
 from ringlight.kernels.linear import Linear
 
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ def product(rank: int, factor: float, seed: int = 0, dtype: torch.dtype = torch.
 def test_a_merge_is_in_float32_and_rounded_once(dtype: torch.dtype, stored: torch.dtype) -> None:
     weight = drawn(OUT, IN, seed=9).to(dtype)
     one, other = product(4, 0.3, 1, stored), product(7, -1.7, 3, stored)
-    whole = Whole(drawn(OUT, IN, seed=5).to(stored), 0.5)
+    whole = FullRank(drawn(OUT, IN, seed=5).to(stored), 0.5)
     by_hand = 0.3 * (one.up.float() @ one.down.float())
     by_hand += -1.7 * (other.up.float() @ other.down.float())
     by_hand += 0.5 * whole.values.float()
@@ -52,8 +52,8 @@ def test_pieces_make_the_same_as_all_at_once(monkeypatch: pytest.MonkeyPatch) ->
 def test_vectors_and_kernels_are_merged_in_their_own_shapes() -> None:
     vector, kernel, table = drawn(OUT), drawn(OUT, 3, 1, 2, 2), drawn(1, 6, OUT)
     expected = (vector + 2 * drawn(OUT, seed=1), table - drawn(1, 6, OUT, seed=2))
-    Adapter((Whole(drawn(OUT, seed=1), 2.0),)).merge_(vector)
-    Adapter((Whole(drawn(1, 6, OUT, seed=2), -1.0),)).merge_(table)
+    Adapter((FullRank(drawn(OUT, seed=1), 2.0),)).merge_(vector)
+    Adapter((FullRank(drawn(1, 6, OUT, seed=2), -1.0),)).merge_(table)
     assert torch.equal(vector, expected[0])
     assert torch.equal(table, expected[1])
     up, down = drawn(OUT, 4, 1, 1, 1, seed=3), drawn(4, 3, 1, 2, 2, seed=4)

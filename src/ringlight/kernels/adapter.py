@@ -38,7 +38,7 @@ class LowRank(NamedTuple):
         return LowRank(self.up.to(device), self.down.to(device), self.factor)
 
 
-class Whole(NamedTuple):
+class FullRank(NamedTuple):
     """A whole tensor that is added to one of as many values."""
 
     values: Tensor
@@ -52,12 +52,12 @@ class Whole(NamedTuple):
     def num_bytes(self) -> int:
         return self.values.nbytes
 
-    def to(self, device: torch.device) -> Whole:
+    def to(self, device: torch.device) -> FullRank:
         """The same on a device."""
-        return Whole(self.values.to(device), self.factor)
+        return FullRank(self.values.to(device), self.factor)
 
 
-Addend = LowRank | Whole
+Addend = LowRank | FullRank
 
 
 class OnTheFly(NamedTuple):
@@ -87,7 +87,7 @@ class Adapter(NamedTuple):
     @property
     def has_whole(self) -> bool:
         """Whether something of it is no product, which can only be merged."""
-        return any(isinstance(each, Whole) for each in self.addends)
+        return any(isinstance(each, FullRank) for each in self.addends)
 
     def to(self, device: torch.device) -> Adapter:
         """The same on a device."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.lora import LoraFile
-from ringlight.kernels.adapter import Adapter, Addend, LowRank, Whole
+from ringlight.kernels.adapter import Adapter, Addend, FullRank, LowRank
 from ringlight.models.loading import Extremes, Origin
 
 
@@ -28,7 +28,7 @@ def read_adapters(file: LoraFile, strength: float, shapes: Mapping[str, torch.Si
         found.setdefault(delta.weight, []).append(product)
     for difference in file.differences:
         values = stored[difference.stored].reshape(shapes[difference.weight])
-        found.setdefault(difference.weight, []).append(Whole(values, strength))
+        found.setdefault(difference.weight, []).append(FullRank(values, strength))
     return {name: Adapter(tuple(addends)) for name, addends in found.items()}
 
 

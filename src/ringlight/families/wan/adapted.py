@@ -35,7 +35,7 @@ Adapters = Mapping[str, Adapter]  # by the checkpoint's names of weights
 Refill = Callable[[HasSlots], None]
 
 
-class Place(NamedTuple):
+class TensorPlace(NamedTuple):
     """Where a tensor of the checkpoint lies: values of a module's parameter, from `start` on."""
 
     module: nn.Module
@@ -63,7 +63,7 @@ class Place(NamedTuple):
 class SomeSlots(NamedTuple):
     """A network of which some tensors are to be filled."""
 
-    places: Mapping[str, Place]
+    places: Mapping[str, TensorPlace]
     wanted: frozenset[str]
 
     def checkpoint_slots(self) -> dict[str, Tensor]:
@@ -246,16 +246,16 @@ def reported(lora: Lora, file: LoraFile, applied: Sequence[Applied]) -> LoraRepo
     )
 
 
-def _places(network: WanTransformer) -> Iterator[tuple[str, Place]]:
+def _places(network: WanTransformer) -> Iterator[tuple[str, TensorPlace]]:
     """Where each tensor of the checkpoint lies, as networks/naming has it."""
     for path, module in network.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
             name = f"{path}.{key}" if path else key
             for stored, slot in transformer_slots(name, parameter.data, network.spec).items():
-                yield stored, Place(module, key, slot.storage_offset() - parameter.storage_offset(), slot.shape)
+                yield stored, TensorPlace(module, key, slot.storage_offset() - parameter.storage_offset(), slot.shape)
 
 
-def _names_in(part: WeightPart, places: Mapping[str, Place]) -> list[str]:
+def _names_in(part: WeightPart, places: Mapping[str, TensorPlace]) -> list[str]:
     """The checkpoint's names for what is in a part."""
     own = {(slot.module, slot.name) for slot in part.slots}
     return [name for name, place in places.items() if (place.module, place.name) in own]
