@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 
 import pytest
 import torch
@@ -135,6 +136,53 @@ def test_a_cpu_computes_in_place(streamed: int) -> None:
     assert packed == [number in kept for number in range(LAYERS)]
     assert all(layer.weight.numel() for layer in chain.layers)
     assert torch.equal(chain.through(None), chain.expected)
+
+
+class Doubled(Chain):
+    """A chain of which every second layer's bias and weight are doubled wherever they are computed with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for number in range(0, LAYERS, 2):
+            self.parts[number].change = partial(self._double, self.layers[number])
+        plain = self.expected
+        for layer in self.layers[::2]:
+            self._double(layer)
+        self.expected = self.through(None)
+        for layer in self.layers[::2]:
+            layer.weight /= 2
+            layer.bias /= 2
+        assert torch.equal(self.through(None), plain)
+
+    @staticmethod
+    def _double(layer: Linear) -> None:
+        layer.weight *= 2
+        layer.bias *= 2
+
+
+@pytest.mark.parametrize("way", ["feed", "in place", "on demand"])
+@pytest.mark.parametrize("streamed", [0, 3, 7])
+def test_what_is_changed_is_so_where_it_is_computed_with(way: str, streamed: int) -> None:
+    """Once each time that it comes; what it comes from stays as it is."""
+    chain, kept = Doubled(), spread(streamed, LAYERS)
+    before = [part.clone() for part in map(chain.shelf.flat, chain.parts)]
+    weights: Feed | InPlace | OnDemand
+    if way == "feed":
+        weights = Feed(chain.parts, chain.shelf, LateLane(), kept)
+    elif way == "on demand":
+        weights = OnDemand(chain.parts, chain.shelf, LateLane())
+    else:
+        weights = InPlace(chain.parts, chain.shelf, kept)
+    with closing(weights):
+        for _ in range(3):
+            assert torch.equal(chain.through(weights), chain.expected)
+        if way == "in place":  # what is packed is all that there is of a layer of its own
+            own = [chain.layers[number].bias.untyped_storage().nbytes() for number in kept if number % 2 == 0]
+            assert all(size == WIDTH * 4 for size in own)
+    assert all(map(torch.equal, map(chain.shelf.flat, chain.parts), before))
+    for part in chain.parts:
+        part.change = None
+    assert not torch.equal(chain.through(None), chain.expected)
 
 
 def test_a_part_lies_as_kernels_want_it() -> None:
