@@ -82,14 +82,20 @@ def test_two_experts_are_not_taken_for_one(fast: Path, tmp_path: Path) -> None:
         read_model(folder)
 
 
-def test_sparse_attention_is_refused_by_name(fast: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("blocks.0.attn1.to_gate_compress.weight", r"VSA.*FastWan2\.2-TI2V-5B-FullAttn"),
+        ("blocks.0.attn1.attn_op.local_attn.proj_l.weight", "SLA.*rCM"),
+    ],
+)
+def test_sparse_attention_is_refused_by_name(fast: Path, tmp_path: Path, name: str, words: str) -> None:
     """A full attention with such weights would run, and make another video in silence."""
     folder = link_all(fast, tmp_path / "sparse")
     (path,) = (folder / "transformer").glob("*.safetensors")
-    weights = {"blocks.0.attn1.to_gate_compress.weight": torch.zeros(2, 2)}
     path.unlink()
-    save_file(weights, path)
-    with pytest.raises(InvalidCheckpoint, match=r"transformer: .*VSA.*FastWan2\.2-TI2V-5B-FullAttn"):
+    save_file({name: torch.zeros(2, 2)}, path)
+    with pytest.raises(InvalidCheckpoint, match=f"transformer: .*{words}"):
         require_whole(Checkpoint(place=folder), with_weights=True)
     require_whole(Checkpoint(place=folder), with_weights=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,11 @@ GRIDS = {  # the sigmas, and what the network is told
     "lightx2v-4step": ((1, 0.9375, 0.8333333, 0.625), (1000, 937.5, 833.3333, 625)),
     "self-forcing-4step": ((1, 0.9375, 0.8333333, 0.625), (1000, 937.5, 833.3333, 625)),
     "fastwan-3step": ((1, 0.756757, 0.521739), (1000, 757, 522)),
+    "turbo-4step": ((0.9876543, 0.9337811, 0.8528954, 0.6089791), (987.6543, 933.7811, 852.8954, 608.9791)),
+    "turbo-i2v-4step": ((0.9950249, 0.9337811, 0.8528954, 0.6089791), (995.0249, 933.7811, 852.8954, 608.9791)),
 }
-RENOISE = {"self-forcing-4step", "fastwan-3step"}
+RENOISE = GRIDS.keys() - {"lightx2v-4step"}
+SCALES_NOISE = {"turbo-4step", "turbo-i2v-4step"}
 
 
 def request_for(spec: ModelSpec, **given: Any) -> VideoRequest:
@@ -70,6 +74,14 @@ def test_sigmas_of_a_table_of_1000_are_the_nearest_to_what_fastwan_is_told() -> 
     table = [8 * k / (1000 + 7 * k) for k in range(1, 1001)]
     nearest = [min(table, key=lambda sigma: abs(1000 * sigma - time)) for time in (1000, 757, 522)]
     assert nearest == pytest.approx(GRIDS["fastwan-3step"][0], abs=5e-7)
+
+
+def test_turbo_counts_in_angles_of_a_trigonometric_flow() -> None:
+    """sin / (sin + cos) of them, as rCM's own script has it in float64."""
+    for name, tangent in (("turbo-4step", 80.0), ("turbo-i2v-4step", 200.0)):
+        angles = torch.tensor([math.atan(tangent), 1.5, 1.4, 1.0], dtype=torch.float64)
+        shares = angles.sin() / (angles.cos() + angles.sin())
+        assert SAMPLERS[name].sigmas == pytest.approx(shares.tolist(), rel=1e-12)
 
 
 def test_euler_by_name_makes_the_steps_of_the_preset_at_its_shift(spec: ModelSpec) -> None:
@@ -157,6 +169,7 @@ def by_hand(
     text = oracle.t2v.encode_prompt(request.prompt, do_classifier_free_guidance=False, max_sequence_length=512)[0]
     first = None if picture is None else oracle.encode(torch.tensor(np.array(picture)[None] / 127.5 - 1).float())
     sigmas, times = GRIDS[name]
+    latents *= sigmas[0] if name in SCALES_NOISE else 1
     told = torch.ones(latents.shape[2], latents.shape[3] // 2, latents.shape[4] // 2)
     if first is not None:
         told[0] = 0

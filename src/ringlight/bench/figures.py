@@ -73,7 +73,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     values: list[Figure | None]
 
 
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
+class Deviation(msgspec.Struct, frozen=True, kw_only=True):
     """A column beside the one it is compared with. `ratio` is value / reference, None where one of them is nothing.
 
     `is_noise`: no larger than what repetitions differ by; None where one of them was not repeated.
@@ -89,7 +89,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
         return 1 / self.ratio if self.ratio else None
 
 
-def differ(one: Figure | None, reference: Figure | None) -> Difference | None:
+def differ(one: Figure | None, reference: Figure | None) -> Deviation | None:
     """None where one of them is missing."""
     if one is None or reference is None:
         return None
@@ -97,7 +97,7 @@ def differ(one: Figure | None, reference: Figure | None) -> Difference | None:
     noises = [figure.spread.noise for figure in (one, reference)]
     known = [noise for noise in noises if noise is not None]
     positive = one.value > 0 and reference.value > 0
-    return Difference(
+    return Deviation(
         delta=delta,
         ratio=one.value / reference.value if positive else None,
         is_noise=abs(delta) <= sum(known) if len(known) == len(noises) else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ringlight.bench.figures import TOTAL, Difference, Figure, Measured, Row, differ, order
+from ringlight.bench.figures import TOTAL, Deviation, Figure, Measured, Row, differ, order
 
 BLANK = "-"
 NOISE, UNKNOWN = "~", "?"
@@ -51,7 +51,7 @@ def _table(first: str, unit: str, compared: str, columns: Sequence[Measured], li
     return markdown([first, *(f"{title(columns, place)} {unit}" for place in shown), *heads], lines)
 
 
-def _differences(columns: Sequence[Measured], row: Row) -> list[Difference | None]:
+def _differences(columns: Sequence[Measured], row: Row) -> list[Deviation | None]:
     """Of the columns that are compared with another, in the order in which they are shown."""
     return [
         differ(row.values[place], row.values[reference])
@@ -98,7 +98,7 @@ def _marked(cells: list[str], columns: Sequence[Measured], row: Row) -> list[str
     ]
 
 
-def mark(found: Difference | None) -> str:
+def mark(found: Deviation | None) -> str:
     """The sign of a difference: none where it is larger than noise."""
     if found is None or found.is_noise is False:
         return ""

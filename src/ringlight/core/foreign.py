@@ -10,7 +10,10 @@ CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 ORIGINAL_FILES = ("Wan2.2_VAE.pth", "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth")
 COMFY_FOLDERS = ("diffusion_models", "split_files", "text_encoders", "unet")
 INSTEAD = "take Diffusers layout, such as `hf download Wan-AI/Wan2.2-TI2V-5B-Diffusers`"
-VSA_GATE = ".to_gate_compress."  # of video sparse attention: it weighs coarse attention against fine
+SPARSE = {  # of attention that is not computed here: by a part of its weights' names, what it is, and what to take
+    ".to_gate_compress.": ("video sparse attention (VSA, its to_gate_compress weights)", "FastWan2.2-TI2V-5B-FullAttn"),
+    ".proj_l.": ("sparse-linear attention (SLA, its proj_l weights), as TurboWan's", "those of rCM"),
+}
 MAX_SHOWN = 4
 REPLACEMENTS = {  # of the pickles of Wan's original layout: the same weights, in safetensors
     "Wan2.1_VAE.pth": "vae/wan_2.1_vae.safetensors of Comfy-Org/Wan_2.1_ComfyUI_repackaged",
@@ -62,10 +65,11 @@ def _shown(names: Iterable[str]) -> str:
 
 def name_of_weights(names: Iterable[str]) -> str | None:
     """What tensors of these names are that no network here has, and the remedy; None where nobody can tell."""
-    if any(VSA_GATE in name for name in names):
-        return (
-            "trained for video sparse attention (VSA, its to_gate_compress weights), which is not computed here, and "
-            "full attention would make another video; take a model that was trained for that, such as "
-            "FastWan2.2-TI2V-5B-FullAttn"
-        )
+    known = list(names)
+    for mark, (what, instead) in SPARSE.items():
+        if any(mark in name for name in known):
+            return (
+                f"trained for {what}, which is not computed here, and full attention would make another video; take a "
+                f"model that was trained for that, such as {instead}"
+            )
     return None

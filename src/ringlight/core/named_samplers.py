@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 
 Method = Literal["unipc", "dpm++", "euler", "dmd"]
+RCM_SIGMAS = tuple(math.tan(angle) / (1 + math.tan(angle)) for angle in (1.5, 1.4, 1.0))  # after the first step
 
 
 class NamedSampler(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +20,8 @@ class NamedSampler(msgspec.Struct, frozen=True, kw_only=True):
 
     A preset has `sigmas`: the share of noise before each step, which `flow_shift` then shifts as k s / (1 + (k-1) s).
     The network is told 1000 times as much, or `timesteps`. Its guidance is what a request has that asks for none.
+    Before the first step latents are the noise that a seed stands for, or as much of it as the first of the `sigmas`
+    says (`scales_noise`).
     """
 
     method: Method
@@ -26,6 +30,7 @@ class NamedSampler(msgspec.Struct, frozen=True, kw_only=True):
     timesteps: tuple[float, ...] = ()
     flow_shift: float = 1.0
     guidance_scale: float = 1.0
+    scales_noise: bool = False
 
     @property
     def brings(self) -> dict[str, Any]:
@@ -65,11 +70,25 @@ SAMPLERS: Mapping[str, NamedSampler] = {
         timesteps=(1000.0, 757.0, 522.0),
         flow_shift=8.0,
     ),
+    "turbo-4step": NamedSampler(
+        method="dmd",
+        about="rCM and TurboDiffusion, models and LoRAs, from texts",
+        sigmas=(80 / 81, *RCM_SIGMAS),
+        scales_noise=True,
+    ),
+    "turbo-i2v-4step": NamedSampler(
+        method="dmd",
+        about="rCM and TurboDiffusion, models and LoRAs, from pictures",
+        sigmas=(200 / 201, *RCM_SIGMAS),
+        scales_noise=True,
+    ),
 }
 """Grids are those of the projects that made the models: LightX2V's `denoising_step_list` [1000, 750, 500, 250] with
 `sample_shift` 5 (its configs of step-distilled Wan2.1 and Wan2.2, and Wan2.2-Lightning); Self-Forcing's list, which it
 warps by shift 5; FastVideo's `dmd_denoising_steps` [1000, 757, 522], whose sigmas are the nearest of a table of 1000
-that is shifted by 8: entries 280 and 120."""
+that is shifted by 8: entries 280 and 120. rCM (arXiv:2510.08431) and TurboDiffusion (arXiv:2512.16093) count in angles
+of a trigonometric flow: the first has the tangent 80, or 200 for pictures, and then come 1.5, 1.4 and 1. An angle a is
+the share tan a / (1 + tan a) of a straight flow, whose latents begin with that share of noise."""
 
 PRESETS = tuple(name for name, sampler in SAMPLERS.items() if sampler.sigmas)
 METHODS = tuple(name for name, sampler in SAMPLERS.items() if not sampler.sigmas)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from ringlight.core.checkpoint import Checkpoint
+from ringlight.core.lora import LoraFile
 from ringlight.core.request import RequestDefaults
 from ringlight.core.stored_network import Shape, StoredNetwork
 from ringlight.families.model import ModelSpec
@@ -42,7 +44,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     `model_index.json`, and `read` at the rest of its JSON, which may raise InvalidCheckpoint. `defaults` are what a
     request to a model may leave out, `cards` the models that are known without a checkpoint. `recipe` names the class
     of the workshop that makes videos (families/recipe.py), `demo` the module that writes checkpoints of random weights.
-    Without `single_files` its checkpoints are folders in Diffusers layout alone.
+    Without `single_files` its checkpoints are folders in Diffusers layout alone. `read_lora` matches a LoRA's file, or
+    its folder, with a model, and raises InvalidCheckpoint where it does not fit; without it none is applied.
     """
 
     name: str
@@ -55,3 +58,4 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     recipe: str
     demo: str
     single_files: SingleFiles | None = None
+    read_lora: Callable[[Path, ModelSpec], LoraFile] | None = None

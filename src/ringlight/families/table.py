@@ -15,6 +15,7 @@ from ringlight.core import foreign
 from ringlight.core.checkpoint import INDEX, Checkpoint, find_checkpoint
 from ringlight.core.config import EngineConfig, read_defaults
 from ringlight.core.errors import InvalidCheckpoint, InvalidSetting
+from ringlight.core.lora import LoraFile
 from ringlight.core.plain import plain
 from ringlight.core.presence import broken_link, require_files, trouble_with
 from ringlight.core.request import RequestDefaults
@@ -149,6 +150,15 @@ def model_defaults(spec: ModelSpec, place: Path | None = None) -> RequestDefault
     """
     usual = family_of(spec).defaults(spec)
     return usual if place is None else read_defaults(Checkpoint(place=place).folder, usual)
+
+
+def read_lora(path: Path, spec: ModelSpec) -> LoraFile:
+    """A LoRA's file, or its folder, matched with a model, and hashed. Raises InvalidCheckpoint with all that does not
+    fit."""
+    read = family_of(spec).read_lora
+    if read is None:
+        raise InvalidCheckpoint(f"{path}: LoRAs are not applied to models of the family {spec.family}")
+    return read(path, spec)
 
 
 def known_model(name: str) -> ModelSpec:

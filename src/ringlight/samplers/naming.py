@@ -30,6 +30,10 @@ def schedule_of(request: VideoRequest, solver: Solver) -> Schedule:
     if not grid:
         return solver.schedule(solver.sigmas(request.num_inference_steps, request.flow_shift))
     schedule = solver.schedule(shifted(np.array(grid), request.flow_shift))
-    if preset is not None and preset.timesteps:
-        return replace(schedule, times=preset.timesteps)
-    return schedule
+    if preset is None:
+        return schedule
+    return replace(
+        schedule,
+        times=preset.timesteps or schedule.times,
+        first_share=schedule.sigmas[0] if preset.scales_noise else 1.0,
+    )

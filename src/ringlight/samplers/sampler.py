@@ -31,6 +31,10 @@ class Sampler(ABC):
         first, stop = (-(-number * len(self.timesteps) // self.num_steps) for number in (step, step + 1))
         return range(first, stop)
 
+    def first_latents(self, noise: Tensor) -> Tensor:
+        """What is there before the first call, of the noise that a seed stands for."""
+        return noise
+
     @abstractmethod
     def step(self, call: int, velocity: Tensor, latents: Tensor) -> Tensor:
         """The latents after a call that predicted this velocity for `latents`. Calls come in their order."""
@@ -56,6 +60,10 @@ class SolverSampler(Sampler):
         self.timesteps = torch.tensor(self._schedule.times, device=device)
         self.sigmas = torch.tensor(self._schedule.sigmas)
         self._state = State()
+
+    def first_latents(self, noise: Tensor) -> Tensor:
+        share = self._schedule.first_share
+        return noise if share == 1 else noise * share
 
     def step(self, call: int, velocity: Tensor, latents: Tensor) -> Tensor:
         draw = partial(self._draw, latents)

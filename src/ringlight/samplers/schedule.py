@@ -17,12 +17,14 @@ Shares = NDArray[np.float64]
 @dataclass(frozen=True)
 class Schedule:
     """`sigmas`: the share of noise at each call, noisiest first, and after the last. `times`: what each call is told.
+    `first_share`: how much of the noise that a seed stands for the first latents are.
 
     All are numbers of float32, whatever is computed with them.
     """
 
     sigmas: tuple[float, ...]
     times: tuple[float, ...]
+    first_share: float = 1.0
 
     @classmethod
     def of(cls, sigmas: Shares, times: Shares) -> Schedule:

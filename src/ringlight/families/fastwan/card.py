@@ -13,6 +13,7 @@ from ringlight.core.request import RequestDefaults
 from ringlight.families.family import Configs, Documents, Family
 from ringlight.families.model import ModelSpec
 from ringlight.families.wan.card import are_networks, documents_of, read_wan, wan_files
+from ringlight.families.wan.lora import read_wan_lora
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.families.wan21_t2v.card import WAN21_T2V_1_3B, WAN21_T2V_14B
@@ -79,4 +80,5 @@ FAMILY = Family(
     recipe="ringlight.families.wan.recipe:WanRecipe",
     demo="ringlight.families.fastwan.demo",
     single_files=wan_files(documents)._replace(must_be_named=True),
+    read_lora=read_wan_lora,
 )

@@ -147,7 +147,7 @@ class WanRecipe:
         latents = tracer.timed(
             "Denoising",
             self._denoise,
-            noise,
+            sampler.first_latents(noise),
             condition,
             sampler,
             texts,

@@ -9,6 +9,7 @@ from ringlight.core.request import RequestDefaults
 from ringlight.families.family import Configs, Documents, Family
 from ringlight.families.model import ModelSpec
 from ringlight.families.wan.card import are_networks, documents_of, wan_files
+from ringlight.families.wan.lora import read_wan_lora
 from ringlight.families.wan21_i2v.card import FLF2V, PIPELINES, published, read
 
 FLOW_SHIFT = 16.0
@@ -43,4 +44,5 @@ FAMILY = Family(
     recipe="ringlight.families.wan.recipe:WanRecipe",
     demo="ringlight.families.wan21_flf2v.demo",
     single_files=wan_files(documents),
+    read_lora=read_wan_lora,
 )

@@ -21,6 +21,7 @@ from ringlight.families.wan.card import (
     unipc,
     wan_files,
 )
+from ringlight.families.wan.lora import read_wan_lora
 from ringlight.families.wan.published import TRANSFORMER_14B, VAE_21
 from ringlight.families.wan.work.image_encoder import CLIP_VIT_H
 from ringlight.families.wan.work.text_encoder import UMT5_XXL
@@ -98,4 +99,5 @@ FAMILY = Family(
     recipe="ringlight.families.wan.recipe:WanRecipe",
     demo="ringlight.families.wan21_i2v.demo",
     single_files=wan_files(documents),
+    read_lora=read_wan_lora,
 )

@@ -19,6 +19,7 @@ from ringlight.families.wan.card import (
     unipc,
     wan_files,
 )
+from ringlight.families.wan.lora import read_wan_lora
 from ringlight.families.wan.published import TRANSFORMER_1_3B, TRANSFORMER_14B, VAE_21
 from ringlight.families.wan.work.text_encoder import UMT5_XXL
 from ringlight.families.wan.work.transformer import TransformerSpec
@@ -79,4 +80,5 @@ FAMILY = Family(
     recipe="ringlight.families.wan.recipe:WanRecipe",
     demo="ringlight.families.wan21_t2v.demo",
     single_files=wan_files(documents),
+    read_lora=read_wan_lora,
 )

@@ -20,6 +20,7 @@ from ringlight.families.wan.card import (
     wan_files,
     without_clip,
 )
+from ringlight.families.wan.lora import read_wan_lora
 from ringlight.families.wan.published import TRANSFORMER_14B, VAE_21
 from ringlight.families.wan.work.text_encoder import UMT5_XXL
 
@@ -84,4 +85,5 @@ FAMILY = Family(
     recipe="ringlight.families.wan.recipe:WanRecipe",
     demo="ringlight.families.wan22_i2v_a14b.demo",
     single_files=wan_files(documents),
+    read_lora=read_wan_lora,
 )

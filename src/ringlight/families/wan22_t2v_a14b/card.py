@@ -17,6 +17,7 @@ from ringlight.families.wan.card import (
     unipc,
     wan_files,
 )
+from ringlight.families.wan.lora import read_wan_lora
 from ringlight.families.wan.published import TRANSFORMER_14B, VAE_21
 from ringlight.families.wan.work.text_encoder import UMT5_XXL
 
@@ -80,4 +81,5 @@ FAMILY = Family(
     recipe="ringlight.families.wan.recipe:WanRecipe",
     demo="ringlight.families.wan22_t2v_a14b.demo",
     single_files=wan_files(documents),
+    read_lora=read_wan_lora,
 )

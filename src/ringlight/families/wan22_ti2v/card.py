@@ -10,6 +10,7 @@ from ringlight.core.request import RequestDefaults
 from ringlight.families.family import Configs, Documents, Family
 from ringlight.families.model import ModelSpec
 from ringlight.families.wan.card import are_networks, documents_of, is_index_of, read_wan, unipc, wan_files
+from ringlight.families.wan.lora import read_wan_lora
 from ringlight.families.wan.work.text_encoder import UMT5_XXL
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
@@ -90,4 +91,5 @@ FAMILY = Family(
     recipe="ringlight.families.wan.recipe:WanRecipe",
     demo="ringlight.families.wan22_ti2v.demo",
     single_files=wan_files(documents),
+    read_lora=read_wan_lora,
 )

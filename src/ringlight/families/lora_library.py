@@ -1,0 +1,222 @@
+"""LoraLibrary: the LoRAs that a server has, always on or by request, found by name and matched with its model.
+
+A name is all that a request says: it is looked up among the files that the operator offers, and never is a path. Files
+may be added while the server runs. Reading a file that is new takes as long as its bytes take to be hashed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from ringlight.core.errors import InvalidCheckpoint, InvalidRequest, InvalidSetting, Problem
+from ringlight.core.lora import (
+    FIELD,
+    FORM,
+    NAMELESS,
+    SUFFIX,
+    AskedLora,
+    Lora,
+    LoraFile,
+    Target,
+    lora_file,
+    lora_name,
+    parse_lora,
+    wrong_strength,
+)
+from ringlight.core.peft_config import CONFIG_FILE
+from ringlight.core.presence import listed
+from ringlight.families.experts import expert_of
+from ringlight.families.model import ModelSpec
+from ringlight.families.table import read_lora
+
+Stamp = tuple[Path, int, int, int]  # of a file that has not changed: its place, bytes, and when it was written (ns),
+# as well as what PEFT wrote beside it
+
+
+class LoraSettings(Protocol):
+    """What the operator says of LoRAs: `--lora`, as FILE[:STRENGTH[:TARGET]], and `--lora-dir`."""
+
+    @property
+    def lora(self) -> Sequence[str]: ...
+    @property
+    def lora_dir(self) -> Sequence[str]: ...
+
+
+class LoraLibrary:
+    """What may be named. `always`: those that are added to each request, as `--lora` says."""
+
+    def __init__(self, config: LoraSettings, spec: ModelSpec) -> None:
+        """Find and match all that `--lora` names, and look into the folders. Raises InvalidSetting, and
+        InvalidCheckpoint for a file that does not fit the model."""
+        self._spec = spec
+        self._files: dict[Stamp, LoraFile] = {}
+        self._folders = [_folder(text) for text in config.lora_dir]
+        self._named: list[tuple[str, Path]] = []  # by --lora alone
+        places = [(said, *self._place(said)) for said in map(_parsed, config.lora)]
+        for name, paths in self._found().items():
+            if len(paths) > 1:
+                both = " and ".join(map(str, paths))
+                raise InvalidSetting(f"two LoRAs are called {name}: {both}; rename one of them")
+        self.always = tuple(self._always_on(places))
+
+    def names(self) -> list[str]:
+        """Of all that a request may ask for, in order; those that are always on are not among them."""
+        always = {lora.name for lora in self.always}
+        return sorted(name for name in self._found() if name not in always)
+
+    def resolve(self, asked: Sequence[Lora]) -> tuple[Lora, ...]:
+        """What is always on and what is asked for, each with its target, `sha256` and `num_bytes`. Raises
+        InvalidRequest that names all problems, without a word of where files lie."""
+        found = self._found()
+        always = {lora.name for lora in self.always}
+        given = Counter((lora.name, expert) for lora in asked for expert in lora.experts)
+        problems, resolved = [], []
+        for lora in asked:
+            if lora.name in always:
+                problems.append(Problem(FIELD, f"{listed([lora.name])} is always on here; leave it out"))
+            elif any(given[lora.name, expert] > 1 for expert in lora.experts):
+                problems.append(Problem(FIELD, f"{listed([lora.name])} is asked for twice"))
+            elif (problem := self._problem(lora, found)) is not None:
+                problems.append(problem)
+            else:
+                try:
+                    resolved.append(self._resolved(lora, found[lora.name][0]))
+                except InvalidCheckpoint as error:
+                    problems.append(Problem(FIELD, self._without_places(str(error))))
+        if problems:
+            raise InvalidRequest(list(dict.fromkeys(problems)))
+        return (*self.always, *resolved)
+
+    def file(self, lora: Lora) -> LoraFile:
+        """The file of a LoRA that was resolved, perhaps on another machine. Raises InvalidCheckpoint where it is not
+        here, or another."""
+        paths = self._found().get(lora.name, [])
+        if not paths:
+            raise InvalidCheckpoint(
+                f"there is no LoRA {listed([lora.name])} here; all nodes need the same --lora and --lora-dir"
+            )
+        file = self._matched(paths[0])
+        if file.sha256 != lora.sha256:
+            raise InvalidCheckpoint(
+                f"{file.path}: is another file than the one that the job was checked with (sha256 {file.sha256[:12]}, "
+                f"not {listed([lora.sha256[:12]])}); leave files as they are while jobs run, alike on all nodes"
+            )
+        return file
+
+    def _always_on(self, places: Sequence[tuple[AskedLora, str, Path]]) -> Iterator[Lora]:
+        given: Counter[tuple[str, int]] = Counter()
+        for said, name, path in places:
+            lora = Lora(name=name, strength=said.strength, target=said.target)
+            if wrong := self._wrong_target(lora):
+                raise InvalidSetting(f"--lora {said.place}: {wrong}")
+            resolved = self._resolved(lora, path)
+            given.update((name, expert) for expert in resolved.experts)
+            if max(given.values()) > 1:
+                raise InvalidSetting(f"--lora {said.place}: {name} is there twice")
+            yield resolved
+
+    def _place(self, said: AskedLora) -> tuple[str, Path]:
+        """What `--lora` names: a path, else a name within a folder; by the folder's name where it lies in one."""
+        offered = {name: paths[0] for name, paths in self._found().items()}
+        path = Path(said.place).expanduser()
+        if not path.exists() and (said.place in offered or said.place.removesuffix(SUFFIX) in offered):
+            name = said.place if said.place in offered else said.place.removesuffix(SUFFIX)
+            return name, offered[name]
+        if not path.exists():
+            raise InvalidSetting(
+                f"--lora {said.place}: no such file, nor a LoRA of a --lora-dir{_nearest(said.place, [*offered])}; it "
+                f"is {FORM}, where TARGET is both, high or low"
+            )
+        file = lora_file(path)
+        name = next((name for name, each in offered.items() if each.samefile(file)), lora_name(file))
+        self._named.append((name, file))
+        return name, file
+
+    def _found(self) -> dict[str, list[Path]]:
+        """All files by their names, as they lie there now: several where two are called alike."""
+        found: defaultdict[str, dict[Path, Path]] = defaultdict(dict)
+        offered = [each for folder in self._folders for each in _files_below(folder)]
+        for name, path in (*offered, *self._named):
+            found[name].setdefault(path.resolve(), path)
+        return {name: [*paths.values()] for name, paths in found.items()}
+
+    def _problem(self, lora: Lora, found: dict[str, list[Path]]) -> Problem | None:
+        paths = found.get(lora.name, [])
+        if not paths:
+            nearest = difflib.get_close_matches(lora.name, found, 1)
+            none = "" if found else "; this server offers none (--lora-dir)"
+            return Problem(FIELD, f"there is no LoRA {listed([lora.name])}{none}", nearest[0] if nearest else None)
+        if len(paths) > 1:
+            return Problem(FIELD, f"two files are called {lora.name}; the operator has to rename one of them")
+        wrong = wrong_strength(lora.strength) or self._wrong_target(lora)
+        return Problem(FIELD, f"{lora.name}: {wrong}") if wrong else None
+
+    def _wrong_target(self, lora: Lora) -> str | None:
+        if lora.target in (None, "both") or self._spec.has_experts:
+            return None
+        return f"target {lora.target} is of models with two experts, and {self._spec.name} has one transformer"
+
+    def _resolved(self, lora: Lora, path: Path) -> Lora:
+        file = self._matched(path)
+        target = lora.target or (_target_of(file.path) if self._spec.has_experts else "both")
+        return msgspec.structs.replace(lora, target=target, sha256=file.sha256, num_bytes=file.num_bytes)
+
+    def _matched(self, path: Path) -> LoraFile:
+        beside = path.with_name(CONFIG_FILE)
+        try:
+            stat = path.stat()
+            stamp = (path, stat.st_size, stat.st_mtime_ns, beside.stat().st_mtime_ns if beside.exists() else 0)
+            if stamp not in self._files:
+                self._files[stamp] = read_lora(path, self._spec)
+        except OSError as error:  # such as a file that was taken away since its folder was listed
+            raise InvalidCheckpoint(f"{path}: not readable: {error.strerror}") from None
+        return self._files[stamp]
+
+    def _without_places(self, message: str) -> str:
+        for folder in self._folders:
+            message = message.replace(f"{folder}{os.sep}", "")
+        return message
+
+
+def _parsed(text: str) -> AskedLora:
+    try:
+        return parse_lora(text)
+    except InvalidRequest as error:
+        raise InvalidSetting(f"--lora {error.problems[0].message}") from None
+
+
+def _folder(text: str) -> Path:
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        raise InvalidSetting(f"--lora-dir {text}: no such folder")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise InvalidSetting(f"--lora-dir {text}: not readable by the user that this process runs as")
+    return folder.resolve()
+
+
+def _files_below(folder: Path) -> Iterator[tuple[str, Path]]:
+    """(name, file) of all LoRAs in a folder and those below it, but for links that lead out of it."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(place, name)
+            if name.endswith(SUFFIX) and path.resolve().is_relative_to(folder) and path.is_file():
+                inside = path.parent if name in NAMELESS and path.parent != folder else path
+                yield inside.relative_to(folder).as_posix().removesuffix(SUFFIX), path
+
+
+def _target_of(path: Path) -> Target:
+    said = expert_of(path)
+    return "high" if said == "high" else "low" if said == "low" else "both"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f" (nearest: {near[0]})" if near else ""
