@@ -9,12 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import gguf
+import msgspec
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from ringlight.core.config import EngineConfig
+from ringlight.core.eight_bit import EightBit, is_scale, scale_of
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.core.plan import JobPlan, Placement
@@ -23,7 +25,9 @@ from ringlight.engine import process
 from ringlight.engine.engine import Engine
 from ringlight.families.table import read_model, recognised
 from ringlight.families.wan.convert import convert
+from ringlight.families.wan.networks.transformer import WanTransformer
 from ringlight.families.wan.recipe import WanRecipe
+from ringlight.families.wan.work.transformer import BLOCK_WEIGHTS
 from ringlight.kernels.widening import WidenedLinear
 from ringlight.models.loading import fill_random, materialise
 from ringlight.parallel.mesh import ParallelMesh
@@ -412,3 +416,14 @@ def test_random_weights_in_eight_bits_are_as_large_as_others(tiny21: Path, tmp_p
         assert isinstance(linear, WidenedLinear)
         linear.widen()
         assert abs(float(linear.weight.float().std()) * linear.in_features**0.5 - 1) < 0.1
+
+
+@pytest.mark.parametrize("name", BLOCK_WEIGHTS)
+def test_a_file_may_have_any_one_kind_of_matrix_in_eight_bits(tiny21: Path, name: str) -> None:
+    """The network then holds that one so, and no other."""
+    spec = read_model(tiny21).transformer
+    with torch.device("meta"):
+        network = WanTransformer(msgspec.structs.replace(spec, held={name: EightBit("int8")}))  # type: ignore[arg-type]
+    scales = {scale_of(f"blocks.0.{module}.weight") for module in BLOCK_WEIGHTS[name]}
+    slots = network.checkpoint_slots()
+    assert {each for each in slots if each.startswith("blocks.0.") and is_scale(each)} == scales

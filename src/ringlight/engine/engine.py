@@ -122,8 +122,7 @@ class Engine:
         config = msgspec.structs.replace(self.config, model_path=str(self.checkpoint), asked_layout=chosen)
         if number > 1 and not config.num_threads:  # they share the cores of this machine
             config = msgspec.structs.replace(config, num_threads=cores_each(number * num_ranks))
-        num_here = number * num_ranks // config.nodes.nnodes
-        self._memory = HostMemory(num_here) if self._foresight.is_placed else None
+        self._memory = HostMemory(number * num_ranks // config.nodes.nnodes) if self._foresight.is_placed else None
         return [
             LocalReplica(config, self.limits, num_ranks, first_device=index * num_ranks, memory=self._memory)
             for index in range(number)

@@ -102,7 +102,7 @@ class TransformerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             to_out=Matrix(dim, dim, held=self.held.get("to_out")),
             text_to_q=Matrix(dim, dim, held=self.held.get("text_to_q")),
             text_to_kv=Matrix(dim, 2 * dim, held=self.held.get("text_to_kv")),
-            text_to_out=Matrix(dim, dim, held=self.held.get("to_out")),
+            text_to_out=Matrix(dim, dim, held=self.held.get("text_to_out")),
             up=Matrix(dim, self.ffn_dim, held=self.held.get("up")),
             down=Matrix(self.ffn_dim, dim, held=self.held.get("down")),
             vectors=(4 if self.image_dim is None else 5) * dim + in_float32,  # norms of q and k, twice, and of pictures
