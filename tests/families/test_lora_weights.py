@@ -18,8 +18,10 @@ from ringlight.families.wan import loaded as loaded_module
 from ringlight.kernels.adapter import Adapter
 from ringlight.kernels.linear import Linear
 from ringlight.models.adapters import read_adapters
+from ringlight.models.loading import HasSlots, here
 from tests.families.hand_merged import (
     BFLOAT16,
+    FLOAT32,
     adapt,
     hand_made,
     loaded,
@@ -95,6 +97,31 @@ def test_each_expert_has_its_own(tiny_t2v_a14b: Path, tmp_path: Path) -> None:
             own = [lora for lora in loras if number in lora.lora.experts]
             require_equal(weights_of(recipe, number), summed(base, own))
         assert [each.how for each in report.loras] == ["merged"] * len(loras)
+
+
+def test_a_switch_reads_again_what_was_changed_alone(tiny21: Path, tmp_path: Path) -> None:
+    """Nothing for the first LoRAs where weights lie plain; of packed ones, those that are changed."""
+    names = ["blocks.0.attn1.to_k.weight", "blocks.1.ffn.net.2.bias"]
+    one = hand_made(tmp_path / "one.safetensors", tiny21, only=names)
+    base, read = tensors_of(tiny21, "transformer"), list[str]()
+
+    def refill(network: HasSlots) -> None:
+        for name, slot in here(network.checkpoint_slots()).items():
+            read.append(name)
+            slot.copy_(base[name])
+
+    for dtype, before in ((BFLOAT16, []), (FLOAT32, [f"blocks.0.attn1.to_{each}.weight" for each in "qkv"])):
+        recipe = loaded(tiny21, dtype)
+        (transformer,) = recipe.networks.adapted
+        shapes = {name: place.shape for name, place in transformer.places.items()}
+        transformer.switch_on_device([read_adapters(one.file, 0.8, shapes)], refill)
+        assert read == before
+        read.clear()
+        transformer.switch_on_device([], refill)
+        assert sorted(read) == sorted({*names, *before})
+        read.clear()
+        transformer.switch_on_device([], refill)
+        assert read == []
 
 
 def test_random_weights_are_filled_with_the_same_again(tiny21: Path, tmp_path: Path) -> None:
