@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from ringlight.core.eight_bit import EightBit
 from ringlight.kernels import adapter as module
-from ringlight.kernels.adapter import Adapter, FullRank, LowRank, OnTheFly, as_rows, joined, some_rows
+from ringlight.kernels.adapter import Adapter, FullRank, LowRank, OnTheFly, joined, sample_of
 from ringlight.kernels.linear import Linear
 
 CPU = torch.device("cpu")
@@ -108,11 +108,11 @@ def test_what_a_merge_loses_is_told_from_few_rows(relative: float, bfloat16: flo
     weight = drawn(512, 512).to(torch.bfloat16).float()
     low = LowRank(drawn(512, 8, seed=1), drawn(8, 512, seed=2), 1.0)
     factor = relative * float(weight.norm() / (low.up @ low.down).norm())
-    adapter, which = Adapter((low._replace(factor=factor),)), some_rows(weight)
-    assert len(as_rows(weight)[which]) == 32
-    base = weight[which]
-    assert adapter.size(base, which) == pytest.approx(relative, rel=0.2)
-    assert adapter.lost(base, which, torch.bfloat16) == pytest.approx(bfloat16, rel=0.3)
-    assert adapter.lost(base, which, torch.float16) == pytest.approx(float16, rel=0.5, abs=0.01)
+    adapter, sample = Adapter((low._replace(factor=factor),)), sample_of(weight)
+    base = weight[sample]
+    assert base.shape == (32, 512)
+    assert adapter.size(base, sample) == pytest.approx(relative, rel=0.2)
+    assert adapter.lost(base, sample, torch.bfloat16) == pytest.approx(bfloat16, rel=0.3)
+    assert adapter.lost(base, sample, torch.float16) == pytest.approx(float16, rel=0.5, abs=0.01)
     nothing = Adapter((low._replace(factor=0.0),))
-    assert (nothing.size(base, which), nothing.lost(base, which, torch.bfloat16)) == (0.0, 0.0)
+    assert (nothing.size(base, sample), nothing.lost(base, sample, torch.bfloat16)) == (0.0, 0.0)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ringlight.core.portions import MERGED_NUMBERS
 
-SAMPLED_ROWS = 32  # of a weight, which tell of all
+SAMPLED = (32, 1024)  # rows and columns of a weight, about so many, that tell of all of it
+ALL = slice(None)
 
 
 class LowRank(NamedTuple):
@@ -24,9 +25,9 @@ class LowRank(NamedTuple):
     down: Tensor
     factor: float
 
-    def rows(self, which: slice) -> Tensor:
-        """These rows of what is added, (rows, inputs) in float32."""
-        up, down = self.up.flatten(1)[which], self.down.flatten(1)
+    def part(self, rows: slice, columns: slice = ALL) -> Tensor:
+        """These rows and columns of what is added, in float32."""
+        up, down = self.up.flatten(1)[rows], self.down.flatten(1)[:, columns]
         return (up.float() @ down.float()).mul_(self.factor)
 
     @property
@@ -44,9 +45,9 @@ class FullRank(NamedTuple):
     values: Tensor
     factor: float
 
-    def rows(self, which: slice) -> Tensor:
-        """These rows of what is added, (rows, values of each) in float32."""
-        return as_rows(self.values)[which].float().mul(self.factor)
+    def part(self, rows: slice, columns: slice = ALL) -> Tensor:
+        """These rows and columns of what is added, in float32."""
+        return as_rows(self.values)[rows, columns].float().mul(self.factor)
 
     @property
     def num_bytes(self) -> int:
@@ -58,6 +59,13 @@ class FullRank(NamedTuple):
 
 
 Addend = LowRank | FullRank
+
+
+class Sample(NamedTuple):
+    """Some rows and columns of a weight."""
+
+    rows: slice
+    columns: slice
 
 
 class OnTheFly(NamedTuple):
@@ -99,16 +107,16 @@ class Adapter(NamedTuple):
         step = max(1, MERGED_NUMBERS // max(1, rows.shape[1]))
         for start in range(0, len(rows), step):
             which = slice(start, start + step)
-            rows[which] = rows[which].float().add_(self._sum(which))
+            rows[which] = rows[which].float().add_(self._sum(which, ALL))
 
-    def size(self, base: Tensor, which: slice) -> float:
-        """How large it is against a weight of which `base` are these rows, in float32. All lies on the host, so that
+    def size(self, base: Tensor, sample: Sample) -> float:
+        """How large it is against a weight of which `base` is this sample, in float32. All lies on the host, so that
         every device finds the same to the bit."""
-        return _ratio(self._sum(which), base)
+        return _ratio(self._sum(*sample), base)
 
-    def lost(self, base: Tensor, which: slice, dtype: torch.dtype) -> float:
-        """What share of it rounding changes where it is merged into a weight of this dtype, as such rows tell."""
-        added = self._sum(which)
+    def lost(self, base: Tensor, sample: Sample, dtype: torch.dtype) -> float:
+        """What share of it rounding changes where it is merged into a weight of this dtype, as a sample tells."""
+        added = self._sum(*sample)
         merged = (base + added).to(dtype).float()
         return _ratio(merged - base - added, added)
 
@@ -120,8 +128,8 @@ class Adapter(NamedTuple):
         down = torch.cat([each.down.flatten(1).float() for each in products])
         return OnTheFly(start, up.to(dtype), down.to(dtype))
 
-    def _sum(self, which: slice) -> Tensor:
-        first, *others = (each.rows(which) for each in self.addends)
+    def _sum(self, rows: slice, columns: slice) -> Tensor:
+        first, *others = (each.part(rows, columns) for each in self.addends)
         for other in others:
             first.add_(other)
         return first
@@ -132,9 +140,10 @@ def joined(adapters: Iterable[Adapter]) -> Adapter:
     return Adapter(tuple(addend for adapter in adapters for addend in adapter.addends))
 
 
-def some_rows(weight: Tensor) -> slice:
-    """Those that tell of all."""
-    return slice(None, None, max(1, len(weight) // SAMPLED_ROWS))
+def sample_of(weight: Tensor) -> Sample:
+    """Values of a weight, (rows, values of each), that tell of all."""
+    rows, columns = (max(1, size // most) for size, most in zip(weight.shape, SAMPLED, strict=True))
+    return Sample(slice(None, None, rows), slice(None, None, columns))
 
 
 def as_rows(tensor: Tensor) -> Tensor:
