@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from ringlight.core.eight_bit import EightBit
 from ringlight.kernels import adapter as module
-from ringlight.kernels.adapter import Adapter, FullRank, LowRank, OnTheFly, joined, sample_of
+from ringlight.kernels.adapter import Adapter, FullRank, LowRank, OnTheFly, excerpt_of, joined
 from ringlight.kernels.linear import Linear
 
 CPU = torch.device("cpu")
@@ -108,11 +108,11 @@ def test_what_a_merge_loses_is_told_from_few_rows(relative: float, bfloat16: flo
     weight = drawn(512, 512).to(torch.bfloat16).float()
     low = LowRank(drawn(512, 8, seed=1), drawn(8, 512, seed=2), 1.0)
     factor = relative * float(weight.norm() / (low.up @ low.down).norm())
-    adapter, sample = Adapter((low._replace(factor=factor),)), sample_of(weight)
-    base = weight[sample]
+    adapter, excerpt = Adapter((low._replace(factor=factor),)), excerpt_of(weight)
+    base = weight[excerpt]
     assert base.shape == (32, 512)
-    assert adapter.size(base, sample) == pytest.approx(relative, rel=0.2)
-    assert adapter.lost(base, sample, torch.bfloat16) == pytest.approx(bfloat16, rel=0.3)
-    assert adapter.lost(base, sample, torch.float16) == pytest.approx(float16, rel=0.5, abs=0.01)
+    assert adapter.size(base, excerpt) == pytest.approx(relative, rel=0.2)
+    assert adapter.lost(base, excerpt, torch.bfloat16) == pytest.approx(bfloat16, rel=0.3)
+    assert adapter.lost(base, excerpt, torch.float16) == pytest.approx(float16, rel=0.5, abs=0.01)
     nothing = Adapter((low._replace(factor=0.0),))
-    assert (nothing.size(base, sample), nothing.lost(base, sample, torch.bfloat16)) == (0.0, 0.0)
+    assert (nothing.size(base, excerpt), nothing.lost(base, excerpt, torch.bfloat16)) == (0.0, 0.0)

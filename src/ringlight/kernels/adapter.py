@@ -30,10 +30,6 @@ class LowRank(NamedTuple):
         up, down = self.up.flatten(1)[rows], self.down.flatten(1)[:, columns]
         return (up.float() @ down.float()).mul_(self.factor)
 
-    @property
-    def num_bytes(self) -> int:
-        return self.up.nbytes + self.down.nbytes
-
     def to(self, device: torch.device) -> LowRank:
         """The same on a device."""
         return LowRank(self.up.to(device), self.down.to(device), self.factor)
@@ -49,10 +45,6 @@ class FullRank(NamedTuple):
         """These rows and columns of what is added, in float32."""
         return as_rows(self.values)[rows, columns].float().mul(self.factor)
 
-    @property
-    def num_bytes(self) -> int:
-        return self.values.nbytes
-
     def to(self, device: torch.device) -> FullRank:
         """The same on a device."""
         return FullRank(self.values.to(device), self.factor)
@@ -61,7 +53,7 @@ class FullRank(NamedTuple):
 Addend = LowRank | FullRank
 
 
-class Sample(NamedTuple):
+class Excerpt(NamedTuple):
     """Some rows and columns of a weight."""
 
     rows: slice
@@ -88,11 +80,6 @@ class Adapter(NamedTuple):
     addends: tuple[Addend, ...]
 
     @property
-    def num_bytes(self) -> int:
-        """What it takes as it lies."""
-        return sum(each.num_bytes for each in self.addends)
-
-    @property
     def has_whole(self) -> bool:
         """Whether something of it is no product, which can only be merged."""
         return any(isinstance(each, FullRank) for each in self.addends)
@@ -109,14 +96,14 @@ class Adapter(NamedTuple):
             which = slice(start, start + step)
             rows[which] = rows[which].float().add_(self._sum(which, ALL))
 
-    def size(self, base: Tensor, sample: Sample) -> float:
-        """How large it is against a weight of which `base` is this sample, in float32. All lies on the host, so that
+    def size(self, base: Tensor, excerpt: Excerpt) -> float:
+        """How large it is against a weight of which `base` is this excerpt, in float32. All lies on the host, so that
         every device finds the same to the bit."""
-        return _ratio(self._sum(*sample), base)
+        return _ratio(self._sum(*excerpt), base)
 
-    def lost(self, base: Tensor, sample: Sample, dtype: torch.dtype) -> float:
-        """What share of it rounding changes where it is merged into a weight of this dtype, as a sample tells."""
-        added = self._sum(*sample)
+    def lost(self, base: Tensor, excerpt: Excerpt, dtype: torch.dtype) -> float:
+        """What share of it rounding changes where it is merged into a weight of this dtype, as an excerpt tells."""
+        added = self._sum(*excerpt)
         merged = (base + added).to(dtype).float()
         return _ratio(merged - base - added, added)
 
@@ -140,10 +127,10 @@ def joined(adapters: Iterable[Adapter]) -> Adapter:
     return Adapter(tuple(addend for adapter in adapters for addend in adapter.addends))
 
 
-def sample_of(weight: Tensor) -> Sample:
+def excerpt_of(weight: Tensor) -> Excerpt:
     """Values of a weight, (rows, values of each), that tell of all."""
     rows, columns = (max(1, size // most) for size, most in zip(weight.shape, SAMPLED, strict=True))
-    return Sample(slice(None, None, rows), slice(None, None, columns))
+    return Excerpt(slice(None, None, rows), slice(None, None, columns))
 
 
 def as_rows(tensor: Tensor) -> Tensor:

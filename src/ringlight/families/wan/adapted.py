@@ -21,7 +21,7 @@ from ringlight.core.lora import Lora, LoraFile
 from ringlight.core.report import LoraReport
 from ringlight.families.wan.networks.naming import transformer_slots
 from ringlight.families.wan.networks.transformer import WanTransformer
-from ringlight.kernels.adapter import Adapter, OnTheFly, Sample, as_rows, joined, sample_of
+from ringlight.kernels.adapter import Adapter, Excerpt, OnTheFly, as_rows, excerpt_of, joined
 from ringlight.kernels.linear import Linear
 from ringlight.kernels.widening import HELD, widened
 from ringlight.models.loading import HasSlots
@@ -89,12 +89,12 @@ class _Found:
         self.ways: dict[str, str] = {}
         self._largest = [0.0] * len(loras)
 
-    def add(self, name: str, way: str, base: Tensor, sample: Sample) -> None:
-        """A weight, of which `base` is this sample."""
+    def add(self, name: str, way: str, base: Tensor, excerpt: Excerpt) -> None:
+        """A weight, of which `base` is this excerpt."""
         self.ways[name] = way
         for number, lora in enumerate(self._loras):
             if name in lora:
-                self._largest[number] = max(self._largest[number], lora[name].size(base, sample))
+                self._largest[number] = max(self._largest[number], lora[name].size(base, excerpt))
 
     @property
     def applied(self) -> list[Applied]:
@@ -205,19 +205,19 @@ class AdaptedTransformer:
             self._changed -= stale
         return maps
 
-    def _way(self, name: str, adapter: Adapter) -> tuple[str, Tensor, Sample]:
-        """How a weight gets what is added, and a sample of it, in float32 on the host."""
+    def _way(self, name: str, adapter: Adapter) -> tuple[str, Tensor, Excerpt]:
+        """How a weight gets what is added, and an excerpt of it, in float32 on the host."""
         place = self.places[name]
         rows = as_rows(place.view)
-        sample = sample_of(rows)
-        some = rows[sample.rows].cpu()
+        excerpt = excerpt_of(rows)
+        some = rows[excerpt.rows].cpu()
         if place.name in HELD:
             assert not adapter.has_whole, "files with differences of such weights are refused"
             scale = self.places[scale_of(name)].view
-            return EIGHT_BIT, widened(some, scale[sample.rows].cpu())[:, sample.columns], sample
-        base, dtype = some[:, sample.columns].float(), rows.dtype
-        is_small = dtype != torch.float32 and not adapter.has_whole and adapter.lost(base, sample, dtype) > MOST_LOST
-        return SMALL if is_small else MERGED, base, sample
+            return EIGHT_BIT, widened(some, scale[excerpt.rows].cpu())[:, excerpt.columns], excerpt
+        base, dtype = some[:, excerpt.columns].float(), rows.dtype
+        is_small = dtype != torch.float32 and not adapter.has_whole and adapter.lost(base, excerpt, dtype) > MOST_LOST
+        return SMALL if is_small else MERGED, base, excerpt
 
     def _linear(self, name: str) -> Linear:
         module = self.places[name].module
