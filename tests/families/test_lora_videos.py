@@ -37,9 +37,10 @@ from tests.families.hand_merged import (
 )
 from tests.families.test_eight_bit import rows
 from tests.families.videos import make_request
-from tests.families.written import rewritten, widened_by_hand
+from tests.families.written import Tensors, rewritten, widened_by_hand
 from tests.forking import fork_rank
 from tests.loras import write_lora
+from tests.oracle import load_oracle
 from tests.ours import final_latents, load_pipeline, new_tracer
 from tests.parallel.ranks import on_ranks
 from tests.quick import first_quick
@@ -222,3 +223,22 @@ def test_an_engine_of_two_ranks_switches_between_jobs(
     stages = [[stage.name for stage in each.stages] for each in reports]
     assert ["LoraSwitch" in each for each in stages] == [False, True, False, True]
     assert msgspec.json.decode(reports[1].to_json())["adapted"]["loras"][0]["name"] == "style"
+
+
+@pytest.mark.slow
+def test_latents_within_1e_4_of_diffusers_with_the_weights_merged(tiny21: Path, tmp_path: Path) -> None:
+    """Of a file as people have them, with an alpha and whole differences; without it they are far from that."""
+    whole = {"blocks.1.norm2.weight", "blocks.2.attn2.to_v.bias"}
+    path = tmp_path / "speed.safetensors"
+    written = write_lora(path, tiny21 / "transformer", rank=4, alpha=1.0, whole=whole.__contains__, size=0.3)
+
+    def merged(name: str, tensors: Tensors) -> Tensors:
+        added = written.added if name == "transformer" else {}
+        return {each: tensor + 0.75 * added[each] if each in added else tensor for each, tensor in tensors.items()}
+
+    recipe = loaded(tiny21, lora=(f"{path}:0.75",))
+    request = few_steps(recipe)
+    theirs = load_oracle(rewritten(tiny21, tmp_path / "merged", merged)).latents(request)
+    assert (final_latents(recipe, request, tmp_path) - theirs).abs().max() > 0.1
+    recipe.adapt(recipe.always_on, new_tracer())
+    torch.testing.assert_close(final_latents(recipe, request, tmp_path), theirs, rtol=0, atol=1e-4)
