@@ -92,7 +92,7 @@ def limits() -> str:
 def defaults() -> str:
     """A table of what a request may leave out."""
     rows = [
-        (f"`{field.name}`", field.rules.default_rule if field.default is None else f"{field.default}" or "empty")
+        (f"`{field.name}`", field.rules.default_rule if field.default in (None, ()) else f"{field.default}" or "empty")
         for field in VIDEO_FIELDS
     ]
     return table(("under `defaults:`", "model card"), rows)

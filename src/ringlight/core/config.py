@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, InvalidSetting
+from ringlight.core.asked_loras import written_out
+from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, InvalidRequest, InvalidSetting
 from ringlight.core.fields import LAYOUT, MACHINE, MODEL, setting
 from ringlight.core.kernels import AUTO, attention_place
 from ringlight.core.layout import AskedLayout
@@ -90,7 +91,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     been heard of for `watchdog_timeout` is lost. `warm_up`: the smallest video is made before the workers say that they
     are ready. `calibration` is the file of a report or calibration of this machine that plans go by, empty for none;
     `memory_check`: what is predicted not to fit is refused. `memory_budget` is a size in text (`memory_budget_bytes`):
-    where not all weights fit into it beside the work, plans say what is kept where. Raises InvalidSetting.
+    where not all weights fit into it beside the work, plans say what is kept where. Each `lora` is applied to every
+    video, and those below a `lora_dir` to requests that name them. Raises InvalidSetting.
     """
 
     model_path: Annotated[
@@ -125,8 +127,6 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
             metavar="SIZE",
         ),
     ] = ""
-    lora: tuple[str, ...] = ()
-    lora_dir: tuple[str, ...] = ()
     prompt_cache_bytes: int = 256 * 2**20
     asked_layout: AskedLayout = AskedLayout()
     num_slices: Annotated[
@@ -143,6 +143,25 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         bool, setting("Refuse what is predicted not to fit, before anything is loaded.", LAYOUT)
     ] = True
     nodes: NodesConfig = NodesConfig()
+    lora: Annotated[
+        tuple[str, ...],
+        setting(
+            "LoRA for every video: a file, or a name within --lora-dir; how strongly (1), and on which of two experts "
+            "(both, high, low; left out: as its name says). May be repeated.",
+            MODEL,
+            metavar="FILE[:STRENGTH[:TARGET]]",
+            splits=False,
+        ),
+    ] = ()
+    lora_dir: Annotated[
+        tuple[str, ...],
+        setting(
+            "Folder of LoRAs that requests may name, with those below it; may be repeated.",
+            MODEL,
+            metavar="DIR",
+            splits=False,
+        ),
+    ] = ()
     startup_timeout: Annotated[
         float, setting("Seconds until other nodes are there and weights loaded at most.", LAYOUT)
     ] = 1800.0
@@ -190,8 +209,10 @@ def read_defaults(model_path: Path, usual: RequestDefaults | None = None) -> Req
         raise InvalidCheckpoint(f"{path}: not readable: {error}") from None
     try:
         fields = json.loads(content, object_pairs_hook=_each_once, parse_constant=_no_number)
+        if isinstance(fields, dict) and "defaults" in fields:
+            fields["defaults"] = written_out(fields["defaults"])
         stated = msgspec.convert(fields, DefaultsFile).defaults
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, InvalidRequest) as error:
         raise InvalidCheckpoint(f'{path}: {error}; it holds {{"defaults": {{request field: value}}}}') from None
     names = fields.get("defaults", {})
     said = {name: getattr(stated, name) for name in names}

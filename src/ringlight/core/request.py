@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
+from ringlight.core.asked_loras import problems_of, read_loras, without_name
 from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.geometry import Geometry
-from ringlight.core.lora import FIELD, Lora, wrong_strength
 from ringlight.core.named_samplers import METHODS, SAMPLERS, layered
 from ringlight.core.plain import plain
 from ringlight.core.video_fields import DRAW, LEAST_SIGMA, VIDEO_FIELDS, UnsizedFields, VideoField, VideoFields
@@ -30,7 +30,6 @@ class VideoRequest(VideoFields, frozen=True, kw_only=True):
     prompt: str
     image: bytes | None = None
     last_image: bytes | None = None
-    lora: tuple[Lora, ...] = ()
 
     def __repr__(self) -> str:
         """Without the picture's bytes: whoever logs a request would hold them several times over."""
@@ -70,21 +69,23 @@ class VideoRequest(VideoFields, frozen=True, kw_only=True):
             *_check_numbers(self, spec, limits),
             *_check_sigmas(self, limits),
             *_check_sampler(self),
-            *(Problem(FIELD, wrong) for lora in self.lora if (wrong := wrong_strength(lora.strength))),
+            *(Problem("lora", said) for said in problems_of(self.lora)),
         ]
         if problems:
             raise InvalidRequest(problems)
 
     def workload(self) -> dict[str, Any]:
-        """Every resolved field as plain JSON; an image stands there as its SHA-256 and its size in bytes.
+        """Every resolved field as plain JSON; an image stands there as its SHA-256 and its size in bytes, and a LoRA as
+        that of its file, whatever the file is called, with all that the work depends on.
 
-        A field of a video that is None is as if there were none, so that one that is new leaves hashes as they were.
+        A field of a video that is None, or an empty list, is as if there were none, so that one that is new leaves
+        hashes as they were.
         """
         fields = with_values(msgspec.structs.asdict(self))
+        if self.lora:
+            fields["lora"] = [without_name(lora) for lora in self.lora]
         if self.last_image is None:
             del fields["last_image"]
-        if not self.lora:
-            del fields["lora"]
         for name, picture in self.pictures.items():
             fields[name] = {"sha256": hashlib.sha256(picture).hexdigest(), "bytes": len(picture)}
         return fields
@@ -118,6 +119,7 @@ class RequestDefaults(VideoFields, frozen=True, kw_only=True, forbid_unknown_fie
             fields["guidance_scale_2"] = fields["guidance_scale"]
         if isinstance(fields["sigmas"], list):
             fields["sigmas"] = tuple(fields["sigmas"])
+        fields["lora"] = read_loras(fields["lora"])
         if fields["flow_shift"] is None:
             fields["flow_shift"] = spec.scheduler.flow_shift
         return VideoRequest(prompt=prompt, **fields)
@@ -135,8 +137,8 @@ def stand_ins(spec: Geometry, image: bool = False) -> dict[str, bytes]:
 
 
 def with_values(fields: dict[str, Any]) -> dict[str, Any]:
-    """Without those fields of a video that are None."""
-    left_out = {field.name for field in VIDEO_FIELDS if fields.get(field.name) is None}
+    """Without those fields of a video that are None, or an empty list."""
+    left_out = {field.name for field in VIDEO_FIELDS if fields.get(field.name) in (None, (), [])}
     return {name: value for name, value in fields.items() if name not in left_out}
 
 

@@ -7,13 +7,15 @@ before it: jobs that were stored and workloads that were written without it are 
 
 from __future__ import annotations
 
-from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
 
+from ringlight.core.asked_loras import FORM
 from ringlight.core.fields import SAMPLING, VIDEO, Field, opened, setting, settings_of
+from ringlight.core.lora import Lora
 from ringlight.core.named_samplers import METHODS, PRESETS, SAMPLERS
 
 MAX_SEED = 2**63 - 1
@@ -80,10 +82,19 @@ class VideoField(NamedTuple):
         return {name: bound for name, bound in (("minimum", least), ("maximum", most)) if bound is not None}
 
 
-def _field(help: str, group: str, label: str, *, always: bool = True, **rules: Any) -> Meta:  # noqa: A002 (as `setting`)
+def _field(
+    help: str,  # noqa: A002 (as `setting`)
+    group: str,
+    label: str,
+    *,
+    always: bool = True,
+    metavar: str = "",
+    splits: bool = True,
+    **rules: Any,
+) -> Meta:
     """What is said of a field of a video, which each of our answers has, and `always` a value of it. `rules` are those
-    of Rules."""
-    meta = setting(help, group)
+    of Rules, and the others as in `setting`."""
+    meta = setting(help, group, metavar=metavar, splits=splits)
     return Meta(description=help, extra={**(meta.extra or {}), "rules": Rules(label=label, **rules), "always": always})
 
 
@@ -186,6 +197,19 @@ class UnsizedFields(msgspec.Struct, frozen=True, kw_only=True):
             in_plans=False,
         ),
     ] = None
+    lora: Annotated[
+        tuple[Lora, ...],
+        _field(
+            f"LoRAs that the operator offers, as {FORM}: how strongly (1), and on which of two experts (both, high, "
+            "low; left out: as its name says).",
+            SAMPLING,
+            "LoRA",
+            metavar=FORM,
+            splits=False,
+            default_rule="none",
+            in_plans=False,
+        ),
+    ] = ()
 
 
 class VideoFields(UnsizedFields, frozen=True, kw_only=True):
@@ -203,7 +227,8 @@ else:
 
 
 def _video_field(field: Field) -> VideoField:
-    (kind,) = {*(get_args(field.type) or [field.type])} - {NoneType}
+    kinds = get_args(field.type) if get_origin(field.type) in (Union, UnionType) else (field.type,)
+    (kind,) = {*kinds} - {NoneType}
     how = field.meta.extra or {}
     return VideoField(field.name, kind, field.default, field.meta.description or "", how["panel"], how["rules"])
 

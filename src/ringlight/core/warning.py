@@ -7,32 +7,36 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from ringlight.core.lora import LoraFile
 from ringlight.core.request import VideoRequest
 from ringlight.core.sizes import AskedSize, Size
 
 LEAST_CUT = 0.02  # of a picture's width or height; less is a matter of multiples, and nobody sees it
 
-Code = Literal["size_rounded", "picture_cropped", "prompt_truncated"]
+Code = Literal["size_rounded", "picture_cropped", "prompt_truncated", "lora_in_part"]
 
 
 class RequestWarning(msgspec.Struct, frozen=True, kw_only=True):
     """Where a video is not quite what was asked.
 
     size_rounded: two sizes, such as 1280x720 and 1280x704. picture_cropped: the picture's size in its own pixels, and
-    of those the part that is seen. prompt_truncated: numbers of tokens.
+    of those the part that is seen. prompt_truncated: numbers of tokens. lora_in_part: its name, and what of it is used.
     """
 
     code: Code
     param: Annotated[str, Meta(description="The field of the request that it is about.")]
     given: Annotated[
         str,
-        Meta(description="What was asked: a size, the picture's size in its own pixels, or the tokens of a prompt."),
+        Meta(
+            description="What was asked: a size, the picture's size in its own pixels, the tokens of a prompt, or the "
+            "name of a LoRA."
+        ),
     ]
     used: Annotated[
         str,
         Meta(
-            description="What is made of it: the size, the part of the picture that is used, or the tokens that are "
-            "read."
+            description="What is made of it: the size, the part of the picture that is used, the tokens that are "
+            "read, or what is taken of the LoRA."
         ),
     ]
     message: Annotated[str, Meta(description="One line for people.")]
@@ -56,6 +60,13 @@ def prompt_truncated(param: str, num_tokens: int, most: int) -> RequestWarning:
         used=str(most),
         message=f"the {param.replace('_', ' ')} has {num_tokens} tokens and the text encoder reads the first {most}; "
         "what comes after them has no effect",
+    )
+
+
+def lora_in_part(name: str, file: LoraFile) -> RequestWarning:
+    """Of a LoRA that has tensors of what the model has not."""
+    return RequestWarning(
+        code="lora_in_part", param="lora", given=name, used=file.told, message=f"the LoRA {name}: {file.left_out}"
     )
 
 

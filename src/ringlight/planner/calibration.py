@@ -121,9 +121,11 @@ def _telling_report(path: Path, samples: msgspec.Raw) -> RunReport:
 
 
 def request_of(report: RunReport) -> VideoRequest:
-    """The request that a report is of; a picture stands there as a single byte."""
+    """The request that a report is of; a picture stands there as a single byte, and a LoRA is called by its file's
+    SHA-256."""
     fields = dict(report.workload)
-    fields["image"] = b"\0" if fields.get("image") else None
+    fields |= {name: b"\0" for name in ("image", "last_image") if fields.get(name)}
+    fields["lora"] = [{"name": lora["sha256"]} | lora for lora in fields.get("lora", ())]
     return msgspec.convert(fields, VideoRequest, builtin_types=(bytes,))
 
 
