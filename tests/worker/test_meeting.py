@@ -26,6 +26,7 @@ from ringlight.parallel.pulse import beat_key
 from ringlight.parallel.roster import Roster
 from ringlight.worker.terms import digest, terms_of
 from tests.engine.processes import wait_until
+from tests.loras import write_lora
 
 SECONDS = 10.0
 TERMS = {"dtype": "float32", "checkpoint": "abc"}
@@ -191,6 +192,21 @@ def test_terms_hold_what_may_not(tiny: Path) -> None:
     differing = [{name for name in mine if mine[name] != other[name]} for other in others]
     assert differing == [{"dtype"}, {"num-gpus"}, {"limits"}, {"num-slices"}, {"decode-chunk"}, {"watchdog-timeout"}]
     assert "torch" in mine
+
+
+def test_terms_hold_the_loras_of_every_video_by_their_files(tiny: Path, tmp_path: Path) -> None:
+    def with_lora(folder: str, seed: int, how: str = "") -> dict[str, str]:
+        path = tmp_path / folder / "ink.safetensors"
+        write_lora(path, tiny / "transformer", modules="blocks.0.attn1.to_q".__eq__, seed=seed)
+        config = EngineConfig(model_path=str(tiny), device="cpu", lora=(f"{path}{how}",))
+        return terms(setup(tiny, config=config))
+
+    mine = with_lora("here", 1)
+    assert mine == with_lora("elsewhere", 1)
+    for other in (with_lora("other", 2), with_lora("here", 1, ":0.5"), terms(setup(tiny))):
+        assert {name for name in mine if mine[name] != other[name]} == {"lora"}
+    folder = EngineConfig(model_path=str(tiny), device="cpu", lora_dir=(str(tmp_path / "here"),))
+    assert terms(setup(tiny, config=folder)) == terms(setup(tiny)), "of those that requests name each says which"
 
 
 def test_a_checkpoints_digest(tiny: Path, tmp_path: Path) -> None:

@@ -18,9 +18,7 @@ from ringlight.core.clock import Clock
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import (
     Cancelled,
-    InvalidRequest,
     InvalidSetting,
-    Problem,
     QueueFull,
     RinglightError,
     WorkerError,
@@ -28,12 +26,9 @@ from ringlight.core.errors import (
 from ringlight.core.host import cores_each
 from ringlight.core.installation import check_installation
 from ringlight.core.layout import AskedLayout, ParallelLayout
-from ringlight.core.output import check_output
-from ringlight.core.picture import open_picture, shape_of
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
-from ringlight.core.sizes import Size, decide_size
 from ringlight.core.stored_network import require_whole
-from ringlight.core.warning import size_warnings
+from ringlight.engine.door import Door
 from ringlight.engine.foresight import Foresight
 from ringlight.engine.host_memory import HostMemory
 from ringlight.engine.jobs import Deadline, Job, JobState, Submission
@@ -44,8 +39,8 @@ from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
 from ringlight.engine.runner import ReplicaState, Runner
 from ringlight.engine.waiting import Awaited
+from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.table import checkpoint_at, model_defaults, model_of
-from ringlight.planner.costs import ORDINARY_PROMPT
 
 TICK_SECONDS = 0.25  # how late a deadline may be noticed
 
@@ -70,6 +65,7 @@ class Engine:
         supervised: bool = False,
         defaults: RequestDefaults | None = None,
         clock: Clock | None = None,
+        loras: LoraLibrary | None = None,
     ) -> None:
         """Read the checkpoint's JSON and choose the layout. No weight is read.
 
@@ -78,8 +74,9 @@ class Engine:
 
         `typical` is a request like those that will come, which decides what is left open of the layout; None is one of
         all defaults. `choice` holds the layout and the reason for it, `checkpoint` is where the model is, `files` its
-        parts. `queue_size` is how many jobs may wait beside one for each replica, None for any number. `defaults` stand
-        in the place of the checkpoint's. The time that jobs are given is measured by `clock`.
+        parts, and requests come through `door`. `queue_size` is how many jobs may wait beside one for each replica,
+        None for any number. `defaults` stand in the place of the checkpoint's. The time that jobs are given is measured
+        by `clock`. `loras` are those of the `config`, where somebody has looked at their files already.
         """
         self.config = config
         self.limits = limits or RequestLimits()
@@ -87,10 +84,11 @@ class Engine:
         self.files = checkpoint_at(self.checkpoint, config.model_family)
         self.spec = model_of(self.files, config.model_family)
         self.defaults = defaults or model_defaults(self.spec, self.checkpoint)
+        self.door = Door(self.spec, self.defaults, self.limits, loras or LoraLibrary(config, self.spec))
         if num_replicas < 1:
             raise InvalidSetting(f"num-replicas must be at least 1, not {num_replicas}")
         self._foresight = Foresight(config, self.spec, self.limits, num_replicas)
-        self.choice = self._foresight.choose(typical, self.defaults.typical(ORDINARY_PROMPT, self.spec))
+        self.choice = self._foresight.choose(typical, self.door.typical())
         num_heads = self.spec.transformer.num_attention_heads
         self.layouts = Layouts(self.choice, num_heads, config.nodes.nnodes)
         self.queue = JobQueue()
@@ -102,7 +100,16 @@ class Engine:
         self._closing = threading.Event()
         self._memory: HostMemory | None = None
         self._runners = [
-            Runner(f"replica-{number}", each, self.queue, supervised, self._notify, self._advise, self._settle)
+            Runner(
+                f"replica-{number}",
+                each,
+                self.queue,
+                supervised,
+                self._notify,
+                self._advise,
+                self._settle,
+                self.door.loras.always,
+            )
             for number, each in enumerate([replica] if replica is not None else self._replicas(num_replicas))
         ]
         self._clock = clock or Clock()
@@ -177,40 +184,10 @@ class Engine:
         """The replicas as they are now."""
         return [runner.state for runner in self._runners]
 
-    def request(
-        self,
-        prompt: str,
-        *,
-        width: int | None = None,
-        height: int | None = None,
-        picture_size: Size | None = None,
-        round_sizes: bool = False,
-        **fields: Any,
-    ) -> VideoRequest:
-        """A complete request: what is given, else the defaults of engine and checkpoint, else the model card's.
-
-        Width and height that are not given follow the picture, of `picture_size` where its bytes are not among the
-        fields; `round_sizes` makes those that are given the nearest that can be made.
-        """
-        picture_size = picture_size or shape_of(fields.get("image"), self.limits)
-        asked = (width, height)
-        width, height = decide_size(asked, picture_size, self.defaults, self.spec, self.limits, round_sizes)
-        return self.defaults.complete(prompt, self.spec, width=width, height=height, **fields)
-
-    def check(self, request: VideoRequest, output: str) -> None:
-        """Raise InvalidRequest for all that can be told without the worker: fields, picture, output."""
-        problems: list[Problem] = []
-        for check in (
-            lambda: request.check(self.spec, self.limits),
-            lambda: [open_picture(picture, self.limits) for picture in request.pictures.values()],
-            lambda: check_output(output, request.num_frames),
-        ):
-            try:
-                check()
-            except InvalidRequest as error:
-                problems += error.problems
-        if problems:
-            raise InvalidRequest(problems)
+    def request(self, prompt: str, **fields: Any) -> VideoRequest:
+        """A complete request: of the fields that are given (as in Door.complete), with the files of its LoRAs, and with
+        those that every video has. Raises InvalidRequest for LoRAs that there are not, or that do not fit the model."""
+        return self.door.with_loras(self.door.complete(prompt, **fields))
 
     @property
     def awaited(self) -> Awaited | None:
@@ -252,7 +229,7 @@ class Engine:
         raised, and the job is not queued.
         """
         asked = submission or Submission()
-        self.check(request, output)
+        self.door.check(request, output)
         layout = layout or self.layouts.of(request)
         self.layouts.check(layout, request)
         if (ready := self._ready()) is not None:
@@ -261,7 +238,7 @@ class Engine:
         if asked.state is None:
             self._foresight.check_memory(request, layout, prediction)
         self.start(wait=False)
-        warnings = size_warnings(asked.asked_size, shape_of(request.image, self.limits), request)
+        warnings = self.door.warnings(request, asked.asked_size)
         job = Job(
             asked.job_id or f"video_{uuid4().hex}",
             request,

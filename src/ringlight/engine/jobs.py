@@ -227,6 +227,7 @@ class Job:
         self.prediction = prediction
         self._taken_at: float | None = None
         self.arrival: int | None = None  # its number in the queue, once it has been there
+        self.overtaken = 0  # how often another one was taken before it for its LoRAs
         self._state = state or JobState()
         self._stop_reason: RinglightError | None = None
         self._changed = threading.Condition()

@@ -13,6 +13,7 @@ import msgspec
 
 from ringlight.core import messages
 from ringlight.core.errors import Cancelled, InvalidCheckpoint, OutOfMemory, RinglightError, WorkerError
+from ringlight.core.lora import Lora
 from ringlight.core.output import remove_parts
 from ringlight.engine.jobs import Job, Taken, WorkersLost
 from ringlight.engine.queue import JobQueue
@@ -49,7 +50,7 @@ class Runner:
     Only a first start can be hopeless, and one that finds another checkpoint than before. Otherwise the next job starts
     them, and fails if it cannot. `on_settled` is called after every start, good or bad. `advise` tells what would
     fit where a job's memory did not suffice, from what the workers told of their device. `settle` makes the plan of a
-    job that they are about to run final.
+    job that they are about to run final. `loras` are those that workers begin with.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Runner:
         on_settled: Callable[[], None] = lambda: None,
         advise: Callable[[Job, Mapping[str, object]], str | None] = lambda job, environment: None,
         settle: Callable[[Job, messages.WorkerReady], None] = lambda job, ready: None,
+        loras: tuple[Lora, ...] = (),
     ) -> None:
         self.name = name
         self.replica = replica
@@ -74,6 +76,7 @@ class Runner:
         self._settle = settle
         self._lock = threading.Lock()
         self._running: Job | None = None
+        self._first_loras = self._loras = loras  # that its workers have now
         self._sent = False
         self._starts = 0
         self._closing = threading.Event()
@@ -138,7 +141,7 @@ class Runner:
                 pause_seconds = min(2 * pause_seconds, LAST_PAUSE_SECONDS)
                 continue
             pause_seconds = FIRST_PAUSE_SECONDS
-            job = self._queue.take(IDLE_SECONDS)
+            job = self._queue.take(IDLE_SECONDS, self._loras)
             if job is not None:
                 self._run(job)
 
@@ -159,7 +162,7 @@ class Runner:
         self._starts += 1
         try:
             self.ready = self.replica.start()
-            self.failure = None
+            self.failure, self._loras = None, self._first_loras
             rate = self.ready.environment.get("load_gigabytes_per_second")
             how = f"{rate:.2f} GB/s" if rate else "its weights were there"
             logger.info("%s is ready, loaded in %.1f s (%s)", self.name, self.ready.load_seconds, how)
@@ -186,6 +189,7 @@ class Runner:
             assert self.ready is not None, "its workers are"
             self._settle(job, self.ready)
             job.receive(Taken(job_id=job.id, replica=self.name))
+            self._loras = job.request.lora
             self.replica.run(job.order(), partial(self._hear, job, begun), partial(self._lose, job, begun))
         except BaseException as error:  # whatever it is, the next job is served
             logger.exception("%s: %s", self.name, job.id)

@@ -68,8 +68,13 @@ class LoraLibrary:
 
     def names(self) -> list[str]:
         """Of all that a request may ask for, in order; those that are always on are not among them."""
+        return [lora.name for lora in self.offered()]
+
+    def offered(self) -> list[Lora]:
+        """What a request may ask for, each as it is where no more is said; no file is read."""
         always = {lora.name for lora in self.always}
-        return sorted(name for name in self._found() if name not in always)
+        found = sorted(self._found().items())
+        return [Lora(name=name, target=self._target_of(paths[0])) for name, paths in found if name not in always]
 
     def resolve(self, asked: Sequence[Lora]) -> tuple[Lora, ...]:
         """What is always on and what is asked for, each with its target, `sha256` and `num_bytes`. Raises
@@ -90,9 +95,32 @@ class LoraLibrary:
                     resolved.append(self._resolved(lora, found[lora.name][0]))
                 except InvalidCheckpoint as error:
                     problems.append(Problem(FIELD, self._without_places(str(error))))
+                    continue
+                if lora.sha256 not in ("", resolved[-1].sha256):
+                    problems.append(Problem(FIELD, _another(lora.name, lora.sha256, resolved[-1].sha256)))
         if problems:
             raise InvalidRequest(list(dict.fromkeys(problems)))
         return (*self.always, *resolved)
+
+    def require(self, loras: Sequence[Lora]) -> None:
+        """Raise InvalidRequest unless all are resolved, and their files are here as they were then."""
+        found = self._found()
+        problems = [Problem(FIELD, said) for lora in loras if (said := self._changed(lora, found))]
+        if problems:
+            raise InvalidRequest(problems)
+
+    def _changed(self, lora: Lora, found: dict[str, list[Path]]) -> str:
+        """Why a LoRA is not what it was when it was resolved."""
+        name = listed([lora.name])
+        if not lora.sha256:
+            return f"nobody has looked for {name} yet; Engine.request makes requests that are complete"
+        if not (paths := found.get(lora.name, [])):
+            return f"{name} is not offered any more; put its file back, or ask anew for what is there"
+        try:
+            sha256 = self._matched(paths[0]).sha256
+        except InvalidCheckpoint as error:
+            return self._without_places(str(error))
+        return "" if sha256 == lora.sha256 else _another(lora.name, lora.sha256, sha256)
 
     def file(self, lora: Lora) -> LoraFile:
         """The file of a LoRA that was resolved, perhaps on another machine. Raises InvalidCheckpoint where it is not
@@ -165,8 +193,13 @@ class LoraLibrary:
 
     def _resolved(self, lora: Lora, path: Path) -> Lora:
         file = self._matched(path)
-        target = lora.target or (_target_of(file.path) if self._spec.has_experts else "both")
+        target = lora.target or self._target_of(path)
         return msgspec.structs.replace(lora, target=target, sha256=file.sha256, num_bytes=file.num_bytes)
+
+    def _target_of(self, path: Path) -> Target:
+        """Which experts a LoRA is for where nobody says it: as its name says."""
+        said = expert_of(path) if self._spec.has_experts else ""
+        return "high" if said == "high" else "low" if said == "low" else "both"
 
     def _matched(self, path: Path) -> LoraFile:
         beside = path.with_name(CONFIG_FILE)
@@ -212,9 +245,8 @@ def _files_below(folder: Path) -> Iterator[tuple[str, Path]]:
                 yield inside.relative_to(folder).as_posix().removesuffix(SUFFIX), path
 
 
-def _target_of(path: Path) -> Target:
-    said = expert_of(path)
-    return "high" if said == "high" else "low" if said == "low" else "both"
+def _another(name: str, wanted: str, found: str) -> str:
+    return f"{listed([name])} is another file than was asked for (sha256 {found[:12]}, not {listed([wanted[:12]])})"
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -13,6 +13,7 @@ from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.messages import WorkerSetup
 from ringlight.core.stored_network import require_whole
 from ringlight.core.weights import network_files, networks_of
+from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.table import checkpoint_of, model_of
 from ringlight.worker.environment import versions
 
@@ -22,6 +23,8 @@ SAMPLE_BYTES = 2**16
 def terms_of(setup: WorkerSetup, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype) -> dict[str, str]:
     """By the names that people know them by, in text. Raises InvalidCheckpoint."""
     config, place = setup.config, setup.place
+    checkpoint = checkpoint_of(config)
+    loras = LoraLibrary(config, model_of(checkpoint)).always
     terms = {
         "num-gpus": place.num_ranks,
         "ranks on a node": place.num_local,
@@ -36,7 +39,8 @@ def terms_of(setup: WorkerSetup, device: torch.device, dtype: torch.dtype, vae_d
         "weights (--memory-budget says where)": "on the host" if place.shelf >= 0 else "on the device",
         "watchdog-timeout": config.watchdog_timeout,
         "limits": msgspec.json.encode(setup.limits).decode(),
-        "checkpoint": digest(checkpoint_of(config), with_weights=config.load_format != "dummy"),
+        "checkpoint": digest(checkpoint, with_weights=config.load_format != "dummy"),
+        "lora": ", ".join(f"{lora} (sha256 {lora.sha256[:12]})" for lora in loras) or "none",
     }
     return {name: str(value) for name, value in terms.items()} | versions()
 

@@ -1,0 +1,81 @@
+"""Door: from what is asked of an engine to a request that it can make."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ringlight.core.errors import InvalidRequest, InvalidSetting, Problem
+from ringlight.core.output import check_output
+from ringlight.core.picture import open_picture, shape_of
+from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
+from ringlight.core.sizes import AskedSize, Size, decide_size
+from ringlight.core.warning import Warnings, lora_in_part, size_warnings
+from ringlight.families.lora_library import LoraLibrary
+from ringlight.families.model import ModelSpec
+from ringlight.planner.costs import ORDINARY_PROMPT
+
+
+class Door(NamedTuple):
+    """What decides of requests: the model, what is left out and what is allowed, and the LoRAs that there are."""
+
+    spec: ModelSpec
+    defaults: RequestDefaults
+    limits: RequestLimits
+    loras: LoraLibrary
+
+    def complete(
+        self,
+        prompt: str,
+        *,
+        width: int | None = None,
+        height: int | None = None,
+        picture_size: Size | None = None,
+        round_sizes: bool = False,
+        **fields: Any,
+    ) -> VideoRequest:
+        """What is given, else the defaults of engine and checkpoint, else the model card's; nobody has looked for LoRAs
+        yet.
+
+        Width and height that are not given follow the picture, of `picture_size` where its bytes are not among the
+        fields; `round_sizes` makes those that are given the nearest that can be made.
+        """
+        picture_size = picture_size or shape_of(fields.get("image"), self.limits)
+        asked = (width, height)
+        width, height = decide_size(asked, picture_size, self.defaults, self.spec, self.limits, round_sizes)
+        return self.defaults.complete(prompt, self.spec, width=width, height=height, **fields)
+
+    def with_loras(self, request: VideoRequest) -> VideoRequest:
+        """A request with the files of the LoRAs that it names, and with those that every video has. Raises
+        InvalidRequest."""
+        return msgspec.structs.replace(request, lora=self.loras.resolve(request.lora))
+
+    def typical(self) -> VideoRequest:
+        """A request of all defaults. Raises InvalidSetting where these name LoRAs that there are not."""
+        try:
+            return self.with_loras(self.defaults.typical(ORDINARY_PROMPT, self.spec))
+        except InvalidRequest as error:
+            raise InvalidSetting(f"defaults: {error}") from None
+
+    def check(self, request: VideoRequest, output: str) -> None:
+        """Raise InvalidRequest for all that can be told without the worker: fields, LoRAs, picture, output."""
+        problems: list[Problem] = []
+        for check in (
+            lambda: request.check(self.spec, self.limits),
+            lambda: self.loras.require(request.lora),
+            lambda: [open_picture(picture, self.limits) for picture in request.pictures.values()],
+            lambda: check_output(output, request.num_frames),
+        ):
+            try:
+                check()
+            except InvalidRequest as error:
+                problems += error.problems
+        if problems:
+            raise InvalidRequest(problems)
+
+    def warnings(self, request: VideoRequest, asked_size: AskedSize) -> Warnings:
+        """Where a request is not quite what was asked."""
+        files = ((lora.name, self.loras.file(lora)) for lora in request.lora)
+        in_part = (lora_in_part(name, file) for name, file in files if file.left_out)
+        return (*size_warnings(asked_size, shape_of(request.image, self.limits), request), *in_part)
