@@ -146,6 +146,23 @@ def test_form() -> None:
 
 
 @pytest.mark.parametrize(
+    ("form", "objects"),
+    [
+        ("a[][b]=1&a[][c]=2&a[][b]=3&a[][c]=4", [{"b": "1", "c": "2"}, {"b": "3", "c": "4"}]),  # object by object
+        ("a[][b]=1&a[][b]=3&a[][c]=2&a[][c]=4", [{"b": "1", "c": "2"}, {"b": "3", "c": "4"}]),  # name by name
+        ("a[][b]=1&a[][c]=2&a[][b]=3", [{"b": "1", "c": "2"}, {"b": "3"}]),
+        ("a[][c]=1&a[][b]=2&a[][b]=3&a[][c]=4&a[][b]=5", [{"c": "1", "b": "2"}, {"b": "3", "c": "4"}, {"b": "5"}]),
+        ("a[][b]=1&a[][b]=2", [{"b": "1"}, {"b": "2"}]),
+        ("a[][b]=1&a[][c]=2", [{"b": "1", "c": "2"}]),
+        ("a[][b][c]=1&a[][b][d]=2&a[][b][c]=3", [{"b": {"c": "1", "d": "2"}}, {"b": {"c": "3"}}]),
+        ("a[][b][]=1", [{"b": ["1"]}]),
+    ],
+)
+def test_objects_of_a_list_have_what_is_theirs(form: str, objects: list[Any]) -> None:
+    assert read(FORM, form.encode()).fields == {"a": objects}
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b'{"prompt": "x"}',
@@ -156,6 +173,10 @@ def test_form() -> None:
         b"a[b]=1&a=2",
         b"a[]=1&a[b]=2",
         b"a[b]=1&a[]=2",
+        b"a[][b]=1&a[]=2",
+        b"a[][b]=1&a=2",
+        b"a[][b]=1&a[][b]=2&a[][c]=3",  # whose is it?
+        b"a[][b]=1&a[][b][c]=2",
         b"a" + b"[b]" * 8 + b"=1",
         "&".join(f"k{i}=1" for i in range(10_000)).encode(),
     ],

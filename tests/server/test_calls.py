@@ -44,6 +44,9 @@ class Shelf:
         width, height = decide_size(asked, picture_size, self.defaults, self.spec, self.limits, self.round_sizes)
         return self.defaults.complete(prompt, self.spec, width=width, height=height, **fields)
 
+    def with_loras(self, request: VideoRequest) -> VideoRequest:
+        return request
+
 
 def body(fields: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> Body:
     return Body(fields=dict(fields), files=dict(files or {}), sha256="")

@@ -58,6 +58,16 @@ def test_paths_are_told_by_what_a_client_may_know(text: str, told: str) -> None:
     assert tell(told) == told
 
 
+def test_files_and_folders_of_loras_are_told_by_their_flags() -> None:
+    config = EngineConfig(
+        model_path="/m", lora=("/my loras/base.safetensors:0.5:high",), lora_dir=("/all loras", "rel/dir")
+    )
+    tell = Discretion.of(ServeSettings(), config, Path("/m"))
+    relative = Path("rel/dir").absolute()
+    said = f"/my loras/base.safetensors: damaged; /all loras/styles/ink.safetensors: gone; {relative}/x: cut"
+    assert tell(said) == "lora: damaged; lora-dir/styles/ink.safetensors: gone; lora-dir/x: cut"
+
+
 def test_a_relative_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings = ServeSettings(data_dir="kept")

@@ -92,7 +92,7 @@ FAILED = View(stored=stored(status="failed", completed_at=1011.5, error=as_store
 @pytest.mark.parametrize("view", [QUEUED, RUNNING, COMPLETED, FAILED], ids=lambda view: view.status)
 def test_every_key_is_there_at_every_time(view: View) -> None:
     plain = answered(to_video(view))
-    assert plain == msgspec.to_builtins(to_video(view)), "events and webhooks tell the same"
+    assert plain == msgspec.json.decode(msgspec.json.encode(to_video(view))), "events and webhooks tell the same"
     assert plain.keys() == as_model(Video).model_fields.keys() >= OPENAI_KEYS
     known = ClientVideo.construct(**plain)
     assert (known.id, known.object, known.created_at) == (ID, "video", 1000)

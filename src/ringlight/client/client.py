@@ -20,7 +20,7 @@ from ringlight.client.transport import Transport
 from ringlight.core.output import part_path
 from ringlight.core.plain import plain
 from ringlight.core.report import RunReport
-from ringlight.wire.model import ModelList
+from ringlight.wire.model import ModelList, OfferedLora
 from ringlight.wire.video import Video, VideoList
 
 URL = "http://127.0.0.1:8898"
@@ -60,11 +60,11 @@ class Client:
         self, prompt: str, image: bytes | Path | None = None, last_image: bytes | Path | None = None, **fields: Any
     ) -> Video:
         """Order a video. `image` is its first frame, `last_image` its last; `fields` are the API's (num_frames, size,
-        seed ...).
+        seed, lora ...).
 
         It is acknowledged and will be made when this returns, whatever happens to the server then.
         """
-        given = {"prompt": prompt} | {name: value for name, value in fields.items() if value is not None}
+        given = msgspec.to_builtins({"prompt": prompt} | {k: v for k, v in fields.items() if v is not None})
         pictures = {"input_reference": image, "last_image": last_image}
         files = {
             name: ("image", picture.read_bytes() if isinstance(picture, Path) else picture)
@@ -151,7 +151,8 @@ class Client:
     def extend(self, video_id: str, prompt: str, seconds: float | None = None, **fields: Any) -> Video:
         """A video that goes on from the last frame of a completed one, both joined."""
         given = {"prompt": prompt, "video": {"id": video_id}, "seconds": None if seconds is None else plain(seconds)}
-        return self._post("/v1/videos/extensions", json={k: v for k, v in (given | fields).items() if v is not None})
+        said = {name: value for name, value in (given | fields).items() if value is not None}
+        return self._post("/v1/videos/extensions", json=msgspec.to_builtins(said))
 
     def download(self, video_id: str, path: Path, variant: Variant = "video") -> None:
         """Write the video, or a picture of it, to `path`. What is there in the end is whole. Raises OSError."""
@@ -175,6 +176,11 @@ class Client:
     def models(self) -> tuple[str, ...]:
         """The names of the models that the server has."""
         return tuple(model.id for model in _decode(self._transport.send("GET", "/v1/models").content, ModelList).data)
+
+    def loras(self) -> tuple[OfferedLora, ...]:
+        """The LoRAs that videos of the server may have, and those that all have."""
+        (model, *_) = _decode(self._transport.send("GET", "/v1/models").content, ModelList).data
+        return tuple(model.loras)
 
     def is_ready(self) -> bool:
         """Whether the server takes videos and has workers that make them; False also where it does not answer."""

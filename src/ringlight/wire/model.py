@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from ringlight.core.lora import Lora, Target
 from ringlight.wire.described import described
 
-FieldType = Literal["integer", "number", "string", "numbers"]
+FieldType = Literal["integer", "number", "string", "numbers", "loras"]
 
 
 class FieldChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,9 +31,18 @@ class FieldCard(msgspec.Struct, frozen=True, kw_only=True):
     minimum: int | float | None = None
     maximum: Annotated[int | float | None, described("With the operator's limits.")] = None
     step: Annotated[int | None, described("How far the values that the model makes lie apart, from the least.")] = None
-    default: int | float | str | list[float] | None = None
+    default: int | float | str | list[float | Lora] | None = None
     default_rule: Annotated[str, described("What it is where that is null.")] = ""
     choices: Annotated[list[FieldChoice], described("All its values, where these are few.")] = []
+
+
+class OfferedLora(msgspec.Struct, frozen=True, kw_only=True):
+    """A LoRA that requests may name, or that every video has."""
+
+    name: str
+    strength: Annotated[float, described("How strongly it is applied where nothing is said of that.")] = 1.0
+    target: Annotated[Target, described("On which of two experts, where nothing is said of that.")] = "both"
+    is_always_on: Annotated[bool, described("Whether every video has it; it is then not to be named.")] = False
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +58,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
         described("What is taken for fields that a request leaves out; a seed of null is drawn for each video."),
     ] = {}
     limits: Annotated[dict[str, int], described("The most that the operator allows.")] = {}
+    loras: Annotated[list[OfferedLora], described("What `lora` may name, as it lies there at this moment.")] = []
     width_multiple: int = 1
     height_multiple: int = 1
     frame_multiple: Annotated[int, described("num_frames is a multiple of this, and one.")] = 1
@@ -55,6 +66,9 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     needs_picture: Annotated[bool, described("Whether every video has to.")] = False
     takes_last_picture: Annotated[bool, described("Whether it may then end with a given picture too.")] = False
     needs_last_picture: Annotated[bool, described("Whether every video has to.")] = False
+    has_experts: Annotated[bool, described("Whether it has two transformers, one for high noise and one for low.")] = (
+        False
+    )
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,10 +22,12 @@ from pydantic import (
     field_validator,
 )
 
-from ringlight.core.errors import Problem
+from ringlight.core.asked_loras import read_loras
+from ringlight.core.errors import InvalidRequest, Problem
+from ringlight.core.lora import MAX_STRENGTH, Lora, Target
 from ringlight.core.video_fields import MAX_SEED, VIDEO_FIELDS, VideoField
-from ringlight.server.http.body import Body
-from ringlight.server.http.http_error import invalid
+from ringlight.server.http.body import Body, parse_inner
+from ringlight.server.http.http_error import HttpError, invalid
 
 SIZE = re.compile(r"\s*([0-9]{1,6})\s*[xX×*]\s*([0-9]{1,6})\s*")
 MAX_NUMBERS = 10_000  # in a list; what a video can have of them is less
@@ -41,6 +43,9 @@ PEER_NAMES = {
     "image_url": "input_reference",
     "last_frame": "last_image",
     "length": "num_frames",
+    "lora_name": "lora",
+    "lora_path": "lora",
+    "loras": "lora",
     "reference_image": "input_reference",
     "resolution": "size",
     "sample_solver": "sampler",
@@ -70,6 +75,22 @@ def _numbers(value: Any) -> Any:
     ] or None
 
 
+def _loras(value: Any) -> Any:
+    """In a form LoRAs are texts too: JSON, or as flags have them."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        return read_loras([_inner(each) for each in value] if isinstance(value, list) else _inner(value))
+    except HttpError as error:
+        raise ValueError(str(error)) from None
+    except InvalidRequest as error:
+        raise ValueError("; ".join(str(problem).partition(": ")[2] for problem in error.problems)) from None
+
+
+def _inner(value: Any) -> Any:
+    return parse_inner(value) if isinstance(value, str) and value.lstrip().startswith(("{", "[")) else value
+
+
 def _left_out_if_empty(value: Any) -> Any:
     return None if value == "" else value
 
@@ -96,10 +117,35 @@ Several = Annotated[
     Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(max_length=MAX_NUMBERS)] | None,
     BeforeValidator(_numbers),
 ]
-KINDS: dict[Any, Any] = {int: Whole, float: Real, str: str | None, tuple[float, ...]: Several}
-"""How each type of a video's fields is read."""
 IdText = Annotated[str, Field(min_length=1, max_length=256)]
 Name = Annotated[Annotated[str, Field(max_length=512)] | None, BeforeValidator(_left_out_if_empty)]
+
+
+class LoraReference(BaseModel):
+    """A LoRA of this server."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(description="One that /v1/models offers, such as `style`.")
+    strength: Annotated[float, Field(ge=-MAX_STRENGTH, le=MAX_STRENGTH)] = Field(
+        1.0, description="How strongly it is applied; not 0. May be called `scale` or `lora_scale`."
+    )
+    target: Target | None = Field(
+        None, description="On which of two experts: that for high noise, for low, or both. Left out: as its name says."
+    )
+    sha256: str = Field("", description="Of its file, as answers have it: that file, or the call is refused.")
+
+
+OneLora = str | LoraReference
+Loras = Annotated[Any, BeforeValidator(_loras, json_schema_input_type=OneLora | list[OneLora] | None)]
+KINDS: dict[Any, Any] = {
+    int: Whole,
+    float: Real,
+    str: str | None,
+    tuple[float, ...]: Several,
+    tuple[Lora, ...]: Loras,
+}
+"""How each type of a video's fields is read."""
 
 
 class Call(BaseModel):

@@ -43,7 +43,9 @@ async def to_draft(
     sent = {"image": files.get("input_reference"), "last_image": files.get("last_image")}
     names = [name for name in asked if asked[name] is not None or sent[name] is not None]
     default_size = (videos.defaults.width, videos.defaults.height)
-    request = _completed(call, videos, default_size if "image" in names else None, names)  # before any is fetched
+    complete = partial(_completed, call, videos, follow=names)  # in a thread, for LoRAs may be read
+    # Before any picture is fetched.
+    request = await to_thread.run_sync(partial(complete, default_size if "image" in names else None))
     pictures = {}
     for name in names:
         found, reference = sent[name], asked[name]
@@ -53,7 +55,7 @@ async def to_draft(
         pictures[name] = found
     if "image" in pictures:
         size = await to_thread.run_sync(upright_size, pictures["image"], videos.limits, limiter=decoders)
-        request = _completed(call, videos, size, names)
+        request = await to_thread.run_sync(complete, size)
     for name, picture in pictures.items():
         look = partial(check_picture, picture, request.width, request.height, videos.limits)
         await to_thread.run_sync(_naming, name, look, limiter=decoders)
@@ -72,16 +74,23 @@ async def to_draft(
 
 def _completed(call: CreateVideo, videos: Videos, picture_size: Size | None, follow: Sequence[str]) -> VideoRequest:
     """The request of a call whose first picture has this size, without the pictures that `follow`. Raises
-    InvalidRequest."""
+    InvalidRequest for all that is wrong with it."""
     asked = call.asked()
     width, height = call.width_height
     num_frames = frames_for(call, asked["fps"] or videos.defaults.fps, videos.spec)
     asked |= {"width": width, "height": height, "num_frames": num_frames}
     request = videos.complete(call.prompt, picture_size=picture_size, **asked)
+    problems: list[Problem] = []
     try:
         request.check(videos.spec, videos.limits, follow)
     except InvalidRequest as error:
-        raise InvalidRequest([_as_asked(problem, call) for problem in error.problems]) from None
+        problems += [_as_asked(problem, call) for problem in error.problems]
+    try:
+        request = videos.with_loras(request)
+    except InvalidRequest as error:
+        problems += error.problems
+    if problems:
+        raise InvalidRequest(list(dict.fromkeys(problems)))
     return request
 
 

@@ -56,6 +56,8 @@ def to_extension(call: ExtendVideo, videos: Videos, owner: str) -> Draft:
     for name in ("prompt", "seed", "image", "last_image"):
         del kept[name]
     request = RequestDefaults(**kept).complete(call.prompt, videos.spec, **asked)
+    if asked["lora"] is not None:  # else those of that video, which has those of every video too
+        request = videos.with_loras(request)
     request.check(videos.spec, videos.limits, follow=("image",))  # before a picture is made for nothing
     picture = last_frame(videos.path(source.id, owner))
     request = msgspec.structs.replace(request, image=picture)

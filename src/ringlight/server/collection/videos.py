@@ -123,7 +123,11 @@ class Videos:
 
     def complete(self, prompt: str, **fields: Any) -> VideoRequest:
         """A whole request: what is given, else the defaults of server and checkpoint, else the model card's."""
-        return self.engine.request(prompt, round_sizes=self.settings.round_sizes, **fields)
+        return self.engine.door.complete(prompt, round_sizes=self.settings.round_sizes, **fields)
+
+    def with_loras(self, request: VideoRequest) -> VideoRequest:
+        """With the files of the LoRAs that it names, and those that every video has. Raises InvalidRequest."""
+        return self.engine.door.with_loras(request)
 
     def create(self, draft: Draft, owner: str, idempotency: Idempotency | None = None) -> View:
         """Accept a video; it is on the disk when this returns.

@@ -12,7 +12,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -118,6 +120,14 @@ def parse_json(text: str) -> Any:
         raise invalid_body(f"the body is not JSON: {error}") from None
 
 
+def parse_inner(text: str) -> Any:
+    """JSON that stands in a text of the body, as parts of a form do."""
+    _check_structure(bytearray(text.encode()))
+    value = parse_json(text)
+    _check_text(value)
+    return value
+
+
 def _check_structure(encoded: bytearray) -> None:
     """Bound depth and number of values before anything is built: a byte of JSON can become a hundred in memory."""
     depth = values = 0
@@ -192,15 +202,56 @@ def _text(part: FormPart) -> str | None:
 
 
 def _unflatten(pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    """`a[b]=1` becomes {"a": {"b": "1"}}, and `a[]=1` {"a": ["1"]}. Names of another shape stay as they are."""
+    """`a[b]=1` becomes {"a": {"b": "1"}}, `a[]=1` {"a": ["1"]}, and `a[][b]=1&a[][c]=2` {"a": [{"b": "1", "c": "2"}]}.
+    Names of another shape stay as they are."""
     tree: dict[str, Any] = {}
+    lists: dict[str, list[tuple[list[str], str]]] = {}  # of objects: each part's keys in its object, and its value
     for name, value in pairs:
         match = BRACKETED.fullmatch(name)
         keys = [match[1], *match[2][1:-1].split("][")] if match else [name]
         if len(keys) > MAX_DEPTH:
             raise invalid_body(f"{name}: is deeper than {MAX_DEPTH}")
-        _put(tree, keys, value, name)
+        if len(keys) > 2 and keys[1] == "":
+            lists.setdefault(keys[0], []).append((keys[2:], value))
+        else:
+            _put(tree, keys, value, name)
+    for name, parts in lists.items():
+        if name in tree:
+            raise invalid_body(f"{name}: holds objects in one field and something else in another")
+        tree[name] = _objects(name, parts)
     return tree
+
+
+def _objects(name: str, parts: list[tuple[list[str], str]]) -> list[dict[str, Any]]:
+    """A list of objects, whose parts come object by object, or, from OpenAI's client, all of the same name together.
+    Raises HttpError 400 where a form does not tell which part is whose."""
+    names = [tuple(keys) for keys, _ in parts]
+    counts, num_runs = Counter(names), sum(1 for _ in groupby(names))
+    is_together = num_runs == len(counts) and max(counts.values()) > 1
+    if is_together and len(set(counts.values())) > 1:
+        raise invalid_body(
+            f"{name}: its objects do not all have the same fields, and a form does not tell which has which; give each "
+            f"the same, or send {name} as a text of JSON"
+        )
+    objects: list[dict[str, Any]] = []
+    seen: Counter[tuple[str, ...]] = Counter()
+    for keys, value in parts:
+        seen[tuple(keys)] += 1
+        place = seen[tuple(keys)] - 1 if is_together else len(objects) - 1
+        if place < 0 or place == len(objects) or (not is_together and _has(objects[place], keys)):
+            objects.append({})
+            place = len(objects) - 1
+        _put(objects[place], keys, value, f"{name}[][{']['.join(keys)}]")
+    return objects
+
+
+def _has(tree: Any, keys: Sequence[str]) -> bool:
+    """Whether an object has something in that place already."""
+    for key in keys:
+        if not isinstance(tree, dict) or key not in tree:
+            return False
+        tree = tree[key]
+    return True
 
 
 def _put(tree: dict[str, Any], keys: list[str], value: str, name: str) -> None:
@@ -215,7 +266,7 @@ def _put(tree: dict[str, Any], keys: list[str], value: str, name: str) -> None:
         elif key not in place:
             place[key] = inner
         elif following is None or type(place[key]) is not type(inner):
-            raise invalid_body(f"{name}: stands there twice")
+            raise invalid_body(f"{name}: stands there twice; a list is written {keys[0]}[]")
         else:
             inner = place[key]
         place = inner
@@ -235,9 +286,7 @@ def _unwrap(fields: dict[str, Any]) -> dict[str, Any]:
     for wrapper in WRAPPERS:
         extra = fields.get(wrapper)
         if isinstance(extra, str) and extra.strip():
-            _check_structure(bytearray(extra.encode()))
-            extra = parse_json(extra)
-            _check_text(extra)
+            extra = parse_inner(extra)
         if not extra:
             continue
         if not isinstance(extra, dict):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ringlight.core.config import EngineConfig
+from ringlight.core.lora import parse_lora
 from ringlight.core.settings import ServeSettings
 
 OWN_PATHS = ("v1", "docs", "openapi.json", "livez", "readyz", "health", "version", "metrics")  # of the API itself
@@ -32,6 +33,8 @@ class Discretion:
     def of(cls, settings: ServeSettings, config: EngineConfig, checkpoint: Path) -> Discretion:
         """For a server: it knows what its flags name, also where there are spaces in it, and where its model lies."""
         paths = {
+            **{parse_lora(text).place: "lora" for text in config.lora},
+            **dict.fromkeys(config.lora_dir, "lora-dir"),
             tempfile.gettempdir(): "the temporary folder",
             settings.api_key_file: "api-key-file",
             settings.webhook_secret_file: "webhook-secret-file",

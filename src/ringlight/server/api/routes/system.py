@@ -9,30 +9,38 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 import ringlight
+from ringlight.core.lora import Lora
 from ringlight.core.named_samplers import SAMPLERS
 from ringlight.core.request import RequestDefaults, RequestLimits, bounds, grid, is_taken
 from ringlight.core.video_fields import VIDEO_FIELDS
 from ringlight.engine.runner import ReplicaState
+from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
 from ringlight.server.api.openapi import answers
 from ringlight.server.api.parts import Owner, Parts, Served
 from ringlight.server.api.schemas import Alive, Health, Ready, ReplicaHealth, Version, as_model
 from ringlight.server.http.http_error import HttpError
-from ringlight.wire.model import FieldCard, FieldChoice, FieldType, ModelCard, ModelList
+from ringlight.wire.model import FieldCard, FieldChoice, FieldType, ModelCard, ModelList, OfferedLora
 
-TYPES: dict[Any, FieldType] = {int: "integer", float: "number", str: "string", tuple[float, ...]: "numbers"}
+TYPES: dict[Any, FieldType] = {
+    int: "integer",
+    float: "number",
+    str: "string",
+    tuple[float, ...]: "numbers",
+    tuple[Lora, ...]: "loras",
+}
 
 router = APIRouter(tags=["Server"])
 
 
 @router.get("/v1/models", response_model=as_model(ModelList), responses=answers())
-async def list_models(parts: Served, owner: Owner) -> ModelList:
+def list_models(parts: Served, owner: Owner) -> ModelList:
     """The models that are served: one, under each of its names."""
     return ModelList(data=[_card(name, parts) for name in parts.videos.model_names])
 
 
 @router.get("/v1/models/{model:path}", response_model=as_model(ModelCard), responses=answers(404))
-async def retrieve_model(model: str, parts: Served, owner: Owner) -> ModelCard:
+def retrieve_model(model: str, parts: Served, owner: Owner) -> ModelCard:
     """A model, with what a request may leave out and what bounds it."""
     if model not in parts.videos.model_names:
         raise HttpError(404, "model_not_found", f"there is no model {model[:80]!r} here", param="model")
@@ -95,6 +103,7 @@ def _card(name: str, parts: Parts) -> ModelCard:
         fields=field_cards(videos.defaults, videos.spec, videos.limits),
         defaults=msgspec.to_builtins(videos.defaults),
         limits=msgspec.to_builtins(videos.limits),
+        loras=offered_loras(videos.engine.door.loras),
         width_multiple=width_multiple,
         height_multiple=height_multiple,
         frame_multiple=videos.spec.frame_multiple,
@@ -102,7 +111,17 @@ def _card(name: str, parts: Parts) -> ModelCard:
         needs_picture=videos.spec.needs_picture,
         takes_last_picture=videos.spec.takes_last_picture,
         needs_last_picture=videos.spec.needs_last_picture,
+        has_experts=videos.spec.has_experts,
     )
+
+
+def offered_loras(library: LoraLibrary) -> list[OfferedLora]:
+    """Those that every video has, and those that requests may name, as they lie there now."""
+    always = [
+        OfferedLora(name=lora.name, strength=lora.strength, target=lora.target or "both", is_always_on=True)
+        for lora in library.always
+    ]
+    return always + [OfferedLora(name=lora.name, target=lora.target or "both") for lora in library.offered()]
 
 
 def field_cards(defaults: RequestDefaults, spec: ModelSpec, limits: RequestLimits) -> list[FieldCard]:
@@ -121,7 +140,7 @@ def field_cards(defaults: RequestDefaults, spec: ModelSpec, limits: RequestLimit
                 minimum=least,
                 maximum=most,
                 step=step,
-                default=getattr(defaults, field.name),
+                default=msgspec.to_builtins(getattr(defaults, field.name)),
                 default_rule=field.rules.default_rule,
                 choices=[
                     FieldChoice(value=name, help=SAMPLERS[name].about, brings=SAMPLERS[name].brings)
