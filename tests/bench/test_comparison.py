@@ -242,3 +242,18 @@ def test_a_gate_on_what_nobody_measured_does_not_pass(tmp_path: Path) -> None:
         verdicts(tmp_path, "TextEncoding > 1x", *reports)
     with pytest.raises(InvalidSetting, match="two columns"):
         verdicts(tmp_path, "Total > 1x", reports[0])
+
+
+def test_other_loras_are_other_work_whatever_the_workload_says(tmp_path: Path) -> None:
+    """A server may have some for every video, or another file under the name that is asked for."""
+    ink, wash = ({"sha256": letter * 64, "strength": 1.0, "target": "both"} for letter in "ab")
+    plain, inked, washed = (
+        result({"u1r1": [run("u1r1", 4.0, **loras)]}) for loras in ({}, {"lora": [ink]}, {"lora": [wash]})
+    )
+    for pair in ((plain, inked), (inked, washed), (washed, plain)):
+        with pytest.raises(InvalidSetting, match=r"b has other LoRAs in request 1 than a .lora"):
+            compare(saved(tmp_path, *pair), force=False)
+    assert "Not the same work" in compare(saved(tmp_path, plain, inked), force=True).to_markdown()
+    assert not compare(saved(tmp_path, inked, inked), force=False).warnings
+    with pytest.raises(InvalidSetting, match=r"another workload.*lora"):
+        compare(saved(tmp_path, run("u1r1", 4.0, lora=[ink]), run("u1r1", 4.0, lora=[wash])), force=False)

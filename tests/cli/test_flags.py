@@ -107,6 +107,8 @@ def test_as_flags_says_what_differs() -> None:
         "--no-tf32",
     ]
     assert list(as_flags(EngineConfig(model_path="demo"), ("device", "tf32"))) == []
+    several = EngineConfig(model_path="demo", lora=("a.safetensors:0.5", "b,c"))
+    assert list(as_flags(several, ("lora", "lora_dir"))) == ["--lora", "a.safetensors:0.5", "--lora", "b,c"]
     ring = EngineConfig(model_path="demo", asked_layout=AskedLayout(ring_degree=2))
     assert list(as_flags(ring, ("ring_degree",))) == ["--ring-degree", "2"]
 

@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 
 from ringlight.cli.main import app
 from ringlight.cli.plan import request_with
+from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidRequest, InvalidSetting
 from ringlight.core.report import RunReport
 from ringlight.core.request import RequestDefaults
+from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B
 from ringlight.planner import catalogue
 from tests.bench.reports import CPU, report
@@ -154,7 +156,8 @@ def test_the_fields_of_a_mix_are_told(tmp_path: Path) -> None:
 
 def one_rank(**environment: object) -> RunReport:
     """A report of a run of the published model on one rank."""
-    request = request_with(WAN22_TI2V_5B, RequestDefaults(), {"num_frames": 25}, False)
+    none = LoraLibrary(EngineConfig(model_path=""), WAN22_TI2V_5B)
+    request = request_with(WAN22_TI2V_5B, RequestDefaults(), {"num_frames": 25}, False, none)
     told = report("u1r1", {"Denoising": 40.0, "Decoding": 20.0}, environment=CPU | environment)
     return msgspec.structs.replace(told, workload=request.workload())
 

@@ -48,12 +48,14 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """One file, and what it is of: `fields` of its first run, and `hashes` by which its work is known."""
+    """One file, and what it is of: `fields` of its first run, `hashes` by which its work is known, and the LoRAs of its
+    runs by kind of request, which a server may have for every video, whatever a workload says."""
 
     name: str
     found: Result | RunReport
     fields: dict[str, Any]
     hashes: frozenset[str]
+    loras: dict[int, Any]
     model: str
     dtypes: str
     device: str
@@ -118,10 +120,19 @@ def _source(path: Path, name: str) -> Source:
         found=found,
         fields=reports[0].workload if reports else {},
         hashes=frozenset(hashes | ({found.workload_hash} if isinstance(found, Result) else set())),
+        loras=_loras(found),
         model=next((str(report.workload.get("model_sha256", "")) for report in reports), ""),
         dtypes=f"{first.get('dtype', '')} with a VAE in {first.get('vae_dtype', '')}" if first else "",
         device=str(first.get("device", "")),
     )
+
+
+def _loras(found: Result | RunReport) -> dict[int, Any]:
+    """Of each kind of request what its first report says of LoRAs; a report alone is known by its hash."""
+    if isinstance(found, RunReport):
+        return {}
+    reports = [(sample.kind, sample.report) for sample in found.samples if sample.report is not None]
+    return {kind: report.workload.get("lora", []) for kind, report in reversed(reports)}
 
 
 def _problems(first: Source, other: Source) -> Iterator[str]:
@@ -132,6 +143,9 @@ def _problems(first: Source, other: Source) -> Iterator[str]:
         yield f"{other.name} is of another model than {first.name} ({other.model[:8]}, {first.model[:8]})"
     if first.dtypes and other.dtypes and first.dtypes != other.dtypes:
         yield f"{other.name} is in {other.dtypes}, {first.name} in {first.dtypes}"
+    for kind in first.loras.keys() & other.loras.keys() if same else ():
+        if found := [*_differing(other.loras[kind], first.loras[kind], "lora")]:
+            yield f"{other.name} has other LoRAs in request {kind + 1} than {first.name} ({', '.join(found)})"
     if not same:
         mine, its = (source.found.workload if both_results else source.fields for source in (first, other))
         found = [line for line in _differing(its, mine) if not line.startswith("model_sha256")]

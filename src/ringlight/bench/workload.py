@@ -14,6 +14,7 @@
     num_inference_steps = 50
     guidance_scale = 5.0
     seed = 0                     # -1: another one for each request, the same for all who are measured
+    lora = ["style:0.8"]         # names that the server offers
 
 Nothing is left to a server's defaults: what a file does not say has the value that stands here.
 """
@@ -31,10 +32,12 @@ from typing import Annotated, Any
 
 import msgspec
 
+from ringlight.core.asked_loras import written_out
 from ringlight.core.errors import InvalidRequest, InvalidSetting
 from ringlight.core.named_samplers import layered
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest, steps_of, with_values
 from ringlight.core.video_fields import DRAW, UnsizedFields
+from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
 
 GIVEN = "given"
@@ -70,7 +73,9 @@ class RequestKind(UnsizedFields, frozen=True, kw_only=True, forbid_unknown_field
     def title(self) -> str:
         """What it is, in short."""
         kind = "T2V" if self.image is None else "I2V"
-        return f"{kind}, {self.size}, {self.num_frames} frames, {steps_of(self)}, guidance {self.guidance_scale:g}"
+        loras = f", LoRA {', '.join(map(str, self.lora))}" if self.lora else ""
+        frames = f"{self.size}, {self.num_frames} frames"
+        return f"{kind}, {frames}, {steps_of(self)}, guidance {self.guidance_scale:g}{loras}"
 
 
 class WorkloadFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -181,12 +186,16 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         pictures = {"image": self.images[kind], "last_image": self.last_image(kind)}
         return VideoRequest(**fields | pictures | {"width": width, "height": height})
 
-    def check(self, spec: ModelSpec, limits: RequestLimits) -> None:
-        """Raise InvalidSetting naming every request that the model cannot make, and all that is wrong with it."""
+    def check(self, spec: ModelSpec, limits: RequestLimits, loras: LoraLibrary | None = None) -> None:
+        """Raise InvalidSetting naming every request that the model cannot make, and all that is wrong with it; with
+        `loras`, also for LoRAs that are not among these."""
         problems = []
         for kind in range(len(self.kinds)):
+            request = self.video_request(kind)
             try:
-                self.video_request(kind).check(spec, limits)
+                request.check(spec, limits)
+                if loras is not None:
+                    loras.resolve(request.lora)
             except InvalidRequest as error:
                 problems.append(f"request {kind + 1}: {error}")
         if problems:
@@ -219,7 +228,7 @@ def read_workload(path: Path, image: Path | None = None) -> Workload:
         raise InvalidSetting(f"{path}: {'; '.join(problems)}")
     try:
         said = msgspec.convert(_with_what_is_brought(values), WorkloadFile)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, InvalidRequest) as error:
         raise InvalidSetting(f"{path}: {error}") from None
     if not said.name:
         said = msgspec.structs.replace(said, name=path.stem)
@@ -231,11 +240,13 @@ def read_workload(path: Path, image: Path | None = None) -> Workload:
 
 
 def _with_what_is_brought(values: dict[str, Any]) -> dict[str, Any]:
-    """With what a sampler or sigmas bring to a request that names them."""
+    """With what a sampler or sigmas bring to a request that names them, and with LoRAs written out. Raises
+    InvalidRequest."""
     requests = values.get("request")
     if not isinstance(requests, list):
         return values
-    return values | {"request": [layered({}, table) if isinstance(table, dict) else table for table in requests]}
+    found = [layered({}, written_out(table)) if isinstance(table, dict) else table for table in requests]
+    return values | {"request": found}
 
 
 def _unknown(values: dict[str, Any]) -> list[str]:

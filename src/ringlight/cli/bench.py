@@ -21,6 +21,7 @@ from ringlight.core.errors import InvalidSetting
 from ringlight.core.fields import setting
 from ringlight.core.layout import AskedLayout, ParallelLayout, candidates
 from ringlight.core.output import part_path
+from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import model_defaults, read_model
 from ringlight.planner import catalogue
@@ -45,6 +46,8 @@ OF_SERVERS = (  # settings that the servers are started with
     "decode_chunk",
     "num_slices",
     "memory_budget",
+    "lora",
+    "lora_dir",
 )
 
 
@@ -151,7 +154,7 @@ def bench(
     folder = None if asked.model_path is None else find_checkpoint(str(asked.model_path))
     spec = None if folder is None else read_model(folder)
     _check(names, asked, spec)
-    workload = _workload(asked, spec, folder)
+    workload = _workload(asked, engine, spec, folder)
     known = prediction.read(spec)
     result.make_folders()
     launch = None
@@ -201,7 +204,7 @@ def _measure(
         raise typer.Exit(EXIT_OUTSIDE)
 
 
-def _workload(asked: AskedBenchmark, spec: ModelSpec | None, folder: Path | None) -> Workload:
+def _workload(asked: AskedBenchmark, engine: EngineConfig, spec: ModelSpec | None, folder: Path | None) -> Workload:
     """The workload of a file, else of the checkpoint's defaults. Raises InvalidSetting."""
     from ringlight.bench.workload import Workload, read_workload
 
@@ -212,7 +215,7 @@ def _workload(asked: AskedBenchmark, spec: ModelSpec | None, folder: Path | None
     else:
         raise InvalidSetting("with --url name a --workload")
     if spec is not None:
-        workload.check(spec, read_limits())
+        workload.check(spec, read_limits(), None if asked.url else LoraLibrary(engine, spec))
     return workload
 
 

@@ -11,7 +11,10 @@ import msgspec
 import typer
 
 from ringlight.cli.settings import split_lists
+from ringlight.core.asked_loras import read_loras
+from ringlight.core.errors import InvalidRequest
 from ringlight.core.fields import Field, build, holds_several, kind_of_several, settings_of
+from ringlight.core.lora import Lora
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -25,8 +28,8 @@ def with_flags(
     """Give a command a flag for every setting of these structs, which stand for its parameters of their names.
 
     `only` some of the settings, or by the struct's name only some of that one's, or all `without` some; `usual` are
-    other defaults than the struct's, also of those that have no flag: by a setting's name, or STRUCT.NAME where several
-    structs have it.
+    other defaults than the struct's, also of those that have no flag. These two are by a setting's name, or STRUCT.NAME
+    where several structs have it.
     """
     stated = usual or {}
 
@@ -36,7 +39,9 @@ def with_flags(
 
     def flags_of(struct: str) -> list[Field]:
         wanted = only.get(struct) if isinstance(only, Mapping) else only
-        fields = [field for field in settings_of(structs[struct]) if field.name not in without]
+        fields = [
+            field for field in settings_of(structs[struct]) if not {field.name, f"{struct}.{field.name}"} & {*without}
+        ]
         return fields if wanted is None else [field for field in fields if field.name in wanted]
 
     def decorate(command: Command) -> Command:
@@ -73,8 +78,9 @@ def as_flags(struct: msgspec.Struct, names: Collection[str]) -> Iterator[str]:
         flag = field.name.replace("_", "-")
         if isinstance(value, bool):
             yield f"--{flag}" if value else f"--no-{flag}"
-        else:
-            yield from (f"--{flag}", str(value))
+            continue
+        for each in value if isinstance(value, tuple) else (value,):
+            yield from (f"--{flag}", str(each))
 
 
 def _parameter(field: Field, usual: Mapping[str, Any]) -> inspect.Parameter:
@@ -114,7 +120,8 @@ def _value(field: Field, given: Any) -> Any:
     if given is None and field.default is None:
         return None
     texts = split_lists(given or ()) if (field.meta.extra or {})["splits"] else tuple(given or ())
-    return texts if kind is str else numbers(texts, f"--{field.name.replace('_', '-')}")
+    flag = f"--{field.name.replace('_', '-')}"
+    return READERS[kind](texts, flag) if kind in READERS else texts
 
 
 def numbers(texts: Iterable[str], flag: str) -> tuple[float, ...]:
@@ -127,3 +134,16 @@ def numbers(texts: Iterable[str], flag: str) -> tuple[float, ...]:
             said = f"{text!r} is not a number; give numbers with commas between them"
             raise typer.BadParameter(said, param_hint=f"'{flag}'") from None
     return tuple(found)
+
+
+def loras(texts: Iterable[str], flag: str) -> tuple[Lora, ...]:
+    """The LoRAs of a flag. Raises typer.BadParameter."""
+    try:
+        return read_loras([*texts])
+    except InvalidRequest as error:
+        said = "; ".join(problem.message for problem in error.problems)
+        raise typer.BadParameter(said, param_hint=f"'{flag}'") from None
+
+
+READERS: dict[type, Callable[[Iterable[str], str], tuple[Any, ...]]] = {float: numbers, Lora: loras}
+"""How the texts of a flag that takes several become what they stand for."""

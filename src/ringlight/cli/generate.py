@@ -22,12 +22,13 @@ from ringlight.core.fields import VIDEO
 from ringlight.core.output import KINDS, check_folder, part_path
 from ringlight.core.picture import shape_of
 from ringlight.core.report import RunReport
-from ringlight.core.request import RequestLimits, VideoRequest
+from ringlight.core.request import VideoRequest
 from ringlight.core.settings import ROUND_SIZES
 from ringlight.core.sizes import AskedSize, decide_size
 from ringlight.core.video_fields import AskedFields
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job, Submission
+from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.table import model_defaults, read_model
 
 RESULT = "Result"
@@ -36,7 +37,7 @@ OUTPUT_HELP = "Where the video goes; the extension says how: " + "; ".join(
 )
 
 
-@with_flags(without=("warm_up",), video=AskedFields, engine=EngineConfig)
+@with_flags(without=("warm_up", "video.lora"), video=AskedFields, engine=EngineConfig)
 def generate(
     *,
     prompt: Annotated[str, typer.Option(help="What the video shows.", show_default=False, rich_help_panel=VIDEO)],
@@ -88,24 +89,23 @@ def generate(
         image, last_image = read_image(image_path), read_image(last_image_path, "last_image")
     width, height = decide_size(asked_size, shape_of(image, limits), defaults, spec, limits, round_sizes)
     asked |= {"width": width, "height": height, "image": image, "last_image": last_image}
-    request = defaults.complete(prompt, spec, **asked)
+    loras, request = LoraLibrary(engine, spec), defaults.complete(prompt, spec, **asked)
+    request = msgspec.structs.replace(request, lora=loras.resolve(request.lora))
     if engine.nodes.node_rank > 0:
-        host_ranks(Engine(engine, limits, typical=request), quiet)
+        host_ranks(Engine(engine, limits, typical=request, loras=loras), quiet)
         return
     if report is not None:
         check_report(report, output)
-    done = make(engine, limits, request, asked_size, output, quiet)
+    done = make(Engine(engine, limits, typical=request, loras=loras), request, asked_size, output, quiet)
     if report is not None:
         write_report(done, report)
     print(done.to_json().decode() if json_ else summary(done), end="" if json_ else "\n")
 
 
-def make(
-    config: EngineConfig, limits: RequestLimits, request: VideoRequest, asked_size: AskedSize, output: str, quiet: bool
-) -> RunReport:
-    """Make the video with an engine of its own, and show how far it is. Raises its error."""
+def make(engine: Engine, request: VideoRequest, asked_size: AskedSize, output: str, quiet: bool) -> RunReport:
+    """Make the video with an engine, which ends with it, and show how far it is. Raises its error."""
     with (
-        Engine(config, limits, typical=request) as engine,
+        engine,
         JobProgress(quiet) as progress,
         interruptible() as interrupted,
     ):

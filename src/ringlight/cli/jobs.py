@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
@@ -24,6 +24,7 @@ from ringlight.core.errors import InvalidRequest, InvalidSetting, RinglightError
 from ringlight.core.output import check_folder
 from ringlight.core.plain import plain
 from ringlight.core.video_fields import AskedFields
+from ringlight.wire.model import OfferedLora
 
 if TYPE_CHECKING:
     from ringlight.client import Client, Video
@@ -97,6 +98,17 @@ def create(
     for warning in made.warnings:
         print(f"note: {warning.message}", file=sys.stderr)
     print(as_json(made) if json_ else made.id)
+
+
+@jobs.command()
+def loras(url: Url = DEFAULT_URL, api_key: ApiKey = "", json_: Json = False) -> None:
+    """List the LoRAs that videos of the server may have (create --lora), and those that all have."""
+    with connected(url, api_key) as client:
+        offered = client.loras()
+    if json_:
+        print(as_json(offered))
+    else:
+        print("\n".join(map(offer, offered)) or "none: the server was started without --lora-dir")
 
 
 @jobs.command()
@@ -251,6 +263,8 @@ def lines(video: Video) -> Iterator[str]:
             value = f"\n{'':<22} ".join(warning["message"] for warning in value)
         elif name == "stages":
             value = ", ".join(f"{stage['name']} {stage['seconds']:.2f} s" for stage in value)
+        elif name == "lora":
+            value = ", ".join(map(str, video.lora or ()))
         elif name == "memory":
             continue  # a table of its own: --report
         yield f"{name:<22} {value}"
@@ -268,5 +282,12 @@ def detail(video: Video) -> str:
     return ", ".join(parts)
 
 
-def as_json(value: Video | list[Video]) -> str:
+def offer(lora: OfferedLora) -> str:
+    """A LoRA as it is named, and what is done with it unless somebody says otherwise."""
+    target = "" if lora.target == "both" else f", {lora.target} noise"
+    how = f"in every video, strength {plain(lora.strength)}{target}" if lora.is_always_on else target.removeprefix(", ")
+    return f"{lora.name}  ({how})" if how else lora.name
+
+
+def as_json(value: Video | list[Video] | Sequence[OfferedLora]) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()

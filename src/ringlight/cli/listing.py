@@ -45,7 +45,7 @@ def show(name: str, value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return plain(value)
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return ", ".join(show(name, each) for each in value)
     if name == "api-key":
         owner, colon, _ = str(value).partition(":")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -11,9 +12,10 @@ import typer
 from ringlight.cli.flags import with_flags
 from ringlight.cli.hardware_flags import AskedHardware
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import InvalidSetting
+from ringlight.core.errors import InvalidRequest, InvalidSetting
 from ringlight.core.report import GIB
 from ringlight.engine.machine import this_machine, usable_cards
+from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import MODELS, family_of, model_defaults
 from ringlight.families.work import Work
@@ -25,7 +27,8 @@ from ringlight.planner.planner import plan
 
 class KnownModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model, and a video of its defaults on a machine. `begins_with` says what a request has; `seconds`, `peak_bytes`
-    of a rank and `layout` are predicted, and None where no layout fits: `reason` then says what would."""
+    of a rank and `layout` are predicted, and None where no layout fits: `reason` then says what would. `loras` are the
+    ones of the folders that are named which fit the model, by name, with what is in them."""
 
     name: str
     family: str
@@ -38,9 +41,10 @@ class KnownModel(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None
     peak_bytes: int | None
     reason: str
+    loras: dict[str, str] = {}
 
 
-@with_flags(only=("memory_budget",), usual={"model_path": ""}, engine=EngineConfig)
+@with_flags(only=("memory_budget", "lora_dir"), usual={"model_path": ""}, engine=EngineConfig)
 def models(
     *,
     gpu: Annotated[
@@ -52,16 +56,21 @@ def models(
 ) -> None:
     """List the models that can be run: what they make by default, and its seconds and memory on this machine.
 
-    With --gpu on another one. Nothing is loaded: `ringlight plan --model NAME` says more of each.
+    With --gpu on another one. Nothing is loaded: `ringlight plan --model NAME` says more of each. With --lora-dir also
+    which of the LoRAs there fit which model.
 
     Exit codes: 0, 2 usage, 3 invalid setting, or cards that are not in the table.
     """
     hardware = None if gpu is None else AskedHardware(gpu=gpu, num_gpus=num_gpus)
-    known = [known_on(spec, machine_for(spec, hardware, engine)) for spec in MODELS.values()]
+    known = [
+        msgspec.structs.replace(known_on(spec, machine_for(spec, hardware, engine)), loras=fitting_loras(spec, engine))
+        for spec in MODELS.values()
+    ]
     if json_:
         print(msgspec.json.format(msgspec.json.encode(known), indent=2).decode())
     else:
         print("\n".join(table(known)))
+        print("\n".join(lora_lines(known, engine)), end="\n" if engine.lora_dir else "")
 
 
 def machine_for(spec: ModelSpec, hardware: AskedHardware | None, engine: EngineConfig) -> Machine:
@@ -94,6 +103,16 @@ def known_on(spec: ModelSpec, machine: Machine) -> KnownModel:
     )
 
 
+def fitting_loras(spec: ModelSpec, engine: EngineConfig) -> dict[str, str]:
+    """The LoRAs of the folders that fit a model, with what was found in each file."""
+    library, found = LoraLibrary(engine, spec), {}
+    for lora in library.offered():
+        with contextlib.suppress(InvalidRequest):  # it is another model's
+            (resolved,) = library.resolve([lora])
+            found[lora.name] = library.file(resolved).told
+    return found
+
+
 def begins_with(spec: ModelSpec) -> str:
     """What a request has beside its settings, in words."""
     if spec.needs_last_picture:
@@ -116,6 +135,15 @@ def table(known: list[KnownModel]) -> Iterator[str]:
         if each.layout is None:
             yield f"- {each.name}: {each.reason}"
     yield f"Videos of all defaults on {known[0].machine}, as predicted."
+
+
+def lora_lines(known: list[KnownModel], engine: EngineConfig) -> Iterator[str]:
+    """Of each LoRA of the folders, the models that it fits, and what is in it."""
+    names = LoraLibrary(engine, next(iter(MODELS.values()))).names() if engine.lora_dir else []
+    for name in names:
+        fits = [each for each in known if name in each.loras]
+        told = f"{fits[0].loras[name]}; fits {', '.join(each.name for each in fits)}" if fits else "fits none of them"
+        yield f"- LoRA {name}: {told}"
 
 
 def _shown(value: float | None, unit: int) -> str:

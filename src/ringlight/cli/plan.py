@@ -19,6 +19,7 @@ from ringlight.core.named_samplers import layered
 from ringlight.core.plain import plain
 from ringlight.core.request import RequestDefaults, VideoRequest, stand_ins, steps_of
 from ringlight.core.video_fields import VIDEO_FIELDS, AskedFields
+from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import MODELS, known_model, model_defaults, read_model
 from ringlight.families.work import Work
@@ -40,6 +41,8 @@ OF_ENGINE = (
     "decode_chunk",
     "memory_budget",
     "num_slices",
+    "lora",
+    "lora_dir",
 )  # settings of the engine that predictions depend on
 SIZE = ("width", "height")  # which have one flag here
 OF_REQUESTS = tuple(field.name for field in VIDEO_FIELDS if field.rules.in_plans and field.name not in SIZE)
@@ -85,23 +88,27 @@ def plan(
     defaults = model_defaults(spec, folder)
     width, height = parse_size(size, None, None)
     fields = {"width": width, "height": height} | {name: getattr(video, name) for name in OF_REQUESTS}
-    work = Work.of(spec, request_with(spec, defaults, fields, image))
+    loras = LoraLibrary(engine, spec)
+    work = Work.of(spec, request_with(spec, defaults, fields, image, loras))
     machine, arrivals = hardware.settle(spec, engine), load.arrivals()
     if arrivals is None:
         made = plan_layouts(work, machine, objective)
         print(_json(made).decode() if json_ else said(made, work, machine))
         return
-    kinds = [_kind(mixed, spec, defaults, fields, image) for mixed in load.kinds()] or [Kind(work)]
+    kinds = [_kind(mixed, spec, defaults, fields, image, loras) for mixed in load.kinds()] or [Kind(work)]
     fleet = plan_fleet(kinds, machine, arrivals, p95_seconds=load.p95, gpu_price=load.gpu_price)
     print(_json(fleet).decode() if json_ else said_of_fleet(fleet, arrivals, machine.hardware, load.p95))
 
 
-def request_with(spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], image: bool) -> VideoRequest:
-    """A request of this size with stand-ins for its prompts and its picture. Raises InvalidRequest."""
+def request_with(
+    spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], image: bool, loras: LoraLibrary
+) -> VideoRequest:
+    """A request of this size with stand-ins for its prompts and its picture, with the files of its LoRAs. Raises
+    InvalidRequest."""
     given = {"negative_prompt": ORDINARY_PROMPT.replace("prompt", "phrase"), "seed": 0} | stand_ins(spec, image)
     request = defaults.complete(ORDINARY_PROMPT, spec, **given | fields)
     request.check(spec, read_limits())
-    return request
+    return msgspec.structs.replace(request, lora=loras.resolve(request.lora))
 
 
 def said(plan: Plan, work: Work, machine: Machine) -> str:
@@ -113,12 +120,17 @@ def said(plan: Plan, work: Work, machine: Machine) -> str:
         plan_tables(plan),
         "",
         f"{work.spec.name}: {request.width}x{request.height}, {request.num_frames} frames, "
-        f"{steps_of(request)}, guidance {request.guidance_scale:g}, {kind}; {work.num_tokens} tokens; "
+        f"{steps_of(request)}, guidance {request.guidance_scale:g}, {kind}{_loras(request)}; {work.num_tokens} tokens; "
         f"{settings.dtype}, VAE {settings.vae_dtype}",
         _of(machine.hardware),
         f"{chosen}",
     ]
     return "\n".join(lines)
+
+
+def _loras(request: VideoRequest) -> str:
+    """The LoRAs of a request, in words."""
+    return f", LoRA {', '.join(map(str, request.lora))}" if request.lora else ""
 
 
 def said_of_fleet(fleet: FleetPlan, load: Load, hardware: Hardware, p95_seconds: float | None) -> str:
@@ -153,11 +165,13 @@ def _of(hardware: Hardware) -> str:
     )
 
 
-def _kind(mixed: Mixed, spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], image: bool) -> Kind:
+def _kind(
+    mixed: Mixed, spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], image: bool, loras: LoraLibrary
+) -> Kind:
     """A kind of a mix's file, with all that it leaves out. Raises InvalidRequest for what cannot be made."""
     own = msgspec.structs.asdict(mixed)
     weight, has_image = own.pop("weight"), own.pop("image")
-    request = request_with(spec, defaults, layered(fields, own), image if has_image is None else has_image)
+    request = request_with(spec, defaults, layered(fields, own), image if has_image is None else has_image, loras)
     return Kind(Work.of(spec, request), weight)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +20,7 @@ from ringlight.core.fields import MODEL
 from ringlight.core.request import RequestDefaults, RequestLimits
 from ringlight.core.settings import ServeSettings
 from ringlight.engine.engine import Engine
+from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import model_defaults, read_model, recognised
 
@@ -104,9 +105,23 @@ def show_start(engine: Engine, server: ServeSettings, occupied: Iterable[str], l
     print(f"\nmodel   {called}\nlayout  {engine.choice.reason}\nweights {weights}")
     for name, told in recognised(engine.files).items():
         print(f"files   {name}: {told}")
+    for line in show_loras(engine.door.loras):
+        print(f"lora    {line}")
     print(f"folder  {Path(server.data_dir).absolute()}")
     for each in occupied:
         print(f"ringlight: a start at this moment would be refused: {each}", file=sys.stderr)
+
+
+def show_loras(library: LoraLibrary) -> Iterator[str]:
+    """A line for each LoRA that every video has, and for each that requests may name, with what its file holds."""
+    for lora in library.always:
+        yield f"{lora}, in every video: {library.file(lora).told}"
+    for lora in library.offered():
+        try:
+            (*_, found) = library.resolve([lora])
+            yield f"{lora}: {library.file(found).told}"
+        except InvalidRequest as error:
+            yield f"{lora}: cannot be used: {'; '.join(problem.message for problem in error.problems)}"
 
 
 def check_defaults(

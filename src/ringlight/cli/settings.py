@@ -18,8 +18,9 @@ import msgspec
 import typer
 from typer.core import TyperOption
 
+from ringlight.core.asked_loras import written_out
 from ringlight.core.config import DEFAULTS_FILE, EngineConfig, read_environment, read_settings_file
-from ringlight.core.errors import InvalidSetting
+from ringlight.core.errors import InvalidRequest, InvalidSetting
 from ringlight.core.fields import holds_several, texts_of
 from ringlight.core.named_samplers import brought_by
 from ringlight.core.request import RequestDefaults, RequestLimits
@@ -189,8 +190,8 @@ def _converted(layer: Layer, kinds: Mapping[str, Any]) -> dict[str, Any]:
         if not has_types and holds_several(kinds[name]):
             value = split_lists([value])
         try:
-            found[name] = msgspec.convert(value, kinds[name], strict=has_types)
-        except msgspec.ValidationError as error:
+            found[name] = msgspec.convert(written_out({name: value})[name], kinds[name], strict=has_types)
+        except (msgspec.ValidationError, InvalidRequest) as error:
             raise InvalidSetting(f"{source}: {key}: {error}") from None
     return found
 
