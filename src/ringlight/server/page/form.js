@@ -1,6 +1,7 @@
 // Form: what is asked of the server, and the words about it beside the field they are about.
 // Its fields are those of /v1/models: the page has places for some of them, the others stand among the advanced ones.
 
+import { Loras } from "./loras.js";
 import { Picture } from "./picture.js";
 
 const LONGEST_SHAPE = 3;
@@ -24,6 +25,7 @@ export class Form {
     };
     this.picture = new Picture(root.querySelector("#drop"), () => this.complain(), fit, seen);
     this.last = new Picture(root.querySelector("#drop-last"), () => this.complain(), null, () => {});
+    this.loras = new Loras(root.querySelector("#loras"), () => this.complain());
     root.addEventListener("submit", (event) => {
       event.preventDefault();
       this.submit();
@@ -56,6 +58,7 @@ export class Form {
   }
 
   place(field) {
+    if (field.type === "loras") return this.loras.open(this.model, field.default);
     const slot = this.root.querySelector(`[data-slot="${field.name}"]`);
     const label = slot?.getAttribute("aria-label");
     if (slot) slot.replaceWith(label ? inputOf(field, label) : boxOf(field));
@@ -131,7 +134,7 @@ export class Form {
     if (field.name === "shape") [width.value, height.value] = this.shapes()[field.value];
     if (field.name === "preset") ({ steps: steps.value, frames: frames.value } = this.presets()[field.value]);
     if (field.name === "sigmas" && field.value.trim()) steps.value = field.value.split(",").filter((each) => each.trim()).length;
-    if (field.tagName === "SELECT" && field.name !== "layout") this.bring(field);
+    if (field.tagName === "SELECT" && this.model.fields.some(({ name }) => name === field.name)) this.bring(field);
     if (field === this.seconds && field.value) frames.value = this.nearestFrames(field.value * fps.value);
     this.mark(field === this.seconds);
   }
@@ -155,7 +158,9 @@ export class Form {
   // The settings of a video that was made before.
   reuse(video) {
     this.sizeIsAsked = true;
-    for (const name of ["prompt", ...this.model.fields.map((field) => field.name)]) this.fields[name].value = video[name] ?? "";
+    const inputs = this.model.fields.filter(({ type }) => type !== "loras").map(({ name }) => name);
+    for (const name of ["prompt", ...inputs]) this.fields[name].value = video[name] ?? "";
+    this.loras.write(video.lora);
     this.brought = Object.keys(this.broughtBy(this.fields.sampler));
     this.describePresets();
     const isOffered = [...this.fields.layout.options].some((option) => option.value === video.layout);
@@ -169,6 +174,10 @@ export class Form {
   read() {
     const fields = { prompt: this.fields.prompt.value };
     for (const { name, type } of [...(this.model?.fields ?? []), { name: "layout" }]) {
+      if (type === "loras") {
+        if (!this.loras.root.hidden) fields[name] = this.loras.read();
+        continue;
+      }
       const { value, validity } = this.fields[name];
       if (validity.badInput) fields[name] = "not a number";
       else if (type === "string") fields[name] = value;

@@ -39,7 +39,7 @@ function newKey() {
 
 function asForm(fields, files) {
   const form = new FormData();
-  for (const [name, value] of Object.entries(fields)) form.append(name, value);
+  for (const [name, value] of Object.entries(fields)) form.append(name, typeof value === "string" ? value : JSON.stringify(value));
   for (const [name, file] of Object.entries(files)) if (file) form.append(name, file);
   return form;
 }

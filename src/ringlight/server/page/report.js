@@ -52,7 +52,7 @@ function note(report, video) {
     `${report.num_tokens.toLocaleString()} tokens on ${report.ranks.length} rank${report.ranks.length > 1 ? "s" : ""} (${report.layout}).`,
     `Memory: ${kindOf(report).note}.`,
     report.ranks.length > 1 ? "Link: the rank that waited longest." : "",
-    report.adapted ? `LoRAs: ${report.adapted.loras.map((lora) => `${lora.name} at ${lora.strength} (${lora.how})`).join(", ")}.` : "",
+    ...(report.adapted?.loras ?? []).map((lora) => `LoRA ${lora.name} (${lora.sha256}): ${lora.told}, ${lora.how}.`),
     report.predicted && !report.resumed_from_step ? `Predicted before it began: ${seconds(report.predicted.total_seconds)}.` : "",
     report.resumed_from_step ? `It was resumed after step ${report.resumed_from_step}; what lay before is not in these numbers.` : "",
     video.expires_at ? `Kept until ${date(video.expires_at)}.` : "",

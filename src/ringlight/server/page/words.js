@@ -1,5 +1,7 @@
 // Words: numbers, times and names as people read them.
 
+import { loraWords } from "./loras.js";
+
 const GIB = 2 ** 30, MIB = 2 ** 20;
 
 export function seconds(value) {
@@ -55,7 +57,7 @@ export function facts(video, fields) {
     `${Number(video.duration_seconds.toFixed(2))} s`,
     `${video.num_frames} frames at ${video.fps} fps`,
     `${video.num_inference_steps} steps`,
-    ...others.map(({ name, title }) => `${title.toLowerCase()} ${video[name]}`),
+    ...others.flatMap(({ name, title, type }) => (type === "loras" ? video[name].map((lora) => `LoRA ${loraWords(lora)}`) : `${title.toLowerCase()} ${video[name]}`)),
     video.layout,
   ];
 }
