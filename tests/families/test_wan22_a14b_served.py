@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -22,7 +23,8 @@ from ringlight.families.wan.headers import LATENTS_MEAN, LATENTS_STD
 from ringlight.server.api.routes.system import field_cards
 from tests.core.checkpoints import edit
 from tests.docs.examples import examples_of, run
-from tests.families.written import EXPERTS, fp8_scaled, rewritten, single_files, widened_by_hand
+from tests.families.written import EXPERTS, Tensors, fp8_scaled, rewritten, single_files, widened_by_hand
+from tests.loras import write_lora
 from tests.ours import load_pipeline, new_tracer
 from tests.server.browser import chromium, opened
 from tests.server.served import Served, serve
@@ -37,20 +39,39 @@ def test_forms_are_offered_what_the_model_has(name: str, has_it: bool) -> None:
     assert ("guidance_scale_2" in [card.name for card in cards]) == has_it
 
 
+class Template(NamedTuple):
+    """The template's server, and what its LoRAs add to the weights of each expert."""
+
+    server: Served
+    added: dict[str, Tensors]
+
+
 @pytest.fixture(scope="module")
-def server(tiny_i2v_a14b: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def template(tiny_i2v_a14b: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template]:
     """As the page has it started, but for the port: the files under the names that stand there."""
     line = next(each for each in SERVE.text.replace("\\\n", " ").splitlines() if each.startswith("ringlight serve"))
-    typed = shlex.split(line)[2:]
-    named, port = typed.index("--model-path") + 1, typed.index("--port")
-    options = [each for place, each in enumerate(typed) if place not in (named - 1, named, port, port + 1)]
+    flags = [*zip(*[iter(shlex.split(line)[2:])] * 2, strict=True)]
     models = single_files(tiny_i2v_a14b, tmp_path_factory.mktemp("models"), fp8_scaled)
-    high = models / typed[named]
+    (high,) = (models / path for flag, path in flags if flag == "--model-path")
     for name, place in zip(EXPERTS.values(), (high, other_expert(high)), strict=True):
         (models / name).rename(place)
     shutil.copy(tiny_i2v_a14b / "ringlight.json", high.parent)
+    loras = [models / path for flag, path in flags if flag == "--lora"]
+    added = {
+        expert: write_lora(path, tiny_i2v_a14b / expert, alpha=2, seed=seed, size=0.5).added
+        for seed, (expert, path) in enumerate(zip(EXPERTS, loras, strict=True))
+    }
+    options = [
+        each for flag, value in flags if flag not in ("--model-path", "--lora", "--port") for each in (flag, value)
+    ]
+    options += [each for path in loras for each in ("--lora", str(path))]
     with serve(tmp_path_factory.mktemp("served"), high, *options) as served:
-        yield served
+        yield Template(served, added)
+
+
+@pytest.fixture
+def server(template: Template) -> Served:
+    return template.server
 
 
 def pictures(path: Path) -> Tensor:
@@ -60,16 +81,30 @@ def pictures(path: Path) -> Tensor:
 
 @pytest.mark.slow
 def test_the_template_makes_the_video_of_its_weights(
-    server: Served, tiny_i2v_a14b: Path, photograph: Path, tmp_path: Path
+    template: Template, tiny_i2v_a14b: Path, photograph: Path, tmp_path: Path
 ) -> None:
-    """Over two ranks what one makes of the same numbers, widened by hand in a folder of Diffusers layout."""
+    """Over two ranks what one makes of the same numbers, widened by hand in a folder of Diffusers layout, to which both
+    LoRAs are added by hand."""
+    server, added = template
     shutil.copy(photograph, tmp_path / "keeper.jpg")
     run(ASK.language, ASK.small(server.url, ""), tmp_path)
     (made, *_) = server.http.get("/v1/videos").json()["data"]
     assert (made["sampler"], made["num_inference_steps"], made["guidance_scale"]) == ("lightx2v-4step", 4, 1)
     assert made["layout"] == "u1r2"
-    plain = rewritten(tiny_i2v_a14b, tmp_path / "plain", widened_by_hand(fp8_scaled, "scale_weight"))
-    for name in ("transformer", "transformer_2"):  # as published, which no header tells
+    assert [lora["target"] for lora in made["lora"]] == ["high", "low"]
+    report = server.http.get(f"/v1/videos/{made['id']}/report").json()
+    num_modules = len(added["transformer"])
+    for lora in report["adapted"]["loras"]:
+        assert lora["told"].startswith(f"{num_modules} of {num_modules} modules, alpha 2/4")
+        assert "8-bit" in lora["how"]
+    widen = widened_by_hand(fp8_scaled, "scale_weight")
+
+    def merged(name: str, tensors: Tensors) -> Tensors:
+        sums = added.get(name, {})
+        return {each: value + sums.get(each, 0) for each, value in widen(name, tensors).items()}
+
+    plain = rewritten(tiny_i2v_a14b, tmp_path / "plain", merged)
+    for name in EXPERTS:  # as published, which no header tells
         edit(plain, f"{name}/config.json", num_attention_heads=1, attention_head_dim=128)
     edit(plain, "vae/config.json", latents_mean=LATENTS_MEAN[16], latents_std=LATENTS_STD[16])
     pipeline = load_pipeline(plain)
@@ -83,7 +118,8 @@ def test_the_template_makes_the_video_of_its_weights(
     theirs, ours = pictures(tmp_path / "keeper.mp4"), pictures(tmp_path / "ours.mp4")
     assert theirs.shape == ours.shape == (5, 64, 64, 3)
     # Of 255. Last digits, which layout and threads decide, turn choices of the codec: 0 to 0.2 was seen. Experts in
-    # each other's place make 24. That latents are right to 2e-5 on every layout is shown where no codec is between.
+    # each other's place make 24, no LoRAs 8, each on the other expert 9. That latents are right to 2e-5 on every
+    # layout is shown where no codec is between.
     assert (theirs.float() - ours.float()).abs().mean() < 1
 
 

@@ -108,6 +108,7 @@ def test_what_the_sample_shows_as_a_comment_is_a_setting(tiny: Path, tmp_path: P
     lines = [re.sub(r"^# ((?:[a-z-]+:|  )(?: .*)?)$", r"\1", line) for line in text("ringlight.yaml").splitlines()]
     content = "\n".join(lines).replace("/etc/ringlight/api-keys", str(tmp_path / "key"))
     content = content.replace("/etc/ringlight/webhook-secret", str(tmp_path / "secret"))
+    content = content.replace("/models/loras", str(tmp_path))
     assert {"api-key-file", "image-host", "defaults", "num-gpus", "store-url"} <= set(yaml.safe_load(content))
     (tmp_path / "all.yaml").write_text(content)
     flags = ["--config", tmp_path / "all.yaml", "--model-path", tiny, "--data-dir", tmp_path, "--dry-run"]
