@@ -17,11 +17,13 @@ from ringlight.cli.main import app
 from ringlight.cli.plan import request_with
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidRequest, InvalidSetting
+from ringlight.core.lora import Lora
 from ringlight.core.report import RunReport
 from ringlight.core.request import RequestDefaults
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B
 from ringlight.planner import catalogue
+from ringlight.planner.calibration import request_of
 from tests.bench.reports import CPU, report
 from tests.cli.commands import ringlight
 
@@ -160,6 +162,14 @@ def one_rank(**environment: object) -> RunReport:
     request = request_with(WAN22_TI2V_5B, RequestDefaults(), {"num_frames": 25}, False, none)
     told = report("u1r1", {"Denoising": 40.0, "Decoding": 20.0}, environment=CPU | environment)
     return msgspec.structs.replace(told, workload=request.workload())
+
+
+def test_a_report_with_loras_and_pictures_tells_its_request() -> None:
+    ink = Lora(name="ink", strength=0.5, target="both", sha256="ab" * 32, num_bytes=4096)
+    request = RequestDefaults(seed=1).complete("p", WAN22_TI2V_5B, lora=(ink,), image=b"first", last_image=b"last")
+    found = request_of(msgspec.structs.replace(one_rank(), workload=request.workload()))
+    assert found.lora == (msgspec.structs.replace(ink, name="ab" * 32),), "whatever it was called"
+    assert (found.image, found.last_image, found.num_frames) == (b"\0", b"\0", request.num_frames)
 
 
 def test_a_calibration_names_card_and_dtypes_and_loopback_lies_between_processes(tmp_path: Path) -> None:
