@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -56,6 +58,15 @@ def open_picture(encoded: bytes, limits: RequestLimits) -> Image.Image:
             "send a smaller picture",
         )
     return picture
+
+
+@contextmanager
+def about(field: str) -> Iterator[None]:
+    """What is found wrong with a picture in here is of this field of the request."""
+    try:
+        yield
+    except InvalidRequest as error:
+        raise error.about(field) from None
 
 
 def upright_size(encoded: bytes, limits: RequestLimits) -> tuple[int, int]:

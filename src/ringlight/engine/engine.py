@@ -29,7 +29,7 @@ from ringlight.core.host import cores_each
 from ringlight.core.installation import check_installation
 from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.core.output import check_output
-from ringlight.core.picture import open_picture, shape_of
+from ringlight.core.picture import about, open_picture, shape_of
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.sizes import Size, decide_size
 from ringlight.core.stored_network import require_whole
@@ -200,11 +200,12 @@ class Engine:
     def check(self, request: VideoRequest, output: str) -> None:
         """Raise InvalidRequest for all that can be told without the worker: fields, picture, output."""
         problems: list[Problem] = []
-        for check in (
+        checks: list[Callable[[], object]] = [
             lambda: request.check(self.spec, self.limits),
-            lambda: [open_picture(picture, self.limits) for picture in request.pictures.values()],
+            *(partial(_check_picture, name, picture, self.limits) for name, picture in request.pictures.items()),
             lambda: check_output(output, request.num_frames),
-        ):
+        ]
+        for check in checks:
             try:
                 check()
             except InvalidRequest as error:
@@ -261,7 +262,8 @@ class Engine:
         if asked.state is None:
             self._foresight.check_memory(request, layout, prediction)
         self.start(wait=False)
-        warnings = size_warnings(asked.asked_size, shape_of(request.image, self.limits), request)
+        shapes = {name: shape_of(picture, self.limits) for name, picture in request.pictures.items()}
+        warnings = size_warnings(asked.asked_size, shapes, request)
         job = Job(
             asked.job_id or f"video_{uuid4().hex}",
             request,
@@ -398,3 +400,8 @@ class Engine:
             for job in jobs:
                 if job.deadline is not None and job.deadline.is_past(self._clock) and job.stop_reason is None:
                     self.cancel(job, job.deadline.error())
+
+
+def _check_picture(name: str, picture: bytes, limits: RequestLimits) -> None:
+    with about(name):
+        open_picture(picture, limits)
