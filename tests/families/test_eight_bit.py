@@ -218,7 +218,11 @@ def test_gguf_makes_the_latents_of_its_own_arithmetic(tiny21: Path, tmp_path: Pa
     assert kinds_of(pipeline) == ({INT8} if kind == "Q8_0" else set())
     (planned,) = loaded_by_rank(pipeline.spec, 1, RunSettings(dtype="float32"))
     assert planned == pipeline.loaded.num_bytes
-    assert recognised(pipeline.checkpoint)["transformer"] == f"GGUF ({kind}), original names"
+    wide_gib = sum(tensor.numel() for name, tensor in tensors.items() if is_matrix(name, tensor)) / 2**29
+    widened = "" if kind == "Q8_0" else f", widened when it is loaded: {wide_gib:.3g} GiB in 16 bits"
+    assert recognised(pipeline.checkpoint)["transformer"] == f"GGUF ({kind}{widened}), original names"
+    said = here("plan", "--model-path", folder / "wan.yaml", "--gpu", "h200", "--size", "128x80").out
+    assert f"transformer: GGUF ({kind}{widened})" in said
     write_gguf(path, {"a": torch.zeros(32, 32)}, gguf.GGMLQuantizationType.F32, "llama")
     with pytest.raises(InvalidCheckpoint, match="a GGUF file of llama, not of wan"):
         read_model(folder / "wan.yaml")
