@@ -188,8 +188,9 @@ export class Form {
   async submit() {
     const button = this.root.querySelector("[type=submit]");
     if (button.disabled) return;
-    this.complain(this.lacking());
-    if (this.lacking()) return;
+    const problem = this.lacking();
+    this.complain(problem);
+    if (problem) return;
     button.disabled = true;
     try {
       await this.onSubmit(this.read(), { input_reference: this.picture.file, last_image: this.last.file });
