@@ -29,7 +29,7 @@ from ringlight.core.host import cores_each
 from ringlight.core.installation import check_installation
 from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.core.output import check_output
-from ringlight.core.picture import about, open_picture, shape_of
+from ringlight.core.picture import require_pictures, shape_of, shapes_of
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.sizes import Size, decide_size
 from ringlight.core.stored_network import require_whole
@@ -200,12 +200,11 @@ class Engine:
     def check(self, request: VideoRequest, output: str) -> None:
         """Raise InvalidRequest for all that can be told without the worker: fields, picture, output."""
         problems: list[Problem] = []
-        checks: list[Callable[[], object]] = [
+        for check in (
             lambda: request.check(self.spec, self.limits),
-            *(partial(_check_picture, name, picture, self.limits) for name, picture in request.pictures.items()),
+            lambda: require_pictures(request.pictures, self.limits),
             lambda: check_output(output, request.num_frames),
-        ]
-        for check in checks:
+        ):
             try:
                 check()
             except InvalidRequest as error:
@@ -262,8 +261,7 @@ class Engine:
         if asked.state is None:
             self._foresight.check_memory(request, layout, prediction)
         self.start(wait=False)
-        shapes = {name: shape_of(picture, self.limits) for name, picture in request.pictures.items()}
-        warnings = size_warnings(asked.asked_size, shapes, request)
+        warnings = size_warnings(asked.asked_size, shapes_of(request.pictures, self.limits), request)
         job = Job(
             asked.job_id or f"video_{uuid4().hex}",
             request,
@@ -400,8 +398,3 @@ class Engine:
             for job in jobs:
                 if job.deadline is not None and job.deadline.is_past(self._clock) and job.stop_reason is None:
                     self.cancel(job, job.deadline.error())
-
-
-def _check_picture(name: str, picture: bytes, limits: RequestLimits) -> None:
-    with about(name):
-        open_picture(picture, limits)
