@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the parts of docs/ that follow from the code: calls, fields, error codes, settings and metrics.
+"""Writes the parts of docs/ that follow from the code: calls, fields, error codes, settings, metrics and plans.
 
 They stand between `<!-- generated: NAME -->` and `<!-- end -->`; the rest of a file is left as it is.
 
@@ -22,13 +22,21 @@ import typer.main
 from fastapi import FastAPI
 from prometheus_client.metrics import MetricWrapperBase
 
+from ringlight.cli.hardware_flags import AskedHardware
 from ringlight.cli.main import app as commands
 from ringlight.cli.settings import ONLY_FLAGS, variable
 from ringlight.core.codes import CODES, ErrorKind
+from ringlight.core.config import EngineConfig
 from ringlight.core.named_samplers import SAMPLERS
-from ringlight.core.request import RequestLimits
+from ringlight.core.report import GIB
+from ringlight.core.request import RequestLimits, stand_ins
 from ringlight.core.video_fields import VIDEO_FIELDS
 from ringlight.engine.runner import ReplicaState
+from ringlight.families.model import ModelSpec
+from ringlight.families.table import known_model, model_defaults
+from ringlight.families.work import Work
+from ringlight.planner.costs import ORDINARY_PROMPT
+from ringlight.planner.planner import plan
 from ringlight.server.api.openapi import describe
 from ringlight.server.api.routes import content, system, videos
 from ringlight.server.observability.metrics import Metrics
@@ -131,6 +139,44 @@ def metrics() -> str:
     return table(("series", "kind", "labels", "meaning"), sorted(rows))
 
 
+EXPERTS = ("Wan2.2-T2V-A14B", "Wan2.2-I2V-A14B")
+SIZES = ((640, 640), (1280, 720))
+MACHINES: tuple[dict[str, str], ...] = (  # card, budget and main memory, as `ringlight plan` takes them
+    {"gpu": "rtx4090"},
+    {"gpu": "rtx4090", "memory_budget": "12.5GiB"},
+    {"gpu": "rtx4090", "host_memory": "32GiB"},
+    {"gpu": "rtx6000-ada"},
+    {"gpu": "a100-80g"},
+)
+
+
+def expert_plans() -> str:
+    """A table of what plans say of models with two experts, on one card."""
+    rows = [_plan_row(known_model(name), size, **each) for name in EXPERTS for size in SIZES for each in MACHINES]
+    head = ("model", "video", "card", "budget", "main memory", "blocks from the host", "seconds", "peak (GiB)")
+    return table((*head, "weights on the host (GiB)"), rows)
+
+
+def _plan_row(
+    spec: ModelSpec, size: tuple[int, int], gpu: str, memory_budget: str = "", host_memory: str = ""
+) -> tuple[str, ...]:
+    width, height = size
+    asked = AskedHardware(gpu=gpu, host_memory=host_memory)
+    machine = asked.settle(spec, EngineConfig(model_path="", memory_budget=memory_budget))
+    request = model_defaults(spec).complete(
+        ORDINARY_PROMPT, spec, width=width, height=height, num_frames=81, seed=0, **stand_ins(spec)
+    )
+    choice = plan(Work.of(spec, request), machine, "latency").choices[0]
+    found, card = choice.prediction, machine.hardware.card
+    memory = f"{card.name}, {card.memory_bytes / GIB:.0f} GiB"
+    begin = (spec.name, f"{width}x{height}", memory, memory_budget or "the card's", host_memory or "enough")
+    if not found.fits:
+        return (*begin, choice.reason, "", "", "")
+    blocks = "none" if found.placement is None else str(found.placement.streamed_blocks or "none")
+    on_host = f"{found.host_copy_bytes / GIB:.1f}" if found.host_copy_bytes else "all on the card"
+    return (*begin, blocks, f"{found.total_seconds:,.0f}", f"{found.worst_memory.peak_bytes / GIB:.1f}", on_host)
+
+
 class Nothing:
     """A server that has done nothing (metrics.ServerState)."""
 
@@ -160,6 +206,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "defaults": defaults,
     "samplers": samplers,
     "metrics": metrics,
+    "expert-plans": expert_plans,
 }
 
 

@@ -26,12 +26,17 @@ class Oracle:
 
     scheduler: Any
 
+    @property
+    def experts(self) -> list[Any]:
+        """The transformers."""
+        return [self.t2v.transformer, *([self.t2v.transformer_2] if self.t2v.transformer_2 is not None else [])]
+
     def latents(
         self,
         request: VideoRequest,
         image: Image.Image | None = None,
-        scheduler: Any = None,
         last_image: Image.Image | None = None,
+        scheduler: Any = None,
     ) -> Tensor:
         """Final latents (1, z, T, h, w) of a request, in float32, by the checkpoint's scheduler or another.
 

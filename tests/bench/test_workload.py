@@ -11,6 +11,7 @@ import pytest
 from ringlight.bench.workload import Workload, read_workload
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.request import RequestDefaults, RequestLimits
+from ringlight.families.table import known_model, model_defaults
 from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B
 
 WORKLOADS = Path(__file__).parents[2] / "benchmarks" / "workloads"
@@ -175,3 +176,17 @@ def test_without_a_file_a_checkpoints_defaults_are_sent() -> None:
     assert kind.title == "T2V, 256x160, 17 frames, 8 steps, guidance 5"
     assert kind.flow_shift == WAN22_TI2V_5B.scheduler.flow_shift
     assert msgspec.json.decode(msgspec.json.encode(kind), type=type(kind)) == kind
+
+
+def test_defaults_have_all_pictures_that_the_model_needs(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"a picture")
+    for name, has_last, title in (("Wan2.1-FLF2V-14B-720P", True, "FLF2V"), ("Wan2.2-I2V-A14B", False, "I2V")):
+        spec = known_model(name)
+        made = Workload.usual(model_defaults(spec), spec, picture)
+        made.check(spec, RequestLimits())
+        (order,) = made.round(1)
+        assert (order.image, order.last_image) == (b"a picture", b"a picture" if has_last else None)
+        assert made.kinds[0].title.startswith(f"{title}, 1280x720, 81 frames")
+        with pytest.raises(InvalidSetting, match=f"{name} makes no video without a picture; name one with --image"):
+            Workload.usual(model_defaults(spec), spec)

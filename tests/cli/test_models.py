@@ -14,7 +14,8 @@ def test_every_model_is_listed_with_memory_and_seconds_or_what_would_do() -> Non
     assert listed.keys() == MODELS.keys()
     t2v, i2v = listed["Wan2.2-T2V-A14B"], listed["Wan2.2-I2V-A14B"]
     assert (t2v["video"], t2v["num_inference_steps"], t2v["begins_with"]) == ("1280x720x81", 40, "text")
-    assert i2v["begins_with"] == "text and a picture"
+    assert i2v["begins_with"] == "text and a first picture, or a last one too"
+    assert listed["Wan2.1-I2V-14B-480P"]["begins_with"] == "text and a picture"
     assert t2v["weights_bytes"] > 2 * 14.288e9 * 2
     for each in listed.values():
         fits = each["layout"] is not None

@@ -68,6 +68,20 @@ def test_the_command_prints_tables_and_what_it_chose() -> None:
         assert part in done.out
 
 
+def test_a_last_picture_is_planned_where_the_model_takes_one(tmp_path: Path) -> None:
+    video = ("--gpu", "h200", "--size", "640x640", "--num-frames", 25)
+    assert ", FLF2V; " in planned("--model", "Wan2.2-I2V-A14B", *video, "--last-image")
+    assert ", I2V; " in planned("--model", "Wan2.2-I2V-A14B", *video)
+    assert ", FLF2V; " in planned("--model", "Wan2.1-FLF2V-14B-720P", *video)
+    with pytest.raises(InvalidRequest, match=r"last_image: Wan2\.2-TI2V-5B knows no picture that a video ends"):
+        planned(*video, "--image", "--last-image")
+    (tmp_path / "mix.toml").write_text("[[request]]\nlast_image = true\n")
+    load = ("--rate", 0.01, "--num-requests", 100, "--mix", tmp_path / "mix.toml")
+    assert "u1r1" in planned("--model", "Wan2.2-I2V-A14B", *video, *load)
+    with pytest.raises(InvalidRequest, match="leave it out"):
+        planned("--model", "Wan2.1-I2V-14B-480P", *video, *load)
+
+
 def test_planning_imports_nothing_heavy() -> None:
     modules = ", ".join(f"ringlight.planner.{name}" for name in ("fleet", "tables", "calibration", "prediction"))
     program = f"import sys, {modules}; print(*sys.modules)"
@@ -147,7 +161,9 @@ def test_a_preset_is_planned_with_its_steps_and_one_branch() -> None:
 
 def test_the_fields_of_a_mix_are_told(tmp_path: Path) -> None:
     said = " ".join(CliRunner().invoke(app, ["plan", "--help"], env={"COLUMNS": "400"}).output.split())
-    fields = "weight, image, num_frames, num_inference_steps, guidance_scale, sampler, sigmas, width, height"
+    fields = (
+        "weight, image, last_image, num_frames, num_inference_steps, guidance_scale, sampler, sigmas, width, height"
+    )
     assert f"TOML of [[request]] tables, each with any of {fields}." in said
     (tmp_path / "mix.toml").write_text(MIX + "steps = 4\n")
     with pytest.raises(
@@ -159,7 +175,7 @@ def test_the_fields_of_a_mix_are_told(tmp_path: Path) -> None:
 def one_rank(**environment: object) -> RunReport:
     """A report of a run of the published model on one rank."""
     none = LoraLibrary(EngineConfig(model_path=""), WAN22_TI2V_5B)
-    request = request_with(WAN22_TI2V_5B, RequestDefaults(), {"num_frames": 25}, False, none)
+    request = request_with(WAN22_TI2V_5B, RequestDefaults(), {"num_frames": 25}, {}, none)
     told = report("u1r1", {"Denoising": 40.0, "Decoding": 20.0}, environment=CPU | environment)
     return msgspec.structs.replace(told, workload=request.workload())
 

@@ -267,7 +267,7 @@ def test_the_other_calls(server: Scripted, client: Client) -> None:
     assert client.remix("video_1", "a dog").remixed_from_video_id == "video_1"
     assert server.asked[-1].json() == {"prompt": "a dog"} and "idempotency-key" in server.asked[-1].headers
     assert client.extend("video_1", "it goes on", seconds=2, seed=3).extended_from_video_id == "video_1"
-    assert server.asked[-1].json() == {"prompt": "it goes on", "video": {"id": "video_1"}, "seconds": "2", "seed": 3}
+    assert server.asked[-1].json() == {"prompt": "it goes on", "video": "video_1", "seconds": "2", "seed": 3}
     client.delete("video_1")
     assert client.models() == ("wan",)
     assert [client.is_ready(), client.is_ready()] == [False, True]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ringlight
-from ringlight.core.plain import plain
+from ringlight.core.plain import in_words, plain
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,10 @@ def test_a_number_in_full(number: float, text: str) -> None:
 @pytest.mark.parametrize(("number", "text"), [(1234.5, "1234"), (12.345, "12.3"), (0.012345, "0.0123"), (3e3, "3000")])
 def test_a_measured_number_with_three_digits(number: float, text: str) -> None:
     assert plain(number, 3) == text
+
+
+def test_items_stand_as_in_a_sentence() -> None:
+    assert [in_words("abc"[:count]) for count in (1, 2, 3)] == ["a", "a and b", "a, b and c"]
 
 
 def test_no_sentence_writes_seconds_with_an_exponent() -> None:

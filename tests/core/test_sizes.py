@@ -90,7 +90,7 @@ def test_rounding_up_does_not_lead_over_the_limit() -> None:
 
 def told(asked: AskedSize, picture: Size | None, made: Size) -> list[tuple[str, str, str]]:
     request = DEFAULTS.complete("p", WAN22_TI2V_5B, width=made[0], height=made[1])
-    return [(each.code, each.given, each.used) for each in size_warnings(asked, picture, request)]
+    return [(each.code, each.given, each.used) for each in size_warnings(asked, {"image": picture}, request)]
 
 
 def test_what_is_said_of_a_size() -> None:
@@ -108,7 +108,9 @@ def test_what_is_said_of_a_picture() -> None:
     ]
     assert told(OPEN, (3024, 4032), (800, 1088)) == told(OPEN, (64, 64), (512, 512)) == []
     request = DEFAULTS.complete("p", WAN22_TI2V_5B)
-    (warning,) = size_warnings(OPEN, (720, 1280), request)
+    warning, of_last = size_warnings(OPEN, {"image": (720, 1280), "last_image": (1280, 1280)}, request)
     assert warning.message == (
         "of the picture's 720x1280 pixels the middle 720x396 are used: 69% of its height is cut for a video of 1280x704"
     )
+    assert (warning.param, of_last.param) == ("input_reference", "last_image")
+    assert of_last.message.startswith("of the last picture's 1280x1280 pixels the middle 1280x704 are used")

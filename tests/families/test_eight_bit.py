@@ -172,6 +172,27 @@ def test_folders_in_diffusers_layout_likewise(tiny21: Path, tmp_path: Path) -> N
             read_model(folder)
 
 
+SUPERBLOCK = 256  # numbers that a K kind packs together
+HALVES = {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (-2,)}  # where its float16 scales stand among a superblock's bytes
+
+
+def can_be(kind: gguf.GGMLQuantizationType, name: str, tensor: Tensor) -> bool:
+    """Whether files have this tensor in a kind; in those of K kinds, narrower matrices are in others."""
+    return is_matrix(name, tensor) and (kind.name not in HALVES or tensor.shape[1] % SUPERBLOCK == 0)
+
+
+def packed(array: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarray:
+    """A matrix in a kind; of K kinds, which the package reads and does not write, another matrix."""
+    if kind.name not in HALVES:
+        return gguf.quants.quantize(array, kind)
+    _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    shape = (len(array), array.shape[1] // SUPERBLOCK, block_bytes)
+    raw = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    for place in HALVES[kind.name]:
+        raw[:, :, [place, place + 1]] = np.array([1e-4], np.float16).view(np.uint8)
+    return raw.reshape(len(array), -1)
+
+
 def write_gguf(path: Path, tensors: Tensors, kind: gguf.GGMLQuantizationType, architecture: str = "wan") -> Tensors:
     """A GGUF file with matrices of a kind; returns what its numbers stand for, by the package's own arithmetic."""
     writer, wide = gguf.GGUFWriter(path, architecture), {}
@@ -180,10 +201,9 @@ def write_gguf(path: Path, tensors: Tensors, kind: gguf.GGMLQuantizationType, ar
         if array.ndim > 4:
             writer.add_array(f"comfy.gguf.orig_shape.{name}", list(array.shape))
             array = array.reshape(array.shape[0], -1)
-        if is_matrix(name, tensor):
-            packed = gguf.quants.quantize(array, kind)
-            writer.add_tensor(name, packed, raw_dtype=kind)
-            wide[name] = torch.from_numpy(gguf.quants.dequantize(packed, kind))
+        if can_be(kind, name, tensor):
+            writer.add_tensor(name, numbers := packed(array, kind), raw_dtype=kind)
+            wide[name] = torch.from_numpy(gguf.quants.dequantize(numbers, kind))
         else:
             writer.add_tensor(name, np.ascontiguousarray(array))
             wide[name] = tensor
@@ -194,14 +214,15 @@ def write_gguf(path: Path, tensors: Tensors, kind: gguf.GGMLQuantizationType, ar
     return wide
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", pytest.param("Q4_0", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", first_quick(["Q8_0", "Q4_0", *HALVES]))
 def test_gguf_makes_the_latents_of_its_own_arithmetic(tiny21: Path, tmp_path: Path, kind: str) -> None:
     """Q8_0 stays in eight bits with a scale for each 32 numbers; other kinds are widened when they are loaded."""
     folder = single_files(tiny21, tmp_path / "files")
     (folder / FILES["transformer"]).unlink()
     path = folder / FILES["transformer"].replace(".safetensors", ".gguf")
     tensors = in_original_names(tiny21, "transformer", tensors_of(tiny21, "transformer"))
-    wide = write_gguf(path, tensors, gguf.GGMLQuantizationType[kind])
+    packing = gguf.GGMLQuantizationType[kind]
+    wide = write_gguf(path, tensors, packing)
     pipeline = load_pipeline(card(tiny21, folder, transformer=str(path)))
     ours = names_of(tiny21, "transformer")
     plain = load_pipeline(
@@ -218,7 +239,11 @@ def test_gguf_makes_the_latents_of_its_own_arithmetic(tiny21: Path, tmp_path: Pa
     assert kinds_of(pipeline) == ({INT8} if kind == "Q8_0" else set())
     (planned,) = loaded_by_rank(pipeline.spec, 1, RunSettings(dtype="float32"))
     assert planned == pipeline.loaded.num_bytes
-    assert recognised(pipeline.checkpoint)["transformer"] == f"GGUF ({kind}), original names"
+    wide_gib = sum(tensor.numel() for name, tensor in tensors.items() if can_be(packing, name, tensor)) / 2**29
+    widened = "" if kind == "Q8_0" else f", widened when it is loaded: {wide_gib:.3g} GiB in 16 bits"
+    assert recognised(pipeline.checkpoint)["transformer"] == f"GGUF ({kind}{widened}), original names"
+    said = here("plan", "--model-path", folder / "wan.yaml", "--gpu", "h200", "--size", "128x80").out
+    assert f"transformer: GGUF ({kind}{widened})" in said
     write_gguf(path, {"a": torch.zeros(32, 32)}, gguf.GGMLQuantizationType.F32, "llama")
     with pytest.raises(InvalidCheckpoint, match="a GGUF file of llama, not of wan"):
         read_model(folder / "wan.yaml")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from ringlight.core.errors import InvalidRequest
@@ -13,9 +14,9 @@ from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.families.table import known_model, model_defaults, read_model
 from ringlight.server.collection.videos import without_bytes
 from ringlight.worker.warming import smallest_requests
-from tests.families.videos import fitted, latents_on, make_request, png
-from tests.oracle import load_oracle
-from tests.ours import as_png, final_latents, load_pipeline
+from tests.families.videos import fitted, make_request, png
+from tests.ours import as_png
+from tests.server.served import serve
 
 KNOWN = known_model("Wan2.1-FLF2V-14B-720P")
 ANY = b"\0"
@@ -36,26 +37,6 @@ def test_its_checkpoints_are_told_from_those_with_one_picture(tiny_flf2v: Path, 
     both, one = read_model(tiny_flf2v), read_model(tiny_i2v21)
     assert (both.family, one.family) == ("wan21_flf2v", "wan21_i2v")
     assert (both.needs_last_picture, one.takes_last_picture) == (True, False)
-
-
-@pytest.mark.parametrize("name", ["tiny_flf2v", pytest.param("tiny_i2v_a14b", marks=pytest.mark.slow)])
-def test_latents_within_1e_4_of_diffusers(
-    request: pytest.FixtureRequest, tmp_path: Path, photograph: Path, name: str
-) -> None:
-    folder: Path = request.getfixturevalue(name)
-    pipeline = load_pipeline(folder)
-    asked = make_request(pipeline.spec, image=png(photograph), last_image=as_png(turned(photograph)))
-    theirs = load_oracle(folder).latents(asked, fitted(photograph), last_image=turned(photograph))
-    torch.testing.assert_close(final_latents(pipeline, asked, tmp_path), theirs, rtol=0, atol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["u1r2", "u2r1"])
-def test_many_ranks_make_the_video_of_one(tiny_flf2v: Path, tmp_path: Path, photograph: Path, name: str) -> None:
-    pipeline = load_pipeline(tiny_flf2v)
-    asked = make_request(pipeline.spec, image=png(photograph), last_image=as_png(turned(photograph)))
-    alone = final_latents(pipeline, asked, tmp_path)
-    torch.testing.assert_close(latents_on(pipeline, asked, name, tmp_path), alone, rtol=0, atol=2e-5)
 
 
 def problems(asked: VideoRequest, name: str) -> dict[str, str]:
@@ -88,3 +69,63 @@ def test_a_last_picture_is_another_workload_and_leaves_a_mark_in_the_store() -> 
     assert both.workload()["last_image"]["bytes"] == 1
     assert without_bytes(both).pictures == {"last_image": b""}
     assert without_bytes(one).pictures == {}
+
+
+SMALL = {"prompt": "from here to there", "num_inference_steps": 1, "num_frames": 5}
+
+
+def inline(picture: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+
+
+@pytest.mark.slow
+def test_both_pictures_come_over_http_and_go_on_with_what_follows(
+    tiny_flf2v: Path, photograph: Path, tmp_path: Path
+) -> None:
+    first, last = png(photograph), as_png(turned(photograph))
+    as_files, as_json = {"input_reference": first, "last_image": last}, {"input_reference": inline(first)}
+    with serve(tmp_path, tiny_flf2v) as server:
+
+        def kept(video: dict[str, Any]) -> tuple[bytes, bytes]:
+            folder = next(server.folder.rglob(video["id"]))
+            return (folder / "input").read_bytes(), (folder / "last_image").read_bytes()
+
+        def made(path: str, **body: Any) -> dict[str, Any]:
+            answer = server.http.post(path, **body)
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        def refused(path: str, **body: Any) -> tuple[str, str]:
+            answer = server.http.post(path, **body)
+            assert answer.status_code == 400
+            return answer.json()["error"]["param"], answer.json()["error"]["message"]
+
+        create, extend = "/v1/videos", "/v1/videos/extensions"
+        for wrong, words in (
+            ({}, "makes no video without the picture that it ends with"),
+            ({"last_image": "data:text/plain;base64,aGk="}, "is of type text/plain"),
+            ({"last_image": inline(b"no picture")}, "is not a picture"),
+            ({"last_image": inline(last[:-500])}, "is damaged"),
+            ({"last_image": {"file_id": "file_1"}}, "file_id is not supported"),
+            ({"last_image": "https://example.org/last.png"}, "last_image: "),
+        ):
+            param, message = refused(create, json=SMALL | as_json | wrong)
+            assert param == "last_image" and words in message, message
+        broken = refused(create, data=SMALL, files=as_files | {"last_image": last[:-500]})
+        assert broken[0] == "last_image" and "is damaged" in broken[1]
+        assert refused(create, json=SMALL | {"last_image": inline(last)})[0] == "input_reference"
+        of_files = made(create, data=SMALL | {"seed": 3}, files=as_files)
+        of_json = made(create, json=SMALL | as_json | {"last_image": inline(last), "seed": 3})
+        assert kept(of_files) == kept(of_json) == (first, last)
+        assert (of_files["width"], of_files["height"]) == (of_json["width"], of_json["height"])
+        server.wait(of_json["id"])
+        server.http.delete(f"{create}/{of_files['id']}")
+        remix = made(f"{create}/{of_json['id']}/remix", json={"prompt": "and back"})
+        assert kept(remix) == (first, last)
+        param, message = refused(extend, json={"prompt": "on", "video": of_json["id"]})
+        assert param == "last_image" and "the picture that it ends with" in message
+        asked = {"prompt": "on", "video": of_json["id"]}
+        for body in ({"json": asked | {"last_image": inline(first)}}, {"data": asked, "files": {"last_image": first}}):
+            extension = made(extend, **body)
+            assert kept(extension)[1] == first
+        server.wait(extension["id"])

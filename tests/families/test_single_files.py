@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from operator import attrgetter
 from pathlib import Path
+from pkgutil import resolve_name
 
 import msgspec
 import pytest
@@ -13,6 +15,8 @@ from diffusers import WanTransformer3DModel
 
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint
+from ringlight.core.stored_network import require_whole
+from ringlight.families.family import Family
 from ringlight.families.table import FAMILIES, MODELS, checkpoint_at, family_of, known_model, read_model
 from ringlight.families.wan.convert import convert
 from ringlight.families.wan.headers import LATENTS_MEAN, numbers_of
@@ -26,8 +30,9 @@ from ringlight.families.wan.work.vae import VaeSpec
 from ringlight.worker.terms import digest
 from tests.cli.commands import here, ringlight
 from tests.families.test_wan21 import make_request
-from tests.families.written import FILES, card, in_original_names, refusal, single_files, tensors_of, write
+from tests.families.written import FILES, card, files_of, in_original_names, refusal, single_files, tensors_of, write
 from tests.ours import final_latents, frames, load_pipeline
+from tests.quick import first_quick
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +290,23 @@ def test_what_was_trained_from_another_model_has_to_be_named(files21: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", first_quick(FAMILIES), ids=lambda family: family.name)
+def test_every_kind_of_model_comes_back_from_its_files(family: Family, tmp_path: Path) -> None:
+    """Converted from a card of them: of the same family and numbers, and with the same weights to the bit."""
+    resolve_name(f"{family.demo}:DEMO").write(tmp_path / "demo", "tiny")
+    files = single_files(tmp_path / "demo", tmp_path / "files")
+    said = {"model_family": family.name} if family.single_files.must_be_named else {}
+    convert(EngineConfig(model_path=str(card(tmp_path / "demo", files, **said))), tmp_path / "wan")
+    found, known = read_model(tmp_path / "wan"), read_model(tmp_path / "demo")
+    assert found.family == family.name and found.scheduler.flow_shift == known.scheduler.flow_shift
+    for name in ("transformer", "vae.decoder", "vae.encoder", "text_encoder", "image_encoder", "boundary_ratio"):
+        assert attrgetter(name)(found) == attrgetter(name)(known), name
+    require_whole(checkpoint_at(tmp_path / "wan"), with_weights=True)
+    for name in files_of(tmp_path / "demo"):
+        stored, ours = tensors_of(tmp_path / "demo", name), tensors_of(tmp_path / "wan", name)
+        assert stored.keys() == ours.keys() and all(torch.equal(ours[each], stored[each]) for each in stored)
+
+
 def test_converting_writes_what_diffusers_reads(files21: Path, tiny21: Path, tmp_path: Path) -> None:
     """Tensor by tensor, and nothing where anything is wrong or there already."""
     folder = tmp_path / "written" / "wan"

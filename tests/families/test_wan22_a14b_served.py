@@ -144,6 +144,11 @@ def test_a_picture_is_asked_for_and_both_guidances_are_told(server: Served, phot
             page.get_by_label("Prompt", exact=True).fill("from here to there")
             page.locator("[name=num_inference_steps]").evaluate("input => input.value = 1")
             page.locator("[name=num_frames]").evaluate("input => input.value = 5")
+            expect(page.locator("#picture-label")).to_contain_text("needed")
+            expect(page.locator("#last-label")).to_contain_text("optional")
+            page.get_by_role("button", name="Make video").click()
+            expect(page.get_by_role("alert").filter(has_text="no video without the picture")).to_be_visible()
+            expect(page.get_by_role("button", name="Make video")).to_be_enabled()
             for picker in ("#picture", "#last-picture"):
                 page.set_input_files(picker, photograph)
             expect(page.get_by_alt_text("The last frame")).to_be_visible()

@@ -24,23 +24,40 @@ GRIDS = [(1, 2, 2), (3, 6, 10), (2, 10, 4), (5, 14, 6)]  # latent frames, height
 
 
 def predict_both(
-    tiny: Path, grid: tuple[int, int, int], num_text: int, first_frame: bool, dtype: torch.dtype = torch.float32
+    folder: Path,
+    grid: tuple[int, int, int],
+    num_text: int,
+    first_frame: bool = False,
+    dtype: torch.dtype = torch.float32,
+    expert: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """(ours, diffusers') for the same random latents, text and timestep."""
+    """(ours, diffusers') for the same random latents, text and timestep, and tokens of pictures where it knows them.
+
+    With a `first_frame` at time 0 each token is told its time; else all are told one."""
+    pipeline, oracle = load_pipeline(folder, dtype), load_oracle(folder, dtype)
+    network, spec = pipeline.networks.experts[expert], pipeline.spec
     generator = torch.Generator().manual_seed(sum(grid))
-    latents = torch.randn(1, 48, *grid, generator=generator)
-    text = torch.randn(num_text, 64, generator=generator)
-    padded = torch.zeros(1, 512, 64)
+    latents = torch.randn(1, spec.transformer.in_channels, *grid, generator=generator)
+    text = torch.randn(num_text, spec.text_encoder.d_model, generator=generator)
+    padded = torch.zeros(1, 512, spec.text_encoder.d_model)
     padded[0, :num_text] = text
+    seen = None
+    if (encoder := spec.image_encoder) is not None:
+        num_pictures = 2 if spec.needs_last_picture else 1
+        seen = torch.randn(num_pictures, encoder.num_tokens, encoder.hidden_size, generator=generator).to(dtype)
     times = torch.full((1, grid[0], grid[1] // 2, grid[2] // 2), 417.0)
     if first_frame:
         times[:, 0] = 0
-    oracle = load_oracle(tiny, dtype).t2v.transformer
-    theirs = oracle(latents.to(dtype), times.flatten(1), padded.to(dtype), return_dict=False)[0]
-    pipeline = load_pipeline(tiny, dtype)
+    theirs = oracle.experts[expert](
+        latents.to(dtype),
+        times.flatten(1) if first_frame else times[:, 0, 0, 0],
+        padded.to(dtype),
+        encoder_hidden_states_image=seen,
+        return_dict=False,
+    )[0]
     distinct = torch.tensor([0.0, 417.0] if first_frame else [417.0])
-    keys = pipeline.transformer.text_keys(text.to(dtype), 512)
-    return pipeline.transformer(latents, distinct, keys, pipeline.kernel, ParallelMesh.alone()), theirs
+    keys = network.text_keys(text.to(dtype), 512, image_LC=None if seen is None else seen.flatten(0, 1))
+    return network(latents, distinct, keys, pipeline.kernel, ParallelMesh.alone()), theirs
 
 
 def relative(difference: Tensor, to: Tensor) -> float:

@@ -35,7 +35,7 @@ import msgspec
 from ringlight.core.asked_loras import written_out
 from ringlight.core.errors import InvalidRequest, InvalidSetting
 from ringlight.core.named_samplers import layered
-from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest, steps_of, with_values
+from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest, steps_of, task_of, with_values
 from ringlight.core.video_fields import DRAW, UnsizedFields
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
@@ -72,10 +72,10 @@ class RequestKind(UnsizedFields, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def title(self) -> str:
         """What it is, in short."""
-        kind = "T2V" if self.image is None else "I2V"
+        task = task_of(self.image, self.last_image)
         loras = f", LoRA {', '.join(map(str, self.lora))}" if self.lora else ""
         frames = f"{self.size}, {self.num_frames} frames"
-        return f"{kind}, {frames}, {steps_of(self)}, guidance {self.guidance_scale:g}{loras}"
+        return f"{task}, {frames}, {steps_of(self)}, guidance {self.guidance_scale:g}{loras}"
 
 
 class WorkloadFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,13 +115,19 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def usual(cls, defaults: RequestDefaults, spec: ModelSpec, image: Path | None = None) -> Workload:
-        """What a checkpoint makes of a prompt alone, or of it and a picture, once a round."""
+        """What a checkpoint makes of a prompt alone, or of it and a picture, once a round. A video that needs a last
+        picture too ends with the same. Raises InvalidSetting where there is none and the model needs one."""
+        if spec.needs_picture and image is None:
+            raise InvalidSetting(f"{spec.name} makes no video without a picture; name one with --image")
         prompt = "A paper boat sails through a rainy street at night, neon signs are mirrored in the water."
         request = msgspec.structs.asdict(msgspec.structs.replace(defaults, seed=0).complete(prompt, spec))
         width, height = request.pop("width"), request.pop("height")
-        kind = RequestKind(size=f"{width}x{height}", **request | {"image": None if image is None else GIVEN})
+        given = None if image is None else GIVEN
+        pictures = {"image": given, "last_image": given if spec.needs_last_picture else None}
+        kind = RequestKind(size=f"{width}x{height}", **request | pictures)
         said = WorkloadFile(request=[kind], name=f"defaults of {spec.name}")
-        return cls(said=said, images=(_picture(kind.image, Path(GIVEN), image),))
+        first, last = (_picture(each, Path(GIVEN), image) for each in pictures.values())
+        return cls(said=said, images=(first,), last_images=(last,))
 
     @property
     def name(self) -> str:

@@ -63,7 +63,12 @@ class AskedBenchmark(msgspec.Struct, frozen=True, kw_only=True):
     url: Annotated[str, setting("Measure a server that runs already instead.", MEASURED)] = ""
     workload: Annotated[Path | None, setting("TOML file of requests; else the checkpoint's defaults.", MEASURED)] = None
     image: Annotated[
-        Path | None, setting('First frame of the defaults, or of requests that say image = "given".', MEASURED)
+        Path | None,
+        setting(
+            "First frame of the defaults, also the last one of models that need both; or of requests that say image = "
+            '"given".',
+            MEASURED,
+        ),
     ] = None
     rounds: Annotated[int, setting("How often each layout has its turn.", MEASURED, ge=1)] = 3
 

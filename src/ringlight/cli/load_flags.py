@@ -24,6 +24,7 @@ class Mixed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     weight: float = 1.0
     image: bool | None = None
+    last_image: bool | None = None
 
 
 MixedRequest = opened("MixedRequest", VideoFields, UNPLANNED, Mixed)

@@ -118,7 +118,7 @@ def begins_with(spec: ModelSpec) -> str:
     if spec.needs_last_picture:
         return "text, a first and a last picture"
     if spec.needs_picture:
-        return "text and a picture"
+        return "text and a first picture, or a last one too" if spec.takes_last_picture else "text and a picture"
     return "text, or text and a picture" if spec.takes_picture else "text"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -11,17 +12,17 @@ from ringlight.cli.flags import with_flags
 from ringlight.cli.hardware_flags import AskedHardware
 from ringlight.cli.load_flags import AskedLoad, Mixed
 from ringlight.cli.request_flags import parse_size
-from ringlight.core.checkpoint import find_checkpoint
+from ringlight.core.checkpoint import Checkpoint, find_checkpoint
 from ringlight.core.config import EngineConfig, read_limits
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.fields import VIDEO
 from ringlight.core.named_samplers import layered
 from ringlight.core.plain import plain
-from ringlight.core.request import RequestDefaults, VideoRequest, stand_ins, steps_of
+from ringlight.core.request import RequestDefaults, VideoRequest, stand_ins, steps_of, task_of
 from ringlight.core.video_fields import VIDEO_FIELDS, AskedFields
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
-from ringlight.families.table import MODELS, known_model, model_defaults, read_model
+from ringlight.families.table import MODELS, checkpoint_at, known_model, model_defaults, model_of, recognised
 from ringlight.families.work import Work
 from ringlight.planner import catalogue
 from ringlight.planner.costs import ORDINARY_PROMPT
@@ -69,6 +70,9 @@ def plan(
     size: Annotated[str | None, typer.Option(help="Of the video.", metavar="WxH", rich_help_panel=VIDEO)] = None,
     video: AskedFields,
     image: Annotated[bool, typer.Option("--image", help="With a first frame.", rich_help_panel=VIDEO)] = False,
+    last_image: Annotated[
+        bool, typer.Option("--last-image", help="With a last frame, of models that take one.", rich_help_panel=VIDEO)
+    ] = False,
     objective: Annotated[
         Objective, typer.Option(help="What the best layout has least or most of.", rich_help_panel=RESULT)
     ] = "latency",
@@ -84,44 +88,46 @@ def plan(
     if model is not None and model_path is not None:
         raise InvalidSetting("give --model-path, whose checkpoint says which model it is, or --model")
     folder = None if model_path is None else find_checkpoint(model_path)
-    spec = known_model(model or USUAL_MODEL) if folder is None else read_model(folder, engine.model_family)
+    checkpoint = None if folder is None else checkpoint_at(folder, engine.model_family)
+    spec = known_model(model or USUAL_MODEL) if checkpoint is None else model_of(checkpoint, engine.model_family)
     defaults = model_defaults(spec, folder)
     width, height = parse_size(size, None, None)
     fields = {"width": width, "height": height} | {name: getattr(video, name) for name in OF_REQUESTS}
-    loras = LoraLibrary(engine, spec)
-    work = Work.of(spec, request_with(spec, defaults, fields, image, loras))
+    pictures, loras = {"image": image, "last_image": last_image}, LoraLibrary(engine, spec)
+    work = Work.of(spec, request_with(spec, defaults, fields, pictures, loras))
     machine, arrivals = hardware.settle(spec, engine), load.arrivals()
     if arrivals is None:
         made = plan_layouts(work, machine, objective)
-        print(_json(made).decode() if json_ else said(made, work, machine))
+        print(_json(made).decode() if json_ else said(made, work, machine, checkpoint))
         return
-    kinds = [_kind(mixed, spec, defaults, fields, image, loras) for mixed in load.kinds()] or [Kind(work)]
+    kinds = [_kind(mixed, spec, defaults, fields, pictures, loras) for mixed in load.kinds()] or [Kind(work)]
     fleet = plan_fleet(kinds, machine, arrivals, p95_seconds=load.p95, gpu_price=load.gpu_price)
     print(_json(fleet).decode() if json_ else said_of_fleet(fleet, arrivals, machine.hardware, load.p95))
 
 
 def request_with(
-    spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], image: bool, loras: LoraLibrary
+    spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], pictures: Mapping[str, bool], loras: LoraLibrary
 ) -> VideoRequest:
-    """A request of this size with stand-ins for its prompts and its picture, with the files of its LoRAs. Raises
-    InvalidRequest."""
-    given = {"negative_prompt": ORDINARY_PROMPT.replace("prompt", "phrase"), "seed": 0} | stand_ins(spec, image)
+    """A request of this size with stand-ins for its prompts and for those of its pictures that it has, and with the
+    files of its LoRAs. Raises InvalidRequest."""
+    given = {"negative_prompt": ORDINARY_PROMPT.replace("prompt", "phrase"), "seed": 0} | stand_ins(spec, **pictures)
     request = defaults.complete(ORDINARY_PROMPT, spec, **given | fields)
     request.check(spec, read_limits())
     return msgspec.structs.replace(request, lora=loras.resolve(request.lora))
 
 
-def said(plan: Plan, work: Work, machine: Machine) -> str:
-    """The tables of a plan, and what it was made for."""
+def said(plan: Plan, work: Work, machine: Machine, checkpoint: Checkpoint | None = None) -> str:
+    """The tables of a plan, and what it was made for: with what is particular about a checkpoint's files."""
     request, settings = work.request, machine.settings
-    kind = "I2V" if request.image else "T2V"
+    task = task_of(request.image, request.last_image)
     chosen = "none fits" if plan.chosen is None else f"{plan.chosen.prediction.layout} for {plan.objective}"
     lines = [
         plan_tables(plan),
         "",
         f"{work.spec.name}: {request.width}x{request.height}, {request.num_frames} frames, "
-        f"{steps_of(request)}, guidance {request.guidance_scale:g}, {kind}{_loras(request)}; {work.num_tokens} tokens; "
+        f"{steps_of(request)}, guidance {request.guidance_scale:g}, {task}{_loras(request)}; {work.num_tokens} tokens; "
         f"{settings.dtype}, VAE {settings.vae_dtype}",
+        *(f"{name}: {told}" for name, told in (recognised(checkpoint) if checkpoint else {}).items()),
         _of(machine.hardware),
         f"{chosen}",
     ]
@@ -166,12 +172,18 @@ def _of(hardware: Hardware) -> str:
 
 
 def _kind(
-    mixed: Mixed, spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], image: bool, loras: LoraLibrary
+    mixed: Mixed,
+    spec: ModelSpec,
+    defaults: RequestDefaults,
+    fields: dict[str, Any],
+    pictures: Mapping[str, bool],
+    loras: LoraLibrary,
 ) -> Kind:
     """A kind of a mix's file, with all that it leaves out. Raises InvalidRequest for what cannot be made."""
     own = msgspec.structs.asdict(mixed)
-    weight, has_image = own.pop("weight"), own.pop("image")
-    request = request_with(spec, defaults, layered(fields, own), image if has_image is None else has_image, loras)
+    weight, has = own.pop("weight"), {name: own.pop(name) for name in pictures}
+    pictures = {name: given if has[name] is None else has[name] for name, given in pictures.items()}
+    request = request_with(spec, defaults, layered(fields, own), pictures, loras)
     return Kind(Work.of(spec, request), weight)
 
 

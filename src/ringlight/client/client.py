@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -64,17 +64,7 @@ class Client:
 
         It is acknowledged and will be made when this returns, whatever happens to the server then.
         """
-        given = msgspec.to_builtins({"prompt": prompt} | {k: v for k, v in fields.items() if v is not None})
-        pictures = {"input_reference": image, "last_image": last_image}
-        files = {
-            name: ("image", picture.read_bytes() if isinstance(picture, Path) else picture)
-            for name, picture in pictures.items()
-            if picture is not None
-        }
-        if not files:
-            return self._post("/v1/videos", json=given)
-        form = {name: _as_form(value) for name, value in given.items()}
-        return self._post("/v1/videos", data=form, files=files)
+        return self._order("/v1/videos", {"prompt": prompt} | fields, input_reference=image, last_image=last_image)
 
     def get(self, video_id: str) -> Video:
         return _decode(self._transport.send("GET", _path(video_id)).content, Video)
@@ -148,11 +138,17 @@ class Client:
         """The same settings and seed with another prompt."""
         return self._post(_path(video_id, "remix"), json={"prompt": prompt})
 
-    def extend(self, video_id: str, prompt: str, seconds: float | None = None, **fields: Any) -> Video:
-        """A video that goes on from the last frame of a completed one, both joined."""
-        given = {"prompt": prompt, "video": {"id": video_id}, "seconds": None if seconds is None else plain(seconds)}
-        said = {name: value for name, value in (given | fields).items() if value is not None}
-        return self._post("/v1/videos/extensions", json=msgspec.to_builtins(said))
+    def extend(
+        self,
+        video_id: str,
+        prompt: str,
+        seconds: float | None = None,
+        last_image: bytes | Path | None = None,
+        **fields: Any,
+    ) -> Video:
+        """A video that goes on from the last frame of a completed one, both joined. `last_image` is its last frame."""
+        given = {"prompt": prompt, "video": video_id, "seconds": None if seconds is None else plain(seconds)}
+        return self._order("/v1/videos/extensions", given | fields, last_image=last_image)
 
     def download(self, video_id: str, path: Path, variant: Variant = "video") -> None:
         """Write the video, or a picture of it, to `path`. What is there in the end is whole. Raises OSError."""
@@ -193,6 +189,18 @@ class Client:
         except Unreachable:
             return False
         return True
+
+    def _order(self, path: str, fields: Mapping[str, Any], **pictures: bytes | Path | None) -> Video:
+        """Create a video of these fields and pictures, of which None is left out: as JSON, or as a form with files."""
+        given = msgspec.to_builtins({name: value for name, value in fields.items() if value is not None})
+        files = {
+            name: ("image", picture.read_bytes() if isinstance(picture, Path) else picture)
+            for name, picture in pictures.items()
+            if picture is not None
+        }
+        if not files:
+            return self._post(path, json=given)
+        return self._post(path, data={name: _as_form(value) for name, value in given.items()}, files=files)
 
     def _post(self, path: str, **body: Any) -> Video:
         """Create a video, once however often it is sent."""

@@ -66,6 +66,10 @@ class InvalidRequest(RinglightError):
         """An error with a single problem."""
         return cls([Problem(field, message, nearest)])
 
+    def about(self, field: str) -> InvalidRequest:
+        """The same of another field: whoever looks at a picture does not know which one it is."""
+        return InvalidRequest([msgspec.structs.replace(problem, field=field) for problem in self.problems])
+
 
 class InvalidCheckpoint(RinglightError):
     code = "invalid_checkpoint"

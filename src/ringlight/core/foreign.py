@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from ringlight.core.plain import in_words
+
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 ORIGINAL_FILES = ("Wan2.2_VAE.pth", "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth")
@@ -28,7 +30,7 @@ REPLACEMENTS = {  # of the pickles of Wan's original layout: the same weights, i
 def instead_of(pickles: Iterable[str]) -> str:
     """What to take instead of files of pickled weights."""
     known = [REPLACEMENTS[name] for name in pickles if name in REPLACEMENTS]
-    return f"take {' and '.join(known)}" if known else "convert to safetensors"
+    return f"take {in_words(known)}" if known else "convert to safetensors"
 
 
 def name_of_file(path: Path) -> str:

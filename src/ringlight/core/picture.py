@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ringlight.core import png_chunks
 from ringlight.core.colour import to_srgb
-from ringlight.core.errors import InvalidRequest
+from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.picture_kinds import HEIC, kind_of
 from ringlight.core.request import RequestLimits
 
@@ -58,6 +60,15 @@ def open_picture(encoded: bytes, limits: RequestLimits) -> Image.Image:
     return picture
 
 
+@contextmanager
+def about(field: str) -> Iterator[None]:
+    """What is found wrong with a picture in here is of this field of the request."""
+    try:
+        yield
+    except InvalidRequest as error:
+        raise error.about(field) from None
+
+
 def upright_size(encoded: bytes, limits: RequestLimits) -> tuple[int, int]:
     """Width and height in pixels once it is turned as its camera was held. Raises InvalidRequest as open_picture."""
     with open_picture(encoded, limits) as picture:
@@ -77,6 +88,23 @@ def shape_of(encoded: bytes | None, limits: RequestLimits) -> tuple[int, int] | 
         return None if encoded is None else upright_size(encoded, limits)
     except InvalidRequest:
         return None
+
+
+def shapes_of(pictures: Mapping[str, bytes], limits: RequestLimits) -> dict[str, tuple[int, int] | None]:
+    """The upright sizes of pictures by their fields, as `shape_of` has them."""
+    return {name: shape_of(picture, limits) for name, picture in pictures.items()}
+
+
+def require_pictures(pictures: Mapping[str, bytes], limits: RequestLimits) -> None:
+    """Raise InvalidRequest for those that cannot be opened, each under its field."""
+    problems: list[Problem] = []
+    for name, picture in pictures.items():
+        try:
+            open_picture(picture, limits)
+        except InvalidRequest as error:
+            problems += error.about(name).problems
+    if problems:
+        raise InvalidRequest(problems)
 
 
 def fit_picture(picture: Image.Image, width: int, height: int) -> Image.Image:

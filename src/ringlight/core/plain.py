@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 UNITS = {"": 1, "B": 1} | {
     f"{letter}{binary}B": base**power
@@ -19,6 +20,12 @@ def bytes_of(text: str) -> int:
     if match is None or match[2].lower() not in units:
         raise ValueError(f"{text!r} is no size such as 10GiB or 9.5GB")
     return int(float(match[1]) * units[match[2].lower()])
+
+
+def in_words(items: Iterable[str]) -> str:
+    """Items, of which there is one at least, as a sentence has them: a, b and c."""
+    *others, final = items
+    return f"{', '.join(others)} and {final}" if others else final
 
 
 def plain(number: float, digits: int = 6) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from ringlight.core.plain import in_words
+
 
 class Speeds(msgspec.Struct, frozen=True, kw_only=True):
     """What the slowest rank reaches: bytes a second to the next rank while as many come in, and operations a second."""
@@ -44,7 +46,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
         blocks = f"{self.streamed_blocks} block{'s' * (self.streamed_blocks > 1)} of the transformer"
         streamed = [blocks] * (self.streamed_blocks > 0) + ["the decoder"] * self.streams_decoder
         levels = "last level" if self.host_history == 1 else f"last {self.host_history} levels"
-        said = [f"{' and '.join(streamed)} from the host as needed"] if streamed else []
+        said = [f"{in_words(streamed)} from the host as needed"] if streamed else []
         said += [f"history of the decoder's {levels} on the host"] * (self.host_history > 0)
         frames = f"{self.frames_at_once} frame{'s' * (self.frames_at_once > 1)}"
         return "; ".join(said + [f"{frames} at once through the decoder's last levels"] * (self.frames_at_once > 0))

@@ -129,11 +129,18 @@ class RequestDefaults(VideoFields, frozen=True, kw_only=True, forbid_unknown_fie
         return self.complete(prompt, spec, **stand_ins(spec))
 
 
-def stand_ins(spec: Geometry, image: bool = False) -> dict[str, bytes]:
-    """What stands for pictures where nobody looks at them, as in a plan: those that the model needs, and with `image`
-    the one that it may begin with."""
+def stand_ins(spec: Geometry, image: bool = False, last_image: bool = False) -> dict[str, bytes]:
+    """What stands for pictures where nobody looks at them, as in a plan: those that the model needs, and those that it
+    may begin and end with where they are asked for."""
     first = {"image": b"\0"} if image or spec.needs_picture else {}
-    return first | ({"last_image": b"\0"} if spec.needs_last_picture else {})
+    return first | ({"last_image": b"\0"} if last_image or spec.needs_last_picture else {})
+
+
+def task_of(image: object | None, last_image: object | None) -> str:
+    """What videos are made of, in short, by the pictures that there are."""
+    if last_image is not None:
+        return "FLF2V"
+    return "T2V" if image is None else "I2V"
 
 
 def with_values(fields: dict[str, Any]) -> dict[str, Any]:

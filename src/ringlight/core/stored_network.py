@@ -21,6 +21,7 @@ from ringlight.core.eight_bit import KINDS, SCALE, EightBit, scale_of
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.foreign import name_of_weights
 from ringlight.core.gguf_file import SUFFIX, read_gguf
+from ringlight.core.plain import plain
 from ringlight.core.presence import listed
 from ringlight.core.weights import (
     FileHeader,
@@ -219,11 +220,13 @@ def _require_understood(tensors: Mapping[str, StoredWeight], formats: Mapping[st
 
 
 def _told(tensors: Mapping[str, StoredWeight], is_comfy: bool) -> tuple[str, ...]:
-    """In what kinds of eight bits weights are, if in any."""
+    """In what kinds of eight bits or fewer weights are, if in any, and what is not held so."""
     kinds = []
     ggufs = sorted({tensor.dtype for tensor in tensors.values() if tensor.path.suffix == SUFFIX} - set(FLOAT_DTYPES))
     if ggufs:
-        return (f"GGUF ({', '.join(ggufs)})",)
+        wide = sum(math.prod(tensor.shape) for tensor in tensors.values() if tensor.dtype in set(ggufs) - set(KINDS))
+        widened = f", widened when it is loaded: {plain(2 * wide / 2**30, 3)} GiB in 16 bits" if wide else ""
+        return (f"GGUF ({', '.join(ggufs)}{widened})",)
     eights = [tensor for tensor in tensors.values() if tensor.dtype in KINDS]
     for dtype in sorted({tensor.dtype for tensor in eights}):
         name = "int8" if dtype == "I8" else "fp8"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -11,6 +12,10 @@ from ringlight.core.lora import LoraFile
 from ringlight.core.request import VideoRequest
 from ringlight.core.sizes import AskedSize, Size
 
+PICTURES = {
+    "image": ("input_reference", "picture"),
+    "last_image": ("last_image", "last picture"),
+}  # on the wire, and said
 LEAST_CUT = 0.02  # of a picture's width or height; less is a matter of multiples, and nobody sees it
 
 Code = Literal["size_rounded", "picture_cropped", "prompt_truncated", "lora_in_part"]
@@ -45,9 +50,10 @@ class RequestWarning(msgspec.Struct, frozen=True, kw_only=True):
 Warnings = tuple[RequestWarning, ...]
 
 
-def size_warnings(asked: AskedSize, picture: Size | None, request: VideoRequest) -> Warnings:
-    """What `request` makes of the size that was asked, and of its picture, which is upright."""
-    found = [_rounded(asked, request), None if picture is None else _cropped(picture, request)]
+def size_warnings(asked: AskedSize, pictures: Mapping[str, Size | None], request: VideoRequest) -> Warnings:
+    """What `request` makes of the size that was asked, and of its pictures, which are upright, by their fields."""
+    found = [_rounded(asked, request)]
+    found += [_cropped(name, size, request) for name, size in pictures.items() if size is not None]
     return tuple(warning for warning in found if warning is not None)
 
 
@@ -85,7 +91,7 @@ def _rounded(asked: AskedSize, request: VideoRequest) -> RequestWarning | None:
     )
 
 
-def _cropped(picture: Size, request: VideoRequest) -> RequestWarning | None:
+def _cropped(name: str, picture: Size, request: VideoRequest) -> RequestWarning | None:
     """What ImageOps.fit leaves out: the picture covers the video, and what stands over is cut evenly at both sides."""
     width, height = picture
     scale = max(request.width / width, request.height / height)
@@ -95,12 +101,13 @@ def _cropped(picture: Size, request: VideoRequest) -> RequestWarning | None:
     if cut[side] < LEAST_CUT:
         return None
     given, used = _as_text(picture), _as_text(kept)
+    param, which = PICTURES[name]
     return RequestWarning(
         code="picture_cropped",
-        param="input_reference",
+        param=param,
         given=given,
         used=used,
-        message=f"of the picture's {given} pixels the middle {used} are used: {cut[side]:.0%} of its {side} is cut for "
+        message=f"of the {which}'s {given} pixels the middle {used} are used: {cut[side]:.0%} of its {side} is cut for "
         f"a video of {request.width}x{request.height}",
     )
 

@@ -8,7 +8,7 @@ import msgspec
 
 from ringlight.core.errors import InvalidRequest, InvalidSetting, Problem
 from ringlight.core.output import check_output
-from ringlight.core.picture import open_picture, shape_of
+from ringlight.core.picture import require_pictures, shape_of, shapes_of
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.sizes import AskedSize, Size, decide_size
 from ringlight.core.warning import Warnings, lora_in_part, size_warnings
@@ -64,7 +64,7 @@ class Door(NamedTuple):
         for check in (
             lambda: request.check(self.spec, self.limits),
             lambda: self.loras.require(request.lora),
-            lambda: [open_picture(picture, self.limits) for picture in request.pictures.values()],
+            lambda: require_pictures(request.pictures, self.limits),
             lambda: check_output(output, request.num_frames),
         ):
             try:
@@ -78,4 +78,4 @@ class Door(NamedTuple):
         """Where a request is not quite what was asked."""
         files = ((lora.name, self.loras.file(lora)) for lora in request.lora)
         in_part = (lora_in_part(name, file) for name, file in files if file.left_out)
-        return (*size_warnings(asked_size, shape_of(request.image, self.limits), request), *in_part)
+        return (*size_warnings(asked_size, shapes_of(request.pictures, self.limits), request), *in_part)

@@ -16,7 +16,7 @@ from ringlight.core.checkpoint import INDEX, Checkpoint, find_checkpoint
 from ringlight.core.config import EngineConfig, read_defaults
 from ringlight.core.errors import InvalidCheckpoint, InvalidSetting
 from ringlight.core.lora import LoraFile
-from ringlight.core.plain import plain
+from ringlight.core.plain import in_words, plain
 from ringlight.core.presence import broken_link, require_files, trouble_with
 from ringlight.core.request import RequestDefaults
 from ringlight.core.stored_network import read_network
@@ -105,7 +105,7 @@ def model_of(checkpoint: Checkpoint, model_family: str = "") -> ModelSpec:
             if model_family not in ("", spec.family):
                 raise InvalidCheckpoint(f"{place}: is of the family {spec.family}, not {model_family}")
             return spec
-    known = " and ".join(family.kind for family in FAMILIES)
+    known = in_words(family.kind for family in FAMILIES)
     pipelines = {name for family in FAMILIES for name in family.pipelines}
     if (found := index.get("_class_name")) not in pipelines:
         raise InvalidCheckpoint(f"{place}: holds a {found}, not a WanPipeline; Ringlight runs {known} checkpoints")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ringlight.core.plain import plain
+from ringlight.core.plain import in_words, plain
 from ringlight.core.report import GIB
 from ringlight.planner.fleet import FleetChoice, FleetPlan
 from ringlight.planner.places import Place
@@ -75,7 +75,7 @@ def _memory_table(prediction: Prediction) -> Iterator[str]:
         yield f"| {memory.rank} | {cells} | {sum(sent.values()) / 2**20:.2f} |"
     if prediction.host_copy_bytes:
         yield ""
-        which = f"Weights but those of {' and '.join(prediction.in_files)}" if prediction.in_files else "All weights"
+        which = f"Weights but those of {in_words(prediction.in_files)}" if prediction.in_files else "All weights"
         yield f"{which} lie once in the host's memory, for all ranks: {prediction.host_copy_bytes / GIB:.2f} GiB."
 
 

@@ -17,7 +17,7 @@ from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint, OutOfMemory
 from ringlight.core.host import LEFT_BYTES, available_bytes, left_in_files, memory_bytes
 from ringlight.core.lora import Lora, LoraFile
-from ringlight.core.plain import plain
+from ringlight.core.plain import in_words, plain
 from ringlight.core.plan import Placement
 from ringlight.core.report import GIB, AdaptedReport
 from ringlight.core.weights import STEMS, TRANSFORMERS
@@ -212,7 +212,7 @@ class WanNetworks:
         said = f"the host has {room} GiB for a copy of the weights, which takes {plain(missing / GIB, 3)}"
         if self._config.load_format == "dummy":
             raise OutOfMemory(f"{said}; random weights are in no file that could be read instead")
-        logger.warning("%s: %s will be read from files whenever needed, which is slow", said, " and ".join(left))
+        logger.warning("%s: %s will be read from files whenever needed, which is slow", said, in_words(left))
         return set(left)
 
     def _look_at(

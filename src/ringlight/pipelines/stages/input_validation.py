@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ringlight.core.geometry import Geometry
-from ringlight.core.picture import fit_picture, open_picture
+from ringlight.core.picture import about, fit_picture, open_picture
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.sizes import Size
 
@@ -25,12 +25,12 @@ def validate_input(request: VideoRequest, spec: Geometry, limits: RequestLimits)
     """The frames that the request's pictures are. Raises InvalidRequest naming every problem of it at once."""
     request.check(spec, limits)
     size = (request.width, request.height)
-    return Frames(*(_frame(picture, size, limits) for picture in (request.image, request.last_image)))
+    found = {name: _frame(name, picture, size, limits) for name, picture in request.pictures.items()}
+    return Frames(found.get("image"), found.get("last_image"))
 
 
-def _frame(encoded: bytes | None, size: Size, limits: RequestLimits) -> Tensor | None:
-    if encoded is None:
-        return None
-    picture = fit_picture(open_picture(encoded, limits), *size)
+def _frame(name: str, encoded: bytes, size: Size, limits: RequestLimits) -> Tensor:
+    with about(name):
+        picture = fit_picture(open_picture(encoded, limits), *size)
     pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32).copy())
     return pixels.div_(255.0).mul_(2.0).sub_(1.0).unsqueeze(0)

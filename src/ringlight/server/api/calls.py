@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
@@ -153,7 +153,8 @@ class Call(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    file_fields: ClassVar[frozenset[str]] = frozenset()
+    picture_fields: ClassVar[Mapping[str, str]] = {}
+    """Fields that hold pictures, also as files, by the fields of a request."""
 
     prompt: str = Field(
         json_schema_extra={"minLength": 1},
@@ -178,6 +179,14 @@ class Call(BaseModel):
         """The fields of a video that this call has; None is left out."""
         return {
             field.name: getattr(self, field.name) for field in VIDEO_FIELDS if field.name in type(self).model_fields
+        }
+
+    def pictures(self, files: Container[str]) -> dict[str, str]:
+        """Those of its fields of pictures that hold one, or that are among these files, by the fields of a request."""
+        return {
+            name: field
+            for name, field in self.picture_fields.items()
+            if field in files or getattr(self, field) is not None
         }
 
 
@@ -237,28 +246,27 @@ class VideoReference(BaseModel):
     id: IdText = Field(description="Such as `video_0c6a...`; it must be completed.")
 
 
+ReferenceOrText = BeforeValidator(_image_reference, json_schema_input_type=str | ImageReference | None)
+LastImage = Annotated[
+    ImageReference | None,
+    ReferenceOrText,
+    Field(description="The last frame, as `input_reference` is the first: of models that /v1/models says take one."),
+]
+
+
 @with_video_fields(lambda field: True)
 class CreateVideo(Lengthed):
     """POST /v1/videos. What is left out comes from the defaults of the server and the checkpoint."""
 
-    file_fields: ClassVar[frozenset[str]] = frozenset({"input_reference", "last_image"})
+    picture_fields: ClassVar[Mapping[str, str]] = {"image": "input_reference", "last_image": "last_image"}
 
-    input_reference: Annotated[
-        ImageReference | None,
-        BeforeValidator(_image_reference, json_schema_input_type=str | ImageReference | None),
-    ] = Field(
+    input_reference: Annotated[ImageReference | None, ReferenceOrText] = Field(
         None,
         description="The first frame: a file (multipart), a URL, base64, or an object with one. PNG, JPEG, WebP, AVIF, "
         "BMP, GIF or TIFF; HEIC where the server has its reader. Without a size the video takes its shape; with one "
         "its middle is used.",
     )
-    last_image: Annotated[
-        ImageReference | None,
-        BeforeValidator(_image_reference, json_schema_input_type=str | ImageReference | None),
-    ] = Field(
-        None,
-        description="The last frame, as `input_reference` is the first: of models that /v1/models says take one.",
-    )
+    last_image: LastImage = None
     model: Name = Field(None, description="A name from /v1/models.")
     size: Name = Field(
         None,
@@ -314,6 +322,9 @@ class ExtendVideo(Lengthed):
     What is left out is as in that video, except for the seed.
     """
 
+    picture_fields: ClassVar[Mapping[str, str]] = {"last_image": "last_image"}
+
+    last_image: LastImage = None
     video: Annotated[
         VideoReference,
         BeforeValidator(_video_reference, json_schema_input_type=IdText | VideoReference),
@@ -322,7 +333,8 @@ class ExtendVideo(Lengthed):
 
 def parse(model: type[AnyCall], body: Body) -> AnyCall:
     """The call that a body holds. Raises HttpError 400 that names every field that is wrong, missing or unknown."""
-    problems = [Problem(shown(name), _why_no_file(name, model)) for name in body.files if name not in model.file_fields]
+    files = model.picture_fields.values()
+    problems = [Problem(shown(name), _why_no_file(name, model)) for name in body.files if name not in files]
     call = None
     try:
         call = model.model_validate(_without_nulls(body.fields, model))

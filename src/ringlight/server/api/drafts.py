@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -11,11 +11,11 @@ from anyio import CapacityLimiter, to_thread
 
 from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.layout import ParallelLayout
-from ringlight.core.picture import upright_size
+from ringlight.core.picture import about, upright_size
 from ringlight.core.request import RequestLimits, VideoRequest
 from ringlight.core.sizes import Size
 from ringlight.families.model import ModelSpec
-from ringlight.server.api.calls import CreateVideo, ImageReference, Lengthed, shown
+from ringlight.server.api.calls import Call, CreateVideo, ImageReference, Lengthed, shown
 from ringlight.server.collection.videos import Videos
 from ringlight.server.collection.view import Draft
 from ringlight.server.http.http_error import HttpError
@@ -39,26 +39,17 @@ async def to_draft(
     check_model(call.model, videos.model_names)
     await check_webhook(call.webhook_url, webhooks)
     layout = None if call.layout is None else ParallelLayout.parse(call.layout)
-    asked = {"image": call.input_reference, "last_image": call.last_image}
-    sent = {"image": files.get("input_reference"), "last_image": files.get("last_image")}
-    names = [name for name in asked if asked[name] is not None or sent[name] is not None]
+    names = call.pictures(files)
     default_size = (videos.defaults.width, videos.defaults.height)
     complete = partial(_completed, call, videos, follow=names)  # in a thread, for LoRAs may be read
     # Before any picture is fetched.
     request = await to_thread.run_sync(partial(complete, default_size if "image" in names else None))
-    pictures = {}
-    for name in names:
-        found, reference = sent[name], asked[name]
-        if found is None and reference is not None:
-            found = await _referenced(reference, outbound, videos.limits)
-        assert found is not None, "it was sent, or named"
-        pictures[name] = found
+    pictures = await fetched(call, files, outbound, videos.limits)
     if "image" in pictures:
         size = await to_thread.run_sync(upright_size, pictures["image"], videos.limits, limiter=decoders)
         request = await to_thread.run_sync(complete, size)
     for name, picture in pictures.items():
-        look = partial(check_picture, picture, request.width, request.height, videos.limits)
-        await to_thread.run_sync(_naming, name, look, limiter=decoders)
+        await to_thread.run_sync(check_whole, name, picture, request, videos.limits, limiter=decoders)
     request = msgspec.structs.replace(request, **pictures)
     return Draft(
         request=request,
@@ -72,7 +63,7 @@ async def to_draft(
     )
 
 
-def _completed(call: CreateVideo, videos: Videos, picture_size: Size | None, follow: Sequence[str]) -> VideoRequest:
+def _completed(call: CreateVideo, videos: Videos, picture_size: Size | None, follow: Collection[str]) -> VideoRequest:
     """The request of a call whose first picture has this size, without the pictures that `follow`. Raises
     InvalidRequest for all that is wrong with it."""
     asked = call.asked()
@@ -94,12 +85,22 @@ def _completed(call: CreateVideo, videos: Videos, picture_size: Size | None, fol
     return request
 
 
-def _naming(name: str, look: Callable[[], None]) -> None:
-    """Look at a picture; what is wrong with it is of this field."""
-    try:
-        look()
-    except InvalidRequest as error:
-        raise InvalidRequest([msgspec.structs.replace(problem, field=name) for problem in error.problems]) from None
+def check_whole(name: str, picture: bytes, request: VideoRequest, limits: RequestLimits) -> None:
+    """Raise InvalidRequest unless the picture of this name can be decoded, and fitted to the request's size."""
+    with about(name):
+        check_picture(picture, request.width, request.height, limits)
+
+
+async def fetched(
+    call: Call, files: Mapping[str, bytes], outbound: Outbound, limits: RequestLimits
+) -> dict[str, bytes]:
+    """The pictures of a call, sent as files or named, by their fields in a request. Raises HttpError and
+    InvalidRequest."""
+    found = {}
+    for name, field in call.pictures(files).items():
+        reference = getattr(call, field)
+        found[name] = files[field] if field in files else await _referenced(field, reference, outbound, limits)
+    return found
 
 
 def check_model(model: str | None, model_names: Sequence[str]) -> None:
@@ -145,12 +146,17 @@ def _as_asked(problem: Problem, call: CreateVideo) -> Problem:
     return problem
 
 
-async def _referenced(reference: ImageReference, outbound: Outbound, limits: RequestLimits) -> bytes:
-    """The bytes of a picture that is named and not sent as a file."""
+async def _referenced(field: str, reference: ImageReference, outbound: Outbound, limits: RequestLimits) -> bytes:
+    """The bytes of a picture that is named in this field and not sent as a file."""
     if reference.file_id is not None:
-        raise InvalidRequest.of("input_reference", "file_id is not supported; send the picture or its image_url")
+        raise InvalidRequest.of(field, "file_id is not supported; send the picture or its image_url")
     if reference.image_url is None:
-        raise InvalidRequest.of("input_reference", "names no image_url")
-    if is_inline(reference.image_url):
-        return await to_thread.run_sync(read_inline, reference.image_url, limits)
-    return await outbound.get(reference.image_url)
+        raise InvalidRequest.of(field, "names no image_url")
+    try:
+        if is_inline(reference.image_url):
+            return await to_thread.run_sync(read_inline, reference.image_url, limits)
+        return await outbound.get(reference.image_url)
+    except InvalidRequest as error:
+        raise error.about(field) from None
+    except HttpError as error:
+        raise error.about(field) from None

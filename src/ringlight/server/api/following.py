@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from ringlight.core.errors import InvalidRequest, NotFound
 from ringlight.core.request import RequestDefaults, drawn
 from ringlight.server.api.calls import Call, ExtendVideo, RemixVideo
-from ringlight.server.api.drafts import asked_seconds, frames_for
+from ringlight.server.api.drafts import asked_seconds, check_whole, frames_for
 from ringlight.server.collection.derived import last_frame
 from ringlight.server.collection.folder import VIDEO_ID
 from ringlight.server.collection.store import StoredJob
@@ -41,9 +43,9 @@ def to_remix(call: RemixVideo, source_id: str, videos: Videos, owner: str) -> Dr
     return _as_called(draft, call, source)
 
 
-def to_extension(call: ExtendVideo, videos: Videos, owner: str) -> Draft:
-    """A video that goes on from the last frame of a completed one. Raises NotFound, Conflict, OutputError, and
-    InvalidRequest where the model takes no picture to begin with.
+def to_extension(call: ExtendVideo, pictures: Mapping[str, bytes], videos: Videos, owner: str) -> Draft:
+    """A video that goes on from the last frame of a completed one, and ends with a picture where one is given. Raises
+    NotFound, Conflict, OutputError, and InvalidRequest, also where the model takes no picture to begin with.
 
     What the call leaves out is as in that one, but for the seed, which is drawn.
     """
@@ -55,10 +57,12 @@ def to_extension(call: ExtendVideo, videos: Videos, owner: str) -> Draft:
     kept = msgspec.structs.asdict(before)
     for name in ("prompt", "seed", "image", "last_image"):
         del kept[name]
-    request = RequestDefaults(**kept).complete(call.prompt, videos.spec, **asked)
+    request = RequestDefaults(**kept).complete(call.prompt, videos.spec, **asked, **pictures)
     if asked["lora"] is not None:  # else those of that video, which has those of every video too
         request = videos.with_loras(request)
     request.check(videos.spec, videos.limits, follow=("image",))  # before a picture is made for nothing
+    for name, given in pictures.items():
+        check_whole(name, given, request, videos.limits)
     picture = last_frame(videos.path(source.id, owner))
     request = msgspec.structs.replace(request, image=picture)
     frames_before = source.frames_before + before.num_frames - 1  # the last one is the new part's first

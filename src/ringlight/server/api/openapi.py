@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import FastAPI
@@ -57,7 +58,7 @@ def takes(call: type[Call]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _as_form(schema: dict[str, Any], files: frozenset[str] = frozenset()) -> dict[str, Any]:
+def _as_form(schema: dict[str, Any], files: Collection[str] = ()) -> dict[str, Any]:
     """The same call in a form: a field is left out and never null, an object is named by its text, or is a file."""
     properties = {}
     for name, field in schema["properties"].items():
@@ -87,7 +88,7 @@ def describe(app: FastAPI, needs_key: bool) -> dict[str, Any]:
         for call in CALLS:
             schema = schemas[call.__name__]
             schemas[f"{call.__name__}Form"] = _as_form(schema)
-            schemas[f"{call.__name__}Parts"] = _as_form(schema, call.file_fields)
+            schemas[f"{call.__name__}Parts"] = _as_form(schema, call.picture_fields.values())
         _drop_what_is_never_answered(described)
         if not needs_key:
             _drop_keys(described)

@@ -50,6 +50,11 @@ class HttpError(RinglightError):
         self.param = param
         self.headers = _retry_headers(status, code) | dict(headers or {})
 
+    def about(self, param: str) -> HttpError:
+        """The same of another field, which the message names at its begin."""
+        message = self.message.replace(f"{self.param}: ", f"{param}: ", 1)
+        return HttpError(self.status, self.code, message, self.type, param, self.headers)
+
     def body(self) -> dict[str, Any]:
         """The envelope."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}

@@ -16,12 +16,12 @@ const FOLLOWS = {
 const SURE_MS = 4000;
 
 export class Card {
-  // `acts`: what a button does, by its data-do; each gets this card, and throws an ApiError that is told here. `fields`
-  // are those of the model.
-  constructor(acts, fields) {
+  // `acts`: what a button does, by its data-do; each gets this card, and throws an ApiError that is told here. `model`
+  // is an entry of /v1/models.
+  constructor(acts, model) {
     this.root = document.querySelector("#card").content.cloneNode(true).firstElementChild;
     this.acts = { play: () => this.play(), dismiss: () => this.dismiss(), ...acts };
-    this.fields = fields;
+    this.model = model;
     this.video = null;
     this.content = null; // a promise of the video's bytes
     this.root.addEventListener("click", (event) => {
@@ -73,7 +73,7 @@ export class Card {
   change() {
     const { video } = this;
     this.part(".prompt").textContent = video.prompt;
-    this.part(".facts").replaceChildren(...words.facts(video, this.fields).map((fact) => Object.assign(document.createElement("span"), { textContent: fact })));
+    this.part(".facts").replaceChildren(...words.facts(video, this.model.fields).map((fact) => Object.assign(document.createElement("span"), { textContent: fact })));
     this.part(".screen").style.aspectRatio = `${video.width} / ${video.height}`;
     this.part(".screen").classList.toggle("upright", video.height > video.width);
     const isDone = video.status === "completed";
@@ -85,6 +85,8 @@ export class Card {
     for (const button of this.root.querySelectorAll(".actions [data-do]")) {
       button.hidden = !OFFERED[video.status].includes(button.dataset.do);
     }
+    // A frame to go on from is all that there is here: no picture to end with.
+    if (!this.model.takes_picture || this.model.needs_last_picture) this.part("[data-do=extend]").hidden = true;
     if (isDone) this.acts.poster(this).then((blob) => this.setPicture(URL.createObjectURL(blob)), () => {}); // the play button does without
   }
 

@@ -47,7 +47,7 @@ export class Form {
     this.picture.isWanted = model.takes_picture;
     this.root.querySelector("[data-field=last_image]").hidden = !model.takes_last_picture;
     for (const [label, isNeeded] of [["#picture-label", model.needs_picture], ["#last-label", model.needs_last_picture]]) {
-      this.root.querySelector(`${label} small`).hidden = isNeeded;
+      this.root.querySelector(`${label} small`).textContent = isNeeded ? "needed: no video without one" : "optional";
     }
     this.describePresets();
     const layouts = layoutsLike(layout);
@@ -186,11 +186,21 @@ export class Form {
     return fields;
   }
 
+  // The first picture that the model needs and that is not here, as an error of the field; nothing where all are.
+  lacking() {
+    const { needs_picture: first, needs_last_picture: last } = this.model ?? {};
+    const pictures = [["input_reference", first, this.picture, "begins"], ["last_image", last, this.last, "ends"]];
+    const found = pictures.find(([, isNeeded, picture]) => isNeeded && !picture.file);
+    return found && { param: found[0], message: `This model makes no video without the picture that it ${found[3]} with.` };
+  }
+
   async submit() {
     const button = this.root.querySelector("[type=submit]");
     if (button.disabled) return;
+    const problem = this.lacking();
+    this.complain(problem);
+    if (problem) return;
     button.disabled = true;
-    this.complain();
     try {
       await this.onSubmit(this.read(), { input_reference: this.picture.file, last_image: this.last.file });
     } catch (error) {

@@ -27,7 +27,7 @@ find("forget").addEventListener("click", () => {
 
 const [models, version] = await describe();
 form.open(models.data[0], version.layout);
-shelf.fields = models.data[0].fields;
+shelf.model = models.data[0];
 find("server").textContent = [models.data[0].id, version.layout, version.device, `v${version.version}`].filter(Boolean).join(" · ");
 find("forget").hidden = !api.key;
 shelf.refresh();

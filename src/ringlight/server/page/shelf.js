@@ -12,7 +12,7 @@ export class Shelf {
   constructor(api, onReuse, announce) {
     this.api = api;
     this.announce = announce;
-    this.fields = []; // of the model, as /v1/models has them
+    this.model = null; // as /v1/models has it
     this.cards = new Map(); // by id
     this.ids = []; // newest first
     this.streams = new Map(); // AbortController by id
@@ -56,7 +56,7 @@ export class Shelf {
     const before = known?.video;
     if (known?.isOver && video.status !== before.status) return;
     if (before?.status === video.status && video.progress < before.progress) return;
-    const card = known ?? new Card(this.acts, this.fields);
+    const card = known ?? new Card(this.acts, this.model);
     this.cards.set(video.id, card);
     card.show(video);
     if (!before || before.status === video.status) return;

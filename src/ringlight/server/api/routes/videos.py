@@ -8,7 +8,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
 from ringlight.server.api.calls import CreateVideo, ExtendVideo, RemixVideo, parse
-from ringlight.server.api.drafts import check_webhook, to_draft
+from ringlight.server.api.drafts import check_webhook, fetched, to_draft
 from ringlight.server.api.following import to_extension, to_remix
 from ringlight.server.api.openapi import answers, takes
 from ringlight.server.api.parts import Owner, Parts, Served, VideoId
@@ -70,7 +70,8 @@ async def extend_video(request: Request, response: Response, parts: Served, owne
     body = await read_body(request)
     call = parse(ExtendVideo, body)
     await check_webhook(call.webhook_url, parts.webhook_hosts)
-    draft = await to_thread.run_sync(to_extension, call, parts.videos, owner, limiter=parts.decoders)
+    pictures = await fetched(call, body.files, parts.image_hosts, parts.videos.limits)
+    draft = await to_thread.run_sync(to_extension, call, pictures, parts.videos, owner, limiter=parts.decoders)
     return shown(await accept(request, body, draft, parts, owner), response)
 
 
