@@ -13,7 +13,7 @@ import msgspec
 
 from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.geometry import Geometry
-from ringlight.core.lora import FIELD, Lora, wrong_strength
+from ringlight.core.lora import FIELD, wrong_strength
 from ringlight.core.named_samplers import METHODS, SAMPLERS, layered
 from ringlight.core.plain import plain
 from ringlight.core.video_fields import DRAW, LEAST_SIGMA, VIDEO_FIELDS, UnsizedFields, VideoField, VideoFields
@@ -30,7 +30,6 @@ class VideoRequest(VideoFields, frozen=True, kw_only=True):
     prompt: str
     image: bytes | None = None
     last_image: bytes | None = None
-    lora: tuple[Lora, ...] = ()
 
     def __repr__(self) -> str:
         """Without the picture's bytes: whoever logs a request would hold them several times over."""
@@ -83,8 +82,6 @@ class VideoRequest(VideoFields, frozen=True, kw_only=True):
         fields = with_values(msgspec.structs.asdict(self))
         if self.last_image is None:
             del fields["last_image"]
-        if not self.lora:
-            del fields["lora"]
         for name, picture in self.pictures.items():
             fields[name] = {"sha256": hashlib.sha256(picture).hexdigest(), "bytes": len(picture)}
         return fields
@@ -135,8 +132,9 @@ def stand_ins(spec: Geometry, image: bool = False) -> dict[str, bytes]:
 
 
 def with_values(fields: dict[str, Any]) -> dict[str, Any]:
-    """Without those fields of a video that are None."""
-    left_out = {field.name for field in VIDEO_FIELDS if fields.get(field.name) is None}
+    """Without those fields of a video that are None, or an empty list."""
+    names = (*(field.name for field in VIDEO_FIELDS), FIELD)
+    left_out = {name for name in names if fields.get(name) in (None, (), [])}
     return {name: value for name, value in fields.items() if name not in left_out}
 
 

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from ringlight.core.fields import SAMPLING, VIDEO, Field, opened, setting, settings_of
+from ringlight.core.lora import Lora
 from ringlight.core.named_samplers import METHODS, PRESETS, SAMPLERS
 
 MAX_SEED = 2**63 - 1
@@ -186,6 +187,7 @@ class UnsizedFields(msgspec.Struct, frozen=True, kw_only=True):
             in_plans=False,
         ),
     ] = None
+    lora: tuple[Lora, ...] = ()
 
 
 class VideoFields(UnsizedFields, frozen=True, kw_only=True):
