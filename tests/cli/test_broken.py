@@ -96,8 +96,11 @@ def test_doctor_names_all_that_is_broken_and_how_to_mend_it(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_doctor_names_what_ends_its_process(tmp_path: Path) -> None:
-    problem = diagnosed(broken(tmp_path, "torch", "import os; os.abort()"))["torch"]
-    assert "torch: importing it ends the process (Aborted)" in problem.what and "anew" in problem.remedy
+    """In words for people."""
+    done = run(broken(tmp_path, "torch", "import os; os.abort()"), "doctor")
+    assert done.code == 3, done
+    assert "\n  torch: importing it ends the process (Aborted)" in done.out
+    assert done.out.endswith("\n    mend it: install that package anew\n")
 
 
 @pytest.mark.parametrize(
