@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
+from ringlight.bench import servers
 from ringlight.cli.main import main
 from ringlight.engine import process
 from ringlight.worker import main as worker
@@ -76,8 +77,10 @@ def fork_command(
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
     namespace: str = "",
+    prepare: Callable[[], None] = lambda: None,
 ) -> Forked:
-    """`ringlight` with these arguments, in a folder and in a network namespace. Its workers are forked too, from it."""
+    """`ringlight` with these arguments, in a folder and in a network namespace; before it begins it is prepared. Its
+    workers, and the servers that it measures, are forked too, from it."""
     command = ["ringlight", *map(str, arguments)]
 
     def work() -> None:
@@ -86,13 +89,19 @@ def fork_command(
         os.chdir(folder or ".")
         if namespace:
             enter_network(namespace)
-        process.launch = fork_rank
+        prepare()
+        process.launch, servers.start = fork_rank, fork_server
         sys.argv = command
         main()
 
     forked = fork(work, os.environ if environment is None else environment, (out.fileno(), err.fileno()))
     forked.args = command
     return forked
+
+
+def fork_server(flags: Iterable[str], log: IO[bytes]) -> Forked:
+    """A server that is measured, in the place of `bench.servers.start`."""
+    return fork_command(["serve", *flags], log, log, prepare=os.setpgrp)
 
 
 def fork_rank(

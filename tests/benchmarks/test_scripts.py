@@ -1,18 +1,25 @@
-"""Every script under benchmarks/ runs at its smallest size to its last line, as a user would start it.
+"""Every script under benchmarks/ starts, and runs at its smallest size to its last line.
 
 They are found in the folder, so that none is forgotten. Nothing is written but what was asked for: results that are
-there were measured by somebody, and a self-test's numbers mean nothing.
+there were measured by somebody, and a self-test's numbers mean nothing. What runs to the last line is forked from this
+process, with the servers and workers that it starts itself: all that they would import is there.
 """
 
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from ringlight.engine import process
+from tests.cli.commands import Done
+from tests.forking import fork, fork_rank
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -32,16 +39,29 @@ def _results_stay() -> Iterator[None]:
     assert stamps() == before
 
 
-def run(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(script), *arguments],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_SECONDS,
-        check=False,
-    )
+def run(script: Path, *arguments: str) -> Done:
+    """Run a script as `python SCRIPT` does, in a fork."""
+
+    def work() -> None:
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+        os.chdir(ROOT)
+        process.launch = fork_rank
+        sys.argv, sys.path[0] = [str(script), *arguments], str(BENCHMARKS)
+        runpy.run_path(str(script), run_name="__main__")
+
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        running = fork(work, os.environ | {"OMP_NUM_THREADS": "1"}, (out.fileno(), err.fileno()))
+        try:
+            code = running.wait(LIMIT_SECONDS)
+        finally:
+            running.kill()
+            running.wait()
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode())
+        return Done(code, *texts)
 
 
 def test_scripts_are_found() -> None:
@@ -52,12 +72,20 @@ def test_scripts_are_found() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_starts(script: Path) -> None:
+    """From nothing, as a user starts it, and not from the folder that it is in."""
+    done = subprocess.run([sys.executable, str(script), "--help"], cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "--self-test" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_runs_to_its_last_line_at_its_smallest_size(script: Path, tiny: Path, tmp_path: Path) -> None:
     """Exit code 0, and results where they were asked for: the table, and the numbers where a script keeps them."""
     checkpoint = ("--checkpoint", str(tiny)) if "add_checkpoint(" in script.read_text() else ()
     output = tmp_path / "new" / "results"
     done = run(script, "--self-test", *checkpoint, "--output", str(output))
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert done.code == 0, done.out[-4000:] + done.err[-4000:]
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {".md"} <= {path.suffix for path in written} <= {".md", ".json", ".png"}, written
     assert all(path.stat().st_size for path in written)

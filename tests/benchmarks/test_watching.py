@@ -20,7 +20,7 @@ from gpu.section import Section
 from gpu.watching import run_watched, start_method
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SECONDS = 1.0  # that a section is given; it wants far more
+SECONDS = 5.0  # that a section is given: enough to come to what hangs, also on a busy machine
 FOUND = Row("found before", "1 s")
 
 
@@ -64,6 +64,7 @@ def watch(report: Report, work: object, seconds: float) -> list[Row]:
     return part.rows
 
 
+@pytest.mark.slow
 def test_what_hangs_is_ended_with_all_that_it_started(report: Report) -> None:
     found, child, late = watch(report, deaf, SECONDS)
     assert (found, late.name, late.verdict) == (FOUND, "the one that hangs", "FAIL")

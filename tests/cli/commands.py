@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,10 +38,10 @@ def program(*arguments: object, folder: Path | None = None) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def ringlight(*arguments: object, folder: Path | None = None) -> Done:
+def ringlight(*arguments: object, folder: Path | None = None, environment: Mapping[str, str] | None = None) -> Done:
     """As `program`, forked from this process: neither it nor its workers have to import anything."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        running = fork_command(arguments, out, err, folder=folder)
+        running = fork_command(arguments, out, err, environment, folder)
         try:
             code = running.wait(TIMEOUT_SECONDS)
         finally:

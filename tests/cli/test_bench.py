@@ -12,7 +12,7 @@ import pytest
 
 from ringlight.bench.expected import counted_bytes
 from ringlight.bench.result import Result, read_result
-from tests.cli.commands import Done, Running, here, ringlight
+from tests.cli.commands import Done, Running, here, program, ringlight
 from tests.engine.processes import is_alive, wait_until
 from tests.server.served import Served, serve
 
@@ -173,12 +173,12 @@ def test_what_cannot_be_measured_is_said_before_a_server_is_started(
 
 @pytest.mark.slow
 def test_a_server_that_does_not_start_says_why(tiny: Path, tmp_path: Path) -> None:
-    """The folder's tokenizer is gone."""
+    """The folder's tokenizer is gone. Here the command starts its server, as it does for everybody."""
     copy = tmp_path / "broken"
     copy.mkdir()
     for each in tiny.iterdir():
         if each.name != "tokenizer":
             os.symlink(each, copy / each.name)
-    done = ringlight("bench", "--model-path", copy, "--layouts", "u1r1", "--output", tmp_path / "found")
+    done = program("bench", "--model-path", copy, "--layouts", "u1r1", "--output", tmp_path / "found")
     assert done.code == 4 and "the server ended with 3: ringlight: invalid_" in done.err
     assert (tmp_path / "found" / "logs" / "u1r1_round1.log").exists()

@@ -18,7 +18,7 @@ import sys
 
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == {name!r}:
+        if name.split(".")[0] in {names!r}:
             raise ModuleNotFoundError("No module named " + repr(name), name=name)
 
 sys.meta_path.insert(0, Missing())
@@ -40,9 +40,9 @@ def run(folder: Path, *arguments: object, as_module: bool = False) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def without(folder: Path, package: str) -> Path:
-    """As if a package were not there, or raised when it is imported."""
-    (folder / "sitecustomize.py").write_text(HIDE.format(name=package))
+def without(folder: Path, *packages: str) -> Path:
+    """As if packages were not there."""
+    (folder / "sitecustomize.py").write_text(HIDE.format(names=packages))
     return folder
 
 
@@ -69,26 +69,38 @@ def test_demo_checkpoint_without_torch_is_one_line(tmp_path: Path) -> None:
     assert "No module named 'torch'" in done.err and "ringlight doctor" in done.err
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("package", "text", "what", "remedy"),
-    [
-        ("torch", "raise OSError('libcudart.so.13: cannot open')", "OSError: libcudart.so.13: cannot open", "'torch"),
-        ("numpy", "raise ImportError('\\nIMPORTANT\\nnumpy.core failed to import')", "failed to import", "'numpy"),
-        ("av", None, "No module named 'av'", "'av>=14'"),
-        ("msgspec", None, "No module named 'msgspec'", "'msgspec>="),
-        ("torch", "import os; os.abort()", "torch: importing it ends the process (Aborted)", "anew"),
-    ],
-)
-def test_doctor_names_what_is_broken_and_how_to_mend_it(
-    tmp_path: Path, package: str, text: str | None, what: str, remedy: str
-) -> None:
-    folder = without(tmp_path, package) if text is None else broken(tmp_path, package, text)
+def diagnosed(folder: Path) -> dict[str, Finding]:
+    """What the doctor finds to be broken, by the package that it blames."""
     done = run(folder, "doctor", "--json")
-    problems = [Finding(**each) for each in json.loads(done.out)["problems"]]
     assert done.code == 3, done
-    assert any(each.what.startswith(f"{package}: ") for each in problems)
-    assert any(what in each.what for each in problems) and any(remedy in each.remedy for each in problems), problems
+    problems = [Finding(**each) for each in json.loads(done.out)["problems"]]
+    return {problem.what.partition(":")[0]: problem for problem in problems}
+
+
+@pytest.mark.slow
+def test_doctor_names_all_that_is_broken_and_how_to_mend_it(tmp_path: Path) -> None:
+    """Whatever is wrong with a package, it is named, and not those that import it."""
+    without(tmp_path, "av", "msgspec")
+    broken(tmp_path, "torch", "raise OSError('libcudart.so.13: cannot open')")
+    broken(tmp_path, "numpy", "raise ImportError('\\nIMPORTANT\\nnumpy.core failed to import')")
+    problems = diagnosed(tmp_path)
+    assert problems.keys() == {"torch", "numpy", "av", "msgspec"}
+    for package, what, remedy in (
+        ("torch", "OSError: libcudart.so.13: cannot open", "'torch"),
+        ("numpy", "failed to import", "'numpy"),
+        ("av", "No module named 'av'", "'av>=14'"),
+        ("msgspec", "No module named 'msgspec'", "'msgspec>="),
+    ):
+        assert what in problems[package].what and remedy in problems[package].remedy, problems
+
+
+@pytest.mark.slow
+def test_doctor_names_what_ends_its_process(tmp_path: Path) -> None:
+    """In words for people."""
+    done = run(broken(tmp_path, "torch", "import os; os.abort()"), "doctor")
+    assert done.code == 3, done
+    assert "\n  torch: importing it ends the process (Aborted)" in done.out
+    assert done.out.endswith("\n    mend it: install that package anew\n")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from ringlight.cli.diagnosis import show
 from ringlight.families.wan22_ti2v.demo import DEMO
 from tests.cli.commands import RINGLIGHT, here, ringlight, together
 
@@ -56,21 +57,23 @@ def test_python_runs_it_as_a_module() -> None:
 
 
 @pytest.mark.slow
-def test_doctor_says_what_a_report_of_a_bug_needs() -> None:
-    plain, as_json = together([["doctor"], ["doctor", "--json"]])
-    assert plain.code == as_json.code == 0
-    assert plain.err == as_json.err == ""
-    facts = json.loads(as_json.out)
+def test_doctor_says_what_a_report_of_a_bug_needs(tmp_path: Path) -> None:
+    """Of the packages that are installed: a torch.py in the folder is none of them."""
+    (tmp_path / "torch.py").write_text("raise SystemExit(9)")
+    done = ringlight("doctor", "--json", folder=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    facts = json.loads(done.out)
     assert facts.keys() == {"packages", "machine", "torch", "codecs", "environment", "problems"}
+    assert facts.pop("problems") == []
     assert facts["packages"]["torch"][0].isdigit()
     assert "not installed" not in facts["packages"].values()
     assert facts["machine"]["cpus"] >= 1
     assert facts["machine"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert facts["codecs"] == {"libx264": True, "libvpx-vp9": True}
     assert facts["torch"]["threads"] >= 1
-    assert set(facts) <= set(plain.out.splitlines())
-    for name, version in facts["packages"].items():
-        assert f"  {name:<16} {version}" in plain.out
+    lines = show(facts, []).splitlines()
+    assert {*facts, "problems"} <= set(lines) and lines[-1] == "  none"
+    assert all(f"  {name:<16} {version}" in lines for name, version in facts["packages"].items())
 
 
 def tree(folder: Path) -> dict[str, bytes]:

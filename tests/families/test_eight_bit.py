@@ -304,6 +304,7 @@ def test_streamed_in_eight_bits_the_frames_are_the_same(
     assert modules and not any(each.weight.numel() for each in modules)
 
 
+@pytest.mark.slow
 def test_streamed_over_two_ranks_they_are_as_of_one(scaled: Path, tmp_path: Path) -> None:
     plan = JobPlan(placement=Placement(streamed_blocks=2), num_slices=2)
 

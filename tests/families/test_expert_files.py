@@ -161,6 +161,7 @@ def test_files_that_may_be_of_two_families_have_to_be_named(t2v: Path) -> None:
     assert assemble(t2v, families, "x").json("model_index.json")["_class_name"] == "WanPipeline"
 
 
+@pytest.mark.slow
 def test_the_latents_are_those_of_the_arithmetic_by_hand(
     tiny_i2v_a14b: Path, i2v: Path, tmp_path: Path, photograph: Path
 ) -> None:

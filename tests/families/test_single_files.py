@@ -137,6 +137,7 @@ def test_diffusers_reads_the_same_names(tiny21: Path, tmp_path: Path) -> None:
     assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
+@pytest.mark.slow
 def test_a_card_of_single_files_makes_the_same_frames(tiny21: Path, files21: Path, tmp_path: Path) -> None:
     pipeline = load_pipeline(files21 / "wan.yaml")
     known = load_pipeline(tiny21)

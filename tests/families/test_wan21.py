@@ -41,7 +41,8 @@ def test_the_built_in_cards_have_the_published_sizes() -> None:
     assert LARGE.num_tokens(81, 720, 1280) == 75_600
 
 
-@pytest.mark.parametrize("num_ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [2, 3])
 def test_bands_of_the_vae_make_what_one_rank_makes(tiny21: Path, num_ranks: int) -> None:
     vae = load_pipeline(tiny21).vae
     generator = torch.Generator().manual_seed(1)
@@ -62,7 +63,8 @@ def test_bands_of_the_vae_make_what_one_rank_makes(tiny21: Path, num_ranks: int)
         torch.testing.assert_close(encoded, alone[-len(encoded) :], rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("num_ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [2, 3])
 def test_bands_send_what_the_layers_say(tiny21: Path, num_ranks: int) -> None:
     vae, size, picture = load_pipeline(tiny21).vae, (3, 7, 5), (5, 4)
     kinds = ("halo", "gather", "frames")

@@ -114,7 +114,8 @@ def test_decode_within_2e_5_of_one_rank(tiny: Path, num_ranks: int) -> None:
     assert not any(len(other) for other in others), "only rank 0 writes"
 
 
-@pytest.mark.parametrize("kind", [AtOnce, pytest.param(Late, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [AtOnce, Late])
 def test_history_on_the_host_changes_no_bit_of_bands(tiny: Path, kind: type[AtOnce]) -> None:
     """A rank's bands of it, with their halo rows. One rank has no rows, and so no history."""
     vae, video = load_pipeline(tiny).vae, (4, 2, 3, 1)

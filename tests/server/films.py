@@ -16,10 +16,10 @@ RING = ("--num-gpus", 2, "--ring-degree", 2, "--watchdog-timeout", 2, "--save-se
 
 SHORT: Film = SMALL
 LONGER: Film = SMALL | {"seed": 8, "size": "256x160", "num_frames": 9, "num_inference_steps": 40}
-STEPS: Film = SMALL | {"seed": 9, "size": "256x160", "num_inference_steps": 80}
-"""Some seconds of denoising, in steps that a poll can see."""
-DECODED: Film = SMALL | {"seed": 10, "size": "256x160", "num_frames": 17, "num_inference_steps": 30}
-"""Some seconds in every stage that takes any."""
+STEPS: Film = SMALL | {"seed": 9, "size": "128x96", "num_inference_steps": 60}
+"""A second of denoising, in steps that a poll can see."""
+DECODED: Film = SMALL | {"seed": 10, "size": "128x96", "num_frames": 17, "num_inference_steps": 20}
+"""Long enough in every stage that takes any for a poll to see it there."""
 ENDLESS: Film = SMALL | {"size": "256x160", "num_inference_steps": 1000}
 FILMS = (SHORT, LONGER, STEPS)
 

@@ -268,7 +268,7 @@ def disturb(
     """
     restarts = replica_of(served)["restarts"]
     struck, *others = [served.create(**film)["id"] for film in (STEPS, SHORT, SHORT)]
-    wait_for_step(served, struck, chance.randrange(1, 50))
+    wait_for_step(served, struck, chance.randrange(1, 35))
     renewal = strike(served, victims, number)
     for video_id, film, deaths in zip((struck, *others), (STEPS, SHORT, SHORT), (1, 0, 0), strict=True):
         video = served.wait(video_id)

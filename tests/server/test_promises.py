@@ -32,7 +32,7 @@ def pair(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple
 @pytest.mark.parametrize(
     ("scenario", "count"),
     [
-        (crowds.create_at_once, 100),
+        (crowds.create_at_once, 60),
         (crowds.add_up_overhead, 2),
         (crowds.poll_and_submit, 1),
         (cancels.cancel_at_points, 1),

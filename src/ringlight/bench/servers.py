@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import IO
 
 import msgspec
 
@@ -73,19 +74,22 @@ def serving(launch: Launch, layout: ParallelLayout, number: int) -> Iterator[tup
         flags = ["--model-type", "diffusion", "--model-path", str(launch.model_path), *layout_flags(layout)]
         flags += [*launch.flags, "--port", "0", "--data-dir", folder]
         log_path = launch.logs / f"{layout.name}_round{number}.log"
-        start = time.monotonic()
+        began = time.monotonic()
         with log_path.open("wb") as log:
-            # In a process group of its own, so that Ctrl-C reaches us alone and we end it.
-            process = subprocess.Popen(
-                [sys.executable, "-m", "ringlight", "serve", *flags], stdout=log, stderr=log, process_group=0
-            )
+            process = start(flags, log)
         try:
-            url = _wait_until_ready(process, log_path, start + launch.ready_timeout_seconds)
-            ready_seconds = time.monotonic() - start
+            url = _wait_until_ready(process, log_path, began + launch.ready_timeout_seconds)
+            ready_seconds = time.monotonic() - began
             command = shlex.join(["ringlight", "serve", *flags])
             yield url, Started(round=number, command=command, ready_seconds=ready_seconds)
         finally:
             end(process)
+
+
+def start(flags: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start the server's program, in a process group of its own, so that Ctrl-C reaches us alone and we end it."""
+    command = [sys.executable, "-m", "ringlight", "serve", *flags]
+    return subprocess.Popen(command, stdout=log, stderr=log, process_group=0)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], log_path: Path, deadline: float) -> str:
