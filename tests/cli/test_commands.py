@@ -49,6 +49,7 @@ def test_an_unknown_command_is_a_usage_error() -> None:
     assert "degenerate" in done.err
 
 
+@pytest.mark.slow
 def test_python_runs_it_as_a_module() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ringlight", "doctor", "--help"], capture_output=True, text=True, check=True, timeout=60

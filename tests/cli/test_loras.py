@@ -109,6 +109,7 @@ def test_a_plan_has_them(tiny: Path, folder: Path) -> None:
     assert here("plan", *flags, "--lora", "nowhere").code == 3
 
 
+@pytest.mark.slow
 def test_models_tell_which_of_them_fit(folder: Path, spec: ModelSpec) -> None:
     flags = ("models", "--gpu", "rtx4090", "--lora-dir", folder)
     lines = here(*flags).out.splitlines()

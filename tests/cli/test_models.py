@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from ringlight.families.table import MODELS
 from tests.cli.commands import ringlight
 
 
+@pytest.mark.slow
 def test_every_model_is_listed_with_memory_and_seconds_or_what_would_do() -> None:
     done = ringlight("models", "--gpu", "rtx4060", "--memory-budget", "12.6GiB", "--json")
     listed = {each["name"]: each for each in json.loads(done.out)}

@@ -119,6 +119,7 @@ def test_files_describe_cards_and_links(tmp_path: Path) -> None:
         planned("--gpu", "h100-sxm", "--gpu-file", tmp_path / "card.toml")
 
 
+@pytest.mark.slow
 def test_a_load_is_answered_with_fleets(tmp_path: Path) -> None:
     (tmp_path / "mix.toml").write_text(MIX)
     load = ("--gpu", "h100-sxm", "--num-gpus", 32, "--rate", 0.3, "--num-requests", 1000, "--gpu-price", 2)
@@ -188,6 +189,7 @@ def test_a_report_with_loras_and_pictures_tells_its_request() -> None:
     assert (found.image, found.last_image, found.num_frames) == (b"\0", b"\0", request.num_frames)
 
 
+@pytest.mark.slow
 def test_a_calibration_names_card_and_dtypes_and_loopback_lies_between_processes(tmp_path: Path) -> None:
     on_cpu, on_gpu, kept = tmp_path / "cpu.json", tmp_path / "gpu.json", tmp_path / "kept.json"
     on_cpu.write_bytes(one_rank().to_json())

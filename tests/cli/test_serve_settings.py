@@ -502,6 +502,7 @@ def test_a_variable_that_nothing_reads_is_told_of(checkpoint: Path) -> None:
     assert done.stderr == "ringlight: RINGLIGHT_PROT is not a setting; did you mean RINGLIGHT_PORT?\n"
 
 
+@pytest.mark.slow
 def test_other_commands_do_not_wait_for_what_only_a_server_needs() -> None:
     program = "import sys, ringlight.cli.main; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

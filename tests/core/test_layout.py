@@ -280,6 +280,7 @@ def obeys(layout: ParallelLayout, asked: dict[str, int]) -> bool:
 LAYOUTS = [ParallelLayout(cfg=c, ulysses=u, ring=r) for c, u, r in product((1, 2), range(1, 9), range(1, 9))]
 
 
+@pytest.mark.slow
 def test_whatever_can_be_obeyed_is_obeyed_and_nothing_else_is_refused() -> None:
     num_refused = 0
     for asked in asks():

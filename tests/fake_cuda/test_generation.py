@@ -29,7 +29,7 @@ from tests.planner.specs import REAL, layout, request
 PAGE, LONG, SMALL = Size(704, 1280, 25), Size(704, 1280, 121), Size(480, 832, 81)
 TEXT_LAYERS = 4  # of a few ranks, each holds what the others do
 SHORT = Size(480, 832, 33)
-SQUARE, HD = Size(640, 640, 81), Size(720, 1280, 81)
+SQUARE, HD = Size(640, 640, 33), Size(720, 1280, 33)
 GIB = 2**30
 
 

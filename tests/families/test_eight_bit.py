@@ -132,6 +132,7 @@ def kinds_of(pipeline: WanRecipe) -> set[torch.dtype]:
     return {each.numbers.dtype for each in linear if each.held is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", first_quick(list(FORMATS)))
 def test_every_format_makes_the_latents_of_the_arithmetic_by_hand(tiny21: Path, tmp_path: Path, kind: str) -> None:
     change, scale_name = FORMATS[kind]
@@ -214,6 +215,7 @@ def write_gguf(path: Path, tensors: Tensors, kind: gguf.GGMLQuantizationType, ar
     return wide
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", first_quick(["Q8_0", "Q4_0", *HALVES]))
 def test_gguf_makes_the_latents_of_its_own_arithmetic(tiny21: Path, tmp_path: Path, kind: str) -> None:
     """Q8_0 stays in eight bits with a scale for each 32 numbers; other kinds are widened when they are loaded."""
@@ -287,6 +289,7 @@ def scaled(tiny21: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return card(tiny21, single_files(tiny21, tmp_path_factory.mktemp("scaled"), fp8_scaled))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_a_gpu", first_quick([True, False]))
 @pytest.mark.parametrize(("streamed", "take_turns"), first_quick([(3, True), (1, False)]))
 def test_streamed_in_eight_bits_the_frames_are_the_same(
@@ -411,6 +414,7 @@ def test_what_does_not_fit_together_is_refused(
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_scales_and_numbers_that_are_not_finite_are_found(tiny21: Path, tmp_path: Path, value: float) -> None:
     for name, damaged in {

@@ -46,6 +46,7 @@ from tests.parallel.ranks import on_ranks
 from tests.quick import first_quick
 
 
+@pytest.mark.slow
 def test_on_the_fly_makes_what_a_merge_makes(tiny21: Path, tmp_path: Path) -> None:
     """To what bfloat16 tells apart; and not what no LoRA makes."""
     large, small = small_and_large(tmp_path, tiny21)
@@ -69,6 +70,7 @@ def resident(checkpoint: Path, dtype: torch.dtype) -> Tensor:
         return final_latents(recipe, few_steps(recipe), Path(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "as_a_gpu", "streamed", "take_turns"),
     [
@@ -138,6 +140,7 @@ def test_each_expert_makes_its_steps_with_its_own(tiny_t2v_a14b: Path, tmp_path:
     assert (final_latents(recipe, request, tmp_path) - made).abs().max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(FLOAT32, 2e-5), pytest.param(BFLOAT16, 0.1, marks=pytest.mark.slow)])
 def test_over_weights_in_eight_bits_it_comes_on_the_fly(
     tiny21: Path, tmp_path: Path, dtype: torch.dtype, tolerance: float
@@ -166,6 +169,7 @@ def test_over_weights_in_eight_bits_it_comes_on_the_fly(
     require_equal(weights_of(recipe), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first_quick(["u2r1", "u1r2", "c2u1r1"]))
 def test_over_two_ranks_latents_are_as_of_one(tiny21: Path, tmp_path: Path, name: str) -> None:
     """Each rank merges for itself, the same."""

@@ -83,6 +83,7 @@ def test_in_bfloat16_what_is_small_comes_on_the_fly(tiny21: Path, tmp_path: Path
     require_equal(weights_of(recipe), before)
 
 
+@pytest.mark.slow
 def test_each_expert_has_its_own(tiny_t2v_a14b: Path, tmp_path: Path) -> None:
     """As the target of each says; what is of the other one would make another video."""
     checkpoint = tiny_t2v_a14b

@@ -82,6 +82,7 @@ def test_forward_within_2e_6_of_diffusers(request: pytest.FixtureRequest, model:
         assert relative(ours - theirs, theirs) < 2e-6
 
 
+@pytest.mark.slow
 def test_frames_of_the_vae_within_2e_5_of_diffusers(tiny21: Path) -> None:
     latents = torch.randn(16, 4, 6, 10, generator=torch.Generator().manual_seed(2))
     ours = decode(load_pipeline(tiny21).vae, latents, [1, 2, 1])
@@ -94,6 +95,7 @@ def test_latents_of_the_vae_within_2e_5_of_diffusers(tiny21: Path) -> None:
     torch.testing.assert_close(ours, load_oracle(tiny21).encode(video), rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "video",
     [

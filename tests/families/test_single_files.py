@@ -71,6 +71,7 @@ def test_every_tensor_has_one_original_name_and_comes_back_from_it(name: str) ->
     assert (numbers["scale_factor_spatial"], numbers["scale_factor_temporal"]) == (16 if is_residual else 8, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_headers_of_every_published_model_tell_it(name: str) -> None:
     """One family alone knows its networks, and has the flow shift and the boundary that were published."""
@@ -308,6 +309,7 @@ def test_every_kind_of_model_comes_back_from_its_files(family: Family, tmp_path:
         assert stored.keys() == ours.keys() and all(torch.equal(ours[each], stored[each]) for each in stored)
 
 
+@pytest.mark.slow
 def test_converting_writes_what_diffusers_reads(files21: Path, tiny21: Path, tmp_path: Path) -> None:
     """Tensor by tensor, and nothing where anything is wrong or there already."""
     folder = tmp_path / "written" / "wan"

@@ -48,6 +48,7 @@ def test_the_networks_have_the_layers_that_are_told() -> None:
     assert layers.bytes(2) == 2 * layers.parameters + 2 * layers.float32_parameters
 
 
+@pytest.mark.slow
 def test_tokens_of_a_picture_are_those_of_diffusers(tiny_i2v21: Path, photograph: Path) -> None:
     """Of the picture as it was given, upright: its middle square."""
     encoder, oracle = load_pipeline(tiny_i2v21).networks.image_encoder, load_oracle(tiny_i2v21)

@@ -88,6 +88,7 @@ def test_a_second_guidance_is_refused_where_there_is_one_transformer(tiny: Path)
     assert [problem.field for problem in caught.value.problems] == ["guidance_scale_2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planted", ["swapped", "one for all"])
 def test_other_experts_make_another_video(tiny_t2v_a14b: Path, tmp_path: Path, planted: str) -> None:
     """So that parity is no accident."""
@@ -164,6 +165,7 @@ def test_previews_are_made_of_both_experts_and_change_nothing(tiny_t2v_a14b: Pat
     assert torch.equal(latents_in(tmp_path), without)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_a_gpu", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_expert_at_work_alone_is_on_the_device(tiny_t2v_a14b: Path, tmp_path: Path, as_a_gpu: bool) -> None:
     """Each comes once, at the boundary the other one is given up; no bit of a latent is another one."""
@@ -217,6 +219,7 @@ def test_the_built_in_card_of_i2v_has_the_published_size() -> None:
     assert Work.of(I2V, request).calls_by_expert == (15, 25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planted", ["latents before the mask", "mask turned round", "frames forgotten"])
 def test_another_condition_makes_another_video(
     tiny_i2v_a14b: Path, tmp_path: Path, photograph: Path, monkeypatch: pytest.MonkeyPatch, planted: str
@@ -238,6 +241,7 @@ def test_another_condition_makes_another_video(
     assert (final_latents(pipeline, request, tmp_path) - right).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_every_rank_has_the_condition_of_one_and_sends_what_the_layers_say(
     tiny_i2v_a14b: Path, photograph: Path, num_ranks: int

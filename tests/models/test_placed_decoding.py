@@ -66,6 +66,7 @@ def decode(
         return torch.cat([vae.decode_next(part, stream, i == 0) for i, part in enumerate(latents.split(portions, 1))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("portions", first_quick(PORTIONS), ids=str)
 def test_frames_at_once_change_no_bit(vae: WanVae, portions: list[int]) -> None:
     """Nor do latent frames. A single frame is two where frames are convolved in pairs, and three are four."""

@@ -133,6 +133,7 @@ def test_every_item_is_in_one_run_and_only_the_last_ranks_do_without(sizes: list
     assert max(sum(sizes[item] for item in run) for run in runs) <= sum(sizes) / parts + max(sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 3, 4, 5])
 def test_the_real_encoders_largest_share_is_the_smallest_there_is(umt5_xxl: Path, parts: int) -> None:
     """Among all ways to cut between whole layers; at two ranks 0.51 of the 5.68 G values."""
@@ -228,6 +229,7 @@ def test_the_table_may_stand_under_its_second_name(damaged: Path) -> None:
     assert second.checkpoint_slots()[TABLE].is_meta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first_quick([LAYER.format(1), TABLE, LAYER.format(0), NORM]))
 @pytest.mark.parametrize("damage", ["missing", "misshapen", "extra"])
 def test_every_rank_finds_what_is_wrong_with_any_tensor(damaged: Path, name: str, damage: str) -> None:

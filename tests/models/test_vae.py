@@ -149,6 +149,7 @@ def test_slots_are_the_names_and_shapes_of_diffusers(tiny: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_histories_frame_by_frame_do_not_change_the_frames(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no tensor may be as long as a window: the same numbers, from more and smaller tensors."""
     monkeypatch.setattr(causal, "FUSED_NORM_ON", ("cpu",))  # the other one has no float64

@@ -152,6 +152,7 @@ def unawaited(mesh: ParallelMesh) -> Tensor:
     return attended([64], num_slices=4)(mesh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", [stale, averaged, swapped, padded, too_early, unawaited])
 def test_planted_bugs_show(bug: Work) -> None:
     result, *_ = on_ranks(ParallelLayout(ring=2), bug)

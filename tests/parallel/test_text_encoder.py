@@ -144,6 +144,7 @@ def test_hidden_states_go_to_the_next_and_embeddings_to_all(
 A, B, C = ["a cat", ""], ["a dog runs along the beach", ""], ["a cat", "一只猫"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_bytes", [0, 4096, 2**20])
 @pytest.mark.parametrize(
     "layout",

@@ -25,6 +25,7 @@ SIZES = ((224, 160, 5), (32, 32, 1))
 SLICES = (1, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in QUICK_NAMES else pytest.mark.slow) for name in NAMES]
 )

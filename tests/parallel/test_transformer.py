@@ -24,6 +24,7 @@ QUICK_LAYOUTS = [ParallelLayout(ulysses=2, ring=2)]
 GRIDS = [(3, 6, 10), (1, 2, 2), (5, 14, 6)]  # 45, 1 and 105 tokens: with one token, ranks have nothing to do
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layout",
     [pytest.param(layout, marks=() if layout in QUICK_LAYOUTS else pytest.mark.slow) for layout in LAYOUTS],

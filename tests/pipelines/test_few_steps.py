@@ -192,6 +192,7 @@ def a_picture() -> tuple[Image.Image, bytes]:
     return picture, file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "with_picture"), [*((name, False) for name in PRESETS), ("fastwan-3step", True)], ids=str
 )

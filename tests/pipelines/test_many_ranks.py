@@ -87,8 +87,13 @@ def generations(
     return work
 
 
-@pytest.mark.parametrize("with_image", [False, True], ids=["t2v", "i2v"])
-@by_name
+@pytest.mark.parametrize(
+    ("layout", "with_image"),
+    [
+        *(pytest.param(layout, False, id=f"{layout.name}-t2v") for layout in LAYOUTS),
+        *(pytest.param(layout, True, id=f"{layout.name}-i2v") for layout in LAYOUTS if layout.num_ranks != 4),
+    ],
+)
 def test_latents_and_frames_within_2e_5_of_one_rank(
     tiny: Path, spec: ModelSpec, photograph: Path, tmp_path: Path, layout: ParallelLayout, with_image: bool
 ) -> None:
@@ -135,7 +140,7 @@ def test_sent_ahead_and_in_turns_it_is_the_same_video(
     assert (load_file(tmp_path / "many.safetensors")["latents"] - latents).abs().max() < 2e-5
 
 
-@pytest.mark.parametrize("name", ["u1r2", "u2r1", "c2u1r1"])
+@pytest.mark.parametrize("name", ["u1r2", "u2r1"])  # branches on ranks of their own compute what one rank does
 def test_bfloat16_is_no_further_from_float32_than_one_rank(
     tiny: Path, spec: ModelSpec, tmp_path: Path, name: str
 ) -> None:

@@ -38,6 +38,7 @@ def make_request(spec: ModelSpec, image: bytes | None = None, **fields: Any) -> 
     return RequestDefaults().complete(PROMPT, spec, image=image, **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height", "num_frames", "guidance", "with_image"), first_quick(CASES), ids=str)
 def test_latents_and_frames_within_1e_4_of_diffusers(
     tiny: Path,
@@ -90,6 +91,7 @@ SCHEDULERS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS.keys())
 def test_the_scheduler_is_the_one_that_the_checkpoint_names(
     tiny: Path, tmp_path: Path, spec: ModelSpec, scheduler: Any
@@ -130,6 +132,7 @@ def test_sharded_weights_give_the_same_video(tiny: Path, spec: ModelSpec, tmp_pa
     assert torch.equal(sharded, final_latents(load_pipeline(tiny), request, tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", first_quick([3, 1, 2, 8]))
 def test_decoding_in_chunks_gives_the_same_frames(tiny: Path, spec: ModelSpec, tmp_path: Path, chunk: int) -> None:
     request = make_request(spec, width=96, height=64, num_frames=17)

@@ -74,6 +74,7 @@ def resident_frames(folder: Path, image: bytes | None, dtype: torch.dtype = torc
         return frames(recipe, request_for(recipe, image), Path(output))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_a_gpu", [False, True])
 @pytest.mark.parametrize(("placement", "take_turns"), PLACEMENTS)
 def test_wherever_weights_are_kept_the_frames_are_the_same(

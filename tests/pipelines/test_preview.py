@@ -71,6 +71,7 @@ def straighten(vae: WanVae) -> dict[str, Tensor]:
     return before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("is_straight", "least"), first_quick([(True, 0.6), (False, 0.3)]), ids=["nearly linear", "untrained"]
 )
@@ -105,6 +106,7 @@ def test_the_estimate_is_the_schedulers_own(tiny: Path, spec: ModelSpec) -> None
         assert torch.equal(estimate, sampler.memory()["predictions"][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_frames", [1, 9])
 @pytest.mark.parametrize("with_image", [False, True], ids=["t2v", "i2v"])
 def test_previews_come_in_time_and_change_nothing(

@@ -36,6 +36,7 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("class_name", "config"), SETTINGS, ids=str)
 def test_it_goes_the_way_of_diffusers(class_name: str, config: dict[str, Any]) -> None:
     """Call by call, with velocities that depend on the latents and are none of a simple flow."""

@@ -119,6 +119,7 @@ def test_history_travels_with_every_run_of_a_level() -> None:
     assert (round(into * 4 / 2**30, 1), round(out * 4 / 2**30, 1)) == (21.5, 10.7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first_quick(["Wan2.2-TI2V-5B", "Wan2.1-T2V-14B"]))
 def test_the_vaes_layers_and_operations_are_those_that_run(name: str) -> None:
     spec = known_model(name).vae
@@ -151,6 +152,7 @@ def peak_bytes(run: Callable[[], object], trace: Path) -> int:
     return most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("portion", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("spec", first_quick([demo_spec("tiny").vae, WAN21_VAE]), ids=["wan22", "wan21"])
 def test_the_decoders_peak_is_what_it_allocates(portion: int, spec: VaeSpec, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def test_throughput_is_replicas_and_memory_is_ranks() -> None:
     assert lean.prediction.worst_memory.peak_bytes <= fast.prediction.worst_memory.peak_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", first_quick(["latency", "throughput", "memory"]))
 def test_the_chosen_is_the_best_of_those_that_fit(objective: str) -> None:
     found = plan(work(), machine("rtx4090", "pcie4", most_ranks=8), objective)  # type: ignore[arg-type]

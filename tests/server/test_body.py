@@ -360,6 +360,7 @@ def test_what_the_openai_client_sends(echo: str, tmp_path: Any) -> None:
     assert json.loads(client.videos.remix("video_0", prompt="p").prompt or "") == [{"prompt": "p"}, {}]
 
 
+@pytest.mark.slow
 def test_a_refused_body_leaves_the_connection_usable(echo: str) -> None:
     with httpx.Client(base_url=echo) as client:
         for _ in range(3):
@@ -386,6 +387,7 @@ def test_a_client_that_leaves_or_stalls(monkeypatch: pytest.MonkeyPatch) -> None
         assert caught.value.code == code
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from([JSON, FORM, MULTIPART, 'multipart/form-data; boundary="b"; charset=x', "multipart/form-data"]),

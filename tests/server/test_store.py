@@ -126,6 +126,7 @@ def test_an_id_is_there_once(store: JobStore) -> None:
 # Lists
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["asc", "desc"])
 @pytest.mark.parametrize("limit", [1, 3, 7, 100])
 def test_pages_make_the_whole_list(store: JobStore, order: Literal["asc", "desc"], limit: int) -> None:

@@ -30,6 +30,7 @@ def test_it_sees_what_is_drawn_in_every_place(shape: str) -> None:
         assert judge(film, "").seen == Look(colour, shape, "fall", place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "motions"), [(SMALL, MOTIONS), (Size(), ["right"]), (Size(320, 192, 5), ["rise"])])
 def test_it_sees_motions_at_every_size(size: Size, motions: Iterable[str]) -> None:
     for motion in motions:

@@ -34,6 +34,7 @@ def _training() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_the_encoder_that_is_made_gives_the_means() -> None:
     torch.manual_seed(0)
     vae = make_vae()
