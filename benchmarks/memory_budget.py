@@ -7,7 +7,7 @@
 The same request with all weights in each rank's own memory, and within half, a third and the least of what that takes
 (the least is what the refusal of a budget that is too small names), on one rank and on two, in turns; medians. Frames
 must be the same to the byte, and what a rank has of its own within the budget. `Predicted` is how much longer the plan
-says that it takes.
+says that it takes; several ranks measure their speed when they start, each time anew, and plans go by it.
 """
 
 from __future__ import annotations
@@ -105,6 +105,10 @@ def row(
 ) -> dict[str, Any]:
     """What several runs alike have shown, beside those of the base in the same round."""
     ratios = [mine["total_seconds"] / its["total_seconds"] for mine, its in zip(reports, base, strict=False)]
+    predicted_ratios = [
+        mine["predicted"]["total_seconds"] / its["predicted"]["total_seconds"]
+        for mine, its in zip(reports, base, strict=False)
+    ]
     own = [report["worst_memory"]["peak_own_bytes"] for report in reports]
     resident = [report["worst_memory"]["peak_resident_bytes"] for report in reports]
     return {
@@ -116,7 +120,8 @@ def row(
         "predicted_bytes": reports[0]["predicted"]["peak_bytes"],
         "ratio": statistics.median(ratios),
         "ratios": ratios,
-        "predicted_ratio": reports[0]["predicted"]["total_seconds"] / base[0]["predicted"]["total_seconds"],
+        "predicted_ratio": statistics.median(predicted_ratios),
+        "predicted_ratios": predicted_ratios,
         "load_seconds": statistics.median(report["environment"]["load_seconds"] for report in reports),
         "same": all(report["same"] for report in reports),
     }
