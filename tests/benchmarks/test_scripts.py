@@ -11,15 +11,15 @@ import os
 import runpy
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from ringlight.engine import process
-from tests.cli.commands import Done
-from tests.forking import fork, fork_rank
+from tests.cli.commands import Done, finished
+from tests.forking import Forked, fork, fork_rank
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -42,26 +42,18 @@ def _results_stay() -> Iterator[None]:
 def run(script: Path, *arguments: str) -> Done:
     """Run a script as `python SCRIPT` does, in a fork."""
 
-    def work() -> None:
-        os.dup2(out.fileno(), 1)
-        os.dup2(err.fileno(), 2)
-        os.chdir(ROOT)
-        process.launch = fork_rank
-        sys.argv, sys.path[0] = [str(script), *arguments], str(BENCHMARKS)
-        runpy.run_path(str(script), run_name="__main__")
+    def start(out: IO[bytes], err: IO[bytes]) -> Forked:
+        def work() -> None:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            os.chdir(ROOT)
+            process.launch = fork_rank
+            sys.argv, sys.path[0] = [str(script), *arguments], str(BENCHMARKS)
+            runpy.run_path(str(script), run_name="__main__")
 
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        running = fork(work, os.environ | {"OMP_NUM_THREADS": "1"}, (out.fileno(), err.fileno()))
-        try:
-            code = running.wait(LIMIT_SECONDS)
-        finally:
-            running.kill()
-            running.wait()
-        texts = []
-        for file in (out, err):
-            file.seek(0)
-            texts.append(file.read().decode())
-        return Done(code, *texts)
+        return fork(work, os.environ | {"OMP_NUM_THREADS": "1"}, (out.fileno(), err.fileno()))
+
+    return finished(start, LIMIT_SECONDS)
 
 
 def test_scripts_are_found() -> None:

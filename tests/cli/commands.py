@@ -8,16 +8,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pytest
 
 from ringlight.cli.main import main
 from tests.engine.processes import wait_until
-from tests.forking import fork_command
+from tests.forking import Forked, fork_command
 
 RINGLIGHT = str(Path(sys.executable).with_name("ringlight"))
 TIMEOUT_SECONDS = 120.0
@@ -40,10 +40,15 @@ def program(*arguments: object, folder: Path | None = None) -> Done:
 
 def ringlight(*arguments: object, folder: Path | None = None, environment: Mapping[str, str] | None = None) -> Done:
     """As `program`, forked from this process: neither it nor its workers have to import anything."""
+    return finished(lambda out, err: fork_command(arguments, out, err, environment, folder), TIMEOUT_SECONDS)
+
+
+def finished(start: Callable[[IO[bytes], IO[bytes]], Forked], limit_seconds: float) -> Done:
+    """What a forked process left that writes to these files; it has ended by then."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        running = fork_command(arguments, out, err, environment, folder)
+        running = start(out, err)
         try:
-            code = running.wait(TIMEOUT_SECONDS)
+            code = running.wait(limit_seconds)
         finally:
             running.kill()
             running.wait()
