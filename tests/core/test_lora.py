@@ -70,7 +70,7 @@ def test_the_file_that_is_meant(tmp_path: Path) -> None:
         (tmp_path / "style.pt", "is pickled, which can run code"),
         (tmp_path / "style.gguf", "is no safetensors file"),
         (tmp_path / "none.safetensors", "none.safetensors: no such file"),
-        (tmp_path, "adapter_model.safetensors: no such file"),
+        (tmp_path, "a folder without adapter_model.safetensors or pytorch_lora_weights.safetensors; name a file"),
     ):
         with pytest.raises(InvalidCheckpoint, match=words.replace(".", r"\.")):
             lora_file(place)

@@ -174,6 +174,18 @@ def test_a_file_that_changes_is_another_lora(tiny: Path, folder: Path, tmp_path:
         assert "not offered any more" in said and str(folder) not in said
 
 
+def test_a_file_that_is_always_on_and_changes_is_the_operators_to_mend(
+    tiny: Path, folder: Path, tmp_path: Path
+) -> None:
+    output = str(tmp_path / "film.mp4")
+    with engine_with(tiny, FakeReplica(), folder, "ink") as engine:
+        engine.submit(small(engine), output).wait(PATIENCE)
+        os.replace(folder / "speed.safetensors", folder / "ink.safetensors")
+        with pytest.raises(InvalidRequest) as caught:
+            engine.submit(small(engine), output)
+        assert "always on here, was replaced; the server has to be started again" in problem_of(caught)
+
+
 def test_what_is_taken_in_part_is_told(tiny: Path, folder: Path, tmp_path: Path) -> None:
     with engine_with(tiny, FakeReplica(), folder) as engine:
         job = engine.submit(small(engine, lora=["parts", "ink"]), str(tmp_path / "film.mp4"))

@@ -89,11 +89,11 @@ def test_files_come_and_go_while_the_server_runs(folder: Path, written: Path, ti
     os.utime(write_lora(folder / "new.safetensors", tiny / "transformer", rank=2, seed=1).path, ns=(1, 1))
     (after,) = library.resolve([Lora(name="new")])
     assert after.sha256 != before.sha256
-    with pytest.raises(InvalidCheckpoint, match="is another file than the one that the job was checked with"):
+    with pytest.raises(InvalidCheckpoint, match="is another file than when the video was asked for"):
         library.file(before)
     (folder / "new.safetensors").unlink()
     assert "new" not in library.names()
-    with pytest.raises(InvalidCheckpoint, match="no LoRA new here; all nodes need the same"):
+    with pytest.raises(InvalidCheckpoint, match="no LoRA new here: it was taken away"):
         library.file(after)
 
 

@@ -224,7 +224,7 @@ def test_a_recipe_takes_up_what_is_named(tiny21: Path, tmp_path: Path) -> None:
     again = recipe.adapt(asked, tracer)
     assert again == msgspec.structs.replace(report, seconds=0.0) and len(tracer.stages) == 1
     write_lora(folder / "other.safetensors", tiny21 / "transformer", seed=2)
-    with pytest.raises(InvalidCheckpoint, match="is another file than the one that the job was checked with"):
+    with pytest.raises(InvalidCheckpoint, match="is another file than when the video was asked for"):
         recipe.adapt(asked[::-1], tracer)
     assert recipe.adapt((), tracer) is None
     require_equal(weights_of(recipe), base)

@@ -123,7 +123,12 @@ def lora_file(place: Path) -> Path:
     InvalidCheckpoint where there is none, or one that is not read."""
     path = place
     if place.is_dir():
-        path = next((found for name in NAMELESS if (found := place / name).is_file()), place / NAMELESS[0])
+        written = [found for name in NAMELESS if (found := place / name).is_file()]
+        if not written:
+            raise InvalidCheckpoint(
+                f"{place}: a folder without {' or '.join(NAMELESS)}; name a file, or offer all of it with --lora-dir"
+            )
+        path = written[0]
     require_file(path)
     if path.suffix in PICKLE_SUFFIXES:
         raise InvalidCheckpoint(f"{path}: is pickled, which can run code; take the LoRA as safetensors")

@@ -120,7 +120,11 @@ class LoraLibrary:
             sha256 = self._matched(paths[0]).sha256
         except InvalidCheckpoint as error:
             return self._without_places(str(error))
-        return "" if sha256 == lora.sha256 else _another(lora.name, lora.sha256, sha256)
+        if sha256 == lora.sha256:
+            return ""
+        if lora in self.always:
+            return f"the file of {name}, which is always on here, was replaced; the server has to be started again"
+        return _another(lora.name, lora.sha256, sha256)
 
     def file(self, lora: Lora) -> LoraFile:
         """The file of a LoRA that was resolved, perhaps on another machine. Raises InvalidCheckpoint where it is not
@@ -128,13 +132,14 @@ class LoraLibrary:
         paths = self._found().get(lora.name, [])
         if not paths:
             raise InvalidCheckpoint(
-                f"there is no LoRA {listed([lora.name])} here; all nodes need the same --lora and --lora-dir"
+                f"there is no LoRA {listed([lora.name])} here: it was taken away since the video was asked for, or "
+                "this node has another --lora or --lora-dir than node 0"
             )
         file = self._matched(paths[0])
         if file.sha256 != lora.sha256:
             raise InvalidCheckpoint(
-                f"{file.path}: is another file than the one that the job was checked with (sha256 {file.sha256[:12]}, "
-                f"not {listed([lora.sha256[:12]])}); leave files as they are while jobs run, alike on all nodes"
+                f"{file.path}: is another file than when the video was asked for (sha256 {file.sha256[:12]}, "
+                f"not {listed([lora.sha256[:12]])}): it was replaced since, or is another one on this node; ask anew"
             )
         return file
 
