@@ -20,12 +20,12 @@ from ringlight.core.config import EngineConfig, read_limits
 from ringlight.core.errors import Cancelled, InvalidRequest
 from ringlight.core.fields import VIDEO
 from ringlight.core.output import KINDS, check_folder, part_path
-from ringlight.core.picture import shape_of
 from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
 from ringlight.core.settings import ROUND_SIZES
-from ringlight.core.sizes import AskedSize, decide_size
+from ringlight.core.sizes import AskedSize
 from ringlight.core.video_fields import AskedFields
+from ringlight.engine.door import Door
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job, Submission
 from ringlight.families.lora_library import LoraLibrary
@@ -80,23 +80,20 @@ def generate(
     Exit codes: 0, 2 usage, 3 invalid request, checkpoint or installation, 4 worker failure, 130 interrupted.
     """
     asked = msgspec.structs.asdict(video)
-    asked_size = parse_size(size, asked.pop("width"), asked.pop("height"))
+    asked_size = width, height = parse_size(size, asked.pop("width"), asked.pop("height"))
     folder = find_checkpoint(engine.model_path)
     spec, limits = read_model(folder, engine.model_family), read_limits()
-    defaults = model_defaults(spec, folder)
-    image, last_image = None, None
+    door = Door(spec, model_defaults(spec, folder), limits, LoraLibrary(engine, spec))
     if engine.nodes.node_rank == 0:
-        image, last_image = read_image(image_path), read_image(last_image_path, "last_image")
-    width, height = decide_size(asked_size, shape_of(image, limits), defaults, spec, limits, round_sizes)
-    asked |= {"width": width, "height": height, "image": image, "last_image": last_image}
-    loras, request = LoraLibrary(engine, spec), defaults.complete(prompt, spec, **asked)
-    request = msgspec.structs.replace(request, lora=loras.resolve(request.lora))
+        asked |= {"image": read_image(image_path), "last_image": read_image(last_image_path, "last_image")}
+    request = door.complete(prompt, width=width, height=height, round_sizes=round_sizes, **asked)
+    request = door.with_loras(request)
     if engine.nodes.node_rank > 0:
-        host_ranks(Engine(engine, limits, typical=request, loras=loras), quiet)
+        host_ranks(Engine(engine, limits, typical=request, loras=door.loras), quiet)
         return
     if report is not None:
         check_report(report, output)
-    done = make(Engine(engine, limits, typical=request, loras=loras), request, asked_size, output, quiet)
+    done = make(Engine(engine, limits, typical=request, loras=door.loras), request, asked_size, output, quiet)
     if report is not None:
         write_report(done, report)
     print(done.to_json().decode() if json_ else summary(done), end="" if json_ else "\n")

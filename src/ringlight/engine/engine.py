@@ -89,8 +89,7 @@ class Engine:
             raise InvalidSetting(f"num-replicas must be at least 1, not {num_replicas}")
         self._foresight = Foresight(config, self.spec, self.limits, num_replicas)
         self.choice = self._foresight.choose(typical, self.door.typical())
-        num_heads = self.spec.transformer.num_attention_heads
-        self.layouts = Layouts(self.choice, num_heads, config.nodes.nnodes)
+        self.layouts = Layouts(self.choice, self.spec.transformer.num_attention_heads, config.nodes.nnodes)
         self.queue = JobQueue()
         self.pace = Pace()
         self._queue_size = queue_size

@@ -133,18 +133,12 @@ class WanRecipe:
             self._adapted = msgspec.structs.replace(self._adapted, seconds=0.0)
         else:
             self._loras = None
-            tracer.timed("LoraSwitch", self._switch, loras, tracer)
+            tracer.timed("LoraSwitch", _alike, partial(self._switch, loras), tracer)
             self._loras = loras
         return self._adapted if loras else None
 
-    @collective
-    def _switch(self, loras: tuple[Lora, ...], tracer: Tracer) -> None:
-        problem = None
-        try:
-            self._adapted = self.networks.adapt([(lora, self._library.file(lora)) for lora in loras])
-        except Exception as error:  # whatever it is, the other ranks must hear of it at the boundary
-            problem = error
-        tracer.events.check_problem(problem)
+    def _switch(self, loras: tuple[Lora, ...]) -> None:
+        self._adapted = self.networks.adapt([(lora, self._library.file(lora)) for lora in loras])
 
     @torch.inference_mode()
     @collective
@@ -365,11 +359,16 @@ def _portion(begun: int, plan: JobPlan) -> int:
 @collective
 def _on_writer(action: Callable[[], T], mesh: ParallelMesh, tracer: Tracer) -> T | None:
     """What rank 0 alone does for the output, and None on the others. What it raises, all ranks raise together."""
+    return _alike(action if mesh.world.rank == WRITING_RANK else lambda: None, tracer)
+
+
+@collective
+def _alike(action: Callable[[], T | None], tracer: Tracer) -> T | None:
+    """What a rank does by itself. What any of them raises, all raise together."""
     result, problem = None, None
-    if mesh.world.rank == WRITING_RANK:
-        try:
-            result = action()
-        except Exception as error:  # whatever it is, the other ranks must hear of it at the boundary
-            problem = error
+    try:
+        result = action()
+    except Exception as error:  # whatever it is, the other ranks must hear of it at the boundary
+        problem = error
     tracer.events.check_problem(problem)
     return result
