@@ -1,14 +1,15 @@
 """Ranks that fail on purpose: forked from the warm test process, and told by a job's prompt what to do where.
 
-A prompt "kill 1 step 2" kills rank 1 after its second step, "nan all step 1" has all ranks raise there, "poison 1 X"
-has rank 1 compute with NaN in the place of parameter X, and ";" stands between several of these; all other prompts are
-harmless. What is forked is the worker's own program, with faults planted at the places where it tells how far it is and
-where it waits for the others.
+A prompt "kill 1 step 2" kills rank 1 after its second step, "saved 1 step 2" has it wait there until a state of the job
+is on the disk, "nan all step 1" has all ranks raise there, "poison 1 X" has rank 1 compute with NaN in the place of
+parameter X, and ";" stands between several of these; all other prompts are harmless. What is forked is the worker's own
+program, with faults planted at the places where it tells how far it is and where it waits for the others.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import resource
@@ -16,6 +17,7 @@ import signal
 import time
 from typing import Any
 
+import safetensors
 import torch
 
 from ringlight.core import messages
@@ -42,7 +44,8 @@ def fork_rank(arguments: list[str], inherited: list[int], environment: dict[str,
 class Faults:
     """What a rank does at which points of its job."""
 
-    def __init__(self, prompt: str, rank: int) -> None:
+    def __init__(self, prompt: str, rank: int, state_file: str = "") -> None:
+        self._state_file = state_file
         planted = [fault.split(maxsplit=2) for fault in prompt.split(";")]
         mine = [words for words in planted if words[0] in FAULTS and words[1] in (str(rank), ALL)]
         self._kinds = {point: kind for kind, _, point in mine}
@@ -50,12 +53,26 @@ class Faults:
         self._transfers = 0
 
     def at(self, point: str) -> None:
-        if point in self._kinds:
-            FAULTS[self._kinds[point]]()
+        match self._kinds.get(point):
+            case None:
+                return
+            case "saved":
+                wait_for_state(self._state_file)
+            case kind:
+                FAULTS[kind]()
 
     def at_transfer(self) -> None:
         self._transfers += 1
         self.at(f"transfer {self._transfers}")
+
+
+def wait_for_state(path: str) -> None:
+    """Return when the file holds the state after a step, however slow the disk is."""
+    step = 0
+    while not step:
+        time.sleep(0.005)
+        with contextlib.suppress(FileNotFoundError), safetensors.safe_open(path, "pt") as file:
+            step = json.loads(file.metadata()["plain"])["step"]
 
 
 def kill() -> None:
@@ -132,6 +149,7 @@ FAULTS = {
     "error": err,
     "full": fill_disk,
     "room": make_room,
+    "saved": lambda: None,  # is told which file
     "poison": lambda: None,  # all through the job
 }
 
@@ -144,7 +162,7 @@ def plant() -> None:
         def __init__(self, corridor: Corridor, group: RankGroup, job: messages.RunJob, patience_seconds: float) -> None:
             nonlocal current
             super().__init__(corridor, group, job, patience_seconds)
-            current = Faults(job.request.prompt, group.place.rank)
+            current = Faults(job.request.prompt, group.place.rank, job.state_file)
 
         def stage_started(self, stage: str) -> None:
             super().stage_started(stage)

@@ -11,6 +11,7 @@ import io
 import os
 import re
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -226,13 +227,18 @@ def test_a_job_whose_rank_is_killed_is_repeated_from_its_state(two: Sharing, tmp
 def test_a_job_goes_on_where_weights_lie_elsewhere(
     one: Sharing, engine: Engine, tmp_path: Path, is_placed_first: bool
 ) -> None:
-    request = small(engine, num_inference_steps=6, num_frames=9)
+    request = small(engine, num_inference_steps=24, num_frames=9)
     _, expected = make(engine, tmp_path, request)
     keep = Keep(state_file=str(tmp_path / "state.safetensors"), save_seconds=0.0)
     first, then = (one.engine, engine) if is_placed_first else (engine, one.engine)
-    reached, event = at_step(3)
-    job = first.submit(request, str(tmp_path / "film.npy"), reached, submission=Submission(keep=keep))
-    assert event.wait(60)
+    saved = threading.Event()
+
+    def listen(job: Job) -> None:
+        if job.state.saved_step > 0:
+            saved.set()
+
+    job = first.submit(request, str(tmp_path / "film.npy"), listen, submission=Submission(keep=keep))
+    assert saved.wait(60)
     first.cancel(job)
     with pytest.raises(Cancelled):
         job.wait(60)

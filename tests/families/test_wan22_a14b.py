@@ -130,10 +130,10 @@ def test_ranks_that_are_killed_at_the_boundary_are_started_anew_and_go_on(
     )
     with Engine(config) as engine:
         request = make_request(engine.spec, num_inference_steps=STEPS, num_frames=5)
-        request = msgspec.structs.replace(request, prompt="kill 1 step 5")
+        request = msgspec.structs.replace(request, prompt="saved 1 step 4;kill 1 step 5")
         keep = Keep(state_file=str(tmp_path / "state.safetensors"), save_seconds=0.0, max_repeats=1)
         made = engine.submit(request, str(tmp_path / "killed.npy"), submission=Submission(keep=keep)).wait(120)
-        assert made.resumed_from_step in range(STEPS - 3, STEPS)  # how far rank 0 was, and its disk
+        assert 0 < made.resumed_from_step < STEPS  # how far rank 0 was, and its disk
         engine.submit(request, str(tmp_path / "whole.npy")).wait(120)
     assert (tmp_path / "killed.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 

@@ -153,9 +153,9 @@ class OwnMeter(ResidentMeter):
             time.sleep(SAMPLE_SECONDS)
 
     def _look(self) -> None:
-        _, resident, shared, *_ = map(int, STATM.read_text().split())
-        own = (resident - shared) * PAGE_BYTES
-        with self._lock:
+        with self._lock:  # from before the reading: a reset must not be followed by what was seen before it
+            _, resident, shared, *_ = map(int, STATM.read_text().split())
+            own = (resident - shared) * PAGE_BYTES
             self._stage_peak, self._own_peak = max(self._stage_peak, own), max(self._own_peak, own)
 
 
