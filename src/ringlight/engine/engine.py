@@ -27,6 +27,7 @@ from ringlight.core.host import cores_each
 from ringlight.core.installation import check_installation
 from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
+from ringlight.core.settings import Scheduling
 from ringlight.core.stored_network import require_whole
 from ringlight.engine.door import Door
 from ringlight.engine.foresight import Foresight
@@ -34,6 +35,8 @@ from ringlight.engine.host_memory import HostMemory
 from ringlight.engine.jobs import Deadline, Job, JobState, Submission
 from ringlight.engine.layouts import Layouts
 from ringlight.engine.local import LocalReplica
+from ringlight.engine.order import Order
+from ringlight.engine.outlook import Outlook
 from ringlight.engine.pace import Pace
 from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
@@ -41,6 +44,7 @@ from ringlight.engine.runner import ReplicaState, Runner
 from ringlight.engine.waiting import Awaited
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.table import checkpoint_at, model_defaults, model_of
+from ringlight.planner.scheduling import Policy
 
 TICK_SECONDS = 0.25  # how late a deadline may be noticed
 
@@ -62,6 +66,7 @@ class Engine:
         *,
         num_replicas: int = 1,
         queue_size: int | None = None,
+        scheduling: Scheduling = "shortest",
         supervised: bool = False,
         defaults: RequestDefaults | None = None,
         clock: Clock | None = None,
@@ -75,7 +80,8 @@ class Engine:
         `typical` is a request like those that will come, which decides what is left open of the layout; None is one of
         all defaults. `choice` holds the layout and the reason for it, `checkpoint` is where the model is, `files` its
         parts, and requests come through `door`. `queue_size` is how many jobs may wait beside one for each replica,
-        None for any number. `defaults` stand in the place of the checkpoint's. The time that jobs are given is measured
+        None for any number. With `scheduling` "shortest" a
+        short one does not wait for a long one, which makes way; with "arrival" each has one turn. `defaults` stand in the place of the checkpoint's. The time that jobs are given is measured
         by `clock`. `loras` are those of the `config`, where somebody has looked at their files already.
         """
         self.config = config
@@ -90,8 +96,11 @@ class Engine:
         self._foresight = Foresight(config, self.spec, self.limits, num_replicas)
         self.choice = self._foresight.choose(typical, self.door.typical())
         self.layouts = Layouts(self.choice, self.spec.transformer.num_attention_heads, config.nodes.nnodes)
-        self.queue = JobQueue()
+        self._clock = clock or Clock()
         self.pace = Pace()
+        policy = Policy(scheduling=scheduling, num_replicas=num_replicas)
+        self.queue = JobQueue(Order(policy, self.pace, self._clock))
+        self._outlook = Outlook(self.queue, self.pace)
         self._queue_size = queue_size
         self._changed = threading.Condition()  # guards what follows; notified when a job is over or a replica starts
         self._open: dict[str, Job] = {}  # all that are not over
@@ -105,13 +114,13 @@ class Engine:
                 self.queue,
                 supervised,
                 self._notify,
+                self._look,
                 self._advise,
                 self._settle,
                 self.door.loras.always,
             )
             for number, each in enumerate([replica] if replica is not None else self._replicas(num_replicas))
         ]
-        self._clock = clock or Clock()
         self._watch = threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True)
 
     def _replicas(self, number: int) -> Sequence[Replica]:
@@ -245,6 +254,7 @@ class Engine:
             str(Path(output).absolute()),
             partial(self._tell, on_change),
             asked,
+            came_at=self._clock.monotonic() - asked.spent_seconds,
             deadline=Deadline.of(asked, self._clock),
             state=asked.state or JobState(warnings=warnings),
             plan=self._foresight.job_plan(prediction, self.layouts.reason(layout, request)),
@@ -269,7 +279,7 @@ class Engine:
                 raise WorkerError("the engine is closed")
             held = sum(not job.state.is_computed for job in self._open.values())
             if is_bounded and self._queue_size is not None and held >= self._queue_size + len(self._runners):
-                retry_seconds = self.pace.seconds_until_free(self._open.values())
+                retry_seconds = self._outlook.seconds_until_free()
                 raise QueueFull(f"{held} videos are on their way already; try again later", retry_seconds)
             self._open[job.id] = job
             self._admitted.add(job.id)
@@ -281,7 +291,15 @@ class Engine:
             if not is_closed:
                 self.queue.put(job)
         if is_closed:
-            job.fail(Cancelled("the engine was closed"))
+            return job.fail(Cancelled("the engine was closed"))
+        self._look()
+
+    def _look(self) -> None:
+        """A job waits, or has come further: have those make way whose turn is to be another's now."""
+        for ticket in self.queue.ways():
+            for runner in self._runners:
+                runner.pause(ticket)
+        self._notify()  # whoever waits until none runs
 
     def _forget(self, job: Job) -> None:
         with self._changed:
@@ -301,52 +319,48 @@ class Engine:
                 self._forget(job)
 
     def cancel(self, job: Job, reason: RinglightError | None = None) -> None:
-        """Stop a job: one that runs at its next step, one that waits before it starts. No effect on a finished one.
+        """Stop a job: one that runs at its next step, others at once. No effect on a finished one.
 
         It fails with the `reason`, by default Cancelled.
         """
         if job.state.is_over:
             return
         job.ask_to_stop(reason or Cancelled("cancelled"))
-        if self.queue.remove(job):
-            assert job.stop_reason is not None
-            return job.fail(job.stop_reason)
+        ticket = self.queue.remove(job)
         for runner in self._runners:
-            runner.cancel(job)
+            runner.cancel(job) if ticket is None else runner.drop(ticket)
+        if ticket is not None:
+            assert job.stop_reason is not None
+            job.fail(job.stop_reason)
 
-    def _settle(self, job: Job, ready: messages.WorkerReady) -> None:
-        """Make the plan of a job final: with what the workers that will run it have measured."""
-        prediction = self._foresight.plan(job.request, job.layout, self._foresight.meet(ready))
+    def _settle(self, job: Job, ready: messages.WorkerReady) -> float:
+        """Make the plan of a job final: with what the workers that will run it have measured. Returns how many bytes
+        of theirs other jobs may have meanwhile."""
+        machine = self._foresight.meet(ready)
+        prediction = self._foresight.plan(job.request, job.layout, machine)
         job.settle(self._foresight.job_plan(prediction, job.plan.layout_reason), prediction)
+        return self._foresight.room_beside(job.prediction or prediction)
 
     def _advise(self, job: Job, environment: Mapping[str, object]) -> str | None:
         return self._foresight.remedy(job.request, job.layout, environment)
 
     def position(self, job: Job) -> int | None:
-        """How many jobs are taken before it, counted from 1; 0 once it runs, None when it is over."""
-        if job.state.is_over:
-            return None
-        waiting = self.queue.jobs()
-        return waiting.index(job) + 1 if job in waiting else 0
+        """Which of those that wait it is, counted from 1; 0 once it runs, None when it is over."""
+        return self._outlook.position(job)
 
     def eta_seconds(self, job: Job) -> float | None:
         """Seconds until it is expected to be over, as planned and as measured here; None where nothing is known."""
-        waiting = self.queue.jobs()
-        if job not in waiting:
-            return None if job.state.is_over else self.pace.remaining_seconds(job)
-        running = [runner.running for runner in self._runners]
-        ahead = [*filter(None, running), *waiting[: waiting.index(job)]]
-        return self.pace.seconds_after(ahead, job, len(self._runners))
+        return self._outlook.eta_seconds(job)
 
     def drain(self, timeout_seconds: float) -> bool:
-        """Start no job any more, and wait for those that run. False if some are not over in that time."""
-        self.queue.pause()
+        """Give no job a turn any more, and wait for those that have one; those that have made way are left as they are.
+        False if some are not over in that time."""
+        self.queue.stop()
         with self._changed:
             return self._changed.wait_for(self._none_runs, timeout_seconds)
 
     def _none_runs(self) -> bool:
-        waiting = {job.id for job in self.queue.jobs()}
-        return not self._open.keys() - waiting - self._admitted
+        return not self._open.keys() - self.queue.ids() - self._admitted
 
     def close(self, abandon: bool = False) -> None:
         """End the workers. Jobs that are not over fail as cancelled, or with `abandon` are left as they stand."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -118,6 +119,20 @@ class Foresight:
         if self.machine is not None:
             self.machine = met
         return met
+
+    def room_beside(self, prediction: Prediction) -> float:
+        """Bytes of a rank that jobs which have made way may have beside one that runs as predicted; where nobody knows
+        the memory, any number.
+
+        By what the fullest rank has measured, where all weights lie on a device; else by what a rank may take.
+        """
+        if self.machine is None:
+            return math.inf
+        worst, abilities = prediction.worst_memory, self.machine.abilities
+        room = prediction.usable_bytes - worst.peak_bytes
+        if abilities is not None and abilities.spare_bytes and prediction.placement is None:
+            room = abilities.spare_bytes - (worst.peak_bytes - worst.weights_bytes)
+        return max(0, room)
 
     def remedy(self, request: VideoRequest, layout: ParallelLayout, environment: Mapping[str, Any]) -> str | None:
         """What to change where memory ran out on workers that tell this of their device; None where nobody knows."""

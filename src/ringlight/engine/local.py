@@ -108,13 +108,38 @@ class LocalReplica:
             loss = None if self._ready else self._loss or WorkerError("the workers are not there")
         if loss is not None:
             return lost(loss)
+        self._send_and_wait(job)
+
+    def resume(self, job_id: str) -> None:
+        with self._jobs_lock:
+            is_kept = job_id in self._jobs
+            if is_kept:
+                self._computing = job_id
+                self._free.clear()
+        if is_kept:
+            return self._send_and_wait(messages.ResumeJob(job_id=job_id))
+        self._free.wait()  # until its `lost` has heard of it
+
+    def _send_and_wait(self, order: messages.RunJob | messages.ResumeJob) -> None:
+        """Begin a turn, and return when the workers are free again."""
         with contextlib.suppress(WorkerError):  # the listener hears of it too, and knows why
-            self._ranks[0].send(job)
+            self._ranks[0].send(order)
         self._free.wait()
 
+    def pause(self, job_id: str) -> None:
+        self._tell(messages.PauseJob(job_id=job_id))
+
+    def drop(self, job_id: str) -> None:
+        with self._jobs_lock:
+            self._jobs.pop(job_id, None)
+        self._tell(messages.DropJob(job_id=job_id))
+
     def cancel(self, job_id: str) -> None:
+        self._tell(messages.CancelJob(job_id=job_id))
+
+    def _tell(self, message: messages.ToWorker) -> None:
         if self._ready:
-            self._ranks[0].send(messages.CancelJob(job_id=job_id))
+            self._ranks[0].send(message)
 
     def follow(self) -> None:
         """Host ranks of a replica whose rank 0 is on another machine, until that one ends them.
@@ -254,6 +279,7 @@ class LocalReplica:
         with self._jobs_lock:
             self._ready, self._loss = False, loss
             left, self._jobs = self._jobs, {}
+            self._free.clear()  # whoever waits for a turn waits until all have heard of it
         for _, lost in left.values():
             lost(loss or WorkerError("the workers have ended"))
         self._free.set()
@@ -265,7 +291,8 @@ class LocalReplica:
         if job is not None:
             receive, _ = job
             receive(message)
-        if message.job_id == self._computing and (is_last or isinstance(message, messages.Computed)):
+        is_free = is_last or isinstance(message, messages.Computed | messages.JobPaused)
+        if is_free and message.job_id == self._computing:
             self._free.set()
 
     def _messages(self, deadline: float | None = None) -> Iterator[tuple[RankProcess, messages.FromWorker]]:

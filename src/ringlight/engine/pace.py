@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
-
 import msgspec
 
 from ringlight.core.report import RunReport
@@ -12,7 +10,6 @@ from ringlight.engine.jobs import Job
 from ringlight.planner.prediction import Prediction
 
 WEIGHT_OF_NEWEST = 0.5
-UNKNOWN_SECONDS = 10.0  # until a place is free, where nothing is known
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -59,24 +56,18 @@ class Pace:
         return planned if is_ours else None
 
     def remaining_seconds(self, job: Job) -> float | None:
-        """By a job's own steps once there are some, else as estimated, less what it has run."""
-        if (seconds := job.state.eta_seconds) is not None:
+        """Of a job's own turns: by its steps once there are some, else as estimated, less what is saved and has run."""
+        state = job.state
+        if (seconds := state.eta_seconds) is not None:
             return seconds
-        estimate = None if job.prediction is None else self.estimate(job.prediction, job.is_planned_here)
-        return None if estimate is None else max(0.0, estimate.total_seconds - job.run_seconds)
-
-    def seconds_after(self, ahead: Sequence[Job], job: Job, num_replicas: int) -> float | None:
-        """Until a job that waits is over, those ahead of it shared out over the replicas."""
-        known = [self.remaining_seconds(each) for each in [*ahead, job]]
-        if None in known:
+        if (estimate := self.whole(job)) is None:
             return None
-        *before, own = (seconds for seconds in known if seconds is not None)
-        return sum(before) / num_replicas + own
+        left = 1 - state.step / state.num_steps if state.num_steps else 1.0
+        return max(0.0, left * estimate.denoising_seconds + estimate.other_seconds - job.run_seconds)
 
-    def seconds_until_free(self, jobs: Iterable[Job]) -> float:
-        """Until one of these is over, at least a second."""
-        known = [seconds for job in jobs if (seconds := self.remaining_seconds(job)) is not None]
-        return max(1.0, min(known, default=UNKNOWN_SECONDS))
+    def whole(self, job: Job) -> Estimate | None:
+        """What a job is expected to take alone, from its beginning."""
+        return None if job.prediction is None else self.estimate(job.prediction, job.is_planned_here)
 
 
 def _planned(plan: Prediction) -> Estimate:

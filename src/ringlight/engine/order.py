@@ -1,0 +1,107 @@
+"""Order: which job comes before which, as the policy sees them at this moment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+
+from ringlight.core.clock import Clock
+from ringlight.core.lora import Lora
+from ringlight.engine.jobs import Job
+from ringlight.engine.pace import Pace
+from ringlight.planner.forecast import Forecast, Lane, forecast
+from ringlight.planner.scheduling import Candidate, Policy
+from ringlight.planner.shares import Shares
+
+QUARANTINE_DEATHS = 2
+MOST_OVERTAKEN = 4  # times, by jobs that came later and need no other LoRAs
+ALIKE = 0.8  # of two rests the shorter to the longer one, from which neither goes before the other for that
+
+
+class Order:
+    """Jobs as candidates of a policy: by their pace here, the clock and what their clients have used.
+
+    Whoever uses it sees to it that only one thread does at a time.
+    """
+
+    def __init__(self, policy: Policy, pace: Pace, clock: Clock) -> None:
+        self._policy = policy
+        self._pace = pace
+        self._clock = clock
+        self._shares = Shares()
+
+    def now(self) -> float:
+        """On the clock by which shares are measured."""
+        return self._clock.monotonic()
+
+    def charge(self, job: Job, seconds: float) -> None:
+        """A replica has worked for a job, or rather its client, so long."""
+        self._shares.add(job.submission.client, seconds, self.now())
+
+    def candidate(self, job: Job) -> Candidate:
+        """What the policy sees of a job that is in the line."""
+        assert job.arrival is not None, "it has been put there"
+        now, rest, whole = self.now(), self._pace.remaining_seconds(job), self._pace.whole(job)
+        return Candidate(
+            key=job.id,
+            arrival=job.arrival,
+            priority=job.submission.priority,
+            is_last=job.state.deaths >= QUARANTINE_DEATHS,
+            client=job.submission.client,
+            rest_seconds=math.inf if rest is None else rest,
+            whole_seconds=math.inf if whole is None else whole.total_seconds,
+            waited_seconds=now - job.came_at,
+            due_seconds=None if job.deadline is None else job.deadline.at - now,
+        )
+
+    def ordered(self, jobs: Iterable[Job]) -> list[Job]:
+        """The next one first."""
+        by_key = {job.id: job for job in jobs}
+        candidates = [self.candidate(job) for job in by_key.values()]
+        return [by_key[each.key] for each in self._policy.ordered(candidates, self._over_share(candidates))]
+
+    def newcomer(self, running: Job, waiting: Sequence[Job]) -> Job | None:
+        """The one of those that wait for which one that runs makes way now; None: it goes on."""
+        own, candidates = self.candidate(running), [self.candidate(job) for job in waiting]
+        found = self._policy.newcomer(own, candidates, self._over_share([own, *candidates]))
+        return None if found is None else next(job for job in waiting if job.id == found.key)
+
+    def next(self, jobs: Iterable[Job], loras: tuple[Lora, ...]) -> Sequence[Job]:
+        """The job that a replica with these LoRAs takes, and those that it overtakes for them: to change them takes
+        time. None is overtaken more than MOST_OVERTAKEN times for that."""
+        ordered = self.ordered(jobs)
+        head = ordered[0]
+        for number, job in enumerate(ordered):
+            if job is not head and not self._are_alike(head, job):
+                break
+            if job.request.lora == loras:
+                return [job, *ordered[:number]]
+            if job.overtaken >= MOST_OVERTAKEN:
+                break
+        return [head]
+
+    def forecast(self, lanes: Sequence[tuple[Job | None, Sequence[Job]]], waiting: Sequence[Job]) -> dict[str, Forecast]:
+        """When each is expected to have its next turn, and to be over: of every replica the one whose turn it is and
+        those that it keeps, and all that wait for whichever."""
+        seen = [
+            Lane(running=None if running is None else self.candidate(running), held=[*map(self.candidate, held)])
+            for running, held in lanes
+        ]
+        return forecast(self._policy, seen, [*map(self.candidate, waiting)], self._shares)
+
+    def _over_share(self, candidates: Sequence[Candidate]) -> Collection[str]:
+        return self._shares.over({each.client for each in candidates}, self.now())
+
+    def _are_alike(self, head: Job, other: Job) -> bool:
+        """Whether the policy has no reason to speak of to take the one before the other, and none is late for it."""
+        one, two = self.candidate(head), self.candidate(other)
+        if self._policy.scheduling == "shortest":
+            over = self._over_share([one, two])
+            if (one.client in over) != (two.client in over):
+                return False
+            shorter, longer = sorted((one.rest_seconds, two.rest_seconds))
+            if shorter != longer and shorter < ALIKE * longer:
+                return False
+            if one.due_seconds is not None and one.due_seconds < one.rest_seconds + two.rest_seconds:
+                return False
+        return (one.is_last, one.priority) == (two.is_last, two.priority)
