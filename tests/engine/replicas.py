@@ -73,8 +73,7 @@ class FakeReplica:
         raise AssertionError("it has kept no job")
 
     def pause(self, job_id: str) -> None:
-        """Too late: it goes on to its end."""
-        self.events.append("pause")
+        """It comes too late, as in Decoding."""
 
     def drop(self, job_id: str) -> None:
         """It has kept none."""

@@ -17,8 +17,10 @@ from ringlight.core.layout import ParallelLayout
 from ringlight.core.lora import Lora
 from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.engine.jobs import Job, Submission
-from ringlight.engine.queue import MOST_OVERTAKEN, JobQueue
+from ringlight.engine.order import MOST_OVERTAKEN
+from ringlight.engine.queue import JobQueue
 from ringlight.families.model import ModelSpec
+from tests.engine.queues import a_queue
 from tests.engine.replicas import FakeReplica
 from tests.engine.requests import small
 from tests.loras import Tensors, write_lora
@@ -68,9 +70,10 @@ def waiting(queue: JobQueue, spec: ModelSpec, names: str, priority: int = 0) -> 
 
 def taken(queue: JobQueue, loras: tuple[Lora, ...]) -> Iterator[str]:
     """The letters of the jobs that one replica takes, which has these LoRAs at first."""
-    while (job := queue.take(0.0, loras)) is not None:
-        loras = job.request.lora
-        yield job.request.prompt[0]
+    replica = queue.serve("replica-0")
+    while (ticket := queue.take(replica, 0.0, loras)) is not None:
+        loras = ticket.job.request.lora
+        yield ticket.job.request.prompt[0]
 
 
 @pytest.mark.parametrize(
@@ -87,13 +90,13 @@ def taken(queue: JobQueue, loras: tuple[Lora, ...]) -> Iterator[str]:
 def test_what_needs_the_same_loras_goes_first_a_few_times(
     spec: ModelSpec, names: str, has: tuple[Lora, ...], order: str
 ) -> None:
-    queue = JobQueue()
+    queue = a_queue()
     waiting(queue, spec, names)
     assert "".join(taken(queue, has)) == order
 
 
 def test_a_higher_priority_goes_before_the_same_loras(spec: ModelSpec) -> None:
-    queue = JobQueue()
+    queue = a_queue()
     waiting(queue, spec, "aa")
     waiting(queue, spec, "bb", priority=1)
     assert "".join(taken(queue, A)) == "bbaa"

@@ -14,9 +14,9 @@ from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.core.plan import JobPlan
 from ringlight.engine.engine import TICK_SECONDS
 from ringlight.engine.jobs import Job, JobState, Submission, Taken
-from ringlight.engine.queue import JobQueue
 from tests.core.clocks import SetClock
 from tests.engine.processes import wait_until
+from tests.engine.queues import a_queue
 from tests.engine.replicas import FakeReplica
 from tests.engine.requests import small
 
@@ -52,13 +52,14 @@ def test_higher_priorities_go_first_and_equal_ones_by_arrival(tiny: Path, output
 
 
 def test_nobody_waits_at_a_queue_that_is_closed() -> None:
-    queue = JobQueue()
-    waiting = threading.Thread(target=queue.take, args=[600.0], daemon=True)
+    queue = a_queue()
+    replica = queue.serve("replica-0")
+    waiting = threading.Thread(target=queue.take, args=[replica, 600.0], daemon=True)
     waiting.start()
     queue.close()
     waiting.join(PATIENCE)
     assert not waiting.is_alive()
-    assert queue.take(600.0) is None
+    assert queue.take(replica, 600.0) is None
 
 
 def test_jobs_whose_workers_died_twice_go_last(tiny: Path, output: str) -> None:

@@ -78,7 +78,7 @@ class JobQueue:
             open_to = self._open_to(holding)
             if not open_to:
                 return None
-            job, *passed = self._order.next((each.job for each in open_to.values()), loras)
+            job, *passed = self._order.next((each.job for each in open_to), loras)
             for each in passed:
                 each.overtaken += 1
             ticket = self._waiting.pop(job.id)
