@@ -102,7 +102,7 @@ class Kept:
 
 
 class TurningReplica(FakeReplica):
-    """Denoises step by step, each of `step_seconds` as it says, when it may; makes way between two steps, as it is told,
+    """Denoises step by step, each of `step_seconds` as it says, when it may; makes way between two steps as it is told,
     and keeps jobs in `held_bytes`.
 
     It stops before the step that `stop` is true of, told the prompt and the number of steps done, until `go_on` is set

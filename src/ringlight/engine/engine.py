@@ -295,10 +295,14 @@ class Engine:
         self._look()
 
     def _look(self) -> None:
-        """A job waits, or has come further: have those make way whose turn is to be another's now."""
+        """A job waits, or has come further: have those make way whose turn is to be another's now,
+        and others take up what a busy replica keeps."""
         for ticket in self.queue.ways():
             for runner in self._runners:
                 runner.pause(ticket)
+        for ticket in self.queue.idle_elsewhere():
+            for runner in self._runners:
+                runner.put_back(ticket, "another replica is free")
         self._notify()  # whoever waits until none runs
 
     def _forget(self, job: Job) -> None:
@@ -309,8 +313,10 @@ class Engine:
 
     def _tell(self, on_change: Callable[[Job], None] | None, job: Job) -> None:
         """A job has changed; called from any thread."""
-        if job.state.report is not None and job.prediction is not None:
-            self.pace.learn(job.prediction, job.state.report)
+        if (state := job.state).report is not None and job.prediction is not None:
+            self.pace.learn(job.prediction, state.report)
+        elif job.prediction is not None:
+            self.pace.hear(job.prediction, state)
         try:
             if on_change is not None:
                 on_change(job)

@@ -73,7 +73,7 @@ def beyond_bound(held: Sequence[Ticket]) -> Iterator[Ticket]:
             yield each
 
 
-def beyond_room(held: Iterable[Ticket], room_bytes: int) -> Iterator[Ticket]:
+def beyond_room(held: Iterable[Ticket], room_bytes: float) -> Iterator[Ticket]:
     """Those to be put back of what is kept so that the rest needs no more than that: the largest ones."""
     largest_first = sorted(held, key=lambda each: -each.held_bytes)
     held_bytes = sum(each.held_bytes for each in largest_first)

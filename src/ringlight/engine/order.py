@@ -28,7 +28,7 @@ class Order:
         self._policy = policy
         self._pace = pace
         self._clock = clock
-        self._shares = Shares()
+        self._shares = Shares(policy.num_replicas)
 
     def now(self) -> float:
         """On the clock by which shares are measured."""
@@ -54,31 +54,41 @@ class Order:
             due_seconds=None if job.deadline is None else job.deadline.at - now,
         )
 
-    def ordered(self, jobs: Iterable[Job]) -> list[Job]:
+    def over_share(self, jobs: Iterable[Job]) -> Collection[str]:
+        """The clients that have used more than their share, of all who have a job in the line: these ones."""
+        return self._shares.over({job.submission.client for job in jobs}, self.now())
+
+    def ordered(self, jobs: Iterable[Job], over_share: Collection[str]) -> list[Job]:
         """The next one first."""
         by_key = {job.id: job for job in jobs}
         candidates = [self.candidate(job) for job in by_key.values()]
-        return [by_key[each.key] for each in self._policy.ordered(candidates, self._over_share(candidates))]
+        return [by_key[each.key] for each in self._policy.ordered(candidates, over_share)]
 
-    def newcomer(self, running: Job, waiting: Sequence[Job]) -> Job | None:
+    def newcomer(self, running: Job, waiting: Sequence[Job], over_share: Collection[str]) -> Job | None:
         """The one of those that wait for which one that runs makes way now; None: it goes on."""
         own, candidates = self.candidate(running), [self.candidate(job) for job in waiting]
-        found = self._policy.newcomer(own, candidates, self._over_share([own, *candidates]))
+        found = self._policy.newcomer(own, candidates, over_share)
         return None if found is None else next(job for job in waiting if job.id == found.key)
 
-    def next(self, jobs: Iterable[Job], loras: tuple[Lora, ...]) -> Sequence[Job]:
+    def next(self, jobs: Iterable[Job], loras: tuple[Lora, ...], over_share: Collection[str]) -> Sequence[Job]:
         """The job that a replica with these LoRAs takes, and those that it overtakes for them: to change them takes
         time. None is overtaken more than MOST_OVERTAKEN times for that."""
-        ordered = self.ordered(jobs)
+        ordered = self.ordered(jobs, over_share)
         head = ordered[0]
         for number, job in enumerate(ordered):
-            if job is not head and not self._are_alike(head, job):
+            if job is not head and not self._are_alike(head, job, over_share):
                 break
             if job.request.lora == loras:
                 return [job, *ordered[:number]]
             if job.overtaken >= MOST_OVERTAKEN:
                 break
         return [head]
+
+    def waits_longer_than_to_begin_anew(self, kept: Job, running: Job) -> bool:
+        """Whether one that waits for another's end would do better to go on elsewhere, from what is saved: all but its
+        denoising is done once more at most."""
+        whole, rest = self._pace.whole(kept), self._pace.remaining_seconds(running)
+        return whole is not None and rest is not None and rest > whole.other_seconds
 
     def forecast(self, lanes: Sequence[tuple[Job | None, Sequence[Job]]], waiting: Sequence[Job]) -> dict[str, Forecast]:
         """When each is expected to have its next turn, and to be over: of every replica the one whose turn it is and
@@ -89,15 +99,11 @@ class Order:
         ]
         return forecast(self._policy, seen, [*map(self.candidate, waiting)], self._shares)
 
-    def _over_share(self, candidates: Sequence[Candidate]) -> Collection[str]:
-        return self._shares.over({each.client for each in candidates}, self.now())
-
-    def _are_alike(self, head: Job, other: Job) -> bool:
+    def _are_alike(self, head: Job, other: Job, over_share: Collection[str]) -> bool:
         """Whether the policy has no reason to speak of to take the one before the other, and none is late for it."""
         one, two = self.candidate(head), self.candidate(other)
         if self._policy.scheduling == "shortest":
-            over = self._over_share([one, two])
-            if (one.client in over) != (two.client in over):
+            if (one.client in over_share) != (two.client in over_share):
                 return False
             shorter, longer = sorted((one.rest_seconds, two.rest_seconds))
             if shorter != longer and shorter < ALIKE * longer:

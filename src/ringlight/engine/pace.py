@@ -6,7 +6,7 @@ import threading
 import msgspec
 
 from ringlight.core.report import RunReport
-from ringlight.engine.jobs import Job
+from ringlight.engine.jobs import Job, JobState
 from ringlight.planner.prediction import Prediction
 
 WEIGHT_OF_NEWEST = 0.5
@@ -26,13 +26,21 @@ class Estimate(msgspec.Struct, frozen=True):
 class Pace:
     """Measured seconds per planned second, of denoising and of everything else. Safe to use from any thread.
 
-    Until there are any, plans count as they are where they are of this machine; elsewhere nothing is known.
+    Until a video is finished, plans count where they are of this machine, times what the last step took of its own; so
+    one that runs, by its steps, and one that waits are measured alike. Elsewhere nothing is known.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._denoising: float | None = None
         self._other: float | None = None
+        self._of_last_step = 1.0
+
+    def hear(self, plan: Prediction, state: JobState) -> None:
+        """Of a video that runs: what its last step took."""
+        planned = _planned(plan).denoising_seconds
+        if state.step_seconds and planned:
+            self._of_last_step = state.num_steps * state.step_seconds / planned
 
     def learn(self, plan: Prediction, report: RunReport) -> None:
         """From a finished video; one that was resumed tells less, for part of it was not measured."""
@@ -53,7 +61,8 @@ class Pace:
             denoising, other = self._denoising, self._other
         if denoising is not None and other is not None:
             return Estimate(denoising * planned.denoising_seconds, other * planned.other_seconds)
-        return planned if is_ours else None
+        factor = self._of_last_step
+        return Estimate(factor * planned.denoising_seconds, factor * planned.other_seconds) if is_ours else None
 
     def remaining_seconds(self, job: Job) -> float | None:
         """Of a job's own turns: by its steps once there are some, else as estimated, less what is saved and has run."""

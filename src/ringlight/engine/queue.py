@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -78,7 +78,7 @@ class JobQueue:
             open_to = self._open_to(holding)
             if not open_to:
                 return None
-            job, *passed = self._order.next((each.job for each in open_to), loras)
+            job, *passed = self._order.next((each.job for each in open_to), loras, self._over_share())
             for each in passed:
                 each.overtaken += 1
             ticket = self._waiting.pop(job.id)
@@ -102,10 +102,10 @@ class JobQueue:
             self._paused_at[ticket.job.id] = self._order.now()
             self._pauses = msgspec.structs.replace(self._pauses, count=self._pauses.count + 1)
             held = {each.job.id: each for each in self._kept_by(ticket.holder)}
-            ordered = [held[job.id] for job in self._order.ordered(each.job for each in held.values())]
+            ordered = [held[job.id] for job in self._ordered(held.values())]
             return self._withdrawn(list(beyond_bound(ordered)))
 
-    def make_room(self, ticket: Ticket, room_bytes: int) -> list[Ticket]:
+    def make_room(self, ticket: Ticket, room_bytes: float) -> list[Ticket]:
         """Let jobs beside the one whose turn it is have so many bytes of its ranks. Returns those that are kept no more
         for that, to be put back."""
         with self._changed:
@@ -137,7 +137,7 @@ class JobQueue:
         """Those who are to be asked to make way now. Nobody does for a job that another replica will take, as
         it is free or will be; of several it is the one that comes last in the order."""
         with self._changed:
-            turns = [each.turn for each in self._holdings if each.turn is not None]
+            turns = self._turns()
             for each in turns:
                 self._charge(each)
             if self._is_stopped or not self._waiting:
@@ -146,13 +146,24 @@ class JobQueue:
             if not asked:
                 return []
             coming = sum(each.is_free for each in self._holdings) + sum(each.is_making_way for each in turns)
-            free = self._order.ordered(each.job for each in self._waiting.values() if each.holder is None)[coming:]
+            free = self._ordered(each for each in self._waiting.values() if each.holder is None)[coming:]
             return list(self._found(asked, free))
+
+    def idle_elsewhere(self) -> list[Ticket]:
+        """Those that a busy replica keeps and a free one goes on with sooner, from their files: they are withdrawn, to
+        be put back."""
+        with self._changed:
+            num_free = sum(each.is_free for each in self._holdings)
+            num_free -= sum(each.holder is None for each in self._waiting.values())
+            if self._is_stopped or num_free <= 0 or not self._waiting:
+                return []
+            kept = {each.job.id: each for each in self._waiting.values() if self._would_move(each)}
+            return self._withdrawn([kept[job.id] for job in self._ordered(kept.values())[:num_free]])
 
     def jobs(self) -> list[Job]:
         """All that wait, those that have made way included, the next one first, whichever LoRAs replicas have."""
         with self._changed:
-            return self._order.ordered(each.job for each in self._waiting.values())
+            return self._ordered(self._waiting.values())
 
     def ids(self) -> Collection[str]:
         """Of all that wait, those that have made way included."""
@@ -192,17 +203,31 @@ class JobQueue:
         is_at_it = ticket.has_begun and ticket.job.state.may_pause and ticket.makes_way_for is None
         return is_at_it and may_hold(ticket, self._kept_by(ticket.holder))
 
+    def _would_move(self, ticket: Ticket) -> bool:
+        if ticket.holder is None or ticket.holder.turn is None or not ticket.can_be_put_back:
+            return False
+        return self._order.waits_longer_than_to_begin_anew(ticket.job, ticket.holder.turn.job)
+
     def _found(self, asked: Mapping[str, Ticket], free: list[Job]) -> Iterator[Ticket]:
         """Of jobs that may make way and those that are free to whichever replica."""
-        for running in reversed(self._order.ordered(each.job for each in asked.values())):
+        for running in reversed(self._ordered(asked.values())):
             ticket = asked[running.id]
             kept = [each.job for each in self._kept_by(ticket.holder)]
-            if (newcomer := self._order.newcomer(running, [*free, *kept])) is None:
+            if (newcomer := self._order.newcomer(running, [*free, *kept], self._over_share())) is None:
                 continue
             if newcomer in free:
                 free.remove(newcomer)
             ticket.makes_way_for = newcomer
             yield ticket
+
+    def _turns(self) -> list[Ticket]:
+        return [each.turn for each in self._holdings if each.turn is not None]
+
+    def _over_share(self) -> Collection[str]:
+        return self._order.over_share(each.job for each in [*self._waiting.values(), *self._turns()])
+
+    def _ordered(self, tickets: Iterable[Ticket]) -> list[Job]:
+        return self._order.ordered((each.job for each in tickets), self._over_share())
 
     def _withdrawn(self, tickets: list[Ticket]) -> list[Ticket]:
         self.version += 1

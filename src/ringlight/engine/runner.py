@@ -133,6 +133,14 @@ class Runner:
             with contextlib.suppress(WorkerError):  # which forgets it too
                 self.replica.drop(ticket.job.id)
 
+    def put_back(self, ticket: Ticket, why: str) -> None:
+        """Let whichever replica go on with a job that was kept here, from what is saved; it is withdrawn already."""
+        if ticket.holder is self.holding:
+            logger.info("%s: %s goes on from its file later: %s", self.name, ticket.job.id, why)
+            self.drop(ticket)
+            ticket.job.receive(Released(job_id=ticket.job.id))
+            self._queue.put(ticket.job)
+
     def close(self, at_once: bool = False) -> None:
         """End the workers and the thread. A job that runs is lost."""
         self._closing.set()
@@ -215,7 +223,7 @@ class Runner:
         logger.info("%s takes %s%s", self.name, job.id, " up again" if ticket.has_made_way else "")
         assert self.ready is not None, "its workers are"
         for each in self._queue.make_room(ticket, self._settle(job, self.ready)):
-            self._put_back(each, "its memory is needed")
+            self.put_back(each, "its memory is needed")
         job.receive(Taken(job_id=job.id, replica=self.name))
         self._loras = job.request.lora
         if ticket.has_made_way:
@@ -244,14 +252,7 @@ class Runner:
             self.drop(ticket)
             return job.fail(job.stop_reason)
         for each in put_back:
-            self._put_back(each, "too much is kept")
-
-    def _put_back(self, ticket: Ticket, why: str) -> None:
-        """Let whichever replica go on with a job that was kept, from what is saved; it is withdrawn already."""
-        logger.info("%s: %s goes on from its file later: %s", self.name, ticket.job.id, why)
-        self.drop(ticket)
-        ticket.job.receive(Released(job_id=ticket.job.id))
-        self._queue.put(ticket.job)
+            self.put_back(each, "too much is kept")
 
     def _with_advice(self, job: Job, text: str) -> str:
         """What to do where memory ran out, said after `text`."""
@@ -274,7 +275,7 @@ class Runner:
         if self._closing.is_set():
             return job.fail(Cancelled("the engine was closed"))
         if was_kept:
-            return self._put_back(ticket, str(error))
+            return self.put_back(ticket, str(error))
         if not ticket.has_begun and not job.state.deaths:
             return self._repeat(job, error)
         if isinstance(error, OutOfMemory):
