@@ -63,18 +63,24 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     def ordered(self, candidates: Sequence[Candidate], over_share: Collection[str] = ()) -> list[Candidate]:
         """Put the next one first. `over_share`: clients that have used more than their share."""
 
+        if all(each.due_seconds is None for each in candidates):
+            return sorted(candidates, key=lambda each: self.key(each, over_share))
+
         def place(each: Candidate) -> Place:
             return self._place(each, over_share)
 
         found: list[Candidate] = []
         ahead = 0.0
-        for (*_, unguarded), peers in itertools.groupby(sorted(candidates, key=place), key=place):
-            by_arrival = sorted(peers, key=lambda each: each.arrival)
-            if self.scheduling == "shortest" and unguarded:
-                by_arrival = self._shortest_first(by_arrival, ahead)
-            found += by_arrival
-            ahead += sum(each.rest_seconds for each in by_arrival if each.rest_seconds < math.inf)
+        for _, equals in itertools.groupby(sorted(candidates, key=place), key=place):
+            peers = sorted(equals, key=lambda each: self.key(each, over_share))
+            kept = self._kept(peers, ahead) if self._counts_seconds(peers[0]) else []
+            found += self._backwards(peers, kept, ahead) if kept else peers
+            ahead += sum(each.rest_seconds for each in peers if each.rest_seconds < math.inf)
         return found
+
+    def key(self, each: Candidate, over_share: Collection[str] = ()) -> tuple[Place, float, int]:
+        """Sort by this where nobody has a deadline: the order of one does not depend on the others then."""
+        return self._place(each, over_share), each.rest_seconds if self._counts_seconds(each) else 0.0, each.arrival
 
     def newcomer(
         self, running: Candidate, waiting: Sequence[Candidate], over_share: Collection[str] = ()
@@ -103,26 +109,26 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
     def _place(self, each: Candidate, over_share: Collection[str]) -> Place:
-        """What goes above the order by deadlines and seconds."""
+        """What goes above deadlines and seconds."""
         if self.scheduling == "arrival":
             return each.is_last, -each.priority, False, False
-        overtaken_enough = self.guard is not None and each.waited_seconds >= self.guard * each.whole_seconds
-        return each.is_last, -each.priority, each.client in over_share, not overtaken_enough
+        return each.is_last, -each.priority, each.client in over_share, self._counts_seconds(each)
 
-    def _shortest_first(self, by_arrival: Sequence[Candidate], ahead: float) -> list[Candidate]:
+    def _counts_seconds(self, each: Candidate) -> bool:
+        """Whether its seconds and deadline say where it stands, not its arrival."""
+        is_guarded = self.guard is not None and each.waited_seconds >= self.guard * each.whole_seconds
+        return self.scheduling == "shortest" and not is_guarded
+
+    def _backwards(self, peers: Sequence[Candidate], kept: Sequence[Candidate], ahead: float) -> list[Candidate]:
         """Smith's backward rule: of those that may be last without being late the longest is last."""
-        known = [each for each in by_arrival if each.rest_seconds < math.inf]
-        unknown = [each for each in by_arrival if each.rest_seconds == math.inf]
-        kept = {each.key for each in self._kept(known, ahead)}
-        if not kept:
-            return [*sorted(known, key=lambda each: (each.rest_seconds, each.arrival)), *unknown]
+        known = [each for each in peers if each.rest_seconds < math.inf]
+        dated = {each.key for each in kept}
         latest_first = sorted(
-            ((self._latest(each) if each.key in kept else math.inf, each) for each in known),
-            key=lambda pair: -pair[0],
+            ((self._latest(each) if each.key in dated else math.inf, each) for each in known), key=lambda pair: -pair[0]
         )
         end = (ahead + sum(each.rest_seconds for each in known)) / self.num_replicas
         may_be_last: list[tuple[float, int, Candidate]] = []
-        backwards: list[Candidate] = []
+        found: list[Candidate] = []
         number = 0
         for _ in known:
             while number < len(known) and (not may_be_last or latest_first[number][0] >= end):
@@ -130,9 +136,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
                 heapq.heappush(may_be_last, (-each.rest_seconds, -each.arrival, each))
                 number += 1
             last = heapq.heappop(may_be_last)[2]
-            backwards.append(last)
+            found.append(last)
             end -= last.rest_seconds / self.num_replicas
-        return [*reversed(backwards), *unknown]
+        return [*reversed(found), *peers[len(known) :]]
 
     def _kept(self, candidates: Sequence[Candidate], ahead: float) -> list[Candidate]:
         """Moore-Hodgson: the most of them whose deadlines can be kept together, after so many seconds of others."""
