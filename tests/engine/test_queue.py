@@ -199,14 +199,15 @@ def test_an_abandoned_job_tells_nobody_of_its_end(tiny: Path, output: str) -> No
     assert all(job.state.is_over for job in jobs)
 
 
-def test_an_eta_is_as_planned_until_something_was_measured(tiny: Path, output: str) -> None:
+def test_an_eta_is_as_planned_times_what_a_step_took_until_a_video_was_measured(tiny: Path, output: str) -> None:
     replica = FakeReplica(held=True)
     with engine_with(tiny, replica) as engine:
         running, waiting = (engine.submit(small(engine, prompt), output) for prompt in "ab")
         assert replica.in_the_middle.wait(PATIENCE)
         assert running.prediction is not None and waiting.prediction is not None
+        factor = 4 * 0.5 / (running.prediction.seconds("Denoising") or 0.0)  # of four steps each took half a second
         assert engine.eta_seconds(waiting) == pytest.approx(
-            engine.eta_seconds(running) + waiting.prediction.total_seconds  # type: ignore[operator]
+            engine.eta_seconds(running) + factor * waiting.prediction.total_seconds  # type: ignore[operator]
         )
         replica.go_on.set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from ringlight import Engine, EngineConfig
-from ringlight.core.errors import Cancelled, DeadlineExceeded, RinglightError, WorkerError
+from ringlight.core.errors import Cancelled, DeadlineExceeded
 from ringlight.engine import holding
 from ringlight.engine.jobs import PAUSED, RECOVERING, Job, Keep, Submission
 from ringlight.engine.replica import Replica
@@ -22,7 +23,7 @@ from tests.engine.replicas import TurningReplica
 from tests.engine.requests import small
 
 PATIENCE = 10.0
-FILM, CLIP = {"num_inference_steps": 50}, {"num_inference_steps": 2}
+FILM, CLIP = {"num_inference_steps": 400}, {"num_inference_steps": 2}
 
 
 class Several(Engine):
@@ -66,8 +67,8 @@ class Scene:
 
     def submit(self, prompt: str, kind: dict[str, int], keeps: bool = True, **asked: Any) -> Job:
         keep = Keep(state_file=str(self.folder / f"{prompt}.state")) if keeps else None
-        request = small(self.engine, prompt, **kind)
-        return self.engine.submit(request, str(self.folder / f"{prompt}.mp4"), submission=Submission(keep=keep, **asked))
+        request, output = small(self.engine, prompt, **kind), str(self.folder / f"{prompt}.mp4")
+        return self.engine.submit(request, output, submission=Submission(keep=keep, **asked))
 
     def film_at(self, step: int, prompt: str = "film", **asked: Any) -> Job:
         """A film that has come so far, and waits there."""
@@ -142,8 +143,8 @@ def test_nobody_makes_way_for_one_that_is_as_long(scene: Scene) -> None:
 
 def test_a_higher_priority_goes_first_however_long_it_is(scene: Scene) -> None:
     clip = scene.submit("clip", FILM)
-    scene.stop("clip", 48)
-    wait_until(lambda: clip.state.step == 48, PATIENCE)
+    scene.stop("clip", 398)
+    wait_until(lambda: clip.state.step == 398, PATIENCE)
     film = scene.submit("film", FILM, priority=1)
     done(film)
     scene.go_on()
@@ -168,7 +169,7 @@ def test_of_several_the_one_with_most_left_makes_way_and_one_for_each_newcomer(t
     with scene.engine:
         scene.engine.start()
         wait_until(lambda: all(each.ready for each in scene.replicas), PATIENCE)
-        near, far = scene.film_at(40, "near"), scene.film_at(10, "far")
+        near, far = scene.film_at(100, "near"), scene.film_at(10, "far")
         for number in (1, 2):
             scene.stop(f"clip {number}", 1)
         first = scene.submit("clip 1", CLIP)
@@ -187,7 +188,7 @@ def test_what_a_busy_replica_keeps_goes_on_with_a_free_one(tiny: Path, tmp_path:
     with scene.engine:
         scene.engine.start()
         wait_until(lambda: all(each.ready for each in scene.replicas), PATIENCE)
-        film, other = scene.film_at(40), scene.film_at(48, "other")
+        film, other = scene.film_at(100), scene.film_at(200, "other")
         scene.stop("urgent", 1)
         scene.stop("urgent", 2)
         urgent = scene.submit("urgent", FILM, priority=1)
@@ -249,7 +250,7 @@ def test_one_that_was_to_make_way_for_a_cancelled_job_is_taken_up_again(scene: S
     submitting = threading.Thread(target=lambda: clips.append(scene.submit("clip", CLIP)))
     submitting.start()
     assert asked.wait(PATIENCE)
-    (clip,) = [job for job in scene.engine.queue.jobs()]
+    (clip,) = scene.engine.queue.jobs()
     scene.engine.cancel(clip)
     go_on.set()
     submitting.join()
@@ -305,7 +306,7 @@ def test_beyond_the_bound_the_last_one_goes_on_from_its_file(scene: Scene, monke
     monkeypatch.setattr(holding, "MOST_HELD", 1)
     film, shorter = scene.film_at(10), None
     scene.stop("shorter", 1)
-    shorter = scene.submit("shorter", {"num_inference_steps": 20})
+    shorter = scene.submit("shorter", {"num_inference_steps": 100})
     wait_until(lambda: shorter.state.step == 1, PATIENCE)
     scene.stop("clip", 1)
     clip = scene.submit("clip", CLIP)
@@ -430,7 +431,7 @@ def test_pauses_cancels_and_deaths_race_and_every_job_ends_in_one_way(tiny: Path
     with scene.engine:
         jobs, cancelled = [], []
         for _ in range(50):
-            pair = [submit("film", FILM), submit("clip", CLIP)]
+            pair = [submit("film", {"num_inference_steps": 30}), submit("clip", CLIP)]
             jobs += pair
             time.sleep(dice.choice((0, 0.001, 0.004)))
             match dice.randrange(6):
@@ -440,12 +441,11 @@ def test_pauses_cancels_and_deaths_race_and_every_job_ends_in_one_way(tiny: Path
                 case 2:
                     scene.replicas[dice.randrange(2)].die()
         for job in jobs:
-            try:
+            with contextlib.suppress(Cancelled) if job in cancelled else contextlib.nullcontext():
                 job.wait(60)
-            except RinglightError as error:
-                assert isinstance(error, Cancelled) and job in cancelled
         wait_until(lambda: not any(each.kept for each in scene.replicas), PATIENCE)
         assert not scene.engine.queue.ids()
         assert scene.engine.queue.pauses.num_paused == 0
+    assert scene.engine.queue.pauses.count > 10
     assert {job.id: 1 for job in jobs} == {name: len(each) for name, each in ends.items()}
     assert not any(each.holding.turn for each in scene.engine._runners)

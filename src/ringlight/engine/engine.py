@@ -80,9 +80,10 @@ class Engine:
         `typical` is a request like those that will come, which decides what is left open of the layout; None is one of
         all defaults. `choice` holds the layout and the reason for it, `checkpoint` is where the model is, `files` its
         parts, and requests come through `door`. `queue_size` is how many jobs may wait beside one for each replica,
-        None for any number. With `scheduling` "shortest" a
-        short one does not wait for a long one, which makes way; with "arrival" each has one turn. `defaults` stand in the place of the checkpoint's. The time that jobs are given is measured
-        by `clock`. `loras` are those of the `config`, where somebody has looked at their files already.
+        None for any number. With `scheduling` "shortest" a short job does not wait for a long one, which makes way;
+        with "arrival" each has one turn. `defaults` stand in the place of the checkpoint's. The time that jobs are
+        given is measured by `clock`. `loras` are those of the `config`, where somebody has looked at their files
+        already.
         """
         self.config = config
         self.limits = limits or RequestLimits()
@@ -100,7 +101,7 @@ class Engine:
         self.pace = Pace()
         policy = Policy(scheduling=scheduling, num_replicas=num_replicas)
         self.queue = JobQueue(Order(policy, self.pace, self._clock))
-        self._outlook = Outlook(self.queue, self.pace)
+        self._outlook = Outlook(self.queue, policy, self.pace)
         self._queue_size = queue_size
         self._changed = threading.Condition()  # guards what follows; notified when a job is over or a replica starts
         self._open: dict[str, Job] = {}  # all that are not over

@@ -15,8 +15,8 @@ class Ticket:
     """A job in the line of an engine, until it is over or has to be taken up anew by whichever replica.
 
     `holder` is the replica whose ranks have been told of it, None before its first turn. It has the turn where it is
-    the `turn` of that one; else, if it `has_made_way`, they keep it, in `held_bytes`. A turn `has_begun` once ranks have
-    said something of it, and `makes_way_for` another job where it has been asked to.
+    the `turn` of that one; else, if it `has_made_way`, they keep it, in `held_bytes`. A turn `has_begun` once ranks
+    have said something of it, and the job `makes_way_for` another one where it has been asked to.
     """
 
     def __init__(self, job: Job) -> None:

@@ -176,10 +176,11 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True):
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked of an engine beside the request itself.
 
-    `priority`: higher goes first. `client` is whose share of the replicas it uses. A job fails if it is not over `timeout_seconds` after it is submitted, less the
-    `spent_seconds` of them that are gone; this is measured, and no wall clock is asked. `continues`, `preview_seconds`:
-    as in messages.RunJob. `state` is what is known already of a job that was accepted before; it has a place whatever
-    the queue's size. `asked_size` is what was asked where the request has another.
+    `priority`: higher goes first. `client` is whose share of the replicas it uses. A job fails if it is not over
+    `timeout_seconds` after it is submitted, less the `spent_seconds` of them that are gone; this is measured, and no
+    wall clock is asked. `continues`, `preview_seconds`: as in messages.RunJob. `state` is what is known already of a
+    job that was accepted before; it has a place whatever the queue's size. `asked_size` is what was asked where the
+    request has another.
     """
 
     job_id: str = ""

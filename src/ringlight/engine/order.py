@@ -9,7 +9,6 @@ from ringlight.core.clock import Clock
 from ringlight.core.lora import Lora
 from ringlight.engine.jobs import Job
 from ringlight.engine.pace import Pace
-from ringlight.planner.forecast import Forecast, Lane, forecast
 from ringlight.planner.scheduling import Candidate, Policy
 from ringlight.planner.shares import Shares
 
@@ -89,15 +88,6 @@ class Order:
         denoising is done once more at most."""
         whole, rest = self._pace.whole(kept), self._pace.remaining_seconds(running)
         return whole is not None and rest is not None and rest > whole.other_seconds
-
-    def forecast(self, lanes: Sequence[tuple[Job | None, Sequence[Job]]], waiting: Sequence[Job]) -> dict[str, Forecast]:
-        """When each is expected to have its next turn, and to be over: of every replica the one whose turn it is and
-        those that it keeps, and all that wait for whichever."""
-        seen = [
-            Lane(running=None if running is None else self.candidate(running), held=[*map(self.candidate, held)])
-            for running, held in lanes
-        ]
-        return forecast(self._policy, seen, [*map(self.candidate, waiting)], self._shares)
 
     def _are_alike(self, head: Job, other: Job, over_share: Collection[str]) -> bool:
         """Whether the policy has no reason to speak of to take the one before the other, and none is late for it."""

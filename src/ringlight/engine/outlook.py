@@ -9,22 +9,26 @@ import time
 from ringlight.engine.jobs import Job
 from ringlight.engine.pace import Pace
 from ringlight.engine.queue import JobQueue
-from ringlight.planner.forecast import Forecast
+from ringlight.planner.forecast import Forecast, forecast
+from ringlight.planner.scheduling import Policy
 
-FRESH_SECONDS = 0.25  # for which what is expected of a line that has not changed counts
+FRESH_SECONDS = 0.25  # for which what is expected of a line counts, if that has not changed
+TIMES_AS_LONG = 10  # as it took counts it at least: of long lines with deadlines it takes a second
 UNKNOWN_SECONDS = 10.0  # until a place is free, where nothing is known
 
 
 class Outlook:
     """The line as it is expected to go on, if nobody else comes. Safe to use from any thread."""
 
-    def __init__(self, queue: JobQueue, pace: Pace) -> None:
+    def __init__(self, queue: JobQueue, policy: Policy, pace: Pace) -> None:
         self._queue = queue
+        self._policy = policy
         self._pace = pace
         self._lock = threading.Lock()
         self._found: dict[str, Forecast] = {}
         self._version = -1
         self._found_at = -math.inf
+        self._took_seconds = 0.0
 
     def position(self, job: Job) -> int | None:
         """Which of those that wait it is, counted from 1, paused ones included; 0 while it has a turn and after its
@@ -48,9 +52,13 @@ class Outlook:
 
     def _now(self) -> dict[str, Forecast]:
         with self._lock:
-            now, version = time.monotonic(), self._queue.version
-            if version != self._version or now - self._found_at > FRESH_SECONDS:
-                self._found, self._version, self._found_at = self._queue.forecast(), version, now
+            age, version = time.monotonic() - self._found_at, self._queue.version
+            is_old = age > FRESH_SECONDS or version != self._version
+            if is_old and age > TIMES_AS_LONG * self._took_seconds:
+                began_at, line = time.monotonic(), self._queue.seen()
+                self._found = forecast(self._policy, line.replicas, line.waiting, line.over_share)
+                self._version, self._found_at = version, time.monotonic()
+                self._took_seconds = self._found_at - began_at
             return self._found
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -12,7 +13,8 @@ from ringlight.core.lora import Lora
 from ringlight.engine.holding import Holding, Ticket, beyond_bound, beyond_room, may_hold
 from ringlight.engine.jobs import Job
 from ringlight.engine.order import Order
-from ringlight.planner.forecast import Forecast
+from ringlight.planner.forecast import ReplicaJobs
+from ringlight.planner.scheduling import Candidate
 
 
 class Pauses(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +23,14 @@ class Pauses(msgspec.Struct, frozen=True, kw_only=True):
     count: int = 0
     seconds: float = 0.0
     num_paused: int = 0
+
+
+class Line(NamedTuple):
+    """Whom each replica has, who waits for whichever, and which clients have used more than their share."""
+
+    replicas: Sequence[ReplicaJobs]
+    waiting: Sequence[Candidate]
+    over_share: Collection[str]
 
 
 class JobQueue:
@@ -170,15 +180,12 @@ class JobQueue:
         with self._changed:
             return set(self._waiting)
 
-    def forecast(self) -> dict[str, Forecast]:
-        """When each job that waits or has a turn is expected to have its next one, and to be over."""
+    def seen(self) -> Line:
+        """The line as the policy sees it now."""
         with self._changed:
-            lanes = [
-                (None if each.turn is None else each.turn.job, [kept.job for kept in self._kept_by(each)])
-                for each in self._holdings
-            ]
-            free = [each.job for each in self._waiting.values() if each.holder is None]
-            return self._order.forecast(lanes, free)
+            replicas = [self._jobs_of(each) for each in self._holdings]
+            free = [self._order.candidate(each.job) for each in self._waiting.values() if each.holder is None]
+            return Line(replicas, free, self._over_share())
 
     def stop(self) -> None:
         """No job is taken any more, and none makes way."""
@@ -195,6 +202,14 @@ class JobQueue:
         if self._is_stopped:
             return []
         return [each for each in self._waiting.values() if each.holder in (None, holding)]
+
+    def _jobs_of(self, holding: Holding) -> ReplicaJobs:
+        job = None if holding.turn is None else holding.turn.job
+        return ReplicaJobs(
+            running=None if job is None else self._order.candidate(job),
+            held=[self._order.candidate(each.job) for each in self._kept_by(holding)],
+            can_pause=job is None or job.state.may_pause,
+        )
 
     def _kept_by(self, holding: Holding | None) -> list[Ticket]:
         return [each for each in self._waiting.values() if each.holder is holding is not None]

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from ringlight.engine.waiting import Awaited
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.25  # between two looks at workers that have nothing to do
+LOOK_SECONDS = 0.25  # between two looks at who waits while one denoises: who comes is looked at then
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.5, 30.0  # before workers are started again, doubling while that fails
 
 ReplicaStatus = Literal["starting", "ready", "busy", "lost", "failed", "closed"]
@@ -83,6 +85,7 @@ class Runner:
         self._settle = settle
         self._first_loras = self._loras = loras  # that its workers have now
         self._starts = 0
+        self._looked_at = 0.0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
 
@@ -216,6 +219,7 @@ class Runner:
             self._lose(ticket, as_ringlight_error(error))
         finally:
             self._queue.end_turn(ticket)
+            self._look()
 
     def _begin(self, ticket: Ticket) -> None:
         """Begin a job, or go on with it, and return when the workers are free."""
@@ -237,8 +241,13 @@ class Runner:
         job.receive(message)
         if isinstance(message, messages.JobPaused):
             self._hold(ticket, message)
-        if isinstance(message, messages.StageStarted | messages.StepFinished | messages.JobPaused):
-            self._look()
+        was_looked_at = time.monotonic() < self._looked_at + LOOK_SECONDS
+        match message:
+            case messages.StepFinished() if was_looked_at:
+                pass
+            case messages.StageStarted() | messages.StepFinished() | messages.JobPaused():
+                self._looked_at = time.monotonic()
+                self._look()
 
     def _hold(self, ticket: Ticket, paused: messages.JobPaused) -> None:
         """The workers keep a job that has made way."""
