@@ -66,14 +66,17 @@ class Pace:
         return Estimate(factor * planned.denoising_seconds, factor * planned.other_seconds) if is_ours else None
 
     def remaining_seconds(self, job: Job) -> float | None:
-        """Of a job's own turns: by its steps once there are some, else as estimated, less what is saved and has run."""
+        """Of a job's own turns: by its steps once there are some, else as estimated, less what is saved, in another
+        process perhaps, and what has run."""
         state = job.state
         if (seconds := state.eta_seconds) is not None:
             return seconds
         if (estimate := self.whole(job)) is None:
             return None
-        left = 1 - state.step / state.num_steps if state.num_steps else 1.0
-        return max(0.0, left * estimate.denoising_seconds + estimate.other_seconds - job.run_seconds)
+        seconds = estimate.total_seconds * (1 - state.progress / 100)
+        if state.num_steps:
+            seconds = estimate.total_seconds - estimate.denoising_seconds * state.step / state.num_steps
+        return max(0.0, seconds - job.run_seconds)
 
     def whole(self, job: Job) -> Estimate | None:
         """What a job is expected to take alone, from its beginning."""
