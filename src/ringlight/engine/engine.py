@@ -35,7 +35,7 @@ from ringlight.engine.host_memory import HostMemory
 from ringlight.engine.jobs import Deadline, Job, JobState, Submission
 from ringlight.engine.layouts import Layouts
 from ringlight.engine.local import LocalReplica
-from ringlight.engine.order import Order
+from ringlight.engine.order import JobOrder
 from ringlight.engine.outlook import Outlook
 from ringlight.engine.pace import Pace
 from ringlight.engine.queue import JobQueue
@@ -100,7 +100,7 @@ class Engine:
         self._clock = clock or Clock()
         self.pace = Pace()
         policy = Policy(scheduling=scheduling, num_replicas=num_replicas)
-        self.queue = JobQueue(Order(policy, self.pace, self._clock))
+        self.queue = JobQueue(JobOrder(policy, self.pace, self._clock))
         self._outlook = Outlook(self.queue, policy, self.pace)
         self._queue_size = queue_size
         self._changed = threading.Condition()  # guards what follows; notified when a job is over or a replica starts

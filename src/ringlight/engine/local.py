@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from multiprocessing.connection import wait
 
 from ringlight.core import messages
@@ -16,17 +15,16 @@ from ringlight.core.errors import InvalidLayout, RinglightError, WorkerError, fr
 from ringlight.core.plain import plain
 from ringlight.core.request import RequestLimits
 from ringlight.engine import process
+from ringlight.engine.causes import Sign, is_cause, likeliest_cause
 from ringlight.engine.host_memory import HostMemory
 from ringlight.engine.network import address_towards, knock, listen_for_nodes
-from ringlight.engine.process import RankDeath, RankProcess
+from ringlight.engine.process import RankProcess
 from ringlight.engine.replica import Lost, Receive
 from ringlight.engine.waiting import Awaited, Waiting
 
 CAUSE_SECONDS = 1.0
 KNOCK_EVERY_SECONDS = 0.5
 PINGS_PER_WATCHDOG = 5
-
-Sign = WorkerError | messages.GroupBroken | messages.WorkerFailed  # that ranks are out of step
 
 
 class LocalReplica:
@@ -383,22 +381,3 @@ class LocalReplica:
             self._listener.join()
         for rank in self._ranks:
             rank.connection.close()
-
-
-def is_cause(sign: Sign) -> bool:
-    """Whether this surely began it: a rank that says so, or one that was killed by a signal.
-
-    With SIGABRT libraries end a process that has merely lost another one.
-    """
-    match sign:
-        case messages.GroupBroken():
-            return sign.is_cause
-        case RankDeath(status=int(status)):
-            return status < 0 and status != -signal.SIGABRT
-    return isinstance(sign, messages.WorkerFailed)
-
-
-def likeliest_cause(signs: Sequence[Sign]) -> Sign:
-    """What began it: what surely did, else what a rank has said of it, else whichever came first."""
-    said = (sign for sign in signs if isinstance(sign, messages.GroupBroken))
-    return next(filter(is_cause, signs), None) or next(said, signs[0])

@@ -1,4 +1,4 @@
-"""Order: which job comes before which, as the policy sees them at this moment."""
+"""JobOrder: which job comes before which, as the policy sees them at this moment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_OVERTAKEN = 4  # times, by jobs that came later and need no other LoRAs
 ALIKE = 0.8  # of two rests the shorter to the longer one, from which neither goes before the other for that
 
 
-class Order:
+class JobOrder:
     """Jobs as candidates of a policy: by their pace here, the clock and what their clients have used.
 
     Whoever uses it sees to it that only one thread does at a time.

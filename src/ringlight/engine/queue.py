@@ -12,7 +12,6 @@ import msgspec
 from ringlight.core.lora import Lora
 from ringlight.engine.holding import Holding, Ticket, beyond_bound, beyond_room, may_hold
 from ringlight.engine.jobs import Job
-from ringlight.engine.order import Order
 from ringlight.planner.forecast import ReplicaJobs
 from ringlight.planner.scheduling import Candidate
 
@@ -40,7 +39,7 @@ class JobQueue:
     use from any thread.
     """
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: JobOrder) -> None:
         self._order = order
         self._waiting: dict[str, Ticket] = {}
         self._holdings: list[Holding] = []
