@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from ringlight.planner.queueing import Service, Station, Task, play
+from ringlight.planner.queueing import play
 from ringlight.planner.scheduling import Candidate, Policy
+from ringlight.planner.task import Service, Station, Task
 
 
 class ReplicaJobs(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,87 +7,10 @@ import itertools
 import math
 from collections.abc import Collection, Iterable, Sequence
 
-import msgspec
-
-from ringlight.planner.scheduling import Candidate, Policy
+from ringlight.planner.line import FixedLine, OpenLine
+from ringlight.planner.scheduling import Policy
 from ringlight.planner.shares import Shares
-
-SAME_STEP = 1e-6  # of a step: a clock that adds up seconds is not exact
-
-
-class Service(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds that a video takes of its replica. It can be left before its first step, between two, and after its last
-    one; not within what comes before (text) or after (decoding). The output holds no replica."""
-
-    before_seconds: float = 0.0
-    num_steps: int = 0
-    step_seconds: float = 0.0
-    after_seconds: float = 0.0
-    output_seconds: float = 0.0
-
-    @property
-    def busy_seconds(self) -> float:
-        return self.before_seconds + self.num_steps * self.step_seconds + self.after_seconds
-
-    @property
-    def alone_seconds(self) -> float:
-        """From asking to having, where nobody else asks."""
-        return self.busy_seconds + self.output_seconds
-
-    def boundary(self, done: float, *, after: bool = False) -> float:
-        """Seconds of work at which it can be left next, from `done` on or after it; infinite: not any more."""
-        if done <= self.before_seconds and not after:
-            number = 0
-        elif self.step_seconds:
-            steps = (done - self.before_seconds) / self.step_seconds
-            number = max(0, math.floor(steps + SAME_STEP) + 1 if after else math.ceil(steps - SAME_STEP))
-        else:
-            return math.inf
-        found = self.before_seconds + number * self.step_seconds
-        return found if number <= self.num_steps and found < self.busy_seconds else math.inf
-
-
-class Task(msgspec.Struct, kw_only=True, eq=False):
-    """A job in the line. `begin` and `end` are seconds of the clock, infinite until they are known."""
-
-    job: Candidate  # as it is when it comes, its deadline from then on
-    service: Service
-    arrives: float = 0.0
-    done: float = 0.0  # seconds of work, when its turn began
-    begin: float = math.inf
-    end: float = math.inf
-    pauses: int = 0
-
-    def candidate(self, now: float, done: float) -> Candidate:
-        """The job as the order sees it now, with so many seconds of its work done."""
-        job = self.job
-        return Candidate(
-            key=job.key,
-            arrival=job.arrival,
-            priority=job.priority,
-            is_last=job.is_last,
-            client=job.client,
-            rest_seconds=self.service.busy_seconds - done,
-            whole_seconds=job.whole_seconds,
-            waited_seconds=job.waited_seconds + now - self.arrives,
-            due_seconds=None if job.due_seconds is None else job.due_seconds - (now - self.arrives),
-        )
-
-
-class Station(msgspec.Struct, kw_only=True, eq=False):
-    """A replica: who has the turn, since when, and whom it keeps."""
-
-    running: Task | None = None
-    held: list[Task] = []
-    began: float = 0.0
-    counted: float = 0.0  # until when what runs is in the shares
-    looks: bool = False  # at its next boundary
-    looked: float = -math.inf  # when it did last
-    turn: int = 0
-
-    def done(self, now: float) -> float:
-        assert self.running is not None
-        return self.running.done + max(0.0, now - self.began)
+from ringlight.planner.task import Station, Task
 
 
 def play(
@@ -125,8 +48,9 @@ class _Playing:
         self._over_share, self._shares = over_share, shares
         own = [each for station in stations for each in (station.running, *station.held) if each is not None]
         is_dated = any(task.job.due_seconds is not None for task in [*self._coming, *own])
-        is_fixed = shares is None and policy.guard is None and not is_dated
-        self._line = _Line(policy, over_share if is_fixed else None)
+        changes = shares is not None or policy.guard is not None or is_dated
+        is_fixed = policy.scheduling == "arrival" or not changes
+        self._line = FixedLine(policy, over_share) if is_fixed else OpenLine(policy)
         self._events: list[tuple[float, int, Station, int, bool]] = []  # when, number, whose, of which turn, its end
         self._counter = itertools.count()
         self._now = 0.0
@@ -154,6 +78,7 @@ class _Playing:
             if station.running is None:
                 task = self._line.next(station, self._now, over)
                 if task is not None:
+                    self._line.take(task, station)
                     self._give_turn(station, task, self._now)
         for station in self._stations:
             if station.running is not None and not station.looks:
@@ -162,11 +87,7 @@ class _Playing:
     def _look(self, station: Station, over: Collection[str]) -> None:
         """Look again at the next boundary, if somebody may have the turn then."""
         assert station.running is not None
-        if self._line.is_fixed:
-            may_change = self._line.newcomer(station, self._now, over) is not None
-        else:
-            may_change = bool(station.held) or len(self._line) > 0
-        if not may_change:
+        if not self._line.may_change(station, self._now, over):
             return
         done = station.done(self._now)
         boundary = station.running.service.boundary(done, after=station.looked == self._now)
@@ -226,62 +147,3 @@ class _Playing:
         for station in self._stations:
             present += [task.job.client for task in (station.running, *station.held) if task is not None]
         return self._shares.over(present, self._now)
-
-
-class _Line:
-    """Who waits. Where no place depends on the clock or on others (`over_share` is told), a heap; else all are put in
-    order whenever somebody asks."""
-
-    def __init__(self, policy: Policy, over_share: Collection[str] | None) -> None:
-        self._policy, self._over_share = policy, over_share
-        self._heap: list[tuple[tuple[object, ...], str]] = []
-        self._waiting: dict[str, Task] = {}
-
-    @property
-    def is_fixed(self) -> bool:
-        return self._over_share is not None
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def put(self, task: Task) -> None:
-        self._waiting[task.job.key] = task
-        if self._over_share is not None:
-            key = self._policy.key(task.candidate(task.arrives, task.done), self._over_share)
-            heapq.heappush(self._heap, (key, task.job.key))
-
-    def tasks(self) -> Iterable[Task]:
-        return self._waiting.values()
-
-    def take(self, task: Task, station: Station) -> None:
-        """Out of the line, or of those that the station holds."""
-        if self._waiting.pop(task.job.key, None) is None:
-            station.held.remove(task)
-
-    def next(self, station: Station, now: float, over: Collection[str]) -> Task | None:
-        """Take who is next on an idle station."""
-        waiting = self._foremost(station)
-        if not waiting:
-            return None
-        first = self._policy.ordered([task.candidate(now, task.done) for task in waiting.values()], over)[0]
-        task = waiting[first.key]
-        self.take(task, station)
-        return task
-
-    def newcomer(self, station: Station, now: float, over: Collection[str]) -> Task | None:
-        """For whom the one with the turn makes way."""
-        waiting = self._foremost(station)
-        if station.running is None or not waiting:
-            return None
-        running = station.running.candidate(now, station.done(now))
-        found = self._policy.newcomer(running, [task.candidate(now, task.done) for task in waiting.values()], over)
-        return None if found is None else waiting[found.key]
-
-    def _foremost(self, station: Station) -> dict[str, Task]:
-        """Those for whom the station may be: with fixed places only the first of the line, and who it holds."""
-        held = {task.job.key: task for task in station.held}
-        if not self.is_fixed:
-            return self._waiting | held
-        while self._heap and self._heap[0][1] not in self._waiting:
-            heapq.heappop(self._heap)
-        return held | ({self._heap[0][1]: self._waiting[self._heap[0][1]]} if self._heap else {})

@@ -15,6 +15,7 @@ MAKES_WAY_BELOW = 0.8  # of the running one's rest: a job that is hardly shorter
 LEAST_GUARD = 20.0  # below it a line that has grown is first come, first served again
 
 Place = tuple[bool, int, bool, bool]
+Key = tuple[Place, float, int]
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +53,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     scheduling: Scheduling = "shortest"
+    pauses: bool = True  # a job may be left for another
     guard: float | None = None
     num_replicas: int = 1
     makes_way_below: float = MAKES_WAY_BELOW
@@ -78,7 +80,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             ahead += sum(each.rest_seconds for each in peers if each.rest_seconds < math.inf)
         return found
 
-    def key(self, each: Candidate, over_share: Collection[str] = ()) -> tuple[Place, float, int]:
+    def key(self, each: Candidate, over_share: Collection[str] = ()) -> Key:
         """Sort by this where nobody has a deadline: the order of one does not depend on the others then."""
         return self._place(each, over_share), each.rest_seconds if self._counts_seconds(each) else 0.0, each.arrival
 
@@ -92,7 +94,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         kept than if the running one went on to its end. As the running one's rest only shrinks, two jobs do not swap
         back and forth.
         """
-        if self.scheduling == "arrival":
+        if self.scheduling == "arrival" or not self.pauses:
             return None
         ordered = self.ordered([running, *waiting], over_share)
         before = list(itertools.takewhile(lambda each: each.key != running.key, ordered))
