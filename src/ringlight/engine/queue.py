@@ -12,6 +12,7 @@ import msgspec
 from ringlight.core.lora import Lora
 from ringlight.engine.holding import Holding, Ticket, beyond_bound, beyond_room, may_hold
 from ringlight.engine.jobs import Job
+from ringlight.engine.order import JobOrder
 from ringlight.planner.forecast import ReplicaJobs
 from ringlight.planner.scheduling import Candidate
 
