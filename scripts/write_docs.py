@@ -31,7 +31,7 @@ from ringlight.core.named_samplers import SAMPLERS
 from ringlight.core.report import GIB
 from ringlight.core.request import RequestLimits, stand_ins
 from ringlight.core.video_fields import VIDEO_FIELDS
-from ringlight.engine.queue import Pauses
+from ringlight.engine.jobs import Pauses
 from ringlight.engine.runner import ReplicaState
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import known_model, model_defaults
@@ -182,6 +182,9 @@ class Nothing:
     """A server that has done nothing (metrics.ServerState)."""
 
     def queue_length(self) -> int:
+        return 0
+
+    def num_paused(self) -> int:
         return 0
 
     def pauses(self) -> Pauses:

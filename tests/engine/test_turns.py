@@ -99,14 +99,15 @@ def test_a_long_job_makes_way_for_a_short_one_and_goes_on(scene: Scene) -> None:
     assert (film.state.status, film.state.stage, film.state.step) == ("in_progress", PAUSED, 20)
     assert film.state.progress == before > 0
     assert [scene.engine.position(job) for job in (clip, film)] == [0, 1]
-    assert scene.engine.queue.pauses.num_paused == 1
+    assert scene.engine.num_paused == 1
     scene.go_on()
     done(clip, film)
     assert scene.events == ["run film", "pause film", "run clip", "resume film"]
     assert film.state.deaths == 0
-    pauses = scene.engine.queue.pauses
-    assert (pauses.count, pauses.num_paused) == (1, 0)
-    assert 0 < pauses.seconds < PATIENCE
+    report, pauses = film.wait(0), scene.engine.pauses
+    assert (pauses.pauses, scene.engine.num_paused) == (1, 0)
+    assert 0 < pauses.paused_seconds < PATIENCE
+    assert (report.pauses, report.paused_seconds) == (1, pauses.paused_seconds)
 
 
 def test_five_clips_pause_a_film_as_often_as_they_come(scene: Scene) -> None:
@@ -119,7 +120,7 @@ def test_five_clips_pause_a_film_as_often_as_they_come(scene: Scene) -> None:
     scene.go_on()
     done(film)
     assert scene.events.count("pause film") == scene.events.count("resume film") == 5
-    assert scene.engine.queue.pauses.count == 5
+    assert scene.engine.pauses.pauses == 5
 
 
 def test_in_the_order_of_arrival_nobody_makes_way(tiny: Path, tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_a_free_replica_takes_a_newcomer_and_nobody_makes_way(tiny: Path, tmp_pa
         done(scene.submit("clip", CLIP))
         scene.go_on()
         done(film)
-    assert scene.engine.queue.pauses.count == 0
+    assert scene.engine.pauses.pauses == 0
 
 
 def test_of_several_the_one_with_most_left_makes_way_and_one_for_each_newcomer(tiny: Path, tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ def test_of_several_the_one_with_most_left_makes_way_and_one_for_each_newcomer(t
         assert near.state.stage == PAUSED
         scene.go_on()
         done(first, second, near, far)
-    assert scene.engine.queue.pauses.count == 2
+    assert scene.engine.pauses.pauses == 2
 
 
 def test_what_a_busy_replica_keeps_goes_on_with_a_free_one(tiny: Path, tmp_path: Path) -> None:
@@ -216,7 +217,7 @@ def test_a_paused_job_is_cancelled_at_once_and_forgotten(scene: Scene) -> None:
     scene.go_on()
     done(clip)
     assert scene.events == ["run film", "pause film", "run clip", "drop film"]
-    assert scene.engine.queue.pauses.num_paused == 0
+    assert scene.engine.num_paused == 0
 
 
 def test_a_deadline_ends_a_paused_job(tiny: Path, tmp_path: Path) -> None:
@@ -445,7 +446,7 @@ def test_pauses_cancels_and_deaths_race_and_every_job_ends_in_one_way(tiny: Path
                 job.wait(60)
         wait_until(lambda: not any(each.kept for each in scene.replicas), PATIENCE)
         assert not scene.engine.queue.ids()
-        assert scene.engine.queue.pauses.num_paused == 0
-    assert scene.engine.queue.pauses.count > 10
+        assert scene.engine.num_paused == 0
+    assert scene.engine.pauses.pauses > 10
     assert {job.id: 1 for job in jobs} == {name: len(each) for name, each in ends.items()}
     assert not any(each.holding.turn for each in scene.engine._runners)

@@ -24,7 +24,7 @@ import ringlight
 from ringlight.core.errors import NotFound, QueueFull, StoreError
 from ringlight.core.plan import PredictedReport
 from ringlight.core.report import LinkReport, MemoryReport, RankReport, RunReport, StageReport
-from ringlight.engine.queue import Pauses
+from ringlight.engine.jobs import Pauses
 from ringlight.engine.runner import ReplicaState
 from ringlight.server.http import http_error
 from ringlight.server.observability.meter import RequestMeter
@@ -43,8 +43,11 @@ class Lab:
     def queue_length(self) -> int:
         return 4
 
+    def num_paused(self) -> int:
+        return 2
+
     def pauses(self) -> Pauses:
-        return Pauses(count=3, seconds=4.5, num_paused=2)
+        return Pauses(pauses=3, paused_seconds=4.5)
 
     def count_by_status(self) -> Mapping[str, int]:
         self._ask_store()

@@ -23,23 +23,20 @@ from ringlight.core.errors import (
     RinglightError,
     WorkerError,
 )
-from ringlight.core.host import cores_each
-from ringlight.core.installation import check_installation
-from ringlight.core.layout import AskedLayout, ParallelLayout
+from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.settings import Scheduling
-from ringlight.core.stored_network import require_whole
 from ringlight.engine.door import Door
 from ringlight.engine.foresight import Foresight
 from ringlight.engine.host_memory import HostMemory
-from ringlight.engine.jobs import Deadline, Job, JobState, Submission
+from ringlight.engine.jobs import Deadline, Job, JobState, Pauses, Submission
 from ringlight.engine.layouts import Layouts
-from ringlight.engine.local import LocalReplica
 from ringlight.engine.order import JobOrder
 from ringlight.engine.outlook import Outlook
 from ringlight.engine.pace import Pace
 from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
+from ringlight.engine.replicas import side_by_side
 from ringlight.engine.runner import ReplicaState, Runner
 from ringlight.engine.waiting import Awaited
 from ringlight.families.lora_library import LoraLibrary
@@ -105,6 +102,7 @@ class Engine:
         self._queue_size = queue_size
         self._changed = threading.Condition()  # guards what follows; notified when a job is over or a replica starts
         self._open: dict[str, Job] = {}  # all that are not over
+        self._pauses = Pauses()  # of those that are over
         self._admitted: set[str] = set()  # those of them that have a place, and are not in the queue yet
         self._closing = threading.Event()
         self._memory: HostMemory | None = None
@@ -129,20 +127,10 @@ class Engine:
 
         Raises InvalidSetting, InvalidInstallation, and InvalidCheckpoint for files that are not there or not whole.
         """
-        check_installation()
-        if number > 1 and self.config.nodes.nnodes > 1:
-            raise InvalidSetting("num-replicas above 1 are for one machine; serve each group of nodes by itself")
-        require_whole(self.files, with_weights=self.config.load_format != "dummy")
-        num_ranks, chosen = self.choice.layout.num_ranks, AskedLayout.of(self.choice.layout)
-        # As it was found and chosen here: workers that start later load the same, and warm up as they will run.
-        config = msgspec.structs.replace(self.config, model_path=str(self.checkpoint), asked_layout=chosen)
-        if number > 1 and not config.num_threads:  # they share the cores of this machine
-            config = msgspec.structs.replace(config, num_threads=cores_each(number * num_ranks))
-        self._memory = HostMemory(number * num_ranks // config.nodes.nnodes) if self._foresight.is_placed else None
-        return [
-            LocalReplica(config, self.limits, num_ranks, first_device=index * num_ranks, memory=self._memory)
-            for index in range(number)
-        ]
+        layout, config = self.choice.layout, msgspec.structs.replace(self.config, model_path=str(self.checkpoint))
+        if self._foresight.is_placed:
+            self._memory = HostMemory(number * layout.num_ranks // config.nodes.nnodes)
+        return side_by_side(config, self.limits, self.files, layout, number, self._memory)
 
     def __enter__(self) -> Self:
         return self
@@ -306,9 +294,22 @@ class Engine:
                 runner.put_back(ticket, "another replica is free")
         self._notify()  # whoever waits until none runs
 
+    @property
+    def pauses(self) -> Pauses:
+        """What all jobs together had of them."""
+        with self._changed:
+            return sum((job.pauses for job in self._open.values()), self._pauses)
+
+    @property
+    def num_paused(self) -> int:
+        """Jobs that have made way and wait for their next turn."""
+        with self._changed:
+            return sum(job.is_paused for job in self._open.values())
+
     def _forget(self, job: Job) -> None:
         with self._changed:
-            self._open.pop(job.id, None)
+            if self._open.pop(job.id, None) is not None:
+                self._pauses += job.pauses
             self._admitted.discard(job.id)
             self._changed.notify_all()
 

@@ -54,6 +54,16 @@ class Released(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str
 
 
+class Pauses(msgspec.Struct, frozen=True, kw_only=True):
+    """How often jobs have made way, and how long they have waited for their next turns."""
+
+    pauses: int = 0
+    paused_seconds: float = 0.0
+
+    def __add__(self, other: Pauses) -> Pauses:
+        return Pauses(pauses=self.pauses + other.pauses, paused_seconds=self.paused_seconds + other.paused_seconds)
+
+
 JobEvent = messages.JobMessage | WorkersLost | Taken | Released
 
 
@@ -253,6 +263,8 @@ class Job:
         self._has_begun = False
         self._turn_began_at: float | None = None
         self._earlier_seconds = 0.0  # in turns of this run that are over
+        self._paused_at: float | None = None
+        self._earlier_pauses = Pauses()  # those that are over
         self.arrival: int | None = None  # its number in the queue, once it has been there
         self.overtaken = 0  # how often another one was taken before it for its LoRAs
         self._state = state or JobState()
@@ -315,6 +327,17 @@ class Job:
         since = self._turn_began_at
         return self._earlier_seconds + (0.0 if since is None else time.monotonic() - since)
 
+    @property
+    def pauses(self) -> Pauses:
+        """How often it has made way here, and how long it has waited for its next turn, this moment included."""
+        since, earlier = self._paused_at, self._earlier_pauses
+        return earlier if since is None else earlier + Pauses(pauses=1, paused_seconds=time.monotonic() - since)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it has made way, and waits for its next turn."""
+        return self._paused_at is not None
+
     def expect(self, denoising_share: float) -> None:
         """How much of the whole time denoising is expected to take, 0 to 1, for a progress that moves evenly."""
         with self._changed:
@@ -325,6 +348,8 @@ class Job:
         if isinstance(event, messages.JobFailed) and event.code == Cancelled.code and self._stop_reason is not None:
             event = _failure(self.id, self._stop_reason)
         self._time(event)
+        if isinstance(event, messages.JobCompleted):
+            event = replace(event, report=replace(event.report, **msgspec.structs.asdict(self.pauses)))
         with self._changed:
             before, self._state = self._state, fold(self._state, event)
             self._changed.notify_all()
@@ -340,8 +365,10 @@ class Job:
         match event:
             case Taken():
                 self._has_begun, self._turn_began_at = True, time.monotonic()
+                self._earlier_pauses, self._paused_at = self.pauses, None
             case messages.JobPaused():
                 self._earlier_seconds, self._turn_began_at = self.run_seconds, None
+                self._paused_at = time.monotonic()
             case WorkersLost() | Released():
                 self._earlier_seconds, self._turn_began_at = 0.0, None
 

@@ -7,22 +7,12 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import msgspec
-
 from ringlight.core.lora import Lora
 from ringlight.engine.holding import Holding, Ticket, beyond_bound, beyond_room, may_hold
 from ringlight.engine.jobs import Job
 from ringlight.engine.order import JobOrder
 from ringlight.planner.forecast import ReplicaJobs
 from ringlight.planner.scheduling import Candidate
-
-
-class Pauses(msgspec.Struct, frozen=True, kw_only=True):
-    """How often jobs have made way, how long those waited that had a turn again since, and how many wait now."""
-
-    count: int = 0
-    seconds: float = 0.0
-    num_paused: int = 0
 
 
 class Line(NamedTuple):
@@ -47,18 +37,12 @@ class JobQueue:
         self._counter = itertools.count()
         self._changed = threading.Condition()
         self._is_stopped = self._is_closed = False
-        self._pauses = Pauses()
-        self._paused_at: dict[str, float] = {}
         self.version = 0  # of the line: other ones may have another outlook
 
     def __len__(self) -> int:
-        """How many wait that have not begun."""
-        return len(self._waiting.keys() - self._paused_at.keys())
-
-    @property
-    def pauses(self) -> Pauses:
-        """What came of pauses so far."""
-        return msgspec.structs.replace(self._pauses, num_paused=len(self._paused_at))
+        """How many wait that have not made way."""
+        with self._changed:
+            return sum(not each.job.is_paused for each in self._waiting.values())
 
     def serve(self, name: str) -> Holding:
         """Let another replica take jobs."""
@@ -93,7 +77,6 @@ class JobQueue:
                 each.overtaken += 1
             ticket = self._waiting.pop(job.id)
             self.version += 1
-            self._end_pause(job)
             holding.turn, ticket.holder, ticket.charged_at = ticket, holding, self._order.now()
             ticket.is_sent, ticket.makes_way_for = False, None
             return ticket
@@ -109,8 +92,6 @@ class JobQueue:
                 return None
             ticket.has_made_way, ticket.held_bytes, ticket.has_begun = True, held_bytes, False
             self._waiting[ticket.job.id] = ticket
-            self._paused_at[ticket.job.id] = self._order.now()
-            self._pauses = msgspec.structs.replace(self._pauses, count=self._pauses.count + 1)
             held = {each.job.id: each for each in self._kept_by(ticket.holder)}
             ordered = [held[job.id] for job in self._ordered(held.values())]
             return self._withdrawn(list(beyond_bound(ordered)))
@@ -140,7 +121,6 @@ class JobQueue:
             ticket = self._waiting.get(job.id)
             if ticket is not None:
                 self._withdrawn([ticket])
-                self._end_pause(job)
             return ticket
 
     def ways(self) -> list[Ticket]:
@@ -219,7 +199,7 @@ class JobQueue:
         return is_at_it and may_hold(ticket, self._kept_by(ticket.holder))
 
     def _would_move(self, ticket: Ticket) -> bool:
-        if ticket.holder is None or ticket.holder.turn is None or not ticket.can_be_put_back:
+        if ticket.holder is None or ticket.holder.turn is None or ticket.holder.is_free or not ticket.can_be_put_back:
             return False
         return self._order.waits_longer_than_to_begin_anew(ticket.job, ticket.holder.turn.job)
 
@@ -257,11 +237,6 @@ class JobQueue:
             self._charge(ticket)
             ticket.holder.turn = None
             self.version += 1
-
-    def _end_pause(self, job: Job) -> None:
-        if (since := self._paused_at.pop(job.id, None)) is not None:
-            seconds = self._pauses.seconds + self._order.now() - since
-            self._pauses = msgspec.structs.replace(self._pauses, seconds=seconds)
 
     def _charge(self, ticket: Ticket) -> None:
         """Its client has used the replica since that was last said."""

@@ -15,7 +15,7 @@ from ringlight.core.errors import (
     StoreError,
 )
 from ringlight.core.report import RunReport
-from ringlight.engine.queue import Pauses
+from ringlight.engine.jobs import Pauses
 from ringlight.engine.runner import ReplicaState
 from ringlight.server.collection.videos import Videos
 
@@ -40,9 +40,13 @@ class ServerState:
         """Jobs that wait for their first turn."""
         return len(self._videos.engine.queue)
 
+    def num_paused(self) -> int:
+        """Jobs that have made way and wait for their next turn."""
+        return self._videos.engine.num_paused
+
     def pauses(self) -> Pauses:
-        """What came of pauses."""
-        return self._videos.engine.queue.pauses
+        """What all jobs had of them."""
+        return self._videos.engine.pauses
 
     def count_by_status(self) -> Mapping[str, int]:
         """Jobs in the store. Raises StoreError."""
@@ -202,10 +206,12 @@ class _Reading(Collector):
 
     def _read_pauses(self) -> Iterator[Metric]:
         pauses = self._state.pauses()
-        yield GaugeMetricFamily("ringlight_jobs_paused", "Jobs that made way and wait.", value=pauses.num_paused)
-        yield CounterMetricFamily("ringlight_pauses", "How often a job made way for another.", value=pauses.count)
+        yield GaugeMetricFamily("ringlight_jobs_paused", "Jobs that made way and wait.", value=self._state.num_paused())
+        yield CounterMetricFamily("ringlight_pauses", "How often a job made way for another.", value=pauses.pauses)
         yield CounterMetricFamily(
-            "ringlight_paused_seconds", "Time from a pause of a job to its next turn, or its end.", value=pauses.seconds
+            "ringlight_paused_seconds",
+            "Time for which jobs that had made way waited for their next turns.",
+            value=pauses.paused_seconds,
         )
 
     def _read_store(self) -> Iterator[Metric]:
