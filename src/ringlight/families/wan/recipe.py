@@ -27,6 +27,7 @@ from ringlight.parallel.collective import collective
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis, ParallelMesh
 from ringlight.parallel.speeds import least, measure_link
+from ringlight.pipelines.agreements import Agreements
 from ringlight.pipelines.condition import Beside, Condition, FirstFrame, NoPicture
 from ringlight.pipelines.continued import require_continuable
 from ringlight.pipelines.experts import Experts
@@ -227,7 +228,8 @@ class WanRecipe:
         previews = None
         if preview_seconds and mesh.world.rank == WRITING_RANK:
             previews = self._previews(preview_seconds, plan, tracer)
-        expert = partial(self._expert, texts, condition.tokens, request, mesh, plan, begun.num_slices)
+        between = Agreements(tracer.events, plan.blocks_per_agreement, self.device)
+        expert = partial(self._expert, texts, condition.tokens, request, mesh, plan, begun.num_slices, between)
         with closing(Experts(expert, self.spec.boundary)) as experts:
             for call in sampler.calls(begun.step)[:1] if begun.step < sampler.num_steps else ():
                 experts.have(float(sampler.timesteps[call]))  # before the first step, whose seconds tell of others'
@@ -242,6 +244,7 @@ class WanRecipe:
         mesh: ParallelMesh,
         plan: JobPlan,
         num_slices: int,
+        between: Callable[[], None],
         number: int,
     ) -> Iterator[Guided]:
         """An expert at work, or the only transformer: with keys of the texts, and guidance of its own."""
@@ -256,6 +259,7 @@ class WanRecipe:
                 num_slices,
                 plan.take_turns,
                 image,
+                between,
             )
         with self.networks.denoising(plan.placement, guided.num_together, number):
             yield guided

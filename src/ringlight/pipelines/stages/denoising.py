@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -39,10 +40,12 @@ class Guided:
         num_slices: int = 1,
         take_turns: bool = False,
         image: Tensor | None = None,
+        between: Callable[[], None] = lambda: None,
     ) -> None:
         """`texts`: embeddings of the prompt, and with guidance of the negative prompt. `image`: tokens of pictures.
 
         `take_turns`: of two forwards on these ranks one computes while the data of the other travels. Same result.
+        `between` is called between blocks, on all ranks alike, and may break the forwards off (parallel/turns).
         """
         self._transformer = transformer
         self._kernel = kernel
@@ -50,6 +53,7 @@ class Guided:
         self._guidance_scale = guidance_scale
         self.num_slices = num_slices
         self._take_turns = take_turns
+        self._between = between
         assert mesh.cfg.size in (1, len(texts)), "two branches need two prompts"
         own = texts if mesh.cfg.size == 1 else [texts[mesh.cfg.rank]]
         self._keys = [transformer.text_keys(text, num_rows, image_LC=image) for text in own]
@@ -67,9 +71,9 @@ class Guided:
             for keys in self._keys
         ]
         if self._take_turns:
-            predictions = in_turns(*forwards)
+            predictions = in_turns(*forwards, between=self._between)
         else:
-            predictions = [prediction for forward in forwards for prediction in in_turns(forward)]
+            predictions = [made for forward in forwards for made in in_turns(forward, between=self._between)]
         if self._mesh.cfg.size == 2:
             predictions = exchange(predictions[0], self._mesh.cfg)
         conditional, *unconditional = (prediction.float() for prediction in predictions)

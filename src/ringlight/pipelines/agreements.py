@@ -1,0 +1,39 @@
+"""Agreements: whether to go on, asked of all ranks within a step of denoising, where steps are long."""
+
+from __future__ import annotations
+
+import torch
+
+from ringlight.parallel.collective import collective
+from ringlight.pipelines.trace import JobEvents
+
+
+class Agreements:
+    """To be called whenever one more block is behind a forward, or behind both that take turns, on all ranks alike.
+    After every so many of them the ranks come to a boundary.
+
+    A GPU is told of its work long before it does it. So each agreement waits until it has done what it had been told by
+    the one before: it then still has the blocks since to do, and is never idle.
+    """
+
+    def __init__(self, events: JobEvents, num_blocks: int, device: torch.device) -> None:
+        """`num_blocks` lie between two agreements; 0: there are none."""
+        self._events, self._num_blocks, self._device = events, num_blocks, device
+        self._num_done = 0
+        self._told: torch.cuda.Event | None = None
+
+    @collective
+    def __call__(self) -> None:
+        """A block more is behind. Raises, on all ranks, what the boundary raises."""
+        self._num_done += 1
+        if self._num_blocks and self._num_done % self._num_blocks == 0:
+            self._let_device_come()
+            self._events.boundary()
+
+    def _let_device_come(self) -> None:
+        if self._device.type != "cuda":
+            return
+        before, self._told = self._told, torch.cuda.Event(blocking=True)
+        self._told.record(torch.cuda.current_stream(self._device))
+        if before is not None:
+            before.synchronize()
