@@ -1,9 +1,10 @@
 """Ranks that fail on purpose: forked from the warm test process, and told by a job's prompt what to do where.
 
 A prompt "kill 1 step 2" kills rank 1 after its second step, "saved 1 step 2" has it wait there until a state of the job
-is on the disk, "nan all step 1" has all ranks raise there, "poison 1 X" has rank 1 compute with NaN in the place of
-parameter X, and ";" stands between several of these; all other prompts are harmless. What is forked is the worker's own
-program, with faults planted at the places where it tells how far it is and where it waits for the others.
+is on the disk, "cancelled 0 block 3" has rank 0 wait in its third block until it hears that the job is cancelled, "nan
+all step 1" has all ranks raise there, "poison 1 X" has rank 1 compute with NaN in the place of parameter X, and ";"
+stands between several of these; all other prompts are harmless. What is forked is the worker's own program, with faults
+planted at the places where it tells how far it is and where it waits for the others.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import safetensors
@@ -22,6 +25,7 @@ import torch
 
 from ringlight.core import messages
 from ringlight.core.errors import NumericalError, RinglightError
+from ringlight.families.wan.networks.transformer import TransformerBlock
 from ringlight.families.wan.recipe import WanRecipe
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.group import RankGroup
@@ -44,13 +48,15 @@ def fork_rank(arguments: list[str], inherited: list[int], environment: dict[str,
 class Faults:
     """What a rank does at which points of its job."""
 
-    def __init__(self, prompt: str, rank: int, state_file: str = "") -> None:
-        self._state_file = state_file
+    def __init__(
+        self, prompt: str, rank: int, state_file: str = "", is_cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._state_file, self._is_cancelled = state_file, is_cancelled
         planted = [fault.split(maxsplit=2) for fault in prompt.split(";")]
         mine = [words for words in planted if words[0] in FAULTS and words[1] in (str(rank), ALL)]
         self._kinds = {point: kind for kind, _, point in mine}
         self.poisoned = [point for kind, _, point in mine if kind == "poison"]
-        self._transfers = 0
+        self._transfers = self._blocks = 0
 
     def at(self, point: str) -> None:
         match self._kinds.get(point):
@@ -58,12 +64,19 @@ class Faults:
                 return
             case "saved":
                 wait_for_state(self._state_file)
+            case "cancelled":
+                while not self._is_cancelled():
+                    time.sleep(0.005)
             case kind:
                 FAULTS[kind]()
 
     def at_transfer(self) -> None:
         self._transfers += 1
         self.at(f"transfer {self._transfers}")
+
+    def at_block(self) -> None:
+        self._blocks += 1
+        self.at(f"block {self._blocks}")
 
 
 def wait_for_state(path: str) -> None:
@@ -150,6 +163,7 @@ FAULTS = {
     "full": fill_disk,
     "room": make_room,
     "saved": lambda: None,  # is told which file
+    "cancelled": lambda: None,  # is told by whom to hear it
     "poison": lambda: None,  # all through the job
 }
 
@@ -162,7 +176,8 @@ def plant() -> None:
         def __init__(self, corridor: Corridor, group: RankGroup, job: messages.RunJob, patience_seconds: float) -> None:
             nonlocal current
             super().__init__(corridor, group, job, patience_seconds)
-            current = Faults(job.request.prompt, group.place.rank, job.state_file)
+            is_cancelled = partial(corridor.is_cancelled, job.job_id)
+            current = Faults(job.request.prompt, group.place.rank, job.state_file, is_cancelled)
 
         def stage_started(self, stage: str) -> None:
             super().stage_started(stage)
@@ -182,6 +197,12 @@ def plant() -> None:
         current.at_transfer()
         wait(self)
 
+    finish = TransformerBlock.finish_
+
+    def faulty_finish(self: TransformerBlock, *arguments: Any) -> None:
+        current.at_block()
+        finish(self, *arguments)
+
     make = WanRecipe.make
 
     def poisoned_make(self: WanRecipe, *arguments: Any, **named: Any) -> Output | None:
@@ -193,3 +214,4 @@ def plant() -> None:
     WanRecipe.make = poisoned_make  # type: ignore[method-assign]
     worker.Events = FaultyEvents  # type: ignore[attr-defined]
     Transfers.wait = faulty_wait  # type: ignore[method-assign]
+    TransformerBlock.finish_ = faulty_finish  # type: ignore[method-assign]

@@ -64,7 +64,7 @@ class DropJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class CancelJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Stop this job at its next step; no effect on any other."""
+    """Stop this job at its next boundary (worker/events); no effect on any other."""
 
     job_id: str
 
