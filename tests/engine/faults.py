@@ -30,6 +30,7 @@ from ringlight.families.wan.recipe import WanRecipe
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.group import RankGroup
 from ringlight.pipelines.output import Output
+from ringlight.pipelines.turn import Turns
 from ringlight.worker import main as worker
 from ringlight.worker.corridor import Corridor
 from ringlight.worker.events import Events
@@ -178,6 +179,12 @@ def plant() -> None:
             super().__init__(corridor, group, job, patience_seconds)
             is_cancelled = partial(corridor.is_cancelled, job.job_id)
             current = Faults(job.request.prompt, group.place.rank, job.state_file, is_cancelled)
+            self._faults = current
+
+        def boundary(self, problem: Exception | None = None) -> None:
+            nonlocal current
+            current = self._faults  # this job has the turn
+            super().boundary(problem)
 
         def stage_started(self, stage: str) -> None:
             super().stage_started(stage)
@@ -205,11 +212,11 @@ def plant() -> None:
 
     make = WanRecipe.make
 
-    def poisoned_make(self: WanRecipe, *arguments: Any, **named: Any) -> Output | None:
+    def poisoned_make(self: WanRecipe, *arguments: Any, **named: Any) -> Turns[Output | None]:
         with contextlib.ExitStack() as stack:
             for name in current.poisoned:
                 stack.enter_context(poison(self, name, math.nan))
-            return make(self, *arguments, **named)
+            return (yield from make(self, *arguments, **named))
 
     WanRecipe.make = poisoned_make  # type: ignore[method-assign]
     worker.Events = FaultyEvents  # type: ignore[attr-defined]
