@@ -259,7 +259,7 @@ def test_a_folder_that_goes_away_fails_the_job_on_all_ranks_together(
 def test_a_cancel_within_a_step_frees_all_ranks_there(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Rank 0 hears of it in its second block. No rank comes to a third, of the six that a step has."""
+    """Rank 0 hears of it by its second block. No rank comes to a third, of the six that a step has."""
     monkeypatch.setattr(deciding, "LONG_STEP_SECONDS", 0.0)
     monkeypatch.setattr(deciding, "AGREEMENT_SECONDS", 0.0)
     before = pair.pids
@@ -268,7 +268,7 @@ def test_a_cancel_within_a_step_frees_all_ranks_there(
         if job.state.stage == "Denoising":
             pair.engine.cancel(job)
 
-    request = small(pair.engine, "cancelled 0 block 2; kill all block 3")
+    request = small(pair.engine, "told 0 block 2; kill all block 3")
     job = pair.engine.submit(request, str(tmp_path / "film.npy"), cancel, layout=ParallelLayout.parse(name))
     with pytest.raises(Cancelled):
         job.wait(60)

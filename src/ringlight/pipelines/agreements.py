@@ -6,6 +6,7 @@ import torch
 
 from ringlight.parallel.collective import collective
 from ringlight.pipelines.trace import JobEvents
+from ringlight.pipelines.turn import TurnEnds
 
 
 class Agreements:
@@ -24,11 +25,13 @@ class Agreements:
 
     @collective
     def __call__(self) -> None:
-        """A block more is behind. Raises, on all ranks, what the boundary raises."""
+        """A block more is behind. Raises, on all ranks, what the boundary raises, and TurnEnds where the turn ends."""
         self._num_done += 1
         if self._num_blocks and self._num_done % self._num_blocks == 0:
             self._let_device_come()
             self._events.boundary()
+            if self._events.ends_now:
+                raise TurnEnds
 
     def _let_device_come(self) -> None:
         if self._device.type != "cuda":
