@@ -23,7 +23,11 @@ from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines.agreements import Agreements
 from ringlight.pipelines.output import finish
 from ringlight.pipelines.resume import StateFile
+from ringlight.pipelines.stages import timestep_preparation
 from ringlight.pipelines.trace import Tracer
+from ringlight.samplers.adapter import DiffusersSampler
+from ringlight.samplers.choosing import make_sampler
+from ringlight.samplers.sampler import Sampler
 from ringlight.worker.memory import ResidentMeter
 from tests.ours import CPU, Silent, final_latents, frames, load_pipeline, new_tracer
 from tests.parallel.ranks import on_ranks
@@ -150,17 +154,30 @@ def made_in_turns(
 
 
 @pytest.mark.parametrize(
-    ("sampler", "turns", "steps"),
+    ("sampler", "make", "turns", "steps"),
     [
-        ("heun", [1, 8, 20], [0, 0, 1]),  # two calls of the network a step: in its first, in its second
-        ("unipc", [1, 8, 8], [0, 1, 2]),
-        pytest.param("dpm-sde", [8, 1, 8], [1, 1, 2], marks=pytest.mark.slow),  # draws noise
+        (
+            "heun",
+            DiffusersSampler,
+            [1, 8, 20],
+            [0, 0, 1],
+        ),  # two calls of the network a step: in its first, in its second
+        pytest.param("heun", make_sampler, [1, 8, 20], [0, 0, 1], marks=pytest.mark.slow),
+        pytest.param("unipc", make_sampler, [1, 8, 8], [0, 1, 2], marks=pytest.mark.slow),
+        pytest.param("dpm-sde", make_sampler, [8, 1, 8], [1, 1, 2], marks=pytest.mark.slow),  # draws noise
     ],
 )
 def test_a_step_that_is_broken_off_is_made_again(
-    tiny: Path, tmp_path: Path, sampler: str, turns: list[int], steps: list[int]
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sampler: str,
+    make: Callable[..., Sampler],
+    turns: list[int],
+    steps: list[int],
 ) -> None:
     """To the bit, here and where another process goes on from what was saved."""
+    monkeypatch.setattr(timestep_preparation, "make_sampler", make)
     recipe, alone = with_sampler(load_pipeline(tiny), sampler), ParallelMesh.alone()
     request, plan = request_for(recipe, num_inference_steps=4), JobPlan(blocks_per_agreement=1)
     expected = final_latents(recipe, request, tmp_path)
@@ -231,13 +248,22 @@ class Event:
         self._told.append(f"done {self._number}")
 
 
-def test_a_gpu_always_has_the_blocks_since_the_last_agreement_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("num_blocks", "told"),
+    [
+        (1, "told 1 done 1 asked told 2 done 2 asked told 3 done 3 asked told 4 done 4 asked"),
+        (2, "told 1 told 2 done 1 asked told 3 told 4 done 3 asked"),
+        (0, ""),
+    ],
+)
+def test_a_gpu_has_done_all_but_the_last_block(monkeypatch: pytest.MonkeyPatch, num_blocks: int, told: str) -> None:
+    """Where each is long that one too."""
     device, events = Device(), Silent()
     monkeypatch.setattr(torch.cuda, "Event", device.event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
     asked: Callable[[], None] = lambda: device.told.append("asked")  # noqa: E731
     monkeypatch.setattr(events, "boundary", asked)
-    between = Agreements(events, 2, torch.device("cuda"))
-    for _ in range(6):
+    between = Agreements(events, num_blocks, torch.device("cuda"))
+    for _ in range(4):
         between()
-    assert device.told == ["told 1", "asked", "told 2", "done 1", "asked", "told 3", "done 2", "asked"]
+    assert " ".join(device.told) == told

@@ -13,8 +13,8 @@ class Agreements:
     """To be called whenever one more block is behind a forward, or behind both that take turns, on all ranks alike.
     After every so many of them the ranks come to a boundary.
 
-    A GPU is told of its work long before it does it. So each agreement waits until it has done what it had been told by
-    the one before: it then still has the blocks since to do, and is never idle.
+    A GPU is told of its work long before it does it. So each agreement waits until it has done all but the last block,
+    which keeps it busy meanwhile; where ranks agree after each block, for each is long, that one too.
     """
 
     def __init__(self, events: JobEvents, num_blocks: int, device: torch.device) -> None:
@@ -26,17 +26,22 @@ class Agreements:
     @collective
     def __call__(self) -> None:
         """A block more is behind. Raises, on all ranks, what the boundary raises, and TurnEnds where the turn ends."""
+        if not self._num_blocks:
+            return
         self._num_done += 1
-        if self._num_blocks and self._num_done % self._num_blocks == 0:
-            self._let_device_come()
+        before, self._told = self._told, self._tell()
+        if self._num_done % self._num_blocks == 0:
+            awaited = self._told if self._num_blocks == 1 else before
+            if awaited is not None:
+                awaited.synchronize()
             self._events.boundary()
             if self._events.ends_now:
                 raise TurnEnds
 
-    def _let_device_come(self) -> None:
+    def _tell(self) -> torch.cuda.Event | None:
+        """When the device has done all that it has been told so far; None on a CPU, which does it at once."""
         if self._device.type != "cuda":
-            return
-        before, self._told = self._told, torch.cuda.Event(blocking=True)
-        self._told.record(torch.cuda.current_stream(self._device))
-        if before is not None:
-            before.synchronize()
+            return None
+        event = torch.cuda.Event(blocking=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event

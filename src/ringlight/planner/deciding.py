@@ -22,8 +22,8 @@ SLICES_IN_TURNS_FROM = ((0.6, 2),)
 TURNS_FROM = 0.05
 LEAST_SLICE_TOKENS = 16
 
-# A step that takes longer is not waited for by who cancels a job or is more urgent. An agreement takes 0.1 to 1 ms, and
-# work goes by as often as this; half of what people would bear, for a GPU has as much again to do when it is asked.
+# A step that takes longer is not waited for by who cancels a job or is more urgent: its ranks agree as often as this,
+# which costs each time 0.1 to 1 ms, or 2 where a GPU is idle meanwhile. A quarter of the first, for predictions err.
 LONG_STEP_SECONDS, AGREEMENT_SECONDS = 2.0, 0.5
 SLOWEST_UNKNOWN = 10.0  # times as slow as the card that stands in for it a device may be
 
