@@ -1,10 +1,11 @@
 """Ranks that fail on purpose: forked from the warm test process, and told by a job's prompt what to do where.
 
 A prompt "kill 1 step 2" kills rank 1 after its second step, "saved 1 step 2" has it wait there until a state of the job
-is on the disk, "told 0 block 3" has rank 0 wait in its third block until the engine has told it to stop, or to make way
-now, "nan all step 1" has all ranks raise there, "poison 1 X" has rank 1 compute with NaN in the place of parameter X,
-and ";" stands between several of these; all other prompts are harmless. What is forked is the worker's own program,
-with faults planted at the places where it tells how far it is and where it waits for the others.
+is on the disk, "asked 0 step 2" has rank 0 wait there until the job is asked to make way, or to stop (if it keeps a
+state, so that the same prompt can be made at one go), "asked 0 block 2" in its second block, "nan all step 1" has all
+ranks raise there, "poison 1 X" has rank 1 compute with NaN in the place of parameter X, and ";" stands between several
+of these; all other prompts are harmless. What is forked is the worker's own program, with faults planted at the places
+where it tells how far it is and where it waits for the others.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ class Faults:
     """What a rank does at which points of its job."""
 
     def __init__(
-        self, prompt: str, rank: int, state_file: str = "", is_told: Callable[[], bool] = lambda: False
+        self, prompt: str, rank: int, state_file: str = "", is_asked: Callable[[], bool] = lambda: True
     ) -> None:
-        self._state_file, self._is_told = state_file, is_told
+        self._state_file, self._is_asked = state_file, is_asked
         planted = [fault.split(maxsplit=2) for fault in prompt.split(";")]
         mine = [words for words in planted if words[0] in FAULTS and words[1] in (str(rank), ALL)]
         self._kinds = {point: kind for kind, _, point in mine}
@@ -64,9 +65,9 @@ class Faults:
                 return
             case "saved":
                 wait_for_state(self._state_file)
-            case "told":
-                while not self._is_told():
-                    time.sleep(0.005)
+            case "asked":
+                while self._state_file and not self._is_asked():
+                    time.sleep(0.002)
             case kind:
                 FAULTS[kind]()
 
@@ -163,7 +164,7 @@ FAULTS = {
     "full": fill_disk,
     "room": make_room,
     "saved": lambda: None,  # is told which file
-    "told": lambda: None,  # is told by whom to hear it
+    "asked": lambda: None,  # is told who knows
     "poison": lambda: None,  # all through the job
 }
 
@@ -176,11 +177,11 @@ def plant() -> None:
         def __init__(self, corridor: Corridor, group: RankGroup, job: messages.RunJob, patience_seconds: float) -> None:
             nonlocal current
             super().__init__(corridor, group, job, patience_seconds)
-            self._faults = current = Faults(job.request.prompt, group.place.rank, job.state_file, self._is_told)
+            self._faults = current = Faults(job.request.prompt, group.place.rank, job.state_file, self._is_asked)
 
-        def _is_told(self) -> bool:
+        def _is_asked(self) -> bool:
             job_id = self._job.job_id
-            return self._corridor.is_cancelled(job_id) or self._corridor.is_asked_to_leave_now(job_id)
+            return self._corridor.is_asked_to_leave(job_id) or self._corridor.is_cancelled(job_id)
 
         def boundary(self, problem: Exception | None = None) -> None:
             nonlocal current

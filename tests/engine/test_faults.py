@@ -31,7 +31,7 @@ from ringlight.core.errors import (
 )
 from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.engine import process
-from ringlight.engine.jobs import Job
+from ringlight.engine.jobs import Job, Keep, Submission
 from ringlight.engine.local import LocalReplica
 from ringlight.planner import deciding
 from tests.engine.faults import fork_rank
@@ -268,13 +268,14 @@ def test_a_cancel_within_a_step_frees_all_ranks_there(
         if job.state.stage == "Denoising":
             pair.engine.cancel(job)
 
-    request = small(pair.engine, "told 0 block 2; kill all block 3")
-    job = pair.engine.submit(request, str(tmp_path / "film.npy"), cancel, layout=ParallelLayout.parse(name))
+    request, output = small(pair.engine, "asked 0 block 2; kill all block 3"), tmp_path / "film.npy"
+    kept = Submission(keep=Keep(state_file=str(tmp_path / "state"), max_repeats=0))
+    job = pair.engine.submit(request, str(output), cancel, ParallelLayout.parse(name), kept)
     with pytest.raises(Cancelled):
         job.wait(60)
     assert pair.makes_the_same_as_ever()
     assert pair.pids == before
-    assert list(tmp_path.iterdir()) == []
+    assert not output.exists()
 
 
 def test_a_damaged_picture_fails_the_job_on_all_ranks_together(pair: Pair, tmp_path: Path, photograph: Path) -> None:

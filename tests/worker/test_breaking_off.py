@@ -9,15 +9,16 @@ import pytest
 from safetensors.torch import load_file
 
 from ringlight.core import messages
+from ringlight.core.layout import ParallelLayout
 from ringlight.core.plan import JobPlan
 from ringlight.core.report import RunReport
-from tests.worker.test_between_jobs import is_of, job_of, started, until
-from tests.worker.test_process import REQUEST, Wire
+from tests.worker.test_between_jobs import is_of, job_of
+from tests.worker.test_process import REQUEST
+from tests.worker.wires import Wire, started, until
 
 pytestmark = pytest.mark.slow
 
-# Its first block is over when it is told.
-BROKEN = msgspec.structs.replace(REQUEST, prompt="told 0 block 1")
+BROKEN = msgspec.structs.replace(REQUEST, prompt="asked 0 block 1")
 
 
 def leave(wire: Wire, job: messages.RunJob, *said: messages.ToWorker) -> messages.JobPaused:
@@ -37,16 +38,25 @@ def take_up(wire: Wire, job: messages.RunJob) -> RunReport:
     return completed.report
 
 
-def test_a_step_that_is_broken_off_is_made_again(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["u1r1", "u1r2"])
+def test_a_step_that_is_broken_off_is_made_again(tiny: Path, tmp_path: Path, name: str) -> None:
     """Where ranks agree within it, another one is made before that; else the job makes way at its end."""
-    within, whole, other = (job_of(tmp_path / f"{name}.safetensors") for name in ("within", "whole", "other"))
-    within = msgspec.structs.replace(
-        within, request=BROKEN, plan=JobPlan(blocks_per_agreement=1), state_file=str(tmp_path / "state")
+    layout = ParallelLayout.parse(name)
+    within, whole = (
+        messages.RunJob(
+            job_id=job_id,
+            request=BROKEN,
+            output=str(tmp_path / f"{job_id}.safetensors"),
+            layout=layout,
+            plan=plan,
+            state_file=str(tmp_path / job_id),
+        )
+        for job_id, plan in (("within", JobPlan(blocks_per_agreement=1)), ("whole", JobPlan()))
     )
-    whole = msgspec.structs.replace(whole, request=BROKEN)
+    other = job_of(tmp_path / "other.safetensors", layout=layout)
     now, later = (messages.PauseJob(job_id="within", now=now) for now in (True, False))
-    with started(tiny) as (_, wire):
-        assert leave(wire, within, later, now, later).step == 0  # what was urgent stays so
+    with started(tiny, num_ranks=layout.num_ranks) as (_, wire):
+        assert leave(wire, within, now, later).step == 0  # what was urgent stays so
         wire.send(other, now)
         until(wire, is_of(messages.JobCompleted, other))
         report = take_up(wire, within)
