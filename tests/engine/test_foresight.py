@@ -13,8 +13,8 @@ from ringlight import Engine, EngineConfig
 from ringlight.core import host, messages
 from ringlight.core.config import NodesConfig
 from ringlight.core.errors import InvalidLayout, InvalidRequest, InvalidSetting
-from ringlight.core.layout import AskedLayout
-from ringlight.core.plan import Abilities
+from ringlight.core.layout import AskedLayout, ParallelLayout
+from ringlight.core.plan import Abilities, Speeds
 from ringlight.core.report import RunReport
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.engine.driver import DriverCard, hardware_of, visible
@@ -306,6 +306,26 @@ def foreseen(tiny: Path, found: list[DriverCard], monkeypatch: pytest.MonkeyPatc
 
 def gpu(gib: int) -> list[DriverCard]:
     return [card("NVIDIA GeForce RTX 4090", memory_bytes=gib * GIB, has_nvlink=False, pcie=(4, 16))]
+
+
+def test_steps_of_a_card_that_is_not_known_may_be_long(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until its ranks have measured how fast it is they agree within steps that a known card makes at once."""
+    request = RequestDefaults(num_frames=25).complete("a film", WAN22_TI2V_5B, seed=0)
+    layout = ParallelLayout(ulysses=2)
+
+    def agrees(found: Foresight) -> bool:
+        return found.plan(request, layout).blocks_per_agreement > 0
+
+    assert not agrees(foreseen(tiny, 2 * [card()], monkeypatch))
+    found = foreseen(tiny, 2 * [card("NVIDIA GeForce GTX 1080")], monkeypatch)
+    assert found.machine is None and agrees(found)
+    said = {"device_type": "cuda", "memory_bytes": 8 * GIB}
+    ready = messages.WorkerReady(environment=said, load_seconds=1.0, abilities=Abilities(spare_bytes=2**34))
+    found.meet(ready)
+    assert agrees(found)
+    speeds = Speeds(link_bytes_per_second=1e10, flops_per_second=2e14)
+    found.meet(msgspec.structs.replace(ready, abilities=Abilities(spare_bytes=2**34, speeds=speeds)))
+    assert not agrees(found)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,10 @@ class Foresight:
         self._basis = "" if self.machine is None else self.machine.basis
         some = run_settings(config, is_cpu=False)
         self._here = self.machine or Machine(
-            hardware=SOME_CARD, settings=some, residency="placed" if some.memory_budget_bytes else "resident"
+            hardware=SOME_CARD,
+            settings=some,
+            residency="placed" if some.memory_budget_bytes else "resident",
+            stands_in=True,
         )
 
     @property
@@ -176,4 +179,5 @@ class Foresight:
             settings=run_settings(self._config, is_cpu),
             most_ranks=1 if is_cpu else SOME_RANKS,
             residency=self._here.residency,
+            stands_in=True,
         )
