@@ -72,7 +72,7 @@ class FakeReplica:
     def resume(self, job_id: str) -> None:
         raise AssertionError("it has kept no job")
 
-    def pause(self, job_id: str) -> None:
+    def pause(self, job_id: str, now: bool = False) -> None:
         """It comes too late, as in Decoding."""
 
     def drop(self, job_id: str) -> None:
@@ -117,7 +117,7 @@ class TurningReplica(FakeReplica):
         self._step_seconds = step_seconds
         self._changed = threading.Condition()
         self._turn = ""
-        self._asked_to_pause = False
+        self._asked_to_pause = self.is_urged = False
         self._death: RinglightError | None = None
 
     def stop_at(self, stop: Callable[[str, int], bool] = lambda prompt, step: False) -> None:
@@ -148,10 +148,10 @@ class TurningReplica(FakeReplica):
             self.events.append(f"resume {self.kept[job_id].job.request.prompt}")
             self._take_turn(job_id)
 
-    def pause(self, job_id: str) -> None:
+    def pause(self, job_id: str, now: bool = False) -> None:
         with self._changed:
             if self._turn == job_id:
-                self._asked_to_pause = True
+                self._asked_to_pause, self.is_urged = True, now
                 self._changed.notify_all()
 
     def drop(self, job_id: str) -> None:

@@ -104,6 +104,7 @@ def test_a_long_job_makes_way_for_a_short_one_and_goes_on(scene: Scene) -> None:
     done(clip, film)
     assert scene.events == ["run film", "pause film", "run clip", "resume film"]
     assert film.state.deaths == 0
+    assert not scene.replica.is_urged
     report, pauses = film.wait(0), scene.engine.pauses
     assert (pauses.pauses, scene.engine.num_paused) == (1, 0)
     assert 0 < pauses.paused_seconds < PATIENCE
@@ -151,6 +152,7 @@ def test_a_higher_priority_goes_first_however_long_it_is(scene: Scene) -> None:
     scene.go_on()
     done(clip)
     assert scene.events == ["run clip", "pause clip", "run film", "resume clip"]
+    assert scene.replica.is_urged
 
 
 def test_a_free_replica_takes_a_newcomer_and_nobody_makes_way(tiny: Path, tmp_path: Path) -> None:
@@ -241,10 +243,10 @@ def test_one_that_was_to_make_way_for_a_cancelled_job_is_taken_up_again(scene: S
     asked, go_on = threading.Event(), threading.Event()
     pause = scene.replica.pause
 
-    def pause_late(job_id: str) -> None:
+    def pause_late(job_id: str, now: bool) -> None:
         asked.set()
         assert go_on.wait(PATIENCE)
-        pause(job_id)
+        pause(job_id, now)
 
     scene.replica.pause = pause_late  # type: ignore[method-assign]
     clips: list[Job] = []
@@ -399,9 +401,9 @@ class Erratic(TurningReplica):
         super().__init__()
         self._dice = dice
 
-    def pause(self, job_id: str) -> None:
+    def pause(self, job_id: str, now: bool = False) -> None:
         time.sleep(self._dice.choice((0, 0, 0.001)))
-        super().pause(job_id)
+        super().pause(job_id, now)
 
     def cancel(self, job_id: str) -> None:
         time.sleep(self._dice.choice((0, 0, 0.001)))

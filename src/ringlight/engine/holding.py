@@ -40,6 +40,12 @@ class Ticket:
         """Whether its ranks will be free before it is done."""
         return self.makes_way_for is not None and self.job.state.may_pause
 
+    @property
+    def is_urged(self) -> bool:
+        """Whether the one that it makes way for is not to wait for the end of a step."""
+        newcomer = self.makes_way_for
+        return newcomer is not None and newcomer.submission.priority > self.job.submission.priority
+
 
 class Holding:
     """What a line knows of one replica: whose turn it is there, and whether it takes jobs at all."""

@@ -124,8 +124,8 @@ class LocalReplica:
             self._ranks[0].send(order)
         self._free.wait()
 
-    def pause(self, job_id: str) -> None:
-        self._tell(messages.PauseJob(job_id=job_id))
+    def pause(self, job_id: str, now: bool = False) -> None:
+        self._tell(messages.PauseJob(job_id=job_id, now=now))
 
     def drop(self, job_id: str) -> None:
         with self._jobs_lock:

@@ -44,8 +44,9 @@ class Replica(Protocol):
         `lost` has heard of it by then."""
         ...
 
-    def pause(self, job_id: str) -> None:
-        """Ask the job that is computed to make way, if it comes to that: messages.PauseJob. Raises WorkerError."""
+    def pause(self, job_id: str, now: bool = False) -> None:
+        """Ask the job that is computed to make way, if it comes to that, or `now`: messages.PauseJob. Raises
+        WorkerError."""
         ...
 
     def drop(self, job_id: str) -> None:

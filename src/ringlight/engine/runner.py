@@ -128,7 +128,7 @@ class Runner:
         """Ask a job to make way, if it runs here."""
         if self.holding.turn is ticket:
             with contextlib.suppress(WorkerError):  # their end frees the replica too
-                self.replica.pause(ticket.job.id)
+                self.replica.pause(ticket.job.id, now=ticket.is_urged)
 
     def drop(self, ticket: Ticket) -> None:
         """Forget a job that has made way, if it is kept here."""
