@@ -96,6 +96,7 @@ class Engine:
         self.layouts = Layouts(self.choice, self.spec.transformer.num_attention_heads, config.nodes.nnodes)
         self._clock = clock or Clock()
         self.pace = Pace()
+        self.scheduling = scheduling
         policy = Policy(scheduling=scheduling, num_replicas=num_replicas)
         self.queue = JobQueue(JobOrder(policy, self.pace, self._clock))
         self._outlook = Outlook(self.queue, policy, self.pace)

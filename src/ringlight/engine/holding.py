@@ -16,7 +16,7 @@ class Ticket:
 
     `holder` is the replica whose ranks have been told of it, None before its first turn. It has the turn where it is
     the `turn` of that one; else, if it `has_made_way`, they keep it, in `held_bytes`. A turn `has_begun` once ranks
-    have said something of it, and the job `makes_way_for` another one where it has been asked to.
+    have said something of it, and the job `makes_way_for` another one where it has been asked to, which says `why`.
     """
 
     def __init__(self, job: Job) -> None:
@@ -27,6 +27,7 @@ class Ticket:
         self.is_sent = False  # from then on its ranks are told of a cancel
         self.has_begun = False
         self.makes_way_for: Job | None = None
+        self.why = ""  # for whom, and for what reason, in words
         self.is_void = False  # no replica is to do anything for it
         self.charged_at = 0.0
 

@@ -69,6 +69,15 @@ class JobOrder:
         found = self._policy.newcomer(own, candidates, over_share)
         return None if found is None else next(job for job in waiting if job.id == found.key)
 
+    def why(self, running: Job, newcomer: Job) -> str:
+        """For whom, and for what reason, one that runs makes way: as the end of a sentence."""
+        one, two = self.candidate(running), self.candidate(newcomer)
+        if two.priority > one.priority:
+            return f"{two.key}, of higher priority"
+        if two.client != one.client and two.rest_seconds >= one.rest_seconds:
+            return f"{two.key}, of a client that has used less"
+        return f"{two.key}, which needs {two.rest_seconds:.1f} s where it needs {one.rest_seconds:.1f} s more"
+
     def next(self, jobs: Iterable[Job], loras: tuple[Lora, ...], over_share: Collection[str]) -> Sequence[Job]:
         """The job that a replica with these LoRAs takes, and those that it overtakes for them: to change them takes
         time. None is overtaken more than MOST_OVERTAKEN times for that."""

@@ -212,7 +212,7 @@ class JobQueue:
                 continue
             if newcomer in free:
                 free.remove(newcomer)
-            ticket.makes_way_for = newcomer
+            ticket.makes_way_for, ticket.why = newcomer, self._order.why(running, newcomer)
             yield ticket
 
     def _turns(self) -> list[Ticket]:

@@ -235,7 +235,9 @@ class Runner:
         self.replica.run(job.order(), partial(self._hear, ticket), partial(self._lose, ticket))
 
     def _hear(self, ticket: Ticket, message: messages.JobMessage) -> None:
-        job, ticket.has_begun = ticket.job, True
+        job = ticket.job
+        if self.holding.turn is ticket:  # and it is not a picture that comes late
+            ticket.has_begun = True
         if isinstance(message, messages.JobFailed) and message.code == OutOfMemory.code:
             message = msgspec.structs.replace(message, message=self._with_advice(job, message.message))
         job.receive(message)
@@ -251,9 +253,8 @@ class Runner:
 
     def _hold(self, ticket: Ticket, paused: messages.JobPaused) -> None:
         """The workers keep a job that has made way."""
-        job, newcomer = ticket.job, ticket.makes_way_for
-        whom = "another" if newcomer is None else newcomer.id
-        logger.info("%s: %s makes way for %s after step %d", self.name, job.id, whom, paused.step)
+        job, why = ticket.job, ticket.why
+        logger.info("%s: %s makes way after step %d for %s", self.name, job.id, paused.step, why)
         put_back = self._queue.hold(ticket, paused.held_bytes)
         if put_back is None:
             assert job.stop_reason is not None
