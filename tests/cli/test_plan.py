@@ -208,7 +208,8 @@ def test_a_preset_is_planned_with_its_steps_and_one_branch() -> None:
 def test_the_fields_of_a_mix_are_told(tmp_path: Path) -> None:
     said = " ".join(CliRunner().invoke(app, ["plan", "--help"], env={"COLUMNS": "400"}).output.split())
     fields = (
-        "weight, image, last_image, num_frames, num_inference_steps, guidance_scale, sampler, sigmas, width, height"
+        "weight, client, priority, timeout_seconds, image, last_image, num_frames, num_inference_steps, "
+        "guidance_scale, sampler, sigmas, width, height"
     )
     assert f"TOML of [[request]] tables, each with any of {fields}." in said
     (tmp_path / "mix.toml").write_text(MIX + "steps = 4\n")
