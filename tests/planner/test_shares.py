@@ -18,10 +18,10 @@ def test_a_client_alone_is_never_over() -> None:
 
 def test_a_share_is_an_equal_part_of_what_replicas_give_those_with_work() -> None:
     half = WINDOW_SECONDS / 2
-    assert used(a=1.05 * half).over("ab", now=1.0) == set()
-    assert used(a=1.15 * half).over("ab", now=1.0) == {"a"}
-    assert used(a=1.15 * half, num_replicas=2).over("ab", now=1.0) == set()
-    assert used(a=0.6 * half, b=0.8 * half).over("abc", now=1.0) == {"b"}
+    assert used(a=1.2 * half).over("ab", now=1.0) == set()
+    assert used(a=1.3 * half).over("ab", now=1.0) == {"a"}
+    assert used(a=1.3 * half, num_replicas=2).over("ab", now=1.0) == set()
+    assert used(a=0.8 * half, b=0.9 * half).over("abc", now=1.0) == {"b"}
 
 
 def test_who_is_over_stays_so_until_it_has_used_no_more_than_its_share() -> None:
@@ -29,9 +29,9 @@ def test_who_is_over_stays_so_until_it_has_used_no_more_than_its_share() -> None
     shares.add("a", 0.08 * half, now=0.0)
     shares.add("a", 0.99 * half, now=10.0)
     assert shares.over("ab", now=10.0) == set()
-    shares.add("a", 0.06 * half, now=20.0)
+    shares.add("a", 0.2 * half, now=20.0)
     assert shares.over("ab", now=20.0) == {"a"}
-    assert shares.over("ab", now=WINDOW_SECONDS) == {"a"}, "1.05 of its share: what it was"
+    assert shares.over("ab", now=WINDOW_SECONDS) == {"a"}, "1.19 of its share: what it was"
     assert shares.over("ab", now=WINDOW_SECONDS + 10.0) == set()
 
 

@@ -64,7 +64,8 @@ def forecast(
     }
 
 
-def _task(job: Candidate, *, can_pause: bool = True) -> Task:
+def _task(job: Candidate, *, can_pause: bool = False) -> Task:
+    """One that begins later is not left: if nobody comes, whoever is taken was the first in order."""
     rest = job.rest_seconds
     return Task(job=job, service=Service(after_seconds=rest) if can_pause else Service(before_seconds=rest))
 

@@ -18,6 +18,9 @@ class OpenLine:
         self._policy = policy
         self._waiting: dict[str, Task] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
     def tasks(self) -> Iterable[Task]:
         return self._waiting.values()
 
@@ -60,6 +63,9 @@ class FixedLine:
         self._policy, self._over_share = policy, over_share
         self._heap: list[tuple[Key, Task]] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._heap)
+
     def tasks(self) -> Iterable[Task]:
         return (task for _, task in self._heap)
 
@@ -80,9 +86,12 @@ class FixedLine:
     def newcomer(self, station: Station, now: float, over_share: Collection[str]) -> Task | None:
         """Find for whom the one that has the turn makes way."""
         assert station.running is not None
+        waiting = self._for(station)
+        if not waiting:
+            return None
         running = station.running.candidate(now, station.done(now))
         place = self._policy.key(running, self._over_share)
-        before = {task.job.key: task for key, task in self._for(station) if key < place}
+        before = {task.job.key: task for key, task in waiting if key < place}
         if not before:
             return None
         found = self._policy.newcomer(running, [task.candidate(now) for task in before.values()], self._over_share)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 
 from ringlight.planner.line import FixedLine, OpenLine
@@ -52,42 +53,48 @@ class _Playing:
         is_fixed = policy.scheduling == "arrival" or not changes
         self._line = FixedLine(policy, over_share) if is_fixed else OpenLine(policy)
         self._events: list[tuple[float, int, Station, int, bool]] = []  # when, number, whose, of which turn, its end
+        self._idle: deque[Station] = deque()
         self._counter = itertools.count()
         self._now = 0.0
 
     def run(self) -> None:
-        for station in self._stations:
-            if station.running is not None:
-                self._expect_end(station)
-        while True:
-            while self._coming and self._coming[-1].arrives <= self._now:
-                self._line.put(self._coming.pop())
-            self._settle()
-            coming = self._coming[-1].arrives if self._coming else math.inf
-            if not self._events and coming == math.inf:
-                return
-            if not self._events or coming <= self._events[0][0]:
-                self._now = coming
-            else:
-                self._next_event()
-
-    def _settle(self) -> None:
-        """Idle stations take who is next; others are looked at where one may make way."""
-        over = self._over()
+        self._come()
         for station in self._stations:
             if station.running is None:
-                task = self._line.next(station, self._now, over)
-                if task is not None:
-                    self._line.take(task, station)
-                    self._give_turn(station, task, self._now)
-        for station in self._stations:
-            if station.running is not None and not station.looks:
-                self._look(station, over)
+                self._take_next(station)
+            else:
+                self._expect_end(station)
+                self._look(station)
+        while self._events or self._coming:
+            coming = self._coming[-1].arrives if self._coming else math.inf
+            if self._events and self._events[0][0] < coming:
+                self._next_event()
+                continue
+            self._now = coming
+            self._come()
+            while self._idle and self._line:
+                self._take_next(self._idle.popleft())
+            if self._line:
+                for station in self._stations:
+                    self._look(station)
 
-    def _look(self, station: Station, over: Collection[str]) -> None:
+    def _come(self) -> None:
+        """All who have come by now wait."""
+        while self._coming and self._coming[-1].arrives <= self._now:
+            self._line.put(self._coming.pop())
+
+    def _take_next(self, station: Station) -> None:
+        """Let an idle station take who is next, if there is anybody."""
+        task = self._line.next(station, self._now, self._over())
+        if task is None:
+            self._idle.append(station)
+            return
+        self._line.take(task, station)
+        self._give_turn(station, task, self._now)
+
+    def _look(self, station: Station) -> None:
         """Look again at the next boundary, if somebody may have the turn then."""
-        assert station.running is not None
-        if not self._line.may_change(station, self._now, over):
+        if station.running is None or station.looks or not self._line.may_change(station, self._now, self._over()):
             return
         done = station.done(self._now)
         boundary = station.running.service.boundary(done, after=station.looked == self._now)
@@ -103,11 +110,12 @@ class _Playing:
         if is_end:
             station.running.end = self._now + station.running.service.output_seconds
             self._end_turn(station)
+            self._take_next(station)
             return
         station.looks, station.looked = False, self._now
-        over = self._over()
-        newcomer = self._line.newcomer(station, self._now, over)
+        newcomer = self._line.newcomer(station, self._now, self._over())
         if newcomer is None:
+            self._look(station)
             return
         left = station.running
         left.done, left.pauses = station.done(self._now), left.pauses + 1
@@ -120,6 +128,7 @@ class _Playing:
         station.running, station.began, station.counted, station.looked = task, at, at, -math.inf
         task.begin = min(task.begin, at)
         self._expect_end(station)
+        self._look(station)
 
     def _end_turn(self, station: Station) -> None:
         station.running, station.looks = None, False

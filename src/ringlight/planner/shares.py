@@ -6,7 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Collection
 
 WINDOW_SECONDS = 600.0
-OVER = 1.1  # times its share: it begins to count as more
+OVER = 1.25  # times its share: from there on it is over
 
 
 class Shares:
@@ -15,7 +15,8 @@ class Shares:
     The share of a client is what the replicas give in that time, in equal parts for those that have work now. A client
     is over its share from the moment that it has used OVER times as much until it has used no more than its share:
     between the two it stays what it was, so that the turn does not go back and forth. A client that has work alone is
-    never over.
+    never over. The share is of what there is, not of what others used: where there is enough for all, nobody
+    is over.
     """
 
     def __init__(self, num_replicas: int = 1) -> None:
