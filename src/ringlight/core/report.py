@@ -245,7 +245,11 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         if not self.pauses:
             return rows
         times = "once" if self.pauses == 1 else f"{self.pauses} times"
-        return [*rows, "", f"It made way for others {times}: {self.paused_seconds:.2f} s, not counted here."]
+        return [
+            *rows,
+            "",
+            f"Made way for others {times}, {self.paused_seconds:.2f} s in all, which is not counted here.",
+        ]
 
     @property
     def _seconds(self) -> list[float]:
