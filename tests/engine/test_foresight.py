@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,21 @@ def test_a_typical_request_that_cannot_be_made_leaves_the_choice_to_the_rule(tin
     wrong = small(Engine(config, None, FakeReplica()), width=-5)
     choice = Engine(config, None, FakeReplica(), typical=wrong).choice
     assert choice.layout.name == "c2u1r1" and "predicted" not in choice.reason
+
+
+def test_the_room_beside_a_job_is_what_it_leaves_of_a_rank(tiny: Path) -> None:
+    """By what ranks have measured, where all weights lie on a device; else by the plan. Nobody knows all machines."""
+    engine = Engine(EngineConfig(model_path=str(tiny)), None, FakeReplica())
+    foresight, plan = engine._foresight, engine._foresight.plan(small(engine), engine.choice.layout)
+    assert foresight.room_beside(plan) == plan.usable_bytes - plan.worst_memory.peak_bytes > 0
+    assert foresight.room_beside(msgspec.structs.replace(plan, usable_bytes=1)) == 0
+    worst, machine = plan.worst_memory, foresight.machine
+    assert machine is not None
+    abilities = Abilities(spare_bytes=worst.peak_bytes)
+    foresight.machine = msgspec.structs.replace(machine, abilities=abilities)
+    assert foresight.room_beside(plan) == worst.weights_bytes > 0
+    foresight.machine = None
+    assert foresight.room_beside(plan) == math.inf
 
 
 def test_every_report_carries_what_was_predicted(tiny: Path, tmp_path: Path) -> None:

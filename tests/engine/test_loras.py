@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ringlight import Engine, EngineConfig
+from ringlight.core import messages
 from ringlight.core.errors import InvalidRequest, InvalidSetting
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.lora import Lora
@@ -101,6 +102,13 @@ def test_a_higher_priority_goes_before_the_same_loras(spec: ModelSpec) -> None:
     waiting(queue, spec, "bb", priority=1)
     assert "".join(taken(queue, A)) == "bbaa"
     assert [job.overtaken for job in waiting(queue, spec, "ab")] == [0, 0]
+
+
+def test_one_that_takes_longer_is_not_before_others_for_its_loras(spec: ModelSpec) -> None:
+    queue = a_queue()
+    for job, steps in zip(waiting(queue, spec, "ab"), (10, 20), strict=True):
+        job.receive(messages.StepFinished(job_id=job.id, step=1, num_steps=steps, seconds=1.0))
+    assert "".join(taken(queue, B)) == "ab"
 
 
 def test_a_replica_is_given_what_it_has_until_it_is_started_anew(tiny: Path, folder: Path, tmp_path: Path) -> None:

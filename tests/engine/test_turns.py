@@ -15,7 +15,7 @@ import pytest
 from ringlight import Engine, EngineConfig
 from ringlight.core.errors import Cancelled, DeadlineExceeded
 from ringlight.engine import holding
-from ringlight.engine.jobs import PAUSED, RECOVERING, Job, Keep, Submission
+from ringlight.engine.jobs import PAUSED, RECOVERING, Job, JobState, Keep, Submission
 from ringlight.engine.replica import Replica
 from tests.core.clocks import SetClock
 from tests.engine.processes import wait_until
@@ -153,6 +153,46 @@ def test_a_higher_priority_goes_first_however_long_it_is(scene: Scene) -> None:
     done(clip)
     assert scene.events == ["run clip", "pause clip", "run film", "resume clip"]
     assert scene.replica.is_urged
+
+
+def test_one_that_would_be_late_goes_first_however_long_it_is(scene: Scene) -> None:
+    film = scene.film_at(100)
+    rest = scene.engine.pace.remaining_seconds(film) or 0.0
+    longer = scene.submit("longer", {"num_inference_steps": 350}, timeout_seconds=1.5 * rest)
+    done(longer)
+    scene.go_on()
+    done(film)
+    assert scene.events == ["run film", "pause film", "run longer", "resume film"]
+
+
+def test_a_client_that_has_used_more_than_its_share_goes_behind(scene: Scene) -> None:
+    scene.stop("first", 1)
+    first = scene.submit("first", FILM, priority=1)
+    wait_until(lambda: first.state.step == 1, PATIENCE)
+    many, other = scene.submit("many", CLIP, client="many"), scene.submit("other", FILM, client="other")
+    assert [scene.engine.position(job) for job in (many, other)] == [1, 2]
+    scene.engine.queue._order.charge(many, 600.0)
+    scene.stop("other", 1)
+    scene.go_on()
+    done(first, many, other)
+    assert scene.events == ["run first", "run other", "run many"]
+
+
+def test_what_ranks_have_worked_is_charged_to_the_client(tiny: Path, tmp_path: Path) -> None:
+    clock, charged = SetClock(), list[tuple[str, float]]()
+    scene = Scene(tiny, tmp_path, clock=clock)
+    order = scene.engine.queue._order
+    order.charge = lambda job, seconds: charged.append((job.submission.client, seconds))  # type: ignore[method-assign]
+    with scene.engine:
+        film = scene.film_at(20, client="a")
+        clock.goes_on(5.0)
+        scene.stop("clip", 1)
+        clip = scene.submit("clip", CLIP, client="b")
+        wait_until(lambda: clip.state.step == 1, PATIENCE)
+        clock.goes_on(2.0)
+        scene.go_on()
+        done(clip, film)
+    assert {name: sum(seconds for who, seconds in charged if who == name) for name in "ab"} == {"a": 5.0, "b": 2.0}
 
 
 def test_a_free_replica_takes_a_newcomer_and_nobody_makes_way(tiny: Path, tmp_path: Path) -> None:
@@ -392,6 +432,19 @@ def test_seconds_in_which_a_job_is_paused_are_none_of_its_run(scene: Scene) -> N
     assert (film.run_seconds, scene.engine.pace.remaining_seconds(film)) == (ran, rest)
     scene.go_on()
     done(clip, film)
+
+
+def test_a_job_that_another_process_began_has_less_to_do(scene: Scene) -> None:
+    """A server that is started anew knows of its progress alone."""
+    scene.stop("first", 1)
+    first = scene.submit("first", FILM, priority=1)
+    wait_until(lambda: first.state.step == 1, PATIENCE)
+    fresh, begun = scene.submit("fresh", FILM), scene.submit("begun", FILM, state=JobState(furthest=75))
+    rests = [scene.engine.pace.remaining_seconds(job) or 0.0 for job in (fresh, begun)]
+    assert rests[1] == pytest.approx(rests[0] / 4)
+    assert [scene.engine.position(job) for job in (begun, fresh)] == [1, 2]
+    scene.go_on()
+    done(first, fresh, begun)
 
 
 class Erratic(TurningReplica):
