@@ -29,12 +29,12 @@ def ends(*tasks: Task, stations: int = 1, policy: Policy | None = None, **how: o
 
 
 @pytest.mark.parametrize(
-    ("arrives", "begins"),
-    [(0.5, 2.0), (2.0, 2.0), (4.4, 5.0), (11.3, 15.0), (13.1, 15.0)],
+    ("arrives", "after_seconds", "begins"),
+    [(0.5, 2.8, 2.0), (2.0, 2.8, 2.0), (4.4, 2.8, 5.0), (11.3, 2.8, 15.0), (12.1, 0.1, 15.0)],
     ids=["in the text", "before its first step", "in a step", "hardly shorter", "in decoding"],
 )
-def test_a_film_is_left_at_a_boundary_and_nowhere_else(arrives: float, begins: float) -> None:
-    film, clip = task("film", FILM, 0.0), task("clip", replace(CLIP, after_seconds=2.8), arrives)
+def test_a_film_is_left_at_a_boundary_and_nowhere_else(arrives: float, after_seconds: float, begins: float) -> None:
+    film, clip = task("film", FILM, 0.0), task("clip", replace(CLIP, after_seconds=after_seconds), arrives)
     play([film, clip], [Station()], Policy(), pause_seconds=0.25)
     if begins < 15:
         assert (clip.begin, film.pauses) == (pytest.approx(begins + 0.25), 1)

@@ -144,6 +144,13 @@ def test_an_idle_queue_is_the_service_alone() -> None:
     assert (found.p50_seconds, found.p99_seconds, found.mean_wait_seconds) == (10.0, 10.0, 0.0)
 
 
+def test_an_output_is_written_while_the_next_is_made() -> None:
+    demand = Demand(service=Service(after_seconds=1.0, output_seconds=9.0), best_seconds=10.0)
+    found = simulate(Load(rate=0.5, num_requests=1000), 1, lambda _: demand)
+    assert found.offered == pytest.approx(0.5, rel=0.1)
+    assert found.p50_seconds == pytest.approx(10.3, abs=0.4)
+
+
 def test_the_same_seed_is_the_same_queue() -> None:
     assert fixed(1.0, 0.8, 1, 1000, seed=5) == fixed(1.0, 0.8, 1, 1000, seed=5)
     assert fixed(1.0, 0.8, 1, 1000, seed=5) != fixed(1.0, 0.8, 1, 1000, seed=6)
