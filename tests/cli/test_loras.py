@@ -57,6 +57,8 @@ def test_environment_and_file_name_several(
     settings = tmp_path / "settings.yaml"
     settings.write_text("lora: [styles/ink:0.5]\n")
     assert "styles/ink:0.5, in every video" in serve(tiny, tmp_path, "--config", settings).out
+    settings.write_text("lora: [styles/ink:much]\n")
+    assert "--lora styles/ink:much: 'much' is no strength" in serve(tiny, tmp_path, "--config", settings).err
     settings.write_text("defaults: {lora: [{name: styles/ink, scale: 0.5}]}\n")
     listed = serve(tiny, tmp_path, "--config", settings)
     assert listed.code == 0, listed.err
@@ -70,6 +72,7 @@ def test_environment_and_file_name_several(
     [
         (["--lora", "nowhere.safetensors"], ["--lora nowhere.safetensors: no such file"]),
         (["--lora", "styles/inc"], ["nearest: styles/ink"]),
+        (["--lora", "styles/ink.safetensors:abc"], ["--lora styles/ink.safetensors:abc: 'abc' is no strength"]),
         (["--lora", "styles/ink:11"], ["--lora", "between -10 and 10"]),
         (["--lora", "styles/ink:1:low"], ["has one transformer"]),
         (["--lora", "other"], ["other.safetensors: does not fit", "not of this model: x.diffusion_model"]),
@@ -91,6 +94,7 @@ def test_what_is_refused_ends_with_3_before_anything_starts(
     ("default", "words"),
     [
         ("lora=styles/inc", ["defaults: lora: there is no LoRA styles/inc (nearest: styles/ink)"]),
+        ("lora=styles/ink:much", ["defaults: lora: styles/ink:much: 'much' is no strength, nor a target"]),
         ("lora=styles/ink:0", ["--default: lora: ", "changes nothing"]),
     ],
 )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
+from ringlight.core.asked_loras import read_loras
 from ringlight.core.errors import InvalidCheckpoint, InvalidRequest, InvalidSetting
 from ringlight.core.lora import Lora
 from ringlight.families.lora_library import LoraLibrary
@@ -157,6 +158,23 @@ def test_all_problems_of_a_request_are_said_without_places(
     assert said[5].startswith("broken.safetensors: not a readable safetensors file")
 
 
+def test_a_name_with_a_colon_needs_its_strength_where_a_number_is_behind_it(
+    written: Path, tmp_path: Path, spec: ModelSpec
+) -> None:
+    for name in ("my lora:1", "ink:2024"):
+        copy(written, tmp_path / f"{name}.safetensors")
+    library = LoraLibrary(Settings(lora_dir=[str(tmp_path)]), spec)
+    asked = read_loras(["my lora:1:0.5", {"name": "ink:2024"}])
+    assert [str(lora) for lora in library.resolve(asked)] == ["my lora:1:0.5", "ink:2024:1"]
+    assert problems(library, *read_loras("my lora:1")) == ["there is no LoRA my lora (nearest: my lora:1:1)"]
+    assert problems(library, *read_loras("my lora:1:strong")) == [
+        "my lora:1:strong: 'strong' is no strength, nor a target (both, high, low); such as my lora:1:0.8"
+    ]
+    assert "(nearest: my lora:1:1)" in refusal(Settings(["my lora:1"], [str(tmp_path)]), spec)
+    (lora,) = LoraLibrary(Settings(["my lora:1:-2"], [str(tmp_path)]), spec).always
+    assert (lora.name, lora.strength) == ("my lora:1", -2)
+
+
 def test_a_server_without_loras_says_so(spec: ModelSpec) -> None:
     assert problems(LoraLibrary(Settings(), spec), Lora(name="style")) == [
         "there is no LoRA style; this server offers none (--lora-dir)"
@@ -222,7 +240,11 @@ def test_two_files_of_one_name_are_refused_with_both(
     [
         ("stile", "{folder}", "--lora stile: no such file, nor a LoRA of a --lora-dir (nearest: style); it is FILE[:S"),
         ("none.safetensors:1", "", "--lora none.safetensors: no such file"),
-        ("{folder}/style.safetensors:hihg", "", "style.safetensors:hihg: no such file"),
+        ("{folder}/style.safetensors:hihg", "", "style.safetensors:hihg: 'hihg' is no strength, nor a target"),
+        ("none.safetensors:abc", "", "--lora none.safetensors:abc: 'abc' is no strength"),
+        ("{folder}/peft:abc:low", "", "'abc' is no strength, nor a target (both, high, low); such as"),
+        ("style.safetensors:0.5:HIGH", "{folder}", "'HIGH' is no target"),
+        ("of:style", "{folder}", "--lora of:style: no such file, nor a LoRA of a --lora-dir (nearest: style)"),
         ("{folder}/style.safetensors:nan", "", "the strength must lie between"),
         ("{folder}/style.safetensors:1:high", "", "target high is of models with two experts"),
         ("", "{folder}/none", "none: no such folder"),

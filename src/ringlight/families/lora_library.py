@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from ringlight.core.lora import (
     FORM,
     NAMELESS,
     SUFFIX,
+    TARGETS,
     AskedLora,
     Lora,
     LoraFile,
@@ -28,6 +29,7 @@ from ringlight.core.lora import (
     lora_file,
     lora_name,
     parse_lora,
+    wrong_end,
     wrong_strength,
 )
 from ringlight.core.peft_config import CONFIG_FILE
@@ -163,10 +165,7 @@ class LoraLibrary:
             name = said.place if said.place in offered else said.place.removesuffix(SUFFIX)
             return name, offered[name]
         if not path.exists():
-            raise InvalidSetting(
-                f"--lora {said.place}: no such file, nor a LoRA of a --lora-dir{_nearest(said.place, [*offered])}; it "
-                f"is {FORM}, where TARGET is both, high or low"
-            )
+            raise InvalidSetting(f"--lora {said.place}: {_why_not_there(said.place, offered)}")
         file = lora_file(path)
         name = next((name for name, each in offered.items() if each.samefile(file)), lora_name(file))
         self._named.append((name, file))
@@ -183,9 +182,10 @@ class LoraLibrary:
     def _problem(self, lora: Lora, found: dict[str, list[Path]]) -> Problem | None:
         paths = found.get(lora.name, [])
         if not paths:
-            nearest = difflib.get_close_matches(lora.name, found, 1)
+            if wrong := wrong_end(lora.name, found.__contains__):
+                return Problem(FIELD, f"{listed([lora.name])}: {wrong}")
             none = "" if found else "; this server offers none (--lora-dir)"
-            return Problem(FIELD, f"there is no LoRA {listed([lora.name])}{none}", nearest[0] if nearest else None)
+            return Problem(FIELD, f"there is no LoRA {listed([lora.name])}{none}", _nearest(lora.name, found))
         if len(paths) > 1:
             return Problem(FIELD, f"two files are called {lora.name}; the operator has to rename one of them")
         wrong = wrong_strength(lora.strength) or self._wrong_target(lora)
@@ -254,6 +254,20 @@ def _another(name: str, wanted: str, found: str) -> str:
     return f"{listed([name])} is another file than was asked for (sha256 {found[:12]}, not {listed([wanted[:12]])})"
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def _why_not_there(place: str, offered: Collection[str]) -> str:
+    """Why `--lora` names nothing that is offered, nor a file."""
+
+    def is_file(name: str) -> bool:
+        return name in offered or name.endswith(SUFFIX) or Path(name).expanduser().exists()
+
+    near = _nearest(place, offered)
+    return wrong_end(place, is_file) or (
+        f"no such file, nor a LoRA of a --lora-dir{f' (nearest: {near})' if near else ''}; it is {FORM}, where TARGET "
+        f"is {', '.join(TARGETS)}"
+    )
+
+
+def _nearest(name: str, known: Collection[str]) -> str | None:
+    """What to write for the LoRA that is called most like this."""
     near = difflib.get_close_matches(name, known, 1)
-    return f" (nearest: {near[0]})" if near else ""
+    return str(Lora(name=near[0])) if near else None
