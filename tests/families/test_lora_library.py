@@ -14,8 +14,10 @@ import pytest
 from ringlight.core.asked_loras import read_loras
 from ringlight.core.errors import InvalidCheckpoint, InvalidRequest, InvalidSetting
 from ringlight.core.lora import Lora
+from ringlight.families import lora_library
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
+from ringlight.families.table import read_lora
 from tests.loras import write_lora
 
 
@@ -102,6 +104,28 @@ def test_a_file_is_read_again_only_when_it_changed(folder: Path, spec: ModelSpec
     library = LoraLibrary(Settings(lora_dir=[str(folder)]), spec)
     (lora,) = library.resolve([Lora(name="style")])
     assert library.file(lora) is library.file(lora)
+
+
+def test_what_is_offered_and_cannot_be_used_says_why(
+    folder: Path, tiny: Path, written: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their headers, which are read once; the others are offered as if it were not there, and no file is hashed."""
+    alien = copy(written, folder / "alien.safetensors")
+    write_lora(alien, tiny / "transformer", change=lambda tensors: {f"x.{key}": each for key, each in tensors.items()})
+    (folder / "half.safetensors").write_bytes(written.read_bytes()[:-1])
+    read: list[str] = []
+    monkeypatch.setattr(lora_library, "hashed", None)
+    monkeypatch.setattr(lora_library, "read_lora", lambda path, spec: read.append(path.name) or read_lora(path, spec))
+    library = LoraLibrary(Settings(lora_dir=[str(folder)]), spec)
+    offers = {offer.lora.name: offer for offer in library.offered()}
+    assert [*offers] == library.names() and library.offered() == [*offers.values()]
+    assert len(read) == len(offers), "once for each"
+    for name, words in (("alien", "not of this model: x.diffusion_model"), ("half", "where its header tells of")):
+        offer = offers.pop(name)
+        assert offer.file is None and words in (offer.problem or "") and str(folder) not in (offer.problem or "")
+    assert all(offer.file is not None and offer.problem is None for offer in offers.values())
+    copy(written, folder / "half.safetensors")
+    assert next(offer for offer in library.offered() if offer.lora.name == "half").problem is None
 
 
 def test_nothing_out_of_the_folder_can_be_named(folder: Path, written: Path, tmp_path: Path, spec: ModelSpec) -> None:
@@ -230,9 +254,9 @@ def test_two_files_of_one_name_are_refused_with_both(
     library = LoraLibrary(Settings(lora_dir=[str(folder), str(tmp_path)]), spec)
     assert problems(library, Lora(name="others/stile"))[0].endswith("(nearest: others/style)")
     copy(written, tmp_path / "style.safetensors")
-    assert problems(library, Lora(name="style")) == [
-        "two files are called style; the operator has to rename one of them"
-    ]
+    twice = "two files are called style; the operator has to rename one of them"
+    assert problems(library, Lora(name="style")) == [twice]
+    assert [offer.problem for offer in library.offered() if offer.lora.name == "style"] == [twice]
 
 
 @pytest.mark.parametrize(

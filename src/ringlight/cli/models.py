@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -12,7 +11,7 @@ import typer
 from ringlight.cli.flags import with_flags
 from ringlight.cli.hardware_flags import AskedHardware
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import InvalidRequest, InvalidSetting
+from ringlight.core.errors import InvalidSetting
 from ringlight.core.report import GIB
 from ringlight.engine.machine import this_machine, usable_cards
 from ringlight.families.lora_library import LoraLibrary
@@ -105,12 +104,7 @@ def known_on(spec: ModelSpec, machine: Machine) -> KnownModel:
 
 def fitting_loras(spec: ModelSpec, engine: EngineConfig) -> dict[str, str]:
     """The LoRAs of the folders that fit a model, with what was found in each file."""
-    library, found = LoraLibrary(engine, spec), {}
-    for lora in library.offered():
-        with contextlib.suppress(InvalidRequest):  # it is another model's
-            (resolved,) = library.resolve([lora])
-            found[lora.name] = library.file(resolved).told
-    return found
+    return {lora.name: file.told for lora, file, _ in LoraLibrary(engine, spec).offered() if file is not None}
 
 
 def begins_with(spec: ModelSpec) -> str:

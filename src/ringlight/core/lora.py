@@ -83,11 +83,11 @@ class LoraFile(msgspec.Struct, frozen=True, kw_only=True):
 
     `told` says in words what was found: of how many modules, with which alpha. `left_out` is a sentence about tensors
     of an image branch that the model has not; empty where all is taken. `num_bytes`: of all tensors that are taken, as
-    they lie in the file.
+    they lie in the file. All of this is in its header; `sha256` is empty until its bytes are read too.
     """
 
     path: Path
-    sha256: str
+    sha256: str = ""
     num_bytes: int
     deltas: tuple[Delta, ...]
     differences: tuple[Difference, ...]
