@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
-from ringlight.core.request import RequestDefaults
+from ringlight.core.config import EngineConfig
+from ringlight.core.request import RequestDefaults, RequestLimits
 from ringlight.core.warning import without_guidance
+from ringlight.engine.door import Door
+from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.table import known_model
 
 A14B = known_model("Wan2.2-T2V-A14B")
@@ -35,6 +38,8 @@ def test_what_only_guidance_reads_is_told_where_there_is_none(
 ) -> None:
     request = USUAL.complete("a boat", A14B, **given)
     found = [*without_guidance(request, USUAL)]
+    door = Door(A14B, USUAL, RequestLimits(), LoraLibrary(EngineConfig(model_path=""), A14B))
+    assert [*door.warnings(request, (None, None))] == found
     assert [(each.param, each.given) for each in found] == told
     for each in found:
         scale = f"{request.guidance_scale:g}"
