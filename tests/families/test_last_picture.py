@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from playwright.sync_api import Page, expect
 
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidRequest, InvalidSetting
@@ -19,6 +20,7 @@ from ringlight.server.collection.videos import without_bytes
 from ringlight.worker.warming import smallest_requests
 from tests.families.videos import fitted, make_request, png
 from tests.ours import as_png
+from tests.server.browser import card, chromium, opened
 from tests.server.served import serve
 
 KNOWN = known_model("Wan2.1-FLF2V-14B-720P")
@@ -180,3 +182,27 @@ def test_both_pictures_come_over_http_and_go_on_with_what_follows(
             extension = made(extend, **body)
             assert kept(extension)[1] == first
         server.wait(extension["id"])
+        with chromium() as browser, opened(browser, server.url) as page:
+            by_page = extended_by_page(page, of_json["id"], photograph)
+        assert kept(by_page)[1] == photograph.read_bytes() and by_page["extended_from_video_id"] == of_json["id"]
+
+
+def extended_by_page(page: Page, source_id: str, last: Path) -> dict[str, Any]:
+    """What the page's form makes of a video that has to end with a picture, which is asked for where it is missing."""
+    made = card(page, source_id, "completed")
+    made.get_by_role("button", name="Extend", exact=True).click()
+    box, send = made.locator(".follow .end"), made.get_by_role("button", name="Extend it")
+    expect(box).to_contain_text("Last frame needed")
+    send.click()
+    expect(made.locator(".about > .problem")).to_contain_text("the picture that it ends with")
+    box.locator("input").set_input_files(last)
+    expect(box).to_contain_text(last.name)
+    expect(box.locator(".shape")).to_contain_text("will be cut to the shape of")
+    box.get_by_role("button", name="Remove").click()
+    expect(box).not_to_contain_text(last.name)
+    expect(box.locator("input")).to_be_focused()
+    box.locator("input").set_input_files(last)
+    with page.expect_response(lambda answer: answer.request.method == "POST") as answered:
+        send.click()
+    assert answered.value.ok, answered.value.text()
+    return dict(answered.value.json())
