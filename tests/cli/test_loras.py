@@ -114,8 +114,13 @@ def test_a_plan_has_them(tiny: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_models_tell_which_of_them_fit(folder: Path, spec: ModelSpec) -> None:
+def test_models_tell_which_of_them_fit(folder: Path, tiny: Path, spec: ModelSpec) -> None:
     flags = ("models", "--gpu", "rtx4090", "--lora-dir", folder)
+    own, *published = json.loads(here(*flags, "--model-path", tiny, "--json").out)
+    assert (own["name"], own["video"]) == (spec.name, "256x160x17") and own["loras"].keys() == {"styles/ink"}
+    assert not any(model["loras"] for model in published)
+    assert f"modules, alpha 2/4; fits {spec.name}" in here(*flags, "--model-path", tiny).out
+    assert here(*flags, "--model-path", folder / "nowhere").code == 3
     lines = here(*flags).out.splitlines()
     assert "- LoRA other: fits none of them" in lines and "- LoRA styles/ink: fits none of them" in lines
     assert all(not model["loras"] for model in json.loads(here(*flags, "--json").out))
