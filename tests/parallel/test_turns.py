@@ -95,10 +95,8 @@ def predictions(
     generator = torch.Generator().manual_seed(1)
     latents = [torch.randn(1, 48, *grid, generator=generator) for grid in GRIDS]
     texts = [torch.randn(length, 64, generator=generator) for length in (30, 7)]
-    guided = Guided(
-        pipeline.transformer, pipeline.kernel, mesh, texts, 512, 5.0, num_slices, take_turns, between=between
-    )
-    return torch.cat([guided.predict(x, torch.tensor([417.0])).flatten() for x in latents])
+    guided = Guided(pipeline.transformer, pipeline.kernel, mesh, texts, 512, 5.0, num_slices, take_turns)
+    return torch.cat([guided.predict(x, torch.tensor([417.0]), between).flatten() for x in latents])
 
 
 def broken_off(pipeline: WanRecipe, ways: list[tuple[int, bool]]) -> Callable[[ParallelMesh], Tensor]:
