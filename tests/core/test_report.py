@@ -122,10 +122,10 @@ def test_a_predicted_peak_stands_beside_the_measured_one(memory: MemoryReport) -
 def test_steps_that_were_made_again_are_told_and_no_measure_of_a_plan() -> None:
     found = msgspec.structs.replace(report(GPU), predicted=PREDICTED, pauses=2, paused_seconds=7.0)
     assert found.is_whole and found.predicted_over_measured
-    assert "\nIt made way for others 2 times: 7.00 s, not counted here.\n" in found.table()
+    assert "\nMade way for others 2 times, 7.00 s in all, which is not counted here.\n" in found.table()
     broken = msgspec.structs.replace(found, repeated_seconds=1.5)
     assert not broken.is_whole and not broken.predicted_over_measured
-    assert "not counted here. 1.50 s of Denoising went into steps that were made again." in broken.table()
+    assert "is not counted here. 1.50 s of Denoising went into steps that were made again." in broken.table()
     assert "Predicted (s)" in found.table() and "Predicted (s)" not in broken.table()
 
 
@@ -274,3 +274,31 @@ def test_different_work_has_different_hashes(change: dict[str, Any]) -> None:
 def test_hashes_differ_by_model_and_by_picture() -> None:
     assert workload_hash(workload() | {"model": "other"}) != workload_hash(workload())
     assert workload_hash(workload(image=b"one")) != workload_hash(workload(image=b"two"))
+
+
+def test_turns_are_added_up_and_memory_is_that_of_the_fullest() -> None:
+    def turn(peak: int, link: dict[str, LinkReport], weights: WeightsReport | None) -> RankReport:
+        memory = msgspec.structs.replace(CPU, peak_resident_bytes=peak)
+        return RankReport(rank=0, stages=[], memory=memory, link=link, weights=weights)
+
+    first = turn(
+        7, {"ring": LinkReport(sent_bytes=1, wait_seconds=0.5)}, WeightsReport(host_bytes=3, brought_bytes={"vae": 2})
+    )
+    second = turn(
+        5,
+        {"ring": LinkReport(sent_bytes=2, wait_seconds=0.25), "halo": LinkReport(sent_bytes=4, wait_seconds=0.0)},
+        WeightsReport(host_bytes=3, brought_bytes={"vae": 1, "transformer": 9}, wait_seconds={"vae": 0.5}),
+    )
+    both = second.after(first)
+    assert both.memory == first.memory
+    assert both.link == {"ring": LinkReport(sent_bytes=3, wait_seconds=0.75), "halo": second.link["halo"]}
+    assert both.weights == WeightsReport(
+        host_bytes=3, brought_bytes={"vae": 3, "transformer": 9}, wait_seconds={"vae": 0.5}
+    )
+
+
+@pytest.mark.parametrize(("pauses", "said"), [(0, ""), (1, "once, 2.50 s"), (3, "3 times, 2.50 s")])
+def test_pauses_are_told_where_there_were_any(pauses: int, said: str) -> None:
+    table = msgspec.structs.replace(report(CPU), pauses=pauses, paused_seconds=2.5 if pauses else 0.0).table()
+    assert ("Made way" in table) == bool(pauses)
+    assert said in table

@@ -252,7 +252,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         if not self.pauses:
             return rows
         times = "once" if self.pauses == 1 else f"{self.pauses} times"
-        said = f"It made way for others {times}: {self.paused_seconds:.2f} s, not counted here."
+        said = f"Made way for others {times}, {self.paused_seconds:.2f} s in all, which is not counted here."
         if self.repeated_seconds:
             said += f" {self.repeated_seconds:.2f} s of Denoising went into steps that were made again."
         return [*rows, "", said]

@@ -94,31 +94,29 @@ class Tracer:
         """Run a stage and record its seconds and peak memory under its name."""
         start = self._begin(name)
         result = stage(*args, **kwargs)
-        self._record(name, self.now() - start, self._memory.peak_bytes())
+        self._record(name, self.now() - start)
         return result
 
     @collective
     def timed_in_turns(self, name: str, stage: Turns[T]) -> Turns[T]:
-        """The same of a stage that can be left: its seconds and its peak are those of all its turns."""
-        seconds, peak_bytes, left = 0.0, 0, None
+        """The same of a stage that can be left."""
         with closing(stage):
             while True:
                 start = self._begin(name)
                 try:
                     left = next(stage)
                 except StopIteration as end:
+                    self._record(name, self.now() - start)
                     result: T = end.value
-                    self._record(name, seconds + self.now() - start, max(peak_bytes, self._memory.peak_bytes()))
                     return result
-                seconds += self.now() - start
-                peak_bytes = max(peak_bytes, self._memory.peak_bytes())
+                self._record(name, self.now() - start)
                 yield left
 
     @collective
     def begin_last(self, name: str) -> None:
         """Record a stage that goes on after the run: at 0 seconds, and with the memory that it begins with."""
         self._begin(name)
-        self._record(name, 0.0, self._memory.peak_bytes())
+        self._record(name, 0.0)
 
     def now(self) -> float:
         """Seconds in turns so far, by the clock, all that was asked of the device behind it."""
@@ -134,7 +132,14 @@ class Tracer:
         self._memory.reset()
         return self.now()
 
-    def _record(self, name: str, seconds: float, peak_bytes: int) -> None:
+    def _record(self, name: str, seconds: float) -> None:
+        """Note a stage that took so long, or add it to what it took in earlier turns."""
+        peak_bytes = self._memory.peak_bytes()
+        for place, stage in enumerate(self.stages):
+            if stage.name == name:
+                seconds, peak_bytes = stage.seconds + seconds, max(stage.peak_bytes, peak_bytes)
+                self.stages[place] = StageReport(name=name, seconds=seconds, peak_bytes=peak_bytes)
+                return
         self.stages.append(StageReport(name=name, seconds=seconds, peak_bytes=peak_bytes))
 
 
