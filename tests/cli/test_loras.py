@@ -57,6 +57,8 @@ def test_environment_and_file_name_several(
     settings = tmp_path / "settings.yaml"
     settings.write_text("lora: [styles/ink:0.5]\n")
     assert "styles/ink:0.5, in every video" in serve(tiny, tmp_path, "--config", settings).out
+    settings.write_text("lora: [styles/ink:much]\n")
+    assert "--lora styles/ink:much: 'much' is no strength" in serve(tiny, tmp_path, "--config", settings).err
     settings.write_text("defaults: {lora: [{name: styles/ink, scale: 0.5}]}\n")
     listed = serve(tiny, tmp_path, "--config", settings)
     assert listed.code == 0, listed.err
@@ -70,6 +72,7 @@ def test_environment_and_file_name_several(
     [
         (["--lora", "nowhere.safetensors"], ["--lora nowhere.safetensors: no such file"]),
         (["--lora", "styles/inc"], ["nearest: styles/ink"]),
+        (["--lora", "styles/ink.safetensors:abc"], ["--lora styles/ink.safetensors:abc: 'abc' is no strength"]),
         (["--lora", "styles/ink:11"], ["--lora", "between -10 and 10"]),
         (["--lora", "styles/ink:1:low"], ["has one transformer"]),
         (["--lora", "other"], ["other.safetensors: does not fit", "not of this model: x.diffusion_model"]),
@@ -91,6 +94,7 @@ def test_what_is_refused_ends_with_3_before_anything_starts(
     ("default", "words"),
     [
         ("lora=styles/inc", ["defaults: lora: there is no LoRA styles/inc (nearest: styles/ink)"]),
+        ("lora=styles/ink:much", ["defaults: lora: styles/ink:much: 'much' is no strength, nor a target"]),
         ("lora=styles/ink:0", ["--default: lora: ", "changes nothing"]),
     ],
 )
@@ -110,8 +114,13 @@ def test_a_plan_has_them(tiny: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_models_tell_which_of_them_fit(folder: Path, spec: ModelSpec) -> None:
+def test_models_tell_which_of_them_fit(folder: Path, tiny: Path, spec: ModelSpec) -> None:
     flags = ("models", "--gpu", "rtx4090", "--lora-dir", folder)
+    own, *published = json.loads(here(*flags, "--model-path", tiny, "--json").out)
+    assert (own["name"], own["video"]) == (spec.name, "256x160x17") and own["loras"].keys() == {"styles/ink"}
+    assert not any(model["loras"] for model in published)
+    assert f"modules, alpha 2/4; fits {spec.name}" in here(*flags, "--model-path", tiny).out
+    assert here(*flags, "--model-path", folder / "nowhere").code == 3
     lines = here(*flags).out.splitlines()
     assert "- LoRA other: fits none of them" in lines and "- LoRA styles/ink: fits none of them" in lines
     assert all(not model["loras"] for model in json.loads(here(*flags, "--json").out))

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from ringlight.core.errors import InvalidCheckpoint, InvalidRequest
-from ringlight.core.lora import AskedLora, Lora, lora_file, lora_name, parse_lora
+from ringlight.core.lora import AskedLora, Lora, lora_file, lora_name, parse_lora, wrong_end
 from ringlight.core.peft_config import CONFIG_FILE, METADATA_KEY, PeftConfig, read_peft_config
 from ringlight.core.weights import read_header
 
@@ -28,6 +28,8 @@ from ringlight.core.weights import read_header
         ("a:1:b", "a:1:b", 1.0, None),
         ("2:0.25", "2", 0.25, None),
         ("x:strong:low", "x:strong", 1.0, "low"),
+        ("my lora:1", "my lora", 1.0, None),
+        ("my lora:1:1", "my lora:1", 1.0, None),
     ],
 )
 def test_what_is_said_is_read_from_the_right(text: str, place: str, strength: float, target: str | None) -> None:
@@ -50,9 +52,32 @@ def test_what_says_nothing_is_refused(text: str, words: str) -> None:
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ink:abc", "'abc' is no strength, nor a target (both, high, low); such as ink:0.8"),
+        ("ink:hihg", "'hihg' is no strength, nor a target"),
+        ("ink:", "'' is no strength"),
+        ("ink:strong:low", "'strong' is no strength, nor a target (both, high, low); such as ink:0.8"),
+        ("ink:0.8:HIGH", "'HIGH' is no target (both, high, low); such as ink:0.8:high"),
+        ("ink:0.8:0.5", "are said once"),
+        ("in:k:abc", "'abc' is no strength, nor a target (both, high, low); such as in:k:0.8"),
+        ("abc", None),
+        ("ing:abc", None),
+        ("ink:abc.safetensors", None),
+        ("ink:abc/d", None),
+    ],
+)
+def test_what_stands_behind_a_name_is_not_of_it(text: str, words: str | None) -> None:
+    said = wrong_end(parse_lora(text).place, {"ink", "in:k"}.__contains__)
+    assert said is None if words is None else words in (said or "")
+
+
 def test_a_lora_is_told_as_it_is_asked_for() -> None:
     told = [str(Lora(name="a")), str(Lora(name="a", strength=0.5)), str(Lora(name="a", target="low"))]
     assert told == ["a", "a:0.5", "a:1:low"]
+    for name in ("my lora:1", "x:high", "a:b", "2"):
+        assert parse_lora(str(Lora(name=name))) == AskedLora(place=name)
     assert Lora(name="a").experts == Lora(name="a", target="both").experts == (0, 1)
     assert (Lora(name="a", target="high").experts, Lora(name="a", target="low").experts) == ((0,), (1,))
 

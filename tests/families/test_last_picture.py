@@ -8,14 +8,19 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from playwright.sync_api import Page, expect
 
-from ringlight.core.errors import InvalidRequest
-from ringlight.core.request import RequestLimits, VideoRequest
+from ringlight.core.config import EngineConfig
+from ringlight.core.errors import InvalidRequest, InvalidSetting
+from ringlight.core.request import RequestLimits, VideoRequest, grid
+from ringlight.engine.engine import Engine
+from ringlight.families.model import ModelSpec
 from ringlight.families.table import known_model, model_defaults, read_model
 from ringlight.server.collection.videos import without_bytes
 from ringlight.worker.warming import smallest_requests
 from tests.families.videos import fitted, make_request, png
 from tests.ours import as_png
+from tests.server.browser import card, chromium, opened
 from tests.server.served import serve
 
 KNOWN = known_model("Wan2.1-FLF2V-14B-720P")
@@ -37,6 +42,54 @@ def test_its_checkpoints_are_told_from_those_with_one_picture(tiny_flf2v: Path, 
     both, one = read_model(tiny_flf2v), read_model(tiny_i2v21)
     assert (both.family, one.family) == ("wan21_flf2v", "wan21_i2v")
     assert (both.needs_last_picture, one.takes_last_picture) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (
+            {"max_frames": 4},
+            "num_frames: a video that begins with one picture and ends with another has 5 frames or more, "
+            "and the limit is 4",
+        ),
+        ({"max_pixels": 255}, "size: 16x16 has 256 pixels"),
+        ({"max_steps": 0}, "num_inference_steps: 1 is not between"),
+    ],
+)
+def test_limits_that_no_video_is_within_are_refused_at_the_start(
+    tiny_flf2v: Path, limits: dict[str, int], words: str
+) -> None:
+    config = EngineConfig(model_path=str(tiny_flf2v), device="cpu")
+    assert Engine(config, RequestLimits(max_frames=5, max_pixels=256, max_steps=1)).spec.needs_last_picture
+    with pytest.raises(InvalidSetting) as caught:
+        Engine(config, RequestLimits(**limits))
+    name = read_model(tiny_flf2v).name
+    assert f"limits: no video of {name} is within them: {words.format(name)}" in str(caught.value)
+
+
+def test_a_picture_for_each_end_needs_frames_for_both() -> None:
+    a14b = known_model("Wan2.2-I2V-A14B")
+
+    def of_frames(spec: ModelSpec, number: int, most: int = 81, **pictures: bytes) -> tuple[str, str | None] | None:
+        asked = make_request(spec, image=ANY, num_frames=number, **pictures)
+        try:
+            asked.check(spec, RequestLimits(max_frames=most))
+        except InvalidRequest as error:
+            return next((each.message, each.nearest) for each in error.problems if each.field == "num_frames")
+        return None
+
+    one, few = "1 frame is no video that begins with one picture", "has 5 frames or more, and the limit is 4"
+    for spec in (KNOWN, a14b):
+        for number, most, words, nearest in (
+            (1, 81, one, "5"),
+            (2, 81, "is not 4k+1", "5"),
+            (1, 4, few, None),
+            (5, 4, few, None),
+        ):
+            message, near = of_frames(spec, number, most, last_image=ANY) or ("", "")
+            assert words in message and near == nearest
+    assert of_frames(a14b, 1, 4) is None
+    assert (grid(KNOWN)["num_frames"], grid(a14b)["num_frames"]) == ((5, 4), (1, 4))
 
 
 def problems(asked: VideoRequest, name: str) -> dict[str, str]:
@@ -129,3 +182,27 @@ def test_both_pictures_come_over_http_and_go_on_with_what_follows(
             extension = made(extend, **body)
             assert kept(extension)[1] == first
         server.wait(extension["id"])
+        with chromium() as browser, opened(browser, server.url) as page:
+            by_page = extended_by_page(page, of_json["id"], photograph)
+        assert kept(by_page)[1] == photograph.read_bytes() and by_page["extended_from_video_id"] == of_json["id"]
+
+
+def extended_by_page(page: Page, source_id: str, last: Path) -> dict[str, Any]:
+    """What the page's form makes of a video that has to end with a picture, which is asked for where it is missing."""
+    made = card(page, source_id, "completed")
+    made.get_by_role("button", name="Extend", exact=True).click()
+    box, send = made.locator(".follow .end"), made.get_by_role("button", name="Extend it")
+    expect(box).to_contain_text("Last frame needed")
+    send.click()
+    expect(made.locator(".about > .problem")).to_contain_text("the picture that it ends with")
+    box.locator("input").set_input_files(last)
+    expect(box).to_contain_text(last.name)
+    expect(box.locator(".shape")).to_contain_text("will be cut to the shape of")
+    box.get_by_role("button", name="Remove").click()
+    expect(box).not_to_contain_text(last.name)
+    expect(box.locator("input")).to_be_focused()
+    box.locator("input").set_input_files(last)
+    with page.expect_response(lambda answer: answer.request.method == "POST") as answered:
+        send.click()
+    assert answered.value.ok, answered.value.text()
+    return dict(answered.value.json())

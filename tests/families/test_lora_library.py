@@ -11,10 +11,13 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
+from ringlight.core.asked_loras import read_loras
 from ringlight.core.errors import InvalidCheckpoint, InvalidRequest, InvalidSetting
 from ringlight.core.lora import Lora
+from ringlight.families import lora_library
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
+from ringlight.families.table import read_lora
 from tests.loras import write_lora
 
 
@@ -103,6 +106,28 @@ def test_a_file_is_read_again_only_when_it_changed(folder: Path, spec: ModelSpec
     assert library.file(lora) is library.file(lora)
 
 
+def test_what_is_offered_and_cannot_be_used_says_why(
+    folder: Path, tiny: Path, written: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their headers, which are read once; the others are offered as if it were not there, and no file is hashed."""
+    alien = copy(written, folder / "alien.safetensors")
+    write_lora(alien, tiny / "transformer", change=lambda tensors: {f"x.{key}": each for key, each in tensors.items()})
+    (folder / "half.safetensors").write_bytes(written.read_bytes()[:-1])
+    read: list[str] = []
+    monkeypatch.setattr(lora_library, "hashed", None)
+    monkeypatch.setattr(lora_library, "read_lora", lambda path, spec: read.append(path.name) or read_lora(path, spec))
+    library = LoraLibrary(Settings(lora_dir=[str(folder)]), spec)
+    offers = {offer.lora.name: offer for offer in library.offered()}
+    assert [*offers] == library.names() and library.offered() == [*offers.values()]
+    assert len(read) == len(offers), "once for each"
+    for name, words in (("alien", "not of this model: x.diffusion_model"), ("half", "where its header tells of")):
+        offer = offers.pop(name)
+        assert offer.file is None and words in (offer.problem or "") and str(folder) not in (offer.problem or "")
+    assert all(offer.file is not None and offer.problem is None for offer in offers.values())
+    copy(written, folder / "half.safetensors")
+    assert next(offer for offer in library.offered() if offer.lora.name == "half").problem is None
+
+
 def test_nothing_out_of_the_folder_can_be_named(folder: Path, written: Path, tmp_path: Path, spec: ModelSpec) -> None:
     outside = copy(written, tmp_path / "outside" / "secret.safetensors")
     (folder / "link.safetensors").symlink_to(outside)
@@ -155,6 +180,23 @@ def test_all_problems_of_a_request_are_said_without_places(
         "anime/wan_high_noise: a strength of 0 changes nothing; leave the LoRA out",
     ]
     assert said[5].startswith("broken.safetensors: not a readable safetensors file")
+
+
+def test_a_name_with_a_colon_needs_its_strength_where_a_number_is_behind_it(
+    written: Path, tmp_path: Path, spec: ModelSpec
+) -> None:
+    for name in ("my lora:1", "ink:2024"):
+        copy(written, tmp_path / f"{name}.safetensors")
+    library = LoraLibrary(Settings(lora_dir=[str(tmp_path)]), spec)
+    asked = read_loras(["my lora:1:0.5", {"name": "ink:2024"}])
+    assert [str(lora) for lora in library.resolve(asked)] == ["my lora:1:0.5", "ink:2024:1"]
+    assert problems(library, *read_loras("my lora:1")) == ["there is no LoRA my lora (nearest: my lora:1:1)"]
+    assert problems(library, *read_loras("my lora:1:strong")) == [
+        "my lora:1:strong: 'strong' is no strength, nor a target (both, high, low); such as my lora:1:0.8"
+    ]
+    assert "(nearest: my lora:1:1)" in refusal(Settings(["my lora:1"], [str(tmp_path)]), spec)
+    (lora,) = LoraLibrary(Settings(["my lora:1:-2"], [str(tmp_path)]), spec).always
+    assert (lora.name, lora.strength) == ("my lora:1", -2)
 
 
 def test_a_server_without_loras_says_so(spec: ModelSpec) -> None:
@@ -212,9 +254,9 @@ def test_two_files_of_one_name_are_refused_with_both(
     library = LoraLibrary(Settings(lora_dir=[str(folder), str(tmp_path)]), spec)
     assert problems(library, Lora(name="others/stile"))[0].endswith("(nearest: others/style)")
     copy(written, tmp_path / "style.safetensors")
-    assert problems(library, Lora(name="style")) == [
-        "two files are called style; the operator has to rename one of them"
-    ]
+    twice = "two files are called style; the operator has to rename one of them"
+    assert problems(library, Lora(name="style")) == [twice]
+    assert [offer.problem for offer in library.offered() if offer.lora.name == "style"] == [twice]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +264,11 @@ def test_two_files_of_one_name_are_refused_with_both(
     [
         ("stile", "{folder}", "--lora stile: no such file, nor a LoRA of a --lora-dir (nearest: style); it is FILE[:S"),
         ("none.safetensors:1", "", "--lora none.safetensors: no such file"),
-        ("{folder}/style.safetensors:hihg", "", "style.safetensors:hihg: no such file"),
+        ("{folder}/style.safetensors:hihg", "", "style.safetensors:hihg: 'hihg' is no strength, nor a target"),
+        ("none.safetensors:abc", "", "--lora none.safetensors:abc: 'abc' is no strength"),
+        ("{folder}/peft:abc:low", "", "'abc' is no strength, nor a target (both, high, low); such as"),
+        ("style.safetensors:0.5:HIGH", "{folder}", "'HIGH' is no target"),
+        ("of:style", "{folder}", "--lora of:style: no such file, nor a LoRA of a --lora-dir (nearest: style)"),
         ("{folder}/style.safetensors:nan", "", "the strength must lie between"),
         ("{folder}/style.safetensors:1:high", "", "target high is of models with two experts"),
         ("", "{folder}/none", "none: no such folder"),

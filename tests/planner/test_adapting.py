@@ -8,13 +8,15 @@ import msgspec
 import pytest
 
 from ringlight.core.eight_bit import KINDS
+from ringlight.core.host import LEFT_BYTES
 from ringlight.core.lora import Lora
 from ringlight.core.plan import Placement
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import known_model
 from ringlight.families.wan.work.transformer import BLOCK_WEIGHTS
 from ringlight.families.work import Work
-from ringlight.planner.adapting import adapter_bytes, adding_seconds, merging_bytes
+from ringlight.planner.adapting import adapter_bytes, adding_seconds, hosted_adapter_bytes, merging_bytes
+from ringlight.planner.host_room import host_copy_bytes
 from ringlight.planner.machine import Machine
 from ringlight.planner.memory import denoising_weights
 from ringlight.planner.places import places
@@ -22,7 +24,7 @@ from ringlight.planner.prediction import predict
 from tests.planner.specs import layout, machine, request
 
 A14B = known_model("Wan2.2-T2V-A14B")
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 RANK_64 = 614 * MIB  # of all matrices of A14B's blocks, in bfloat16
 CARD = machine("rtx4090", "pcie4", residency="placed")
 
@@ -48,6 +50,33 @@ def test_one_expert_is_at_work_with_its_own() -> None:
     assert adapter_bytes(asked()) == 0
     one = known_model("Wan2.1-T2V-14B")
     assert adapter_bytes(asked(one, both, high)) == 370
+
+
+def test_each_rank_has_all_of_them_in_main_memory_where_weights_lie_there() -> None:
+    """Which leaves less for histories, of every rank; where all lies on a card, nothing of them stays on the host."""
+    work, plain = asked(A14B, lora(RANK_64, target="high"), lora(MIB)), asked()
+    taken = RANK_64 + MIB
+    for ranks in ("u1r1", "u1r2"):
+        found, without = (predict(each, layout(ranks), CARD) for each in (work, plain))
+        assert found.placement is not None and without.placement is not None
+        assert {rank.host_bytes for rank in found.memory} == {without.worst_memory.host_bytes + taken}
+        rows = {row.part: row for row in places(work, layout(ranks), CARD, found.plan)}
+        assert (rows["LoRAs, each rank's own"].place, rows["LoRAs, each rank's own"].num_bytes) == ("host", taken)
+    assert hosted_adapter_bytes(work, machine("cpu-core", "loopback", residency="placed")) == 0
+
+
+def test_histories_have_what_loras_leave_of_the_host() -> None:
+    """A host that has room for the history that is wanted, and for less of it beside LoRAs."""
+    small = msgspec.structs.replace(CARD, settings=msgspec.structs.replace(CARD.settings, memory_budget_bytes=5 * GIB))
+    large = msgspec.structs.replace(small, host_bytes=2**40)
+    usual = predict(asked(), layout("u1r1"), large)
+    assert usual.placement is not None and usual.placement.host_history and usual.worst_memory.host_bytes > 0
+    needed = host_copy_bytes(A14B, large) + LEFT_BYTES + usual.worst_memory.host_bytes
+    tight = msgspec.structs.replace(small, host_bytes=needed)
+    assert predict(asked(), layout("u1r1"), tight).placement == usual.placement
+    crowded = predict(asked(A14B, lora(RANK_64)), layout("u1r1"), tight)
+    assert RANK_64 < crowded.worst_memory.host_bytes <= usual.worst_memory.host_bytes
+    assert crowded.placement is not None and crowded.placement.host_history < usual.placement.host_history
 
 
 @pytest.mark.parametrize("streamed", [0, 1, 40])

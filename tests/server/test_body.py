@@ -185,6 +185,21 @@ def test_what_is_not_our_form(content: bytes) -> None:
     assert refused(FORM, content).code == "invalid_body"
 
 
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("lora[0]", "lora[]"),
+        ("lora[1][name]", "lora[][name]"),
+        ("extra_body[sigmas][12]", "extra_body[sigmas][]"),
+    ],
+)
+def test_a_list_is_written_without_numbers(name: str, right: str) -> None:
+    kind, content = "multipart/form-data; boundary=b", multipart([(f'; name="{name}"', b"1")])
+    for error in (refused(FORM, f"{name}=1".encode()), refused(kind, content)):
+        assert error.code == "invalid_body"
+        assert str(error) == f"{name}: a list is written without numbers, {right} for each in its order"
+
+
 def test_names_that_only_look_nested_are_names() -> None:
     assert read(FORM, b"a[=1&b]=2&[c]=3&d[e]f=4").fields == {"a[": "1", "b]": "2", "[c]": "3", "d[e]f": "4"}
 

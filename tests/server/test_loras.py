@@ -90,8 +90,11 @@ def test_what_may_be_named_is_told_as_it_lies_there(server: Served, folder: Path
     def offered() -> list[str]:
         (model,) = server.http.get("/v1/models").json()["data"]
         first, *others = model["loras"]
-        assert first == BASE | {"is_always_on": True}
+        assert first == BASE | {"is_always_on": True, "problem": None}
         assert not model["has_experts"] and not any(lora["is_always_on"] for lora in others)
+        problems = {lora["name"]: lora["problem"] for lora in others}
+        assert problems.pop("broken").startswith("broken.safetensors: not a readable safetensors file")
+        assert not any(problems.values())
         return [lora["name"] for lora in others]
 
     assert offered() == ["broken", "speed", "styles/ink", "wide"], "nothing from outside of the folder"
@@ -149,6 +152,9 @@ def test_one_is_named_by_itself_and_none_by_nothing(server: Served) -> None:
         ({"lora": ["speed", "speed:0.5"]}, ["speed is asked for twice"]),
         ({"lora": "speed:11"}, ["between -10 and 10"]),
         ({"lora": "speed:1:low"}, ["has one transformer"]),
+        ({"lora": "styles/ink:much"}, ["styles/ink:much: 'much' is no strength", "such as styles/ink:0.8"]),
+        ({"lora": {"name": "styles/ink:0.8"}}, ["are said once", "in fields of their own"]),
+        ({"lora": {"name": "speed", "strength": "strong"}}, ["lora: speed: strength 'strong' is no number, such as"]),
         ({"lora": "broken"}, ["broken.safetensors"]),
         ({"lora": {"path": "/etc/passwd"}}, ["no request names a path on the server"]),
         ({"lora": {"name": "/etc/passwd"}}, ["there is no LoRA passwd"]),
@@ -265,7 +271,9 @@ def test_clients(server: Served, photograph: Path) -> None:
     shown = here("jobs", "show", done.out.strip(), "--url", server.url).out
     assert "base:0.25, speed, styles/ink:0.5" in shown
     listed = here("jobs", "loras", "--url", server.url).out.splitlines()
-    assert listed == ["base  (in every video, strength 0.25)", "broken", "speed", "styles/ink", "wide"]
+    unusable = listed.pop(1)
+    assert unusable.startswith("broken  (cannot be used: broken.safetensors: not a readable safetensors file")
+    assert listed == ["base  (in every video, strength 0.25)", "speed", "styles/ink", "wide"]
     wrong = here("jobs", "create", "--prompt", "p", "--lora", "sped", *create_flags)
     assert wrong.code == 3 and "nearest: speed" in wrong.err
     usage = here("jobs", "create", "--prompt", "p", "--lora", "speed:0", *create_flags)
@@ -277,12 +285,14 @@ def test_the_page_offers_them(server: Served) -> None:
         fill(page, "in ink")
         box = page.get_by_role("group", name="LoRAs")
         expect(box).to_contain_text("In every video: base 0.25")
+        box.get_by_text("1 cannot be used").click()
+        expect(box).to_contain_text("broken: broken.safetensors: not a readable safetensors file")
         adder = page.get_by_label("Add a LoRA")
         for name in ("styles/ink", "speed", "wide"):
             adder.select_option(name)
         page.get_by_label("Strength of styles/ink").fill("0.5")
         page.get_by_label("Remove wide").click()
-        assert adder.locator("option").all_inner_texts() == ["Add a LoRA", "broken", "wide"]
+        assert adder.locator("option").all_inner_texts() == ["Add a LoRA", "wide"]
         with page.expect_response(lambda answer: answer.request.method == "POST") as answered:
             page.get_by_role("button", name="Make video").click()
         video = answered.value.json()

@@ -266,6 +266,7 @@ def test_what_follows_from_a_video(page: Page, served: Served) -> None:
         with page.expect_response(lambda answer: answer.request.method == "POST") as answered:
             made.get_by_role("button", name=button, exact=True).click()
             if prompt is not None:
+                expect(made.locator(".follow .end")).to_be_hidden()  # the model knows no picture to end with
                 made.locator(".follow textarea").fill(prompt)
                 made.locator(".follow textarea").press("Control+Enter")
         assert answered.value.ok, answered.value.text()

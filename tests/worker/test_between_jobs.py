@@ -14,11 +14,14 @@ import pytest
 
 from ringlight.core import messages
 from ringlight.core.config import EngineConfig, worker_environment
+from ringlight.core.lora import LoraFile
 from ringlight.core.output import part_path
 from ringlight.core.request import RequestLimits
+from ringlight.families import lora_library
 from ringlight.families.model import ModelSpec
 from ringlight.worker.warming import smallest_requests
 from tests.engine.faults import fork_rank
+from tests.loras import write_lora
 from tests.worker.test_process import REQUEST
 from tests.worker.wires import Wire, started, until
 
@@ -226,3 +229,19 @@ def test_what_breaks_in_warming_up_is_told_before_the_first_job(tiny: Path) -> N
         assert isinstance(failed, messages.WorkerFailed)
         assert failed.code == "invalid_request"
         assert process.wait(30) == 1
+
+
+def test_a_lora_that_is_always_on_is_hashed_once(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start says to all ranks which file it is, and loads it."""
+    file = write_lora(tmp_path / "ink.safetensors", tiny / "transformer", modules="blocks.0.attn1.to_q".__eq__).path
+    read, hashed = tmp_path / "read", lora_library.hashed
+
+    def noted(found: LoraFile) -> LoraFile:
+        with read.open("a") as notes:
+            notes.write(f"{found.path}\n")
+        return hashed(found)
+
+    monkeypatch.setattr(lora_library, "hashed", noted)
+    with started(tiny, lora=(str(file),)):
+        pass
+    assert read.read_text() == f"{file}\n"

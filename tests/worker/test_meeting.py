@@ -19,6 +19,8 @@ from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, WorkerError
 from ringlight.core.messages import NodesAwaited, RankPlace, WorkerSetup
 from ringlight.core.request import RequestLimits
+from ringlight.families.lora_library import LoraLibrary
+from ringlight.families.table import checkpoint_of, model_of
 from ringlight.families.wan22_ti2v.demo import DEMO
 from ringlight.parallel import meeting
 from ringlight.parallel.meeting import Claim, meet
@@ -167,7 +169,8 @@ def setup(folder: Path, **changes: object) -> WorkerSetup:
 
 
 def terms(told: WorkerSetup, dtype: torch.dtype = torch.float32) -> dict[str, str]:
-    return terms_of(told, torch.device("cpu"), dtype, torch.float32)
+    library = LoraLibrary(told.config, model_of(checkpoint_of(told.config)))
+    return terms_of(told, torch.device("cpu"), dtype, torch.float32, library)
 
 
 def test_terms_do_not_hold_what_may_differ(tiny: Path, tmp_path: Path) -> None:

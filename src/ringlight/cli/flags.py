@@ -29,7 +29,7 @@ def with_flags(
 
     `only` some of the settings, or by the struct's name only some of that one's, or all `without` some; `usual` are
     other defaults than the struct's, also of those that have no flag. These two are by a setting's name, or STRUCT.NAME
-    where several structs have it.
+    where several structs have it. The command's `settings` are the names of flags by struct.
     """
     stated = usual or {}
 
@@ -63,6 +63,7 @@ def with_flags(
         keyword = inspect.Parameter.KEYWORD_ONLY
         signature = own.replace(parameters=[each.replace(kind=keyword) for each in parameters])
         run.__signature__ = signature  # type: ignore[attr-defined]
+        run.settings = {name: [field.name for field in flags_of(name)] for name in structs}  # type: ignore[attr-defined]
         run.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
         return run  # type: ignore[return-value]
 
@@ -119,7 +120,7 @@ def _value(field: Field, given: Any) -> Any:
         return given
     if given is None and field.default is None:
         return None
-    texts = split_lists(given or ()) if (field.meta.extra or {})["splits"] else tuple(given or ())
+    texts = split_lists(given or ()) if (field.meta.extra or {})["splits"] else tuple(filter(str.strip, given or ()))
     flag = f"--{field.name.replace('_', '-')}"
     return READERS[kind](texts, flag) if kind in READERS else texts
 

@@ -71,7 +71,8 @@ def generate(
     """Make a video from a prompt, or from a prompt and a first frame.
 
     The report goes to stdout, progress and logs to stderr. Width, height, frames, fps, steps and guidance come from
-    the checkpoint's ringlight.json where they are left out, else from the model card.
+    the checkpoint's ringlight.json where they are left out, else from the model card. Settings of the engine are also
+    read from the environment (RINGLIGHT_MODEL_PATH for --model-path), as `ringlight serve` does.
 
     Degrees that are left out follow from those that are given, else from what is predicted to be fastest here. With
     --nnodes the same command runs on every node, each with its own --node-rank; nodes above 0 only host ranks, and

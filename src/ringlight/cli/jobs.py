@@ -284,6 +284,8 @@ def detail(video: Video) -> str:
 
 def offer(lora: OfferedLora) -> str:
     """A LoRA as it is named, and what is done with it unless somebody says otherwise."""
+    if lora.problem is not None:
+        return f"{lora.name}  (cannot be used: {lora.problem})"
     target = "" if lora.target == "both" else f", {lora.target} noise"
     how = f"in every video, strength {plain(lora.strength)}{target}" if lora.is_always_on else target.removeprefix(", ")
     return f"{lora.name}  ({how})" if how else lora.name

@@ -20,6 +20,7 @@ from ringlight.cli.jobs import jobs
 from ringlight.cli.models import models
 from ringlight.cli.plan import plan
 from ringlight.cli.serve import serve
+from ringlight.cli.settings import EngineCommand
 from ringlight.core.codes import EXIT_INTERRUPTED, EXIT_USAGE
 from ringlight.core.errors import RinglightError
 
@@ -47,11 +48,11 @@ def ringlight(
     """Diffusion video, with every second and every gigabyte accounted for."""
 
 
-app.command()(generate)
+app.command(cls=EngineCommand)(generate)
 app.command()(serve)
-app.command()(plan)
-app.command()(models)
-app.command()(bench)
+app.command(cls=EngineCommand)(plan)
+app.command(cls=EngineCommand)(models)
+app.command(cls=EngineCommand)(bench)
 app.command()(compare)
 app.add_typer(jobs)
 app.command(name="demo-checkpoint")(demo_checkpoint)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -11,13 +10,15 @@ import typer
 
 from ringlight.cli.flags import with_flags
 from ringlight.cli.hardware_flags import AskedHardware
+from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import InvalidRequest, InvalidSetting
+from ringlight.core.errors import InvalidSetting
 from ringlight.core.report import GIB
+from ringlight.core.request import RequestDefaults
 from ringlight.engine.machine import this_machine, usable_cards
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
-from ringlight.families.table import MODELS, family_of, model_defaults
+from ringlight.families.table import MODELS, family_of, model_defaults, read_model
 from ringlight.families.work import Work
 from ringlight.planner.costs import ORDINARY_PROMPT
 from ringlight.planner.host_room import host_copy_bytes
@@ -44,9 +45,12 @@ class KnownModel(msgspec.Struct, frozen=True, kw_only=True):
     loras: dict[str, str] = {}
 
 
-@with_flags(only=("memory_budget", "lora_dir"), usual={"model_path": ""}, engine=EngineConfig)
+@with_flags(only=("model_family", "memory_budget", "lora_dir"), usual={"model_path": ""}, engine=EngineConfig)
 def models(
     *,
+    model_path: Annotated[
+        str | None, typer.Option(help="Checkpoint that is listed before those that are published.")
+    ] = None,
     gpu: Annotated[
         str | None, typer.Option(help="Card, as `ringlight plan` has them; left out, this machine's.")
     ] = None,
@@ -57,15 +61,20 @@ def models(
     """List the models that can be run: what they make by default, and its seconds and memory on this machine.
 
     With --gpu on another one. Nothing is loaded: `ringlight plan --model NAME` says more of each. With --lora-dir also
-    which of the LoRAs there fit which model.
+    which of the LoRAs there fit which model: of a checkpoint of your own, name it with --model-path.
 
-    Exit codes: 0, 2 usage, 3 invalid setting, or cards that are not in the table.
+    Exit codes: 0, 2 usage, 3 invalid setting or checkpoint, or cards that are not in the table.
     """
     hardware = None if gpu is None else AskedHardware(gpu=gpu, num_gpus=num_gpus)
-    known = [
-        msgspec.structs.replace(known_on(spec, machine_for(spec, hardware, engine)), loras=fitting_loras(spec, engine))
-        for spec in MODELS.values()
-    ]
+    listed = [(spec, model_defaults(spec)) for spec in MODELS.values()]
+    if model_path is not None:
+        folder = find_checkpoint(model_path)
+        spec = read_model(folder, engine.model_family)
+        listed.insert(0, (spec, model_defaults(spec, folder)))
+    known = []
+    for spec, defaults in listed:
+        on_machine = known_on(spec, defaults, machine_for(spec, hardware, engine))
+        known.append(msgspec.structs.replace(on_machine, loras=fitting_loras(spec, engine)))
     if json_:
         print(msgspec.json.format(msgspec.json.encode(known), indent=2).decode())
     else:
@@ -83,9 +92,9 @@ def machine_for(spec: ModelSpec, hardware: AskedHardware | None, engine: EngineC
     return machine
 
 
-def known_on(spec: ModelSpec, machine: Machine) -> KnownModel:
-    """A model on a machine, by a video of all its defaults."""
-    request = model_defaults(spec).typical(ORDINARY_PROMPT, spec)
+def known_on(spec: ModelSpec, defaults: RequestDefaults, machine: Machine) -> KnownModel:
+    """A model on a machine, by a video of all these defaults."""
+    request = defaults.typical(ORDINARY_PROMPT, spec)
     made = plan(Work.of(spec, request), machine, "latency")
     found = None if made.chosen is None else made.chosen.prediction
     return KnownModel(
@@ -105,12 +114,7 @@ def known_on(spec: ModelSpec, machine: Machine) -> KnownModel:
 
 def fitting_loras(spec: ModelSpec, engine: EngineConfig) -> dict[str, str]:
     """The LoRAs of the folders that fit a model, with what was found in each file."""
-    library, found = LoraLibrary(engine, spec), {}
-    for lora in library.offered():
-        with contextlib.suppress(InvalidRequest):  # it is another model's
-            (resolved,) = library.resolve([lora])
-            found[lora.name] = library.file(resolved).told
-    return found
+    return {lora.name: file.told for lora, file, _ in LoraLibrary(engine, spec).offered() if file is not None}
 
 
 def begins_with(spec: ModelSpec) -> str:

@@ -116,12 +116,8 @@ def show_loras(library: LoraLibrary) -> Iterator[str]:
     """A line for each LoRA that every video has, and for each that requests may name, with what its file holds."""
     for lora in library.always:
         yield f"{lora}, in every video: {library.file(lora).told}"
-    for lora in library.offered():
-        try:
-            (*_, found) = library.resolve([lora])
-            yield f"{lora}: {library.file(found).told}"
-        except InvalidRequest as error:
-            yield f"{lora}: cannot be used: {'; '.join(problem.message for problem in error.problems)}"
+    for lora, file, problem in library.offered():
+        yield f"{lora}: {f'cannot be used: {problem}' if file is None else file.told}"
 
 
 def check_defaults(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import typer
-from typer.core import TyperOption
+from typer.core import TyperCommand, TyperOption
 
 from ringlight.core.asked_loras import written_out
 from ringlight.core.config import DEFAULTS_FILE, EngineConfig, read_environment, read_settings_file
@@ -61,7 +61,7 @@ class Stated:
         self.options: dict[str, Said] = {}
         content = read_settings_file(Path(path), TEXTS) if path else {}
         self._sections = {name: _section(content.pop(name, None), f"{path}: {name}") for name in SECTIONS}
-        problems = [*self._take_file(ctx, content), *self._take_environment(ctx)]
+        problems = [*self._take_file(ctx, content), *_take_environment(ctx, self._known, self.options)]
         if problems:
             raise InvalidSetting("; ".join(problems))
 
@@ -83,16 +83,6 @@ class Stated:
                     self.options[name] = Said(taken, self._path)
                 except typer.BadParameter as error:
                     yield f"{self._path}: {key}: {error.message}"
-
-    def _take_environment(self, ctx: typer.Context) -> Iterator[str]:
-        """Take what the environment says, over the file; yields problems."""
-        for name, text in self._environment.items():
-            if option := self._known.get(name):
-                try:
-                    taken = option.process_value(ctx, list(split_lists([text])) if option.multiple else text)
-                    self.options[name] = Said(taken, variable(name))
-                except typer.BadParameter as error:
-                    yield f"{variable(name)}: {error.message}"
 
     def unknown(self) -> Iterator[str]:
         """A line for every RINGLIGHT_ variable that nothing reads."""
@@ -125,6 +115,34 @@ class Stated:
             Layer(DEFAULTS_FILE, _changed(of_checkpoint, usual), has_types=True),
         ]
         return _first(layers, usual, MODEL_CARD)
+
+
+class EngineCommand(TyperCommand):
+    """A command whose settings of an engine (its parameter `engine`) come from their flags, else from the same
+    variables as those of a server."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read flags over the environment. Raises InvalidSetting that names every variable that is wrong."""
+        names = self.callback.settings["engine"]  # type: ignore[union-attr]
+        said: dict[str, Said] = {}
+        known = {name: option for name, option in options_of(ctx).items() if name in names}
+        problems = [*_take_environment(ctx, known, said)]
+        ctx.default_map = {name: each.value for name, each in said.items()}
+        rest = super().parse_args(ctx, args)
+        if problems:  # said now: help is to be had without the environment
+            raise InvalidSetting("; ".join(problems))
+        return rest
+
+
+def _take_environment(ctx: typer.Context, known: Mapping[str, TyperOption], said: dict[str, Said]) -> Iterator[str]:
+    """Take what the environment says of these options, over what was said before; yields problems."""
+    for name, text in read_environment().items():
+        if option := known.get(name):
+            try:
+                taken = option.process_value(ctx, list(split_lists([text])) if option.multiple else text)
+                said[name] = Said(taken, variable(name))
+            except typer.BadParameter as error:
+                yield f"{variable(name)}: {error.message}"
 
 
 def state(ctx: typer.Context, path: str | None) -> str | None:

@@ -15,6 +15,7 @@ FORM = "NAME[:STRENGTH[:TARGET]]"
 MOST_LORAS = 32
 ALIASES = {"scale": "strength", "lora_scale": "strength"}  # as vLLM-Omni calls it
 FIELDS = ("name", "strength", "target", "sha256", "num_bytes")  # the last is in answers, and nobody asks for it
+READ = {"strength": (float, "number, such as 0.8"), "sha256": (str, "text")}
 PATHS = ("path", "lora_path", "file", "url")
 NO_PATHS = "no request names a path on the server; give the name of one that is offered (GET /v1/models, --lora-dir)"
 ELSEWHERE = {"all": "both", "transformer": "high", "transformer_2": "low", "high_noise": "high", "low_noise": "low"}
@@ -85,10 +86,13 @@ def _of_object(said: Mapping[str, Any]) -> Lora:
     fields.pop("num_bytes", None)
     if not isinstance(fields.get("name"), str):
         raise InvalidRequest.of(FIELD, 'an object of a LoRA has a name, such as {"name": "style"}')
-    try:
-        return msgspec.convert(fields, Lora, strict=False)  # in a form numbers are texts
-    except msgspec.ValidationError as error:
-        raise InvalidRequest.of(FIELD, f"{fields['name']:.80}: {error}") from None
+    for name in fields.keys() & READ.keys():
+        kind, what = READ[name]
+        try:
+            fields[name] = msgspec.convert(fields[name], kind, strict=False)  # in a form numbers are texts
+        except msgspec.ValidationError:
+            raise InvalidRequest.of(FIELD, f"{fields['name']:.80}: {name} {fields[name]!r:.80} is no {what}") from None
+    return Lora(**fields)
 
 
 def _near(name: str, known: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ A LoRA changes weights by products of two narrow matrices, and some files hold w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,7 +14,7 @@ import msgspec
 from ringlight.core.errors import InvalidCheckpoint, InvalidRequest
 from ringlight.core.foreign import PICKLE_SUFFIXES
 from ringlight.core.plain import plain
-from ringlight.core.presence import require_file
+from ringlight.core.presence import listed, require_file
 
 Target = Literal["both", "high", "low"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -47,9 +48,10 @@ class Lora(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return {"high": (0,), "low": (1,)}.get(self.target or "both", (0, 1))
 
     def __str__(self) -> str:
-        """As the flag has it, as short as can be."""
+        """As the flag has it, and is read as this LoRA again; as short as can be."""
         target = "" if self.target in (None, "both") else f":{self.target}"
-        return self.name + (f":{plain(self.strength)}" if self.strength != 1 or target else "") + target
+        has_strength = self.strength != 1 or target or _is_end(self.name.rpartition(":"))
+        return self.name + (f":{plain(self.strength)}" if has_strength else "") + target
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,11 +83,11 @@ class LoraFile(msgspec.Struct, frozen=True, kw_only=True):
 
     `told` says in words what was found: of how many modules, with which alpha. `left_out` is a sentence about tensors
     of an image branch that the model has not; empty where all is taken. `num_bytes`: of all tensors that are taken, as
-    they lie in the file.
+    they lie in the file. All of this is in its header; `sha256` is empty until its bytes are read too.
     """
 
     path: Path
-    sha256: str
+    sha256: str = ""
     num_bytes: int
     deltas: tuple[Delta, ...]
     differences: tuple[Difference, ...]
@@ -103,7 +105,8 @@ class AskedLora(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_lora(text: str) -> AskedLora:
-    """FILE[:STRENGTH[:TARGET]], read from the right, since names of files may hold colons. Raises InvalidRequest."""
+    """FILE[:STRENGTH[:TARGET]], read from the right, since names of files may hold colons: a number behind the last one
+    is a strength, and all else is of the name. Raises InvalidRequest."""
     place, strength, target = text, 1.0, None
     rest, _, last = place.rpartition(":")
     if last in TARGETS and rest:
@@ -116,6 +119,26 @@ def parse_lora(text: str) -> AskedLora:
     if wrong := wrong_strength(strength):
         raise InvalidRequest.of(FIELD, f"{text!r}: {wrong}")
     return AskedLora(place=place, strength=strength, target=target)
+
+
+def wrong_end(said: str, is_known: Callable[[str], bool]) -> str | None:
+    """What is wrong with what stands behind the name of a LoRA that is known; None where none is named before a colon.
+
+    `said` is the place of an AskedLora which there is not, for what stands behind it could not be read.
+    """
+    for colon in reversed([place for place, char in enumerate(said) if char == ":"]):
+        name, end = said[:colon], said[colon + 1 :]
+        if "/" in end or end.endswith(SUFFIX) or not is_known(name):
+            continue
+        strength, _, target = end.partition(":")
+        if _number(strength) is None:
+            what = f"{strength!a:.80} is no strength, nor a target ({', '.join(TARGETS)})"
+        elif target not in ("", *TARGETS):
+            what = f"{target!a:.80} is no target ({', '.join(TARGETS)})"
+        else:
+            what = "strength and target are said once, behind the name or in fields of their own"
+        return f"{what}; such as {listed([name])}:0.8{':high' if target else ''}"
+    return None
 
 
 def lora_file(place: Path) -> Path:
@@ -147,6 +170,12 @@ def wrong_strength(strength: float) -> str | None:
     if not -MAX_STRENGTH <= strength <= MAX_STRENGTH:  # nor is it where it is no number
         return f"the strength must lie between -{plain(MAX_STRENGTH)} and {plain(MAX_STRENGTH)}, not {plain(strength)}"
     return "a strength of 0 changes nothing; leave the LoRA out" if strength == 0 else None
+
+
+def _is_end(parted: tuple[str, str, str]) -> bool:
+    """Whether what stands behind the last colon of a name would be read as a strength or a target."""
+    name, _, last = parted
+    return bool(name) and (last in TARGETS or _number(last) is not None)
 
 
 def _number(text: str) -> float | None:

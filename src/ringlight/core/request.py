@@ -14,11 +14,12 @@ import msgspec
 from ringlight.core.asked_loras import problems_of, read_loras, without_name
 from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.geometry import Geometry
-from ringlight.core.named_samplers import METHODS, SAMPLERS, layered
+from ringlight.core.named_samplers import METHODS, SAMPLERS, brought_by, layered
 from ringlight.core.plain import plain
 from ringlight.core.video_fields import DRAW, LEAST_SIGMA, VIDEO_FIELDS, UnsizedFields, VideoField, VideoFields
 
 ROUNDING = 1e-9
+BOTH_ENDS = "that begins with one picture and ends with another"
 
 
 class VideoRequest(VideoFields, frozen=True, kw_only=True):
@@ -65,7 +66,7 @@ class VideoRequest(VideoFields, frozen=True, kw_only=True):
             *_check_prompts(self, limits),
             *_check_pictures(self, spec, follow),
             *_check_size(self, spec, limits),
-            *_check_frames(self, spec, limits),
+            *_check_frames(self, spec, limits, follow),
             *_check_numbers(self, spec, limits),
             *_check_sigmas(self, limits),
             *_check_sampler(self),
@@ -109,11 +110,13 @@ class RequestDefaults(VideoFields, frozen=True, kw_only=True, forbid_unknown_fie
         """A whole request: what is given (None counts as left out) with what that brings, else these defaults.
 
         A seed that nobody gave, or that is -1, is drawn here, so that the request names the one it was made with. Who
-        gives one guidance means both experts, as diffusers has it: these defaults' other one goes with their first.
+        gives one guidance means both experts, as diffusers has it, and so does a preset that brings one: these
+        defaults' other one goes with their first.
         """
         fields = layered(msgspec.structs.asdict(self), given)
         fields["seed"] = drawn(fields["seed"])
-        if given.get("guidance_scale") is not None and given.get("guidance_scale_2") is None:
+        said = {name: value for name, value in given.items() if value is not None}
+        if "guidance_scale" in brought_by(said) | said and "guidance_scale_2" not in said:
             fields["guidance_scale_2"] = None
         if spec.has_experts and fields["guidance_scale_2"] is None:
             fields["guidance_scale_2"] = fields["guidance_scale"]
@@ -174,7 +177,8 @@ def _check_types(request: VideoRequest) -> list[Problem]:
 def grid(spec: Geometry) -> dict[str, tuple[int, int]]:
     """Fields of which the model makes only some values: the least of them, and how far they lie apart."""
     height, width = spec.size_multiple
-    return {"width": (width, width), "height": (height, height), "num_frames": (1, spec.frame_multiple)}
+    fewest = 1 + spec.frame_multiple if spec.needs_last_picture else 1  # a picture for each end
+    return {"width": (width, width), "height": (height, height), "num_frames": (fewest, spec.frame_multiple)}
 
 
 def nearest_multiple(value: int, multiple: int) -> int:
@@ -212,8 +216,6 @@ def _check_pictures(request: VideoRequest, spec: Geometry, follow: Container[str
         problems.append(Problem("last_image", f"{spec.name} knows no picture that a video ends with; leave it out"))
     elif has_last and not has_first:
         problems.append(Problem("last_image", "goes with the picture that the video begins with; give that too"))
-    elif has_last and request.num_frames == 1:
-        problems.append(Problem("num_frames", "1 frame cannot begin with one picture and end with another", "5"))
     return problems
 
 
@@ -249,10 +251,16 @@ def _largest_size(request: VideoRequest, spec: Geometry, most: int) -> str:
     return f"{width}x{height}"
 
 
-def _check_frames(request: VideoRequest, spec: Geometry, limits: RequestLimits) -> list[Problem]:
+def _check_frames(
+    request: VideoRequest, spec: Geometry, limits: RequestLimits, follow: Container[str]
+) -> list[Problem]:
     frames, multiple = request.num_frames, spec.frame_multiple
     longest = min(limits.max_frames, (spec.max_positions - 1) * multiple + 1)
     longest = (longest - 1) // multiple * multiple + 1
+    has_both = spec.takes_last_picture and (request.last_image is not None or "last_image" in follow)
+    fewest, what = (1 + multiple, f"a video {BOTH_ENDS}") if has_both else (grid(spec)["num_frames"][0], "a video")
+    if longest < fewest:
+        return [Problem("num_frames", f"{what} has {fewest} frames or more, and the limit is {limits.max_frames}")]
     if frames > longest:
         return [Problem("num_frames", f"{frames} is over the limit of {longest}", str(longest))]
     a_latent = spec.num_tokens(1, request.height, request.width)
@@ -260,8 +268,10 @@ def _check_frames(request: VideoRequest, spec: Geometry, limits: RequestLimits) 
     if frames > reach >= 1:
         said = f"{frames} frames of {request.width}x{request.height} are a longer sequence than GPU kernels can count"
         return [Problem("num_frames", f"{said}; the limit at this size is {reach}", str(reach))]
+    if frames == 1 < fewest:
+        return [Problem("num_frames", f"1 frame is no video {BOTH_ENDS}", str(fewest))]
     if frames < 1 or (frames - 1) % multiple:
-        nearest = max(1, nearest_multiple(frames - 1, multiple) + 1)
+        nearest = max(fewest, nearest_multiple(frames - 1, multiple) + 1)
         return [Problem("num_frames", f"{frames} is not {multiple}k+1 (1, 5, 9 ...)", str(min(nearest, longest)))]
     return []
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from ringlight.core.lora import LoraFile
-from ringlight.core.request import VideoRequest
+from ringlight.core.plain import plain
+from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.core.sizes import AskedSize, Size
 
 PICTURES = {
@@ -18,7 +19,7 @@ PICTURES = {
 }  # on the wire, and said
 LEAST_CUT = 0.02  # of a picture's width or height; less is a matter of multiples, and nobody sees it
 
-Code = Literal["size_rounded", "picture_cropped", "prompt_truncated", "lora_in_part"]
+Code = Literal["size_rounded", "picture_cropped", "prompt_truncated", "lora_in_part", "without_guidance"]
 
 
 class RequestWarning(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +27,7 @@ class RequestWarning(msgspec.Struct, frozen=True, kw_only=True):
 
     size_rounded: two sizes, such as 1280x720 and 1280x704. picture_cropped: the picture's size in its own pixels, and
     of those the part that is seen. prompt_truncated: numbers of tokens. lora_in_part: its name, and what of it is used.
+    without_guidance: a field that only guidance reads; its value, or the characters of a text.
     """
 
     code: Code
@@ -33,15 +35,15 @@ class RequestWarning(msgspec.Struct, frozen=True, kw_only=True):
     given: Annotated[
         str,
         Meta(
-            description="What was asked: a size, the picture's size in its own pixels, the tokens of a prompt, or the "
-            "name of a LoRA."
+            description="What was asked: a size, the picture's size in its own pixels, the tokens of a prompt, the "
+            "name of a LoRA, or a value that has no effect."
         ),
     ]
     used: Annotated[
         str,
         Meta(
             description="What is made of it: the size, the part of the picture that is used, the tokens that are "
-            "read, or what is taken of the LoRA."
+            "read, what is taken of the LoRA, or nothing."
         ),
     ]
     message: Annotated[str, Meta(description="One line for people.")]
@@ -67,6 +69,26 @@ def prompt_truncated(param: str, num_tokens: int, most: int) -> RequestWarning:
         message=f"the {param.replace('_', ' ')} has {num_tokens} tokens and the text encoder reads the first {most}; "
         "what comes after them has no effect",
     )
+
+
+def without_guidance(request: VideoRequest, usual: RequestDefaults) -> Iterator[RequestWarning]:
+    """Of fields that only guidance reads, in a request that has none; what is as usual nobody asked for."""
+    if request.uses_guidance:
+        return
+    prompt, scale = request.negative_prompt, request.guidance_scale_2 or 0
+    given = {
+        "negative_prompt": f"{len(prompt)} characters" if prompt.strip() and prompt != usual.negative_prompt else "",
+        "guidance_scale_2": plain(scale) if scale > 1 else "",
+    }
+    for param in filter(given.__getitem__, given):
+        yield RequestWarning(
+            code="without_guidance",
+            param=param,
+            given=given[param],
+            used="nothing",
+            message=f"{param} has no effect: with a guidance_scale of {plain(request.guidance_scale)} there is no "
+            "guidance, which begins above 1",
+        )
 
 
 def lora_in_part(name: str, file: LoraFile) -> RequestWarning:

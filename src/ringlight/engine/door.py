@@ -9,9 +9,9 @@ import msgspec
 from ringlight.core.errors import InvalidRequest, InvalidSetting, Problem
 from ringlight.core.output import check_output
 from ringlight.core.picture import require_pictures, shape_of, shapes_of
-from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
+from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest, grid, stand_ins
 from ringlight.core.sizes import AskedSize, Size, decide_size
-from ringlight.core.warning import Warnings, lora_in_part, size_warnings
+from ringlight.core.warning import Warnings, lora_in_part, size_warnings, without_guidance
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
 from ringlight.planner.costs import ORDINARY_PROMPT
@@ -24,6 +24,14 @@ class Door(NamedTuple):
     defaults: RequestDefaults
     limits: RequestLimits
     loras: LoraLibrary
+
+    def require_possible(self) -> None:
+        """Raise InvalidSetting for limits within which there is no video of the model."""
+        smallest = {name: least for name, (least, _) in grid(self.spec).items()} | {"num_inference_steps": 1}
+        try:
+            RequestDefaults().complete("p", self.spec, **smallest, **stand_ins(self.spec)).check(self.spec, self.limits)
+        except InvalidRequest as error:
+            raise InvalidSetting(f"limits: no video of {self.spec.name} is within them: {error}") from None
 
     def complete(
         self,
@@ -78,4 +86,5 @@ class Door(NamedTuple):
         """Where a request is not quite what was asked."""
         files = ((lora.name, self.loras.file(lora)) for lora in request.lora)
         in_part = (lora_in_part(name, file) for name, file in files if file.left_out)
-        return (*size_warnings(asked_size, shapes_of(request.pictures, self.limits), request), *in_part)
+        sizes = size_warnings(asked_size, shapes_of(request.pictures, self.limits), request)
+        return (*sizes, *in_part, *without_guidance(request, self.defaults))

@@ -85,6 +85,7 @@ class Engine:
         self.spec = model_of(self.files, config.model_family)
         self.defaults = defaults or model_defaults(self.spec, self.checkpoint)
         self.door = Door(self.spec, self.defaults, self.limits, loras or LoraLibrary(config, self.spec))
+        self.door.require_possible()
         if num_replicas < 1:
             raise InvalidSetting(f"num-replicas must be at least 1, not {num_replicas}")
         self._foresight = Foresight(config, self.spec, self.limits, num_replicas)

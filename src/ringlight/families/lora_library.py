@@ -1,17 +1,19 @@
 """LoraLibrary: the LoRAs that a server has, always on or by request, found by name and matched with its model.
 
 A name is all that a request says: it is looked up among the files that the operator offers, and never is a path. Files
-may be added while the server runs. Reading a file that is new takes as long as its bytes take to be hashed.
+may be added while the server runs. What is offered is known by its headers; of a file that is asked for all bytes are
+read once, to be hashed.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -21,6 +23,7 @@ from ringlight.core.lora import (
     FORM,
     NAMELESS,
     SUFFIX,
+    TARGETS,
     AskedLora,
     Lora,
     LoraFile,
@@ -28,16 +31,47 @@ from ringlight.core.lora import (
     lora_file,
     lora_name,
     parse_lora,
+    wrong_end,
     wrong_strength,
 )
-from ringlight.core.peft_config import CONFIG_FILE
+from ringlight.core.peft_config import CONFIG_FILE, read_peft_config
 from ringlight.core.presence import listed
+from ringlight.core.weights import read_header
 from ringlight.families.experts import expert_of
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import read_lora
 
-Stamp = tuple[Path, int, int, int]  # of a file that has not changed: its place, bytes, and when it was written (ns),
-# as well as what PEFT wrote beside it
+TWICE = "two files are called {}; the operator has to rename one of them"
+
+
+class Stamp(NamedTuple):
+    """A file that has not changed: its place, bytes, when it was written and when its rights or name changed (ns), and
+    when what PEFT wrote beside it was."""
+
+    path: Path
+    num_bytes: int
+    written: int
+    changed: int
+    beside: int
+
+    @classmethod
+    def of(cls, path: Path) -> Stamp:
+        """Of a file as it is now. Raises InvalidCheckpoint."""
+        beside = path.with_name(CONFIG_FILE)
+        try:
+            stat = path.stat()
+            written_beside = beside.stat().st_mtime_ns if beside.exists() else 0
+        except OSError as error:  # such as a file that was taken away since its folder was listed
+            raise _unreadable(path, error) from None
+        return cls(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, written_beside)
+
+
+class Offer(NamedTuple):
+    """What a request may ask for: the LoRA as it is where no more is said, and its file, or why it cannot be used."""
+
+    lora: Lora
+    file: LoraFile | None
+    problem: str | None = None
 
 
 class LoraSettings(Protocol):
@@ -56,7 +90,8 @@ class LoraLibrary:
         """Find and match all that `--lora` names, and look into the folders. Raises InvalidSetting, and
         InvalidCheckpoint for a file that does not fit the model."""
         self._spec = spec
-        self._files: dict[Stamp, LoraFile] = {}
+        self._matches: dict[Stamp, LoraFile | str] = {}  # or why it does not match
+        self._files: dict[Stamp, LoraFile] = {}  # hashed
         self._folders = [_folder(text) for text in config.lora_dir]
         self._named: list[tuple[str, Path]] = []  # by --lora alone
         places = [(said, *self._place(said)) for said in map(_parsed, config.lora)]
@@ -68,13 +103,24 @@ class LoraLibrary:
 
     def names(self) -> list[str]:
         """Of all that a request may ask for, in order; those that are always on are not among them."""
-        return [lora.name for lora in self.offered()]
+        return [name for name, _ in self._optional()]
 
-    def offered(self) -> list[Lora]:
-        """What a request may ask for, each as it is where no more is said; no file is read."""
+    def offered(self) -> list[Offer]:
+        """What a request may ask for; of each file that is new its header is read."""
+        return [self._offer(name, paths) for name, paths in self._optional()]
+
+    def _optional(self) -> list[tuple[str, list[Path]]]:
         always = {lora.name for lora in self.always}
-        found = sorted(self._found().items())
-        return [Lora(name=name, target=self._target_of(paths[0])) for name, paths in found if name not in always]
+        return [(name, paths) for name, paths in sorted(self._found().items()) if name not in always]
+
+    def _offer(self, name: str, paths: list[Path]) -> Offer:
+        lora = Lora(name=name, target=self._target_of(paths[0]))
+        if len(paths) > 1:
+            return Offer(lora, None, TWICE.format(name))
+        try:
+            return Offer(lora, self._matched(Stamp.of(paths[0])))
+        except InvalidCheckpoint as error:
+            return Offer(lora, None, self._without_places(str(error)))
 
     def resolve(self, asked: Sequence[Lora]) -> tuple[Lora, ...]:
         """What is always on and what is asked for, each with its target, `sha256` and `num_bytes`. Raises
@@ -117,7 +163,7 @@ class LoraLibrary:
         if not (paths := found.get(lora.name, [])):
             return f"{name} is not offered any more; put its file back, or ask anew for what is there"
         try:
-            sha256 = self._matched(paths[0]).sha256
+            sha256 = self._hashed(paths[0]).sha256
         except InvalidCheckpoint as error:
             return self._without_places(str(error))
         if sha256 == lora.sha256:
@@ -135,7 +181,7 @@ class LoraLibrary:
                 f"there is no LoRA {listed([lora.name])} here: it was taken away since the video was asked for, or "
                 "this node has another --lora or --lora-dir than node 0"
             )
-        file = self._matched(paths[0])
+        file = self._hashed(paths[0])
         if file.sha256 != lora.sha256:
             raise InvalidCheckpoint(
                 f"{file.path}: is another file than when the video was asked for (sha256 {file.sha256[:12]}, "
@@ -163,10 +209,7 @@ class LoraLibrary:
             name = said.place if said.place in offered else said.place.removesuffix(SUFFIX)
             return name, offered[name]
         if not path.exists():
-            raise InvalidSetting(
-                f"--lora {said.place}: no such file, nor a LoRA of a --lora-dir{_nearest(said.place, [*offered])}; it "
-                f"is {FORM}, where TARGET is both, high or low"
-            )
+            raise InvalidSetting(f"--lora {said.place}: {_why_not_there(said.place, offered)}")
         file = lora_file(path)
         name = next((name for name, each in offered.items() if each.samefile(file)), lora_name(file))
         self._named.append((name, file))
@@ -183,11 +226,12 @@ class LoraLibrary:
     def _problem(self, lora: Lora, found: dict[str, list[Path]]) -> Problem | None:
         paths = found.get(lora.name, [])
         if not paths:
-            nearest = difflib.get_close_matches(lora.name, found, 1)
+            if wrong := wrong_end(lora.name, found.__contains__):
+                return Problem(FIELD, f"{listed([lora.name])}: {wrong}")
             none = "" if found else "; this server offers none (--lora-dir)"
-            return Problem(FIELD, f"there is no LoRA {listed([lora.name])}{none}", nearest[0] if nearest else None)
+            return Problem(FIELD, f"there is no LoRA {listed([lora.name])}{none}", _nearest(lora.name, found))
         if len(paths) > 1:
-            return Problem(FIELD, f"two files are called {lora.name}; the operator has to rename one of them")
+            return Problem(FIELD, TWICE.format(lora.name))
         wrong = wrong_strength(lora.strength) or self._wrong_target(lora)
         return Problem(FIELD, f"{lora.name}: {wrong}") if wrong else None
 
@@ -197,7 +241,7 @@ class LoraLibrary:
         return f"target {lora.target} is of models with two experts, and {self._spec.name} has one transformer"
 
     def _resolved(self, lora: Lora, path: Path) -> Lora:
-        file = self._matched(path)
+        file = self._hashed(path)
         target = lora.target or self._target_of(path)
         return msgspec.structs.replace(lora, target=target, sha256=file.sha256, num_bytes=file.num_bytes)
 
@@ -206,21 +250,45 @@ class LoraLibrary:
         said = expert_of(path) if self._spec.has_experts else ""
         return "high" if said == "high" else "low" if said == "low" else "both"
 
-    def _matched(self, path: Path) -> LoraFile:
-        beside = path.with_name(CONFIG_FILE)
-        try:
-            stat = path.stat()
-            stamp = (path, stat.st_size, stat.st_mtime_ns, beside.stat().st_mtime_ns if beside.exists() else 0)
-            if stamp not in self._files:
-                self._files[stamp] = read_lora(path, self._spec)
-        except OSError as error:  # such as a file that was taken away since its folder was listed
-            raise InvalidCheckpoint(f"{path}: not readable: {error.strerror}") from None
+    def _matched(self, stamp: Stamp) -> LoraFile:
+        """A file by its header. What is wrong with it is kept too: it is the same until the file changes."""
+        if stamp not in self._matches:
+            try:
+                self._matches[stamp] = read_lora(stamp.path, self._spec)
+            except InvalidCheckpoint as error:
+                self._matches[stamp] = str(error)
+        match = self._matches[stamp]
+        if isinstance(match, str):
+            raise InvalidCheckpoint(match)
+        return match
+
+    def _hashed(self, path: Path) -> LoraFile:
+        stamp = Stamp.of(path)
+        if stamp not in self._files:
+            try:
+                self._files[stamp] = hashed(self._matched(stamp))
+            except OSError as error:
+                raise _unreadable(path, error) from None
         return self._files[stamp]
 
     def _without_places(self, message: str) -> str:
         for folder in self._folders:
             message = message.replace(f"{folder}{os.sep}", "")
         return message
+
+
+def _unreadable(path: Path, error: OSError) -> InvalidCheckpoint:
+    return InvalidCheckpoint(f"{path}: not readable: {error.strerror}")
+
+
+def hashed(file: LoraFile) -> LoraFile:
+    """A file with its SHA-256: of its bytes, and of what PEFT wrote beside it of its products. Raises OSError."""
+    with file.path.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256")
+    config = read_peft_config(file.path, read_header(file.path))
+    if config is not None and config.is_beside:
+        digest.update(msgspec.json.encode(config))
+    return msgspec.structs.replace(file, sha256=digest.hexdigest())
 
 
 def _parsed(text: str) -> AskedLora:
@@ -254,6 +322,20 @@ def _another(name: str, wanted: str, found: str) -> str:
     return f"{listed([name])} is another file than was asked for (sha256 {found[:12]}, not {listed([wanted[:12]])})"
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def _why_not_there(place: str, offered: Collection[str]) -> str:
+    """Why `--lora` names nothing that is offered, nor a file."""
+
+    def is_file(name: str) -> bool:
+        return name in offered or name.endswith(SUFFIX) or Path(name).expanduser().exists()
+
+    near = _nearest(place, offered)
+    return wrong_end(place, is_file) or (
+        f"no such file, nor a LoRA of a --lora-dir{f' (nearest: {near})' if near else ''}; it is {FORM}, where TARGET "
+        f"is {', '.join(TARGETS)}"
+    )
+
+
+def _nearest(name: str, known: Collection[str]) -> str | None:
+    """What to write for the LoRA that is called most like this."""
     near = difflib.get_close_matches(name, known, 1)
-    return f" (nearest: {near[0]})" if near else ""
+    return str(Lora(name=near[0])) if near else None

@@ -14,6 +14,7 @@ from ringlight.core.lora import Lora
 from ringlight.core.plan import SIMPLEST, Abilities, JobPlan
 from ringlight.core.report import AdaptedReport, WeightsReport
 from ringlight.core.request import RequestLimits, VideoRequest
+from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import checkpoint_of, family_of, model_of
 from ringlight.kernels.attention.kernel import AttentionKernel
@@ -101,12 +102,14 @@ def load_recipe(
     world: Axis | None = None,
     shelf: int | None = None,
     num_sharing: int = 1,
+    loras: LoraLibrary | None = None,
 ) -> Recipe:
     """Load the checkpoint of `config`, of the text encoder the part of this rank of `world` (None: a single rank).
 
     To the device, or with a `shelf` to that memory of this machine, which `num_sharing` ranks share: its descriptor, or
-    -1 for memory of this process alone. Raises InvalidCheckpoint.
+    -1 for memory of this process alone. `loras` are those of `config`, where somebody has looked at their files
+    already. Raises InvalidCheckpoint.
     """
-    family = family_of(model_of(checkpoint_of(config)))
-    recipe: Recipe = resolve_name(family.recipe)(config, limits, device, dtype, vae_dtype, world, shelf, num_sharing)
+    make = resolve_name(family_of(model_of(checkpoint_of(config))).recipe)
+    recipe: Recipe = make(config, limits, device, dtype, vae_dtype, world, shelf, num_sharing, loras)
     return recipe

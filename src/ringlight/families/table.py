@@ -153,7 +153,7 @@ def model_defaults(spec: ModelSpec, place: Path | None = None) -> RequestDefault
 
 
 def read_lora(path: Path, spec: ModelSpec) -> LoraFile:
-    """A LoRA's file, or its folder, matched with a model, and hashed. Raises InvalidCheckpoint with all that does not
+    """A LoRA's file, or its folder, matched with a model by its header. Raises InvalidCheckpoint with all that does not
     fit."""
     read = family_of(spec).read_lora
     if read is None:

@@ -27,6 +27,11 @@ def adapter_bytes(work: Work) -> int:
     )
 
 
+def hosted_adapter_bytes(work: Work, machine: Machine) -> int:
+    """LoRAs of all experts in a rank's own main memory, where weights lie there too; a CPU has them on its device."""
+    return 0 if machine.card.is_cpu else sum(lora.num_bytes for lora in work.request.lora)
+
+
 def merging_bytes(work: Work) -> int:
     """Pieces in float32 of what is merged while it denoises. Of weights in eight bits biases and norms are merged, if
     anything."""

@@ -12,7 +12,7 @@ from ringlight.core.plan import JobPlan, Placement
 from ringlight.core.portions import merges_padding, split_runs
 from ringlight.families.model import ModelSpec
 from ringlight.families.work import Work
-from ringlight.planner.adapting import adapter_bytes, copied_bytes, merging_bytes
+from ringlight.planner.adapting import adapter_bytes, copied_bytes, hosted_adapter_bytes, merging_bytes
 from ringlight.planner.hardware import RunSettings
 from ringlight.planner.machine import Machine
 
@@ -95,7 +95,7 @@ def memory_by_rank(work: Work, layout: ParallelLayout, machine: Machine, plan: J
             "Denoising": with_weights(denoising, denoising_weights(work, machine, plan.placement)),
             "Decoding": with_weights(decoding, decoder_weights(work.spec, machine, plan.placement)),
         }
-        host = host_history_bytes(work, layout, machine, plan.placement)
+        host = host_history_bytes(work, layout, machine, plan.placement) + hosted_adapter_bytes(work, machine)
     base = base_bytes(machine)
     return [
         RankMemory(rank=rank, weights_bytes=weights, stages=stages, base_bytes=base, host_bytes=host)

@@ -11,7 +11,7 @@ from ringlight.core.layout import ParallelLayout
 from ringlight.core.plan import JobPlan, Placement
 from ringlight.core.portions import split_runs
 from ringlight.families.work import Work
-from ringlight.planner.adapting import adapter_bytes, copied_bytes
+from ringlight.planner.adapting import adapter_bytes, copied_bytes, hosted_adapter_bytes
 from ringlight.planner.host_room import in_files
 from ringlight.planner.machine import Machine
 from ringlight.planner.memory import (
@@ -125,6 +125,7 @@ def _work(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -
     yield _on_device("history of earlier frames", history, "while it decodes")
     yield _on_device("LoRAs", adapter_bytes(work), "while their expert works")
     if plan.placement is not None:
+        yield _on_host("LoRAs, each rank's own", hosted_adapter_bytes(work, machine), "as their files have them")
         copies = copied_bytes(work, machine, plan.placement)
         yield _on_device("copies of blocks", copies, "with LoRAs, one in use and one begun")
     keys = text_keys_bytes(work, layout, machine)

@@ -13,6 +13,7 @@ import msgspec
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.plan import JobPlan, Placement
 from ringlight.families.work import Work
+from ringlight.planner.adapting import hosted_adapter_bytes
 from ringlight.planner.decoding_cost import DecodingCosts
 from ringlight.planner.denoising import denoising
 from ringlight.planner.host_room import history_room
@@ -92,7 +93,7 @@ def decoding_options(work: Work, layout: ParallelLayout, machine: Machine, resid
     least = 2 if machine.uses_winograd else 1
     portions = _portions(work, layout, machine)
     found = {}
-    room = history_room(spec, layout.num_ranks, machine)
+    room = history_room(spec, layout.num_ranks, machine) - hosted_adapter_bytes(work, machine)
     for streams, history, at_once, portion in product((False, True), range(levels + 1), (0, least), portions):
         placement = Placement(streams_decoder=streams, host_history=history, frames_at_once=at_once)
         if history and host_history_bytes(work, layout, machine, placement) > room:

@@ -43,6 +43,9 @@ class OfferedLora(msgspec.Struct, frozen=True, kw_only=True):
     strength: Annotated[float, described("How strongly it is applied where nothing is said of that.")] = 1.0
     target: Annotated[Target, described("On which of two experts, where nothing is said of that.")] = "both"
     is_always_on: Annotated[bool, described("Whether every video has it; it is then not to be named.")] = False
+    problem: Annotated[
+        str | None, described("Why it cannot be used: its file is broken, or of another model. Else null.")
+    ] = None
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):

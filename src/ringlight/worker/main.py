@@ -23,8 +23,9 @@ from ringlight.core import messages
 from ringlight.core.errors import InvalidCheckpoint, RinglightError
 from ringlight.core.plan import Abilities
 from ringlight.core.report import RankReport, workload_hash
+from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.recipe import load_recipe
-from ringlight.families.table import recognised
+from ringlight.families.table import checkpoint_of, model_of, recognised
 from ringlight.parallel.collective import collective
 from ringlight.parallel.group import RankGroup
 from ringlight.parallel.link import LinkLost
@@ -62,7 +63,8 @@ class Worker:
         environment.apply_settings(config, self._device, setup.place.num_local)
         dtype, vae_dtype = environment.choose_dtypes(config, self._device)
         environment.require_right_convolutions(config, self._device, vae_dtype)
-        terms = terms_of(setup, self._device, dtype, vae_dtype)
+        loras = LoraLibrary(config, model_of(checkpoint_of(config)))  # once: all files that are always on are hashed
+        terms = terms_of(setup, self._device, dtype, vae_dtype, loras)
         if setup.checkpoint not in ("", terms["checkpoint"]):
             raise InvalidCheckpoint(
                 f"{config.model_path} is not the checkpoint that this was started with: its digest is "
@@ -72,7 +74,7 @@ class Worker:
         self._group = RankGroup.join(setup.place, self._device, terms, config, self._say_who_is_awaited, self._follow)
         self._meter = meter_for(self._device, setup.place.rank, shares_weights=setup.place.shelf >= 0)
         try:
-            described, abilities = self._load(setup, dtype, vae_dtype)
+            described, abilities = self._load(setup, dtype, vae_dtype, loras)
             if config.warm_up:
                 warm_up(self._pipeline, self._group, corridor, self._meter)
             self._group.control.agree(0)  # ready means that all are
@@ -98,7 +100,7 @@ class Worker:
 
     @collective
     def _load(
-        self, setup: messages.WorkerSetup, dtype: torch.dtype, vae_dtype: torch.dtype
+        self, setup: messages.WorkerSetup, dtype: torch.dtype, vae_dtype: torch.dtype, loras: LoraLibrary
     ) -> tuple[dict[str, Any], Abilities]:
         """Load the model, together with the other ranks. Returns the conditions of all measurements, and what the ranks
         can do."""
@@ -106,7 +108,7 @@ class Worker:
         place = setup.place
         shelf = place.shelf if place.shelf >= 0 else None
         self._pipeline = load_recipe(
-            config, setup.limits, self._device, dtype, vae_dtype, group.world, shelf, place.num_sharing
+            config, setup.limits, self._device, dtype, vae_dtype, group.world, shelf, place.num_sharing, loras
         )
         described = environment.describe(config, self._device, dtype, vae_dtype, self._pipeline.kernel.name)
         described["files"] = recognised(self._pipeline.checkpoint)

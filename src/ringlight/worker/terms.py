@@ -20,11 +20,12 @@ from ringlight.worker.environment import versions
 SAMPLE_BYTES = 2**16
 
 
-def terms_of(setup: WorkerSetup, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype) -> dict[str, str]:
+def terms_of(
+    setup: WorkerSetup, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype, loras: LoraLibrary
+) -> dict[str, str]:
     """By the names that people know them by, in text. Raises InvalidCheckpoint."""
     config, place = setup.config, setup.place
     checkpoint = checkpoint_of(config)
-    loras = LoraLibrary(config, model_of(checkpoint)).always
     terms = {
         "num-gpus": place.num_ranks,
         "ranks on a node": place.num_local,
@@ -40,7 +41,7 @@ def terms_of(setup: WorkerSetup, device: torch.device, dtype: torch.dtype, vae_d
         "watchdog-timeout": config.watchdog_timeout,
         "limits": msgspec.json.encode(setup.limits).decode(),
         "checkpoint": digest(checkpoint, with_weights=config.load_format != "dummy"),
-        "lora": ", ".join(f"{lora} (sha256 {lora.sha256[:12]})" for lora in loras) or "none",
+        "lora": ", ".join(f"{lora} (sha256 {lora.sha256[:12]})" for lora in loras.always) or "none",
     }
     return {name: str(value) for name, value in terms.items()} | versions()
 

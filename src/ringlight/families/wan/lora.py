@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import struct
@@ -10,8 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
-
-import msgspec
 
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.lora import Delta, Difference, LoraFile, lora_file
@@ -77,8 +74,8 @@ class Scale(NamedTuple):
 
 
 def read_wan_lora(place: Path, spec: ModelSpec) -> LoraFile:
-    """Read a LoRA's header, match it with the transformer, and hash the file. Raises InvalidCheckpoint that lists all
-    that does not fit."""
+    """Read a LoRA's header, and match it with the transformer. Raises InvalidCheckpoint that lists all that does not
+    fit."""
     assert isinstance(spec.transformer, TransformerSpec)
     path = lora_file(place)
     header = read_header(path)
@@ -87,7 +84,7 @@ def read_wan_lora(place: Path, spec: ModelSpec) -> LoraFile:
     matching = Matching(path, header, spec.transformer, config)
     if wrong := [*matching.wrong()]:
         raise InvalidCheckpoint(f"{path}: does not fit {spec.name}: {'; '.join(wrong)}")
-    return matching.matched(_sha256(path, config))
+    return matching.matched()
 
 
 class Matching:
@@ -121,7 +118,7 @@ class Matching:
         if found.left_out and not found.modules:
             yield "all of it is of an image branch, which the model has not"
 
-    def matched(self, sha256: str) -> LoraFile:
+    def matched(self) -> LoraFile:
         """The file, once nothing is wrong."""
         deltas = [
             Delta(
@@ -137,7 +134,6 @@ class Matching:
         used = [*(name for each in deltas for name in (each.down, each.up)), *(each.stored for each in differences)]
         return LoraFile(
             path=self._path,
-            sha256=sha256,
             num_bytes=sum(_num_bytes(self._tensors[name]) for name in used),
             deltas=tuple(deltas),
             differences=tuple(differences),
@@ -240,15 +236,6 @@ class Matching:
         if num_differences:
             words.append(_count(num_differences, "whole difference"))
         return ", ".join([*words, self._left_out] if self._left_out else words)
-
-
-def _sha256(path: Path, config: PeftConfig | None) -> str:
-    """Of the file's bytes; what a file beside it says of its products is part of what it is."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    if config is not None and config.is_beside:
-        digest.update(msgspec.json.encode(config))
-    return digest.hexdigest()
 
 
 def _require_kind(path: Path, header: FileHeader, config: PeftConfig | None) -> None:

@@ -72,12 +72,14 @@ class WanRecipe:
         world: Axis | None = None,
         shelf: int | None = None,
         num_sharing: int = 1,
+        loras: LoraLibrary | None = None,
     ) -> None:
         """Load the checkpoint of `config`, of the text encoder the part of this rank of `world` (None: a single rank).
 
         To the device, or to a host's copy of which jobs take what they need (`shelf`: the descriptor of memory that
-        `num_sharing` ranks of a machine share, -1 for this process's own). Raises InvalidCheckpoint, also for LoRAs
-        that are always on, and InvalidSetting.
+        `num_sharing` ranks of a machine share, -1 for this process's own). `loras` are those of `config`, where
+        somebody has looked at their files already. Raises InvalidCheckpoint, also for LoRAs that are always on, and
+        InvalidSetting.
         """
         self.config, self.limits, self.device = config, limits, device
         self.checkpoint = checkpoint_of(config)
@@ -99,7 +101,7 @@ class WanRecipe:
         self.loaded = Loaded(num_bytes=self.networks.loaded_bytes, seconds=time.perf_counter() - began)
         self.transformer, self.vae = self.networks.experts[0], self.networks.vae
         self.painter = Painter(self.vae)
-        self._library = LoraLibrary(config, self.spec)
+        self._library = loras or LoraLibrary(config, self.spec)
         self._loras: tuple[Lora, ...] | None = ()  # that weights are with at the moment; None: nobody knows
         self._adapted = AdaptedReport()
         self.prompts = PromptCache(self.networks.encoder, config.prompt_cache_bytes)

@@ -211,6 +211,9 @@ def _unflatten(pairs: list[tuple[str, str]]) -> dict[str, Any]:
         keys = [match[1], *match[2][1:-1].split("][")] if match else [name]
         if len(keys) > MAX_DEPTH:
             raise invalid_body(f"{name}: is deeper than {MAX_DEPTH}")
+        if any(map(str.isdecimal, keys[1:])):
+            listed = "".join(f"[{'' if key.isdecimal() else key}]" for key in keys[1:])
+            raise invalid_body(f"{name}: a list is written without numbers, {keys[0]}{listed} for each in its order")
         if len(keys) > 2 and keys[1] == "":
             lists.setdefault(keys[0], []).append((keys[2:], value))
         else:

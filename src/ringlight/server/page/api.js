@@ -88,6 +88,15 @@ export class Api {
   }
 }
 
+// What is posted: fields as they are, or a form where there are files with them.
+export function asBody(fields, files) {
+  if (!Object.values(files).some(Boolean)) return fields;
+  const form = new FormData();
+  for (const [name, value] of Object.entries(fields)) form.append(name, typeof value === "string" ? value : JSON.stringify(value));
+  for (const [name, file] of Object.entries(files)) if (file) form.append(name, file);
+  return form;
+}
+
 async function readError(response) {
   const body = await response.json().catch(() => null); // a proxy's page, say
   return new ApiError(response.status, body?.error ?? { message: `The server answered ${response.status} ${response.statusText}` });

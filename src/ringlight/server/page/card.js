@@ -1,5 +1,6 @@
 // Card: one video as it is seen, from the queue to the screen.
 
+import { Picture } from "./picture.js";
 import { tables } from "./report.js";
 import * as words from "./words.js";
 
@@ -26,8 +27,9 @@ export class Card {
     this.content = null; // a promise of the video's bytes
     this.root.addEventListener("click", (event) => {
       const button = event.target.closest("[data-do]");
-      if (button) this.act(button);
+      if (button && !button.closest(".drop")) this.act(button);
     });
+    this.last = new Picture(this.part(".follow .drop"), () => {}, null, () => {});
     this.part(".follow").addEventListener("submit", (event) => {
       event.preventDefault();
       this.sendFollow();
@@ -85,8 +87,7 @@ export class Card {
     for (const button of this.root.querySelectorAll(".actions [data-do]")) {
       button.hidden = !OFFERED[video.status].includes(button.dataset.do);
     }
-    // A frame to go on from is all that there is here: no picture to end with.
-    if (!this.model.takes_picture || this.model.needs_last_picture) this.part("[data-do=extend]").hidden = true;
+    if (!this.model.takes_picture) this.part("[data-do=extend]").hidden = true;
     if (isDone) this.acts.poster(this).then((blob) => this.setPicture(URL.createObjectURL(blob)), () => {}); // the play button does without
   }
 
@@ -146,6 +147,10 @@ export class Card {
     form.querySelector("label > span").textContent = FOLLOWS[name].label;
     form.querySelector("[type=submit]").textContent = FOLLOWS[name].button;
     form.querySelector(".more").hidden = name !== "extend";
+    form.querySelector(".end").hidden = name !== "extend" || !this.model.takes_last_picture;
+    form.querySelector(".end small").textContent = this.model.needs_last_picture ? "needed: no video without one" : "optional";
+    this.last.choose(null);
+    this.last.describe([this.video.width, this.video.height]);
     form.elements.prompt.value = this.video.prompt;
     form.elements.seconds.value = Math.floor((100 * this.video.num_frames) / this.video.fps) / 100;
     form.elements.prompt.focus();
@@ -161,11 +166,12 @@ export class Card {
   async sendFollow() {
     const form = this.part(".follow");
     const fields = { prompt: form.elements.prompt.value };
+    const files = form.dataset.act === "extend" ? { last_image: this.last.file } : {};
     if (form.dataset.act === "extend") fields.seconds = form.elements.seconds.value;
     const button = form.querySelector("[type=submit]");
     if (button.disabled) return;
     button.disabled = true;
-    if (await this.tell(() => this.acts[form.dataset.act](this, fields))) form.hidden = true;
+    if (await this.tell(() => this.acts[form.dataset.act](this, fields, files))) form.hidden = true;
     button.disabled = false;
   }
 
@@ -175,7 +181,7 @@ export class Card {
   }
 
   close() {
-    for (const screen of [this.part("video"), this.part(".picture")]) URL.revokeObjectURL(screen.src);
+    for (const screen of [this.part("video"), this.part(".picture"), this.last.shown]) URL.revokeObjectURL(screen.src);
     this.root.remove();
   }
 }

@@ -20,15 +20,25 @@ export class Loras {
 
   // `model` is an entry of /v1/models, and `chosen` what is asked for where nobody says anything.
   open(model, chosen) {
-    this.offered = model.loras.filter((lora) => !lora.is_always_on);
+    this.offered = model.loras.filter((lora) => !lora.is_always_on && !lora.problem);
     this.hasExperts = model.has_experts;
     const always = model.loras.filter((lora) => lora.is_always_on);
     const words = this.root.querySelector(".always");
     words.textContent = always.length ? `In every video: ${always.map(loraWords).join(", ")}` : "";
     words.hidden = !always.length;
+    this.tell(model.loras.filter((lora) => lora.problem));
     this.adder.hidden = !this.offered.length;
     this.root.hidden = !model.loras.length;
     this.write(chosen);
+  }
+
+  // Why some files cannot be used.
+  tell(unusable) {
+    const box = this.root.querySelector(".unusable");
+    const lines = unusable.map(({ name, problem }) => Object.assign(document.createElement("p"), { textContent: `${name}: ${problem}` }));
+    box.querySelector("summary").textContent = `${unusable.length} cannot be used`;
+    box.querySelector("div").replaceChildren(...lines);
+    box.hidden = !unusable.length;
   }
 
   // Those of a video, without what every video has, and without what is not there any more.

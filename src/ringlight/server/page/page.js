@@ -1,6 +1,6 @@
 // The page: its parts, and what the server says of itself.
 
-import { Api } from "./api.js";
+import { Api, asBody } from "./api.js";
 import { Form } from "./form.js";
 import { Shelf } from "./shelf.js";
 
@@ -14,8 +14,7 @@ const form = new Form(find("composer"), async (fields, files) => {
   const asked = JSON.stringify(fields), chosen = Object.values(files);
   const isAsBefore = asked === order.asked && chosen.every((file, place) => file === order.chosen[place]);
   if (!isAsBefore) order = { asked, chosen, key: newKey() };
-  const body = chosen.some(Boolean) ? asForm(fields, files) : fields;
-  await shelf.create("v1/videos", body, { "idempotency-key": order.key });
+  await shelf.create("v1/videos", asBody(fields, files), { "idempotency-key": order.key });
   order = {};
 });
 
@@ -35,13 +34,6 @@ shelf.refresh();
 // An order that is sent again after a lost answer has the same key, and is made once.
 function newKey() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-function asForm(fields, files) {
-  const form = new FormData();
-  for (const [name, value] of Object.entries(fields)) form.append(name, typeof value === "string" ? value : JSON.stringify(value));
-  for (const [name, file] of Object.entries(files)) if (file) form.append(name, file);
-  return form;
 }
 
 // What the server serves; waits for one that does not answer yet.

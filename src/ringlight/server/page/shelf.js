@@ -1,5 +1,6 @@
 // Shelf: the queue and the finished videos, kept as the server has them.
 
+import { asBody } from "./api.js";
 import { Card } from "./card.js";
 import { randomSeed } from "./form.js";
 import { badge } from "./words.js";
@@ -21,7 +22,7 @@ export class Shelf {
       cancel: async ({ video }) => this.put(await api.post(`${path(video)}/cancel`)),
       again: ({ video }) => this.create(`${path(video)}/remix`, { prompt: video.prompt, seed: randomSeed() }),
       remix: ({ video }, fields) => this.create(`${path(video)}/remix`, fields),
-      extend: ({ video }, fields) => this.create("v1/videos/extensions", { ...fields, video: { id: video.id } }),
+      extend: ({ video }, fields, files) => this.create("v1/videos/extensions", asBody({ ...fields, video: video.id }, files)),
       reuse: ({ video }) => onReuse(video),
       delete: async ({ video }) => {
         await api.send("DELETE", path(video));

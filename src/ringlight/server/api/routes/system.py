@@ -121,7 +121,10 @@ def offered_loras(library: LoraLibrary) -> list[OfferedLora]:
         OfferedLora(name=lora.name, strength=lora.strength, target=lora.target or "both", is_always_on=True)
         for lora in library.always
     ]
-    return always + [OfferedLora(name=lora.name, target=lora.target or "both") for lora in library.offered()]
+    return always + [
+        OfferedLora(name=lora.name, target=lora.target or "both", problem=problem)
+        for lora, _, problem in library.offered()
+    ]
 
 
 def field_cards(defaults: RequestDefaults, spec: ModelSpec, limits: RequestLimits) -> list[FieldCard]:
