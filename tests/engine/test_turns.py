@@ -17,7 +17,7 @@ from ringlight.core import messages
 from ringlight.core.errors import Cancelled, DeadlineExceeded, WorkerError
 from ringlight.engine import holding
 from ringlight.engine.jobs import PAUSED, RECOVERING, Job, JobState, Keep, Released, Submission, fold
-from ringlight.engine.replica import Replica
+from ringlight.engine.replica import Lost, Receive, Replica
 from tests.core.clocks import SetClock
 from tests.engine.processes import wait_until
 from tests.engine.replicas import TurningReplica
@@ -377,6 +377,21 @@ def test_workers_that_die_before_a_kept_job_has_its_turn_are_started_for_whoever
     assert tries == ["die", "fail"]
     assert film.state.deaths == 0
     assert scene.events == ["run film", "pause film", "run clip", "run film"]
+
+
+def test_workers_that_are_lost_and_fail_are_lost_once(scene: Scene) -> None:
+    run = scene.replica.run
+
+    def lose_and_fail(job: messages.RunJob, receive: Receive, lost: Lost) -> None:
+        scene.replica.run = run  # type: ignore[method-assign]
+        scene.replica.ready = False
+        lost(WorkerError("the worker process died (signal 9)"))
+        raise OSError("a broken pipe")
+
+    scene.replica.run = lose_and_fail  # type: ignore[method-assign]
+    job = scene.submit("clip", CLIP)
+    done(job)
+    assert job.state.deaths == 1
 
 
 def test_one_that_is_kept_no_more_goes_on_from_what_is_saved() -> None:
