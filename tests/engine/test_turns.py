@@ -20,6 +20,7 @@ from ringlight.engine.jobs import PAUSED, RECOVERING, Job, JobState, Keep, Relea
 from ringlight.engine.replica import Lost, Receive, Replica
 from tests.core.clocks import SetClock
 from tests.engine.processes import wait_until
+from tests.engine.queues import a_queue
 from tests.engine.replicas import TurningReplica
 from tests.engine.requests import small
 
@@ -389,6 +390,18 @@ def test_workers_that_die_before_a_kept_job_has_its_turn_are_started_for_whoever
     assert tries == ["die", "fail"]
     assert film.state.deaths == 0
     assert scene.events == ["run film", "pause film", "run clip", "run film"]
+
+
+def test_a_job_whose_state_is_still_written_is_taken_by_no_other_replica(scene: Scene) -> None:
+    """The one that writes it obeys orders one after the other: once it has begun another job it has written it."""
+    job = scene.submit("clip", CLIP)
+    queue = a_queue()
+    keeper, other = queue.serve("keeper"), queue.serve("other")
+    queue.put(job, keeper)
+    assert queue.take(other, 0.0) is None
+    queue.open_up(keeper)
+    assert (ticket := queue.take(other, 0.0)) is not None and ticket.job is job
+    done(job)
 
 
 def test_workers_that_are_lost_and_fail_are_lost_once(scene: Scene) -> None:

@@ -14,9 +14,10 @@ MOST_HELD_BYTES = 2 * GIB  # of one rank: ten films of 0.2 GiB, latents, the sam
 class Ticket:
     """A job in the line of an engine, until it is over or has to be taken up anew by whichever replica.
 
-    `holder` is the replica whose ranks have been told of it, None before its first turn. It has the turn where it is
-    the `turn` of that one; else, if it `has_made_way`, they keep it, in `held_bytes`. A turn `has_begun` once ranks
-    have said something of it, and the job `makes_way_for` another one where it has been asked to, which says `why`.
+    `holder` is the replica whose ranks have been told of it, None before its first turn; no other one takes it. It has
+    the turn where it is the `turn` of that one; else, if it `has_made_way`, they keep it, in `held_bytes`. A turn
+    `has_begun` once ranks have said something of it, and the job `makes_way_for` another one where it has been asked
+    to, which says `why`.
     """
 
     def __init__(self, job: Job) -> None:
@@ -35,6 +36,11 @@ class Ticket:
     def can_be_put_back(self) -> bool:
         """Whether it would go on from a file where nobody keeps it."""
         return self.job.submission.keep is not None
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether all that its ranks have done is in that file."""
+        return self.job.state.saved_step >= self.job.state.step
 
     @property
     def is_making_way(self) -> bool:

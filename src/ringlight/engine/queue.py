@@ -50,18 +50,28 @@ class JobQueue:
             self._holdings.append(holding)
         return holding
 
-    def put(self, job: Job) -> None:
-        """Let a job wait for whichever replica; one that comes back has the place that it had. One that has been asked
-        to stop fails instead."""
+    def put(self, job: Job, holder: Holding | None = None) -> None:
+        """Let a job wait for whichever replica, or until `open_up` for this one; one that comes back has the place that
+        it had. One that has been asked to stop fails instead."""
         with self._changed:
             if job.arrival is None:
                 job.arrival = next(self._counter)
             if (reason := job.stop_reason) is None:
                 self._waiting[job.id] = Ticket(job)
+                self._waiting[job.id].holder = holder
                 self.version += 1
                 self._changed.notify_all()
         if reason is not None:
             job.fail(reason)
+
+    def open_up(self, holding: Holding) -> None:
+        """What a replica was told to forget it has forgotten: nothing of it is being written any more, and whichever
+        may go on with it."""
+        with self._changed:
+            for each in self._only_of(holding):
+                if not each.has_made_way:
+                    each.holder = None
+                    self._changed.notify_all()
 
     def take(self, holding: Holding, timeout_seconds: float, loras: tuple[Lora, ...] = ()) -> Ticket | None:
         """The next job for a replica that has these LoRAs: its turn begins. None if there is none in that time, or none
@@ -186,12 +196,15 @@ class JobQueue:
         job = None if holding.turn is None else holding.turn.job
         return ReplicaJobs(
             running=None if job is None else self._order.candidate(job),
-            held=[self._order.candidate(each.job) for each in self._kept_by(holding)],
+            held=[self._order.candidate(each.job) for each in self._only_of(holding)],
             can_pause=job is None or job.state.may_pause,
         )
 
-    def _kept_by(self, holding: Holding | None) -> list[Ticket]:
+    def _only_of(self, holding: Holding | None) -> list[Ticket]:
         return [each for each in self._waiting.values() if each.holder is holding is not None]
+
+    def _kept_by(self, holding: Holding | None) -> list[Ticket]:
+        return [each for each in self._only_of(holding) if each.has_made_way]
 
     def _may_make_way(self, ticket: Ticket) -> bool:
         is_at_it = ticket.has_begun and ticket.job.state.may_pause and ticket.makes_way_for is None
@@ -200,13 +213,15 @@ class JobQueue:
     def _would_move(self, ticket: Ticket) -> bool:
         if ticket.holder is None or ticket.holder.turn is None or ticket.holder.is_free or not ticket.can_be_put_back:
             return False
+        if not ticket.has_made_way or not ticket.is_saved:
+            return False
         return self._order.waits_longer_than_to_begin_anew(ticket.job, ticket.holder.turn.job)
 
     def _found(self, asked: Mapping[str, Ticket], free: list[Job]) -> Iterator[Ticket]:
         """Of jobs that may make way and those that are free to whichever replica."""
         for running in reversed(self._ordered(asked.values())):
             ticket = asked[running.id]
-            kept = [each.job for each in self._kept_by(ticket.holder)]
+            kept = [each.job for each in self._only_of(ticket.holder)]
             if (newcomer := self._order.newcomer(running, [*free, *kept], self._over_share())) is None:
                 continue
             if newcomer in free:

@@ -141,8 +141,9 @@ class Runner:
         if ticket.holder is self.holding:
             logger.info("%s: %s goes on from its file later: %s", self.name, ticket.job.id, why)
             self.drop(ticket)
+            is_settled = ticket.is_saved or not self.replica.is_ready()
             ticket.job.receive(Released(job_id=ticket.job.id))
-            self._queue.put(ticket.job)
+            self._queue.put(ticket.job, None if is_settled else self.holding)
 
     def close(self, at_once: bool = False) -> None:
         """End the workers and the thread. A job that runs is lost."""
@@ -182,6 +183,7 @@ class Runner:
             return self.failure
         self._starts += 1
         self.holding.is_serving = False
+        self._queue.open_up(self.holding)  # of workers that are gone
         try:
             self.ready = self.replica.start()
             self.holding.is_serving = True
@@ -236,8 +238,9 @@ class Runner:
 
     def _hear(self, ticket: Ticket, message: messages.JobMessage) -> None:
         job = ticket.job
-        if self.holding.turn is ticket:  # and it is not a picture that comes late
+        if self.holding.turn is ticket and not ticket.has_begun:  # and it is not a picture that comes late
             ticket.has_begun = True
+            self._queue.open_up(self.holding)  # orders are obeyed one after the other
         if isinstance(message, messages.JobFailed) and message.code == OutOfMemory.code:
             message = msgspec.structs.replace(message, message=self._with_advice(job, message.message))
         job.receive(message)
@@ -280,6 +283,7 @@ class Runner:
         if not self._queue.withdraw(ticket):
             return
         remove_parts(Path(job.output), job.id)
+        self._queue.open_up(self.holding)
         if job.stop_reason is not None:
             return job.fail(job.stop_reason)
         if self._closing.is_set():
