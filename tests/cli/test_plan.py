@@ -141,7 +141,52 @@ def test_why_no_fleet_is_chosen(tmp_path: Path) -> None:
     assert planned(*small).splitlines()[-1] == "none fits"
 
 
-@pytest.mark.parametrize("flags", [("--p95", 9), ("--num-requests", 100), ("--seed", 0), ("--gpu-price", 2)])
+LINE = """
+[[request]]
+weight = 7
+num_frames = 5
+num_inference_steps = 12
+[[request]]
+weight = 3
+"""
+
+
+def test_every_order_of_a_mix_is_compared(tmp_path: Path) -> None:
+    """Of one replica, with a load of two thirds, pausing has the least mean and slowdown, and in turn the most."""
+    (tmp_path / "mix.toml").write_text(LINE)
+    load = ("--gpu", "h100-sxm", "--rate", 0.02, "--num-requests", 400, "--mix", tmp_path / "mix.toml")
+    found = as_json(*load, "--compare-orders")["choices"]
+    assert [each["order"] for each in found] == ["shortest", "shortest without pauses", "arrival"]
+    for name in ("mean_seconds", "mean_slowdown"):
+        figures = [each["queue"][name] for each in found]
+        assert figures == sorted(figures) and figures[0] < 0.8 * figures[-1]
+    table = planned(*load).splitlines()
+    assert "| Mean (s) |" in table[0] and "| Slowdown | Within 3x |" in table[0]
+    assert [line for line in table if "| shortest |" in line] and "order: shortest" in table[-1]
+    in_turn = planned(*load, "--scheduling", "arrival")
+    assert "| arrival |" in in_turn and "| shortest" not in in_turn
+
+
+def test_clients_priorities_and_timeouts_of_a_mix_count(tmp_path: Path) -> None:
+    (tmp_path / "mix.toml").write_text(LINE)
+    load = ("--gpu", "h100-sxm", "--rate", 0.02, "--num-requests", 150, "--mix", tmp_path / "mix.toml")
+    usual = as_json(*load)["chosen"]["queue"]
+    assert usual["in_time_share"] is None
+    (tmp_path / "mix.toml").write_text(LINE + "timeout_seconds = 200\n")
+    kept = as_json(*load)["chosen"]["queue"]["in_time_share"]
+    assert 0.3 < kept < 1
+    (tmp_path / "mix.toml").write_text(LINE + "timeout_seconds = 200\npriority = 1\n")
+    urgent = as_json(*load)["chosen"]["queue"]
+    assert urgent["in_time_share"] > kept and urgent["mean_slowdown"] > usual["mean_slowdown"]
+    (tmp_path / "mix.toml").write_text(LINE + 'client = "films"\n')
+    assert as_json(*load[:-2], "--mix", tmp_path / "mix.toml")["chosen"]["queue"] != usual
+    assert "(Poisson, seed 0, 2000 simulated)" in planned(*load[:4], *load[6:])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--p95", 9), ("--num-requests", 100), ("--seed", 0), ("--gpu-price", 2), ("--scheduling", "arrival")],
+)
 def test_flags_of_a_load_need_its_rate(flags: tuple[object, ...]) -> None:
     with pytest.raises(InvalidSetting, match=f"{flags[0]}.*--rate"):
         planned(*flags)
@@ -163,7 +208,8 @@ def test_a_preset_is_planned_with_its_steps_and_one_branch() -> None:
 def test_the_fields_of_a_mix_are_told(tmp_path: Path) -> None:
     said = " ".join(CliRunner().invoke(app, ["plan", "--help"], env={"COLUMNS": "400"}).output.split())
     fields = (
-        "weight, image, last_image, num_frames, num_inference_steps, guidance_scale, sampler, sigmas, width, height"
+        "weight, client, priority, timeout_seconds, image, last_image, num_frames, num_inference_steps, "
+        "guidance_scale, sampler, sigmas, width, height"
     )
     assert f"TOML of [[request]] tables, each with any of {fields}." in said
     (tmp_path / "mix.toml").write_text(MIX + "steps = 4\n")

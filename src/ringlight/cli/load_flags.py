@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +12,17 @@ import typer
 
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.fields import opened, setting
+from ringlight.core.settings import Scheduling, ServeSettings
 from ringlight.core.video_fields import VIDEO_FIELDS, VideoFields
+from ringlight.planner.fleet import Kind
 from ringlight.planner.hardware import read_toml
-from ringlight.planner.simulate import Load
+from ringlight.planner.simulate import ORDERS, Load, Order
 
 LOAD = "Load"
+NUM_FIXED = 20_000  # requests that are simulated
+NUM_OPEN = 2_000  # the same where who is next has to be asked at every step: with deadlines or several clients
+NUM_SHOWN = f"{NUM_FIXED}; {NUM_OPEN} with clients or timeouts"
+USUAL_SCHEDULING = ServeSettings().scheduling
 UNPLANNED = tuple(field.name for field in VIDEO_FIELDS if not field.rules.in_plans)
 
 
@@ -23,6 +30,9 @@ class Mixed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A kind of request in a mix's file, but for its fields."""
 
     weight: float = 1.0
+    client: str = ""
+    priority: int = 0
+    timeout_seconds: float | None = None
     image: bool | None = None
     last_image: bool | None = None
 
@@ -48,8 +58,10 @@ class AskedLoad(msgspec.Struct, frozen=True, kw_only=True):
 
     rate: Annotated[float | None, setting("Requests a second, at random moments.", LOAD)] = None
     mix: Annotated[Path | None, setting(OF_MIX, LOAD)] = None
-    num_requests: Annotated[int | None, setting("To simulate.", LOAD, shown="20000", ge=100)] = None
+    num_requests: Annotated[int | None, setting("To simulate.", LOAD, shown=NUM_SHOWN, ge=100)] = None
     seed: Annotated[int | None, setting("Of the arrivals.", LOAD, shown="0")] = None
+    scheduling: Annotated[Scheduling | None, setting("As of a server.", LOAD, shown=USUAL_SCHEDULING)] = None
+    compare_orders: Annotated[bool | None, setting("Every order, and shortest first without pauses.", LOAD)] = None
     p95: Annotated[float | None, setting("Promise in seconds: the fewest GPUs that keep it.", LOAD)] = None
     gpu_price: Annotated[float | None, setting("Of a GPU hour.", LOAD)] = None
 
@@ -61,10 +73,18 @@ class AskedLoad(msgspec.Struct, frozen=True, kw_only=True):
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise InvalidSetting(f"{flags} can only be given with --rate")
 
-    def arrivals(self) -> Load | None:
-        """What arrives, None where no load is asked for."""
-        told = {name: getattr(self, name) for name in ("num_requests", "seed") if getattr(self, name) is not None}
-        return None if self.rate is None else Load(rate=self.rate, **told)
+    def arrivals(self, kinds: Sequence[Kind]) -> Load | None:
+        """What arrives of these kinds, None where no load is asked for."""
+        if self.rate is None:
+            return None
+        is_dated = any(kind.timeout_seconds is not None for kind in kinds)
+        usual = NUM_OPEN if is_dated or len({kind.client for kind in kinds}) > 1 else NUM_FIXED
+        return Load(rate=self.rate, num_requests=self.num_requests or usual, seed=self.seed or 0)
+
+    @property
+    def orders(self) -> Sequence[Order]:
+        """The orders that are simulated."""
+        return tuple(ORDERS) if self.compare_orders else (self.scheduling or USUAL_SCHEDULING,)
 
     def kinds(self) -> list[Mixed]:
         """The kinds of requests of the mix's file; none without one. Raises InvalidSetting."""

@@ -95,13 +95,14 @@ def plan(
     fields = {"width": width, "height": height} | {name: getattr(video, name) for name in OF_REQUESTS}
     pictures, loras = {"image": image, "last_image": last_image}, LoraLibrary(engine, spec)
     work = Work.of(spec, request_with(spec, defaults, fields, pictures, loras))
-    machine, arrivals = hardware.settle(spec, engine), load.arrivals()
+    machine = hardware.settle(spec, engine)
+    kinds = [_kind(mixed, spec, defaults, fields, pictures, loras) for mixed in load.kinds()] or [Kind(work)]
+    arrivals, orders = load.arrivals(kinds), load.orders
     if arrivals is None:
         made = plan_layouts(work, machine, objective)
         print(_json(made).decode() if json_ else said(made, work, machine, checkpoint))
         return
-    kinds = [_kind(mixed, spec, defaults, fields, pictures, loras) for mixed in load.kinds()] or [Kind(work)]
-    fleet = plan_fleet(kinds, machine, arrivals, p95_seconds=load.p95, gpu_price=load.gpu_price)
+    fleet = plan_fleet(kinds, machine, arrivals, orders=orders, p95_seconds=load.p95, gpu_price=load.gpu_price)
     print(_json(fleet).decode() if json_ else said_of_fleet(fleet, arrivals, machine.hardware, load.p95))
 
 
@@ -148,7 +149,7 @@ def said_of_fleet(fleet: FleetPlan, load: Load, hardware: Hardware, p95_seconds:
 def _verdict(fleet: FleetPlan, p95_seconds: float | None) -> str:
     """The best fleet, or what keeps all of them from being one."""
     if fleet.chosen is not None:
-        return f"{fleet.chosen.name} on {fleet.chosen.num_gpus} GPUs"
+        return f"{fleet.chosen.name} on {fleet.chosen.num_gpus} GPUs, order: {fleet.chosen.order}"
     if not fleet.choices:
         return "none fits"
     steady = [choice for choice in fleet.choices if choice.queue.keeps_up]
@@ -181,10 +182,11 @@ def _kind(
 ) -> Kind:
     """A kind of a mix's file, with all that it leaves out. Raises InvalidRequest for what cannot be made."""
     own = msgspec.structs.asdict(mixed)
-    weight, has = own.pop("weight"), {name: own.pop(name) for name in pictures}
+    in_line = {name: own.pop(name) for name in ("weight", "client", "priority", "timeout_seconds")}
+    has = {name: own.pop(name) for name in pictures}
     pictures = {name: given if has[name] is None else has[name] for name, given in pictures.items()}
     request = request_with(spec, defaults, layered(fields, own), pictures, loras)
-    return Kind(Work.of(spec, request), weight)
+    return Kind(Work.of(spec, request), **in_line)
 
 
 def _json(made: Plan | FleetPlan) -> bytes:

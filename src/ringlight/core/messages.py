@@ -1,9 +1,9 @@
 """What crosses the corridor between the engine and a worker: tagged msgspec structs in MessagePack, never pickle.
 
-Engine -> rank 0: RunJob, CancelJob, Shutdown, which it tells the other ranks; Ping to any rank, which answers Pong.
-Rank 0 -> engine, of a job: StageStarted, Warned, StepFinished, StateSaved, PreviewMade, FramesDecoded, then Computed,
-and JobCompleted once the output is written; or JobFailed at any time. Any rank -> engine: NodesAwaited, WorkerReady,
-WorkerFailed, GroupBroken.
+Engine -> rank 0: RunJob, PauseJob, ResumeJob, DropJob, CancelJob, Shutdown, which it tells the other ranks; Ping to any
+rank, which answers Pong. Rank 0 -> engine, of a job: StageStarted, Warned, StepFinished, StateSaved, PreviewMade,
+FramesDecoded, JobPaused each time it has made way, then Computed, and JobCompleted once the output is written; or
+JobFailed at any time. Any rank -> engine: NodesAwaited, WorkerReady, WorkerFailed, GroupBroken.
 """
 
 from __future__ import annotations
@@ -40,6 +40,27 @@ class RunJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     save_seconds: float = 5.0
     preview_seconds: float = 0.0
     continues: str = ""
+
+
+class PauseJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Let this job make way between two denoising steps, if it comes to that: once all are done it goes on to its end.
+
+    The ranks keep what it takes to go on. No effect on a job that is not computed now.
+    """
+
+    job_id: str
+
+
+class ResumeJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Take up a job that the ranks keep, where it was left."""
+
+    job_id: str
+
+
+class DropJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Forget a job that the ranks keep; nothing more is heard of it. No effect where they keep none of this name."""
+
+    job_id: str
 
 
 class CancelJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -109,6 +130,15 @@ class StateSaved(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     step: int
 
 
+class JobPaused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The job has made way after this many steps, and the ranks are free for another. They keep it, in `held_bytes` of
+    the memory of the rank that keeps most. Its state is on the disk by then, where it has a file."""
+
+    job_id: str
+    step: int
+    held_bytes: int
+
+
 class PreviewMade(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A small JPEG picture of what the video will be, as far as can be told after this many steps."""
 
@@ -160,12 +190,13 @@ class GroupBroken(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     is_cause: bool
 
 
-ToWorker = RunJob | CancelJob | Shutdown | Ping
+ToWorker = RunJob | PauseJob | ResumeJob | DropJob | CancelJob | Shutdown | Ping
 JobMessage = (
     StageStarted
     | Warned
     | StepFinished
     | StateSaved
+    | JobPaused
     | PreviewMade
     | FramesDecoded
     | Computed

@@ -12,6 +12,8 @@ from ringlight.core.request import RequestDefaults, RequestLimits
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
+Scheduling = Literal["shortest", "arrival"]
+
 ROUND_SIZES = "Make the nearest size that can be made, and say so, where another is asked: 1280x704 for 1280x720."
 
 
@@ -64,6 +66,10 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
             metavar="URL",
         ),
     ] = ""
+    scheduling: Annotated[
+        Scheduling,
+        setting("shortest: a short video does not wait for a long one, which makes way. arrival: in turn.", JOBS),
+    ] = "shortest"
     queue_size: Annotated[int, setting("Jobs that may wait; more are refused.", JOBS, ge=1)] = 256
     job_timeout: Annotated[float, setting("Seconds from a job's creation to its end at most; 0: any.", JOBS, ge=0)] = (
         0.0

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 Status = Literal["queued", "in_progress", "completed", "failed"]
 
 OUTPUT = "Output"  # the stage in which ranks are free for the next job
+PAUSED = "Paused"  # the stage of a job that has made way for another, until it is taken up again
 RECOVERING = "Recovering"  # the stage of a job whose workers died, until others take it up
 LEAST_SHARE = 0.01
 DENOISING_SHARE = 0.9  # of a whole run, where nothing better is known
@@ -126,6 +127,8 @@ def _fold(state: JobState, event: JobEvent) -> JobState:
             return replace(state, step=step, num_steps=num_steps, step_seconds=seconds)
         case messages.StateSaved(step=step):
             return replace(state, saved_step=step)
+        case messages.JobPaused(step=step):
+            return replace(state, stage=PAUSED, step=step)
         case messages.PreviewMade(step=step, picture=picture):
             return replace(state, preview=picture, preview_step=step)
         case messages.FramesDecoded(num_done=num_done, num_frames=num_frames):

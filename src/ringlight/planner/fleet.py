@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -11,22 +12,28 @@ from ringlight.families.work import Work
 from ringlight.planner.machine import Machine
 from ringlight.planner.planner import layouts
 from ringlight.planner.prediction import Prediction, predict
-from ringlight.planner.simulate import Load, QueueResult, mixed, simulate
+from ringlight.planner.simulate import ORDERS, Demand, Load, Order, QueueResult, mixed, simulate
+from ringlight.planner.task import Service
 
 MAX_RANKS = 16  # of one replica: more ranks for one video are slower than more videos at once
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """A request of a mix, and how often it comes beside the others."""
+    """A request of a mix, how often it comes beside the others, and what its place in the line depends on."""
 
     work: Work
     weight: float = 1.0
+    client: str = ""
+    priority: int = 0
+    timeout_seconds: float | None = None
 
 
 class FleetChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """So many replicas of a layout under a load. `cost_per_video` in the currency of the price of a GPU hour."""
+    """So many replicas of a layout under a load, which they take in this order. `cost_per_video` in the currency of the
+    price of a GPU hour."""
 
     layout: str
+    order: Order
     num_gpus: int
     queue: QueueResult
     cost_per_hour: float | None = None
@@ -49,27 +56,32 @@ def plan_fleet(
     machine: Machine,
     load: Load,
     *,
+    orders: Sequence[Order] = ("shortest",),
     p95_seconds: float | None = None,
     gpu_price: float | None = None,
 ) -> FleetPlan:
-    """For each number of ranks, the fastest layout that all kinds fit on, and the queue before as many replicas as the
-    GPUs hold: lowest p95 is best.
+    """For each number of ranks, the fastest layout that all kinds fit on, and the line before as many replicas as the
+    GPUs hold, in each of the orders: the lowest mean is best.
 
     With a promise (`p95_seconds`) each layout gets the fewest replicas that keep it, and the fewest GPUs are best.
     """
     choices = []
-    for layout, predictions in _fastest(kinds, machine).items():
-        queue = _queue(predictions, kinds, machine.most_ranks // layout.num_ranks, load, p95_seconds)
-        choices.append(_choice(layout, queue, load, gpu_price))
+    fastest = _fastest(kinds, machine)
+    best_seconds = [min(each.total_seconds for each in found) for found in zip(*fastest.values(), strict=True)]
+    for layout, predictions in fastest.items():
+        draw = mixed([kind.weight for kind in kinds], list(map(_demand, kinds, predictions, best_seconds)))
+        for order in orders:
+            queue = _queue(draw, order, machine.most_ranks // layout.num_ranks, load, p95_seconds)
+            choices.append(_choice(layout, order, queue, load, gpu_price))
 
-    def order(choice: FleetChoice) -> tuple[float, ...]:
+    def place(choice: FleetChoice) -> tuple[float, ...]:
         late = p95_seconds is not None and choice.queue.p95_seconds > p95_seconds
         gpus = choice.num_gpus if p95_seconds is not None else 0
         behind = 0.0 if choice.queue.keeps_up else choice.queue.offered
-        return (behind, late, gpus, choice.queue.p95_seconds)
+        return (behind, late, gpus, choice.queue.mean_seconds)
 
-    choices.sort(key=order)
-    good = [choice for choice in choices if not any(order(choice)[:2])]
+    choices.sort(key=place)
+    good = [choice for choice in choices if not any(place(choice)[:2])]
     return FleetPlan(choices=choices, chosen=good[0] if good else None)
 
 
@@ -86,22 +98,45 @@ def _fastest(kinds: Sequence[Kind], machine: Machine) -> dict[ParallelLayout, li
     return {layout: predictions for _, layout, predictions in found.values()}
 
 
+def _demand(kind: Kind, prediction: Prediction, best_seconds: float) -> Demand:
+    """What a kind asks of a replica."""
+    return Demand(
+        service=service_of(kind.work, prediction),
+        best_seconds=best_seconds,
+        client=kind.client,
+        priority=kind.priority,
+        due_seconds=kind.timeout_seconds,
+    )
+
+
+def service_of(work: Work, prediction: Prediction) -> Service:
+    """What a request takes of its replica, by what can be left when."""
+    steps = work.request.num_inference_steps
+    denoising, decoding, output = (prediction.seconds(name) or 0.0 for name in ("Denoising", "Decoding", "Output"))
+    return Service(
+        before_seconds=prediction.total_seconds - denoising - decoding - output,
+        num_steps=steps,
+        step_seconds=denoising / steps,
+        after_seconds=decoding,
+        output_seconds=output,
+    )
+
+
 def _queue(
-    predictions: list[Prediction],
-    kinds: Sequence[Kind],
+    draw: Callable[[random.Random], Demand],
+    order: Order,
     most: int,
     load: Load,
     p95_seconds: float | None,
 ) -> QueueResult:
-    """The queue before `most` replicas, or before the fewest that keep the promise, found by halving."""
-    service = mixed([kind.weight for kind in kinds], [prediction.total_seconds for prediction in predictions])
-    result = simulate(load, most, service)
+    """The line before `most` replicas, or before the fewest that keep the promise, found by halving."""
+    result = simulate(load, most, draw, ORDERS[order])
     if p95_seconds is None or not result.keeps_up or result.p95_seconds > p95_seconds:
         return result
     low, high = int(result.offered * most), most  # fewer would fall behind
     while high - low > 1:
         middle = (low + high) // 2
-        tried = simulate(load, middle, service)
+        tried = simulate(load, middle, draw, ORDERS[order])
         if tried.keeps_up and tried.p95_seconds <= p95_seconds:
             high, result = middle, tried
         else:
@@ -109,10 +144,17 @@ def _queue(
     return result
 
 
-def _choice(layout: ParallelLayout, queue: QueueResult, load: Load, gpu_price: float | None) -> FleetChoice:
+def _choice(
+    layout: ParallelLayout, order: Order, queue: QueueResult, load: Load, gpu_price: float | None
+) -> FleetChoice:
     num_gpus = queue.num_replicas * layout.num_ranks
     per_hour = None if gpu_price is None else gpu_price * num_gpus
     per_video = None if per_hour is None or not queue.keeps_up else per_hour / 3600 / load.rate
     return FleetChoice(
-        layout=layout.name, num_gpus=num_gpus, queue=queue, cost_per_hour=per_hour, cost_per_video=per_video
+        layout=layout.name,
+        order=order,
+        num_gpus=num_gpus,
+        queue=queue,
+        cost_per_hour=per_hour,
+        cost_per_video=per_video,
     )

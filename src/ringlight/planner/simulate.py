@@ -1,14 +1,30 @@
-"""A queue before equal replicas, on a clock of its own: discrete events, first come first served."""
+"""A line before equal replicas on a clock of its own: requests at random moments, or a trace, played by a policy."""
 
 from __future__ import annotations
 
-import heapq
+import math
 import random
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import msgspec
 
+from ringlight.planner.queueing import play
+from ringlight.planner.scheduling import Candidate, Policy
+from ringlight.planner.shares import Shares
+from ringlight.planner.task import Service, Station, Task
+
 WARM_UP_SHARE = 0.1  # of the requests, left out: they find the line shorter than it will be
+COOL_DOWN_SHARE = 0.05  # the same at the end: nobody comes after them
+PAUSE_SECONDS = 0.01  # that a replica loses when it leaves a job for another
+WITHIN = 3.0  # times its seconds alone: who has waited so little is content
+
+Order = Literal["arrival", "shortest without pauses", "shortest"]
+ORDERS: dict[Order, Policy] = {  # in which replicas may take requests
+    "arrival": Policy(scheduling="arrival"),
+    "shortest without pauses": Policy(pauses=False),
+    "shortest": Policy(),
+}
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,18 +35,61 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
 
 
-class QueueResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds from asking to having, by percentile, and the mean wait before a replica is free.
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request asks of the line: seconds of a replica, and what its place depends on. Its slowdown is against
+    `best_seconds`: alone, on the layout that is fastest for it. One that is late is played to its end all the same."""
 
-    `offered` is work that comes in, in terms of what the replicas can do. From 1 on they fall behind, and percentiles
-    only grow with time.
+    service: Service
+    best_seconds: float
+    client: str = ""
+    priority: int = 0
+    due_seconds: float | None = None
+
+    @classmethod
+    def plain(cls, seconds: float) -> Demand:
+        """So many seconds that nothing interrupts."""
+        return cls(service=Service(after_seconds=seconds), best_seconds=seconds)
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a request. `begin` and `end` are seconds of the clock, as `arrival` is."""
+
+    demand: Demand
+    arrival: float
+    begin: float
+    end: float
+    pauses: int
+
+    @property
+    def seconds(self) -> float:
+        """From asking to having."""
+        return self.end - self.arrival
+
+    @property
+    def slowdown(self) -> float:
+        """Times its seconds alone."""
+        return self.seconds / self.demand.best_seconds
+
+
+class QueueResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds from asking to having, and the mean wait before a replica takes a request at first.
+
+    Slowdown: times what a request takes alone on the layout that is fastest for it, wherever it is made here;
+    `within_share` has WITHIN times or less. `in_time_share` is of requests with a deadline, None without any. `offered`
+    is work that comes in, in terms of what the replicas can do. From 1 on they fall behind: all seconds grow with time,
+    without end (infinite here).
     """
 
     num_replicas: int
+    mean_seconds: float
     p50_seconds: float
     p95_seconds: float
     p99_seconds: float
     mean_wait_seconds: float
+    mean_slowdown: float
+    within_share: float
+    pauses_per_request: float
+    in_time_share: float | None
     offered: float
 
     @property
@@ -43,28 +102,87 @@ class QueueResult(msgspec.Struct, frozen=True, kw_only=True):
         return min(1.0, self.offered)
 
 
-def simulate(load: Load, num_replicas: int, service: Callable[[random.Random], float]) -> QueueResult:
-    """Requests wait in one line for the first free of `num_replicas`. `service` draws the seconds of each of them."""
+def simulate(
+    load: Load,
+    num_replicas: int,
+    draw: Callable[[random.Random], Demand],
+    policy: Policy = ORDERS["shortest"],
+    pause_seconds: float = PAUSE_SECONDS,
+) -> QueueResult:
+    """Requests wait in one line for `num_replicas`. `draw` says what each of them asks for."""
     random_ = random.Random(load.seed)
-    free = [0.0] * num_replicas
-    now, busy, waits, latencies = 0.0, 0.0, [], []
+    now, arrivals, demands = 0.0, [], []
     for _ in range(load.num_requests):
         now += random_.expovariate(load.rate)
-        start = max(now, heapq.heappop(free))
-        seconds = service(random_)
-        heapq.heappush(free, start + seconds)
-        busy += seconds
-        waits.append(start - now)
-        latencies.append(start - now + seconds)
-    kept = latencies[int(WARM_UP_SHARE * len(latencies)) :]
-    kept_waits = waits[int(WARM_UP_SHARE * len(waits)) :]
+        arrivals.append(now)
+        demands.append(draw(random_))
+    busy = sum(demand.service.busy_seconds for demand in demands)
     offered = busy / load.num_requests * load.rate / num_replicas
+    if offered >= 1:
+        return _falls_behind(num_replicas, offered)
+    served = play_trace(arrivals, demands, policy, num_replicas, pause_seconds)
+    kept = served[int(WARM_UP_SHARE * len(served)) : math.ceil((1 - COOL_DOWN_SHARE) * len(served))]
+    return result_of(kept, num_replicas, offered)
+
+
+def play_trace(
+    arrivals: Sequence[float],
+    demands: Sequence[Demand],
+    policy: Policy,
+    num_replicas: int,
+    pause_seconds: float = PAUSE_SECONDS,
+) -> list[Served]:
+    """Play requests that come at these seconds of a clock that begins at 0; what became of each, in the same order.
+
+    For a trace that was measured: `service` of each demand from its report (text before the steps, seconds a step,
+    decoding after), `best_seconds` what it took alone. Shares count where there are several clients.
+    """
+    tasks = [
+        Task(
+            job=Candidate(
+                key=str(number),
+                arrival=number,
+                priority=demand.priority,
+                client=demand.client,
+                rest_seconds=demand.service.busy_seconds,
+                whole_seconds=demand.service.alone_seconds,
+                due_seconds=demand.due_seconds,
+            ),
+            service=demand.service,
+            arrives=arrival,
+        )
+        for number, (arrival, demand) in enumerate(zip(arrivals, demands, strict=True))
+    ]
+    clients = {demand.client for demand in demands}
+    play(
+        tasks,
+        [Station() for _ in range(num_replicas)],
+        msgspec.structs.replace(policy, num_replicas=num_replicas),
+        pause_seconds=pause_seconds,
+        shares=Shares(num_replicas) if len(clients) > 1 else None,
+    )
+    return [
+        Served(demand=demand, arrival=task.arrives, begin=task.begin, end=task.end, pauses=task.pauses)
+        for task, demand in zip(tasks, demands, strict=True)
+    ]
+
+
+def result_of(served: Sequence[Served], num_replicas: int, offered: float) -> QueueResult:
+    """Sum up what became of requests."""
+    seconds, slowdowns = [each.seconds for each in served], [each.slowdown for each in served]
+    dues = [(each.seconds, each.demand.due_seconds) for each in served]
+    in_time = [taken <= due for taken, due in dues if due is not None]
     return QueueResult(
         num_replicas=num_replicas,
-        p50_seconds=percentile(kept, 0.50),
-        p95_seconds=percentile(kept, 0.95),
-        p99_seconds=percentile(kept, 0.99),
-        mean_wait_seconds=sum(kept_waits) / len(kept_waits),
+        mean_seconds=_mean(seconds),
+        p50_seconds=percentile(seconds, 0.50),
+        p95_seconds=percentile(seconds, 0.95),
+        p99_seconds=percentile(seconds, 0.99),
+        mean_wait_seconds=_mean([each.begin - each.arrival for each in served]),
+        mean_slowdown=_mean(slowdowns),
+        within_share=_mean([slowdown <= WITHIN for slowdown in slowdowns]),
+        pauses_per_request=_mean([each.pauses for each in served]),
+        in_time_share=_mean(in_time) if in_time else None,
         offered=offered,
     )
 
@@ -75,10 +193,30 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
 
 
-def mixed(weights: Sequence[float], seconds: Sequence[float]) -> Callable[[random.Random], float]:
-    """Service times of a mix of requests: each kind takes its own seconds and comes as often as its weight says."""
+def mixed(weights: Sequence[float], demands: Sequence[Demand]) -> Callable[[random.Random], Demand]:
+    """Draw from a mix of requests: each kind comes as often as its weight says."""
 
-    def draw(random_: random.Random) -> float:
-        return random_.choices(seconds, weights)[0]
+    def draw(random_: random.Random) -> Demand:
+        return random_.choices(demands, weights)[0]
 
     return draw
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _falls_behind(num_replicas: int, offered: float) -> QueueResult:
+    return QueueResult(
+        num_replicas=num_replicas,
+        mean_seconds=math.inf,
+        p50_seconds=math.inf,
+        p95_seconds=math.inf,
+        p99_seconds=math.inf,
+        mean_wait_seconds=math.inf,
+        mean_slowdown=math.inf,
+        within_share=0.0,
+        pauses_per_request=0.0,
+        in_time_share=None,
+        offered=offered,
+    )
