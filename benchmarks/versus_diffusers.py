@@ -359,6 +359,8 @@ class NoMeter:
 class Silent:
     """Events that nobody listens to."""
 
+    turn_ends = False
+
     def stage_started(self, stage: str) -> None: ...
 
     def step_finished(self, step: int, num_steps: int, seconds: float) -> None: ...

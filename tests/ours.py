@@ -26,7 +26,9 @@ CPU = torch.device("cpu")
 
 
 class Silent:
-    """Events that nobody listens to."""
+    """Events that nobody listens to, of a job for which nobody waits."""
+
+    turn_ends = False
 
     def stage_started(self, stage: str) -> None: ...
 

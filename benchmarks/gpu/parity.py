@@ -36,6 +36,8 @@ PROMPT = "A lighthouse on a cliff at dusk, waves breaking below, the beam turnin
 class Unheard:
     """Events that nobody hears."""
 
+    turn_ends = False
+
     def stage_started(self, stage: str) -> None: ...
 
     def step_finished(self, step: int, num_steps: int, seconds: float) -> None: ...

@@ -264,3 +264,31 @@ def test_different_work_has_different_hashes(change: dict[str, Any]) -> None:
 def test_hashes_differ_by_model_and_by_picture() -> None:
     assert workload_hash(workload() | {"model": "other"}) != workload_hash(workload())
     assert workload_hash(workload(image=b"one")) != workload_hash(workload(image=b"two"))
+
+
+def test_turns_are_added_up_and_memory_is_that_of_the_fullest() -> None:
+    def turn(peak: int, link: dict[str, LinkReport], weights: WeightsReport | None) -> RankReport:
+        memory = msgspec.structs.replace(CPU, peak_resident_bytes=peak)
+        return RankReport(rank=0, stages=[], memory=memory, link=link, weights=weights)
+
+    first = turn(
+        7, {"ring": LinkReport(sent_bytes=1, wait_seconds=0.5)}, WeightsReport(host_bytes=3, brought_bytes={"vae": 2})
+    )
+    second = turn(
+        5,
+        {"ring": LinkReport(sent_bytes=2, wait_seconds=0.25), "halo": LinkReport(sent_bytes=4, wait_seconds=0.0)},
+        WeightsReport(host_bytes=3, brought_bytes={"vae": 1, "transformer": 9}, wait_seconds={"vae": 0.5}),
+    )
+    both = second.after(first)
+    assert both.memory == first.memory
+    assert both.link == {"ring": LinkReport(sent_bytes=3, wait_seconds=0.75), "halo": second.link["halo"]}
+    assert both.weights == WeightsReport(
+        host_bytes=3, brought_bytes={"vae": 3, "transformer": 9}, wait_seconds={"vae": 0.5}
+    )
+
+
+@pytest.mark.parametrize(("pauses", "said"), [(0, ""), (1, "once, 2.50 s"), (3, "3 times, 2.50 s")])
+def test_pauses_are_told_where_there_were_any(pauses: int, said: str) -> None:
+    table = msgspec.structs.replace(report(CPU), pauses=pauses, paused_seconds=2.5 if pauses else 0.0).table()
+    assert ("Made way" in table) == bool(pauses)
+    assert said in table

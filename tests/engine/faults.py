@@ -1,9 +1,11 @@
 """Ranks that fail on purpose: forked from the warm test process, and told by a job's prompt what to do where.
 
 A prompt "kill 1 step 2" kills rank 1 after its second step, "saved 1 step 2" has it wait there until a state of the job
-is on the disk, "nan all step 1" has all ranks raise there, "poison 1 X" has rank 1 compute with NaN in the place of
-parameter X, and ";" stands between several of these; all other prompts are harmless. What is forked is the worker's own
-program, with faults planted at the places where it tells how far it is and where it waits for the others.
+is on the disk, "asked 0 step 2" has rank 0 wait there until the job is asked to make way (if it keeps a state, so that
+the same prompt can be made at one go), "nan all step 1" has all ranks raise there, "poison 1 X" has rank 1 compute with
+NaN in the place of parameter X, and ";" stands between several of these; all other prompts are harmless. What is forked
+is the worker's own program, with faults planted at the places where it tells how far it is and where it waits for the
+others.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import safetensors
@@ -26,6 +29,7 @@ from ringlight.families.wan.recipe import WanRecipe
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.group import RankGroup
 from ringlight.pipelines.output import Output
+from ringlight.pipelines.turn import Turns
 from ringlight.worker import main as worker
 from ringlight.worker.corridor import Corridor
 from ringlight.worker.events import Events
@@ -44,8 +48,10 @@ def fork_rank(arguments: list[str], inherited: list[int], environment: dict[str,
 class Faults:
     """What a rank does at which points of its job."""
 
-    def __init__(self, prompt: str, rank: int, state_file: str = "") -> None:
-        self._state_file = state_file
+    def __init__(
+        self, prompt: str, rank: int, state_file: str = "", is_asked: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._state_file, self._is_asked = state_file, is_asked
         planted = [fault.split(maxsplit=2) for fault in prompt.split(";")]
         mine = [words for words in planted if words[0] in FAULTS and words[1] in (str(rank), ALL)]
         self._kinds = {point: kind for kind, _, point in mine}
@@ -58,6 +64,9 @@ class Faults:
                 return
             case "saved":
                 wait_for_state(self._state_file)
+            case "asked":
+                while self._state_file and not self._is_asked():
+                    time.sleep(0.002)
             case kind:
                 FAULTS[kind]()
 
@@ -150,6 +159,7 @@ FAULTS = {
     "full": fill_disk,
     "room": make_room,
     "saved": lambda: None,  # is told which file
+    "asked": lambda: None,  # is told who knows
     "poison": lambda: None,  # all through the job
 }
 
@@ -162,7 +172,14 @@ def plant() -> None:
         def __init__(self, corridor: Corridor, group: RankGroup, job: messages.RunJob, patience_seconds: float) -> None:
             nonlocal current
             super().__init__(corridor, group, job, patience_seconds)
-            current = Faults(job.request.prompt, group.place.rank, job.state_file)
+            self._faults = current = Faults(
+                job.request.prompt, group.place.rank, job.state_file, lambda: corridor.is_asked_to_leave(job.job_id)
+            )
+
+        def boundary(self, problem: Exception | None = None) -> None:
+            nonlocal current
+            current = self._faults  # this job has the turn
+            super().boundary(problem)
 
         def stage_started(self, stage: str) -> None:
             super().stage_started(stage)
@@ -184,11 +201,11 @@ def plant() -> None:
 
     make = WanRecipe.make
 
-    def poisoned_make(self: WanRecipe, *arguments: Any, **named: Any) -> Output | None:
+    def poisoned_make(self: WanRecipe, *arguments: Any, **named: Any) -> Turns[Output | None]:
         with contextlib.ExitStack() as stack:
             for name in current.poisoned:
                 stack.enter_context(poison(self, name, math.nan))
-            return make(self, *arguments, **named)
+            return (yield from make(self, *arguments, **named))
 
     WanRecipe.make = poisoned_make  # type: ignore[method-assign]
     worker.Events = FaultyEvents  # type: ignore[attr-defined]

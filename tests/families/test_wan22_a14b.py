@@ -30,6 +30,7 @@ from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines.output import finish
 from ringlight.pipelines.stages.image_encoding import encode_condition
 from ringlight.pipelines.trace import Tracer
+from ringlight.pipelines.turn import uninterrupted
 from ringlight.planner.memory import checkpoint_bytes
 from ringlight.worker.memory import ResidentMeter
 from ringlight.worker.warming import smallest_requests
@@ -142,7 +143,8 @@ def previewed(pipeline: WanRecipe, request: VideoRequest, folder: Path, plan: Jo
     """A preview of each step; the latents lie in the folder."""
     album = Album()
     tracer = Tracer(CPU, ResidentMeter(), album)
-    made = pipeline.make(request, folder / "latents.safetensors", "job", tracer, plan=plan, preview_seconds=1e-9)
+    making = pipeline.make(request, folder / "latents.safetensors", "job", tracer, plan=plan, preview_seconds=1e-9)
+    made = uninterrupted(making)
     assert made is not None
     finish(made)
     return album.pictures

@@ -20,6 +20,7 @@ ENDS = {  # call one whatever happens, and are none: nobody calls them
 }
 ORIGINS = {  # marked, and call no collective that is seen here
     "meet": "waits at a store",
+    "HeldJob.go_on": "by way of the pipeline",
     "Worker._load": "by way of the pipeline",
     "warm_up": "by way of the pipeline",
 }

@@ -16,6 +16,7 @@ from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines.output import finish
 from ringlight.pipelines.resume import StateFile
 from ringlight.pipelines.trace import Tracer
+from ringlight.pipelines.turn import uninterrupted
 from ringlight.worker.memory import ResidentMeter
 from tests.ours import CPU, Silent
 
@@ -68,10 +69,10 @@ def run(
     """A run to latents or frames in `folder`, which ends as `events` say; raises Broken."""
     tracer = Tracer(CPU, ResidentMeter(), events)
     path = folder / "state.safetensors"
-    state = StateFile(path, 0.0, "this very job", "job", control_of(mesh), events) if keep else None
+    state = StateFile(path, 0.0, "this very job", "job", control_of(mesh), tracer) if keep else None
     events.state = state
     try:
-        made = pipeline.make(request, folder / output, "job", tracer, mesh, plan, state)
+        made = uninterrupted(pipeline.make(request, folder / output, "job", tracer, mesh, plan, state))
     finally:
         if state is not None:
             state.wait()

@@ -17,6 +17,7 @@ from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.families.model import ModelSpec
 from ringlight.pipelines.continued import require_continuable
 from ringlight.pipelines.output import Output, finish, open_writer
+from ringlight.pipelines.turn import uninterrupted
 from tests.ours import load_pipeline, new_tracer
 
 WIDTH, HEIGHT, FPS = 64, 32, 12
@@ -100,7 +101,9 @@ def test_what_is_no_video_is_refused_before_any_work(spec: ModelSpec, tiny: Path
     for video, output in ((nonsense, "new.mp4"), (tmp_path / "missing.mp4", "new.mp4"), (nonsense, "new.gif")):
         tracer = new_tracer()
         with pytest.raises(InvalidRequest):
-            load_pipeline(tiny).make(request_of(spec, 5), tmp_path / output, "job", tracer, continues=video)
+            uninterrupted(
+                load_pipeline(tiny).make(request_of(spec, 5), tmp_path / output, "job", tracer, continues=video)
+            )
         assert [stage.name for stage in tracer.stages] == ["InputValidation"]
 
 
@@ -108,8 +111,8 @@ def test_a_whole_generation(spec: ModelSpec, tiny: Path, tmp_path: Path) -> None
     pipeline = load_pipeline(tiny)
     pipeline.run(request_of(spec, 5), tmp_path / "old.mp4", "job", new_tracer())
     tracer = new_tracer()
-    made: Output | None = pipeline.make(
-        request_of(spec, 9), tmp_path / "new.mp4", "job", tracer, continues=tmp_path / "old.mp4"
+    made: Output | None = uninterrupted(
+        pipeline.make(request_of(spec, 9), tmp_path / "new.mp4", "job", tracer, continues=tmp_path / "old.mp4")
     )
     assert made is not None
     finish(made)

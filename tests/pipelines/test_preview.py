@@ -24,6 +24,7 @@ from ringlight.pipelines.preview import DETAIL, Painter, apply, fit
 from ringlight.pipelines.stages.denoising import without_noise
 from ringlight.pipelines.stages.timestep_preparation import prepare_timesteps
 from ringlight.pipelines.trace import Tracer
+from ringlight.pipelines.turn import uninterrupted
 from ringlight.worker.memory import ResidentMeter
 from tests.ours import CPU, Silent, as_png, final_latents, load_pipeline
 from tests.parallel.ranks import on_ranks
@@ -119,7 +120,8 @@ def test_previews_come_in_time_and_change_nothing(
     for seconds, steps in ((1e-9, [1, 2, 3, 4]), (1e9, [1])):
         album = Album()
         tracer = Tracer(CPU, ResidentMeter(), album)
-        made = pipeline.make(request, path, "job", tracer, ParallelMesh.alone(), preview_seconds=seconds)
+        making = pipeline.make(request, path, "job", tracer, ParallelMesh.alone(), preview_seconds=seconds)
+        made = uninterrupted(making)
         assert made is not None
         finish(made)
         assert path.read_bytes() == before
@@ -146,7 +148,9 @@ def test_of_several_ranks_one_makes_them(tiny: Path, spec: ModelSpec, tmp_path: 
     def work(mesh: ParallelMesh) -> Tensor:
         album = Album()
         tracer = Tracer(CPU, ResidentMeter(), album)
-        pipeline.make(request, tmp_path / "latents.safetensors", "job", tracer, mesh, preview_seconds=1e-9)
+        uninterrupted(
+            pipeline.make(request, tmp_path / "latents.safetensors", "job", tracer, mesh, preview_seconds=1e-9)
+        )
         return torch.tensor(len(album.pictures))
 
     assert list(map(int, on_ranks(ParallelLayout.parse("u1r2"), work))) == [4, 0]

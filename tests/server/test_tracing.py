@@ -171,6 +171,8 @@ def test_spans_say_what_was_made_and_what_it_took(collector: Collector) -> None:
         "ringlight.deaths": 1,
         "ringlight.num_tokens": 27_280,
         "ringlight.resumed_from_step": 0,
+        "ringlight.pauses": 0,
+        "ringlight.paused_seconds": 0.0,
         "ringlight.memory.peak_bytes": 2 * 2**30,
         "ringlight.link.ring.wait_seconds": 1.5,
         "ringlight.link.ring.sent_bytes": 10,

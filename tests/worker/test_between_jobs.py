@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,43 +21,18 @@ from ringlight.families import lora_library
 from ringlight.families.model import ModelSpec
 from ringlight.worker.warming import smallest_requests
 from tests.engine.faults import fork_rank
-from tests.forking import Forked
 from tests.loras import write_lora
-from tests.worker.test_process import REQUEST, Wire
+from tests.worker.test_process import REQUEST
+from tests.worker.wires import Wire, started, until
 
 pytestmark = pytest.mark.slow
 
 LONG = msgspec.structs.replace(REQUEST, num_inference_steps=500)
 
 
-@contextmanager
-def started(model_path: Path, warm_up: bool = False, **settings: Any) -> Iterator[tuple[Forked, Wire]]:
-    config = EngineConfig(model_path=str(model_path), device="cpu", num_threads=1, warm_up=warm_up, **settings)
-    setup = msgspec.json.encode(messages.WorkerSetup(config=config, limits=RequestLimits())).decode()
-    ours, theirs = Pipe()
-    with ours:
-        with theirs:
-            process = fork_rank([str(theirs.fileno()), setup], [theirs.fileno()], worker_environment())
-        try:
-            wire = Wire(ours)
-            assert isinstance(wire.receive(), messages.WorkerReady)
-            yield process, wire
-        finally:
-            process.kill()
-            process.wait()
-
-
 def job_of(output: Path, **fields: object) -> messages.RunJob:
     """A job that is called as its output."""
     return messages.RunJob(job_id=output.stem, request=REQUEST, output=str(output), **fields)
-
-
-def until(wire: Wire, is_it: Callable[[messages.FromWorker], bool]) -> list[messages.FromWorker]:
-    """All messages up to the one that is asked for."""
-    received = [wire.receive()]
-    while not is_it(received[-1]):
-        received.append(wire.receive())
-    return received
 
 
 def is_of(kind: type, job: messages.RunJob) -> Callable[[messages.FromWorker], bool]:

@@ -55,6 +55,18 @@ def test_a_new_job_forgets_earlier_peaks() -> None:
     assert growth < SLACK
 
 
+def test_what_other_jobs_keep_is_counted_nowhere_and_its_own_is_growth() -> None:
+    meter = ResidentMeter()
+    meter.start()
+    alone = meter.report()
+    theirs, own = torch.ones(16 * MIB), torch.ones(8 * MIB)
+    meter.start(theirs.nbytes, own.nbytes)
+    shared = meter.report()
+    assert abs(shared.idle_resident_bytes - alone.idle_resident_bytes) < SLACK
+    assert abs(shared.resident_growth_bytes - own.nbytes) < SLACK
+    assert abs(shared.peak_bytes - alone.peak_bytes - own.nbytes) < SLACK
+
+
 def test_the_meter_of_a_cpu() -> None:
     meter = meter_for(torch.device("cpu"), rank=3, shares_weights=False)
     assert isinstance(meter, ResidentMeter)

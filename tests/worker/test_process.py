@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import msgspec
@@ -16,6 +15,7 @@ import pytest
 from ringlight.core import messages
 from ringlight.core.config import EngineConfig, worker_environment
 from ringlight.core.request import RequestLimits, VideoRequest
+from tests.worker.wires import Wire
 
 pytestmark = pytest.mark.slow
 
@@ -31,35 +31,6 @@ REQUEST = VideoRequest(
     flow_shift=5.0,
     seed=1,
 )
-
-
-class Wire:
-    """Our end of the socket."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def send(self, *sent: messages.ToWorker) -> None:
-        for message in sent:
-            self._connection.send_bytes(messages.encode(message))
-
-    def send_raw(self, content: bytes) -> None:
-        self._connection.send_bytes(content)
-
-    def receive(self) -> messages.FromWorker:
-        assert self._connection.poll(60)
-        return messages.from_worker_decoder.decode(self._connection.recv_bytes())
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def receive_job(self, job_id: str) -> list[messages.FromWorker]:
-        """All messages of a job, to its end."""
-        received = [self.receive()]
-        while not isinstance(received[-1], (messages.JobCompleted, messages.JobFailed)):
-            received.append(self.receive())
-        assert {message.job_id for message in received} == {job_id}
-        return received
 
 
 @contextmanager

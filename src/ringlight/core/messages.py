@@ -190,7 +190,8 @@ class GroupBroken(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     is_cause: bool
 
 
-ToWorker = RunJob | PauseJob | ResumeJob | DropJob | CancelJob | Shutdown | Ping
+Order = RunJob | ResumeJob | DropJob | Shutdown  # what ranks do one after another
+ToWorker = Order | PauseJob | CancelJob | Ping
 JobMessage = (
     StageStarted
     | Warned
@@ -254,6 +255,7 @@ class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: str = ""
 
 
+order_decoder: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
 to_worker_decoder = msgspec.msgpack.Decoder(ToWorker)
 from_worker_decoder = msgspec.msgpack.Decoder(FromWorker)
 encode = msgspec.msgpack.encode

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,6 +14,8 @@ from ringlight.core.warning import Warnings
 SCHEMA_VERSION = 2
 GIB = 2**30
 TOTAL = "Total"
+N = TypeVar("N", int, float)
+
 LEAST_SECONDS = 1e-3  # that a stage took, for a ratio to tell anything
 
 
@@ -53,8 +55,13 @@ class MemoryReport(msgspec.Struct, frozen=True, kw_only=True):
 class LinkReport(msgspec.Struct, frozen=True, kw_only=True):
     """Traffic of one kind between ranks, of one rank: bytes it sent, and seconds it waited for others' or its own."""
 
-    sent_bytes: int
-    wait_seconds: float
+    sent_bytes: int = 0
+    wait_seconds: float = 0.0
+
+    def __add__(self, other: LinkReport) -> LinkReport:
+        return LinkReport(
+            sent_bytes=self.sent_bytes + other.sent_bytes, wait_seconds=self.wait_seconds + other.wait_seconds
+        )
 
 
 class WeightsReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +74,14 @@ class WeightsReport(msgspec.Struct, frozen=True, kw_only=True):
     pinned_bytes: int = 0
     brought_bytes: dict[str, int] = {}
     wait_seconds: dict[str, float] = {}
+
+    def after(self, earlier: WeightsReport) -> WeightsReport:
+        """This turn of a job and an earlier one: what came is added up."""
+        return msgspec.structs.replace(
+            self,
+            brought_bytes=_added(earlier.brought_bytes, self.brought_bytes),
+            wait_seconds=_added(earlier.wait_seconds, self.wait_seconds),
+        )
 
 
 class LoraReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +114,17 @@ class RankReport(msgspec.Struct, frozen=True, kw_only=True):
     link: dict[str, LinkReport]
     weights: WeightsReport | None = None
 
+    def after(self, earlier: RankReport) -> RankReport:
+        """This turn of a job and an earlier one: traffic and weights are added up, memory is that of the turn that
+        needed most, and stages are all of them by now."""
+        kinds = earlier.link | self.link
+        link = {kind: earlier.link.get(kind, LinkReport()) + self.link.get(kind, LinkReport()) for kind in kinds}
+        weights = self.weights
+        if weights is not None and earlier.weights is not None:
+            weights = weights.after(earlier.weights)
+        memory = max(earlier.memory, self.memory, key=lambda memory: memory.peak_bytes)
+        return msgspec.structs.replace(self, memory=memory, link=link, weights=weights)
+
 
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     """One generation, measured. `stages` are rank 0's; they and `other_seconds` sum to `total_seconds`.
@@ -106,6 +132,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     `num_slices` of a rank's tokens were sent ahead one by one, and `decode_chunk` latent frames decoded at a time.
     `placement` is where ranks kept what they needed; None where all lay on the device, always.
     `resumed_from_step` is the step after which a repeated job went on: what lies before it was measured by nobody.
+    It made way for others `pauses` times, in all for `paused_seconds`, which no other number contains.
     `predicted` is what a plan of the whole run said; None where nothing is known of the machine. `layout_reason` says
     why the layout is this one. `warnings` say where the video is not what was asked. `adapted` are the LoRAs that
     weights were with; None without any.
@@ -126,6 +153,8 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     decode_chunk: int = 1
     placement: Placement | None = None
     resumed_from_step: int = 0
+    pauses: int = 0
+    paused_seconds: float = 0.0
     predicted: PredictedReport | None = None
     layout_reason: str = ""
     warnings: Warnings = ()
@@ -146,8 +175,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     def worst_link(self) -> dict[str, LinkReport]:
         """By kind of traffic, the most that any rank sent, and the longest that any waited."""
         kinds = sorted({kind for rank in self.ranks for kind in rank.link})
-        nothing = LinkReport(sent_bytes=0, wait_seconds=0.0)
-        found = {kind: [rank.link.get(kind, nothing) for rank in self.ranks] for kind in kinds}
+        found = {kind: [rank.link.get(kind, LinkReport()) for rank in self.ranks] for kind in kinds}
         return {
             kind: LinkReport(
                 sent_bytes=max(link.sent_bytes for link in links),
@@ -213,7 +241,15 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         }
         shown = {name: cells for name, cells in columns.items() if cells}
         rule = "|---|" + "---:|" * (len(shown) - 1)
-        return [_row(shown), rule, *(_row(cells) for cells in zip(*shown.values(), strict=True))]
+        rows = [_row(shown), rule, *(_row(cells) for cells in zip(*shown.values(), strict=True))]
+        if not self.pauses:
+            return rows
+        times = "once" if self.pauses == 1 else f"{self.pauses} times"
+        return [
+            *rows,
+            "",
+            f"Made way for others {times}, {self.paused_seconds:.2f} s in all, which is not counted here.",
+        ]
 
     @property
     def _seconds(self) -> list[float]:
@@ -307,6 +343,14 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
             name, found = f"{lora.name} ({lora.sha256})", f"{lora.told} | {lora.how} | {lora.largest:.2%}"
             lines.append(f"| {name} | {lora.strength:g} | {lora.target} | {found} |")
         return [*lines, "", f"Switched to in {self.adapted.seconds:.2f} s."]
+
+
+def _added(one: Mapping[str, N], other: Mapping[str, N]) -> dict[str, N]:
+    """Numbers by name, added up."""
+    found = dict(one)
+    for name, number in other.items():
+        found[name] = found[name] + number if name in found else number
+    return found
 
 
 def _row(cells: Iterable[str]) -> str:

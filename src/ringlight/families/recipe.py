@@ -24,6 +24,7 @@ from ringlight.pipelines.output import Output
 from ringlight.pipelines.resume import StateFile
 from ringlight.pipelines.stages.text_encoding import PromptCache
 from ringlight.pipelines.trace import Tracer
+from ringlight.pipelines.turn import Turns
 
 
 class Loaded(NamedTuple):
@@ -68,8 +69,12 @@ class Recipe(Protocol):
         state: StateFile | None = None,
         preview_seconds: float = 0.0,
         continues: Path | None = None,
-    ) -> Output | None:
-        """Make one video as `plan` says; returns its output, which is to be finished, on rank 0 and None on others."""
+    ) -> Turns[Output | None]:
+        """Make one video as `plan` says; returns its output, which is to be finished, on rank 0 and None on others.
+
+        Where `tracer.events` say that its turn ends it makes way as soon as it can. It holds no weights then, and
+        goes on whatever others do in between, but with the LoRAs that it had.
+        """
 
     def measure(self, world: Axis, control: Control) -> Abilities:
         """What the ranks can do, the least of all of them. All call it together."""
@@ -79,7 +84,10 @@ class Recipe(Protocol):
         """Whether weights lie on the host, so that every plan has a placement."""
 
     def weights_report(self) -> WeightsReport | None:
-        """What of the weights came to the device for the last video; None where all are there always."""
+        """What of the weights came to the device since that was forgotten; None where all are there always."""
+
+    def forget_what_came(self) -> None:
+        """What comes from here on is another job's, or of another turn."""
 
     def patience_seconds(self, request: VideoRequest) -> float:
         """More seconds than any rank could need between two boundaries of a request."""

@@ -9,10 +9,15 @@ from typing import Protocol
 from torch import Tensor
 
 from ringlight.parallel.collective import collective
+from ringlight.pipelines.turn import tensor_bytes
 
 
 class Predictor(Protocol):
     """What predicts the velocity of latents. All ranks call it together."""
+
+    @property
+    def kept(self) -> object:
+        """What it keeps of its request, with and without weights at hand."""
 
     def predict(self, latents: Tensor, timesteps: Tensor) -> Tensor:
         """The velocity (1, z, T, h, w), float32, at the times of the latents: one for all tokens, or two."""
@@ -21,24 +26,35 @@ class Predictor(Protocol):
 class Experts:
     """A predictor of several, one for high noise and one for low, or the only one. To be closed in the end.
 
-    One is brought when a time first asks for it, and given up when a time asks for another, so that no more than one
-    has room on the device. Times fall, so each is brought once.
+    One is made when a time first asks for it, and given up when a time asks for another, so that no more than one has
+    room on the device. Times fall, so each is made once. It is at work, with its weights, from then on, but while it
+    rests.
     """
 
-    def __init__(self, bring: Callable[[int], AbstractContextManager[Predictor]], boundary: float) -> None:
-        """`bring` has an expert at work, by its number; the first one is for times from the `boundary` on."""
-        self._bring, self._boundary = bring, boundary
+    def __init__(
+        self,
+        make: Callable[[int], Predictor],
+        at_work: Callable[[int, Predictor], AbstractContextManager[None]],
+        boundary: float,
+    ) -> None:
+        """`make` makes an expert, by its number, and `at_work` has its weights there; the first one is for times from
+        the `boundary` on."""
+        self._make, self._at_work, self._boundary = make, at_work, boundary
         self._number: int | None = None
-        self._at_work: Predictor | None = None
-        self._held = ExitStack()
+        self._expert: Predictor | None = None
+        self._weights: ExitStack | None = None
 
     def have(self, time: float) -> Predictor:
         """The expert for a time, at work."""
         number = 0 if time >= self._boundary else 1
-        if self._at_work is None or number != self._number:
+        if self._expert is None or number != self._number:
             self.close()
-            self._at_work, self._number = self._held.enter_context(self._bring(number)), number
-        return self._at_work
+            self._expert, self._number = self._make(number), number
+        if self._weights is None:
+            weights = ExitStack()
+            weights.enter_context(self._at_work(number, self._expert))
+            self._weights = weights
+        return self._expert
 
     @collective
     def predict(self, latents: Tensor, timesteps: Tensor) -> Tensor:
@@ -46,7 +62,18 @@ class Experts:
         guided = self.have(float(timesteps[-1]))
         return guided.predict(latents, timesteps)
 
+    @property
+    def held_bytes(self) -> int:
+        """What is kept of the request while it rests."""
+        return 0 if self._expert is None else tensor_bytes(self._expert.kept)
+
+    def rest(self) -> None:
+        """Give up the weights of the one that is at work, but nothing that was made of the request."""
+        weights, self._weights = self._weights, None
+        if weights is not None:
+            weights.close()
+
     def close(self) -> None:
         """Give up the one that is at work."""
-        self._at_work = None
-        self._held.close()
+        self._expert = None
+        self.rest()

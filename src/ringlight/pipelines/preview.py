@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import math
-import time
 
 import torch
 from PIL import Image
@@ -20,7 +19,7 @@ from torch.nn.functional import interpolate
 from ringlight.parallel.halo import Bands
 from ringlight.pipelines.networks import Autoencoder
 from ringlight.pipelines.output import to_uint8
-from ringlight.pipelines.trace import JobEvents
+from ringlight.pipelines.trace import Tracer
 
 MAX_WIDTH = 320
 JPEG_QUALITY = 80
@@ -62,21 +61,21 @@ class Painter:
 
 
 class Previews:
-    """The previews of one job: one after its first step, then at most one every so many seconds."""
+    """The previews of one job: one after its first step, then at most one every so many seconds of its turns."""
 
-    def __init__(self, painter: Painter, seconds: float, events: JobEvents) -> None:
+    def __init__(self, painter: Painter, seconds: float, tracer: Tracer) -> None:
         self._painter = painter
         self._seconds = seconds
-        self._events = events
+        self._tracer = tracer
         self._next = -math.inf
 
     def is_due(self) -> bool:
-        return time.monotonic() >= self._next
+        return self._tracer.clock.now() >= self._next
 
     def make(self, step: int, video: Tensor) -> None:
         """Show the middle frame of latents (1, z, T, h, w)."""
-        self._events.preview_made(step, self._painter.paint(video[0, :, video.shape[2] // 2]))
-        self._next = time.monotonic() + self._seconds
+        self._tracer.events.preview_made(step, self._painter.paint(video[0, :, video.shape[2] // 2]))
+        self._next = self._tracer.clock.now() + self._seconds
 
 
 def apply(colours: Tensor, latents_ZHW: Tensor) -> Tensor:

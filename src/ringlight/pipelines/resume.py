@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import threading
-import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from ringlight.core.files import into_place
 from ringlight.core.output import part_path
 from ringlight.parallel.collective import collective
 from ringlight.parallel.control import Control
-from ringlight.pipelines.trace import JobEvents
+from ringlight.pipelines.trace import Tracer
 from ringlight.samplers.sampler import Sampler
 
 logger = logging.getLogger(__name__)
@@ -60,17 +59,19 @@ class StateFile:
     """
 
     def __init__(
-        self, path: Path, save_seconds: float, identity: str, job_id: str, control: Control, events: JobEvents
+        self, path: Path, save_seconds: float, identity: str, job_id: str, control: Control, tracer: Tracer
     ) -> None:
-        """`identity` names all that a state depends on; at most every `save_seconds` there is a new one."""
+        """`identity` names all that a state depends on; at most every `save_seconds` of the job's turns there is a new
+        one, and one at the end of each turn."""
         self._path = path
         self._part = part_path(path, job_id)
         self._save_seconds = save_seconds
         self._identity = f"{FORMAT} {identity}"
         self._control = control
-        self._events = events
+        self._events, self._clock = tracer.events, tracer.clock
         self._thread: threading.Thread | None = None
         self._next_save = -math.inf
+        self._last_step: int | None = None  # of what was written last, or tried to be
         self._saves = control.rank == SAVING_RANK
         self._has_warned = False
 
@@ -84,6 +85,7 @@ class StateFile:
         if content:
             progress, memory = unpack(content, self._identity, fresh.latents.device)
             sampler.remember(memory)
+            self._last_step = progress.step
             return progress
         self.save(fresh, sampler)
         return fresh
@@ -97,17 +99,33 @@ class StateFile:
             return
         if progress.step in (0, sampler.num_steps):
             self.wait()
-        elif time.monotonic() < self._next_save or (self._thread is not None and self._thread.is_alive()):
+        elif self._clock.now() < self._next_save or (self._thread is not None and self._thread.is_alive()):
             return
-        self._next_save = time.monotonic() + self._save_seconds
-        work = (progress.step, *pack(progress, sampler.memory(), self._identity))
-        self._thread = threading.Thread(target=self._write, args=work, name="state", daemon=True)
-        self._thread.start()
+        self._begin_writing(progress, sampler)
+
+    def settle(self, progress: DenoisingProgress, sampler: Sampler) -> None:
+        """Return once just this is on the disk, if the disk takes it: others have the turn now, for who knows how long.
+
+        A disk that has refused it already is not asked again.
+        """
+        if not self._saves:
+            return
+        self.wait()
+        if progress.step != self._last_step:
+            self._begin_writing(progress, sampler)
+            self.wait()
 
     def wait(self) -> None:
         """Return once nothing is being written."""
         if self._thread is not None:
             self._thread.join()
+
+    def _begin_writing(self, progress: DenoisingProgress, sampler: Sampler) -> None:
+        self._next_save = self._clock.now() + self._save_seconds
+        self._last_step = progress.step
+        work = (progress.step, *pack(progress, sampler.memory(), self._identity))
+        self._thread = threading.Thread(target=self._write, args=work, name="state", daemon=True)
+        self._thread.start()
 
     def _usable(self) -> bytes:
         """The file's content if it is whole and this job's, else nothing."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import ParamSpec, Protocol, TypeVar
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from ringlight.core.report import StageReport
 from ringlight.core.warning import RequestWarning
 from ringlight.parallel.collective import collective
+from ringlight.pipelines.turn import TurnClock, Turns
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,7 +26,12 @@ class MemoryMeter(Protocol):
 
 
 class JobEvents(Protocol):
-    """What a run tells while it works, and how it learns that it should stop."""
+    """What a run tells while it works, and how it learns that it should stop or make way."""
+
+    @property
+    def turn_ends(self) -> bool:
+        """Whether all ranks have agreed, at the boundary before, that this job makes way where it can."""
+        ...
 
     def stage_started(self, stage: str) -> None: ...
 
@@ -46,9 +52,10 @@ class JobEvents(Protocol):
         ...
 
     def boundary(self, problem: Exception | None = None) -> None:
-        """A boundary, which every rank of a job comes to: raise on all of them when the job should stop.
+        """A boundary, which every rank of a job comes to: raise on all of them when the job should stop, and hear
+        whether its turn ends.
 
-        That is Cancelled where somebody asked for it, or the `problem` that some rank has but could work on with.
+        It stops with Cancelled where somebody asked for it, or the `problem` that some rank has but could work on with.
         """
         ...
 
@@ -58,13 +65,17 @@ class JobEvents(Protocol):
 
 
 class Tracer:
-    """Collects the stages of one run. Stages do not nest; what lies between them is the report's Other row."""
+    """Collects the stages of one run. Stages do not nest; what lies between them is the report's Other row.
+
+    All seconds are the job's own: its `clock` stands still while others have the turn.
+    """
 
     def __init__(self, device: torch.device, memory: MemoryMeter, events: JobEvents) -> None:
         self.stages: list[StageReport] = []
         self.step_seconds: list[float] = []
         self.began(0)
         self.events = events
+        self.clock = TurnClock()
         self._device = device
         self._memory = memory
 
@@ -75,45 +86,74 @@ class Tracer:
     @collective
     def timed(self, name: str, stage: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a stage and record its seconds and peak memory under its name."""
-        self.events.boundary()
-        self.events.stage_started(name)
-        self._memory.reset()
-        start = self._now()
+        start = self._begin(name)
         result = stage(*args, **kwargs)
-        seconds = self._now() - start
-        self.stages.append(StageReport(name=name, seconds=seconds, peak_bytes=self._memory.peak_bytes()))
+        self._record(name, self.now() - start)
         return result
+
+    @collective
+    def timed_in_turns(self, name: str, stage: Turns[T]) -> Turns[T]:
+        """The same of a stage that can be left."""
+        with closing(stage):
+            while True:
+                start = self._begin(name)
+                try:
+                    left = next(stage)
+                except StopIteration as end:
+                    self._record(name, self.now() - start)
+                    result: T = end.value
+                    return result
+                self._record(name, self.now() - start)
+                yield left
 
     @collective
     def begin_last(self, name: str) -> None:
         """Record a stage that goes on after the run: at 0 seconds, and with the memory that it begins with."""
+        self._begin(name)
+        self._record(name, 0.0)
+
+    def now(self) -> float:
+        """Seconds in turns so far, by the clock, all that was asked of the device behind it."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return self.clock.now()
+
+    @collective
+    def _begin(self, name: str) -> float:
+        """Begin a stage, or go on with it; returns when."""
         self.events.boundary()
         self.events.stage_started(name)
         self._memory.reset()
-        self.stages.append(StageReport(name=name, seconds=0.0, peak_bytes=self._memory.peak_bytes()))
+        return self.now()
 
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+    def _record(self, name: str, seconds: float) -> None:
+        """Note a stage that took so long, or add it to what it took in earlier turns."""
+        peak_bytes = self._memory.peak_bytes()
+        for place, stage in enumerate(self.stages):
+            if stage.name == name:
+                seconds, peak_bytes = stage.seconds + seconds, max(stage.peak_bytes, peak_bytes)
+                self.stages[place] = StageReport(name=name, seconds=seconds, peak_bytes=peak_bytes)
+                return
+        self.stages.append(StageReport(name=name, seconds=seconds, peak_bytes=peak_bytes))
 
 
 class StepClock:
     """Seconds of each denoising step, the device synchronised at its end; reports each to the events."""
 
-    def __init__(self, tracer: Tracer, device: torch.device, num_steps: int, num_done: int = 0) -> None:
+    def __init__(self, tracer: Tracer, num_steps: int, num_done: int = 0) -> None:
         """`num_done` of the steps were done by another run."""
         self._tracer = tracer
-        self._device = device
         self._num_steps = num_steps
         self._num_done = num_done
-        self._last = time.perf_counter()
+        self.begin()
+
+    def begin(self) -> None:
+        """The next step begins now, and not with the end of the one before."""
+        self._last = self._tracer.now()
 
     def tick(self) -> None:
         """A step is done."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
+        now = self._tracer.now()
         steps = self._tracer.step_seconds
         steps.append(now - self._last)
         self._last = now

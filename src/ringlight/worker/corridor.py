@@ -22,8 +22,9 @@ class Corridor:
         self._connection = connection
         self._send_lock = threading.Lock()
         self._cancelled: set[str] = set()
+        self._asked_to_leave: set[str] = set()
         self._in_hand: dict[str, messages.RunJob] = {}
-        self.jobs: queue.Queue[messages.RunJob | messages.Shutdown] = queue.Queue()
+        self.orders: queue.Queue[messages.Order] = queue.Queue()
         threading.Thread(target=self._receive, name="corridor", daemon=True).start()
 
     def send(self, message: messages.FromWorker) -> None:
@@ -33,6 +34,10 @@ class Corridor:
     def is_cancelled(self, job_id: str) -> bool:
         return job_id in self._cancelled
 
+    def is_asked_to_leave(self, job_id: str) -> bool:
+        """Whether a job should make way, by what came after its turn was ordered."""
+        return job_id in self._asked_to_leave
+
     def take_up(self, job: messages.RunJob) -> None:
         """From now on there may be part files of this job."""
         self._in_hand[job.job_id] = job
@@ -41,6 +46,7 @@ class Corridor:
         """Nothing is left to do for this job."""
         self._in_hand.pop(job.job_id, None)
         self._cancelled.discard(job.job_id)
+        self._asked_to_leave.discard(job.job_id)
 
     def leave(self, last_word: messages.GroupBroken | None = None) -> None:
         """End this process at once, nothing half-written left behind."""
@@ -61,7 +67,12 @@ class Corridor:
                         self.send(messages.Pong(number=number))
                     case messages.CancelJob(job_id=job_id):
                         self._cancelled.add(job_id)
-                    case messages.RunJob() | messages.Shutdown():
-                        self.jobs.put(message)
+                    case messages.PauseJob(job_id=job_id):
+                        self._asked_to_leave.add(job_id)
+                    case messages.RunJob(job_id=job_id) | messages.ResumeJob(job_id=job_id):
+                        self._asked_to_leave.discard(job_id)  # what was asked of the turn before is not of this one
+                        self.orders.put(message)
+                    case messages.DropJob() | messages.Shutdown():
+                        self.orders.put(message)
         except (EOFError, OSError, msgspec.DecodeError):
             self.leave()  # the engine is gone, or cannot be understood; nobody waits for what we do

@@ -11,14 +11,15 @@ from ringlight.parallel.link import LinkLost
 from ringlight.worker.corridor import Corridor
 from ringlight.worker.failures import as_failure
 
-FINE = 0
+FINE, LEAVE = 0, -1  # go on; go on, but make way where that can be done. Problems are positive
 CODES = (InvalidRequest.code, *ERRORS, WorkerError.code)
 OUT_OF_STEP = 100  # added to the status of a rank that failed between two boundaries
 GRACE_SECONDS = 5.0
 
 
 class Events:
-    """The boundaries of one job. `left_together`: all ranks have raised at the same one, and are still in step."""
+    """The boundaries of one job. `left_together`: all ranks have raised at the same one, and are still in step.
+    `turn_ends`: rank 0 said at the last one that it should make way."""
 
     def __init__(self, corridor: Corridor, group: RankGroup, job: messages.RunJob, patience_seconds: float) -> None:
         self._corridor = corridor
@@ -26,6 +27,7 @@ class Events:
         self._job = job
         self._patience_seconds = patience_seconds
         self.left_together = False
+        self.turn_ends = False
 
     def stage_started(self, stage: str) -> None:
         self._tell(messages.StageStarted(job_id=self._job.job_id, stage=stage))
@@ -47,21 +49,29 @@ class Events:
 
     @collective
     def boundary(self, problem: Exception | None = None) -> None:
-        is_cancelled = self._corridor.is_cancelled(self._job.job_id)
-        self.check_problem(problem or (Cancelled("cancelled") if is_cancelled else None))
+        job_id = self._job.job_id
+        wish = LEAVE if self._corridor.is_asked_to_leave(job_id) else FINE
+        is_cancelled = self._corridor.is_cancelled(job_id)
+        told = self._decide(problem or (Cancelled("cancelled") if is_cancelled else None), wish)
+        self.turn_ends = LEAVE in told
 
     @collective
     def check_problem(self, problem: Exception | None) -> None:
+        self._decide(problem, FINE)
+
+    @collective
+    def _decide(self, problem: Exception | None, wish: int) -> list[int]:
+        """What each rank says: its problem, or else its wish. Raises the worst problem, on all ranks."""
         mine = None if problem is None else as_failure(problem, self._job)
-        statuses = self._group.control.agree(FINE if mine is None else status_of(mine))
+        statuses = self._group.control.agree(wish if mine is None else status_of(mine))
         self._group.expect(self._patience_seconds)
-        if not any(statuses):
-            return
-        if max(statuses) >= OUT_OF_STEP:
+        worst = max(statuses)
+        if worst <= FINE:
+            return statuses
+        if worst >= OUT_OF_STEP:
             raise LinkLost("another rank failed")
         told = self._group.control.gather(b"" if mine is None else str(mine).encode())
         self.left_together = True
-        worst = max(statuses)
         raise mine or from_code(CODES[worst - 1], told[statuses.index(worst)].decode())
 
     @collective

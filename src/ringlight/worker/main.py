@@ -1,4 +1,4 @@
-"""The process: load, then make one video after another until told to stop or left alone.
+"""The process: load, then make one video after another, or by turns, until told to stop or left alone.
 
 Started by `ringlight.worker.start` with the arguments FD SETUP, where FD is the number of an inherited socket and
 SETUP a WorkerSetup in JSON. If the engine dies, the socket closes and this process ends at once. Rank 0 hears of jobs
@@ -22,7 +22,7 @@ import torch
 from ringlight.core import messages
 from ringlight.core.errors import InvalidCheckpoint, RinglightError
 from ringlight.core.plan import Abilities
-from ringlight.core.report import AdaptedReport, RankReport, RunReport, workload_hash
+from ringlight.core.report import RankReport, workload_hash
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.recipe import load_recipe
 from ringlight.families.table import checkpoint_of, model_of, recognised
@@ -33,12 +33,15 @@ from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.pulse import Loss
 from ringlight.pipelines.resume import StateFile
 from ringlight.pipelines.trace import Tracer
+from ringlight.pipelines.turn import Left
 from ringlight.worker import environment
 from ringlight.worker.corridor import Corridor
 from ringlight.worker.events import Events
 from ringlight.worker.failures import as_failure, as_ringlight_error, is_device_fault
 from ringlight.worker.finishing import Finishing, failed
+from ringlight.worker.held import HeldJob
 from ringlight.worker.memory import meter_for
+from ringlight.worker.reporting import report_of
 from ringlight.worker.terms import terms_of
 from ringlight.worker.warming import warm_up
 
@@ -53,6 +56,7 @@ class Worker:
         start = time.perf_counter()
         self._corridor = corridor
         self._finishing = Finishing(corridor)
+        self._held: dict[str, HeldJob] = {}  # jobs that have made way, by their names
         self._place = setup.place
         config = setup.config
         self._device = environment.choose_device(config, setup.place)
@@ -116,15 +120,47 @@ class Worker:
 
     @collective
     def serve(self) -> None:
-        """Run jobs until told to stop."""
-        while isinstance(job := self._next_order(), messages.RunJob):
-            failure = self._work(job)
-            self._group.expect(None)
-            if failure is not None:
-                self._tell(job, failure)
-                self._release_memory()
+        """Give jobs their turns until told to stop."""
+        while not isinstance(order := self._next_order(), messages.Shutdown):
+            match order:
+                case messages.RunJob():
+                    self._give_turn(self._begin(order))
+                case messages.ResumeJob(job_id=job_id):
+                    self._give_turn(self._held.pop(job_id))
+                case messages.DropJob(job_id=job_id) if job_id in self._held:
+                    self._drop(self._held.pop(job_id))
+                    self._release_memory()
+        for job in self._held.values():
+            self._drop(job)
         self._group.leave()
         self._finishing.wait()
+
+    def _begin(self, order: messages.RunJob) -> HeldJob:
+        """A job of which nothing is done yet."""
+        self._corridor.take_up(order)
+        pipeline = self._pipeline
+        events = Events(self._corridor, self._group, order, pipeline.patience_seconds(order.request))
+        tracer = Tracer(self._device, self._meter, events)
+        mesh = ParallelMesh.of(order.layout, self._place.rank, self._group.link)
+        state = self._state_file(order, tracer)
+        continues = Path(order.continues) if order.continues else None
+        output, seconds = Path(order.output), order.preview_seconds
+        making = pipeline.make(order.request, output, order.job_id, tracer, mesh, order.plan, state, seconds, continues)
+        return HeldJob(order, events, tracer, state, making)
+
+    @collective
+    def _give_turn(self, job: HeldJob) -> None:
+        """Have a job computed until it makes way or is over, and tell the engine how it failed, if it did."""
+        failure = self._work(job)
+        self._group.expect(None)
+        if failure is not None:
+            self._tell(job.order, failure)
+            self._release_memory()
+
+    def _drop(self, job: HeldJob) -> None:
+        """Forget a job, of which the engine hears nothing more."""
+        job.close()
+        self._corridor.put_down(job.order)
 
     @collective
     def _tell(self, job: messages.RunJob, failure: RinglightError) -> None:
@@ -138,122 +174,92 @@ class Worker:
             raise
 
     @collective
-    def _next_order(self) -> messages.ToWorker:
+    def _next_order(self) -> messages.Order:
         """What the engine wants of rank 0, told to all ranks."""
-        order = messages.encode(self._corridor.jobs.get()) if self._place.rank == 0 else b""
+        order = messages.encode(self._corridor.orders.get()) if self._place.rank == 0 else b""
         try:
-            decoded: messages.ToWorker = messages.to_worker_decoder.decode(self._group.control.broadcast(order))
-            return decoded
+            return messages.order_decoder.decode(self._group.control.broadcast(order))
         except LinkLost as lost:
             self._follow(self._loss(lost))
             raise
 
     @collective
-    def _work(self, job: messages.RunJob) -> RinglightError | None:
-        """Run a job. Returns its failure, if any. No error outlives this: its traceback would keep the job's tensors.
+    def _work(self, job: HeldJob) -> RinglightError | None:
+        """Give a job its turn. Returns its failure, if any. No error outlives this: its traceback would keep the job's
+        tensors.
 
         An error that all ranks raise alike ends this job alone. Any other ends the group, and so does a device that
         has failed: it would fail all later jobs too.
         """
-        self._corridor.take_up(job)
-        events = Events(self._corridor, self._group, job, self._pipeline.patience_seconds(job.request))
         try:
-            self._run(job, events)
+            self._run(job)
             return None
         except LinkLost as lost:
             self._follow(self._loss(lost))
             raise
         except Exception as error:  # whatever it is, the worker lives on if the ranks are in step
-            failure = as_failure(error, job)
+            failure = as_failure(error, job.order)
             if is_device_fault(error):
                 self._leave(failure)
-            if not events.left_together:
+            if not job.events.left_together:
                 try:
-                    events.require_alike(failure)
+                    job.events.require_alike(failure)
                 except LinkLost:
                     self._leave(failure)
                 self._group.renew(self._device)
-            self._corridor.put_down(job)
+            self._drop(job)
             return failure
 
     @collective
-    def _run(self, job: messages.RunJob, events: Events) -> None:
-        """Make the video; what is left of its output then goes on beside the next job."""
-        request, pipeline = job.request, self._pipeline
-        self._meter.start()
-        self._group.link.reset()
-        mesh = ParallelMesh.of(job.layout, self._place.rank, self._group.link)
-        tracer = Tracer(self._device, self._meter, events)
-        state = self._state_file(job, events)
-        continues = Path(job.continues) if job.continues else None
-        start = time.perf_counter()
+    def _run(self, job: HeldJob) -> None:
+        """One turn: until the job makes way, or its video is made; what is left of its output then goes on beside the
+        next one's turn."""
+        group, pipeline = self._group, self._pipeline
+        self._meter.start(sum(other.held_bytes for other in self._held.values()), job.held_bytes)
+        group.link.reset()
+        pipeline.forget_what_came()
+        left = job.go_on(pipeline)
+        computed_at, total_seconds = time.perf_counter(), job.tracer.clock.now()
         try:
-            adapted = pipeline.adapt(request.lora, tracer)
-            output = pipeline.make(
-                request, Path(job.output), job.job_id, tracer, mesh, job.plan, state, job.preview_seconds, continues
+            measured = job.measured(
+                RankReport(
+                    rank=self._place.rank,
+                    stages=job.tracer.stages,
+                    memory=self._meter.report(),
+                    link=group.link.report(),
+                    weights=pipeline.weights_report(),
+                )
             )
-        finally:
-            if state is not None:
-                state.wait()
-        computed_at = time.perf_counter()
-        try:
-            report = self._report(job, tracer, computed_at - start, adapted)
-            self._group.expect(None)
-            if output is None:
-                self._corridor.put_down(job)
+            if left is not None:
+                self._hold(job, left)
+                return
+            report = report_of(job, measured, total_seconds, pipeline.spec, self._environment, group.control)
+            group.expect(None)
+            if job.output is None:
+                self._corridor.put_down(job.order)
             else:
-                self._finishing.begin(job, output, report, computed_at)
+                self._finishing.begin(job.order, job.output, report, computed_at)
         except BaseException:
-            if output is not None:
-                output.abort()
+            if job.output is not None:
+                job.output.abort()
             raise
 
-    def _state_file(self, job: messages.RunJob, events: Events) -> StateFile | None:
-        """What the job goes on from, and saves to. A state is good for the same work on the same weights and ranks."""
-        if not job.state_file:
-            return None
-        identity = workload_hash({"workload": job.request.workload(), "layout": job.layout.name} | self._numerics)
-        control = self._group.control
-        return StateFile(Path(job.state_file), job.save_seconds, identity, job.job_id, control, events)
-
     @collective
-    def _report(
-        self, job: messages.RunJob, tracer: Tracer, total_seconds: float, adapted: AdaptedReport | None
-    ) -> RunReport:
-        """The report of all ranks, which call this together, as far as the video is computed."""
-        request, spec = job.request, self._pipeline.spec
-        mine = RankReport(
-            rank=self._place.rank,
-            stages=tracer.stages,
-            memory=self._meter.report(),
-            link=self._group.link.report(),
-            weights=self._pipeline.weights_report(),
-        )
-        ranks = [
-            msgspec.msgpack.decode(part, type=RankReport)
-            for part in self._group.control.gather(msgspec.msgpack.encode(mine))
-        ]
-        workload = request.workload() | {"model_sha256": spec.fingerprint}
-        return RunReport(
-            workload=workload,
-            workload_hash=workload_hash(workload),
-            layout=job.layout.name,
-            environment=self._environment | {"model": spec.name},
-            stages=tracer.stages,
-            other_seconds=total_seconds - sum(stage.seconds for stage in tracer.stages),
-            total_seconds=total_seconds,
-            step_seconds=tracer.step_seconds,
-            ranks=ranks,
-            num_tokens=spec.num_tokens(request.num_frames, request.height, request.width),
-            outputs=[],
-            num_slices=tracer.num_slices,
-            decode_chunk=tracer.decode_chunk,
-            placement=job.plan.placement,
-            resumed_from_step=tracer.resumed_from_step,
-            predicted=job.plan.predicted,
-            layout_reason=job.plan.layout_reason,
-            adapted=adapted,
-        )
+    def _hold(self, job: HeldJob, left: Left) -> None:
+        """Keep a job that has made way, on all ranks, and tell the engine that they are free."""
+        held_bytes = max(self._group.control.agree(left.held_bytes))
+        job_id = job.order.job_id
+        self._held[job_id] = job
+        if self._place.rank == 0:
+            self._corridor.send(messages.JobPaused(job_id=job_id, step=left.step, held_bytes=held_bytes))
+
+    def _state_file(self, order: messages.RunJob, tracer: Tracer) -> StateFile | None:
+        """What the job goes on from, and saves to. A state is good for the same work on the same weights and ranks."""
+        if not order.state_file:
+            return None
+        identity = workload_hash({"workload": order.request.workload(), "layout": order.layout.name} | self._numerics)
+        control = self._group.control
+        return StateFile(Path(order.state_file), order.save_seconds, identity, order.job_id, control, tracer)
 
     def _release_memory(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Peaks of memory of this process: the caching allocator's on CUDA, the resident size on a CPU."""
+"""Peaks of memory of a job in this process: the caching allocator's on CUDA, the resident size on a CPU."""
 
 from __future__ import annotations
 
@@ -27,12 +27,15 @@ class CudaMeter:
         self._device = device
         self._rank = rank
         self._peaks = (0, 0)
+        self._others_bytes = 0
 
-    def start(self) -> None:
-        """A new job: forget earlier peaks."""
+    def start(self, others_bytes: int = 0, own_bytes: int = 0) -> None:
+        """A job's turn: forget earlier peaks. `others_bytes` lie there of other jobs, and are counted nowhere;
+        `own_bytes` of its own, from an earlier turn."""
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self._device)
         self._peaks = (0, 0)
+        self._others_bytes = others_bytes
 
     def reset(self) -> None:
         self._fold()
@@ -40,7 +43,7 @@ class CudaMeter:
 
     def peak_bytes(self) -> int:
         """Peak reserved since the last reset."""
-        return torch.cuda.max_memory_reserved(self._device)
+        return torch.cuda.max_memory_reserved(self._device) - self._others_bytes
 
     def report(self) -> MemoryReport:
         """Peaks since `start`."""
@@ -59,8 +62,8 @@ class CudaMeter:
     def _fold(self) -> None:
         reserved, allocated = self._peaks
         self._peaks = (
-            max(reserved, torch.cuda.max_memory_reserved(self._device)),
-            max(allocated, torch.cuda.max_memory_allocated(self._device)),
+            max(reserved, torch.cuda.max_memory_reserved(self._device) - self._others_bytes),
+            max(allocated, torch.cuda.max_memory_allocated(self._device) - self._others_bytes),
         )
 
 
@@ -69,17 +72,20 @@ class ResidentMeter:
 
     def __init__(self, rank: int = 0) -> None:
         self._rank = rank
+        self._others_bytes = 0
         self._idle = 0
         self._peak = 0
         self._measures = can_reset_peak()
 
-    def start(self) -> None:
-        """A new job: what is resident now, freed memory given back, is the idle worker."""
+    def start(self, others_bytes: int = 0, own_bytes: int = 0) -> None:
+        """A job's turn: what is resident now, freed memory given back, is the idle worker; but for `others_bytes` of
+        other jobs, which are counted nowhere, and `own_bytes` of its own, from an earlier turn."""
         gc.collect()
         give_back_freed()
+        self._others_bytes = others_bytes
         self.reset()
         self._peak = 0
-        self._idle = self._read("VmRSS")
+        self._idle = self._read("VmRSS") - own_bytes
 
     def reset(self) -> None:
         self._peak = max(self._peak, self.peak_bytes())
@@ -108,7 +114,7 @@ class ResidentMeter:
             return 0
         for line in STATUS.read_text().splitlines():
             if line.startswith(f"{field}:"):
-                return int(line.split()[1]) * 1024
+                return int(line.split()[1]) * 1024 - self._others_bytes
         raise OSError(f"{STATUS} has no {field}")
 
 
@@ -125,8 +131,8 @@ class OwnMeter(ResidentMeter):
         self._watched = threading.Event()
         threading.Thread(target=self._watch, name="memory", daemon=True).start()
 
-    def start(self) -> None:
-        super().start()
+    def start(self, others_bytes: int = 0, own_bytes: int = 0) -> None:
+        super().start(others_bytes, own_bytes)
         with self._lock:
             self._own_peak = self._stage_peak = 0
         self._watched.set()
@@ -155,7 +161,7 @@ class OwnMeter(ResidentMeter):
     def _look(self) -> None:
         with self._lock:  # from before the reading: a reset must not be followed by what was seen before it
             _, resident, shared, *_ = map(int, STATM.read_text().split())
-            own = (resident - shared) * PAGE_BYTES
+            own = (resident - shared) * PAGE_BYTES - self._others_bytes
             self._stage_peak, self._own_peak = max(self._stage_peak, own), max(self._own_peak, own)
 
 

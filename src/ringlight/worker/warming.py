@@ -22,6 +22,7 @@ from ringlight.parallel.group import RankGroup
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines.output import finish
 from ringlight.pipelines.trace import MemoryMeter, Tracer
+from ringlight.pipelines.turn import uninterrupted
 from ringlight.worker.corridor import Corridor
 from ringlight.worker.events import Events
 
@@ -56,7 +57,9 @@ def warm_up(pipeline: Recipe, group: RankGroup, corridor: Corridor, meter: Memor
             tracer = Tracer(pipeline.device, meter, events)
             try:
                 pipeline.adapt(pipeline.always_on, tracer)
-                made = pipeline.make(request, output, job.job_id, tracer, mesh, plan, preview_seconds=1.0)
+                made = uninterrupted(
+                    pipeline.make(request, output, job.job_id, tracer, mesh, plan, preview_seconds=1.0)
+                )
             except NumericalError as error:
                 raise InvalidCheckpoint(
                     f"{pipeline.checkpoint.place}: not even the smallest video is finite: {error}"

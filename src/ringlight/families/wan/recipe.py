@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, closing
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -43,6 +43,7 @@ from ringlight.pipelines.stages.text_encoding import PromptCache, encode_text
 from ringlight.pipelines.stages.timestep_preparation import prepare_timesteps
 from ringlight.pipelines.trace import Tracer
 from ringlight.pipelines.trial import require_sampler
+from ringlight.pipelines.turn import Turns, uninterrupted
 from ringlight.residency.exchange import CudaExchange, Moved
 from ringlight.residency.lane import CudaLane
 from ringlight.residency.shelf import Shelf
@@ -116,7 +117,8 @@ class WanRecipe:
         plan: JobPlan = SIMPLEST,
     ) -> list[str]:
         """Make one video and write it to `output`; returns the paths written, on ranks other than 0 none."""
-        made = self.make(request, output, job_id, tracer, mesh, plan)
+        self.forget_what_came()
+        made = uninterrupted(self.make(request, output, job_id, tracer, mesh, plan))
         return [] if made is None else finish(made)
 
     @property
@@ -155,15 +157,15 @@ class WanRecipe:
         state: StateFile | None = None,
         preview_seconds: float = 0.0,
         continues: Path | None = None,
-    ) -> Output | None:
+    ) -> Turns[Output | None]:
         """Make one video as `plan` says; returns its output, which is to be finished, on rank 0 and None on others.
+        Between denoising steps it can be left.
 
         One line per stage. Every rank of `mesh` (None: a single one) runs this alike. Denoising goes on from `state`,
         then in the portions that it began with, and saves to it. `preview_seconds` apart there are previews, with 0
         none. The output begins with the frames of the video `continues`, whose last one is the request's first.
         """
         mesh = mesh or ParallelMesh.alone()
-        self._forget_what_came()
         frames = tracer.timed("InputValidation", validate_input, request, self.spec, self.limits)
         if continues is not None:
             _on_writer(partial(require_continuable, continues, output, request), mesh, tracer)
@@ -175,20 +177,9 @@ class WanRecipe:
         shape = spec.latent_shape(request.num_frames, request.height, request.width)
         noise = tracer.timed("LatentPreparation", prepare_latents, shape, random, device)
         sampler = tracer.timed("TimestepPreparation", prepare_timesteps, request, spec.scheduler, random, device)
-        latents = tracer.timed(
-            "Denoising",
-            self._denoise,
-            sampler.first_latents(noise),
-            condition,
-            sampler,
-            texts,
-            request,
-            tracer,
-            mesh,
-            plan,
-            state,
-            preview_seconds,
-        )
+        noise = sampler.first_latents(noise)
+        denoising = self._denoise(noise, condition, sampler, texts, request, tracer, mesh, plan, state, preview_seconds)
+        latents = yield from tracer.timed_in_turns("Denoising", denoising)
         if output.suffix.lower() == ".safetensors":
             tracer.begin_last("Output")
             return LatentsWriter(latents, output, job_id) if mesh.world.rank == WRITING_RANK else None
@@ -222,21 +213,18 @@ class WanRecipe:
         plan: JobPlan,
         state: StateFile | None,
         preview_seconds: float,
-    ) -> Tensor:
+    ) -> Turns[Tensor]:
         fresh = DenoisingProgress(0, plan.num_slices, plan.decode_chunk, noise)
         begun = fresh if state is None else state.begin(fresh, sampler)
         tracer.began(begun.step, begun.num_slices, _portion(begun.decode_chunk, plan))
         previews = None
         if preview_seconds and mesh.world.rank == WRITING_RANK:
             previews = self._previews(preview_seconds, plan, tracer)
-        expert = partial(self._expert, texts, condition.tokens, request, mesh, plan, begun.num_slices)
-        with closing(Experts(expert, self.spec.boundary)) as experts:
-            for call in sampler.calls(begun.step)[:1] if begun.step < sampler.num_steps else ():
-                experts.have(float(sampler.timesteps[call]))  # before the first step, whose seconds tell of others'
-            return denoise(begun, condition, sampler, experts, tracer, state, previews)
+        make = partial(self._guided, texts, condition.tokens, request, mesh, plan, begun.num_slices)
+        with closing(Experts(make, partial(self._at_work, plan), self.spec.boundary)) as experts:
+            return (yield from denoise(begun, condition, sampler, experts, tracer, state, previews))
 
-    @contextmanager
-    def _expert(
+    def _guided(
         self,
         texts: list[Tensor],
         image: Tensor | None,
@@ -245,10 +233,10 @@ class WanRecipe:
         plan: JobPlan,
         num_slices: int,
         number: int,
-    ) -> Iterator[Guided]:
-        """An expert at work, or the only transformer: with keys of the texts, and guidance of its own."""
+    ) -> Guided:
+        """An expert, or the only transformer: with keys of the texts, and guidance of its own."""
         with self.networks.making_text_keys(number):
-            guided = Guided(
+            return Guided(
                 self.networks.experts[number],
                 self.kernel,
                 mesh,
@@ -259,15 +247,17 @@ class WanRecipe:
                 plan.take_turns,
                 image,
             )
-        with self.networks.denoising(plan.placement, guided.num_together, number):
-            yield guided
+
+    def _at_work(self, plan: JobPlan, number: int, guided: Guided) -> AbstractContextManager[None]:
+        """Its weights, as the plan has them."""
+        return self.networks.denoising(plan.placement, guided.num_together, number)
 
     def _previews(self, seconds: float, plan: JobPlan, tracer: Tracer) -> Previews:
         """Previews by a painter that is fitted to the VAE by now."""
         if not self.painter.is_fitted:
             with self.networks.encoding(), self.networks.decoding(plan.placement):
                 self.painter.fit(self.device)
-        return Previews(self.painter, seconds, tracer.events)
+        return Previews(self.painter, seconds, tracer)
 
     @collective
     def _decode(
@@ -315,7 +305,7 @@ class WanRecipe:
         return self.networks.residency is not None
 
     def weights_report(self) -> WeightsReport | None:
-        """What of the weights came to the device for the last video; None where all are there always."""
+        """What of the weights came to the device since that was forgotten; None where all are there always."""
         residency = self.networks.residency
         if residency is None:
             return None
@@ -328,8 +318,8 @@ class WanRecipe:
             wait_seconds=report.wait_seconds | {FRAME_HISTORY: moved.wait_seconds},
         )
 
-    def _forget_what_came(self) -> None:
-        """What came for a video that failed, or that nobody asked of, is not the next one's."""
+    def forget_what_came(self) -> None:
+        """What comes from here on is another job's, or of another turn."""
         if self.networks.residency is not None:
             self.networks.residency.reset()
         if self.vae.exchange is not None:

@@ -14,16 +14,17 @@ from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.mesh import Axis, ParallelMesh
 from ringlight.parallel.turns import in_turns
 from ringlight.pipelines.condition import Condition
-from ringlight.pipelines.experts import Predictor
+from ringlight.pipelines.experts import Experts
 from ringlight.pipelines.networks import Denoiser
 from ringlight.pipelines.preview import Previews
 from ringlight.pipelines.resume import DenoisingProgress, StateFile
 from ringlight.pipelines.trace import StepClock, Tracer
+from ringlight.pipelines.turn import Left, Turns, tensor_bytes
 from ringlight.samplers.sampler import Sampler
 
 
 class Guided:
-    """Predicts the noise of one request: one forward, or two with guidance. Text keys are projected once.
+    """Predicts the noise of one request: one forward, or two with guidance. Text keys are projected once, and `kept`.
 
     Where the mesh has two guidance branches, this rank runs the forward of its own, and they exchange predictions.
     """
@@ -52,19 +53,19 @@ class Guided:
         self._take_turns = take_turns
         assert mesh.cfg.size in (1, len(texts)), "two branches need two prompts"
         own = texts if mesh.cfg.size == 1 else [texts[mesh.cfg.rank]]
-        self._keys = [transformer.text_keys(text, num_rows, image_LC=image) for text in own]
+        self.kept = [transformer.text_keys(text, num_rows, image_LC=image) for text in own]
 
     @property
     def num_together(self) -> int:
         """Forwards that go through the network together, block by block."""
-        return len(self._keys) if self._take_turns else 1
+        return len(self.kept) if self._take_turns else 1
 
     @collective
     def predict(self, latents: Tensor, timesteps: Tensor) -> Tensor:
         """uncond + guidance_scale * (cond - uncond), or the conditional prediction alone, in float32."""
         forwards = [
             self._transformer.steps(latents, timesteps, keys, self._kernel, self._mesh, self.num_slices)
-            for keys in self._keys
+            for keys in self.kept
         ]
         if self._take_turns:
             predictions = in_turns(*forwards)
@@ -93,31 +94,59 @@ def denoise(
     begun: DenoisingProgress,
     condition: Condition,
     sampler: Sampler,
-    guided: Predictor,
+    experts: Experts,
     tracer: Tracer,
     state: StateFile | None = None,
     previews: Previews | None = None,
-) -> Tensor:
+) -> Turns[Tensor]:
     """float32 latents (1, z, T, h, w) after all steps, of which those of `begun` are done already.
 
     What the model sees of latents, and what stands in the result, is the `condition`'s to say. Between steps the state
-    is saved and previews are made, where somebody wants them. Raises NumericalError when latents stop being finite,
-    Cancelled at the call of the network after a cancel.
+    is saved and previews are made, where somebody wants them, and the job makes way, if it comes to that. Raises
+    NumericalError when latents stop being finite, Cancelled at the call of the network after a cancel.
     """
-    latents = begun.latents
-    clock = StepClock(tracer, latents.device, sampler.num_steps, begun.step)
-    for step in range(begun.step, sampler.num_steps):
-        for call in sampler.calls(step):
-            velocity, before = guided.predict(*condition.seen(latents, sampler.timesteps[call])), latents
+    progress = begun
+    yield from make_way(progress, condition, sampler, experts, tracer, state)
+    for call in sampler.calls(progress.step)[:1] if progress.step < sampler.num_steps else ():
+        experts.have(float(sampler.timesteps[call]))  # before the first step, whose seconds tell of others'
+    clock = StepClock(tracer, sampler.num_steps, progress.step)
+    while progress.step < sampler.num_steps:
+        step, latents = progress.step + 1, progress.latents
+        for call in sampler.calls(progress.step):
+            velocity, before = experts.predict(*condition.seen(latents, sampler.timesteps[call])), latents
             latents = sampler.step(call, velocity, latents)
-            place = f"latents after step {step + 1} of {sampler.num_steps}"
+            place = f"latents after step {step} of {sampler.num_steps}"
             tracer.events.boundary(not_finite("Denoising", place, extremes(latents)))
         clock.tick()
+        progress = replace(progress, step=step, latents=latents)
         if state is not None:
-            state.save(replace(begun, step=step + 1, latents=latents), sampler)
+            state.save(progress, sampler)
         if previews is not None and previews.is_due():
-            previews.make(step + 1, condition.settle_(without_noise(before, velocity, sampler.sigmas[call])))
-    return condition.settle_(latents)
+            previews.make(step, condition.settle_(without_noise(before, velocity, sampler.sigmas[call])))
+        if tracer.events.turn_ends:
+            yield from make_way(progress, condition, sampler, experts, tracer, state)
+            clock.begin()
+    return condition.settle_(progress.latents)
+
+
+def make_way(
+    progress: DenoisingProgress,
+    condition: Condition,
+    sampler: Sampler,
+    experts: Experts,
+    tracer: Tracer,
+    state: StateFile | None,
+) -> Turns[None]:
+    """Let others have the turn, if all ranks have agreed on that, and again as long as they do.
+
+    Weights are given up, the state is saved; what was made of the request stays.
+    """
+    while tracer.events.turn_ends:
+        experts.rest()
+        if state is not None:
+            state.settle(progress, sampler)
+        kept = tensor_bytes(progress.latents, sampler.memory(), condition)
+        yield Left(progress.step, kept + experts.held_bytes)
 
 
 def without_noise(latents: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:

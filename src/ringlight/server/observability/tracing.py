@@ -138,6 +138,8 @@ def _measured(report: RunReport) -> Attributes:
     found: Attributes = {
         "ringlight.num_tokens": report.num_tokens,
         "ringlight.resumed_from_step": report.resumed_from_step,
+        "ringlight.pauses": report.pauses,
+        "ringlight.paused_seconds": report.paused_seconds,
         "ringlight.memory.peak_bytes": report.worst_memory.peak_bytes,
     }
     for kind, link in report.worst_link.items():

@@ -1,0 +1,78 @@
+"""Turn: the stretch of a job between two times at which it makes way for others, and what of it is kept meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Left(NamedTuple):
+    """Where a job was left: after so many denoising steps, with tensors of so many bytes that it keeps."""
+
+    step: int
+    held_bytes: int
+
+
+Turns: TypeAlias = Generator[Left, None, T]
+"""A computation that yields where its turn ends, and returns its result in its last one. Closed, it is given up."""
+
+
+def uninterrupted(turns: Turns[T]) -> T:
+    """What a computation returns that nobody else's comes between: it goes on wherever it could be left."""
+    while True:
+        try:
+            next(turns)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+class TurnClock:
+    """Seconds of one job, from when this is made or its first turn is said to begin. It stands still while others have
+    the turn."""
+
+    def __init__(self) -> None:
+        self.pauses, self.paused_seconds = 0, 0.0
+        self._began = time.perf_counter()
+        self._stopped: float | None = None
+
+    def now(self) -> float:
+        """Seconds in turns so far."""
+        return (time.perf_counter() if self._stopped is None else self._stopped) - self._began - self.paused_seconds
+
+    def stop(self) -> None:
+        """The turn ends."""
+        self._stopped = time.perf_counter()
+        self.pauses += 1
+
+    def go_on(self) -> None:
+        """A turn begins, the first one or one after a stop."""
+        now = time.perf_counter()
+        if self._stopped is None:
+            self._began = now
+        else:
+            self.paused_seconds += now - self._stopped
+        self._stopped = None
+
+
+def tensor_bytes(*kept: object) -> int:
+    """Bytes of all tensors in these values, their items and their own fields, no memory twice."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(kept)}
+    return sum(storages.values())
+
+
+def _tensors(value: Any) -> Iterable[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _tensors(each)
+    elif hasattr(value, "__dict__"):
+        yield from _tensors(vars(value))
