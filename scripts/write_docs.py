@@ -31,6 +31,7 @@ from ringlight.core.named_samplers import SAMPLERS
 from ringlight.core.report import GIB
 from ringlight.core.request import RequestLimits, stand_ins
 from ringlight.core.video_fields import VIDEO_FIELDS
+from ringlight.engine.jobs import Pauses
 from ringlight.engine.runner import ReplicaState
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import known_model, model_defaults
@@ -182,6 +183,12 @@ class Nothing:
 
     def queue_length(self) -> int:
         return 0
+
+    def num_paused(self) -> int:
+        return 0
+
+    def pauses(self) -> Pauses:
+        return Pauses()
 
     def count_by_status(self) -> Mapping[str, int]:
         return {}

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 class Silent:
     """Events that nobody listens to, of a job for which nobody waits."""
 
-    turn_ends = False
+    turn_ends = ends_now = False
 
     def stage_started(self, stage: str) -> None: ...
 

@@ -119,6 +119,16 @@ def test_a_predicted_peak_stands_beside_the_measured_one(memory: MemoryReport) -
     assert "Predicted peak" not in rows_of(resumed.table())
 
 
+def test_steps_that_were_made_again_are_told_and_no_measure_of_a_plan() -> None:
+    found = msgspec.structs.replace(report(GPU), predicted=PREDICTED, pauses=2, paused_seconds=7.0)
+    assert found.is_whole and found.predicted_over_measured
+    assert "\nMade way for others 2 times, 7.00 s in all, which is not counted here.\n" in found.table()
+    broken = msgspec.structs.replace(found, repeated_seconds=1.5)
+    assert not broken.is_whole and not broken.predicted_over_measured
+    assert "not counted here. 1.50 s of Denoising went into steps that were made again." in broken.table()
+    assert "Predicted (s)" in found.table() and "Predicted (s)" not in broken.table()
+
+
 def test_weights_that_came_have_a_row_and_others_none() -> None:
     def told(brought: dict[str, int]) -> str:
         weights = WeightsReport(host_bytes=12 * GIB, brought_bytes=brought, wait_seconds={"transformer": 0.5})

@@ -1,11 +1,11 @@
 """Ranks that fail on purpose: forked from the warm test process, and told by a job's prompt what to do where.
 
 A prompt "kill 1 step 2" kills rank 1 after its second step, "saved 1 step 2" has it wait there until a state of the job
-is on the disk, "asked 0 step 2" has rank 0 wait there until the job is asked to make way (if it keeps a state, so that
-the same prompt can be made at one go), "nan all step 1" has all ranks raise there, "poison 1 X" has rank 1 compute with
-NaN in the place of parameter X, and ";" stands between several of these; all other prompts are harmless. What is forked
-is the worker's own program, with faults planted at the places where it tells how far it is and where it waits for the
-others.
+is on the disk, "asked 0 step 2" has rank 0 wait there until the job is asked to make way, or to stop (if it keeps a
+state, so that the same prompt can be made at one go), "asked 0 block 2" in its second block, "nan all step 1" has all
+ranks raise there, "poison 1 X" has rank 1 compute with NaN in the place of parameter X, and ";" stands between several
+of these; all other prompts are harmless. What is forked is the worker's own program, with faults planted at the places
+where it tells how far it is and where it waits for the others.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch
 
 from ringlight.core import messages
 from ringlight.core.errors import NumericalError, RinglightError
+from ringlight.families.wan.networks.transformer import TransformerBlock
 from ringlight.families.wan.recipe import WanRecipe
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.group import RankGroup
@@ -56,7 +57,7 @@ class Faults:
         mine = [words for words in planted if words[0] in FAULTS and words[1] in (str(rank), ALL)]
         self._kinds = {point: kind for kind, _, point in mine}
         self.poisoned = [point for kind, _, point in mine if kind == "poison"]
-        self._transfers = 0
+        self._transfers = self._blocks = 0
 
     def at(self, point: str) -> None:
         match self._kinds.get(point):
@@ -73,6 +74,10 @@ class Faults:
     def at_transfer(self) -> None:
         self._transfers += 1
         self.at(f"transfer {self._transfers}")
+
+    def at_block(self) -> None:
+        self._blocks += 1
+        self.at(f"block {self._blocks}")
 
 
 def wait_for_state(path: str) -> None:
@@ -172,9 +177,11 @@ def plant() -> None:
         def __init__(self, corridor: Corridor, group: RankGroup, job: messages.RunJob, patience_seconds: float) -> None:
             nonlocal current
             super().__init__(corridor, group, job, patience_seconds)
-            self._faults = current = Faults(
-                job.request.prompt, group.place.rank, job.state_file, lambda: corridor.is_asked_to_leave(job.job_id)
-            )
+            self._faults = current = Faults(job.request.prompt, group.place.rank, job.state_file, self._is_asked)
+
+        def _is_asked(self) -> bool:
+            job_id = self._job.job_id
+            return self._corridor.is_asked_to_leave(job_id) or self._corridor.is_cancelled(job_id)
 
         def boundary(self, problem: Exception | None = None) -> None:
             nonlocal current
@@ -199,6 +206,12 @@ def plant() -> None:
         current.at_transfer()
         wait(self)
 
+    finish = TransformerBlock.finish_
+
+    def faulty_finish(self: TransformerBlock, *arguments: Any) -> None:
+        current.at_block()
+        finish(self, *arguments)
+
     make = WanRecipe.make
 
     def poisoned_make(self: WanRecipe, *arguments: Any, **named: Any) -> Turns[Output | None]:
@@ -210,3 +223,4 @@ def plant() -> None:
     WanRecipe.make = poisoned_make  # type: ignore[method-assign]
     worker.Events = FaultyEvents  # type: ignore[attr-defined]
     Transfers.wait = faulty_wait  # type: ignore[method-assign]
+    TransformerBlock.finish_ = faulty_finish  # type: ignore[method-assign]

@@ -9,7 +9,7 @@ import pytest
 
 from ringlight.core.errors import OutOfMemory, WorkerError
 from ringlight.core.messages import GroupBroken, WorkerFailed
-from ringlight.engine.local import Sign, is_cause, likeliest_cause
+from ringlight.engine.causes import Sign, is_cause, likeliest_cause
 from ringlight.engine.process import RankDeath
 
 KILLED = RankDeath("the worker process died (signal 9)", -signal.SIGKILL)

@@ -20,11 +20,20 @@ import pytest
 
 from ringlight import Engine, EngineConfig, RequestLimits
 from ringlight.core.config import NodesConfig
-from ringlight.core.errors import InvalidRequest, NumericalError, OutOfMemory, OutputError, RinglightError, WorkerError
-from ringlight.core.layout import AskedLayout
+from ringlight.core.errors import (
+    Cancelled,
+    InvalidRequest,
+    NumericalError,
+    OutOfMemory,
+    OutputError,
+    RinglightError,
+    WorkerError,
+)
+from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.engine import process
-from ringlight.engine.jobs import Job
+from ringlight.engine.jobs import Job, Keep, Submission
 from ringlight.engine.local import LocalReplica
+from ringlight.planner import deciding
 from tests.engine.faults import fork_rank
 from tests.engine.processes import ends, wait_until
 from tests.engine.requests import small
@@ -244,6 +253,29 @@ def test_a_folder_that_goes_away_fails_the_job_on_all_ranks_together(
         pair.run("a cat", folder / name, remove)
     assert pair.makes_the_same_as_ever()
     assert pair.pids == before
+
+
+@pytest.mark.parametrize("name", ["c2u1r1", "u2r1", "u1r2"])
+def test_a_cancel_within_a_step_frees_all_ranks_there(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Rank 0 hears of it by its second block. No rank comes to a third, of the six that a step has."""
+    monkeypatch.setattr(deciding, "LONG_STEP_SECONDS", 0.0)
+    monkeypatch.setattr(deciding, "AGREEMENT_SECONDS", 0.0)
+    before = pair.pids
+
+    def cancel(job: Job) -> None:
+        if job.state.stage == "Denoising":
+            pair.engine.cancel(job)
+
+    request, output = small(pair.engine, "asked 0 block 2; kill all block 3"), tmp_path / "film.npy"
+    kept = Submission(keep=Keep(state_file=str(tmp_path / "state"), max_repeats=0))
+    job = pair.engine.submit(request, str(output), cancel, ParallelLayout.parse(name), kept)
+    with pytest.raises(Cancelled):
+        job.wait(60)
+    assert pair.makes_the_same_as_ever()
+    assert pair.pids == before
+    assert not output.exists()
 
 
 def test_a_damaged_picture_fails_the_job_on_all_ranks_together(pair: Pair, tmp_path: Path, photograph: Path) -> None:

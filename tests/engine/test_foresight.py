@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from ringlight import Engine, EngineConfig
 from ringlight.core import host, messages
 from ringlight.core.config import NodesConfig
 from ringlight.core.errors import InvalidLayout, InvalidRequest, InvalidSetting
-from ringlight.core.layout import AskedLayout
-from ringlight.core.plan import Abilities
+from ringlight.core.layout import AskedLayout, ParallelLayout
+from ringlight.core.plan import Abilities, Speeds
 from ringlight.core.report import RunReport
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.engine.driver import DriverCard, hardware_of, visible
@@ -216,6 +217,21 @@ def test_a_typical_request_that_cannot_be_made_leaves_the_choice_to_the_rule(tin
     assert choice.layout.name == "c2u1r1" and "predicted" not in choice.reason
 
 
+def test_the_room_beside_a_job_is_what_it_leaves_of_a_rank(tiny: Path) -> None:
+    """By what ranks have measured, where all weights lie on a device; else by the plan. Nobody knows all machines."""
+    engine = Engine(EngineConfig(model_path=str(tiny)), None, FakeReplica())
+    foresight, plan = engine._foresight, engine._foresight.plan(small(engine), engine.choice.layout)
+    assert foresight.room_beside(plan) == plan.usable_bytes - plan.worst_memory.peak_bytes > 0
+    assert foresight.room_beside(msgspec.structs.replace(plan, usable_bytes=1)) == 0
+    worst, machine = plan.worst_memory, foresight.machine
+    assert machine is not None
+    abilities = Abilities(spare_bytes=worst.peak_bytes)
+    foresight.machine = msgspec.structs.replace(machine, abilities=abilities)
+    assert foresight.room_beside(plan) == worst.weights_bytes > 0
+    foresight.machine = None
+    assert foresight.room_beside(plan) == math.inf
+
+
 def test_every_report_carries_what_was_predicted(tiny: Path, tmp_path: Path) -> None:
     with Engine(EngineConfig(model_path=str(tiny)), None, FakeReplica()) as engine:
         job = engine.submit(small(engine), str(tmp_path / "a.mp4"))
@@ -306,6 +322,26 @@ def foreseen(tiny: Path, found: list[DriverCard], monkeypatch: pytest.MonkeyPatc
 
 def gpu(gib: int) -> list[DriverCard]:
     return [card("NVIDIA GeForce RTX 4090", memory_bytes=gib * GIB, has_nvlink=False, pcie=(4, 16))]
+
+
+def test_steps_of_a_card_that_is_not_known_may_be_long(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until its ranks have measured how fast it is they agree within steps that a known card makes at once."""
+    request = RequestDefaults(num_frames=25).complete("a film", WAN22_TI2V_5B, seed=0)
+    layout = ParallelLayout(ulysses=2)
+
+    def agrees(found: Foresight) -> bool:
+        return found.plan(request, layout).blocks_per_agreement > 0
+
+    assert not agrees(foreseen(tiny, 2 * [card()], monkeypatch))
+    found = foreseen(tiny, 2 * [card("NVIDIA GeForce GTX 1080")], monkeypatch)
+    assert found.machine is None and agrees(found)
+    said = {"device_type": "cuda", "memory_bytes": 8 * GIB}
+    ready = messages.WorkerReady(environment=said, load_seconds=1.0, abilities=Abilities(spare_bytes=2**34))
+    found.meet(ready)
+    assert agrees(found)
+    speeds = Speeds(link_bytes_per_second=1e10, flops_per_second=2e14)
+    found.meet(msgspec.structs.replace(ready, abilities=Abilities(spare_bytes=2**34, speeds=speeds)))
+    assert not agrees(found)
 
 
 @pytest.mark.parametrize(

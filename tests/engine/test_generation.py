@@ -143,7 +143,7 @@ def test_a_running_job_is_cancelled_at_a_step(engine: Engine, tmp_path: Path) ->
 def test_a_job_that_waits_is_cancelled_before_the_one_that_runs_ends(engine: Engine, tmp_path: Path) -> None:
     listen, reached = at_step(1)
     running = engine.submit(endless(engine), str(tmp_path / "running.npy"), listen)
-    waiting = engine.submit(small(engine), str(tmp_path / "waiting.npy"))
+    waiting = engine.submit(endless(engine), str(tmp_path / "waiting.npy"))
     assert reached.wait(60)
     engine.cancel(waiting)
     try:

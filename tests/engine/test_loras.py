@@ -12,13 +12,16 @@ import pytest
 import torch
 
 from ringlight import Engine, EngineConfig
+from ringlight.core import messages
 from ringlight.core.errors import InvalidRequest, InvalidSetting
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.lora import Lora
 from ringlight.core.request import RequestDefaults, VideoRequest
 from ringlight.engine.jobs import Job, Submission
-from ringlight.engine.queue import MOST_OVERTAKEN, JobQueue
+from ringlight.engine.order import MOST_OVERTAKEN
+from ringlight.engine.queue import JobQueue
 from ringlight.families.model import ModelSpec
+from tests.engine.queues import a_queue
 from tests.engine.replicas import FakeReplica
 from tests.engine.requests import small
 from tests.loras import Tensors, write_lora
@@ -68,9 +71,10 @@ def waiting(queue: JobQueue, spec: ModelSpec, names: str, priority: int = 0) -> 
 
 def taken(queue: JobQueue, loras: tuple[Lora, ...]) -> Iterator[str]:
     """The letters of the jobs that one replica takes, which has these LoRAs at first."""
-    while (job := queue.take(0.0, loras)) is not None:
-        loras = job.request.lora
-        yield job.request.prompt[0]
+    replica = queue.serve("replica-0")
+    while (ticket := queue.take(replica, 0.0, loras)) is not None:
+        loras = ticket.job.request.lora
+        yield ticket.job.request.prompt[0]
 
 
 @pytest.mark.parametrize(
@@ -87,17 +91,24 @@ def taken(queue: JobQueue, loras: tuple[Lora, ...]) -> Iterator[str]:
 def test_what_needs_the_same_loras_goes_first_a_few_times(
     spec: ModelSpec, names: str, has: tuple[Lora, ...], order: str
 ) -> None:
-    queue = JobQueue()
+    queue = a_queue()
     waiting(queue, spec, names)
     assert "".join(taken(queue, has)) == order
 
 
 def test_a_higher_priority_goes_before_the_same_loras(spec: ModelSpec) -> None:
-    queue = JobQueue()
+    queue = a_queue()
     waiting(queue, spec, "aa")
     waiting(queue, spec, "bb", priority=1)
     assert "".join(taken(queue, A)) == "bbaa"
     assert [job.overtaken for job in waiting(queue, spec, "ab")] == [0, 0]
+
+
+def test_one_that_takes_longer_is_not_before_others_for_its_loras(spec: ModelSpec) -> None:
+    queue = a_queue()
+    for job, steps in zip(waiting(queue, spec, "ab"), (10, 20), strict=True):
+        job.receive(messages.StepFinished(job_id=job.id, step=1, num_steps=steps, seconds=1.0))
+    assert "".join(taken(queue, B)) == "ab"
 
 
 def test_a_replica_is_given_what_it_has_until_it_is_started_anew(tiny: Path, folder: Path, tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.core.plan import JobPlan
 from ringlight.engine.engine import TICK_SECONDS
 from ringlight.engine.jobs import Job, JobState, Submission, Taken
-from ringlight.engine.queue import JobQueue
 from tests.core.clocks import SetClock
 from tests.engine.processes import wait_until
+from tests.engine.queues import a_queue
 from tests.engine.replicas import FakeReplica
 from tests.engine.requests import small
 
@@ -52,13 +52,14 @@ def test_higher_priorities_go_first_and_equal_ones_by_arrival(tiny: Path, output
 
 
 def test_nobody_waits_at_a_queue_that_is_closed() -> None:
-    queue = JobQueue()
-    waiting = threading.Thread(target=queue.take, args=[600.0], daemon=True)
+    queue = a_queue()
+    replica = queue.serve("replica-0")
+    waiting = threading.Thread(target=queue.take, args=[replica, 600.0], daemon=True)
     waiting.start()
     queue.close()
     waiting.join(PATIENCE)
     assert not waiting.is_alive()
-    assert queue.take(600.0) is None
+    assert queue.take(replica, 600.0) is None
 
 
 def test_jobs_whose_workers_died_twice_go_last(tiny: Path, output: str) -> None:
@@ -198,14 +199,15 @@ def test_an_abandoned_job_tells_nobody_of_its_end(tiny: Path, output: str) -> No
     assert all(job.state.is_over for job in jobs)
 
 
-def test_an_eta_is_as_planned_until_something_was_measured(tiny: Path, output: str) -> None:
+def test_an_eta_is_as_planned_times_what_a_step_took_until_a_video_was_measured(tiny: Path, output: str) -> None:
     replica = FakeReplica(held=True)
     with engine_with(tiny, replica) as engine:
         running, waiting = (engine.submit(small(engine, prompt), output) for prompt in "ab")
         assert replica.in_the_middle.wait(PATIENCE)
         assert running.prediction is not None and waiting.prediction is not None
+        factor = 4 * 0.5 / (running.prediction.seconds("Denoising") or 0.0)  # of four steps each took half a second
         assert engine.eta_seconds(waiting) == pytest.approx(
-            engine.eta_seconds(running) + waiting.prediction.total_seconds  # type: ignore[operator]
+            engine.eta_seconds(running) + factor * waiting.prediction.total_seconds  # type: ignore[operator]
         )
         replica.go_on.set()
 

@@ -19,6 +19,7 @@ from ringlight.core.errors import (
     RinglightError,
     WorkerError,
 )
+from ringlight.core.settings import Scheduling
 from ringlight.engine import runner
 from ringlight.engine.jobs import RECOVERING, Job, Keep, Submission
 from ringlight.engine.replica import Lost, Receive
@@ -61,9 +62,8 @@ def dying(times: int, error: RinglightError | None = None) -> Callable[[messages
     return kill
 
 
-def supervised(tiny: Path, *replicas: FakeReplica) -> Engine:
-    (replica,) = replicas
-    return Engine(EngineConfig(model_path=str(tiny)), None, replica, supervised=True)
+def supervised(tiny: Path, replica: FakeReplica, scheduling: Scheduling = "shortest") -> Engine:
+    return Engine(EngineConfig(model_path=str(tiny)), None, replica, scheduling=scheduling, supervised=True)
 
 
 def kept(folder: Path, **changes: int) -> Submission:
@@ -103,7 +103,7 @@ def test_a_job_that_kills_its_workers_lets_the_others_pass_and_fails_in_the_end(
 
     replica = Mortal(kill)
     output = str(tmp_path / "a.mp4")
-    with supervised(tiny, replica) as engine:
+    with supervised(tiny, replica, "arrival") as engine:
         poison = engine.submit(small(engine, "poison"), output, submission=kept(tmp_path))
         others = [engine.submit(small(engine, name), output, submission=kept(tmp_path)) for name in "abc"]
         all_wait.set()

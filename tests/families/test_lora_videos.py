@@ -43,6 +43,7 @@ from tests.loras import write_lora
 from tests.oracle import load_oracle
 from tests.ours import final_latents, load_pipeline, new_tracer
 from tests.parallel.ranks import on_ranks
+from tests.pipelines.test_agreements import computed
 from tests.quick import first_quick
 
 
@@ -138,6 +139,21 @@ def test_each_expert_makes_its_steps_with_its_own(tiny_t2v_a14b: Path, tmp_path:
     assert torch.equal(final_latents(merged, request, tmp_path), made)
     adapt(recipe, high)
     assert (final_latents(recipe, request, tmp_path) - made).abs().max() > 0.01
+
+
+@pytest.mark.slow
+def test_a_job_that_is_broken_off_within_a_step_leaves_them_as_they_were(tiny_t2v_a14b: Path, tmp_path: Path) -> None:
+    """Each expert's, with blocks on their way."""
+    loras = [hand_made(tmp_path / f"{name}.safetensors", tiny_t2v_a14b, target=name) for name in ("high", "low")]
+    recipe = loaded(tiny_t2v_a14b, shelf=-1, as_a_gpu=True)
+    adapt(recipe, *loras)
+    request = few_steps(recipe, num_inference_steps=4)
+    plan = JobPlan(placement=Placement(streamed_blocks=2), take_turns=True, blocks_per_agreement=1)
+    made = final_latents(recipe, request, tmp_path, plan)
+    step = 2 * recipe.spec.transformer.num_layers
+    for cancel_after in (1, 3 * step + 1):  # of the first expert's blocks, and of the second's
+        assert computed(recipe, request, tmp_path, plan, cancel_after) == cancel_after + 1
+        assert torch.equal(final_latents(recipe, request, tmp_path, plan), made)
 
 
 @pytest.mark.slow

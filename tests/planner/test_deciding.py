@@ -67,7 +67,7 @@ def test_a_slower_link_is_sent_ahead_on_whatever_was_assumed_of_it(name: str) ->
 @pytest.mark.parametrize("rate", [None, 1e8, 1e13])
 def test_what_is_asked_for_is_done_at_any_speed(rate: float | None) -> None:
     plan = job_plan(FILM, layout("u1r2"), here(rate, num_slices=3, decode_chunk=2))
-    assert plan == JobPlan(num_slices=3, take_turns=True, decode_chunk=2)
+    assert (plan.num_slices, plan.take_turns, plan.decode_chunk) == (3, True, 2)
 
 
 def test_what_ranks_can_spare_decides_in_the_place_of_what_a_card_has() -> None:
@@ -114,3 +114,34 @@ def test_cores_that_are_slow_in_a_block_are_slow_in_all_and_a_calibration_knows_
     assert compute[1] == pytest.approx(pace * compute[0])
     calibrated = msgspec.structs.replace(met.hardware, correction=Correction(by_stage={"Denoising": 1.5}))
     assert as_measured(FILM, there, msgspec.structs.replace(met, hardware=calibrated)).pace == 1.0
+
+
+@pytest.mark.parametrize("name", ["u1r1", *NAMES])
+def test_ranks_agree_about_twice_a_second_within_steps_that_are_long(name: str) -> None:
+    """A step is as many blocks as forwards of them; where both forwards take turns, each block is of both."""
+    there, network = layout(name), REAL.transformer
+    for num_frames in (5, 25, 121):
+        for flops in (1e12, 1e13, 1e14, 1e15):
+            speeds = Speeds(link_bytes_per_second=1e10, flops_per_second=flops)
+            met = msgspec.structs.replace(here(), abilities=Abilities(spare_bytes=2**34, speeds=speeds))
+            video = work(num_frames=num_frames)
+            found = predict(video, there, met)
+            step = (found.seconds("Denoising") or 0.0) / video.num_calls
+            passes = 1 if found.take_turns else video.num_forwards(there)
+            between = found.blocks_per_agreement * step / passes / network.num_layers
+            assert (between > 0) == (step > 2.0)
+            assert between <= 0.5 or found.blocks_per_agreement == 1
+            assert not between or 0.2 < between < 0.5 or found.blocks_per_agreement == 1
+
+
+def test_a_device_that_nobody_knows_may_be_ten_times_as_slow() -> None:
+    """Until its ranks have measured how fast it is."""
+    there, known = layout("u1r1"), here()
+    unknown = msgspec.structs.replace(known, stands_in=True)
+    short, long = work(num_frames=25), work(num_frames=121)
+    few, many = (predict(long, there, found).blocks_per_agreement for found in (unknown, known))
+    assert 0 < few < many < 20 * few
+    assert predict(short, there, known).blocks_per_agreement == 0
+    assert predict(short, there, unknown).blocks_per_agreement > 0
+    met = msgspec.structs.replace(unknown, abilities=here(1e10).abilities)
+    assert predict(short, layout("u1r2"), met).blocks_per_agreement == 0

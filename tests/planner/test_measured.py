@@ -133,6 +133,8 @@ def test_a_calibration_needs_a_run_that_tells_all() -> None:
         Calibration.of(msgspec.structs.replace(report, ranks=report.ranks * 2, layout="u1r2"), SMALL)
     with pytest.raises(InvalidSetting, match="step 3"):
         Calibration.of(msgspec.structs.replace(report, resumed_from_step=3), SMALL)
+    with pytest.raises(InvalidSetting, match="made again"):
+        Calibration.of(msgspec.structs.replace(report, repeated_seconds=0.1), SMALL)
     with pytest.raises(InvalidSetting, match="one without --memory-budget"):
         Calibration.of(msgspec.structs.replace(report, placement=Placement()), SMALL)
     with pytest.raises(InvalidSetting, match="--gpu"):

@@ -53,9 +53,9 @@ def meet_deadlines(served: Served, originals: Originals, count: int, chance: ran
 
 
 def keep_priorities(served: Served, originals: Originals, count: int, chance: random.Random) -> Findings:
-    """`count` videos of random priorities behind one that runs: higher ones go first, equal ones as they came."""
+    """`count` videos of random priorities behind one of the highest: higher ones go first, equal ones as they came."""
     wait_until_idle(served)
-    first = served.create(**ENDLESS)["id"]
+    first = served.create(**ENDLESS, priority=3)["id"]
     served.wait(first, "in_progress")
     given = [chance.randrange(-2, 3) for _ in range(count)]
     ids = [served.create(**SHORT, priority=priority)["id"] for priority in given]

@@ -102,8 +102,8 @@ def cancel_at_points(served: Served, originals: Originals, count: int, chance: r
 
 @contextmanager
 def waiting_behind(served: Served, num_ahead: int) -> Iterator[list[str]]:
-    """So many videos that do not end, ahead of the next one, until the block ends."""
-    ahead = [served.create(**ENDLESS)["id"] for _ in range(num_ahead)]
+    """So many videos that do not end, and make no way, ahead of the next one, until the block ends."""
+    ahead = [served.create(**ENDLESS, priority=1)["id"] for _ in range(num_ahead)]
     for video_id in ahead[:1]:
         served.wait(video_id, "in_progress")
     yield ahead

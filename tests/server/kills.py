@@ -365,7 +365,7 @@ def stop_in_the_middle(
     server = Served(home, checkpoint, *RING, "--drain-timeout", drain_seconds)
     try:
         server.wait_until_ready()
-        ids = [server.create(**film)["id"] for film in films]
+        ids = [server.create(**film, priority=-number)["id"] for number, film in enumerate(films)]  # none makes way
         wait_for_step(server, ids[0], chance.randrange(5, 50))
         ranks = ranks_of(server, 2)
         began = time.monotonic()

@@ -24,6 +24,7 @@ import ringlight
 from ringlight.core.errors import NotFound, QueueFull, StoreError
 from ringlight.core.plan import PredictedReport
 from ringlight.core.report import LinkReport, MemoryReport, RankReport, RunReport, StageReport
+from ringlight.engine.jobs import Pauses
 from ringlight.engine.runner import ReplicaState
 from ringlight.server.http import http_error
 from ringlight.server.observability.meter import RequestMeter
@@ -41,6 +42,12 @@ class Lab:
 
     def queue_length(self) -> int:
         return 4
+
+    def num_paused(self) -> int:
+        return 2
+
+    def pauses(self) -> Pauses:
+        return Pauses(pauses=3, paused_seconds=4.5)
 
     def count_by_status(self) -> Mapping[str, int]:
         self._ask_store()
@@ -163,6 +170,9 @@ def test_failed_jobs_are_counted_by_code_and_timed_if_they_began(metrics: Metric
 
 def test_what_the_service_knows_is_read_when_asked(metrics: Metrics) -> None:
     assert value(metrics, "ringlight_queue_length") == 4
+    assert value(metrics, "ringlight_jobs_paused") == 2
+    assert value(metrics, "ringlight_pauses_total") == 3
+    assert value(metrics, "ringlight_paused_seconds_total") == 4.5
     assert value(metrics, "ringlight_jobs", status="completed") == 7
     assert value(metrics, "ringlight_store_bytes") == 123_456_789
     assert value(metrics, "ringlight_worker_up", replica="replica-0") == 1

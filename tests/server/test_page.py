@@ -92,6 +92,22 @@ def test_the_report_adds_up(page: Page, served: Served) -> None:
     expect(made.locator(".tables")).to_contain_text("Rank 0 on cpu")
 
 
+def test_a_paused_video_says_what_it_waits_for_and_keeps_its_progress(page: Page, served: Served) -> None:
+    film = order(page, "something long", num_inference_steps=1000)
+    running = card(page, film, "in_progress")
+    expect(running.locator(".now")).to_contain_text("Denoising · step")
+    before = float(running.locator("progress").evaluate("bar => bar.value"))
+    clip = served.create(num_inference_steps=600)["id"]
+    paused = card(page, film, "in_progress")
+    expect(paused.locator(".now")).to_contain_text(
+        re.compile(r"Paused: shorter videos go first · step \d+ of 1000 · about .* left")
+    )
+    assert float(paused.locator("progress").evaluate("bar => bar.value")) >= before
+    served.http.delete(f"/v1/videos/{clip}")
+    expect(paused.locator(".now")).to_contain_text("Denoising · step")
+    served.http.delete(f"/v1/videos/{film}")
+
+
 def test_progress_moves_and_cancel_ends_it(page: Page, served: Served) -> None:
     video_id = order(page, "something long", num_inference_steps=1000)
     running = card(page, video_id, "in_progress")

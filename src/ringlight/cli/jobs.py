@@ -273,7 +273,7 @@ def lines(video: Video) -> Iterator[str]:
 def detail(video: Video) -> str:
     """Step, place in the queue and ETA, as far as they are known."""
     parts = []
-    if video.status == "queued" and video.queue_position:
+    if video.queue_position:
         parts.append(f"place {video.queue_position} in the queue")
     if video.step and video.num_inference_steps:
         parts.append(f"step {video.step}/{video.num_inference_steps}")

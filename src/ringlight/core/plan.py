@@ -66,12 +66,15 @@ class PredictedReport(msgspec.Struct, frozen=True, kw_only=True):
 
 class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
     """How a job runs: slices of a rank's tokens that a forward sends ahead, whether two forwards take turns, latent
-    frames that are decoded at a time, and what is kept where (None: all on the device, always). For its report also
-    what is predicted of it, and why its layout is this one."""
+    frames that are decoded at a time, and what is kept where (None: all on the device, always). After every
+    `blocks_per_agreement` of the transformer's blocks, of both forwards where they take turns, all ranks agree within a
+    step whether to go on; with 0 at its end alone. For its report also what is predicted of it, and why its layout is
+    this one."""
 
     num_slices: int = 1
     take_turns: bool = False
     decode_chunk: int = 1
+    blocks_per_agreement: int = 0
     placement: Placement | None = None
     predicted: PredictedReport | None = None
     layout_reason: str = ""

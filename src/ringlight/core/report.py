@@ -133,6 +133,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     `placement` is where ranks kept what they needed; None where all lay on the device, always.
     `resumed_from_step` is the step after which a repeated job went on: what lies before it was measured by nobody.
     It made way for others `pauses` times, in all for `paused_seconds`, which no other number contains.
+    Of Denoising `repeated_seconds` went into steps that were broken off for that, and made again.
     `predicted` is what a plan of the whole run said; None where nothing is known of the machine. `layout_reason` says
     why the layout is this one. `warnings` say where the video is not what was asked. `adapted` are the LoRAs that
     weights were with; None without any.
@@ -155,6 +156,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     resumed_from_step: int = 0
     pauses: int = 0
     paused_seconds: float = 0.0
+    repeated_seconds: float = 0.0
     predicted: PredictedReport | None = None
     layout_reason: str = ""
     warnings: Warnings = ()
@@ -185,13 +187,18 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all of it was made in this run, and once: as plans are."""
+        return not self.resumed_from_step and not self.repeated_seconds
+
+    @property
     def predicted_over_measured(self) -> dict[str, float]:
         """By stage, and of Total, for a whole run that was predicted.
 
         Stages that nobody predicts are left out, and those that took no time: a prompt that was known, say.
         """
         said = self.predicted
-        if said is None or self.resumed_from_step:
+        if said is None or not self.is_whole:
             return {}
         measured = {stage.name: stage.seconds for stage in self.stages} | {TOTAL: self.total_seconds}
         predicted = said.stages | {TOTAL: said.total_seconds}
@@ -245,20 +252,19 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         if not self.pauses:
             return rows
         times = "once" if self.pauses == 1 else f"{self.pauses} times"
-        return [
-            *rows,
-            "",
-            f"Made way for others {times}, {self.paused_seconds:.2f} s in all, which is not counted here.",
-        ]
+        said = f"Made way for others {times}, {self.paused_seconds:.2f} s in all, which is not counted here."
+        if self.repeated_seconds:
+            said += f" {self.repeated_seconds:.2f} s of Denoising went into steps that were made again."
+        return [*rows, "", said]
 
     @property
     def _seconds(self) -> list[float]:
         return [*(stage.seconds for stage in self.stages), self.other_seconds]
 
     def _predicted_column(self) -> list[str]:
-        """Nothing for a run that went on from a saved step: the prediction is of a whole one."""
+        """Nothing for a run that is not whole: the prediction is of one that is."""
         said = self.predicted
-        if said is None or self.resumed_from_step:
+        if said is None or not self.is_whole:
             return []
         names = [*(stage.name for stage in self.stages), "Other"]
         seconds = [said.stages.get(name) for name in names]

@@ -23,24 +23,25 @@ from ringlight.core.errors import (
     RinglightError,
     WorkerError,
 )
-from ringlight.core.host import cores_each
-from ringlight.core.installation import check_installation
-from ringlight.core.layout import AskedLayout, ParallelLayout
+from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
-from ringlight.core.stored_network import require_whole
+from ringlight.core.settings import Scheduling
 from ringlight.engine.door import Door
 from ringlight.engine.foresight import Foresight
 from ringlight.engine.host_memory import HostMemory
-from ringlight.engine.jobs import Deadline, Job, JobState, Submission
+from ringlight.engine.jobs import Deadline, Job, JobState, Pauses, Submission
 from ringlight.engine.layouts import Layouts
-from ringlight.engine.local import LocalReplica
+from ringlight.engine.order import JobOrder
+from ringlight.engine.outlook import Outlook
 from ringlight.engine.pace import Pace
 from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
+from ringlight.engine.replicas import side_by_side
 from ringlight.engine.runner import ReplicaState, Runner
 from ringlight.engine.waiting import Awaited
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.table import checkpoint_at, model_defaults, model_of
+from ringlight.planner.scheduling import Policy
 
 TICK_SECONDS = 0.25  # how late a deadline may be noticed
 
@@ -62,6 +63,7 @@ class Engine:
         *,
         num_replicas: int = 1,
         queue_size: int | None = None,
+        scheduling: Scheduling = "shortest",
         supervised: bool = False,
         defaults: RequestDefaults | None = None,
         clock: Clock | None = None,
@@ -75,8 +77,10 @@ class Engine:
         `typical` is a request like those that will come, which decides what is left open of the layout; None is one of
         all defaults. `choice` holds the layout and the reason for it, `checkpoint` is where the model is, `files` its
         parts, and requests come through `door`. `queue_size` is how many jobs may wait beside one for each replica,
-        None for any number. `defaults` stand in the place of the checkpoint's. The time that jobs are given is measured
-        by `clock`. `loras` are those of the `config`, where somebody has looked at their files already.
+        None for any number. With `scheduling` "shortest" a short job does not wait for a long one, which makes way;
+        with "arrival" each has one turn. `defaults` stand in the place of the checkpoint's. The time that jobs are
+        given is measured by `clock`. `loras` are those of the `config`, where somebody has looked at their files
+        already.
         """
         self.config = config
         self.limits = limits or RequestLimits()
@@ -91,11 +95,16 @@ class Engine:
         self._foresight = Foresight(config, self.spec, self.limits, num_replicas)
         self.choice = self._foresight.choose(typical, self.door.typical())
         self.layouts = Layouts(self.choice, self.spec.transformer.num_attention_heads, config.nodes.nnodes)
-        self.queue = JobQueue()
+        self._clock = clock or Clock()
         self.pace = Pace()
+        self.scheduling = scheduling
+        policy = Policy(scheduling=scheduling, num_replicas=num_replicas)
+        self.queue = JobQueue(JobOrder(policy, self.pace, self._clock))
+        self._outlook = Outlook(self.queue, policy, self.pace)
         self._queue_size = queue_size
         self._changed = threading.Condition()  # guards what follows; notified when a job is over or a replica starts
         self._open: dict[str, Job] = {}  # all that are not over
+        self._pauses = Pauses()  # of those that are over
         self._admitted: set[str] = set()  # those of them that have a place, and are not in the queue yet
         self._closing = threading.Event()
         self._memory: HostMemory | None = None
@@ -106,13 +115,13 @@ class Engine:
                 self.queue,
                 supervised,
                 self._notify,
+                self._look,
                 self._advise,
                 self._settle,
                 self.door.loras.always,
             )
             for number, each in enumerate([replica] if replica is not None else self._replicas(num_replicas))
         ]
-        self._clock = clock or Clock()
         self._watch = threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True)
 
     def _replicas(self, number: int) -> Sequence[Replica]:
@@ -120,20 +129,10 @@ class Engine:
 
         Raises InvalidSetting, InvalidInstallation, and InvalidCheckpoint for files that are not there or not whole.
         """
-        check_installation()
-        if number > 1 and self.config.nodes.nnodes > 1:
-            raise InvalidSetting("num-replicas above 1 are for one machine; serve each group of nodes by itself")
-        require_whole(self.files, with_weights=self.config.load_format != "dummy")
-        num_ranks, chosen = self.choice.layout.num_ranks, AskedLayout.of(self.choice.layout)
-        # As it was found and chosen here: workers that start later load the same, and warm up as they will run.
-        config = msgspec.structs.replace(self.config, model_path=str(self.checkpoint), asked_layout=chosen)
-        if number > 1 and not config.num_threads:  # they share the cores of this machine
-            config = msgspec.structs.replace(config, num_threads=cores_each(number * num_ranks))
-        self._memory = HostMemory(number * num_ranks // config.nodes.nnodes) if self._foresight.is_placed else None
-        return [
-            LocalReplica(config, self.limits, num_ranks, first_device=index * num_ranks, memory=self._memory)
-            for index in range(number)
-        ]
+        layout, config = self.choice.layout, msgspec.structs.replace(self.config, model_path=str(self.checkpoint))
+        if self._foresight.is_placed:
+            self._memory = HostMemory(number * layout.num_ranks // config.nodes.nnodes)
+        return side_by_side(config, self.limits, self.files, layout, number, self._memory)
 
     def __enter__(self) -> Self:
         return self
@@ -246,6 +245,7 @@ class Engine:
             str(Path(output).absolute()),
             partial(self._tell, on_change),
             asked,
+            came_at=self._clock.monotonic() - asked.spent_seconds,
             deadline=Deadline.of(asked, self._clock),
             state=asked.state or JobState(warnings=warnings),
             plan=self._foresight.job_plan(prediction, self.layouts.reason(layout, request)),
@@ -270,7 +270,7 @@ class Engine:
                 raise WorkerError("the engine is closed")
             held = sum(not job.state.is_computed for job in self._open.values())
             if is_bounded and self._queue_size is not None and held >= self._queue_size + len(self._runners):
-                retry_seconds = self.pace.seconds_until_free(self._open.values())
+                retry_seconds = self._outlook.seconds_until_free()
                 raise QueueFull(f"{held} videos are on their way already; try again later", retry_seconds)
             self._open[job.id] = job
             self._admitted.add(job.id)
@@ -282,18 +282,45 @@ class Engine:
             if not is_closed:
                 self.queue.put(job)
         if is_closed:
-            job.fail(Cancelled("the engine was closed"))
+            return job.fail(Cancelled("the engine was closed"))
+        self._look()
+
+    def _look(self) -> None:
+        """A job waits, or has come further: have those make way whose turn is to be another's now,
+        and others take up what a busy replica keeps."""
+        for ticket in self.queue.ways():
+            for runner in self._runners:
+                runner.pause(ticket)
+        for ticket in self.queue.idle_elsewhere():
+            for runner in self._runners:
+                runner.put_back(ticket, "another replica is free")
+        self._notify()  # whoever waits until none runs
+
+    @property
+    def pauses(self) -> Pauses:
+        """What all jobs together had of them."""
+        with self._changed:
+            return sum((job.pauses for job in self._open.values()), self._pauses)
+
+    @property
+    def num_paused(self) -> int:
+        """Jobs that have made way and wait for their next turn."""
+        with self._changed:
+            return sum(job.is_paused for job in self._open.values())
 
     def _forget(self, job: Job) -> None:
         with self._changed:
-            self._open.pop(job.id, None)
+            if self._open.pop(job.id, None) is not None:
+                self._pauses += job.pauses
             self._admitted.discard(job.id)
             self._changed.notify_all()
 
     def _tell(self, on_change: Callable[[Job], None] | None, job: Job) -> None:
         """A job has changed; called from any thread."""
-        if job.state.report is not None and job.prediction is not None:
-            self.pace.learn(job.prediction, job.state.report)
+        if (state := job.state).report is not None and job.prediction is not None:
+            self.pace.learn(job.prediction, state.report)
+        elif job.prediction is not None:
+            self.pace.hear(job.prediction, state)
         try:
             if on_change is not None:
                 on_change(job)
@@ -302,52 +329,48 @@ class Engine:
                 self._forget(job)
 
     def cancel(self, job: Job, reason: RinglightError | None = None) -> None:
-        """Stop a job: one that runs at its next step, one that waits before it starts. No effect on a finished one.
+        """Stop a job: one that runs at its next step, others at once. No effect on a finished one.
 
         It fails with the `reason`, by default Cancelled.
         """
         if job.state.is_over:
             return
         job.ask_to_stop(reason or Cancelled("cancelled"))
-        if self.queue.remove(job):
-            assert job.stop_reason is not None
-            return job.fail(job.stop_reason)
+        ticket = self.queue.remove(job)
         for runner in self._runners:
-            runner.cancel(job)
+            runner.cancel(job) if ticket is None else runner.drop(ticket)
+        if ticket is not None:
+            assert job.stop_reason is not None
+            job.fail(job.stop_reason)
 
-    def _settle(self, job: Job, ready: messages.WorkerReady) -> None:
-        """Make the plan of a job final: with what the workers that will run it have measured."""
-        prediction = self._foresight.plan(job.request, job.layout, self._foresight.meet(ready))
+    def _settle(self, job: Job, ready: messages.WorkerReady) -> float:
+        """Make the plan of a job final: with what the workers that will run it have measured. Returns how many bytes
+        of theirs other jobs may have meanwhile."""
+        machine = self._foresight.meet(ready)
+        prediction = self._foresight.plan(job.request, job.layout, machine)
         job.settle(self._foresight.job_plan(prediction, job.plan.layout_reason), prediction)
+        return self._foresight.room_beside(job.prediction or prediction)
 
     def _advise(self, job: Job, environment: Mapping[str, object]) -> str | None:
         return self._foresight.remedy(job.request, job.layout, environment)
 
     def position(self, job: Job) -> int | None:
-        """How many jobs are taken before it, counted from 1; 0 once it runs, None when it is over."""
-        if job.state.is_over:
-            return None
-        waiting = self.queue.jobs()
-        return waiting.index(job) + 1 if job in waiting else 0
+        """Which of those that wait it is, counted from 1; 0 once it runs, None when it is over."""
+        return self._outlook.position(job)
 
     def eta_seconds(self, job: Job) -> float | None:
         """Seconds until it is expected to be over, as planned and as measured here; None where nothing is known."""
-        waiting = self.queue.jobs()
-        if job not in waiting:
-            return None if job.state.is_over else self.pace.remaining_seconds(job)
-        running = [runner.running for runner in self._runners]
-        ahead = [*filter(None, running), *waiting[: waiting.index(job)]]
-        return self.pace.seconds_after(ahead, job, len(self._runners))
+        return self._outlook.eta_seconds(job)
 
     def drain(self, timeout_seconds: float) -> bool:
-        """Start no job any more, and wait for those that run. False if some are not over in that time."""
-        self.queue.pause()
+        """Give no job a turn any more, and wait for those that have one; those that have made way are left as they are.
+        False if some are not over in that time."""
+        self.queue.stop()
         with self._changed:
             return self._changed.wait_for(self._none_runs, timeout_seconds)
 
     def _none_runs(self) -> bool:
-        waiting = {job.id for job in self.queue.jobs()}
-        return not self._open.keys() - waiting - self._admitted
+        return not self._open.keys() - self.queue.ids() - self._admitted
 
     def close(self, abandon: bool = False) -> None:
         """End the workers. Jobs that are not over fail as cancelled, or with `abandon` are left as they stand."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,7 +46,10 @@ class Foresight:
         self._basis = "" if self.machine is None else self.machine.basis
         some = run_settings(config, is_cpu=False)
         self._here = self.machine or Machine(
-            hardware=SOME_CARD, settings=some, residency="placed" if some.memory_budget_bytes else "resident"
+            hardware=SOME_CARD,
+            settings=some,
+            residency="placed" if some.memory_budget_bytes else "resident",
+            stands_in=True,
         )
 
     @property
@@ -119,6 +123,20 @@ class Foresight:
             self.machine = met
         return met
 
+    def room_beside(self, prediction: Prediction) -> float:
+        """Bytes of a rank that jobs which have made way may have beside one that runs as predicted; where nobody knows
+        the memory, any number.
+
+        By what the fullest rank has measured, where all weights lie on a device; else by what a rank may take.
+        """
+        if self.machine is None:
+            return math.inf
+        worst, abilities = prediction.worst_memory, self.machine.abilities
+        room = prediction.usable_bytes - worst.peak_bytes
+        if abilities is not None and abilities.spare_bytes and prediction.placement is None:
+            room = abilities.spare_bytes - (worst.peak_bytes - worst.weights_bytes)
+        return max(0, room)
+
     def remedy(self, request: VideoRequest, layout: ParallelLayout, environment: Mapping[str, Any]) -> str | None:
         """What to change where memory ran out on workers that tell this of their device; None where nobody knows."""
         machine = self.machine or self._machine_of(environment)
@@ -161,4 +179,5 @@ class Foresight:
             settings=run_settings(self._config, is_cpu),
             most_ranks=1 if is_cpu else SOME_RANKS,
             residency=self._here.residency,
+            stands_in=True,
         )

@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 Status = Literal["queued", "in_progress", "completed", "failed"]
 
 OUTPUT = "Output"  # the stage in which ranks are free for the next job
-PAUSED = "Paused"  # the stage of a job that has made way for another, until it is taken up again
+DECODING = "Decoding"  # the stage from which on a job makes way for none
+PAUSED = "Paused"  # the stage of a job that has made way for another, until its ranks say what they do for it
 RECOVERING = "Recovering"  # the stage of a job whose workers died, until others take it up
 LEAST_SHARE = 0.01
 DENOISING_SHARE = 0.9  # of a whole run, where nothing better is known
@@ -47,7 +48,23 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
     replica: str
 
 
-JobEvent = messages.JobMessage | WorkersLost | Taken
+class Released(msgspec.Struct, frozen=True, kw_only=True):
+    """The replica that kept a paused job keeps it no more: it goes on from what is saved, with any replica."""
+
+    job_id: str
+
+
+class Pauses(msgspec.Struct, frozen=True, kw_only=True):
+    """How often jobs have made way, and how long they have waited for their next turns."""
+
+    pauses: int = 0
+    paused_seconds: float = 0.0
+
+    def __add__(self, other: Pauses) -> Pauses:
+        return Pauses(pauses=self.pauses + other.pauses, paused_seconds=self.paused_seconds + other.paused_seconds)
+
+
+JobEvent = messages.JobMessage | WorkersLost | Taken | Released
 
 
 class JobState(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,14 +104,22 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
         return self.is_over or self.stage == OUTPUT
 
     @property
+    def may_pause(self) -> bool:
+        """Whether it can still make way for another, once ranks are at it."""
+        return not self.is_computed and self.stage != DECODING
+
+    @property
     def progress(self) -> int:
         """0 to 100, never falling; 100 only when completed."""
         return 100 if self.status == "completed" else self.furthest
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds that remain at the pace of the last step, what follows denoising included; None before the first."""
-        if not self.step:
+        """Seconds that remain at the pace of the last step, what follows denoising included; None before the first.
+
+        Those of its own turns: what goes before it while it is paused is not among them.
+        """
+        if not self.step_seconds:
             return None
         after = (1 / self.denoising_share - 1) * self.num_steps * self.step_seconds
         if self.num_frames:
@@ -137,6 +162,8 @@ def _fold(state: JobState, event: JobEvent) -> JobState:
             return replace(state, stage=OUTPUT)
         case Taken(replica=replica):
             return replace(state, status="in_progress", replica=replica)
+        case Released():
+            return replace(state, stage=PAUSED, step=state.saved_step)
         case WorkersLost():
             return replace(
                 state, stage=RECOVERING, step=state.saved_step, frames_done=0, num_frames=0, deaths=state.deaths + 1
@@ -159,14 +186,16 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True):
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked of an engine beside the request itself.
 
-    `priority`: higher goes first. A job fails if it is not over `timeout_seconds` after it is submitted, less the
-    `spent_seconds` of them that are gone; this is measured, and no wall clock is asked. `continues`, `preview_seconds`:
-    as in messages.RunJob. `state` is what is known already of a job that was accepted before; it has a place whatever
-    the queue's size. `asked_size` is what was asked where the request has another.
+    `priority`: higher goes first. `client` is whose share of the replicas it uses. A job fails if it is not over
+    `timeout_seconds` after it is submitted, less the `spent_seconds` of them that are gone; this is measured, and no
+    wall clock is asked. `continues`, `preview_seconds`: as in messages.RunJob. `state` is what is known already of a
+    job that was accepted before; it has a place whatever the queue's size. `asked_size` is what was asked where the
+    request has another.
     """
 
     job_id: str = ""
     priority: int = 0
+    client: str = ""
     timeout_seconds: float | None = None
     spent_seconds: float = 0.0
     keep: Keep | None = None
@@ -210,12 +239,14 @@ class Job:
         on_change: Callable[[Job], None] | None,
         submission: Submission | None = None,
         *,
+        came_at: float = 0.0,
         deadline: Deadline | None = None,
         state: JobState | None = None,
         plan: JobPlan = SIMPLEST,
         prediction: Prediction | None = None,
     ) -> None:
-        """`deadline`: when it fails if it is not over. `state`: what is known of the job already.
+        """`came_at`: when it was first accepted, and `deadline`: when it fails if it is not over, both on a clock that
+        only goes on. `state`: what is known of the job already.
 
         `plan` is how it runs, as far as is known before its ranks are ready, and `prediction` what it should take, here
         or only in proportion.
@@ -225,10 +256,15 @@ class Job:
         self.layout = layout
         self.output = output
         self.submission = submission or Submission()
+        self.came_at = came_at
         self.deadline = deadline
         self.plan = plan
         self.prediction = prediction
-        self._taken_at: float | None = None
+        self._has_begun = False
+        self._turn_began_at: float | None = None
+        self._earlier_seconds = 0.0  # in turns of this run that are over
+        self._paused_at: float | None = None
+        self._earlier_pauses = Pauses()  # those that are over
         self.arrival: int | None = None  # its number in the queue, once it has been there
         self.overtaken = 0  # how often another one was taken before it for its LoRAs
         self._state = state or JobState()
@@ -252,7 +288,7 @@ class Job:
 
     def settle(self, plan: JobPlan, prediction: Prediction) -> None:
         """Run as this plan says, which is made with all that is known now; a job that has begun keeps its own."""
-        if self._taken_at is None:
+        if not self._has_begun:
             self.plan, self.prediction = plan, prediction
 
     def order(self) -> messages.RunJob:
@@ -287,8 +323,20 @@ class Job:
 
     @property
     def run_seconds(self) -> float:
-        """Since a replica took it up; 0 before that."""
-        return 0.0 if self._taken_at is None else time.monotonic() - self._taken_at
+        """In its turns since a replica took it up, from its beginning or from what is saved; 0 before that."""
+        since = self._turn_began_at
+        return self._earlier_seconds + (0.0 if since is None else time.monotonic() - since)
+
+    @property
+    def pauses(self) -> Pauses:
+        """How often it has made way here, and how long it has waited for its next turn, this moment included."""
+        since, earlier = self._paused_at, self._earlier_pauses
+        return earlier if since is None else earlier + Pauses(pauses=1, paused_seconds=time.monotonic() - since)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it has made way, and waits for its next turn."""
+        return self._paused_at is not None
 
     def expect(self, denoising_share: float) -> None:
         """How much of the whole time denoising is expected to take, 0 to 1, for a progress that moves evenly."""
@@ -299,8 +347,9 @@ class Job:
         """Fold an event into the job and tell whoever waits."""
         if isinstance(event, messages.JobFailed) and event.code == Cancelled.code and self._stop_reason is not None:
             event = _failure(self.id, self._stop_reason)
-        if isinstance(event, Taken):
-            self._taken_at = time.monotonic()
+        self._time(event)
+        if isinstance(event, messages.JobCompleted):
+            event = replace(event, report=replace(event.report, **msgspec.structs.asdict(self.pauses)))
         with self._changed:
             before, self._state = self._state, fold(self._state, event)
             self._changed.notify_all()
@@ -310,6 +359,18 @@ class Job:
                 listener(self)
             except BaseException:  # a listener's own; the worker's messages must still be read
                 logger.exception("a listener of job %s failed", self.id)
+
+    def _time(self, event: JobEvent) -> None:
+        """Note when turns begin and end."""
+        match event:
+            case Taken():
+                self._has_begun, self._turn_began_at = True, time.monotonic()
+                self._earlier_pauses, self._paused_at = self.pauses, None
+            case messages.JobPaused():
+                self._earlier_seconds, self._turn_began_at = self.run_seconds, None
+                self._paused_at = time.monotonic()
+            case WorkersLost() | Released():
+                self._earlier_seconds, self._turn_began_at = 0.0, None
 
     def fail(self, error: RinglightError) -> None:
         """End the job with an error that did not come from a worker's message."""

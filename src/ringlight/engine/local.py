@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from multiprocessing.connection import wait
 
 from ringlight.core import messages
@@ -16,17 +15,16 @@ from ringlight.core.errors import InvalidLayout, RinglightError, WorkerError, fr
 from ringlight.core.plain import plain
 from ringlight.core.request import RequestLimits
 from ringlight.engine import process
+from ringlight.engine.causes import Sign, is_cause, likeliest_cause
 from ringlight.engine.host_memory import HostMemory
 from ringlight.engine.network import address_towards, knock, listen_for_nodes
-from ringlight.engine.process import RankDeath, RankProcess
+from ringlight.engine.process import RankProcess
 from ringlight.engine.replica import Lost, Receive
 from ringlight.engine.waiting import Awaited, Waiting
 
 CAUSE_SECONDS = 1.0
 KNOCK_EVERY_SECONDS = 0.5
 PINGS_PER_WATCHDOG = 5
-
-Sign = WorkerError | messages.GroupBroken | messages.WorkerFailed  # that ranks are out of step
 
 
 class LocalReplica:
@@ -108,13 +106,38 @@ class LocalReplica:
             loss = None if self._ready else self._loss or WorkerError("the workers are not there")
         if loss is not None:
             return lost(loss)
+        self._send_and_wait(job)
+
+    def resume(self, job_id: str) -> None:
+        with self._jobs_lock:
+            is_kept = job_id in self._jobs
+            if is_kept:
+                self._computing = job_id
+                self._free.clear()
+        if is_kept:
+            return self._send_and_wait(messages.ResumeJob(job_id=job_id))
+        self._free.wait()  # until its `lost` has heard of it
+
+    def _send_and_wait(self, order: messages.RunJob | messages.ResumeJob) -> None:
+        """Begin a turn, and return when the workers are free again."""
         with contextlib.suppress(WorkerError):  # the listener hears of it too, and knows why
-            self._ranks[0].send(job)
+            self._ranks[0].send(order)
         self._free.wait()
 
+    def pause(self, job_id: str, now: bool = False) -> None:
+        self._tell(messages.PauseJob(job_id=job_id, now=now))
+
+    def drop(self, job_id: str) -> None:
+        with self._jobs_lock:
+            self._jobs.pop(job_id, None)
+        self._tell(messages.DropJob(job_id=job_id))
+
     def cancel(self, job_id: str) -> None:
+        self._tell(messages.CancelJob(job_id=job_id))
+
+    def _tell(self, message: messages.ToWorker) -> None:
         if self._ready:
-            self._ranks[0].send(messages.CancelJob(job_id=job_id))
+            self._ranks[0].send(message)
 
     def follow(self) -> None:
         """Host ranks of a replica whose rank 0 is on another machine, until that one ends them.
@@ -254,6 +277,7 @@ class LocalReplica:
         with self._jobs_lock:
             self._ready, self._loss = False, loss
             left, self._jobs = self._jobs, {}
+            self._free.clear()  # whoever waits for a turn waits until all have heard of it
         for _, lost in left.values():
             lost(loss or WorkerError("the workers have ended"))
         self._free.set()
@@ -265,7 +289,8 @@ class LocalReplica:
         if job is not None:
             receive, _ = job
             receive(message)
-        if message.job_id == self._computing and (is_last or isinstance(message, messages.Computed)):
+        is_free = is_last or isinstance(message, messages.Computed | messages.JobPaused)
+        if is_free and message.job_id == self._computing:
             self._free.set()
 
     def _messages(self, deadline: float | None = None) -> Iterator[tuple[RankProcess, messages.FromWorker]]:
@@ -356,22 +381,3 @@ class LocalReplica:
             self._listener.join()
         for rank in self._ranks:
             rank.connection.close()
-
-
-def is_cause(sign: Sign) -> bool:
-    """Whether this surely began it: a rank that says so, or one that was killed by a signal.
-
-    With SIGABRT libraries end a process that has merely lost another one.
-    """
-    match sign:
-        case messages.GroupBroken():
-            return sign.is_cause
-        case RankDeath(status=int(status)):
-            return status < 0 and status != -signal.SIGABRT
-    return isinstance(sign, messages.WorkerFailed)
-
-
-def likeliest_cause(signs: Sequence[Sign]) -> Sign:
-    """What began it: what surely did, else what a rank has said of it, else whichever came first."""
-    said = (sign for sign in signs if isinstance(sign, messages.GroupBroken))
-    return next(filter(is_cause, signs), None) or next(said, signs[0])

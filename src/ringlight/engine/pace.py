@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from ringlight.core.report import RunReport
-from ringlight.engine.jobs import Job
+from ringlight.engine.jobs import Job, JobState
 from ringlight.planner.prediction import Prediction
 
 WEIGHT_OF_NEWEST = 0.5
-UNKNOWN_SECONDS = 10.0  # until a place is free, where nothing is known
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -29,13 +27,21 @@ class Estimate(msgspec.Struct, frozen=True):
 class Pace:
     """Measured seconds per planned second, of denoising and of everything else. Safe to use from any thread.
 
-    Until there are any, plans count as they are where they are of this machine; elsewhere nothing is known.
+    Until a video is finished, plans count where they are of this machine, times what the last step took of its own; so
+    one that runs, by its steps, and one that waits are measured alike. Elsewhere nothing is known.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._denoising: float | None = None
         self._other: float | None = None
+        self._of_last_step = 1.0
+
+    def hear(self, plan: Prediction, state: JobState) -> None:
+        """Of a video that runs: what its last step took."""
+        planned = _planned(plan).denoising_seconds
+        if state.step_seconds and planned:
+            self._of_last_step = state.num_steps * state.step_seconds / planned
 
     def learn(self, plan: Prediction, report: RunReport) -> None:
         """From a finished video; one that was resumed tells less, for part of it was not measured."""
@@ -56,27 +62,25 @@ class Pace:
             denoising, other = self._denoising, self._other
         if denoising is not None and other is not None:
             return Estimate(denoising * planned.denoising_seconds, other * planned.other_seconds)
-        return planned if is_ours else None
+        factor = self._of_last_step
+        return Estimate(factor * planned.denoising_seconds, factor * planned.other_seconds) if is_ours else None
 
     def remaining_seconds(self, job: Job) -> float | None:
-        """By a job's own steps once there are some, else as estimated, less what it has run."""
-        if (seconds := job.state.eta_seconds) is not None:
+        """Of a job's own turns: by its steps once there are some, else as estimated, less what is saved, in another
+        process perhaps, and what has run."""
+        state = job.state
+        if (seconds := state.eta_seconds) is not None:
             return seconds
-        estimate = None if job.prediction is None else self.estimate(job.prediction, job.is_planned_here)
-        return None if estimate is None else max(0.0, estimate.total_seconds - job.run_seconds)
-
-    def seconds_after(self, ahead: Sequence[Job], job: Job, num_replicas: int) -> float | None:
-        """Until a job that waits is over, those ahead of it shared out over the replicas."""
-        known = [self.remaining_seconds(each) for each in [*ahead, job]]
-        if None in known:
+        if (estimate := self.whole(job)) is None:
             return None
-        *before, own = (seconds for seconds in known if seconds is not None)
-        return sum(before) / num_replicas + own
+        seconds = estimate.total_seconds * (1 - state.progress / 100)
+        if state.num_steps:
+            seconds = estimate.total_seconds - estimate.denoising_seconds * state.step / state.num_steps
+        return max(0.0, seconds - job.run_seconds)
 
-    def seconds_until_free(self, jobs: Iterable[Job]) -> float:
-        """Until one of these is over, at least a second."""
-        known = [seconds for job in jobs if (seconds := self.remaining_seconds(job)) is not None]
-        return max(1.0, min(known, default=UNKNOWN_SECONDS))
+    def whole(self, job: Job) -> Estimate | None:
+        """What a job is expected to take alone, from its beginning."""
+        return None if job.prediction is None else self.estimate(job.prediction, job.is_planned_here)
 
 
 def _planned(plan: Prediction) -> Estimate:

@@ -1,93 +1,246 @@
-"""JobQueue: the jobs that wait, in the order in which replicas take them."""
+"""JobQueue: the line of an engine: jobs that wait for a turn, whose turn it is, and who makes way for whom."""
 
 from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from ringlight.core.lora import Lora
+from ringlight.engine.holding import Holding, Ticket, beyond_bound, beyond_room, may_hold
 from ringlight.engine.jobs import Job
+from ringlight.engine.order import JobOrder
+from ringlight.planner.forecast import ReplicaJobs
+from ringlight.planner.scheduling import Candidate
 
-QUARANTINE_DEATHS = 2
-MOST_OVERTAKEN = 4  # times, by jobs that came later and need no other LoRAs
+
+class Line(NamedTuple):
+    """Whom each replica has, who waits for whichever, and which clients have used more than their share."""
+
+    replicas: Sequence[ReplicaJobs]
+    waiting: Sequence[Candidate]
+    over_share: Collection[str]
 
 
 class JobQueue:
-    """By priority, then by arrival; last come jobs whose workers have died twice, so that the others go on.
+    """In the order of a policy. Each replica takes the first of the jobs that anyone may take and those that it keeps.
 
-    Among equals a job goes before others whose LoRAs are those that a replica has: to change them takes time. None is
-    overtaken more than MOST_OVERTAKEN times for that. Safe to use from any thread.
+    Among jobs that are alike to the policy, one goes before others whose LoRAs are those that a replica has. Safe to
+    use from any thread.
     """
 
-    def __init__(self) -> None:
-        self._waiting: dict[str, Job] = {}
+    def __init__(self, order: JobOrder) -> None:
+        self._order = order
+        self._waiting: dict[str, Ticket] = {}
+        self._holdings: list[Holding] = []
         self._counter = itertools.count()
         self._changed = threading.Condition()
-        self._paused = self._closed = False
+        self._is_stopped = self._is_closed = False
+        self.version = 0  # of the line: other ones may have another outlook
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        """How many wait that have not made way."""
+        with self._changed:
+            return sum(not each.job.is_paused for each in self._waiting.values())
+
+    def serve(self, name: str) -> Holding:
+        """Let another replica take jobs."""
+        holding = Holding(name)
+        with self._changed:
+            self._holdings.append(holding)
+        return holding
 
     def put(self, job: Job) -> None:
-        """Let a job wait; one that comes back has the place that it had."""
+        """Let a job wait for whichever replica; one that comes back has the place that it had. One that has been asked
+        to stop fails instead."""
         with self._changed:
             if job.arrival is None:
                 job.arrival = next(self._counter)
-            self._waiting[job.id] = job
-            self._changed.notify()
+            if (reason := job.stop_reason) is None:
+                self._waiting[job.id] = Ticket(job)
+                self.version += 1
+                self._changed.notify_all()
+        if reason is not None:
+            job.fail(reason)
 
-    def take(self, timeout_seconds: float, loras: tuple[Lora, ...] = ()) -> Job | None:
-        """The next job for a replica that has these LoRAs; it does not wait any more. None if there is none in that
-        time, or none is to be taken."""
+    def take(self, holding: Holding, timeout_seconds: float, loras: tuple[Lora, ...] = ()) -> Ticket | None:
+        """The next job for a replica that has these LoRAs: its turn begins. None if there is none in that time, or none
+        is to be taken."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or (self._waiting and not self._paused), timeout_seconds)
-            if self._paused or not self._waiting:
+            self._changed.wait_for(lambda: self._is_closed or self._open_to(holding), timeout_seconds)
+            open_to = self._open_to(holding)
+            if not open_to:
                 return None
-            job, *passed = _next(self._ordered(), loras)
+            job, *passed = self._order.next((each.job for each in open_to), loras, self._over_share())
             for each in passed:
                 each.overtaken += 1
-            del self._waiting[job.id]
-            return job
+            ticket = self._waiting.pop(job.id)
+            self.version += 1
+            holding.turn, ticket.holder, ticket.charged_at = ticket, holding, self._order.now()
+            ticket.is_sent, ticket.makes_way_for = False, None
+            return ticket
 
-    def remove(self, job: Job) -> bool:
-        """Take a job out; False if it does not wait here."""
+    def hold(self, ticket: Ticket, held_bytes: int) -> list[Ticket] | None:
+        """Its job has made way: it waits for another turn with the replica that keeps it. Returns those that are kept
+        no more for that, to be put back; None for a job that has been asked to stop, of which nobody is to keep
+        anything."""
         with self._changed:
-            return self._waiting.pop(job.id, None) is not None
+            self._end_turn(ticket)
+            if ticket.job.stop_reason is not None:
+                ticket.is_void = True
+                return None
+            ticket.has_made_way, ticket.held_bytes, ticket.has_begun = True, held_bytes, False
+            self._waiting[ticket.job.id] = ticket
+            held = {each.job.id: each for each in self._kept_by(ticket.holder)}
+            ordered = [held[job.id] for job in self._ordered(held.values())]
+            return self._withdrawn(list(beyond_bound(ordered)))
+
+    def make_room(self, ticket: Ticket, room_bytes: float) -> list[Ticket]:
+        """Let jobs beside the one whose turn it is have so many bytes of its ranks. Returns those that are kept no more
+        for that, to be put back."""
+        with self._changed:
+            return self._withdrawn(list(beyond_room(self._kept_by(ticket.holder), room_bytes)))
+
+    def end_turn(self, ticket: Ticket) -> None:
+        """Its replica is free, whatever became of the job."""
+        with self._changed:
+            self._end_turn(ticket)
+
+    def withdraw(self, ticket: Ticket) -> bool:
+        """No replica does anything for it any more; false where that was so."""
+        with self._changed:
+            was_void = ticket.is_void
+            self._withdrawn([ticket])
+            self._end_turn(ticket)
+            return not was_void
+
+    def remove(self, job: Job) -> Ticket | None:
+        """Take a job out, for good; None if it does not wait here."""
+        with self._changed:
+            ticket = self._waiting.get(job.id)
+            if ticket is not None:
+                self._withdrawn([ticket])
+            return ticket
+
+    def ways(self) -> list[Ticket]:
+        """Those who are to be asked to make way now. Nobody does for a job that another replica will take, as
+        it is free or will be; of several it is the one that comes last in the order."""
+        with self._changed:
+            turns = self._turns()
+            for each in turns:
+                self._charge(each)
+            if self._is_stopped or not self._waiting:
+                return []
+            asked = {each.job.id: each for each in turns if self._may_make_way(each)}
+            if not asked:
+                return []
+            coming = sum(each.is_free for each in self._holdings) + sum(each.is_making_way for each in turns)
+            free = self._ordered(each for each in self._waiting.values() if each.holder is None)[coming:]
+            return list(self._found(asked, free))
+
+    def idle_elsewhere(self) -> list[Ticket]:
+        """Those that a busy replica keeps and a free one goes on with sooner, from their files: they are withdrawn, to
+        be put back."""
+        with self._changed:
+            num_free = sum(each.is_free for each in self._holdings)
+            num_free -= sum(each.holder is None for each in self._waiting.values())
+            if self._is_stopped or num_free <= 0 or not self._waiting:
+                return []
+            kept = {each.job.id: each for each in self._waiting.values() if self._would_move(each)}
+            return self._withdrawn([kept[job.id] for job in self._ordered(kept.values())[:num_free]])
 
     def jobs(self) -> list[Job]:
-        """All that wait, the next one first, whichever LoRAs replicas have."""
+        """All that wait, those that have made way included, the next one first, whichever LoRAs replicas have."""
         with self._changed:
-            return self._ordered()
+            return self._ordered(self._waiting.values())
 
-    def pause(self) -> None:
-        """No job is taken any more."""
+    def ids(self) -> Collection[str]:
+        """Of all that wait, those that have made way included."""
         with self._changed:
-            self._paused = True
+            return set(self._waiting)
+
+    def seen(self) -> Line:
+        """The line as the policy sees it now."""
+        with self._changed:
+            replicas = [self._jobs_of(each) for each in self._holdings]
+            free = [self._order.candidate(each.job) for each in self._waiting.values() if each.holder is None]
+            return Line(replicas, free, self._over_share())
+
+    def stop(self) -> None:
+        """No job is taken any more, and none makes way."""
+        with self._changed:
+            self._is_stopped = True
 
     def close(self) -> None:
         """No job is taken any more, and nobody waits for one."""
         with self._changed:
-            self._paused = self._closed = True
+            self._is_stopped = self._is_closed = True
             self._changed.notify_all()
 
-    def _ordered(self) -> list[Job]:
-        return sorted(self._waiting.values(), key=_place)
+    def _open_to(self, holding: Holding) -> list[Ticket]:
+        if self._is_stopped:
+            return []
+        return [each for each in self._waiting.values() if each.holder in (None, holding)]
 
+    def _jobs_of(self, holding: Holding) -> ReplicaJobs:
+        job = None if holding.turn is None else holding.turn.job
+        return ReplicaJobs(
+            running=None if job is None else self._order.candidate(job),
+            held=[self._order.candidate(each.job) for each in self._kept_by(holding)],
+            can_pause=job is None or job.state.may_pause,
+        )
 
-def _place(job: Job) -> tuple[bool, int, int]:
-    assert job.arrival is not None, "it was put here"
-    return job.state.deaths >= QUARANTINE_DEATHS, -job.submission.priority, job.arrival
+    def _kept_by(self, holding: Holding | None) -> list[Ticket]:
+        return [each for each in self._waiting.values() if each.holder is holding is not None]
 
+    def _may_make_way(self, ticket: Ticket) -> bool:
+        is_at_it = ticket.has_begun and ticket.job.state.may_pause and ticket.makes_way_for is None
+        return is_at_it and may_hold(ticket, self._kept_by(ticket.holder))
 
-def _next(ordered: Sequence[Job], loras: tuple[Lora, ...]) -> Sequence[Job]:
-    """The job that a replica with these LoRAs takes, and those that it overtakes."""
-    head = ordered[0]
-    for number, job in enumerate(ordered):
-        if _place(job)[:2] != _place(head)[:2]:
-            break
-        if job.request.lora == loras:
-            return [job, *ordered[:number]]
-        if job.overtaken >= MOST_OVERTAKEN:
-            break
-    return [head]
+    def _would_move(self, ticket: Ticket) -> bool:
+        if ticket.holder is None or ticket.holder.turn is None or ticket.holder.is_free or not ticket.can_be_put_back:
+            return False
+        return self._order.waits_longer_than_to_begin_anew(ticket.job, ticket.holder.turn.job)
+
+    def _found(self, asked: Mapping[str, Ticket], free: list[Job]) -> Iterator[Ticket]:
+        """Of jobs that may make way and those that are free to whichever replica."""
+        for running in reversed(self._ordered(asked.values())):
+            ticket = asked[running.id]
+            kept = [each.job for each in self._kept_by(ticket.holder)]
+            if (newcomer := self._order.newcomer(running, [*free, *kept], self._over_share())) is None:
+                continue
+            if newcomer in free:
+                free.remove(newcomer)
+            ticket.makes_way_for, ticket.why = newcomer, self._order.why(running, newcomer)
+            yield ticket
+
+    def _turns(self) -> list[Ticket]:
+        return [each.turn for each in self._holdings if each.turn is not None]
+
+    def _over_share(self) -> Collection[str]:
+        return self._order.over_share(each.job for each in [*self._waiting.values(), *self._turns()])
+
+    def _ordered(self, tickets: Iterable[Ticket]) -> list[Job]:
+        return self._order.ordered((each.job for each in tickets), self._over_share())
+
+    def _withdrawn(self, tickets: list[Ticket]) -> list[Ticket]:
+        self.version += 1
+        for each in tickets:
+            each.is_void = True
+            if self._waiting.get(each.job.id) is each:
+                del self._waiting[each.job.id]
+        return tickets
+
+    def _end_turn(self, ticket: Ticket) -> None:
+        if ticket.holder is not None and ticket.holder.turn is ticket:
+            self._charge(ticket)
+            ticket.holder.turn = None
+            self.version += 1
+
+    def _charge(self, ticket: Ticket) -> None:
+        """Its client has used the replica since that was last said."""
+        now = self._order.now()
+        if ticket.has_begun:
+            self._order.charge(ticket.job, now - ticket.charged_at)
+        ticket.charged_at = now

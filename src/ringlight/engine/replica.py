@@ -1,4 +1,4 @@
-"""The Replica protocol: whatever can hold a model and make videos one at a time."""
+"""The Replica protocol: whatever can hold a model and make videos, one at a time, in turns."""
 
 from __future__ import annotations
 
@@ -30,15 +30,31 @@ class Replica(Protocol):
         ...
 
     def run(self, job: messages.RunJob, receive: Receive, lost: Lost) -> None:
-        """Run one job; returns when the workers are free for another, or are lost.
+        """Run one job; returns when the workers are free for another, as the job is computed, has failed or has made
+        way, or when they are lost.
 
         Every message on the job goes to `receive`, from a thread of the replica, the last one perhaps after this has
-        returned: the output is written while another job runs. If the workers end before that, `lost` hears why.
+        returned: the output is written while another job runs. If the workers end before that, `lost` hears why, also
+        of a job that they keep for a later turn.
         """
         ...
 
+    def resume(self, job_id: str) -> None:
+        """Go on with a job that has made way; returns as `run` does. Where the workers have been lost meanwhile, its
+        `lost` has heard of it by then."""
+        ...
+
+    def pause(self, job_id: str, now: bool = False) -> None:
+        """Ask the job that is computed to make way, if it comes to that, or `now`: messages.PauseJob. Raises
+        WorkerError."""
+        ...
+
+    def drop(self, job_id: str) -> None:
+        """Forget a job that has made way; nothing is heard of it any more. Raises WorkerError."""
+        ...
+
     def cancel(self, job_id: str) -> None:
-        """Ask for the job to stop at its next step."""
+        """Ask for the job that is computed to stop at its next step. Raises WorkerError."""
         ...
 
     def follow(self) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,7 +18,8 @@ from ringlight.core import messages
 from ringlight.core.errors import Cancelled, InvalidCheckpoint, OutOfMemory, RinglightError, WorkerError
 from ringlight.core.lora import Lora
 from ringlight.core.output import remove_parts
-from ringlight.engine.jobs import Job, Taken, WorkersLost
+from ringlight.engine.holding import Ticket
+from ringlight.engine.jobs import Job, Released, Taken, WorkersLost
 from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
 from ringlight.engine.waiting import Awaited
@@ -23,6 +27,7 @@ from ringlight.engine.waiting import Awaited
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.25  # between two looks at workers that have nothing to do
+LOOK_SECONDS = 0.25  # between two looks at who waits while one denoises: who comes is looked at then
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.5, 30.0  # before workers are started again, doubling while that fails
 
 ReplicaStatus = Literal["starting", "ready", "busy", "lost", "failed", "closed"]
@@ -48,9 +53,10 @@ class Runner:
 
     `supervised`: workers that are lost are started again at once, and for as long as it takes; jobs wait meanwhile.
     Only a first start can be hopeless, and one that finds another checkpoint than before. Otherwise the next job starts
-    them, and fails if it cannot. `on_settled` is called after every start, good or bad. `advise` tells what would
-    fit where a job's memory did not suffice, from what the workers told of their device. `settle` makes the plan of a
-    job that they are about to run final. `loras` are those that workers begin with.
+    them, and fails if it cannot. `on_settled` is called after every start, good or bad. `look` is called where a job
+    may have to make way for another. `advise` tells what would fit where a job's memory did not suffice, from what the
+    workers told of their device. `settle` makes the plan of a job that they are about to run final, and says how many
+    bytes others may have beside it. `loras` are those that workers begin with.
     """
 
     def __init__(
@@ -60,8 +66,9 @@ class Runner:
         queue: JobQueue,
         supervised: bool = False,
         on_settled: Callable[[], None] = lambda: None,
+        look: Callable[[], None] = lambda: None,
         advise: Callable[[Job, Mapping[str, object]], str | None] = lambda job, environment: None,
-        settle: Callable[[Job, messages.WorkerReady], None] = lambda job, ready: None,
+        settle: Callable[[Job, messages.WorkerReady], float] = lambda job, ready: math.inf,
         loras: tuple[Lora, ...] = (),
     ) -> None:
         self.name = name
@@ -69,27 +76,22 @@ class Runner:
         self.ready: messages.WorkerReady | None = None
         self.failure: RinglightError | None = None
         self.settled = threading.Event()  # the first start has succeeded or failed
+        self.holding = queue.serve(name)
         self._queue = queue
         self._supervised = supervised
         self._on_settled = on_settled
+        self._look = look
         self._advise = advise
         self._settle = settle
-        self._lock = threading.Lock()
-        self._running: Job | None = None
         self._first_loras = self._loras = loras  # that its workers have now
-        self._sent = False
         self._starts = 0
+        self._looked_at = 0.0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
 
     @property
-    def running(self) -> Job | None:
-        """The job that the ranks compute, or are about to."""
-        return self._running
-
-    @property
     def state(self) -> ReplicaState:
-        running = self._running
+        turn = self.holding.turn
         if self._closing.is_set():
             status: ReplicaStatus = "closed"
         elif self.failure is not None:
@@ -97,12 +99,12 @@ class Runner:
         elif not self.replica.is_ready():
             status = "starting"
         else:
-            status = "ready" if running is None else "busy"
+            status = "ready" if turn is None else "busy"
         return ReplicaState(
             name=self.name,
             status=status,
             restarts=max(0, self._starts - 1),
-            job_id=None if running is None else running.id,
+            job_id=None if turn is None else turn.job.id,
             environment=dict(self.ready.environment) if self.ready else {},
             problem="" if self.failure is None else str(self.failure),
             awaited=self.replica.awaited,
@@ -115,13 +117,32 @@ class Runner:
 
     def cancel(self, job: Job) -> None:
         """Stop this job if it runs here; it is asked to stop already."""
-        with self._lock:
-            is_told = self._running is job and self._sent
-        if is_told:
+        turn = self.holding.turn
+        if turn is not None and turn.job is job and turn.is_sent:
             try:
                 self.replica.cancel(job.id)
             except WorkerError:
                 logger.info("%s: %s is cancelled by its workers' end", self.name, job.id)
+
+    def pause(self, ticket: Ticket) -> None:
+        """Ask a job to make way, if it runs here."""
+        if self.holding.turn is ticket:
+            with contextlib.suppress(WorkerError):  # their end frees the replica too
+                self.replica.pause(ticket.job.id, now=ticket.is_urged)
+
+    def drop(self, ticket: Ticket) -> None:
+        """Forget a job that has made way, if it is kept here."""
+        if ticket.holder is self.holding and ticket.has_made_way:
+            with contextlib.suppress(WorkerError):  # which forgets it too
+                self.replica.drop(ticket.job.id)
+
+    def put_back(self, ticket: Ticket, why: str) -> None:
+        """Let whichever replica go on with a job that was kept here, from what is saved; it is withdrawn already."""
+        if ticket.holder is self.holding:
+            logger.info("%s: %s goes on from its file later: %s", self.name, ticket.job.id, why)
+            self.drop(ticket)
+            ticket.job.receive(Released(job_id=ticket.job.id))
+            self._queue.put(ticket.job)
 
     def close(self, at_once: bool = False) -> None:
         """End the workers and the thread. A job that runs is lost."""
@@ -141,9 +162,9 @@ class Runner:
                 pause_seconds = min(2 * pause_seconds, LAST_PAUSE_SECONDS)
                 continue
             pause_seconds = FIRST_PAUSE_SECONDS
-            job = self._queue.take(IDLE_SECONDS, self._loras)
-            if job is not None:
-                self._run(job)
+            ticket = self._queue.take(self.holding, IDLE_SECONDS, self._loras)
+            if ticket is not None:
+                self._run(ticket)
 
     def _is_hopeless(self, problem: RinglightError) -> bool:
         """Whether workers as they were asked for will never start, and somebody has to ask for others.
@@ -160,8 +181,10 @@ class Runner:
         if self.replica.is_ready() or (self.failure is not None and self.ready is None and not self._supervised):
             return self.failure
         self._starts += 1
+        self.holding.is_serving = False
         try:
             self.ready = self.replica.start()
+            self.holding.is_serving = True
             self.failure, self._loras = None, self._first_loras
             rate = self.ready.environment.get("load_gigabytes_per_second")
             how = f"{rate:.2f} GB/s" if rate else "its weights were there"
@@ -174,54 +197,96 @@ class Runner:
         self._on_settled()
         return self.failure
 
-    def _run(self, job: Job) -> None:
-        with self._lock:
-            self._running, self._sent = job, False
-        begun = threading.Event()  # the workers have said something of it
+    def _run(self, ticket: Ticket) -> None:
+        """A job's turn."""
+        job = ticket.job
         try:
-            if (problem := self._make_ready()) is not None:
+            problem = self._make_ready()
+            if ticket.is_void:  # it was kept by workers that are gone
+                return
+            if problem is not None:
+                self._queue.withdraw(ticket)
                 return self._queue.put(job) if self._supervised else job.fail(problem)
-            with self._lock:  # from here on the workers are told of a cancel
-                self._sent = True
+            ticket.is_sent = True  # from here on the workers are told of a cancel
             if job.stop_reason is not None:
+                self.drop(ticket)
                 return job.fail(job.stop_reason)
-            logger.info("%s takes %s", self.name, job.id)
-            assert self.ready is not None, "its workers are"
-            self._settle(job, self.ready)
-            job.receive(Taken(job_id=job.id, replica=self.name))
-            self._loras = job.request.lora
-            self.replica.run(job.order(), partial(self._hear, job, begun), partial(self._lose, job, begun))
+            self._begin(ticket)
         except BaseException as error:  # whatever it is, the next job is served
             logger.exception("%s: %s", self.name, job.id)
-            begun.set()
-            self._lose(job, begun, as_ringlight_error(error))
+            ticket.has_begun = True
+            self.drop(ticket)
+            self._lose(ticket, as_ringlight_error(error))
         finally:
-            with self._lock:
-                self._running = None
+            self._queue.end_turn(ticket)
+            self._look()
 
-    def _hear(self, job: Job, begun: threading.Event, message: messages.JobMessage) -> None:
-        begun.set()
+    def _begin(self, ticket: Ticket) -> None:
+        """Begin a job, or go on with it, and return when the workers are free."""
+        job = ticket.job
+        logger.info("%s takes %s%s", self.name, job.id, " up again" if ticket.has_made_way else "")
+        assert self.ready is not None, "its workers are"
+        for each in self._queue.make_room(ticket, self._settle(job, self.ready)):
+            self.put_back(each, "its memory is needed")
+        job.receive(Taken(job_id=job.id, replica=self.name))
+        self._loras = job.request.lora
+        if ticket.has_made_way:
+            return self.replica.resume(job.id)
+        self.replica.run(job.order(), partial(self._hear, ticket), partial(self._lose, ticket))
+
+    def _hear(self, ticket: Ticket, message: messages.JobMessage) -> None:
+        job = ticket.job
+        if self.holding.turn is ticket:  # and it is not a picture that comes late
+            ticket.has_begun = True
         if isinstance(message, messages.JobFailed) and message.code == OutOfMemory.code:
             message = msgspec.structs.replace(message, message=self._with_advice(job, message.message))
         job.receive(message)
+        if isinstance(message, messages.JobPaused):
+            self._hold(ticket, message)
+        was_looked_at = time.monotonic() < self._looked_at + LOOK_SECONDS
+        match message:
+            case messages.StepFinished() if was_looked_at:
+                pass
+            case messages.StageStarted() | messages.StepFinished() | messages.JobPaused():
+                self._looked_at = time.monotonic()
+                self._look()
+
+    def _hold(self, ticket: Ticket, paused: messages.JobPaused) -> None:
+        """The workers keep a job that has made way."""
+        job, why = ticket.job, ticket.why
+        logger.info("%s: %s makes way after step %d for %s", self.name, job.id, paused.step, why)
+        put_back = self._queue.hold(ticket, paused.held_bytes)
+        if put_back is None:
+            assert job.stop_reason is not None
+            ticket.has_made_way = True
+            self.drop(ticket)
+            return job.fail(job.stop_reason)
+        for each in put_back:
+            self.put_back(each, "too much is kept")
 
     def _with_advice(self, job: Job, text: str) -> str:
         """What to do where memory ran out, said after `text`."""
         found = self._advise(job, self.ready.environment) if self.ready else None
         return f"{text}; {found}" if found else text
 
-    def _lose(self, job: Job, begun: threading.Event, error: RinglightError) -> None:
+    def _lose(self, ticket: Ticket, error: RinglightError) -> None:
         """The workers have ended under a job: repeat it if that may help, else fail it.
 
         Workers that had not begun it may have been lost before it was sent, by what the job before left behind: once it
-        is not held against this one.
+        is not held against this one. Nor is it ever against one that they merely kept.
         """
+        job = ticket.job
+        was_kept = ticket.has_made_way and not ticket.has_begun
+        if not self._queue.withdraw(ticket):
+            return
         remove_parts(Path(job.output), job.id)
         if job.stop_reason is not None:
             return job.fail(job.stop_reason)
         if self._closing.is_set():
             return job.fail(Cancelled("the engine was closed"))
-        if not begun.is_set() and not job.state.deaths:
+        if was_kept:
+            return self.put_back(ticket, str(error))
+        if not ticket.has_begun and not job.state.deaths:
             return self._repeat(job, error)
         if isinstance(error, OutOfMemory):
             return job.fail(OutOfMemory(self._with_advice(job, str(error))))
@@ -238,6 +303,7 @@ class Runner:
         logger.warning("%s: %s will be repeated: %s", self.name, job.id, error)
         job.receive(WorkersLost(job_id=job.id))
         self._queue.put(job)
+        self._look()
 
 
 def as_ringlight_error(error: BaseException) -> RinglightError:

@@ -15,7 +15,7 @@ S tokens of this rank, R rows of a buffer, H heads, D head width, h heads of thi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 
 import torch
@@ -126,6 +126,11 @@ class Ahead:
             yield part, out_SHD.unsqueeze(0)
         self._returning = []
         self._own_out = self._others_out = torch.empty(0)
+
+    def settle(self) -> None:
+        returning = [transfers for _, transfers in self._returning]
+        for transfers in (*chain(*self._arriving), *self._departing, *returning):
+            transfers.wait()
 
     @collective
     def _expect(self) -> None:

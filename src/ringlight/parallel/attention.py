@@ -51,6 +51,10 @@ class SequenceAttention(Protocol):
         """(part, its attention BSHD in the dtype of q) for each of `parts`, in order. `is_last`: no block follows."""
         ...
 
+    def settle(self) -> None:
+        """Wait for what travels, where nothing else is done with it. All ranks call it at the same place."""
+        ...
+
 
 def sequence_attention(shard: SequenceShard, kernel: AttentionKernel, num_slices: int = 1) -> SequenceAttention:
     """How this rank's tokens attend: in one piece, or with more than one slice sent ahead."""
@@ -104,6 +108,11 @@ class Whole:
 
     def outputs(self, is_last: bool) -> Iterator[tuple[slice, Tensor]]:
         yield self.parts[0], self._take_out()  # not held here while the next block's q, k, v are made
+
+    def settle(self) -> None:
+        if self._ulysses is not None:
+            self._ulysses.settle()
+        self._ring.settle()
 
     def _take_out(self) -> Tensor:
         out, self._out = self._ulysses.tokens() if self._ulysses else self._out, None
@@ -168,6 +177,11 @@ class Ulysses:
         parts, self._parts = self._parts, []
         return torch.cat(parts, dim=2)
 
+    def settle(self) -> None:
+        """Wait for an exchange that was started."""
+        if self._transfers is not None:
+            self._wait()
+
     def _wait(self) -> None:
         assert self._transfers is not None, "an exchange is started before it is waited for"
         self._transfers.wait()
@@ -230,6 +244,11 @@ class Ring:
                 held = list(coming_2BSHD.unbind(0))
                 self._coming = self._pass_on(coming_2BSHD, hop + 1) if hop + 2 < self._axis.size else None
         return torch.zeros_like(q) if merged is None else merged[0].to(q.dtype)
+
+    def settle(self) -> None:
+        """Wait for keys and values that come."""
+        if self._coming is not None:
+            self._coming[1].wait()
 
     @collective
     def _pass_on(self, held_2BSHD: Tensor, hop: int) -> tuple[Tensor, Transfers]:

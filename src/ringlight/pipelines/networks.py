@@ -30,8 +30,9 @@ class Denoiser(Protocol):
         kernel: AttentionKernel,
         mesh: ParallelMesh,
         num_slices: int = 1,
-    ) -> Generator[None, None, Tensor]:
-        """A forward that pauses wherever its data travels; it returns the velocity, BCTHW, on every rank.
+    ) -> Generator[int, None, Tensor]:
+        """A forward that pauses wherever its data travels, and says how many blocks are behind it (parallel/turns); it
+        returns the velocity, BCTHW, on every rank.
 
         `timesteps` holds one value for all tokens, or two: the first latent frame's, then all others'.
         """

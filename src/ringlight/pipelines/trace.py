@@ -33,6 +33,11 @@ class JobEvents(Protocol):
         """Whether all ranks have agreed, at the boundary before, that this job makes way where it can."""
         ...
 
+    @property
+    def ends_now(self) -> bool:
+        """Whether that is also within a step, which is then made again."""
+        ...
+
     def stage_started(self, stage: str) -> None: ...
 
     def warned(self, warning: RequestWarning) -> None:
@@ -73,6 +78,7 @@ class Tracer:
     def __init__(self, device: torch.device, memory: MemoryMeter, events: JobEvents) -> None:
         self.stages: list[StageReport] = []
         self.step_seconds: list[float] = []
+        self.repeated_seconds = 0.0
         self.began(0)
         self.events = events
         self.clock = TurnClock()
@@ -150,6 +156,10 @@ class StepClock:
     def begin(self) -> None:
         """The next step begins now, and not with the end of the one before."""
         self._last = self._tracer.now()
+
+    def give_up(self) -> None:
+        """The step is broken off, and will be made again: its seconds so far are no step's."""
+        self._tracer.repeated_seconds += self._tracer.now() - self._last
 
     def tick(self) -> None:
         """A step is done."""

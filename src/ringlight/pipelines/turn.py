@@ -18,6 +18,10 @@ class Left(NamedTuple):
     held_bytes: int
 
 
+class TurnEnds(Exception):
+    """Raised within a denoising step, on all ranks: the turn ends at once, and the step is made again in the next."""
+
+
 Turns: TypeAlias = Generator[Left, None, T]
 """A computation that yields where its turn ends, and returns its result in its last one. Closed, it is given up."""
 

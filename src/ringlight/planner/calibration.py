@@ -112,7 +112,7 @@ def _telling_report(path: Path, samples: msgspec.Raw) -> RunReport:
     Raises InvalidSetting where it has none.
     """
     reports = [sample.report for sample in msgspec.json.decode(samples, type=list[_Sample])]
-    telling = [each for each in reports if each is not None and len(each.ranks) == 1 and not each.resumed_from_step]
+    telling = [each for each in reports if each is not None and len(each.ranks) == 1 and each.is_whole]
     if not telling:
         raise InvalidSetting(f"{path}: a calibration needs a run on one rank; name u1r1 among the layouts of bench")
     largest = max(telling, key=lambda report: (report.num_tokens, report.total_seconds)).workload_hash
@@ -145,6 +145,8 @@ def _require_telling(report: RunReport) -> None:
         raise InvalidSetting(f"a calibration needs a run on one rank, and this one is of {report.layout}")
     if report.resumed_from_step:
         raise InvalidSetting(f"a calibration needs a whole run; this one went on from step {report.resumed_from_step}")
+    if not report.is_whole:
+        raise InvalidSetting("a calibration needs a run without steps that were broken off for others, and made again")
     if report.placement is not None:
         raise InvalidSetting(
             "a calibration needs a run with all weights on the device, and this one had them on the host; calibrate by "

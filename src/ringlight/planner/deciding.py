@@ -1,13 +1,15 @@
 """Deciding how a job runs on its ranks: what it sends ahead, whether its forwards take turns, what it decodes at a
-time, and what it keeps where. Plans reckon with it, and workers do it."""
+time, what it keeps where, and how often its ranks agree within a step. Plans reckon with it, and workers do it."""
 
 from __future__ import annotations
+
+import msgspec
 
 from ringlight.core.layout import ParallelLayout, split_sizes
 from ringlight.core.plan import JobPlan
 from ringlight.families.traffic import attention_elements
 from ringlight.families.work import Work
-from ringlight.planner.denoising import block_of
+from ringlight.planner.denoising import block_of, denoising
 from ringlight.planner.machine import Machine
 from ringlight.planner.measured import as_measured
 from ringlight.planner.memory import fits, spare_bytes
@@ -20,6 +22,11 @@ SLICES_IN_TURNS_FROM = ((0.6, 2),)
 TURNS_FROM = 0.05
 LEAST_SLICE_TOKENS = 16
 
+# A step that takes longer is not waited for by who cancels a job or is more urgent: its ranks agree as often as this,
+# which costs each time 0.1 to 1 ms, or 2 where a GPU is idle meanwhile. A quarter of the first, for predictions err.
+LONG_STEP_SECONDS, AGREEMENT_SECONDS = 2.0, 0.5
+SLOWEST_UNKNOWN = 10.0  # times as slow as the card that stands in for it a device may be
+
 
 def job_plan(work: Work, layout: ParallelLayout, machine: Machine) -> JobPlan:
     """How a request runs on a layout: as the settings say, and where they leave it open as sizes and speeds do, those
@@ -29,10 +36,10 @@ def job_plan(work: Work, layout: ParallelLayout, machine: Machine) -> JobPlan:
     nothing does, what needs least memory.
     """
     machine = as_measured(work, layout, machine)
-    resident = resident_plan(work, layout, machine)
-    if machine.residency == "resident" or (machine.residency == "any" and fits(work, layout, machine, resident)):
-        return resident
-    return placed(work, layout, machine, resident)
+    plan = resident_plan(work, layout, machine)
+    if machine.residency == "placed" or (machine.residency == "any" and not fits(work, layout, machine, plan)):
+        plan = placed(work, layout, machine, plan)
+    return msgspec.structs.replace(plan, blocks_per_agreement=_blocks_per_agreement(work, layout, machine, plan))
 
 
 def resident_plan(work: Work, layout: ParallelLayout, machine: Machine) -> JobPlan:
@@ -68,6 +75,21 @@ def _sending(work: Work, layout: ParallelLayout, machine: Machine) -> tuple[int,
     ratio, are_two = link_to_layer(work, layout, machine), work.num_forwards(layout) == 2
     num_slices = asked or choose_slices(ratio, work.num_tokens // layout.sp, are_two)
     return num_slices, are_two and (num_slices > 1 or ratio >= TURNS_FROM)
+
+
+def _blocks_per_agreement(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> int:
+    """How many blocks ranks compute, of both forwards where they take turns, before they agree whether to go on.
+
+    As many as take half a second, or one that takes longer; 0 where a step is predicted to take up to two seconds. A
+    device that nobody knows is taken for a slow one. Where it is fast that costs next to nothing, for it is a single
+    rank's: several have measured what a block takes.
+    """
+    slowest = SLOWEST_UNKNOWN if machine.stands_in else 1.0
+    seconds = slowest * denoising(work, layout, machine, plan).seconds
+    if seconds / work.request.num_inference_steps <= LONG_STEP_SECONDS:
+        return 0
+    passes = work.num_calls * (1 if plan.take_turns else work.num_forwards(layout))
+    return max(1, int(AGREEMENT_SECONDS * passes * work.spec.transformer.num_layers / seconds))
 
 
 def _decode_chunk(work: Work, layout: ParallelLayout, machine: Machine) -> int:

@@ -35,6 +35,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     `residency`: "resident" has all weights on the device, always; "placed" has them on the host, and what a stage needs
     comes from there (core/plan.Placement); "any" is still free to be either.
+
+    `stands_in`: it is in the place of one of which nobody knows how fast it is.
     """
 
     hardware: Hardware
@@ -46,6 +48,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     residency: WeightsPlace = "resident"
     host_bytes: int = 0
     num_replicas: int = 1
+    stands_in: bool = False
 
     @property
     def card(self) -> Card:

@@ -29,5 +29,6 @@ def as_measured(work: Work, layout: ParallelLayout, machine: Machine) -> Machine
         machine,
         hardware=msgspec.structs.replace(machine.hardware, link=link),
         pace=pace,
+        stands_in=False,
         abilities=msgspec.structs.replace(abilities, speeds=None),
     )

@@ -42,6 +42,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     num_slices: int
     take_turns: bool
     decode_chunk: int
+    blocks_per_agreement: int = 0
     placement: Placement | None = None
     host_copy_bytes: int = 0
     in_files: list[str] = []
@@ -53,6 +54,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
             num_slices=self.num_slices,
             take_turns=self.take_turns,
             decode_chunk=self.decode_chunk,
+            blocks_per_agreement=self.blocks_per_agreement,
             placement=self.placement,
         )
 
@@ -129,6 +131,7 @@ def predict(work: Work, layout: ParallelLayout, machine: Machine) -> Prediction:
         num_slices=plan.num_slices,
         take_turns=plan.take_turns,
         decode_chunk=plan.decode_chunk,
+        blocks_per_agreement=plan.blocks_per_agreement,
         placement=plan.placement,
         in_files=[] if plan.placement is None else in_files(work.spec, machine),
         host_copy_bytes=0 if plan.placement is None else host_copy_bytes(work.spec, machine),

@@ -42,7 +42,11 @@ class DiffusersSampler(Sampler):
         return after
 
     def memory(self) -> dict[str, Any]:
-        kept = {name: value for name, value in vars(self._scheduler).items() if _can_be_kept(value)}
+        kept = {
+            name: list(value) if isinstance(value, list) else value  # some are changed in place
+            for name, value in vars(self._scheduler).items()
+            if _can_be_kept(value)
+        }
         return {"generator": self._generator.get_state(), "scheduler": kept}
 
     def remember(self, memory: dict[str, Any]) -> None:

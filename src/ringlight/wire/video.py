@@ -77,10 +77,16 @@ class Video(AskedFields, frozen=True, kw_only=True):
         ),
     ] = msgspec.field(default_factory=list)
 
-    stage: Annotated[str | None, described("What is being done at the moment.")] = None
+    stage: Annotated[
+        str | None,
+        described(
+            "What is being done at the moment; `Paused` while it has made way for others, and keeps its progress."
+        ),
+    ] = None
     step: Annotated[int | None, described("Denoising steps that are done.")] = None
     queue_position: Annotated[
-        int | None, described("Place in the queue from 1; 0 while it runs, null when it is over.")
+        int | None,
+        described("Place in the queue from 1, also while it is paused; 0 while it runs, null when it is over."),
     ] = None
     eta_seconds: Annotated[
         float | None,

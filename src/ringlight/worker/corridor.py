@@ -22,7 +22,7 @@ class Corridor:
         self._connection = connection
         self._send_lock = threading.Lock()
         self._cancelled: set[str] = set()
-        self._asked_to_leave: set[str] = set()
+        self._asked_to_leave: dict[str, bool] = {}  # whether at once
         self._in_hand: dict[str, messages.RunJob] = {}
         self.orders: queue.Queue[messages.Order] = queue.Queue()
         threading.Thread(target=self._receive, name="corridor", daemon=True).start()
@@ -38,6 +38,10 @@ class Corridor:
         """Whether a job should make way, by what came after its turn was ordered."""
         return job_id in self._asked_to_leave
 
+    def is_asked_to_leave_now(self, job_id: str) -> bool:
+        """Whether it should do so within a step."""
+        return self._asked_to_leave.get(job_id, False)
+
     def take_up(self, job: messages.RunJob) -> None:
         """From now on there may be part files of this job."""
         self._in_hand[job.job_id] = job
@@ -46,7 +50,7 @@ class Corridor:
         """Nothing is left to do for this job."""
         self._in_hand.pop(job.job_id, None)
         self._cancelled.discard(job.job_id)
-        self._asked_to_leave.discard(job.job_id)
+        self._asked_to_leave.pop(job.job_id, None)
 
     def leave(self, last_word: messages.GroupBroken | None = None) -> None:
         """End this process at once, nothing half-written left behind."""
@@ -67,10 +71,10 @@ class Corridor:
                         self.send(messages.Pong(number=number))
                     case messages.CancelJob(job_id=job_id):
                         self._cancelled.add(job_id)
-                    case messages.PauseJob(job_id=job_id):
-                        self._asked_to_leave.add(job_id)
+                    case messages.PauseJob(job_id=job_id, now=now):
+                        self._asked_to_leave[job_id] = now or self.is_asked_to_leave_now(job_id)
                     case messages.RunJob(job_id=job_id) | messages.ResumeJob(job_id=job_id):
-                        self._asked_to_leave.discard(job_id)  # what was asked of the turn before is not of this one
+                        self._asked_to_leave.pop(job_id, None)  # what was asked of the turn before is not of this one
                         self.orders.put(message)
                     case messages.DropJob() | messages.Shutdown():
                         self.orders.put(message)

@@ -11,7 +11,8 @@ from ringlight.parallel.link import LinkLost
 from ringlight.worker.corridor import Corridor
 from ringlight.worker.failures import as_failure
 
-FINE, LEAVE = 0, -1  # go on; go on, but make way where that can be done. Problems are positive
+# Go on; go on, but make way between two steps; or also within one. Problems are positive.
+FINE, LEAVE, LEAVE_NOW = 0, -1, -2
 CODES = (InvalidRequest.code, *ERRORS, WorkerError.code)
 OUT_OF_STEP = 100  # added to the status of a rank that failed between two boundaries
 GRACE_SECONDS = 5.0
@@ -19,7 +20,8 @@ GRACE_SECONDS = 5.0
 
 class Events:
     """The boundaries of one job. `left_together`: all ranks have raised at the same one, and are still in step.
-    `turn_ends`: rank 0 said at the last one that it should make way."""
+    `turn_ends`: rank 0 said at the last one that it should make way, and `ends_now` that it should not wait for the end
+    of a step."""
 
     def __init__(self, corridor: Corridor, group: RankGroup, job: messages.RunJob, patience_seconds: float) -> None:
         self._corridor = corridor
@@ -27,7 +29,7 @@ class Events:
         self._job = job
         self._patience_seconds = patience_seconds
         self.left_together = False
-        self.turn_ends = False
+        self.turn_ends = self.ends_now = False
 
     def stage_started(self, stage: str) -> None:
         self._tell(messages.StageStarted(job_id=self._job.job_id, stage=stage))
@@ -51,9 +53,11 @@ class Events:
     def boundary(self, problem: Exception | None = None) -> None:
         job_id = self._job.job_id
         wish = LEAVE if self._corridor.is_asked_to_leave(job_id) else FINE
+        if self._corridor.is_asked_to_leave_now(job_id):
+            wish = LEAVE_NOW
         is_cancelled = self._corridor.is_cancelled(job_id)
         told = self._decide(problem or (Cancelled("cancelled") if is_cancelled else None), wish)
-        self.turn_ends = LEAVE in told
+        self.turn_ends, self.ends_now = min(told) < FINE, LEAVE_NOW in told
 
     @collective
     def check_problem(self, problem: Exception | None) -> None:

@@ -40,6 +40,7 @@ def report_of(
         resumed_from_step=tracer.resumed_from_step,
         pauses=tracer.clock.pauses,
         paused_seconds=tracer.clock.paused_seconds,
+        repeated_seconds=tracer.repeated_seconds,
         predicted=order.plan.predicted,
         layout_reason=order.plan.layout_reason,
         adapted=job.adapted,

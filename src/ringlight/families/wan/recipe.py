@@ -27,6 +27,7 @@ from ringlight.parallel.collective import collective
 from ringlight.parallel.control import Control
 from ringlight.parallel.mesh import Axis, ParallelMesh
 from ringlight.parallel.speeds import least, measure_link
+from ringlight.pipelines.agreements import Agreements
 from ringlight.pipelines.condition import Beside, Condition, FirstFrame, NoPicture
 from ringlight.pipelines.continued import require_continuable
 from ringlight.pipelines.experts import Experts
@@ -220,7 +221,8 @@ class WanRecipe:
         previews = None
         if preview_seconds and mesh.world.rank == WRITING_RANK:
             previews = self._previews(preview_seconds, plan, tracer)
-        make = partial(self._guided, texts, condition.tokens, request, mesh, plan, begun.num_slices)
+        between = Agreements(tracer.events, plan.blocks_per_agreement, self.device)
+        make = partial(self._guided, texts, condition.tokens, request, mesh, plan, begun.num_slices, between)
         with closing(Experts(make, partial(self._at_work, plan), self.spec.boundary)) as experts:
             return (yield from denoise(begun, condition, sampler, experts, tracer, state, previews))
 
@@ -232,6 +234,7 @@ class WanRecipe:
         mesh: ParallelMesh,
         plan: JobPlan,
         num_slices: int,
+        between: Callable[[], None],
         number: int,
     ) -> Guided:
         """An expert, or the only transformer: with keys of the texts, and guidance of its own."""
@@ -246,6 +249,7 @@ class WanRecipe:
                 num_slices,
                 plan.take_turns,
                 image,
+                between,
             )
 
     def _at_work(self, plan: JobPlan, number: int, guided: Guided) -> AbstractContextManager[None]:

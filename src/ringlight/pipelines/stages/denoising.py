@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -19,7 +20,7 @@ from ringlight.pipelines.networks import Denoiser
 from ringlight.pipelines.preview import Previews
 from ringlight.pipelines.resume import DenoisingProgress, StateFile
 from ringlight.pipelines.trace import StepClock, Tracer
-from ringlight.pipelines.turn import Left, Turns, tensor_bytes
+from ringlight.pipelines.turn import Left, TurnEnds, Turns, tensor_bytes
 from ringlight.samplers.sampler import Sampler
 
 
@@ -40,10 +41,12 @@ class Guided:
         num_slices: int = 1,
         take_turns: bool = False,
         image: Tensor | None = None,
+        between: Callable[[], None] = lambda: None,
     ) -> None:
         """`texts`: embeddings of the prompt, and with guidance of the negative prompt. `image`: tokens of pictures.
 
         `take_turns`: of two forwards on these ranks one computes while the data of the other travels. Same result.
+        `between` is called between blocks, on all ranks alike, and may break the forwards off (parallel/turns).
         """
         self._transformer = transformer
         self._kernel = kernel
@@ -51,6 +54,7 @@ class Guided:
         self._guidance_scale = guidance_scale
         self.num_slices = num_slices
         self._take_turns = take_turns
+        self._between = between
         assert mesh.cfg.size in (1, len(texts)), "two branches need two prompts"
         own = texts if mesh.cfg.size == 1 else [texts[mesh.cfg.rank]]
         self.kept = [transformer.text_keys(text, num_rows, image_LC=image) for text in own]
@@ -68,9 +72,9 @@ class Guided:
             for keys in self.kept
         ]
         if self._take_turns:
-            predictions = in_turns(*forwards)
+            predictions = in_turns(*forwards, between=self._between)
         else:
-            predictions = [prediction for forward in forwards for prediction in in_turns(forward)]
+            predictions = [made for forward in forwards for made in in_turns(forward, between=self._between)]
         if self._mesh.cfg.size == 2:
             predictions = exchange(predictions[0], self._mesh.cfg)
         conditional, *unconditional = (prediction.float() for prediction in predictions)
@@ -102,8 +106,9 @@ def denoise(
     """float32 latents (1, z, T, h, w) after all steps, of which those of `begun` are done already.
 
     What the model sees of latents, and what stands in the result, is the `condition`'s to say. Between steps the state
-    is saved and previews are made, where somebody wants them, and the job makes way, if it comes to that. Raises
-    NumericalError when latents stop being finite, Cancelled at the call of the network after a cancel.
+    is saved and previews are made, where somebody wants them, and the job makes way, if it comes to that; a step that
+    is broken off for others is made again. Raises NumericalError when latents stop being finite, Cancelled at the call
+    of the network after a cancel, or within one.
     """
     progress = begun
     yield from make_way(progress, condition, sampler, experts, tracer, state)
@@ -111,18 +116,25 @@ def denoise(
         experts.have(float(sampler.timesteps[call]))  # before the first step, whose seconds tell of others'
     clock = StepClock(tracer, sampler.num_steps, progress.step)
     while progress.step < sampler.num_steps:
-        step, latents = progress.step + 1, progress.latents
-        for call in sampler.calls(progress.step):
-            velocity, before = experts.predict(*condition.seen(latents, sampler.timesteps[call])), latents
-            latents = sampler.step(call, velocity, latents)
-            place = f"latents after step {step} of {sampler.num_steps}"
-            tracer.events.boundary(not_finite("Denoising", place, extremes(latents)))
-        clock.tick()
-        progress = replace(progress, step=step, latents=latents)
-        if state is not None:
-            state.save(progress, sampler)
-        if previews is not None and previews.is_due():
-            previews.make(step, condition.settle_(without_noise(before, velocity, sampler.sigmas[call])))
+        step, latents, calls = progress.step + 1, progress.latents, sampler.calls(progress.step)
+        memory = sampler.memory() if len(calls) > 1 else None  # which the first of several calls changes
+        try:
+            for call in calls:
+                velocity, before = experts.predict(*condition.seen(latents, sampler.timesteps[call])), latents
+                latents = sampler.step(call, velocity, latents)
+                place = f"latents after step {step} of {sampler.num_steps}"
+                tracer.events.boundary(not_finite("Denoising", place, extremes(latents)))
+        except TurnEnds:
+            clock.give_up()
+            if memory is not None:
+                sampler.remember(memory)
+        else:
+            clock.tick()
+            progress = replace(progress, step=step, latents=latents)
+            if state is not None:
+                state.save(progress, sampler)
+            if previews is not None and previews.is_due():
+                previews.make(step, condition.settle_(without_noise(before, velocity, sampler.sigmas[call])))
         if tracer.events.turn_ends:
             yield from make_way(progress, condition, sampler, experts, tracer, state)
             clock.begin()

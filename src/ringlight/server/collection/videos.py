@@ -45,6 +45,7 @@ def engine_of(settings: ServeSettings, config: EngineConfig, clock: Clock | None
         settings.limits,
         num_replicas=settings.num_replicas,
         queue_size=settings.queue_size,
+        scheduling=settings.scheduling,
         supervised=True,
         defaults=settings.defaults,
         clock=clock,
@@ -283,6 +284,7 @@ class Videos:
         submission = Submission(
             job_id=stored.id,
             priority=stored.priority,
+            client=stored.owner,
             timeout_seconds=None if deadline_at is None else deadline_at - created_at,
             spent_seconds=spent_seconds,
             keep=Keep(

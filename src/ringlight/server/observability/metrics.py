@@ -15,6 +15,7 @@ from ringlight.core.errors import (
     StoreError,
 )
 from ringlight.core.report import RunReport
+from ringlight.engine.jobs import Pauses
 from ringlight.engine.runner import ReplicaState
 from ringlight.server.collection.videos import Videos
 
@@ -36,8 +37,16 @@ class ServerState:
         self._videos = videos
 
     def queue_length(self) -> int:
-        """Jobs that wait."""
+        """Jobs that wait for their first turn."""
         return len(self._videos.engine.queue)
+
+    def num_paused(self) -> int:
+        """Jobs that have made way and wait for their next turn."""
+        return self._videos.engine.num_paused
+
+    def pauses(self) -> Pauses:
+        """What all jobs had of them."""
+        return self._videos.engine.pauses
 
     def count_by_status(self) -> Mapping[str, int]:
         """Jobs in the store. Raises StoreError."""
@@ -189,9 +198,21 @@ class _Reading(Collector):
         self._about = {"version": ringlight.__version__, "model": model, "layout": layout}
 
     def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("ringlight_queue_length", "Jobs that wait.", value=self._state.queue_length())
+        waiting = self._state.queue_length()
+        yield GaugeMetricFamily("ringlight_queue_length", "Jobs that wait for their first turn.", value=waiting)
+        yield from self._read_pauses()
         yield from self._read_store()
         yield from self._read_replicas()
+
+    def _read_pauses(self) -> Iterator[Metric]:
+        pauses = self._state.pauses()
+        yield GaugeMetricFamily("ringlight_jobs_paused", "Jobs that made way and wait.", value=self._state.num_paused())
+        yield CounterMetricFamily("ringlight_pauses", "How often a job made way for another.", value=pauses.pauses)
+        yield CounterMetricFamily(
+            "ringlight_paused_seconds",
+            "Time for which jobs that had made way waited for their next turns.",
+            value=pauses.paused_seconds,
+        )
 
     def _read_store(self) -> Iterator[Metric]:
         jobs = GaugeMetricFamily("ringlight_jobs", "Jobs in the store.", labels=["status"])

@@ -131,7 +131,7 @@ export class Shelf {
 
   // What is not over, in the order in which it will be made.
   unfinished() {
-    const place = ({ video }) => (video.status === "in_progress" ? 0 : 1 + (video.queue_position ?? 0));
+    const place = ({ video }) => video.queue_position ?? 0;
     return [...this.cards.values()]
       .filter((card) => !card.isOver)
       .sort((a, b) => place(a) - place(b) || a.video.created_at - b.video.created_at);

@@ -62,6 +62,11 @@ export function facts(video, fields) {
   ];
 }
 
+const WAITS = {
+  Paused: "Paused: shorter videos go first",
+  Recovering: "Workers died; it goes on once they are back",
+};
+
 // What a video that is not over does at this moment.
 export function now(video) {
   const left = video.eta_seconds == null ? "" : `about ${duration(video.eta_seconds)} left`;
@@ -69,8 +74,8 @@ export function now(video) {
     const before = video.queue_position > 1 ? `${video.queue_position - 1} before it` : "Next in line";
     return [before, left].filter(Boolean).join(" · ");
   }
-  const steps = video.stage === "Denoising" && video.step != null ? `step ${video.step} of ${video.num_inference_steps}` : "";
-  const name = video.stage === "Recovering" ? "Workers died; it goes on once they are back" : stage(video.stage ?? "Starting");
+  const steps = ["Denoising", "Paused"].includes(video.stage) && video.step != null ? `step ${video.step} of ${video.num_inference_steps}` : "";
+  const name = WAITS[video.stage] ?? stage(video.stage ?? "Starting");
   return [name, steps, left].filter(Boolean).join(" · ");
 }
 

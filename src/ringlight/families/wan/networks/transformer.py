@@ -36,7 +36,7 @@ from ringlight.parallel.collective import collective
 from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.shard import SequenceShard
 from ringlight.parallel.speeds import median_seconds
-from ringlight.parallel.turns import in_turns
+from ringlight.parallel.turns import in_turns, pause
 from ringlight.residency.part import WeightPart
 from ringlight.residency.weights import ALWAYS_THERE, Weights
 
@@ -293,10 +293,10 @@ class WanTransformer(nn.Module):
         kernel: AttentionKernel,
         mesh: ParallelMesh,
         num_slices: int = 1,
-    ) -> Generator[None, None, Tensor]:
+    ) -> Generator[int, None, Tensor]:
         """`forward` as a generator that pauses wherever its data travels, so that another one can take its turn.
 
-        Weights are taken as of [ends, *blocks].
+        It says how many blocks are behind it. Weights are taken as of [ends, *blocks].
         """
         blocks = list(self._blocks())
         self.weights.take(0)
@@ -324,10 +324,12 @@ class WanTransformer(nn.Module):
         for number, (block, block_keys) in enumerate(zip(blocks, keys, strict=True)):
             is_last = number + 1 == len(blocks)
             modulation = time_rows.plus(block.scale_shift_table)
-            yield
+            with pause(attention):
+                yield number
             attention.attend()
             if mesh.ulysses.size > 1:
-                yield
+                with pause(attention):
+                    yield number
             for part, attended in attention.outputs(is_last):
                 block.finish_(x[:, part], attended.flatten(2), shard.start + part.start, modulation, block_keys, kernel)
                 del attended

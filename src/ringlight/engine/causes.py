@@ -1,0 +1,31 @@
+"""Causes: of the signs that ranks are out of step, the one that began it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+
+from ringlight.core import messages
+from ringlight.core.errors import WorkerError
+from ringlight.engine.process import RankDeath
+
+Sign = WorkerError | messages.GroupBroken | messages.WorkerFailed  # that ranks are out of step
+
+
+def is_cause(sign: Sign) -> bool:
+    """Whether this surely began it: a rank that says so, or one that was killed by a signal.
+
+    With SIGABRT libraries end a process that has merely lost another one.
+    """
+    match sign:
+        case messages.GroupBroken():
+            return sign.is_cause
+        case RankDeath(status=int(status)):
+            return status < 0 and status != -signal.SIGABRT
+    return isinstance(sign, messages.WorkerFailed)
+
+
+def likeliest_cause(signs: Sequence[Sign]) -> Sign:
+    """What began it: what surely did, else what a rank has said of it, else whichever came first."""
+    said = (sign for sign in signs if isinstance(sign, messages.GroupBroken))
+    return next(filter(is_cause, signs), None) or next(said, signs[0])

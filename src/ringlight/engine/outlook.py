@@ -1,0 +1,66 @@
+"""Outlook: where jobs stand in the line of an engine, and when they are expected to be over."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+
+from ringlight.engine.jobs import Job
+from ringlight.engine.pace import Pace
+from ringlight.engine.queue import JobQueue
+from ringlight.planner.forecast import Forecast, forecast
+from ringlight.planner.scheduling import Policy
+
+FRESH_SECONDS = 0.25  # for which what is expected of a line counts, if that has not changed
+TIMES_AS_LONG = 10  # as it took counts it at least: of long lines with deadlines it takes a second
+UNKNOWN_SECONDS = 10.0  # until a place is free, where nothing is known
+
+
+class Outlook:
+    """The line as it is expected to go on, if nobody else comes. Safe to use from any thread."""
+
+    def __init__(self, queue: JobQueue, policy: Policy, pace: Pace) -> None:
+        self._queue = queue
+        self._policy = policy
+        self._pace = pace
+        self._lock = threading.Lock()
+        self._found: dict[str, Forecast] = {}
+        self._version = -1
+        self._found_at = -math.inf
+        self._took_seconds = 0.0
+
+    def position(self, job: Job) -> int | None:
+        """Which of those that wait it is, counted from 1, paused ones included; 0 while it has a turn and after its
+        last one, None when it is over."""
+        if job.state.is_over:
+            return None
+        found = self._now().get(job.id)
+        return 0 if found is None else found.position
+
+    def eta_seconds(self, job: Job) -> float | None:
+        """Seconds until it is expected to be over, those of others that go before it included; None while unknown."""
+        if job.state.is_over:
+            return None
+        found = self._now().get(job.id)
+        return self._pace.remaining_seconds(job) if found is None else _known(found.end_seconds)
+
+    def seconds_until_free(self) -> float:
+        """Until the first is over, at least a second."""
+        ends = [seconds for each in self._now().values() if (seconds := _known(each.end_seconds)) is not None]
+        return max(1.0, min(ends, default=UNKNOWN_SECONDS))
+
+    def _now(self) -> dict[str, Forecast]:
+        with self._lock:
+            age, version = time.monotonic() - self._found_at, self._queue.version
+            is_old = age > FRESH_SECONDS or version != self._version
+            if is_old and age > TIMES_AS_LONG * self._took_seconds:
+                began_at, line = time.monotonic(), self._queue.seen()
+                self._found = forecast(self._policy, line.replicas, line.waiting, line.over_share)
+                self._version, self._found_at = version, time.monotonic()
+                self._took_seconds = self._found_at - began_at
+            return self._found
+
+
+def _known(seconds: float | None) -> float | None:
+    return None if seconds is None or seconds == math.inf else seconds

@@ -1,0 +1,47 @@
+"""Agreements: whether to go on, asked of all ranks within a step of denoising, where steps are long."""
+
+from __future__ import annotations
+
+import torch
+
+from ringlight.parallel.collective import collective
+from ringlight.pipelines.trace import JobEvents
+from ringlight.pipelines.turn import TurnEnds
+
+
+class Agreements:
+    """To be called whenever one more block is behind a forward, or behind both that take turns, on all ranks alike.
+    After every so many of them the ranks come to a boundary.
+
+    A GPU is told of its work long before it does it. So each agreement waits until it has done all but the last block,
+    which keeps it busy meanwhile; where ranks agree after each block, for each is long, that one too.
+    """
+
+    def __init__(self, events: JobEvents, num_blocks: int, device: torch.device) -> None:
+        """`num_blocks` lie between two agreements; 0: there are none."""
+        self._events, self._num_blocks, self._device = events, num_blocks, device
+        self._num_done = 0
+        self._told: torch.cuda.Event | None = None
+
+    @collective
+    def __call__(self) -> None:
+        """A block more is behind. Raises, on all ranks, what the boundary raises, and TurnEnds where the turn ends."""
+        if not self._num_blocks:
+            return
+        self._num_done += 1
+        before, self._told = self._told, self._tell()
+        if self._num_done % self._num_blocks == 0:
+            awaited = self._told if self._num_blocks == 1 else before
+            if awaited is not None:
+                awaited.synchronize()
+            self._events.boundary()
+            if self._events.ends_now:
+                raise TurnEnds
+
+    def _tell(self) -> torch.cuda.Event | None:
+        """When the device has done all that it has been told so far; None on a CPU, which does it at once."""
+        if self._device.type != "cuda":
+            return None
+        event = torch.cuda.Event(blocking=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
