@@ -125,7 +125,7 @@ def test_steps_that_were_made_again_are_told_and_no_measure_of_a_plan() -> None:
     assert "\nMade way for others 2 times, 7.00 s in all, which is not counted here.\n" in found.table()
     broken = msgspec.structs.replace(found, repeated_seconds=1.5)
     assert not broken.is_whole and not broken.predicted_over_measured
-    assert "not counted here. 1.50 s of Denoising went into steps that were made again." in broken.table()
+    assert "is not counted here. 1.50 s of Denoising went into steps that were made again." in broken.table()
     assert "Predicted (s)" in found.table() and "Predicted (s)" not in broken.table()
 
 

@@ -45,8 +45,8 @@ class RunJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class PauseJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Let this job make way between two denoising steps, if it comes to that: once all are done it goes on to its end.
 
-    With `now` also within a step, where its ranks agree there (JobPlan): it is broken off, and made again when the job
-    is taken up. The ranks keep what it takes to go on. No effect on a job that is not computed now.
+    With `now` also within a step, where its ranks agree there (JobPlan): it is broken off, once at most, and made again
+    when the job is taken up. The ranks keep what it takes to go on. No effect on a job that is not computed now.
     """
 
     job_id: str

@@ -15,6 +15,8 @@ class Agreements:
 
     A GPU is told of its work long before it does it. So each agreement waits until it has done all but the last block,
     which keeps it busy meanwhile; where ranks agree after each block, for each is long, that one too.
+
+    A step is broken off for others at most once, so that a job comes on however many are more urgent.
     """
 
     def __init__(self, events: JobEvents, num_blocks: int, device: torch.device) -> None:
@@ -22,6 +24,11 @@ class Agreements:
         self._events, self._num_blocks, self._device = events, num_blocks, device
         self._num_done = 0
         self._told: torch.cuda.Event | None = None
+        self._has_broken_off = False
+
+    def step_finished(self) -> None:
+        """What comes is of another step."""
+        self._has_broken_off = False
 
     @collective
     def __call__(self) -> None:
@@ -35,7 +42,8 @@ class Agreements:
             if awaited is not None:
                 awaited.synchronize()
             self._events.boundary()
-            if self._events.ends_now:
+            if self._events.ends_now and not self._has_broken_off:
+                self._has_broken_off = True
                 raise TurnEnds
 
     def _tell(self) -> torch.cuda.Event | None:

@@ -19,8 +19,11 @@ class Predictor(Protocol):
     def kept(self) -> object:
         """What it keeps of its request, with and without weights at hand."""
 
-    def predict(self, latents: Tensor, timesteps: Tensor) -> Tensor:
-        """The velocity (1, z, T, h, w), float32, at the times of the latents: one for all tokens, or two."""
+    def predict(self, latents: Tensor, timesteps: Tensor, between: Callable[[], None]) -> Tensor:
+        """The velocity (1, z, T, h, w), float32, at the times of the latents: one for all tokens, or two.
+
+        `between` is called between blocks, on all ranks alike, and may break the forwards off (parallel/turns).
+        """
 
 
 class Experts:
@@ -57,10 +60,10 @@ class Experts:
         return self._expert
 
     @collective
-    def predict(self, latents: Tensor, timesteps: Tensor) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor, between: Callable[[], None]) -> Tensor:
         """As the expert for the last of these times predicts it; a first frame's comes before it."""
         guided = self.have(float(timesteps[-1]))
-        return guided.predict(latents, timesteps)
+        return guided.predict(latents, timesteps, between)
 
     @property
     def held_bytes(self) -> int:

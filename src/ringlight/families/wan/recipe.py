@@ -221,10 +221,10 @@ class WanRecipe:
         previews = None
         if preview_seconds and mesh.world.rank == WRITING_RANK:
             previews = self._previews(preview_seconds, plan, tracer)
-        between = Agreements(tracer.events, plan.blocks_per_agreement, self.device)
-        make = partial(self._guided, texts, condition.tokens, request, mesh, plan, begun.num_slices, between)
+        agreements = Agreements(tracer.events, plan.blocks_per_agreement, self.device)
+        make = partial(self._guided, texts, condition.tokens, request, mesh, plan, begun.num_slices)
         with closing(Experts(make, partial(self._at_work, plan), self.spec.boundary)) as experts:
-            return (yield from denoise(begun, condition, sampler, experts, tracer, state, previews))
+            return (yield from denoise(begun, condition, sampler, experts, tracer, agreements, state, previews))
 
     def _guided(
         self,
@@ -234,7 +234,6 @@ class WanRecipe:
         mesh: ParallelMesh,
         plan: JobPlan,
         num_slices: int,
-        between: Callable[[], None],
         number: int,
     ) -> Guided:
         """An expert, or the only transformer: with keys of the texts, and guidance of its own."""
@@ -249,7 +248,6 @@ class WanRecipe:
                 num_slices,
                 plan.take_turns,
                 image,
-                between,
             )
 
     def _at_work(self, plan: JobPlan, number: int, guided: Guided) -> AbstractContextManager[None]:

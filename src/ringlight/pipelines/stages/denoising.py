@@ -14,6 +14,7 @@ from ringlight.parallel.collective import collective
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.mesh import Axis, ParallelMesh
 from ringlight.parallel.turns import in_turns
+from ringlight.pipelines.agreements import Agreements
 from ringlight.pipelines.condition import Condition
 from ringlight.pipelines.experts import Experts
 from ringlight.pipelines.networks import Denoiser
@@ -41,12 +42,10 @@ class Guided:
         num_slices: int = 1,
         take_turns: bool = False,
         image: Tensor | None = None,
-        between: Callable[[], None] = lambda: None,
     ) -> None:
         """`texts`: embeddings of the prompt, and with guidance of the negative prompt. `image`: tokens of pictures.
 
         `take_turns`: of two forwards on these ranks one computes while the data of the other travels. Same result.
-        `between` is called between blocks, on all ranks alike, and may break the forwards off (parallel/turns).
         """
         self._transformer = transformer
         self._kernel = kernel
@@ -54,7 +53,6 @@ class Guided:
         self._guidance_scale = guidance_scale
         self.num_slices = num_slices
         self._take_turns = take_turns
-        self._between = between
         assert mesh.cfg.size in (1, len(texts)), "two branches need two prompts"
         own = texts if mesh.cfg.size == 1 else [texts[mesh.cfg.rank]]
         self.kept = [transformer.text_keys(text, num_rows, image_LC=image) for text in own]
@@ -65,16 +63,16 @@ class Guided:
         return len(self.kept) if self._take_turns else 1
 
     @collective
-    def predict(self, latents: Tensor, timesteps: Tensor) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor, between: Callable[[], None] = lambda: None) -> Tensor:
         """uncond + guidance_scale * (cond - uncond), or the conditional prediction alone, in float32."""
         forwards = [
             self._transformer.steps(latents, timesteps, keys, self._kernel, self._mesh, self.num_slices)
             for keys in self.kept
         ]
         if self._take_turns:
-            predictions = in_turns(*forwards, between=self._between)
+            predictions = in_turns(*forwards, between=between)
         else:
-            predictions = [made for forward in forwards for made in in_turns(forward, between=self._between)]
+            predictions = [made for forward in forwards for made in in_turns(forward, between=between)]
         if self._mesh.cfg.size == 2:
             predictions = exchange(predictions[0], self._mesh.cfg)
         conditional, *unconditional = (prediction.float() for prediction in predictions)
@@ -100,6 +98,7 @@ def denoise(
     sampler: Sampler,
     experts: Experts,
     tracer: Tracer,
+    agreements: Agreements,
     state: StateFile | None = None,
     previews: Previews | None = None,
 ) -> Turns[Tensor]:
@@ -120,7 +119,8 @@ def denoise(
         memory = sampler.memory() if len(calls) > 1 else None  # which the first of several calls changes
         try:
             for call in calls:
-                velocity, before = experts.predict(*condition.seen(latents, sampler.timesteps[call])), latents
+                seen, before = condition.seen(latents, sampler.timesteps[call]), latents
+                velocity = experts.predict(*seen, agreements)
                 latents = sampler.step(call, velocity, latents)
                 place = f"latents after step {step} of {sampler.num_steps}"
                 tracer.events.boundary(not_finite("Denoising", place, extremes(latents)))
@@ -130,6 +130,7 @@ def denoise(
                 sampler.remember(memory)
         else:
             clock.tick()
+            agreements.step_finished()
             progress = replace(progress, step=step, latents=latents)
             if state is not None:
                 state.save(progress, sampler)
