@@ -41,6 +41,7 @@ from ringlight.engine.runner import ReplicaState, Runner
 from ringlight.engine.waiting import Awaited
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.table import checkpoint_at, model_defaults, model_of
+from ringlight.planner.prediction import Prediction
 
 TICK_SECONDS = 0.25  # how late a deadline may be noticed
 
@@ -229,14 +230,7 @@ class Engine:
         raised, and the job is not queued.
         """
         asked = submission or Submission()
-        self.door.check(request, output)
-        layout = layout or self.layouts.of(request)
-        self.layouts.check(layout, request)
-        if (ready := self._ready()) is not None:
-            self._foresight.meet(ready)
-        prediction = self._foresight.plan(request, layout)
-        if asked.state is None:
-            self._foresight.check_memory(request, layout, prediction)
+        layout, prediction = self.check(request, output, layout, must_fit=asked.state is None)
         self.start(wait=False)
         warnings = self.door.warnings(request, asked.asked_size)
         job = Job(
@@ -263,12 +257,27 @@ class Engine:
         self._enqueue(job)
         return job
 
+    def check(
+        self, request: VideoRequest, output: str, layout: ParallelLayout | None = None, must_fit: bool = True
+    ) -> tuple[ParallelLayout, Prediction]:
+        """How `submit` would run a video. Raises InvalidRequest, where it `must_fit` also for what is predicted not to,
+        and InvalidLayout."""
+        self.door.check(request, output)
+        layout = layout or self.layouts.of(request)
+        self.layouts.check(layout, request)
+        if (ready := self._ready()) is not None:
+            self._foresight.meet(ready)
+        prediction = self._foresight.plan(request, layout)
+        if must_fit:
+            self._foresight.check_memory(request, layout, prediction)
+        return layout, prediction
+
     def _admit(self, job: Job, is_bounded: bool) -> None:
         """Take a place among the jobs that wait, beside one for each replica."""
         with self._changed:
             if self._closing.is_set():
                 raise WorkerError("the engine is closed")
-            held = sum(not job.state.is_computed for job in self._open.values())
+            held = sum(each.submission.counted and not each.state.is_computed for each in self._open.values())
             if is_bounded and self._queue_size is not None and held >= self._queue_size + len(self._runners):
                 retry_seconds = self.pace.seconds_until_free(self._open.values())
                 raise QueueFull(f"{held} videos are on their way already; try again later", retry_seconds)
