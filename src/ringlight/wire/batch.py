@@ -9,6 +9,7 @@ import msgspec
 from ringlight.wire.described import described
 from ringlight.wire.video import EXAMPLE_ID, VideoError
 
+MAX_REQUESTS = 1000  # in a call
 EXAMPLE_BATCH_ID = "batch_5b1d7c0f2a4e4f6c8d9e0a1b2c3d4e5f"
 
 RowStatus = Literal["queued", "in_progress", "completed", "failed", "deleted"]
@@ -55,6 +56,10 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
             "All, in the order in which they came; in the answer to a creation those of the call. Null in lists."
         ),
     ] = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.status == "completed"
 
 
 class BatchList(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,9 +17,8 @@ from ringlight.server.api.parts import Parts
 from ringlight.server.collection.view import Draft
 from ringlight.server.http.body import Body, sha256_of
 from ringlight.server.http.http_error import HttpError, invalid, to_api_error
-from ringlight.wire.batch import BatchProblem
+from ringlight.wire.batch import MAX_REQUESTS, BatchProblem
 
-MAX_REQUESTS = 1000  # in a call
 MAX_BATCH_VALUES = 50 * MAX_REQUESTS
 MAX_TOLD = 20  # problems in one message
 BATCH_PRIORITY = -5
@@ -57,7 +56,7 @@ class CreateBatch(BaseModel):
     )
 
 
-class Sorted(NamedTuple):
+class SortedOut(NamedTuple):
     """What the requests of a batch ask for, by keys that tell which are the same, and what is wrong with others."""
 
     drafts: Mapping[str, Draft]
@@ -73,7 +72,7 @@ def parse_batch(body: Body) -> CreateBatch:
         raise invalid([problem_of(dict(item), CreateBatch) for item in found]) from None
 
 
-async def sort_out(call: CreateBatch, parts: Parts) -> Sorted:
+async def sort_out(call: CreateBatch, parts: Parts) -> SortedOut:
     """Read and check every request. Raises HttpError for what is not the fault of one of them, such as too many bytes
     of pictures."""
     drafts: dict[str, Draft] = {}
@@ -92,7 +91,7 @@ async def sort_out(call: CreateBatch, parts: Parts) -> Sorted:
         content = sha256_of(fields)
         copies[content] += 1
         drafts[f"{content}.{copies[content]}"] = draft
-    return Sorted(drafts, problems)
+    return SortedOut(drafts, problems)
 
 
 def refusal(problems: Sequence[BatchProblem]) -> HttpError:
