@@ -93,8 +93,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         where = f"; {files} files in {self.output_dir}" if self.output_dir is not None else ""
         yield f"{self.name} ({self.batch_id}): {len(self.rows)} requests in {self.seconds:.0f} s"
         yield f"  {self.counts.get('completed', 0)} completed{where}"
+        why = {row.code: row.problem for row in reversed(self.rows)}
         for code, lines in self.failed.items():
-            yield f"  {len(lines)} {code}, on {_told(lines)}"
+            yield f"  {len(lines)} {code}, on {_told(lines)}: {why[code]}"
         if self.skipped:
             yield f"  {len(self.skipped)} skipped, on {_told(self.skipped)}"
 
