@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import time
@@ -179,27 +180,39 @@ def _note(client: Client, order: BatchOrder, row: FileRow, request: BatchRequest
 
 
 def _fetch(client: Client, request: BatchRequest, path: Path, force: bool, result: RowResult) -> None:
-    """Write a video to its place, with the time of its end as the file's: by that it is known when it is there."""
-    time_of_end = request.completed_at or 0
-    if path.exists() and int(path.stat().st_mtime) != time_of_end and not force:
-        result.code, result.problem = (
-            CODE_OF_FILES,
-            f"{path} is there already, of something else; --force overwrites it",
-        )
+    """Write a video to its place, unless it is there; another file is left as it is without `force`."""
+    microseconds = _time_of(request)
+    is_there = path.exists() and path.stat().st_mtime_ns // 1000 == microseconds
+    if path.exists() and not is_there and not force:
+        result.code = CODE_OF_FILES
+        result.problem = f"{path} is there already, of something else; --force overwrites it"
         return
     result.output = str(path)
-    if path.exists() and int(path.stat().st_mtime) == time_of_end:
+    if is_there:
         return
+    from ringlight.client import ApiError  # as in `jobs`: it takes long
+
     part = part_path(path, request.video_id)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         client.download(request.video_id, part)
-        os.utime(part, (time_of_end, time_of_end))
+        os.utime(part, ns=(1000 * microseconds, 1000 * microseconds))
         os.replace(part, path)
     except OSError as error:
         raise InvalidRequest.of("output-dir", f"{path}: {error.strerror}") from None
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        result.output, result.code, result.problem = None, error.code, str(error)  # deleted at this moment
     finally:
         part.unlink(missing_ok=True)
+
+
+def _time_of(request: BatchRequest) -> int:
+    """The time of a video's file, by which it is known again: the second of the video's end, and as microseconds what
+    follows from its id."""
+    mark = int.from_bytes(hashlib.sha256(request.video_id.encode()).digest()[:8]) % 1_000_000
+    return (request.completed_at or 0) * 1_000_000 + mark
 
 
 def show(progress: JobProgress, results: Sequence[RowResult]) -> None:
