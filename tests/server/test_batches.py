@@ -210,3 +210,9 @@ def test_a_batch_outlives_its_server(tiny: Path, tmp_path: Path) -> None:
     ends = [video["completed_at"] for video in sorted(listed, key=lambda video: video["seed"])]
     assert ends == sorted(ends), "in the order in which they were asked"
     assert server.stop() == 0
+
+
+def test_check_is_no_batch_and_takes_no_other_method(small_queue: Served) -> None:
+    for method in ("GET", "DELETE", "PUT"):
+        answer = small_queue.http.request(method, "/v1/batches/check")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")

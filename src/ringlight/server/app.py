@@ -20,7 +20,7 @@ from ringlight.core.errors import NotFound, Occupied
 from ringlight.core.settings import ServeSettings
 from ringlight.engine.engine import Engine
 from ringlight.server.api.openapi import describe
-from ringlight.server.api.parts import NO_IDS, Parts
+from ringlight.server.api.parts import NO_BATCH_IDS, NO_IDS, Parts
 from ringlight.server.api.routes import batches, content, pages, system, videos
 from ringlight.server.api.schemas import to_video
 from ringlight.server.api.watchers import Watchers
@@ -153,7 +153,7 @@ async def method_not_allowed(request: Request, error: Exception) -> Response:
     methods = {
         method
         for route, match, scope in found
-        if match is not Match.NONE and not set(NO_IDS).intersection(scope["path_params"].values())
+        if match is not Match.NONE and not {*NO_IDS, *NO_BATCH_IDS}.intersection(scope["path_params"].values())
         for method in route.methods or ()
     }
     path, method = request.url.path, request.method

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 from anyio import to_thread
@@ -23,18 +23,9 @@ MAX_BATCH_VALUES = 50 * MAX_REQUESTS
 MAX_TOLD = 20  # problems in one message
 BATCH_PRIORITY = -5
 
-Requests = Annotated[
-    list[dict[str, Any]],
-    BeforeValidator(
-        lambda value: value,
-        json_schema_input_type=Annotated[list[CreateVideo], Field(min_length=1, max_length=MAX_REQUESTS)],
-    ),
-    Field(min_length=1, max_length=MAX_REQUESTS),
-]
 
-
-class CreateBatch(BaseModel):
-    """POST /v1/batches. Each request is as POST /v1/videos takes it, with its pictures by reference."""
+class CheckBatch(BaseModel):
+    """POST /v1/batches/check. As POST /v1/batches; of requests that this would refuse the answer says why."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,9 +35,8 @@ class CreateBatch(BaseModel):
         description="Of your choice. What is sent under the same name again is added to that batch, but for requests "
         "that it has already: nothing is made twice.",
     )
-    requests: Requests = Field(
-        description=f"At most {MAX_REQUESTS} in a call. Equal ones are as many videos; to be told apart from those of "
-        "another call, they have to come in one.",
+    requests: list[dict[str, Any]] = Field(
+        min_length=1, max_length=MAX_REQUESTS, description=f"At most {MAX_REQUESTS} in a call."
     )
     priority: int = Field(
         BATCH_PRIORITY, ge=-10, le=10, description="Of requests that say none: behind what is asked one by one."
@@ -56,6 +46,23 @@ class CreateBatch(BaseModel):
     )
 
 
+class CreateBatch(CheckBatch):
+    """POST /v1/batches. Each request is as POST /v1/videos takes it, with its pictures by reference."""
+
+    requests: Annotated[
+        list[dict[str, Any]],
+        BeforeValidator(lambda value: value, json_schema_input_type=list[CreateVideo]),  # they are read one by one
+    ] = Field(
+        min_length=1,
+        max_length=MAX_REQUESTS,
+        description=f"At most {MAX_REQUESTS} in a call. Equal ones are as many videos; to be told apart from those of "
+        "another call, they have to come in one.",
+    )
+
+
+AnyBatch = TypeVar("AnyBatch", bound=CheckBatch)
+
+
 class SortedOut(NamedTuple):
     """What the requests of a batch ask for, by keys that tell which are the same, and what is wrong with others."""
 
@@ -63,16 +70,16 @@ class SortedOut(NamedTuple):
     problems: Sequence[BatchProblem]
 
 
-def parse_batch(body: Body) -> CreateBatch:
+def parse_batch(model: type[AnyBatch], body: Body) -> AnyBatch:
     """The call that a body holds, whose requests are yet to be read. Raises HttpError 400."""
     try:
-        return CreateBatch.model_validate(body.fields)
+        return model.model_validate(body.fields)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
-        raise invalid([problem_of(dict(item), CreateBatch) for item in found]) from None
+        raise invalid([problem_of(dict(item), model) for item in found]) from None
 
 
-async def sort_out(call: CreateBatch, parts: Parts) -> SortedOut:
+async def sort_out(call: CheckBatch, parts: Parts) -> SortedOut:
     """Read and check every request. Raises HttpError for what is not the fault of one of them, such as too many bytes
     of pictures."""
     drafts: dict[str, Draft] = {}

@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 import ringlight
 from ringlight.core.codes import CODES
-from ringlight.server.api.asked_batch import CreateBatch
+from ringlight.server.api.asked_batch import CheckBatch, CreateBatch
 from ringlight.server.api.calls import Call, CreateVideo, ExtendVideo, RemixVideo
 from ringlight.server.api.schemas import as_model
 from ringlight.wire.errors import ErrorEnvelope
@@ -25,6 +25,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "name": "rain",
         "requests": [{"prompt": "A street in the rain", "seed": seed} for seed in (1, 2)],
     },
+    "CheckBatch": {"name": "rain", "requests": [{"prompt": "A street in the rain", "size": "1000x704"}]},
     "CreateVideo": {"prompt": "A paper boat sails through a rainy street", "size": "1280x704", "seconds": "5"},
     "ExtendVideo": {
         "prompt": "The boat reaches the sea",
@@ -95,7 +96,7 @@ def describe(app: FastAPI, needs_key: bool) -> dict[str, Any]:
             routes=app.routes,
             tags=app.openapi_tags,
         )
-        calls: tuple[type[BaseModel], ...] = (*CALLS, CreateBatch)
+        calls: tuple[type[BaseModel], ...] = (*CALLS, CheckBatch, CreateBatch)
         _, definitions = models_json_schema([(call, "validation") for call in calls], ref_template=REFERENCE)
         schemas = described["components"]["schemas"]
         schemas |= definitions["$defs"]

@@ -24,7 +24,8 @@ from ringlight.server.safety.outbound import Outbound
 from ringlight.wire.batch import EXAMPLE_BATCH_ID
 from ringlight.wire.video import EXAMPLE_ID
 
-NO_IDS = ("characters", "check", "edits", "extensions", "sync")  # what stands in the place of an id in other paths
+NO_IDS = ("characters", "edits", "extensions", "sync")  # what stands in the place of an id in other paths
+NO_BATCH_IDS = ("check",)
 BATCH_ID = re.compile(r"batch_[0-9a-f]{32}")
 MAX_DECODERS = 2  # pictures and videos that are decoded at a time
 
@@ -83,7 +84,7 @@ async def checked_batch_id(
     batch_id: Annotated[str, Path(description="Id of a batch.", examples=[EXAMPLE_BATCH_ID])],
 ) -> str:
     """An id that a batch can have. Raises NotFound for any other text, and 405 for the name of another thing."""
-    if batch_id in NO_IDS:
+    if batch_id in NO_BATCH_IDS:
         raise HTTPException(405)
     if BATCH_ID.fullmatch(batch_id) is None:
         raise NotFound(f"there is no batch {batch_id[:80]!r}")

@@ -10,7 +10,7 @@ import msgspec
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from ringlight.server.api.asked_batch import MAX_BATCH_VALUES, CreateBatch, parse_batch, refusal, sort_out
+from ringlight.server.api.asked_batch import MAX_BATCH_VALUES, CheckBatch, CreateBatch, parse_batch, refusal, sort_out
 from ringlight.server.api.openapi import answers, takes_json
 from ringlight.server.api.parts import BatchId, Owner, Served
 from ringlight.server.api.schemas import BatchDeleted, as_model
@@ -31,7 +31,7 @@ router = APIRouter(tags=["Batches"])
 )
 async def create_batch(request: Request, response: Response, parts: Served, owner: Owner) -> Batch:
     """Ask for many videos, all or none. They are stored before this answers, and made behind those of other calls."""
-    call = parse_batch(await read_json(request, MAX_BATCH_VALUES))
+    call = parse_batch(CreateBatch, await read_json(request, MAX_BATCH_VALUES))
     found = await sort_out(call, parts)
     if found.problems:
         raise refusal(found.problems)
@@ -43,11 +43,11 @@ async def create_batch(request: Request, response: Response, parts: Served, owne
     "/v1/batches/check",
     response_model=as_model(BatchCheck),
     responses=answers(400, 413, 415),
-    openapi_extra=takes_json(CreateBatch),
+    openapi_extra=takes_json(CheckBatch),
 )
 async def check_batch(request: Request, parts: Served, owner: Owner) -> BatchCheck:
     """What is wrong with each request of a batch. Nothing is created."""
-    call = parse_batch(await read_json(request, MAX_BATCH_VALUES))
+    call = parse_batch(CheckBatch, await read_json(request, MAX_BATCH_VALUES))
     found = await sort_out(call, parts)
     return BatchCheck(num_requests=len(call.requests), problems=list(found.problems))
 
