@@ -54,7 +54,7 @@ def test_a_file_is_made_fetched_and_told_and_made_once(server: Served, tmp_path:
     head, tail = done.out.splitlines()
     assert re.fullmatch(r"prompts.csv \(batch_\w{32}\): 3 requests in \d+ s", head)
     assert tail == "  3 completed; 3 files in films"
-    assert re.search(r"^100%|\d+%  \d of 3", done.err)
+    assert re.search(r"^  0%  batch  0 of 3, 3 queued$", done.err, re.MULTILINE)
     films = tmp_path / "films"
     paths = [films / name for name in ("prompts-0002.mp4", "day/whale.mp4", "prompts-0004.mp4")]
     assert sorted(path for path in films.rglob("*") if path.is_file()) == sorted(paths)
@@ -155,6 +155,9 @@ def test_batches_are_shown_stopped_and_removed(server: Served, tmp_path: Path) -
     assert here("jobs", "batches").out == f"{batch_id}  2 requests: 2 queued  mine\n"
     assert here("jobs", "cancel", batch_id).out == f"{batch_id}  2 requests: 2 failed\n"
     assert [line.split()[1] for line in here("jobs", "show", batch_id).out.splitlines()[1:]] == ["cancelled"] * 2
+    done = here("jobs", "wait", batch_id)
+    assert (done.code, done.out) == (4, f"{batch_id}  2 requests: 2 failed\n")
+    assert done.err.splitlines()[-1] == "ringlight: cancelled: 2 of its requests failed"
     assert here("jobs", "rm", batch_id).out == f"{batch_id}  deleted\n"
     assert here("jobs", "show", batch_id).code == 3
     server.http.delete(f"/v1/videos/{blocking}")

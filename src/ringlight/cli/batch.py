@@ -140,7 +140,7 @@ def follow_rows(
             for request in now.requests or ():
                 if request.video_id in rows and request.status != results[request.video_id].status:
                     _note(client, order, rows[request.video_id], request, results[request.video_id])
-            show(progress, list(results.values()))
+            show(progress, [result.status for result in results.values()])
 
         try:
             with handled(interrupt):
@@ -215,13 +215,20 @@ def _time_of(request: BatchRequest) -> int:
     return (request.completed_at or 0) * 1_000_000 + mark
 
 
-def show(progress: JobProgress, results: Sequence[RowResult]) -> None:
-    """How far it is, in a line."""
-    counts = Counter(result.status for result in results)
-    left = counts["queued"] + counts["in_progress"]
-    parts = [f"{counts[status]} {status.replace('_', ' ')}" for status in counts if status != "completed"]
-    over = len(results) - left
-    progress.show(100 * over // len(results), f"{over} of {len(results)}", ", ".join(parts), left == 0)
+def show(progress: JobProgress, statuses: Iterable[str]) -> None:
+    """How far it is, in a line, by the status of each request."""
+    counts = Counter(statuses)
+    total, left = counts.total(), counts["queued"] + counts["in_progress"]
+    others = (f"{counts[status]} {status.replace('_', ' ')}" for status in sorted(counts) if status != "completed")
+    told = ", ".join((f"{total - left} of {total}", *others))
+    progress.show(100 * (total - left) // total, "batch", told, left == 0)
+
+
+def wait_batch(client: Client, batch_id: str, timeout_seconds: float | None, progress: JobProgress) -> Batch:
+    """Wait for all of a batch, with progress. Raises TimeoutError."""
+    return client.wait_batch(
+        batch_id, timeout_seconds, lambda now: show(progress, [request.status for request in now.requests or ()])
+    )
 
 
 def parts_of(rows: Iterable[FileRow]) -> Iterator[list[FileRow]]:

@@ -25,6 +25,7 @@ from ringlight.cli.batch import (
     create_rows,
     follow_rows,
     is_batch,
+    wait_batch,
 )
 from ringlight.cli.flags import with_flags
 from ringlight.cli.progress import JobProgress
@@ -37,7 +38,7 @@ from ringlight.core.video_fields import AskedFields
 from ringlight.wire.model import OfferedLora
 
 if TYPE_CHECKING:
-    from ringlight.client import Client, Video
+    from ringlight.client import Batch, Client, Video
 
 DEFAULT_URL = "http://127.0.0.1:8898"
 WIDE = 500  # columns, where no terminal says how many there are: another program reads all of each line
@@ -214,14 +215,14 @@ def show(
 
 @jobs.command()
 def wait(
-    video_id: VideoId,
+    video_id: VideoOrBatch,
     timeout: Annotated[float | None, typer.Option(min=0, help="Seconds at most; exit code 4 after them.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = "",
     json_: Json = False,
 ) -> None:
-    """Wait for a video, with progress. Ctrl-C ends the waiting and not the video.
+    """Wait for a video or a batch, with progress. Ctrl-C ends the waiting and nothing else.
 
     Exit codes: 0 completed, 4 failed or not over in time, 130 interrupted.
     """
@@ -232,15 +233,24 @@ def wait(
 
         try:
             with handled(interrupt):
+                if is_batch(video_id):
+                    return tell_end(wait_batch(client, video_id, timeout, progress), json_)
                 video = client.wait(video_id, timeout, tell)
         except KeyboardInterrupt:
-            progress.say(f"the video is still being made: ringlight jobs wait {video_id}, or cancel {video_id}")
+            progress.say(f"it is still being made: ringlight jobs wait {video_id}, or cancel {video_id}")
             raise
         except TimeoutError as error:
             raise Failed("timeout", str(error)) from None
     print(as_json(video) if json_ else f"{video.id}  {video.status}")
     if video.error is not None:
         raise Failed(video.error.code, video.error.message)
+
+
+def tell_end(found: Batch, json_: bool) -> None:
+    """Say how a batch ended. Raises Failed where not all of it was made."""
+    print(as_json(found) if json_ else f"{found.id}  {batch_in_short(found)}")
+    if found.errors:
+        raise Failed(next(iter(found.errors)), f"{found.request_counts.failed} of its requests failed")
 
 
 @jobs.command()

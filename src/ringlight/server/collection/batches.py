@@ -92,7 +92,8 @@ class Batches:
         self._remove_folders(stored for key, stored in new.items() if ids[key] != stored.id)  # sent twice at once
         self._news.set()
         rows = {row.job_id: row for row in store.rows(batch.id)}
-        return self._view(batch, [rows[ids[key]] for key in drafts])
+        asked = [ids[key] for key in drafts]
+        return self._view(batch, [rows.get(job_id, StoredRow(job_id=job_id)) for job_id in asked])  # deleted by now
 
     def get(self, batch_id: str, owner: str | None) -> BatchView:
         """Raises NotFound, also for a batch of another owner; None is anybody."""

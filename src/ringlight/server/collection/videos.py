@@ -183,11 +183,11 @@ class Videos:
         Its end is written before this returns, also where its ranks have still to come to the end of a step.
         """
         stored = self.store.get(video_id, owner)
-        with self.feeding:
-            job = self.ledger.job(stored.id)
-            if job is None and stored.batch_id is not None:
-                self.ledger.write_ends([stored.id], Cancelled("cancelled"))
-        if job is not None:
+        if stored.batch_id is not None:
+            with self.feeding:
+                if self.ledger.job(stored.id) is None:
+                    self.ledger.write_ends([stored.id], Cancelled("cancelled"))
+        if (job := self.ledger.job(stored.id)) is not None:
             self.engine.cancel(job)
             self.ledger.await_end(stored.id, CANCEL_SECONDS)
             if self.ledger.job(stored.id) is not None:
