@@ -50,9 +50,9 @@ def test_the_same_batch_sent_at_once_is_one(store: JobStore) -> None:
 
 
 def test_batches_are_their_owners(store: JobStore) -> None:
-    mine, _ = store.batches.add(new_batch(owner="ann"), rows_of("a", owner="ann"))
-    theirs, _ = store.batches.add(new_batch(owner="bob", created_at=2.0), rows_of("a", owner="bob"))
-    assert mine.id != theirs.id
+    mine, ids = store.batches.add(new_batch(owner="ann"), rows_of("a", owner="ann"))
+    theirs, others = store.batches.add(new_batch(owner="bob", created_at=2.0), rows_of("a", owner="bob"))
+    assert mine.id != theirs.id and ids["a"] != others["a"]
     assert store.batches.list("ann", None, 10, "desc") == ([mine], False)
     assert store.batches.list(None, None, 1, "desc") == ([theirs], True)
     assert store.batches.list(None, theirs.id, 1, "desc") == ([mine], False)
