@@ -265,12 +265,7 @@ class Engine:
         self.door.check(request, output)
         layout = layout or self.layouts.of(request)
         self.layouts.check(layout, request)
-        if (ready := self._ready()) is not None:
-            self._foresight.meet(ready)
-        prediction = self._foresight.plan(request, layout)
-        if must_fit:
-            self._foresight.check_memory(request, layout, prediction)
-        return layout, prediction
+        return layout, self._foresight.expect(request, layout, self._ready(), must_fit)
 
     def _admit(self, job: Job, is_bounded: bool) -> None:
         """Take a place among the jobs that wait, beside one for each replica."""
