@@ -30,7 +30,6 @@ process.launch = fork_rank
 def pytest_collection_finish() -> None:
     """Keep what was imported out of the collections of garbage that begin now (see tests/__init__.py). A forked process
     that looked through all of it would copy it too."""
-    gc.collect()
     gc.freeze()
     gc.enable()
 
