@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import closing
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tests.ours import CPU, final_latents, load_pipeline, new_tracer
 from tests.parallel.ranks import on_ranks
 from tests.pipelines.resuming import Watched, control_of, latents_in, run
 from tests.pipelines.test_resume import request_for
-from tests.pipelines.turning import STEPS, Giving, in_turns, jobs_of, require_the_same
+from tests.pipelines.turning import STEPS, Giving, Job, in_turns, jobs_of, require_the_same
 from tests.samplers import with_sampler
 
 
@@ -110,3 +111,27 @@ def test_a_stage_is_timed_without_what_lies_between_its_turns() -> None:
 def test_no_memory_is_counted_twice() -> None:
     whole = torch.zeros(10, dtype=torch.float32)
     assert tensor_bytes({"a": whole, "b": [whole[:3], (torch.zeros(2, dtype=torch.uint8),)], "c": 7, "d": None}) == 42
+
+
+def alive() -> dict[int, int]:
+    """Bytes of all memory that tensors of this process have, by where it begins."""
+    found = {}
+    for each in gc.get_objects():
+        if type(each) is Tensor and not each.is_meta and each.layout == torch.strided:
+            found[each.untyped_storage().data_ptr()] = each.untyped_storage().nbytes()
+    return found
+
+
+def test_it_keeps_what_it_says_and_no_more(tiny: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    """Embeddings of texts are a cache's."""
+    pipeline = load_pipeline(tiny)
+    job = Job(
+        request_for(spec, None, width=256, height=160, num_frames=17, num_inference_steps=STEPS), tmp_path / "a.mp4"
+    )
+    before, kept = alive(), []
+
+    def look(job: Job) -> None:
+        kept.append(sum(num_bytes for place, num_bytes in alive().items() if place not in before))
+
+    in_turns(pipeline, [job], between=look)
+    assert [left.held_bytes for left in job.left] == [pytest.approx(num_bytes, rel=0.05) for num_bytes in kept[1:]]

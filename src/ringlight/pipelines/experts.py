@@ -9,7 +9,6 @@ from typing import Protocol
 from torch import Tensor
 
 from ringlight.parallel.collective import collective
-from ringlight.pipelines.turn import tensor_bytes
 
 
 class Predictor(Protocol):
@@ -66,9 +65,9 @@ class Experts:
         return guided.predict(latents, timesteps, between)
 
     @property
-    def held_bytes(self) -> int:
+    def kept(self) -> object:
         """What is kept of the request while it rests."""
-        return 0 if self._expert is None else tensor_bytes(self._expert.kept)
+        return None if self._expert is None else self._expert.kept
 
     def rest(self) -> None:
         """Give up the weights of the one that is at work, but nothing that was made of the request."""

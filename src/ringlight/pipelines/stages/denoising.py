@@ -109,8 +109,8 @@ def denoise(
     is broken off for others is made again. Raises NumericalError when latents stop being finite, Cancelled at the call
     of the network after a cancel, or within one.
     """
-    progress = begun
-    yield from make_way(progress, condition, sampler, experts, tracer, state)
+    progress, kept = begun, (begun, condition)
+    yield from make_way(progress, kept, sampler, experts, tracer, state)
     for call in sampler.calls(progress.step)[:1] if progress.step < sampler.num_steps else ():
         experts.have(float(sampler.timesteps[call]))  # before the first step, whose seconds tell of others'
     clock = StepClock(tracer, sampler.num_steps, progress.step)
@@ -137,14 +137,15 @@ def denoise(
             if previews is not None and previews.is_due():
                 previews.make(step, condition.settle_(without_noise(before, velocity, sampler.sigmas[call])))
         if tracer.events.turn_ends:
-            yield from make_way(progress, condition, sampler, experts, tracer, state)
+            del velocity, before  # they were for a preview alone, and would be kept
+            yield from make_way(progress, kept, sampler, experts, tracer, state)
             clock.begin()
     return condition.settle_(progress.latents)
 
 
 def make_way(
     progress: DenoisingProgress,
-    condition: Condition,
+    kept: object,
     sampler: Sampler,
     experts: Experts,
     tracer: Tracer,
@@ -152,14 +153,14 @@ def make_way(
 ) -> Turns[None]:
     """Let others have the turn, if all ranks have agreed on that, and again as long as they do.
 
-    Weights are given up, the state is saved; what was made of the request stays.
+    Weights are given up, the state is saved; what was made of the request stays. `kept`: what there is of it beside
+    progress, sampler and experts.
     """
     while tracer.events.turn_ends:
         experts.rest()
         if state is not None:
             state.settle(progress, sampler)
-        kept = tensor_bytes(progress.latents, sampler.memory(), condition)
-        yield Left(progress.step, kept + experts.held_bytes)
+        yield Left(progress.step, tensor_bytes(progress, kept, sampler.memory(), experts.kept))
 
 
 def without_noise(latents: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
