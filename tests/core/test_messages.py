@@ -43,6 +43,10 @@ TO_WORKER: list[messages.ToWorker] = [
         continues="/tmp/before.mp4",
     ),
     messages.Ping(number=3),
+    messages.PauseJob(job_id="video_1"),
+    messages.PauseJob(job_id="video_1", now=True),
+    messages.ResumeJob(job_id="video_1"),
+    messages.DropJob(job_id="video_1"),
     messages.CancelJob(job_id="video_1"),
     messages.Shutdown(),
 ]
@@ -59,6 +63,7 @@ FROM_WORKER: list[messages.FromWorker] = [
     messages.Warned(job_id="video_1", warning=prompt_truncated("prompt", 600, 512)),
     messages.StepFinished(job_id="video_1", step=1, num_steps=8, seconds=0.25),
     messages.StateSaved(job_id="video_1", step=1),
+    messages.JobPaused(job_id="video_1", step=1, held_bytes=2**20),
     messages.PreviewMade(job_id="video_1", step=1, picture=bytes(range(256))),
     messages.FramesDecoded(job_id="video_1", num_done=5, num_frames=17),
     messages.Computed(job_id="video_1"),

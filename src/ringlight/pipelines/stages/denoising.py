@@ -115,32 +115,48 @@ def denoise(
         experts.have(float(sampler.timesteps[call]))  # before the first step, whose seconds tell of others'
     clock = StepClock(tracer, sampler.num_steps, progress.step)
     while progress.step < sampler.num_steps:
-        step, latents, calls = progress.step + 1, progress.latents, sampler.calls(progress.step)
-        memory = sampler.memory() if len(calls) > 1 else None  # which the first of several calls changes
-        try:
-            for call in calls:
-                seen, before = condition.seen(latents, sampler.timesteps[call]), latents
-                velocity = experts.predict(*seen, agreements)
-                latents = sampler.step(call, velocity, latents)
-                place = f"latents after step {step} of {sampler.num_steps}"
-                tracer.events.boundary(not_finite("Denoising", place, extremes(latents)))
-        except TurnEnds:
-            clock.give_up()
-            if memory is not None:
-                sampler.remember(memory)
-        else:
-            clock.tick()
-            agreements.step_finished()
-            progress = replace(progress, step=step, latents=latents)
-            if state is not None:
-                state.save(progress, sampler)
-            if previews is not None and previews.is_due():
-                previews.make(step, condition.settle_(without_noise(before, velocity, sampler.sigmas[call])))
+        progress = make_step(progress, condition, sampler, experts, tracer, clock, agreements, state, previews)
         if tracer.events.turn_ends:
-            del velocity, before  # they were for a preview alone, and would be kept
             yield from make_way(progress, kept, sampler, experts, tracer, state)
             clock.begin()
     return condition.settle_(progress.latents)
+
+
+@collective
+def make_step(
+    progress: DenoisingProgress,
+    condition: Condition,
+    sampler: Sampler,
+    experts: Experts,
+    tracer: Tracer,
+    clock: StepClock,
+    agreements: Agreements,
+    state: StateFile | None,
+    previews: Previews | None,
+) -> DenoisingProgress:
+    """The progress after one more step; or as it was, and the sampler too, where the step is broken off for others."""
+    step, latents, calls = progress.step + 1, progress.latents, sampler.calls(progress.step)
+    memory = sampler.memory() if len(calls) > 1 else None  # which the first of several calls changes
+    try:
+        for call in calls:
+            seen, before = condition.seen(latents, sampler.timesteps[call]), latents
+            velocity = experts.predict(*seen, agreements)
+            latents = sampler.step(call, velocity, latents)
+            place = f"latents after step {step} of {sampler.num_steps}"
+            tracer.events.boundary(not_finite("Denoising", place, extremes(latents)))
+    except TurnEnds:
+        clock.give_up()
+        if memory is not None:
+            sampler.remember(memory)
+        return progress
+    clock.tick()
+    agreements.step_finished()
+    progress = replace(progress, step=step, latents=latents)
+    if state is not None:
+        state.save(progress, sampler)
+    if previews is not None and previews.is_due():
+        previews.make(step, condition.settle_(without_noise(before, velocity, sampler.sigmas[call])))
+    return progress
 
 
 def make_way(
