@@ -188,7 +188,8 @@ class TurningReplica(FakeReplica):
                 kept.receive(messages.StateSaved(job_id=job_id, step=kept.step))
             return kept.receive(messages.JobPaused(job_id=job_id, step=kept.step, held_bytes=self._held_bytes))
         del self.kept[job_id]
-        kept.receive(messages.StageStarted(job_id=job_id, stage="Decoding"))
+        for stage in ("Decoding", "Output"):
+            kept.receive(messages.StageStarted(job_id=job_id, stage=stage))
         kept.receive(messages.JobCompleted(job_id=job_id, report=report_of(kept.job)))
 
     def _finished(self, kept: Kept) -> messages.StepFinished:

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from ringlight import Engine, EngineConfig
-from ringlight.core.errors import Cancelled, DeadlineExceeded
+from ringlight.core import messages
+from ringlight.core.errors import Cancelled, DeadlineExceeded, WorkerError
 from ringlight.engine import holding
-from ringlight.engine.jobs import PAUSED, RECOVERING, Job, JobState, Keep, Submission
-from ringlight.engine.replica import Replica
+from ringlight.engine.jobs import PAUSED, RECOVERING, Job, JobState, Keep, Released, Submission, fold
+from ringlight.engine.replica import Lost, Receive, Replica
 from tests.core.clocks import SetClock
 from tests.engine.processes import wait_until
 from tests.engine.replicas import TurningReplica
@@ -343,6 +344,61 @@ def test_workers_that_die_idle_lose_nothing_that_they_kept(scene: Scene) -> None
     done(film)
     assert film.state.deaths == 0
     assert scene.events == ["run film", "pause film", "run clip", "run film"]
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_workers_that_die_before_a_kept_job_has_its_turn_are_started_for_whoever_is_next(
+    tiny: Path, tmp_path: Path, supervised: bool
+) -> None:
+    """They cannot be at first: that is nothing to the job, which waits in the line again."""
+    scene = Scene(tiny, tmp_path, supervised=supervised)
+    is_ready, start, tries = scene.replica.is_ready, scene.replica.start, list[str]()
+
+    def die_before_a_film() -> bool:
+        turn = scene.engine._runners[0].holding.turn
+        if not tries and turn is not None and turn.job.request.prompt == "film" and turn.has_made_way:
+            tries.append("die")
+            scene.replica.die()
+        return is_ready()
+
+    def start_at_last() -> messages.WorkerReady:
+        if tries == ["die"]:
+            tries.append("fail")
+            raise WorkerError("no room")
+        return start()
+
+    with scene.engine:
+        film = scene.film_at(20)
+        scene.replica.is_ready = die_before_a_film  # type: ignore[method-assign]
+        scene.replica.start = start_at_last  # type: ignore[method-assign]
+        done(scene.submit("clip", CLIP))
+        scene.go_on()
+        done(film)
+    assert tries == ["die", "fail"]
+    assert film.state.deaths == 0
+    assert scene.events == ["run film", "pause film", "run clip", "run film"]
+
+
+def test_workers_that_are_lost_and_fail_are_lost_once(scene: Scene) -> None:
+    run = scene.replica.run
+
+    def lose_and_fail(job: messages.RunJob, receive: Receive, lost: Lost) -> None:
+        scene.replica.run = run  # type: ignore[method-assign]
+        scene.replica.ready = False
+        lost(WorkerError("the worker process died (signal 9)"))
+        raise OSError("a broken pipe")
+
+    scene.replica.run = lose_and_fail  # type: ignore[method-assign]
+    job = scene.submit("clip", CLIP)
+    done(job)
+    assert job.state.deaths == 1
+
+
+def test_one_that_is_kept_no_more_goes_on_from_what_is_saved() -> None:
+    """The disk was full when it made way, say."""
+    paused = JobState(status="in_progress", stage=PAUSED, step=12, num_steps=50, saved_step=8, furthest=20)
+    after = fold(paused, Released(job_id="video_1"))
+    assert (after.step, after.stage, after.progress, after.deaths) == (8, PAUSED, 20, 0)
 
 
 def test_beyond_the_bound_the_last_one_goes_on_from_its_file(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

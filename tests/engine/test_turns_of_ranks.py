@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ringlight import Engine, EngineConfig, RequestLimits
+from ringlight import Engine, EngineConfig
 from ringlight.core.errors import Cancelled
 from ringlight.core.layout import AskedLayout
 from ringlight.engine import holding, process
@@ -26,20 +26,26 @@ from tests.engine.faults import fork_rank
 from tests.engine.processes import wait_until
 from tests.engine.requests import small
 
-FILM, CLIP = {"num_inference_steps": 300}, {"num_inference_steps": 2}
+FILM, CLIP = {"num_inference_steps": 200}, {"num_inference_steps": 2}
 NUM_PAUSES = 5
 
 
 class Pair:
     """An engine of two ranks whose jobs are kept, and the bytes that jobs have which nobody disturbs."""
 
-    def __init__(self, engine: Engine, replica: LocalReplica, folder: Path) -> None:
+    def __init__(self, engine: Engine, folder: Path) -> None:
         self.engine = engine
-        self.replica = replica
         self._folder = folder
         self._number = 0
         engine.start()
         self.alone = {kind: self.bytes_of(self.submit(kind)) for kind in ("film", "clip", "longer")}
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the ranks of the only replica."""
+        (runner,) = self.engine._runners
+        assert isinstance(runner.replica, LocalReplica)
+        return runner.replica.pids
 
     def submit(self, kind: str, **asked: Any) -> Job:
         """A film, or a clip, or one between the two; its latents are written."""
@@ -67,11 +73,15 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    config = EngineConfig(model_path=str(tiny), device="cpu", num_threads=1, asked_layout=AskedLayout(num_gpus=2))
-    replica = LocalReplica(config, RequestLimits(), num_ranks=2)
-    with pytest.MonkeyPatch.context() as patch, Engine(config, replica=replica, supervised=True) as engine:
+    with pytest.MonkeyPatch.context() as patch, Engine(config_of(tiny, num_ranks=2), supervised=True) as engine:
         patch.setattr(process, "launch", fork_rank)
-        yield Pair(engine, replica, tmp_path_factory.mktemp("turns"))
+        yield Pair(engine, tmp_path_factory.mktemp("turns"))
+
+
+def config_of(checkpoint: Path, num_ranks: int) -> EngineConfig:
+    return EngineConfig(
+        model_path=str(checkpoint), device="cpu", num_threads=1, asked_layout=AskedLayout(num_gpus=num_ranks)
+    )
 
 
 def test_a_clip_amid_a_film_is_made_first_and_both_are_as_alone(engine: Engine, tmp_path: Path) -> None:
@@ -137,9 +147,28 @@ def test_a_rank_that_is_killed_while_a_film_is_paused(pair: Pair, rank: int) -> 
     longer = pair.submit("longer")
     wait_until(lambda: longer.state.step >= 2)
     assert film.state.stage == PAUSED
-    os.kill(pair.replica.pids[rank], signal.SIGKILL)
+    os.kill(pair.pids[rank], signal.SIGKILL)
     assert pair.are_as_alone(film=film, longer=longer)
     assert (longer.state.deaths, film.state.deaths) == (1, 0)
+
+
+@pytest.mark.slow
+def test_what_a_busy_replica_keeps_goes_on_with_the_other_one(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "launch", fork_rank)
+    with Engine(config_of(tiny, num_ranks=1), num_replicas=2, supervised=True) as engine:
+        two = Pair(engine, tmp_path)
+        wait_until(lambda: [each.status for each in engine.replicas] == ["ready", "ready"])
+        film, longer = two.film_at(2), two.submit("longer")
+        wait_until(lambda: longer.state.step >= 1)
+        began, urgent = film.state.replica, two.submit("film", priority=1)
+        wait_until(lambda: film.state.stage == PAUSED)
+        assert two.are_as_alone(longer=longer, film=urgent)
+        assert two.are_as_alone(film=film)
+    assert (urgent.state.replica, film.state.replica) == (began, longer.state.replica)
+    assert film.state.report is not None
+    assert (film.state.report.resumed_from_step > 0, film.state.deaths) == (True, 0)
 
 
 @pytest.mark.slow
@@ -157,7 +186,7 @@ def test_a_paused_film_is_cancelled_and_the_next_one_is_as_ever(pair: Pair) -> N
 def test_pauses_race_with_cancels_and_the_next_one_is_as_ever(pair: Pair) -> None:
     """Whichever comes first, and whomever it is of."""
     dice, began = random.Random(7), pair.engine.pauses.pauses
-    for _ in range(20):
+    for _ in range(12):
         film = pair.film_at(1 + dice.randrange(4))
         jobs = [film, pair.submit("clip")]
         time.sleep(dice.choice((0, 0.002, 0.01, 0.05)))

@@ -17,7 +17,7 @@ import pytest
 from ringlight import Engine, EngineConfig, RequestLimits
 from ringlight.core.errors import Cancelled, WorkerError
 from ringlight.engine import process
-from ringlight.engine.jobs import Job
+from ringlight.engine.jobs import Job, Submission
 from ringlight.engine.local import LocalReplica
 from tests.engine.processes import ends, is_alive, wait_until
 from tests.engine.requests import endless, small
@@ -63,7 +63,8 @@ def test_a_worker_killed_in_the_middle_fails_its_job_and_leaves_no_file(
             os.kill(killed[0], signal.SIGKILL)
 
     request = small(engine, width=256, height=160, num_frames=49, num_inference_steps=1)
-    job = engine.submit(request, str(tmp_path / "film.npy"), kill_while_decoding)
+    first = Submission(priority=1)  # it makes no way
+    job = engine.submit(request, str(tmp_path / "film.npy"), kill_while_decoding, submission=first)
     waiting = engine.submit(small(engine), str(tmp_path / "next.npy"))
     with pytest.raises(WorkerError, match=r"died \((signal 9|SIGKILL)"):
         job.wait(60)
@@ -93,7 +94,7 @@ def test_closing_in_the_middle_ends_job_and_worker(
     engine, replica = two_engines.pop()
     assert engine.start() is not None
     job = engine.submit(endless(engine), str(tmp_path / "film.npy"))
-    waiting = engine.submit(small(engine), str(tmp_path / "next.npy"))
+    waiting = engine.submit(endless(engine), str(tmp_path / "next.npy"))
     while not (job.state.step or job.state.is_over):
         time.sleep(0.01)
     assert is_alive(pid_of(replica))

@@ -37,11 +37,11 @@ class ServerState:
         self._videos = videos
 
     def queue_length(self) -> int:
-        """Jobs that wait for their first turn."""
+        """Jobs that wait for a turn."""
         return len(self._videos.engine.queue)
 
     def num_paused(self) -> int:
-        """Jobs that have made way and wait for their next turn."""
+        """Those of them that have made way for others."""
         return self._videos.engine.num_paused
 
     def pauses(self) -> Pauses:
@@ -199,14 +199,20 @@ class _Reading(Collector):
 
     def collect(self) -> Iterator[Metric]:
         waiting = self._state.queue_length()
-        yield GaugeMetricFamily("ringlight_queue_length", "Jobs that wait for their first turn.", value=waiting)
+        yield GaugeMetricFamily(
+            "ringlight_queue_length", "Jobs that wait for a turn, also for their next one.", value=waiting
+        )
         yield from self._read_pauses()
         yield from self._read_store()
         yield from self._read_replicas()
 
     def _read_pauses(self) -> Iterator[Metric]:
         pauses = self._state.pauses()
-        yield GaugeMetricFamily("ringlight_jobs_paused", "Jobs that made way and wait.", value=self._state.num_paused())
+        yield GaugeMetricFamily(
+            "ringlight_jobs_paused",
+            "Jobs that wait for their next turn, as they made way.",
+            value=self._state.num_paused(),
+        )
         yield CounterMetricFamily("ringlight_pauses", "How often a job made way for another.", value=pauses.pauses)
         yield CounterMetricFamily(
             "ringlight_paused_seconds",
