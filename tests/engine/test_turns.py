@@ -144,6 +144,18 @@ def test_nobody_makes_way_for_one_that_is_as_long(scene: Scene) -> None:
     assert scene.events == ["run film", "run other"]
 
 
+def test_nobody_makes_way_for_one_that_is_alike_because_a_step_was_slow(scene: Scene) -> None:
+    done(scene.submit("measured", FILM))
+    film = scene.film_at(20)
+    other = scene.submit("other", FILM)
+    film.receive(messages.StepFinished(job_id=film.id, step=21, num_steps=400, seconds=60.0))
+    scene.engine._look()
+    assert (scene.engine.eta_seconds(film) or 0.0) >= 60.0 * (400 - 21)  # which is told by its own steps
+    scene.go_on()
+    done(film, other)
+    assert scene.events == ["run measured", "run film", "run other"]
+
+
 def test_a_higher_priority_goes_first_however_long_it_is(scene: Scene) -> None:
     clip = scene.submit("clip", FILM)
     scene.stop("clip", 398)
@@ -496,7 +508,7 @@ def test_a_job_that_another_process_began_has_less_to_do(scene: Scene) -> None:
     first = scene.submit("first", FILM, priority=1)
     wait_until(lambda: first.state.step == 1, PATIENCE)
     fresh, begun = scene.submit("fresh", FILM), scene.submit("begun", FILM, state=JobState(furthest=75))
-    rests = [scene.engine.pace.remaining_seconds(job) or 0.0 for job in (fresh, begun)]
+    rests = [scene.engine.pace.rest_seconds(job) or 0.0 for job in (fresh, begun)]
     assert rests[1] == pytest.approx(rests[0] / 4)
     assert [scene.engine.position(job) for job in (begun, fresh)] == [1, 2]
     scene.go_on()

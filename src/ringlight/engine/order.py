@@ -40,7 +40,7 @@ class JobOrder:
     def candidate(self, job: Job) -> Candidate:
         """What the policy sees of a job that is in the line."""
         assert job.arrival is not None, "it has been put there"
-        now, rest, whole = self.now(), self._pace.remaining_seconds(job), self._pace.whole(job)
+        now, rest, whole = self.now(), self._pace.rest_seconds(job), self._pace.whole(job)
         return Candidate(
             key=job.id,
             arrival=job.arrival,
@@ -95,7 +95,7 @@ class JobOrder:
     def waits_longer_than_to_begin_anew(self, kept: Job, running: Job) -> bool:
         """Whether one that waits for another's end would do better to go on elsewhere, from what is saved: all but its
         denoising is done once more at most."""
-        whole, rest = self._pace.whole(kept), self._pace.remaining_seconds(running)
+        whole, rest = self._pace.whole(kept), self._pace.rest_seconds(running)
         return whole is not None and rest is not None and rest > whole.other_seconds
 
     def _are_alike(self, head: Job, other: Job, over_share: Collection[str]) -> bool:

@@ -42,8 +42,13 @@ class Outlook:
         """Seconds until it is expected to be over, those of others that go before it included; None while unknown."""
         if job.state.is_over:
             return None
-        found = self._now().get(job.id)
-        return self._pace.remaining_seconds(job) if found is None else _known(found.end_seconds)
+        found, remaining = self._now().get(job.id), self._pace.remaining_seconds(job)
+        if found is None:
+            return remaining
+        end, rest = _known(found.end_seconds), self._pace.rest_seconds(job)
+        if end is None or remaining is None or rest is None:
+            return end
+        return max(remaining, end - rest + remaining)  # what is before it, and its own by its own steps
 
     def seconds_until_free(self) -> float:
         """Until the first is over, at least a second."""

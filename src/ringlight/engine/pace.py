@@ -66,17 +66,24 @@ class Pace:
         return Estimate(factor * planned.denoising_seconds, factor * planned.other_seconds) if is_ours else None
 
     def remaining_seconds(self, job: Job) -> float | None:
-        """Of a job's own turns: by its steps once there are some, else as estimated, less what is saved, in another
-        process perhaps, and what has run."""
-        state = job.state
-        if (seconds := state.eta_seconds) is not None:
+        """Of a job's own turns: by its steps once there are some, else as is left of what is estimated, less what it
+        has run."""
+        if (seconds := job.state.eta_seconds) is not None:
             return seconds
+        rest = self.rest_seconds(job)
+        return None if rest is None else max(0.0, rest - job.run_seconds)
+
+    def rest_seconds(self, job: Job) -> float | None:
+        """The same by one measure for all jobs, to compare them: what is left of what is estimated, in another process
+        perhaps. A step that was slow makes no job longer than another one that is alike."""
+        state = job.state
         if (estimate := self.whole(job)) is None:
-            return None
-        seconds = estimate.total_seconds * (1 - state.progress / 100)
-        if state.num_steps:
-            seconds = estimate.total_seconds - estimate.denoising_seconds * state.step / state.num_steps
-        return max(0.0, seconds - job.run_seconds)
+            return state.eta_seconds
+        if not state.num_steps:
+            return estimate.total_seconds * (1 - state.progress / 100)
+        denoised = state.step / state.num_steps
+        decoded = state.frames_done / state.num_frames if state.num_frames else 0.0
+        return (1 - denoised) * estimate.denoising_seconds + (1 - decoded) * estimate.other_seconds
 
     def whole(self, job: Job) -> Estimate | None:
         """What a job is expected to take alone, from its beginning."""
