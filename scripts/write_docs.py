@@ -39,10 +39,11 @@ from ringlight.families.work import Work
 from ringlight.planner.costs import ORDINARY_PROMPT
 from ringlight.planner.planner import plan
 from ringlight.server.api.openapi import describe
-from ringlight.server.api.routes import content, system, videos
+from ringlight.server.api.routes import batches, content, system, videos
 from ringlight.server.observability.metrics import Metrics
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+ASKED = ("CreateVideo", "RemixVideo", "ExtendVideo", "CreateBatch")
 BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 FIRST_PANEL = "Model"  # of what must be given, which help shows without one
 UNBOUNDED = 2**62  # a range that ends beyond it says nothing to a reader
@@ -61,7 +62,7 @@ def calls() -> str:
 def fields_of(name: str) -> str:
     """A line for every field of one of the API's schemas."""
     schema = _described()["components"]["schemas"][name]
-    required = schema.get("required", ()) if name in ("CreateVideo", "RemixVideo", "ExtendVideo") else ()
+    required = schema.get("required", ()) if name in ASKED else ()
     rows = [
         (
             f"`{field}`",
@@ -206,6 +207,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "remix-fields": lambda: fields_of("RemixVideo"),
     "extend-fields": lambda: fields_of("ExtendVideo"),
     "video-fields": lambda: fields_of("Video"),
+    "batch-create-fields": lambda: fields_of("CreateBatch"),
+    "batch-fields": lambda: fields_of("Batch"),
     "model-fields": lambda: fields_of("ModelCard"),
     "codes": codes,
     "settings": settings,
@@ -250,7 +253,7 @@ def first_sentence(text: str) -> str:
 
 def _described() -> dict[str, Any]:
     app = FastAPI()
-    for routes in (videos, content, system):
+    for routes in (videos, content, batches, system):
         app.include_router(routes.router)
     return describe(app, needs_key=True)
 

@@ -24,12 +24,12 @@ from tests.server.served import Served
 
 torch.set_num_threads(1)  # ranks are forked from this process, which must not have a pool of threads by then
 Served.launch = staticmethod(fork_command)
+process.launch = fork_rank
 
 
 def pytest_collection_finish() -> None:
     """Keep what was imported out of the collections of garbage that begin now (see tests/__init__.py). A forked process
     that looked through all of it would copy it too."""
-    gc.collect()
     gc.freeze()
     gc.enable()
 
@@ -63,9 +63,7 @@ def photograph() -> Path:
 
 @pytest.fixture(scope="session")
 def engine(tiny: Path) -> Iterator[Engine]:
-    """An engine with its worker running, a forked one, shared by all tests that leave it as it was."""
+    """An engine with its worker running, shared by all tests that leave it as it was."""
     with Engine(EngineConfig(model_path=str(tiny), num_threads=1)) as engine:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(process, "launch", fork_rank)
-            engine.start()
+        engine.start()
         yield engine

@@ -29,8 +29,11 @@ from ringlight.cli.main import main
 from ringlight.engine import process
 from ringlight.worker import main as worker
 
+start_rank = process.launch
+"""What starts a worker as a program, for tests of just that; tests/conftest.py puts `fork_rank` in its place."""
+
 STANDARD = (0, 1, 2)
-CLONE_NEWNET = 0x40000000  # of sched.h
+CLONE_NEWNET, CLONE_NEWNS = 0x40000000, 0x00020000  # of sched.h
 
 
 class Forked(subprocess.Popen[bytes]):
@@ -165,11 +168,20 @@ def be_new(environment: Mapping[str, str], inherited: Collection[int]) -> None:
     tempfile.tempdir = None
 
 
+def leave_networks() -> None:
+    """Move this process into a new network namespace, and a new one of mounts."""
+    _check(ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET | CLONE_NEWNS), "unshare")
+
+
 def enter_network(namespace: str) -> None:
     """Move this process into a network namespace that `ip netns` has made."""
     with Path("/run/netns", namespace).open() as there:
-        if ctypes.CDLL(None, use_errno=True).setns(there.fileno(), CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "setns")
+        _check(ctypes.CDLL(None, use_errno=True).setns(there.fileno(), CLONE_NEWNET), "setns")
+
+
+def _check(failed: int, call: str) -> None:
+    if failed:
+        raise OSError(ctypes.get_errno(), call)
 
 
 def close_all_but(inherited: Collection[int]) -> None:

@@ -7,22 +7,16 @@ process, with the servers and workers that it starts itself: all that they would
 
 from __future__ import annotations
 
-import os
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import pytest
 
-from ringlight.engine import process
+from tests.benchmarks.programs import BENCHMARKS, fork_script
 from tests.cli.commands import Done, finished
-from tests.forking import Forked, fork, fork_rank
 
-ROOT = Path(__file__).parents[2]
-BENCHMARKS = ROOT / "benchmarks"
 SCRIPTS = sorted(path for path in BENCHMARKS.glob("*.py") if '__name__ == "__main__"' in path.read_text())
 LIMIT_SECONDS = 1800.0  # generous: a test is no clock
 
@@ -41,19 +35,7 @@ def _results_stay() -> Iterator[None]:
 
 def run(script: Path, *arguments: str) -> Done:
     """Run a script as `python SCRIPT` does, in a fork."""
-
-    def start(out: IO[bytes], err: IO[bytes]) -> Forked:
-        def work() -> None:
-            os.dup2(out.fileno(), 1)
-            os.dup2(err.fileno(), 2)
-            os.chdir(ROOT)
-            process.launch = fork_rank
-            sys.argv, sys.path[0] = [str(script), *arguments], str(BENCHMARKS)
-            runpy.run_path(str(script), run_name="__main__")
-
-        return fork(work, os.environ | {"OMP_NUM_THREADS": "1"}, (out.fileno(), err.fileno()))
-
-    return finished(start, LIMIT_SECONDS)
+    return finished(lambda out, err: fork_script(script, arguments, out, err), LIMIT_SECONDS)
 
 
 def test_scripts_are_found() -> None:

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow  # a real server, or several processes
 
 ROOT = Path(__file__).parents[2]
 API = examples_of(ROOT / "docs/api.md")
+BATCHES = examples_of(ROOT / "docs/batches.md")
 SERVE = examples_of(ROOT / "README.md", "## Serve")
 PAGES = [
     *(
@@ -53,7 +54,7 @@ def run_example(example: Example, served: Served, folder: Path, photograph: Path
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(missing), reason=f"the examples need {', '.join(missing)}")
-@pytest.mark.parametrize("example", runnable([*API, *SERVE], "bash"))
+@pytest.mark.parametrize("example", runnable([*API, *BATCHES, *SERVE], "bash"))
 def test_commands(example: Example, served: Served, tmp_path: Path, photograph: Path) -> None:
     out = run_example(example, served, tmp_path, photograph)
     assert '"error":{' not in out.replace(" ", ""), out

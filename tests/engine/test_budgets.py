@@ -42,12 +42,12 @@ from tests.engine.sharing import (
     sharers,
 )
 from tests.engine.test_generation import at_step
+from tests.forking import start_rank
 from tests.pipelines.test_placed import feed_late
 
 pytestmark = pytest.mark.slow
 
 LEAST: dict[str, Any] = {"memory_budget": "1MiB", "memory_check": False}
-LAUNCH = process.launch
 LAYERS = 3  # of the tiny demo checkpoint
 SLACK = 2**23  # that allocators keep, less than half a MiB a job
 LAYOUTS = {"u1r2": ParallelLayout(ring=2), "c2u1r1": ParallelLayout(cfg=2)}
@@ -349,7 +349,7 @@ def test_what_a_rank_has_of_its_own_is_within_the_least_budget(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program that is started, for a forked one has what the tests' process has. What is larger is refused."""
-    monkeypatch.setattr(process, "launch", LAUNCH)
+    monkeypatch.setattr(process, "launch", start_rank)
     with Engine(config_of(tiny, memory_budget=least_budget(tiny), warm_up=True)) as engine:
         usual = engine.request("a lighthouse in the fog", num_inference_steps=2)
         report, _ = make(engine, tmp_path, usual)

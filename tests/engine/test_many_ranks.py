@@ -17,10 +17,12 @@ from ringlight import Engine, EngineConfig, RequestLimits
 from ringlight.core.errors import Cancelled, InvalidLayout, WorkerError
 from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.core.report import RunReport
+from ringlight.engine import process
 from ringlight.engine.jobs import Job
 from ringlight.engine.local import LocalReplica
 from tests.engine.processes import ends, is_alive, wait_until
 from tests.engine.requests import endless, small
+from tests.forking import start_rank
 
 pytestmark = pytest.mark.slow
 
@@ -42,9 +44,12 @@ class TwoRanks:
 
 @pytest.fixture(scope="module")
 def two_ranks(tiny: Path) -> Iterator[TwoRanks]:
+    """Programs that are started, of which all others here are forks."""
     ranks = TwoRanks(tiny)
     with ranks.engine:
-        ranks.engine.start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(process, "launch", start_rank)
+            ranks.engine.start()
         yield ranks
 
 
@@ -208,6 +213,7 @@ import sys, time
 from ringlight import Engine, EngineConfig, RequestLimits
 from ringlight.core.layout import AskedLayout
 from ringlight.engine.local import LocalReplica
+from ringlight.engine import process
 
 config = EngineConfig(model_path=sys.argv[1], device="cpu", num_threads=1, asked_layout=AskedLayout(num_gpus=2))
 replica = LocalReplica(config, RequestLimits(), num_ranks=2)

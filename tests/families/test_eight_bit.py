@@ -21,7 +21,6 @@ from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.core.plan import JobPlan, Placement
 from ringlight.core.request import RequestDefaults
-from ringlight.engine import process
 from ringlight.engine.engine import Engine
 from ringlight.families.table import read_model, recognised
 from ringlight.families.wan.convert import convert
@@ -52,7 +51,6 @@ from tests.families.written import (
     widened_by_hand,
     write,
 )
-from tests.forking import fork_rank
 from tests.ours import final_latents, frames, load_pipeline, new_tracer
 from tests.parallel.ranks import on_ranks
 from tests.pipelines.test_placed import placed
@@ -335,9 +333,8 @@ def test_what_is_recognised_is_said_before_anything_is_loaded(scaled: Path, tmp_
 
 
 @pytest.mark.slow
-def test_an_engine_of_two_ranks_within_a_budget(scaled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_of_two_ranks_within_a_budget(scaled: Path, tmp_path: Path) -> None:
     """Its ranks share the host's copy, in eight bits; the report says what was recognised."""
-    monkeypatch.setattr(process, "launch", fork_rank)
     config = EngineConfig(
         model_path=str(scaled),
         device="cpu",

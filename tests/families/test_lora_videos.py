@@ -17,7 +17,6 @@ from ringlight.core.host import LEFT_BYTES
 from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.core.lora import Lora
 from ringlight.core.plan import JobPlan, Placement
-from ringlight.engine import process
 from ringlight.engine.engine import Engine
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.wan import loaded as loaded_module
@@ -38,7 +37,6 @@ from tests.families.hand_merged import (
 from tests.families.test_eight_bit import rows
 from tests.families.videos import make_request
 from tests.families.written import Tensors, rewritten, widened_by_hand
-from tests.forking import fork_rank
 from tests.loras import write_lora
 from tests.oracle import load_oracle
 from tests.ours import final_latents, load_pipeline, new_tracer
@@ -203,11 +201,8 @@ def test_over_two_ranks_latents_are_as_of_one(tiny21: Path, tmp_path: Path, name
 
 
 @pytest.mark.slow
-def test_an_engine_of_two_ranks_switches_between_jobs(
-    tiny21: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_of_two_ranks_switches_between_jobs(tiny21: Path, tmp_path: Path) -> None:
     """What ranks share stays as it is; the report of each job says what it was made with."""
-    monkeypatch.setattr(process, "launch", fork_rank)
     write_lora(tmp_path / "style.safetensors", tiny21 / "transformer", rank=4, alpha=2.0)
     config = EngineConfig(
         model_path=str(tiny21),

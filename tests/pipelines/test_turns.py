@@ -64,7 +64,7 @@ def test_over_many_ranks(tiny: Path, spec: ModelSpec, photograph: Path, tmp_path
         assert torch.equal(made["latents"], alone["latents"])
 
 
-def test_a_turn_ends_with_the_state_on_the_disk(tiny: Path, spec: ModelSpec, tmp_path: Path) -> None:
+def test_the_state_is_saved_at_the_end_of_a_turn(tiny: Path, spec: ModelSpec, tmp_path: Path) -> None:
     """Whatever else is saved, and when; another process goes on from it. What was given up leaves nothing behind."""
     pipeline, request = load_pipeline(tiny), request_for(spec, None, num_inference_steps=STEPS)
     latents, events, alone = tmp_path / "latents.safetensors", Giving(), ParallelMesh.alone()
@@ -75,6 +75,7 @@ def test_a_turn_ends_with_the_state_on_the_disk(tiny: Path, spec: ModelSpec, tmp
         for step in (0, 1, 2):
             events.begin_turn()
             assert next(making).step == step
+            state.wait()
             assert events.saved == [*range(step + 1)]
     assert list(tmp_path.iterdir()) == [path]
     after = Watched()

@@ -16,6 +16,7 @@ from tests.server.served import NOBODY, SMALL, Served, error_of, serve
 pytestmark = pytest.mark.slow  # a real server, or several processes
 
 
+NO_BATCH = "batch_" + "0" * 32
 ALICE, BOB = "a" * 20, "b" * 20
 
 
@@ -78,6 +79,12 @@ def test_ids_of_no_video_are_404(served: Served, video_id: str, tail: str) -> No
         ("GET", f"/v1/videos/{NOBODY}/report"),
         ("GET", f"/v1/videos/{NOBODY}/events"),
         ("POST", "/v1/videos/sync"),
+        ("POST", "/v1/batches"),
+        ("POST", "/v1/batches/check"),
+        ("GET", "/v1/batches"),
+        ("GET", f"/v1/batches/{NO_BATCH}"),
+        ("DELETE", f"/v1/batches/{NO_BATCH}"),
+        ("POST", f"/v1/batches/{NO_BATCH}/cancel"),
         ("GET", "/v1/models"),
         ("GET", "/v1/models/any"),
         ("GET", "/metrics"),
@@ -103,7 +110,10 @@ def test_no_path_of_the_api_is_left_out_of_that(guarded: Served) -> None:
     """Whatever is added later needs a key too."""
     for path, methods in guarded.http.get("/openapi.json").json()["paths"].items():
         for method in methods:
-            answer = guarded.http.request(method, path.replace("{video_id}", NOBODY).replace("{model}", "m"))
+            answer = guarded.http.request(
+                method,
+                path.replace("{video_id}", NOBODY).replace("{batch_id}", "batch_" + "0" * 32).replace("{model}", "m"),
+            )
             is_open = path in ("/livez", "/readyz", "/health", "/version")
             assert (answer.status_code != 401) is is_open, path
 

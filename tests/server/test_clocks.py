@@ -212,7 +212,7 @@ def test_between_two_servers_a_jobs_time_is_the_clocks(
     given: list[Submission] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(videos.engine, "submit", lambda *args, accept: given.append(args[-1]))
-        videos._take_up(job)
+        videos.take_up(job)
     videos.store.close()
     videos.folder.close()
     (submission,) = given

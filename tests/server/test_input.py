@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -320,6 +319,9 @@ NASTY = [
 ]
 
 
+FEW = 5  # one of so many
+
+
 def fields_of(server: Served, name: str) -> list[str]:
     schemas = server.http.get("/openapi.json").json()["components"]["schemas"]
     return list(schemas[name]["properties"])
@@ -335,23 +337,22 @@ def fields_of(server: Served, name: str) -> list[str]:
     ],
 )
 def test_every_field_with_every_nasty_value(server: Served, call: str, path: str) -> None:
-    """In JSON, and half of what is text in a form."""
+    """In JSON, and half of what is text in a form. Fields that nobody has, and those that a video has too when it is
+    followed by another, have a few of the values each, other ones in turn: they are read as a video's are."""
     right = {"prompt": "x"} | ({"video": NOBODY} if call == "ExtendVideo" else {})
-    names = [
-        *fields_of(server, call),
-        "unknown",
-        "\ud800",
-        "\0",
-        "__proto__",
-        "extra_body",
-        "output_path",
-        "n" * 50_000,
+    fields = fields_of(server, call)
+    own = {*fields, "extra_body"} if call == "CreateVideo" else set(fields) - set(fields_of(server, "CreateVideo"))
+    names = [*fields, "unknown", "\ud800", "\0", "__proto__", "extra_body", "output_path", "n" * 50_000]
+    pairs = [
+        (name, value)
+        for position, name in enumerate(names)
+        for value in (NASTY if name in own else NASTY[position % FEW :: FEW])
     ]
-    for number, (name, value) in enumerate(itertools.product(names, NASTY)):
-        fields = right | {name: value}
-        content_type, body = JSON, json.dumps(fields)
+    for number, (name, value) in enumerate(pairs):
+        asked = right | {name: value}
+        content_type, body = JSON, json.dumps(asked)
         if isinstance(value, str) and (number + len(name)) % 2:  # another half for each field
-            content_type, body = FORM, urlencode(fields, errors="surrogatepass")
+            content_type, body = FORM, urlencode(asked, errors="surrogatepass")
         answer = post(server, content_type, body.encode(), path)
         assert answer.status in (200, 400, 404), (name, value, answer)
         if answer.status == 200:

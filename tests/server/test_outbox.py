@@ -137,8 +137,16 @@ def test_a_deleted_video_takes_its_events_along(store: JobStore) -> None:
     assert [each.job_id for each in store.settle((), 10)] == [kept]
 
 
+def forget_batches(connection: Connection) -> None:
+    """The tables as version 3 had them."""
+    connection.execute(text("DROP TABLE batch_rows"))
+    connection.execute(text("DROP TABLE batches"))
+    connection.execute(text("ALTER TABLE jobs DROP COLUMN batch_id"))
+
+
 def forget_what_was_asked(connection: Connection) -> None:
-    """The table of jobs as version 2 had it."""
+    """The tables as version 2 had them."""
+    forget_batches(connection)
     for column in ("seconds", "warnings"):
         connection.execute(text(f"ALTER TABLE jobs DROP COLUMN {column}"))
 
@@ -174,6 +182,17 @@ def test_a_database_of_before_learns_what_was_asked_and_keeps_its_jobs(url: str)
         assert store.get(store.add(told).id) == told
         assert store.finish(jobs[0].id, "completed", 1.0, None, warnings=told.warnings)
         assert store.get(jobs[0].id).warnings == told.warnings
+
+
+def test_a_database_of_before_learns_of_batches_and_keeps_its_jobs(url: str) -> None:
+    with opened(url) as store:
+        job = store.add(new_job())
+        with store._database.write() as connection:
+            forget_batches(connection)
+            connection.execute(text("UPDATE schema_version SET version = 3"))
+    with opened(url) as store:
+        assert store.unfinished() == [job]
+        assert store.batches.list(None, None, 10, "asc") == ([], False)
 
 
 # Servers

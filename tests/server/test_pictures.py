@@ -18,7 +18,7 @@ from ringlight.core.request import RequestLimits
 from ringlight.server.safety.apart import check_apart
 from ringlight.server.safety.pictures import check_picture
 from ringlight.worker.memory import ResidentMeter
-from tests.server.test_calls import png
+from tests.server.calling import png
 
 
 @pytest.mark.parametrize("side", [64, pytest.param(4000, marks=pytest.mark.slow)])

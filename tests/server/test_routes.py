@@ -11,8 +11,8 @@ from PIL import Image
 from starlette.routing import Route
 
 import ringlight
-from ringlight.server.api.parts import NO_IDS
-from ringlight.server.api.routes import content, videos
+from ringlight.server.api.parts import NO_BATCH_IDS, NO_IDS
+from ringlight.server.api.routes import batches, content, videos
 from tests.core.pictures import encoded
 from tests.engine.processes import wait_until
 from tests.server.served import LONG, NAMES, NOBODY, SMALL, Served, error_of
@@ -35,9 +35,10 @@ def test_create_in_every_encoding(served: Served, kind: str) -> None:
 
 
 def test_every_word_that_stands_in_the_place_of_an_id_is_known() -> None:
-    paths = {route.path for route in videos.router.routes + content.router.routes if isinstance(route, Route)}
+    routers = (videos.router, content.router, batches.router)
+    paths = {route.path for router in routers for route in router.routes if isinstance(route, Route)}
     words = {parts[3] for path in paths if len(parts := path.split("/")) > 3}
-    assert words - {"{video_id}"} == set(NO_IDS)
+    assert words - {"{video_id}", "{batch_id}"} == {*NO_IDS, *NO_BATCH_IDS}
 
 
 def test_what_is_not_as_asked_is_told_at_every_time(served: Served) -> None:
@@ -236,6 +237,10 @@ def test_the_description_names_every_route(served: Served) -> None:
         "/v1/videos/characters": {"post"},
         "/v1/videos/characters/{character_id}": {"get"},
         "/v1/videos/sync": {"post"},
+        "/v1/batches": {"get", "post"},
+        "/v1/batches/check": {"post"},
+        "/v1/batches/{batch_id}": {"get", "delete"},
+        "/v1/batches/{batch_id}/cancel": {"post"},
         "/v1/models": {"get"},
         "/v1/models/{model}": {"get"},
         "/livez": {"get"},

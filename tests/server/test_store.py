@@ -55,6 +55,7 @@ def test_every_field_is_kept_also_by_the_next_server(url: str) -> None:
         remixed_from="video_1",
         continues="video_2",
         frames_before=16,
+        batch_id="batch_1",
         seconds="4",
         warnings=(prompt_truncated("prompt", 600, 512),),
         created_at=1795512884.1392002,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import resource
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 import traceback
@@ -21,6 +21,7 @@ from ringlight.core.errors import InvalidSetting, StoreError
 from ringlight.server.collection.store import Idempotency, JobStore, StoredJob
 from ringlight.wire.video import VideoError
 from tests.engine.processes import wait_until
+from tests.forking import fork
 from tests.server.postgres import Postgres
 from tests.server.stores import new_job, opened
 from tests.server.stores import path as path
@@ -33,16 +34,14 @@ pytestmark = pytest.mark.slow  # a real server, or several processes
 SECRET = "no error quotes a prompt"
 QUICK_SECONDS = 0.5  # how long a store waits for a lock in tests where it waits in vain
 
-ADD_FOR_EVER = """
-import sys
-from ringlight.server.collection.store import Idempotency, JobStore
-from tests.server.stores import new_job
-store = JobStore(sys.argv[1])
-while True:
-    job = new_job()
-    store.add(job, Idempotency(job.id, "body"))
-    print(job.id, flush=True)
-"""
+
+def add_for_ever(url: str, told: int) -> None:
+    """Add jobs, and write the id of each to this descriptor once it is acknowledged."""
+    store = JobStore(url)
+    while True:
+        job = new_job()
+        store.add(job, Idempotency(job.id, "body"))
+        os.write(told, f"{job.id}\n".encode())
 
 
 def store_error(store: JobStore, job: StoredJob | None = None) -> str:
@@ -65,16 +64,17 @@ def wait_for_more(results: Sequence[object]) -> None:
 
 def kill_while_adding(url: str, chance: random.Random) -> list[str]:
     """Kill a process that adds jobs, soon after one of its adds returned; the ids of those that did."""
-    command = [sys.executable, "-c", ADD_FOR_EVER, url]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
-        assert process.stdout is not None
+    hearing, telling = os.pipe()
+    process = fork(lambda: add_for_ever(url, telling), os.environ, ())
+    os.close(telling)
+    with open(hearing) as told:
         try:
-            acknowledged = [process.stdout.readline() for _ in range(chance.randrange(1, 30))]
+            acknowledged = [told.readline() for _ in range(chance.randrange(1, 30))]
             time.sleep(chance.uniform(0, 0.002))
         finally:
             process.kill()
-        acknowledged += process.stdout.readlines()
-    assert process.returncode == -signal.SIGKILL
+        acknowledged += told.readlines()
+    assert process.wait() == -signal.SIGKILL
     return [line.strip() for line in acknowledged if line.endswith("\n")]
 
 

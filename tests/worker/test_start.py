@@ -11,8 +11,8 @@ import pytest
 from ringlight import Engine, EngineConfig
 from ringlight.core.errors import InvalidInstallation
 from ringlight.engine import process
-from ringlight.engine.process import launch
 from tests.cli.commands import slow
+from tests.forking import start_rank
 
 TORCHES = [  # what a broken one may do, and what is then told
     (
@@ -25,6 +25,11 @@ TORCHES = [  # what a broken one may do, and what is then told
         ("raise RuntimeError('compiled against ABI 0x1')", ["torch cannot be imported (RuntimeError: compiled"]),
     ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "launch", start_rank)
 
 
 def refusal(tiny: Path) -> str:
@@ -52,7 +57,7 @@ def test_no_folder_for_temporary_files(tiny: Path, monkeypatch: pytest.MonkeyPat
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
         try:
-            return launch(arguments, inherited, environment)
+            return start_rank(arguments, inherited, environment)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 

@@ -16,6 +16,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ringlight.cli.batch import (
+    BatchFlags,
+    BatchOrder,
+    batch_in_short,
+    batch_lines,
+    check_rows,
+    create_rows,
+    follow_rows,
+    is_batch,
+    wait_batch,
+)
 from ringlight.cli.flags import with_flags
 from ringlight.cli.progress import JobProgress
 from ringlight.cli.request_flags import read_image
@@ -27,7 +38,7 @@ from ringlight.core.video_fields import AskedFields
 from ringlight.wire.model import OfferedLora
 
 if TYPE_CHECKING:
-    from ringlight.client import Client, Video
+    from ringlight.client import Batch, Client, Video
 
 DEFAULT_URL = "http://127.0.0.1:8898"
 WIDE = 500  # columns, where no terminal says how many there are: another program reads all of each line
@@ -53,7 +64,8 @@ ApiKey = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 VideoId = Annotated[str, typer.Argument(help="Of the video.", show_default=False)]
-VideoIds = Annotated[list[str], typer.Argument(help="Of the videos.", show_default=False)]
+VideoOrBatch = Annotated[str, typer.Argument(help="Of the video, or the batch.", show_default=False)]
+VideosOrBatches = Annotated[list[str], typer.Argument(help="Of the videos, or batches.", show_default=False)]
 
 
 class Refused(InvalidSetting):
@@ -73,10 +85,12 @@ class Failed(RinglightError):
 
 
 @jobs.command()
-@with_flags(video=AskedFields)
+@with_flags(video=AskedFields, batch=BatchFlags)
 def create(
     *,
-    prompt: Annotated[str, typer.Option(help="What the video shows.", show_default=False)],
+    prompt: Annotated[
+        str | None, typer.Option(help="What the video shows; or give --file.", show_default=False)
+    ] = None,
     image_path: Annotated[
         Path | None, typer.Option(help="First frame: a picture, whose shape the video takes without a size.")
     ] = None,
@@ -85,19 +99,54 @@ def create(
     seconds: Annotated[float | None, typer.Option(help="Its length; or give --num-frames.")] = None,
     video: AskedFields,
     priority: Annotated[int | None, typer.Option(help="-10 to 10; higher ones go first.")] = None,
+    batch: BatchFlags,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = "",
     json_: Json = False,
 ) -> None:
-    """Order a video and print its id. What is left out follows from the server's defaults."""
-    asked = msgspec.structs.asdict(video) | {"size": size, "priority": priority}
+    """Order a video and print its id. What is left out follows from the server's defaults.
+
+    With --file all rows of a file, at low priority: what other flags say holds for rows that say nothing else. The
+    same command again goes on where it was left, and makes no row twice. Exit codes: 0 all were made, 3 a row cannot
+    be, 4 some failed, 130 interrupted.
+    """
+    asked = msgspec.structs.asdict(video) | {"size": size}
     asked["seconds"] = None if seconds is None else plain(seconds)
+    if (prompt is None) == (batch.file is None):
+        raise typer.BadParameter("give --prompt for a video, or --file for many", param_hint="'--prompt'")
+    if prompt is None:
+        if image_path or last_image_path:
+            raise typer.BadParameter("pictures of a --file are in its columns", param_hint="'--image-path'")
+        usual = msgspec.to_builtins({key: value for key, value in asked.items() if value is not None})
+        order = BatchOrder(flags=batch, usual=usual, priority=priority)
+        with connected(url, api_key) as client:
+            return create_batch(client, order, json_)
+    asked["priority"] = priority
     with connected(url, api_key) as client:
         pictures = {"image": read_image(image_path), "last_image": read_image(last_image_path, "last_image")}
-        made = client.create(prompt, **pictures, **asked)
+        made = client.create(prompt or "", **pictures, **asked)
     for warning in made.warnings:
         print(f"note: {warning.message}", file=sys.stderr)
     print(as_json(made) if json_ else made.id)
+
+
+def create_batch(client: Client, order: BatchOrder, json_: bool) -> None:
+    """Order the rows of a file, and unless that is not wanted wait for them and say how they ended."""
+    rows, skipped = check_rows(client, order)
+    if order.flags.dry_run:
+        print(f"{len(rows)} rows can be made")
+        return
+    made, of_videos = create_rows(client, order, rows)
+    if order.flags.no_wait:
+        print(as_json(made) if json_ else made.id)
+        return
+    summary = follow_rows(client, order, made, of_videos, skipped)
+    print(as_json(summary) if json_ else "\n".join(summary.lines()))
+    if summary.failed:
+        code = next(iter(summary.failed))
+        raise Failed(code, f"{sum(map(len, summary.failed.values()))} of {len(rows)} rows are not made or not fetched")
+    if skipped:
+        raise InvalidRequest.of("file", f"{len(skipped)} rows cannot be made and were skipped")
 
 
 @jobs.command()
@@ -128,16 +177,35 @@ def ls(
 
 
 @jobs.command()
+def batches(
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 20,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = "",
+    json_: Json = False,
+) -> None:
+    """List batches, the newest first."""
+    with connected(url, api_key) as client:
+        found = list(client.list_batches(limit))
+    if json_:
+        print(as_json(found))
+    else:
+        print("\n".join(f"{each.id}  {batch_in_short(each)}  {each.name}" for each in found) or "none")
+
+
+@jobs.command()
 def show(
-    video_id: VideoId,
+    video_id: VideoOrBatch,
     report: Annotated[bool, typer.Option("--report", help="Where its time and memory went instead.")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = "",
     json_: Json = False,
 ) -> None:
-    """Show all that is known of a video."""
+    """Show all that is known of a video, or how far a batch is."""
     with connected(url, api_key) as client:
-        if report:
+        if is_batch(video_id):
+            found = client.get_batch(video_id)
+            print(as_json(found) if json_ else "\n".join(batch_lines(found)))
+        elif report:
             run = client.report(video_id)
             print(run.to_json().decode() if json_ else run.table(), end="" if json_ else "\n")
         else:
@@ -147,14 +215,14 @@ def show(
 
 @jobs.command()
 def wait(
-    video_id: VideoId,
+    video_id: VideoOrBatch,
     timeout: Annotated[float | None, typer.Option(min=0, help="Seconds at most; exit code 4 after them.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = "",
     json_: Json = False,
 ) -> None:
-    """Wait for a video, with progress. Ctrl-C ends the waiting and not the video.
+    """Wait for a video or a batch, with progress. Ctrl-C ends the waiting and nothing else.
 
     Exit codes: 0 completed, 4 failed or not over in time, 130 interrupted.
     """
@@ -165,9 +233,11 @@ def wait(
 
         try:
             with handled(interrupt):
+                if is_batch(video_id):
+                    return tell_end(wait_batch(client, video_id, timeout, progress), json_)
                 video = client.wait(video_id, timeout, tell)
         except KeyboardInterrupt:
-            progress.say(f"the video is still being made: ringlight jobs wait {video_id}, or cancel {video_id}")
+            progress.say(f"it is still being made: ringlight jobs wait {video_id}, or cancel {video_id}")
             raise
         except TimeoutError as error:
             raise Failed("timeout", str(error)) from None
@@ -176,21 +246,31 @@ def wait(
         raise Failed(video.error.code, video.error.message)
 
 
+def tell_end(found: Batch, json_: bool) -> None:
+    """Say how a batch ended. Raises Failed where not all of it was made."""
+    print(as_json(found) if json_ else f"{found.id}  {batch_in_short(found)}")
+    if found.errors:
+        raise Failed(next(iter(found.errors)), f"{found.request_counts.failed} of its requests failed")
+
+
 @jobs.command()
-def cancel(video_ids: VideoIds, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:
-    """Stop videos; those that are over stay as they are."""
+def cancel(video_ids: VideosOrBatches, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:
+    """Stop videos, or all of batches; those that are over stay as they are."""
     with connected(url, api_key) as client:
         for video_id in video_ids:
+            if is_batch(video_id):
+                print(f"{video_id}  {batch_in_short(client.cancel_batch(video_id))}")
+                continue
             video = client.cancel(video_id)
             print(f"{video.id}  {video.error.code if video.error else video.status}")
 
 
 @jobs.command()
-def rm(video_ids: VideoIds, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:
-    """Remove videos from the server; those that are not over are stopped."""
+def rm(video_ids: VideosOrBatches, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:
+    """Remove videos from the server, or batches with all of theirs; those that are not over are stopped."""
     with connected(url, api_key) as client:
         for video_id in video_ids:
-            client.delete(video_id)
+            (client.delete_batch if is_batch(video_id) else client.delete)(video_id)
             print(f"{video_id}  deleted")
 
 
@@ -291,5 +371,5 @@ def offer(lora: OfferedLora) -> str:
     return f"{lora.name}  ({how})" if how else lora.name
 
 
-def as_json(value: Video | list[Video] | Sequence[OfferedLora]) -> str:
+def as_json(value: msgspec.Struct | Sequence[msgspec.Struct]) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -20,17 +20,20 @@ from ringlight.client.transport import Transport
 from ringlight.core.output import part_path
 from ringlight.core.plain import plain
 from ringlight.core.report import RunReport
+from ringlight.wire.batch import Batch, BatchCheck, BatchList
 from ringlight.wire.model import ModelList, OfferedLora
 from ringlight.wire.video import Video, VideoList
 
 URL = "http://127.0.0.1:8898"
 PAGE_SIZE = 100
 POLL_SECONDS = 1.0  # where the server does not say when to ask again
+BATCH_SECONDS = 600.0  # for an answer to a thousand requests at once
 PATIENCE_SECONDS = 60.0  # how long `wait` outlives a server that is being restarted
 POLL_HEADER = "openai-poll-after-ms"
 
 Variant = Literal["video", "thumbnail", "spritesheet"]
 Kind = TypeVar("Kind")
+Awaited = TypeVar("Awaited", Video, Batch)
 
 
 class Client:
@@ -71,17 +74,7 @@ class Client:
 
     def list(self, limit: int | None = None, order: Literal["asc", "desc"] = "desc") -> Iterator[Video]:
         """All videos, or the first `limit`; newest first unless `order` says asc. Pages are fetched as needed."""
-        after: str | None = None
-        left = limit
-        while left is None or left > 0:
-            query = {"limit": PAGE_SIZE if left is None else min(left, PAGE_SIZE), "order": order, "after": after}
-            params = {name: value for name, value in query.items() if value is not None}
-            page = _decode(self._transport.send("GET", "/v1/videos", params=params).content, VideoList)
-            yield from page.data
-            if not page.has_more or not page.data:
-                return
-            after = page.data[-1].id
-            left = None if left is None else left - len(page.data)
+        return self._pages("/v1/videos", VideoList, limit, order)
 
     def wait(
         self,
@@ -94,28 +87,34 @@ class Client:
         `on_change` is called with every state that differs from the one seen before. A server that is being restarted
         is waited for.
         """
+        return self._wait(_path(video_id), Video, timeout_seconds, on_change)
+
+    def _wait(
+        self, path: str, kind: type[Awaited], timeout_seconds: float | None, on_change: Callable[[Awaited], None] | None
+    ) -> Awaited:
+        """What lies at a path, once it is over."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         heard = time.monotonic()
-        before: Video | None = None
+        before: Awaited | None = None
         while True:
             try:
-                response = self._transport.send("GET", _path(video_id))
+                response = self._transport.send("GET", path)
             except (ApiError, Unreachable) as error:
                 if not error.is_passing or time.monotonic() - heard > PATIENCE_SECONDS:
                     raise
                 pause_seconds = POLL_SECONDS
             else:
                 heard = time.monotonic()
-                video = _decode(response.content, Video)
-                if on_change is not None and video != before:
-                    on_change(video)
-                before = video
-                if video.is_over:
-                    return video
+                found = _decode(response.content, kind)
+                if on_change is not None and found != before:
+                    on_change(found)
+                before = found
+                if found.is_over:
+                    return found
                 pause_seconds = _poll_seconds(response.headers.get(POLL_HEADER))
             left_seconds = math.inf if deadline is None else deadline - time.monotonic()
             if timeout_seconds is not None and left_seconds <= 0:
-                raise TimeoutError(f"{video_id} is not over after {plain(timeout_seconds)} s")
+                raise TimeoutError(f"{path.rpartition('/')[2]} is not over after {plain(timeout_seconds)} s")
             time.sleep(min(pause_seconds, left_seconds))
 
     def events(self, video_id: str) -> Iterator[Event]:
@@ -169,6 +168,50 @@ class Client:
         """Where time and memory of a completed video went."""
         return _decode(self._transport.send("GET", _path(video_id, "report")).content, RunReport)
 
+    def create_batch(
+        self,
+        name: str,
+        requests: Sequence[Mapping[str, Any]],
+        priority: int | None = None,
+        retry_failed: bool = False,
+    ) -> Batch:
+        """Order many videos, each with the API's fields, all or none; they are made behind those of `create`.
+
+        What is sent under the same name again is added to that batch, but for requests that it has. The answer has
+        those of this call, in their order.
+        """
+        body = _batch(name, requests, priority) | {"retry_failed": retry_failed}
+        return self._send_batch("/v1/batches", body, Batch)
+
+    def check_batch(self, name: str, requests: Sequence[Mapping[str, Any]], priority: int | None = None) -> BatchCheck:
+        """What is wrong with each request; nothing is ordered."""
+        return self._send_batch("/v1/batches/check", _batch(name, requests, priority), BatchCheck)
+
+    def get_batch(self, batch_id: str) -> Batch:
+        return _decode(self._transport.send("GET", _batch_path(batch_id)).content, Batch)
+
+    def list_batches(self, limit: int | None = None, order: Literal["asc", "desc"] = "desc") -> Iterator[Batch]:
+        """All batches without their requests, or the first `limit`, as `list`."""
+        return self._pages("/v1/batches", BatchList, limit, order)
+
+    def wait_batch(
+        self,
+        batch_id: str,
+        timeout_seconds: float | None = None,
+        on_change: Callable[[Batch], None] | None = None,
+    ) -> Batch:
+        """The batch once all its videos are over, as `wait`."""
+        return self._wait(_batch_path(batch_id), Batch, timeout_seconds, on_change)
+
+    def cancel_batch(self, batch_id: str) -> Batch:
+        """Stop what is not over of a batch."""
+        answer = self._transport.send("POST", _batch_path(batch_id, "cancel"), timeout=BATCH_SECONDS)
+        return _decode(answer.content, Batch)
+
+    def delete_batch(self, batch_id: str) -> None:
+        """Remove a batch and its videos; what is not over is stopped."""
+        self._transport.send("DELETE", _batch_path(batch_id), timeout=BATCH_SECONDS)
+
     def models(self) -> tuple[str, ...]:
         """The names of the models that the server has."""
         return tuple(model.id for model in _decode(self._transport.send("GET", "/v1/models").content, ModelList).data)
@@ -190,6 +233,26 @@ class Client:
             return False
         return True
 
+    def _pages(
+        self, path: str, kind: type[VideoList | BatchList], limit: int | None, order: Literal["asc", "desc"]
+    ) -> Iterator[Any]:
+        """The items of all pages, as they are needed."""
+        after: str | None = None
+        left = limit
+        while left is None or left > 0:
+            query = {"limit": PAGE_SIZE if left is None else min(left, PAGE_SIZE), "order": order, "after": after}
+            params = {name: value for name, value in query.items() if value is not None}
+            page = _decode(self._transport.send("GET", path, params=params).content, kind)
+            yield from page.data
+            if not page.has_more or not page.data:
+                return
+            after = page.data[-1].id
+            left = None if left is None else left - len(page.data)
+
+    def _send_batch(self, path: str, body: Mapping[str, Any], kind: type[Kind]) -> Kind:
+        """Sending it again is as sending it once: its name says which batch it is."""
+        return _decode(self._transport.send("POST", path, json=body, timeout=BATCH_SECONDS).content, kind)
+
     def _order(self, path: str, fields: Mapping[str, Any], **pictures: bytes | Path | None) -> Video:
         """Create a video of these fields and pictures, of which None is left out: as JSON, or as a form with files."""
         given = msgspec.to_builtins({name: value for name, value in fields.items() if value is not None})
@@ -210,6 +273,15 @@ class Client:
 
 def _path(video_id: str, *rest: str) -> str:
     return "/".join(("/v1/videos", quote(video_id, safe=""), *rest))
+
+
+def _batch_path(batch_id: str, *rest: str) -> str:
+    return "/".join(("/v1/batches", quote(batch_id, safe=""), *rest))
+
+
+def _batch(name: str, requests: Sequence[Mapping[str, Any]], priority: int | None) -> dict[str, Any]:
+    body: dict[str, Any] = msgspec.to_builtins({"name": name, "requests": [dict(each) for each in requests]})
+    return body if priority is None else body | {"priority": priority}
 
 
 def _decode(content: bytes, kind: type[Kind]) -> Kind:

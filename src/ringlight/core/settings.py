@@ -25,7 +25,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     lists all. Empty: the checkpoint's name.
 
     Jobs: at most `queue_size` wait; a job whose workers die is repeated at most `max_repeats` times, from the state
-    saved at most every `save_seconds`. `job_timeout` bounds a job from its creation, 0 does not. Videos are
+    saved at most every `save_seconds`. `job_timeout` bounds a job from its creation, or a batch's from when it is
+    queued; 0 does not. Videos are
     kept `retention_seconds` after they end (0: for ever), the oldest less long where all need more than
     `retention_bytes` (0: no bound). On SIGTERM a running job may go on for `drain_timeout`; what is not over then is
     resumed later.

@@ -41,6 +41,7 @@ from ringlight.engine.runner import ReplicaState, Runner
 from ringlight.engine.waiting import Awaited
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.table import checkpoint_at, model_defaults, model_of
+from ringlight.planner.prediction import Prediction
 from ringlight.planner.scheduling import Policy
 
 TICK_SECONDS = 0.25  # how late a deadline may be noticed
@@ -78,9 +79,8 @@ class Engine:
         all defaults. `choice` holds the layout and the reason for it, `checkpoint` is where the model is, `files` its
         parts, and requests come through `door`. `queue_size` is how many jobs may wait beside one for each replica,
         None for any number. With `scheduling` "shortest" a short job does not wait for a long one, which makes way;
-        with "arrival" each has one turn. `defaults` stand in the place of the checkpoint's. The time that jobs are
-        given is measured by `clock`. `loras` are those of the `config`, where somebody has looked at their files
-        already.
+        with "arrival" each has one turn. `defaults` stand in the place of the checkpoint's. `clock` measures the time
+        that jobs are given. `loras` are those of the `config`, where somebody has looked at their files already.
         """
         self.config = config
         self.limits = limits or RequestLimits()
@@ -228,14 +228,7 @@ class Engine:
         raised, and the job is not queued.
         """
         asked = submission or Submission()
-        self.door.check(request, output)
-        layout = layout or self.layouts.of(request)
-        self.layouts.check(layout, request)
-        if (ready := self._ready()) is not None:
-            self._foresight.meet(ready)
-        prediction = self._foresight.plan(request, layout)
-        if asked.state is None:
-            self._foresight.check_memory(request, layout, prediction)
+        layout, prediction = self.check(request, output, layout, must_fit=asked.state is None)
         self.start(wait=False)
         warnings = self.door.warnings(request, asked.asked_size)
         job = Job(
@@ -263,15 +256,24 @@ class Engine:
         self._enqueue(job)
         return job
 
+    def check(
+        self, request: VideoRequest, output: str, layout: ParallelLayout | None = None, must_fit: bool = True
+    ) -> tuple[ParallelLayout, Prediction]:
+        """How `submit` would run a video. Raises InvalidRequest, where it `must_fit` also for what is predicted not to,
+        and InvalidLayout."""
+        self.door.check(request, output)
+        self.layouts.check(layout := layout or self.layouts.of(request), request)
+        return layout, self._foresight.expect(request, layout, self._ready(), must_fit)
+
     def _admit(self, job: Job, is_bounded: bool) -> None:
         """Take a place among the jobs that wait, beside one for each replica."""
         with self._changed:
             if self._closing.is_set():
                 raise WorkerError("the engine is closed")
-            held = sum(not job.state.is_computed for job in self._open.values())
+            held = sum(each.submission.counted and not each.state.is_computed for each in self._open.values())
             if is_bounded and self._queue_size is not None and held >= self._queue_size + len(self._runners):
-                retry_seconds = self._outlook.seconds_until_free()
-                raise QueueFull(f"{held} videos are on their way already; try again later", retry_seconds)
+                problem = f"{held} videos are on their way already; try again later"
+                raise QueueFull(problem, self._outlook.seconds_until_free())
             self._open[job.id] = job
             self._admitted.add(job.id)
 
@@ -339,15 +341,13 @@ class Engine:
         ticket = self.queue.remove(job)
         for runner in self._runners:
             runner.cancel(job) if ticket is None else runner.drop(ticket)
-        if ticket is not None:
-            assert job.stop_reason is not None
+        if ticket is not None and job.stop_reason is not None:
             job.fail(job.stop_reason)
 
     def _settle(self, job: Job, ready: messages.WorkerReady) -> float:
         """Make the plan of a job final: with what the workers that will run it have measured. Returns how many bytes
         of theirs other jobs may have meanwhile."""
-        machine = self._foresight.meet(ready)
-        prediction = self._foresight.plan(job.request, job.layout, machine)
+        prediction = self._foresight.plan(job.request, job.layout, self._foresight.meet(ready))
         job.settle(self._foresight.job_plan(prediction, job.plan.layout_reason), prediction)
         return self._foresight.room_beside(job.prediction or prediction)
 

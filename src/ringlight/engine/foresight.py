@@ -92,6 +92,18 @@ class Foresight:
         """
         return predict(Work.of(self._spec, request), layout, machine or self._here)
 
+    def expect(
+        self, request: VideoRequest, layout: ParallelLayout, ready: messages.WorkerReady | None, must_fit: bool
+    ) -> Prediction:
+        """The plan of a request with what ranks that are `ready` say. Raises InvalidRequest where it `must_fit` and is
+        predicted not to."""
+        if ready is not None:
+            self.meet(ready)
+        prediction = self.plan(request, layout)
+        if must_fit:
+            self.check_memory(request, layout, prediction)
+        return prediction
+
     def check_memory(self, request: VideoRequest, layout: ParallelLayout, plan: Prediction) -> None:
         """Raise InvalidRequest for a request that is predicted not to fit, with the smaller one that does."""
         if self.machine is None or (lacking := self._shortage(request, layout, plan)) is None:

@@ -189,8 +189,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     `priority`: higher goes first. `client` is whose share of the replicas it uses. A job fails if it is not over
     `timeout_seconds` after it is submitted, less the `spent_seconds` of them that are gone; this is measured, and no
     wall clock is asked. `continues`, `preview_seconds`: as in messages.RunJob. `state` is what is known already of a
-    job that was accepted before; it has a place whatever the queue's size. `asked_size` is what was asked where the
-    request has another.
+    job that was accepted before; it has a place whatever the queue's size. One that is not `counted` leaves all places
+    to others. `asked_size` is what was asked where the request has another.
     """
 
     job_id: str = ""
@@ -202,6 +202,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     continues: str = ""
     preview_seconds: float = 0.0
     state: JobState | None = None
+    counted: bool = True
     asked_size: AskedSize = (None, None)
 
 

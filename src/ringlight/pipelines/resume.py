@@ -104,16 +104,13 @@ class StateFile:
         self._begin_writing(progress, sampler)
 
     def settle(self, progress: DenoisingProgress, sampler: Sampler) -> None:
-        """Return once just this is on the disk, if the disk takes it: others have the turn now, for who knows how long.
+        """Take a copy of just this, and write it in a thread: others have the turn now, for who knows how long.
 
         A disk that has refused it already is not asked again.
         """
-        if not self._saves:
-            return
-        self.wait()
-        if progress.step != self._last_step:
-            self._begin_writing(progress, sampler)
+        if self._saves and progress.step != self._last_step:
             self.wait()
+            self._begin_writing(progress, sampler)
 
     def wait(self) -> None:
         """Return once nothing is being written."""

@@ -20,10 +20,11 @@ from ringlight.core.errors import NotFound, Occupied
 from ringlight.core.settings import ServeSettings
 from ringlight.engine.engine import Engine
 from ringlight.server.api.openapi import describe
-from ringlight.server.api.parts import NO_IDS, Parts
-from ringlight.server.api.routes import content, pages, system, videos
+from ringlight.server.api.parts import NO_BATCH_IDS, NO_IDS, Parts
+from ringlight.server.api.routes import batches, content, pages, system, videos
 from ringlight.server.api.schemas import to_video
 from ringlight.server.api.watchers import Watchers
+from ringlight.server.collection.batches import Batches
 from ringlight.server.collection.database import check_url
 from ringlight.server.collection.folder import check_data_folder
 from ringlight.server.collection.store import StoredDelivery
@@ -42,7 +43,7 @@ from ringlight.server.serving import bind, run
 
 __all__ = ["check", "create_app", "engine_of", "run"]
 
-ROUTERS = (videos.router, content.router, system.router, pages.router)
+ROUTERS = (videos.router, content.router, batches.router, system.router, pages.router)
 FETCH_SECONDS = 30.0  # for a picture by URL, or the address of a webhook
 
 
@@ -93,14 +94,17 @@ def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
     webhooks = Webhooks.from_settings(settings, metrics.observe_webhook)
     tracing = configure_tracing(settings.otlp_endpoint)
     collection = Videos(settings, config, Announcer(metrics, webhooks, tracing))
+    taken = Batches(collection)
     metrics.watch(ServerState(collection), collection.model_names[0], collection.engine.choice.layout.name)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await to_thread.run_sync(collection.start)
+        taken.start()
         webhooks.start(VideoEvents(collection))
         yield
         await to_thread.run_sync(webhooks.close)  # which needs the store
+        await to_thread.run_sync(taken.close)
         await to_thread.run_sync(collection.close)
         if tracing is not None:
             await to_thread.run_sync(tracing.close)
@@ -109,6 +113,7 @@ def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
     app.state.parts = Parts(
         settings=settings,
         videos=collection,
+        batches=taken,
         keys=keys,
         image_hosts=image_hosts,
         webhook_hosts=webhook_hosts,
@@ -148,7 +153,7 @@ async def method_not_allowed(request: Request, error: Exception) -> Response:
     methods = {
         method
         for route, match, scope in found
-        if match is not Match.NONE and scope["path_params"].get("video_id") not in NO_IDS
+        if match is not Match.NONE and not {*NO_IDS, *NO_BATCH_IDS}.intersection(scope["path_params"].values())
         for method in route.methods or ()
     }
     path, method = request.url.path, request.method

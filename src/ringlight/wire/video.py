@@ -70,6 +70,9 @@ class Video(AskedFields, frozen=True, kw_only=True):
     user: str | None = None
     remixed_from_video_id: str | None = None
     extended_from_video_id: str | None = None
+    batch_id: Annotated[
+        str | None, described("The batch that it is a request of; its place in the queue is null until it is queued.")
+    ] = None
     warnings: Annotated[
         list[RequestWarning],
         described(

@@ -39,17 +39,18 @@ class HeldJob:
         """Take a turn, the weights with this job's LoRAs first; returns where it was left, or None at the end of the
         computation, with its output at hand where this rank has one. All ranks call it together."""
         self.tracer.clock.go_on()
+        left: Left | None = None
         try:
             self._note_switch(pipeline.adapt(self.order.request.lora, self.tracer))
             left = next(self._computation)
         except StopIteration as end:
             self.output = end.value
-            return None
         finally:
-            if self._state is not None:
-                self._state.wait()
-        self.tracer.clock.stop()
-        self.held_bytes = left.held_bytes
+            if left is None:
+                self._await_state()
+        if left is not None:
+            self.tracer.clock.stop()
+            self.held_bytes = left.held_bytes
         return left
 
     def measured(self, of_turn: RankReport) -> RankReport:
@@ -60,6 +61,12 @@ class HeldJob:
     def close(self) -> None:
         """Forget the computation, and leave nothing half-written."""
         self._computation.close()
+        self._await_state()
+
+    def _await_state(self) -> None:
+        """Return once nothing of this job is being written: whoever goes on with it may be another process."""
+        if self._state is not None:
+            self._state.wait()
 
     def _note_switch(self, adapted: AdaptedReport | None) -> None:
         if adapted is not None and self.adapted is not None:

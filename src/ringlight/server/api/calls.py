@@ -340,7 +340,7 @@ def parse(model: type[AnyCall], body: Body) -> AnyCall:
         call = model.model_validate(_without_nulls(body.fields, model))
     except ValidationError as error:
         told = {problem.field for problem in problems}  # a file in the place of a field is not missing too
-        found = [_problem(dict(item), model) for item in error.errors(include_url=False, include_input=False)]
+        found = [problem_of(dict(item), model) for item in error.errors(include_url=False, include_input=False)]
         problems = [problem for problem in found if problem.field not in told] + problems
     if isinstance(call, CreateVideo):
         problems += _contradictions(call)
@@ -367,7 +367,7 @@ def _contradictions(call: CreateVideo) -> list[Problem]:
     ]
 
 
-def _problem(item: Mapping[str, Any], model: type[Call]) -> Problem:
+def problem_of(item: Mapping[str, Any], model: type[BaseModel]) -> Problem:
     """One of pydantic's findings, in our words."""
     path = [shown(str(part)) for part in item["loc"]]
     field = ".".join(path)

@@ -7,10 +7,12 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import ringlight
 from ringlight.core.codes import CODES
+from ringlight.server.api.asked_batch import CheckBatch, CreateBatch
 from ringlight.server.api.calls import Call, CreateVideo, ExtendVideo, RemixVideo
 from ringlight.server.api.schemas import as_model
 from ringlight.wire.errors import ErrorEnvelope
@@ -19,6 +21,11 @@ CALLS: tuple[type[Call], ...] = (CreateVideo, ExtendVideo, RemixVideo)
 REFERENCE = "#/components/schemas/{model}"
 ALWAYS = (401, 500, 503)  # whatever is asked
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "CreateBatch": {
+        "name": "rain",
+        "requests": [{"prompt": "A street in the rain", "seed": seed} for seed in (1, 2)],
+    },
+    "CheckBatch": {"name": "rain", "requests": [{"prompt": "A street in the rain", "size": "1000x704"}]},
     "CreateVideo": {"prompt": "A paper boat sails through a rainy street", "size": "1280x704", "seconds": "5"},
     "ExtendVideo": {
         "prompt": "The boat reaches the sea",
@@ -58,6 +65,13 @@ def takes(call: type[Call]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
+def takes_json(call: type[BaseModel]) -> dict[str, Any]:
+    """As `takes`, of a call that comes in JSON alone."""
+    name = call.__name__
+    content = {"schema": {"$ref": REFERENCE.format(model=name)}, "example": EXAMPLES[name]}
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
 def _as_form(schema: dict[str, Any], files: Collection[str] = ()) -> dict[str, Any]:
     """The same call in a form: a field is left out and never null, an object is named by its text, or is a file."""
     properties = {}
@@ -82,7 +96,8 @@ def describe(app: FastAPI, needs_key: bool) -> dict[str, Any]:
             routes=app.routes,
             tags=app.openapi_tags,
         )
-        _, definitions = models_json_schema([(call, "validation") for call in CALLS], ref_template=REFERENCE)
+        calls: tuple[type[BaseModel], ...] = (*CALLS, CheckBatch, CreateBatch)
+        _, definitions = models_json_schema([(call, "validation") for call in calls], ref_template=REFERENCE)
         schemas = described["components"]["schemas"]
         schemas |= definitions["$defs"]
         for call in CALLS:

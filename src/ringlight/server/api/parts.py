@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -13,15 +14,19 @@ from starlette.exceptions import HTTPException
 from ringlight.core.errors import NotFound
 from ringlight.core.settings import ServeSettings
 from ringlight.server.api.watchers import Watchers
+from ringlight.server.collection.batches import Batches
 from ringlight.server.collection.folder import VIDEO_ID
 from ringlight.server.collection.videos import Videos
 from ringlight.server.observability.metrics import Metrics
 from ringlight.server.observability.tracing import Tracing
 from ringlight.server.safety.keys import ApiKeys
 from ringlight.server.safety.outbound import Outbound
+from ringlight.wire.batch import EXAMPLE_BATCH_ID
 from ringlight.wire.video import EXAMPLE_ID
 
 NO_IDS = ("characters", "edits", "extensions", "sync")  # what stands in the place of an id in other paths
+NO_BATCH_IDS = ("check",)
+BATCH_ID = re.compile(r"batch_[0-9a-f]{32}")
 MAX_DECODERS = 2  # pictures and videos that are decoded at a time
 
 bearer = HTTPBearer(auto_error=False, description="An API key, where the server asks for one.")
@@ -37,6 +42,7 @@ class Parts:
 
     settings: ServeSettings
     videos: Videos
+    batches: Batches
     keys: ApiKeys
     image_hosts: Outbound
     webhook_hosts: Outbound
@@ -74,5 +80,17 @@ async def checked_id(
     return video_id
 
 
+async def checked_batch_id(
+    batch_id: Annotated[str, Path(description="Id of a batch.", examples=[EXAMPLE_BATCH_ID])],
+) -> str:
+    """An id that a batch can have. Raises NotFound for any other text, and 405 for the name of another thing."""
+    if batch_id in NO_BATCH_IDS:
+        raise HTTPException(405)
+    if BATCH_ID.fullmatch(batch_id) is None:
+        raise NotFound(f"there is no batch {batch_id[:80]!r}")
+    return batch_id
+
+
 Owner = Annotated[str, Depends(owner_of)]
+BatchId = Annotated[str, Depends(checked_batch_id)]
 VideoId = Annotated[str, Depends(checked_id)]

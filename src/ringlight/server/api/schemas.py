@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from ringlight.core.video_fields import VIDEO_FIELDS
 from ringlight.server.collection.view import View
+from ringlight.wire.batch import EXAMPLE_BATCH_ID
 from ringlight.wire.video import EXAMPLE_ID, Video, VideoList
 
 LEAST_POLL_MS, MOST_POLL_MS, UNKNOWN_POLL_MS = 500, 10_000, 1000
@@ -64,6 +65,14 @@ class VideoDeleted(Answer):
 
     id: str = Field(examples=[EXAMPLE_ID])
     object: Literal["video.deleted"] = "video.deleted"
+    deleted: Literal[True] = True
+
+
+class BatchDeleted(Answer):
+    """The batch is gone, and its videos with it."""
+
+    id: str = Field(examples=[EXAMPLE_BATCH_ID])
+    object: Literal["batch.deleted"] = "batch.deleted"
     deleted: Literal[True] = True
 
 
@@ -142,6 +151,7 @@ def to_video(view: View) -> Video:
         user=stored.user,
         remixed_from_video_id=stored.remixed_from,
         extended_from_video_id=stored.continues,
+        batch_id=stored.batch_id,
         warnings=list(view.warnings),
         stage=(state.stage or None) if is_running and state else None,
         step=state.step if is_running and state else None,

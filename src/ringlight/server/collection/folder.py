@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -67,12 +67,13 @@ class VideoFolder:
         """The picture that it ends with."""
         return self.path / "last_image"
 
-    def write_picture(self, path: Path, encoded: bytes) -> None:
-        """Write a picture; its bytes are on the disk when this returns, its name after `sync`."""
-        with path.open("wb") as file:
-            file.write(encoded)
-            file.flush()
-            os.fsync(file.fileno())
+    def write_pictures(self, pictures: Mapping[str, bytes]) -> None:
+        """Write pictures, by their fields; their bytes are on the disk when this returns, their names after `sync`."""
+        for name, encoded in pictures.items():
+            with {"image": self.image, "last_image": self.last_image}[name].open("wb") as file:
+                file.write(encoded)
+                file.flush()
+                os.fsync(file.fileno())
 
     def keep_source(self, source: VideoFolder) -> None:
         """Hold on to the video that this one continues, also when that one is deleted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -127,19 +127,35 @@ class Ledger:
 
     def write_end(self, video_id: str, state: JobState) -> None:
         """Write down how a job ended, tell it once, and remove what it no longer needs. Raises StoreError, OSError."""
-        error, report = state.error, state.report
-        now, folder, kept_seconds = self._clock.wall(), self._folder.of(video_id), self._retention_seconds
+        error, report, folder = state.error, state.report, self._folder.of(video_id)
         is_first = self._store.finish(
             video_id,
             "completed" if error is None else "failed",
-            now,
-            now + kept_seconds if kept_seconds else None,
+            *self._end_and_expiry(),
             None if error is None else as_stored(error),
             None if report is None else msgspec.json.encode(report),
             folder.video.stat().st_size if error is None else 0,
             self._tells_operator,
             state.warnings or None,  # what was known when it was accepted stays
         )
+        self._ended(video_id, state, is_first)
+
+    def write_ends(self, video_ids: Collection[str], error: RinglightError) -> None:
+        """Write down that all these have failed, at once, and as `write_end`. Raises StoreError."""
+        is_told = self._tells_operator
+        ended = self._store.batches.fail(video_ids, *self._end_and_expiry(), as_stored(error), is_told)
+        for video_id in ended:
+            self._ended(video_id, JobState(status="failed", error=error), is_first=True)
+            self.notify(video_id)
+
+    def _end_and_expiry(self) -> tuple[float, float | None]:
+        """Of a video that ends now."""
+        now = self._clock.wall()
+        return now, now + self._retention_seconds if self._retention_seconds else None
+
+    def _ended(self, video_id: str, state: JobState, is_first: bool) -> None:
+        """An end is written: tell it where it `is_first`, and remove what the video no longer needs."""
+        error, report, folder = state.error, state.report, self._folder.of(video_id)
         try:
             ended = self._store.get(video_id)
         except NotFound:  # deleted while it ran

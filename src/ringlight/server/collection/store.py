@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, get_args
-from uuid import uuid4
 
 from msgspec import UNSET, UnsetType
 from sqlalchemy import (
     URL,
+    Column,
     ColumnElement,
     Connection,
     Select,
+    and_,
     case,
     delete,
     func,
     insert,
     inspect,
+    not_,
     select,
     tuple_,
     update,
@@ -28,7 +30,9 @@ from ringlight.core.clock import Clock
 from ringlight.core.errors import NotFound, StoreError
 from ringlight.core.warning import Warnings
 from ringlight.engine.jobs import Status
+from ringlight.server.collection.batch_store import WAITS, BatchStore
 from ringlight.server.collection.database import Database
+from ringlight.server.collection.ends import IS_UNFINISHED, end_job
 from ringlight.server.collection.stored import (
     COLUMNS,
     METADATA,
@@ -36,6 +40,8 @@ from ringlight.server.collection.stored import (
     Idempotency,
     StoredDelivery,
     StoredJob,
+    batch_rows,
+    batches,
     deliveries,
     idempotencies,
     jobs,
@@ -49,7 +55,6 @@ __all__ = ["Idempotency", "JobStore", "StoredDelivery", "StoredJob"]
 
 Jobs = list[StoredJob]
 MAX_YOUNG = 4096  # jobs whose age is known by more than the wall's clock
-IS_UNFINISHED = jobs.c.status.in_(("queued", "in_progress"))
 
 
 class JobStore:
@@ -66,6 +71,7 @@ class JobStore:
         driver is missing or another server is there; StoreError where the database cannot be used.
         """
         self._database = Database(url, timeout_seconds)
+        self.batches = BatchStore(self._database)
         self._clock = clock or Clock()
         self._added_at: dict[str, float] = {}  # the youngest jobs, oldest first, by a clock that only goes on
         try:
@@ -151,9 +157,10 @@ class JobStore:
         return found[:limit], len(found) > limit
 
     def unfinished(self) -> Jobs:
-        """All that are queued or in progress, in order of arrival."""
+        """All that are queued or in progress, in order of arrival, but for what `batches` says is waiting."""
+        query = select(*COLUMNS).where(IS_UNFINISHED, not_(and_(*WAITS))).order_by(jobs.c.created_at, jobs.c.id)
         with self._database.read() as connection:
-            return _all(connection, select(*COLUMNS).where(IS_UNFINISHED).order_by(jobs.c.created_at, jobs.c.id))
+            return _all(connection, query)
 
     def mark(
         self,
@@ -164,9 +171,11 @@ class JobStore:
         progress: int | UnsetType = UNSET,
         deaths: int | UnsetType = UNSET,
         layout: str | UnsetType = UNSET,
+        deadline_at: float | UnsetType = UNSET,
     ) -> None:
         """Change what is given of a job that is not over; no effect on one that is, or is not there."""
         given = {"status": status, "started_at": started_at, "progress": progress, "deaths": deaths, "layout": layout}
+        given["deadline_at"] = deadline_at
         values = {name: value for name, value in given.items() if value is not UNSET}
         if values:
             self._change(update(jobs).where(jobs.c.id == job_id, IS_UNFINISHED).values(values))
@@ -200,14 +209,7 @@ class JobStore:
         if status == "completed":
             values["progress"] = 100
         with self._database.write() as connection:
-            if connection.execute(update(jobs).where(jobs.c.id == job_id, IS_UNFINISHED).values(values)).rowcount == 0:
-                return False
-            tells_client = bool(connection.execute(select(jobs.c.webhook_url).where(jobs.c.id == job_id)).scalar())
-            event = {"event_id": f"evt_{uuid4().hex}", "job_id": job_id, "created_at": completed_at}
-            for is_operators, is_told in ((False, tells_client), (True, tells_operator)):
-                if is_told:
-                    connection.execute(insert(deliveries).values(event | {"is_operators": is_operators}))
-        return True
+            return end_job(connection, job_id, values, tells_operator)
 
     def settle(self, over: Collection[StoredDelivery], limit: int) -> Sequence[StoredDelivery]:
         """Forget deliveries that are over; the others, the oldest at the head, at most `limit`.
@@ -321,12 +323,22 @@ def _add_deliveries(connection: Connection) -> None:
 
 
 def _add_what_was_asked(connection: Connection) -> None:
-    for column in (jobs.c.seconds, jobs.c.warnings):
+    _add_columns(connection, jobs.c.seconds, jobs.c.warnings)
+
+
+def _add_columns(connection: Connection, *columns: Column[Any]) -> None:
+    for column in columns:
         told = CreateColumn(column).compile(dialect=connection.dialect)
         connection.exec_driver_sql(f"ALTER TABLE {jobs.name} ADD COLUMN {told}")
 
 
-UPGRADES: dict[int, Callable[[Connection], None]] = {1: _add_deliveries, 2: _add_what_was_asked}
+def _add_batches(connection: Connection) -> None:
+    _add_columns(connection, jobs.c.batch_id)
+    for table in (batches, batch_rows):
+        table.create(connection, checkfirst=False)
+
+
+UPGRADES: dict[int, Callable[[Connection], None]] = {1: _add_deliveries, 2: _add_what_was_asked, 3: _add_batches}
 """What makes the tables of a version those of the next."""
 
 

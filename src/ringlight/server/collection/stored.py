@@ -19,6 +19,7 @@ from sqlalchemy import (
     Row,
     Table,
     Text,
+    UniqueConstraint,
 )
 from sqlalchemy.types import TypeDecorator
 
@@ -27,7 +28,7 @@ from ringlight.core.warning import Warnings
 from ringlight.engine.jobs import Status
 from ringlight.wire.video import VideoError
 
-SCHEMA_VERSION = 3  # of the tables below and VideoError; a row without a field of VideoFields is read with its default
+SCHEMA_VERSION = 4  # of the tables below and VideoError; a row without a field of VideoFields is read with its default
 
 
 class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +38,8 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     folder (`has_image`), its report apart from it (`has_report`). `layout` is a name such as "u1r2". Of `priority` the
     higher goes first. `remixed_from` and `continues` are ids of other videos, of the latter `frames_before` frames come
     first. `progress`, 0 to 100, is what was last stored, and `deaths` how often workers died under it. `seconds` is the
-    length that was asked for, as an answer has it, and `warnings` say where the video is not what was asked.
+    length that was asked for, as an answer has it, and `warnings` say where the video is not what was asked. With a
+    `batch_id` it is a request of that batch, and as long as it is queued the queue need not have it yet.
     """
 
     id: str
@@ -65,11 +67,30 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     output_bytes: int = 0
     seconds: str | None = None
     warnings: Warnings = ()
+    batch_id: str | None = None
 
     @property
     def duration_seconds(self) -> float:
         """How long the video is, with the one that it continues."""
         return (self.frames_before + self.request.num_frames) / self.request.fps
+
+
+class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests that came together, under a name that its owner gave. `created_at` is in seconds since 1970."""
+
+    id: str
+    owner: str
+    name: str
+    created_at: float
+
+
+class StoredRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A request of a batch, and how its video is; a `status` of None is that of one that was deleted since."""
+
+    job_id: str
+    status: Status | None = None
+    completed_at: float | None = None
+    error: VideoError | None = None
 
 
 class Idempotency(msgspec.Struct, frozen=True):
@@ -141,6 +162,7 @@ jobs = Table(
     Column("output_bytes", BigInteger, nullable=False),
     Column("seconds", Text),
     Column("warnings", AsJson(Warnings), nullable=False, server_default="[]"),
+    Column("batch_id", Text),
     Column("report", LargeBinary),
     Index("jobs_by_owner", "owner", "created_at", "id"),
     Index("jobs_by_creation", "created_at", "id"),
@@ -165,6 +187,27 @@ deliveries = Table(
     Column("is_operators", Boolean, primary_key=True),
     Column("job_id", Text, ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False, index=True),
     Column("created_at", Double, nullable=False, index=True),
+)
+
+batches = Table(
+    "batches",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("owner", "name"),
+    Index("batches_by_owner", "owner", "created_at", "id"),
+)
+
+batch_rows = Table(  # they outlive their jobs, so that what was made and deleted is not made again
+    "batch_rows",
+    METADATA,
+    Column("batch_id", Text, ForeignKey(batches.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("key_sha256", Text, nullable=False),
+    Column("job_id", Text, nullable=False, index=True),
+    UniqueConstraint("batch_id", "key_sha256"),
 )
 
 COLUMNS = tuple(jobs.c[name] for name in StoredJob.__struct_fields__)  # all but the report

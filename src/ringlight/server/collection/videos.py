@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -92,21 +93,22 @@ class Videos:
                 "name the database that does in --store-url, or another folder"
             )
         self.is_draining = False
+        self.feeding = threading.Lock()  # while a job outside of the queue enters it or ends
         kept_seconds, tells_operator = settings.retention_seconds, bool(settings.webhook_url)
-        self._ledger = Ledger(self.store, self.folder, kept_seconds, on_end, tells_operator, self.clock)
+        self.ledger = Ledger(self.store, self.folder, kept_seconds, on_end, tells_operator, self.clock)
         bound_bytes = settings.retention_bytes
         self.retention = Retention(self.store, self.folder, bound_bytes, self._remove, self._adopt, self.clock)
 
     def start(self) -> None:
         """Start the workers, and go on with what was not over when the last server ended."""
         logger.info("layout %s", self.engine.choice.reason)
-        self._ledger.start()
+        self.ledger.start()
         self.engine.start(wait=False)
         unfinished = self.store.unfinished()
         if unfinished:
             logger.info("going on with %d videos that were not over", len(unfinished))
         for stored in unfinished:
-            self._take_up(stored)
+            self.take_up(stored)
         self.retention.start()
 
     def close(self) -> None:
@@ -114,7 +116,7 @@ class Videos:
         self.is_draining = True
         self.retention.close()
         self.engine.close(abandon=True)
-        self._ledger.close()
+        self.ledger.close()
         with contextlib.suppress(StoreError):  # it is only to be told
             logger.info("stopped; %d videos are kept for the next server", len(self.store.unfinished()))
         self.store.close()
@@ -139,12 +141,12 @@ class Videos:
             raise HttpError(503, "unavailable", "the server is stopping; send it again to the next one")
         if idempotency is not None and (earlier := self.store.find(owner, idempotency)) is not None:
             return self._view(earlier)
-        job_id = f"video_{uuid4().hex}"
-        folder = self.folder.of(job_id)
+        new = self.new(draft, owner)
+        folder = self.folder.of(new.id)
         try:
             folder.make()
             job = self._submit(
-                self._new(job_id, draft, owner),
+                new,
                 draft.request,
                 lambda stored: self._accept(stored, draft, idempotency),
                 draft.asked_size,
@@ -165,7 +167,7 @@ class Videos:
     def get(self, video_id: str, owner: str | None) -> View:
         """Raises NotFound, also for a video of another owner; None is anybody."""
         stored = self.store.get(video_id, owner)
-        if stored.completed_at is None and self._ledger.job(stored.id) is None:  # its end was written meanwhile
+        if stored.completed_at is None and self.ledger.job(stored.id) is None:  # its end was written meanwhile
             stored = self.store.get(video_id, owner)
         return self._view(stored, with_report=True)
 
@@ -182,12 +184,16 @@ class Videos:
         Its end is written before this returns, also where its ranks have still to come to the end of a step.
         """
         stored = self.store.get(video_id, owner)
-        if (job := self._ledger.job(stored.id)) is not None:
+        if stored.batch_id is not None:
+            with self.feeding:
+                if self.ledger.job(stored.id) is None:
+                    self.ledger.write_ends([stored.id], Cancelled("cancelled"))
+        if (job := self.ledger.job(stored.id)) is not None:
             self.engine.cancel(job)
-            self._ledger.await_end(stored.id, CANCEL_SECONDS)
-            if self._ledger.job(stored.id) is not None:
-                self._ledger.write_end(stored.id, JobState(status="failed", error=Cancelled("cancelled")))
-                self._ledger.notify(stored.id)
+            self.ledger.await_end(stored.id, CANCEL_SECONDS)
+            if self.ledger.job(stored.id) is not None:
+                self.ledger.write_end(stored.id, JobState(status="failed", error=Cancelled("cancelled")))
+                self.ledger.notify(stored.id)
         return self.get(video_id, owner)
 
     def delete(self, video_id: str, owner: str | None) -> None:
@@ -225,16 +231,21 @@ class Videos:
     def subscribe(self, video_id: str, owner: str | None, on_change: Callable[[], None]) -> Callable[[], None]:
         """Have `on_change` called, from any thread, whenever a job changes; returns what ends that. Raises NotFound."""
         stored = self.store.get(video_id, owner)
-        return self._ledger.subscribe(stored.id, on_change)
+        return self.ledger.subscribe(stored.id, on_change)
 
     # From asked to queued
 
-    def _new(self, job_id: str, draft: Draft, owner: str) -> StoredJob:
+    def check(self, draft: Draft) -> None:
+        """Raise InvalidRequest or InvalidLayout unless `create` would take it, as far as its queue has room."""
+        self.engine.check(draft.request, str(self.folder.path / "video.mp4"), draft.layout)
+
+    def new(self, draft: Draft, owner: str) -> StoredJob:
+        """A job that nobody has heard of yet, as it will be stored."""
         request, now = draft.request, self.clock.wall()
         layout = draft.layout or self.engine.layouts.of(request)
         timeouts = [seconds for seconds in (draft.timeout_seconds, self.settings.job_timeout) if seconds]
         return StoredJob(
-            id=job_id,
+            id=f"video_{uuid4().hex}",
             owner=owner,
             status="queued",
             request=without_bytes(request),
@@ -255,8 +266,7 @@ class Videos:
     def _accept(self, stored: StoredJob, draft: Draft, idempotency: Idempotency | None) -> None:
         """There is a place in the queue: what is asked is on the disk when this returns."""
         folder = self.folder.of(stored.id)
-        for name, picture in draft.request.pictures.items():
-            folder.write_picture({"image": folder.image, "last_image": folder.last_image}[name], picture)
+        folder.write_pictures(draft.request.pictures)
         if draft.continues is not None:
             folder.keep_source(self.folder.of(draft.continues))
         folder.sync()
@@ -279,7 +289,7 @@ class Videos:
         def take_in(job: Job) -> None:
             if accept is not None:
                 accept(msgspec.structs.replace(stored, warnings=job.state.warnings))
-            self._ledger.follow(job, stored.started_at)
+            self.ledger.follow(job, stored.started_at)
 
         submission = Submission(
             job_id=stored.id,
@@ -295,45 +305,51 @@ class Videos:
             state=None
             if accept
             else JobState(deaths=stored.deaths, furthest=stored.progress, warnings=stored.warnings),
+            counted=stored.batch_id is None,
             asked_size=asked_size,
         )
         layout = ParallelLayout.parse(stored.layout)
-        return self.engine.submit(
-            request, str(folder.video), self._ledger.on_change, layout, submission, accept=take_in
-        )
+        return self.engine.submit(request, str(folder.video), self.ledger.on_change, layout, submission, accept=take_in)
 
-    def _take_up(self, stored: StoredJob) -> None:
-        """Go on with a job that another server accepted."""
+    def take_up(self, stored: StoredJob) -> Job | None:
+        """Queue a job that was accepted before; None where it cannot be made any more, and has failed."""
         try:
+            self.folder.of(stored.id).path.mkdir(exist_ok=True)
             layout = ParallelLayout.parse(stored.layout)
             if layout.num_ranks != self.engine.choice.layout.num_ranks:  # another layout is asked for now
                 stored = msgspec.structs.replace(stored, layout=self.engine.layouts.of(stored.request).name)
                 self.store.mark(stored.id, layout=stored.layout)
             request = msgspec.structs.replace(stored.request, **self.pictures(stored))
-            self._submit(stored, request)
+            return self._submit(stored, request)
         except (RinglightError, OSError) as error:  # what it began with is gone, or is over today's limits
             logger.warning("%s cannot be gone on with: %s", stored.id, error)
             reason = error if isinstance(error, RinglightError) else StoreError(str(error))
-            self._ledger.write_end(stored.id, JobState(status="failed", error=reason))
+            self.ledger.write_end(stored.id, JobState(status="failed", error=reason))
+            return None
 
     def _adopt(self, stored: StoredJob) -> None:
         """Take up a job that is not over, unless it is followed or has ended meanwhile."""
-        if self.is_draining or self._ledger.job(stored.id) is not None:
+        if self.is_draining or self.ledger.job(stored.id) is not None:
             return
         with contextlib.suppress(NotFound):
             stored = self.store.get(stored.id)
-            if stored.completed_at is None and self._ledger.job(stored.id) is None:
+            if stored.completed_at is None and self.ledger.job(stored.id) is None:
                 logger.warning("%s was accepted although the database did not say so; it is queued now", stored.id)
-                self._take_up(stored)
+                self.take_up(stored)
 
     def _remove(self, video_id: str) -> None:
         """Forget a job: first what names it, then its files, which one that still runs may be writing."""
-        self.store.delete(video_id)
-        if (job := self._ledger.job(video_id)) is not None:
+        with self.feeding:
+            self.store.delete(video_id)
+            self.drop(video_id)
+
+    def drop(self, video_id: str) -> None:
+        """Stop what runs of a video that the store has forgotten, and remove its files."""
+        if (job := self.ledger.job(video_id)) is not None:
             self.engine.cancel(job)
         else:
             self.folder.of(video_id).remove()
-        self._ledger.notify(video_id)
+        self.ledger.notify(video_id)
 
     # What is shown
 
@@ -342,7 +358,7 @@ class Videos:
             told = msgspec.structs.replace(stored.error, message=self.tell(stored.error.message))
             stored = msgspec.structs.replace(stored, error=told)
         is_over = stored.status in ("completed", "failed")
-        job = None if is_over else self._ledger.job(stored.id)  # which has it for a moment after its end is written
+        job = None if is_over else self.ledger.job(stored.id)  # which has it for a moment after its end is written
         if job is None:
             return View(stored=stored, report=self._report(stored) if with_report else None)
         return View(

@@ -28,7 +28,7 @@ from ringlight.server.http.multipart import FormPart, MultipartReader, decode, i
 
 MAX_VALUES = 200
 MAX_DEPTH = 8
-MAX_TOKENS = 5 * MAX_VALUES  # of JSON: a name, a value, brackets and a comma
+TOKENS_A_VALUE = 5  # of JSON: a name, a value, brackets and a comma
 MAX_FORM_BYTES = 2**20  # of urlencoded forms, which grow about fifty times while they are taken apart
 CHUNK_SECONDS = 60.0  # how long a client may send nothing
 
@@ -57,8 +57,7 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
 
 async def read_body(request: Request) -> Body:
     """The body of a request, read to its end. Raises HttpError 400, 408, 413 or 415."""
-    content_type = request.headers.get("content-type", "")
-    kind = content_type.partition(";")[0].strip().lower()
+    content_type, kind = request.headers.get("content-type", ""), _kind(request)
     chunks = _chunks(request)
     if kind == "multipart/form-data":
         reader = MultipartReader(content_type, FILE_FIELDS)
@@ -75,11 +74,33 @@ async def read_body(request: Request) -> Body:
         return _body(request.url.path, {}, {}, {})
     if is_form:
         return _body(request.url.path, _unflatten(_form_pairs(encoded)), {}, {})
-    if kind == "application/json" or kind.endswith("+json"):
+    if _is_json(kind):
         holder = [encoded]
         del encoded  # so that the bytes can go as soon as they have become text
         return await anyio.to_thread.run_sync(_from_json, request.url.path, holder)
-    raise HttpError(415, "unsupported_media_type", f"Content-Type is {kind or 'missing'}; send {KINDS}")
+    raise _of_another_kind(kind, KINDS)
+
+
+async def read_json(request: Request, max_values: int) -> Body:
+    """A body that is JSON alone, of so many values. Raises HttpError 400, 408, 413 or 415."""
+    if not _is_json(kind := _kind(request)):
+        raise _of_another_kind(kind, "application/json")
+    holder = [bytearray()]
+    async for chunk in _chunks(request):
+        holder[0] += chunk
+    return await anyio.to_thread.run_sync(_from_json, request.url.path, holder, max_values)
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _is_json(kind: str) -> bool:
+    return kind == "application/json" or kind.endswith("+json")
+
+
+def _of_another_kind(kind: str, known: str) -> HttpError:
+    return HttpError(415, "unsupported_media_type", f"Content-Type is {kind or 'missing'}; send {known}")
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
@@ -98,9 +119,9 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def _from_json(path: str, holder: list[bytearray]) -> Body:
+def _from_json(path: str, holder: list[bytearray], max_values: int = MAX_VALUES) -> Body:
     encoded = holder.pop()
-    _check_structure(encoded)
+    _check_structure(encoded, max_values)
     text = decode(encoded, "the JSON body")
     del encoded
     fields = parse_json(text)
@@ -128,7 +149,7 @@ def parse_inner(text: str) -> Any:
     return value
 
 
-def _check_structure(encoded: bytearray) -> None:
+def _check_structure(encoded: bytearray, max_values: int = MAX_VALUES) -> None:
     """Bound depth and number of values before anything is built: a byte of JSON can become a hundred in memory."""
     depth = values = 0
     for num_tokens, match in enumerate(JSON_TOKEN.finditer(encoded)):
@@ -137,8 +158,8 @@ def _check_structure(encoded: bytearray) -> None:
             raise invalid_body("the body is not JSON: a string does not end")
         depth += (token in (b"{", b"[")) - (token in (b"}", b"]"))
         values += token in (b"{", b"[", b",")
-        if depth > MAX_DEPTH or values > MAX_VALUES or num_tokens > MAX_TOKENS:
-            raise invalid_body(f"the JSON body is deeper than {MAX_DEPTH} or has more than {MAX_VALUES} values")
+        if depth > MAX_DEPTH or values > max_values or num_tokens > TOKENS_A_VALUE * max_values:
+            raise invalid_body(f"the JSON body is deeper than {MAX_DEPTH} or has more than {max_values} values")
 
 
 def _refuse_constant(name: str) -> float:
@@ -278,9 +299,14 @@ def _put(tree: dict[str, Any], keys: list[str], value: str, name: str) -> None:
 def _body(path: str, fields: dict[str, Any], files: dict[str, bytes], hashes: Mapping[str, str]) -> Body:
     _check_text(fields)
     fields = _unwrap(fields)
+    return Body(fields=fields, files=files, sha256=sha256_of([path, fields, dict(hashes)]))
+
+
+def sha256_of(value: Any) -> str:
+    """The hash of a JSON value: no two different ones have the same, and the order of names does not count."""
     digest = hashlib.sha256()
-    _update(digest, [path, fields, dict(hashes)])
-    return Body(fields=fields, files=files, sha256=digest.hexdigest())
+    _update(digest, value)
+    return digest.hexdigest()
 
 
 def _unwrap(fields: dict[str, Any]) -> dict[str, Any]:
@@ -319,7 +345,6 @@ def _check_all_text(values: Collection[Any]) -> None:
 
 
 def _update(digest: hashlib._Hash, value: Any) -> None:
-    """Hash a JSON value so that no two different ones look alike; the order of names does not count."""
     match value:
         case dict():
             digest.update(b"{%d" % len(value))

@@ -31,7 +31,10 @@ WIRE_NAMES = {"image": "input_reference"}
 
 
 class HttpError(RinglightError):
-    """An answer that is an error. `type` follows from the status unless given, and so do the headers about retries."""
+    """An answer that is an error. `type` follows from the status unless given, and so do the headers about retries.
+    `problems` are all that are wrong with a request, where there may be several."""
+
+    problems: Sequence[Problem] = ()
 
     def __init__(
         self,
@@ -103,7 +106,9 @@ def _retry_headers(status: int, code: str) -> dict[str, str]:
 
 def invalid(problems: Sequence[Problem]) -> HttpError:
     """400 invalid_request: `param` is the first problem's field, the message names all of them."""
-    return HttpError(400, InvalidRequest.code, "; ".join(map(str, problems)), param=problems[0].field)
+    error = HttpError(400, InvalidRequest.code, "; ".join(map(str, problems)), param=problems[0].field)
+    error.problems = tuple(problems)
+    return error
 
 
 def to_api_error(error: RinglightError, tell: Callable[[str], str] = str) -> HttpError:
