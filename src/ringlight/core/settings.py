@@ -24,12 +24,11 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     `served_model_name`: what the model is called. Responses say the first, requests may say any, and /v1/models
     lists all. Empty: the checkpoint's name.
 
-    Jobs: at most `queue_size` wait; a job whose workers die is repeated at most `max_repeats` times, from the state
-    saved at most every `save_seconds`. `job_timeout` bounds a job from its creation, or a batch's from when it is
-    queued; 0 does not. Videos are
-    kept `retention_seconds` after they end (0: for ever), the oldest less long where all need more than
-    `retention_bytes` (0: no bound). On SIGTERM a running job may go on for `drain_timeout`; what is not over then is
-    resumed later.
+    Jobs: `scheduling` is their order, and whether one makes way for another. At most `queue_size` wait; a job whose
+    workers die is repeated at most `max_repeats` times, from the state saved at most every `save_seconds`.
+    `job_timeout` bounds a job from its creation, or a batch's from when it is queued; 0 does not. Videos are kept
+    `retention_seconds` after they end (0: for ever), the oldest less long where all need more than `retention_bytes`
+    (0: no bound). On SIGTERM a running job may go on for `drain_timeout`; what is not over then is resumed later.
 
     Safety: `api_key_file` has one key a line (`name:key`, `#` starts a comment), others are given in `api_key`.
     Each `image_host` may be fetched from, and each `webhook_host` called, on behalf of requests. `webhook_url` is
