@@ -97,7 +97,8 @@ def test_rows_that_cannot_be_made_are_named_all_at_once(server: Served, tmp_path
 
 
 def test_what_failed_is_told_by_code_and_made_anew_if_wanted(server: Served, tmp_path: Path) -> None:
-    write(tmp_path, "a boat,1,0.001", "a boat,2,", header="prompt,seed,timeout_seconds")
+    header = "prompt,seed,timeout_seconds,num_inference_steps"
+    write(tmp_path, "a boat,1,0.001,400", "a boat,2,,", header=header)
     done = create(tmp_path)
     assert done.code == 4
     assert "  1 completed" in done.out.splitlines()

@@ -150,6 +150,7 @@ def made_in_turns(
                 return tracer, events, left
             recipe.run(other, folder / "other.safetensors", "other", new_tracer(), mesh, plan)
             if mesh.world.rank == 0:
+                state.wait()
                 shutil.copy(path, folder / "left.safetensors")
 
 

@@ -60,7 +60,7 @@ def test_it_listens_before_it_is_ready(tiny: Path, tmp_path: Path) -> None:
 def test_it_lets_go_what_runs_and_keeps_what_waits(tiny: Path, tmp_path: Path) -> None:
     with starting(tmp_path, tiny, "--drain-timeout", 60, "--no-warm-up") as server:
         server.wait_until_ready()
-        running = server.create(**SMALL | {"num_inference_steps": 120})
+        running = server.create(**SMALL | {"num_inference_steps": 120, "priority": 1})
         server.wait(running["id"], "in_progress")
         waiting = [server.create(prompt=f"waits {number}")["id"] for number in range(2)]
         with server.http.stream("GET", f"/v1/videos/{waiting[0]}/events") as listening:

@@ -13,7 +13,7 @@ from ringlight.planner.forecast import Forecast, forecast
 from ringlight.planner.scheduling import Policy
 
 FRESH_SECONDS = 0.25  # for which what is expected of a line counts, if that has not changed
-TIMES_AS_LONG = 10  # as it took counts it at least: of long lines with deadlines it takes a second
+TIMES_AS_LONG = 10  # as it kept a core busy it counts at least: with long lines and deadlines that is a second
 UNKNOWN_SECONDS = 10.0  # until a place is free, where nothing is known
 
 
@@ -28,15 +28,17 @@ class Outlook:
         self._found: dict[str, Forecast] = {}
         self._version = -1
         self._found_at = -math.inf
-        self._took_seconds = 0.0
+        self._busy_seconds = 0.0
 
     def position(self, job: Job) -> int | None:
         """Which of those that wait it is, counted from 1, paused ones included; 0 while it has a turn and after its
         last one, None when it is over."""
         if job.state.is_over:
             return None
-        found = self._now().get(job.id)
-        return 0 if found is None else found.position
+        if (found := self._now().get(job.id)) is not None:
+            return found.position
+        waiting = self._queue.jobs()  # it came after that was found
+        return waiting.index(job) + 1 if job in waiting else 0
 
     def eta_seconds(self, job: Job) -> float | None:
         """Seconds until it is expected to be over, those of others that go before it included; None while unknown."""
@@ -59,11 +61,11 @@ class Outlook:
         with self._lock:
             age, version = time.monotonic() - self._found_at, self._queue.version
             is_old = age > FRESH_SECONDS or version != self._version
-            if is_old and age > TIMES_AS_LONG * self._took_seconds:
-                began_at, line = time.monotonic(), self._queue.seen()
+            if is_old and age > TIMES_AS_LONG * self._busy_seconds:
+                began, line = time.thread_time(), self._queue.seen()
                 self._found = forecast(self._policy, line.replicas, line.waiting, line.over_share)
                 self._version, self._found_at = version, time.monotonic()
-                self._took_seconds = self._found_at - began_at
+                self._busy_seconds = time.thread_time() - began
             return self._found
 
 
