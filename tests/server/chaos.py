@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.server import bounds, cancels, crowds, disks, kills
+from tests.server import bounds, cancels, crowds, disks, kills, pauses
 from tests.server.films import RING, Originals
 from tests.server.served import Served, serve
 
@@ -57,6 +57,7 @@ SCENARIOS: dict[str, Scenario] = {
     "kill the server": alone(kills.kill_the_server, 100),
     "kill a rank": on_server(kills.kill_ranks, 50),
     "kill a rank again and again": on_server(kills.kill_again_and_again, 3),
+    "kill while paused": alone(pauses.kill_while_paused, 20),
     "stop busy ranks": on_server(kills.stop_busy_ranks, 5),
     "stop idle ranks": on_server(kills.stop_idle_ranks, 5),
     "fail in ranks": alone(bounds.fail_in_ranks, 5),
@@ -66,6 +67,7 @@ SCENARIOS: dict[str, Scenario] = {
     "store damaged": alone(disks.damage_the_store, 20),
     "cancel at points": on_server(cancels.cancel_at_points, 5),
     "cancel at completion": on_server(cancels.race_with_completion, 500),
+    "cancel at a pause": on_server(pauses.race_with_pause, 200),
     "poll and submit": on_server(crowds.poll_and_submit, 120),
     "create at once": on_server(crowds.create_at_once, 500),
     "overhead": on_server(crowds.add_up_overhead, 50),

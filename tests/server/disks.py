@@ -19,6 +19,7 @@ from tests.cli.commands import ringlight
 from tests.server.films import (
     SHORT,
     STEPS,
+    UNHURRIED,
     Originals,
     sha256_of,
     spread,
@@ -69,7 +70,7 @@ def fill_the_disk(folder: Path, checkpoint: Path, count: int, chance: random.Ran
         original = originals.sha256(SHORT)
         for _ in range(count):
             running = server.create(**STEPS)["id"]
-            waiting = server.create(**SHORT)["id"]
+            waiting = server.create(**UNHURRIED)["id"]
             server.wait(running, "in_progress")
             filler = fill(disk)
             refused = [server.http.post("/v1/videos", **call) for call in (with_picture(), {"json": SHORT})]

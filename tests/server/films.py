@@ -20,7 +20,10 @@ STEPS: Film = SMALL | {"seed": 9, "size": "128x96", "num_inference_steps": 60}
 """A second of denoising, in steps that a poll can see."""
 DECODED: Film = SMALL | {"seed": 10, "size": "128x96", "num_frames": 17, "num_inference_steps": 20}
 """Long enough in every stage that takes any for a poll to see it there."""
-ENDLESS: Film = SMALL | {"size": "256x160", "num_inference_steps": 1000}
+UNHURRIED: Film = SHORT | {"priority": -1}
+"""The same, for which no other makes way."""
+ENDLESS: Film = SMALL | {"size": "256x160", "num_inference_steps": 1000, "priority": 10}
+"""Makes way for no other."""
 FILMS = (SHORT, LONGER, STEPS)
 
 

@@ -23,6 +23,7 @@ from tests.server.films import (
     RING,
     SHORT,
     STEPS,
+    UNHURRIED,
     Originals,
     digests_of,
     ranks_of,
@@ -267,7 +268,7 @@ def disturb(
     Also returns whether it went on from a saved step.
     """
     restarts = replica_of(served)["restarts"]
-    struck, *others = [served.create(**film)["id"] for film in (STEPS, SHORT, SHORT)]
+    struck, *others = [served.create(**film)["id"] for film in (STEPS, UNHURRIED, UNHURRIED)]
     wait_for_step(served, struck, chance.randrange(1, 35))
     renewal = strike(served, victims, number)
     for video_id, film, deaths in zip((struck, *others), (STEPS, SHORT, SHORT), (1, 0, 0), strict=True):
@@ -297,7 +298,7 @@ def kill_again_and_again(served: Served, originals: Originals, count: int, chanc
     for _ in range(count):
         restarts = replica_of(served)["restarts"]
         poisoned = served.create(**STEPS)["id"]
-        others = [served.create(**SHORT)["id"] for _ in range(3)]
+        others = [served.create(**UNHURRIED)["id"] for _ in range(3)]
         began = time.monotonic()
         for deaths in range(3):
             wait_for_step(served, poisoned, 1)
@@ -322,7 +323,7 @@ def terminate(folder: Path, checkpoint: Path, count: int, chance: random.Random)
 
     The third way is a second SIGTERM while the first one waits.
     """
-    films = (STEPS, *[SHORT] * 5)
+    films = (STEPS, *[UNHURRIED] * 5)
     expected = digests_of(folder / "undisturbed", checkpoint, (STEPS, SHORT), *RING)
     took: dict[str, list[float]] = {"finished": [], "kept": [], "second signal": []}
     resumed = 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server import bounds, cancels, crowds, disks, kills
+from tests.server import bounds, cancels, crowds, disks, kills, pauses
 from tests.server.chaos import OPTIONS, Alone, OnServer
 from tests.server.films import Originals
 from tests.server.served import Served, serve
@@ -37,6 +37,7 @@ def pair(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple
         (crowds.poll_and_submit, 1),
         (cancels.cancel_at_points, 1),
         (cancels.race_with_completion, 5),
+        (pauses.race_with_pause, 4),
         (bounds.meet_deadlines, 1),
         (bounds.keep_priorities, 6),
         (bounds.refuse_a_second_server, 1),
@@ -54,6 +55,7 @@ def test_on_a_server(pair: tuple[Served, Originals], scenario: OnServer, count: 
     ("scenario", "count"),
     [
         (kills.kill_the_server, 1),
+        (pauses.kill_while_paused, 1),
         (disks.damage_the_store, 2),
         (bounds.fail_in_ranks, 1),
         (bounds.forget_by_age, 2),
