@@ -1,0 +1,74 @@
+"""How much each part does: enough to believe it in 25 minutes on two quiet cores, or the least that runs every line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Fields = dict[str, Any]
+
+FILM: Fields = {"width": 256, "height": 160, "num_frames": 17, "num_inference_steps": 180}
+CLIP: Fields = {"width": 192, "height": 128, "num_frames": 5, "num_inference_steps": 8}
+DASH: Fields = {"width": 64, "height": 64, "num_frames": 5, "num_inference_steps": 2}
+
+
+def of_steps(fields: Fields, number: int) -> Fields:
+    """The same with so many steps."""
+    return fields | {"num_inference_steps": number}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a whole run.
+
+    Bytes: `brief_film` in each of `layouts`, of `tasks` and as `kinds`, interrupted by DASH after each of
+    `brief_steps`; `killed` under `long_clip` after the first of them. Amid films: `num_clips` a round, one every
+    `every_seconds`. Cost: `film` interrupted by `clip` after each of `pause_steps`. Trace: by load so many jobs, of
+    `trace_film` and `trace_clip`, once for each of `seeds`; `alone` of each kind are made by themselves before that.
+    """
+
+    film: Fields = field(default_factory=lambda: FILM)
+    clip: Fields = field(default_factory=lambda: CLIP)
+    rounds: int = 3
+
+    layouts: tuple[str, ...] = ("c2u1r1", "u2r1", "u1r2")
+    tasks: tuple[str, ...] = ("T2V", "I2V")
+    kinds: tuple[str, ...] = (".safetensors", ".mp4")
+    brief_film: Fields = field(default_factory=lambda: of_steps(FILM, 60))
+    brief_steps: tuple[int, ...] = (1, 10, 20, 30, 40, 50)
+    long_clip: Fields = field(default_factory=lambda: of_steps(CLIP, 40))
+
+    num_clips: int = 30
+    every_seconds: float = 1.5
+
+    pause_steps: tuple[int, ...] = tuple(range(8, 168, 8))
+
+    trace_film: Fields = field(default_factory=lambda: of_steps(FILM, 50))
+    trace_clip: Fields = field(default_factory=lambda: of_steps(CLIP, 6))
+    num_jobs: tuple[tuple[float, int], ...] = ((0.7, 120), (0.4, 60))
+    seeds: tuple[int, ...] = (1, 2, 3)
+    alone: int = 10
+
+
+def smallest() -> Sizes:
+    """For the self-test."""
+    film = of_steps(DASH, 20)
+    return Sizes(
+        film=film,
+        clip=DASH,
+        rounds=1,
+        layouts=("u1r2",),
+        tasks=("T2V",),
+        kinds=(".safetensors",),
+        brief_film=of_steps(DASH, 40),
+        brief_steps=(1, 6, 12, 18, 24, 30),
+        long_clip=of_steps(DASH, 15),
+        num_clips=2,
+        every_seconds=0.2,
+        pause_steps=(4, 8),
+        trace_film=film,
+        trace_clip=DASH,
+        num_jobs=((0.7, 5),),
+        seeds=(1,),
+        alone=1,
+    )
