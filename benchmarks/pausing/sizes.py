@@ -21,8 +21,12 @@ def of_steps(fields: Fields, number: int) -> Fields:
 class Sizes:
     """Of a whole run.
 
+    All clips together are a small part of the work, as they are among real films (33 frames at 480p beside 121 at 720p:
+    1/22 of the seconds each). That decides what films pay: where work that is not lost goes first, and takes the share
+    x of the time, the mean of what comes behind is 1 / (1 - x) times that of first come, first served, whoever does it.
+
     Bytes: `brief_film` in each of `layouts`, of `tasks` and as `kinds`, interrupted by DASH after each of
-    `brief_steps`; `killed` under `long_clip` after the first of them. Amid films: `num_clips` a round, one every
+    `brief_steps`, and killed under `long_clip` after the second of them. Amid films: `num_clips` a round, one every
     `every_seconds`. Cost: `film` interrupted by `clip` after each of `pause_steps`. Trace: by load so many jobs, of
     `trace_film` and `trace_clip`, once for each of `seeds`; `alone` of each kind are made by themselves before that.
     """
@@ -34,18 +38,18 @@ class Sizes:
     layouts: tuple[str, ...] = ("c2u1r1", "u2r1", "u1r2")
     tasks: tuple[str, ...] = ("T2V", "I2V")
     kinds: tuple[str, ...] = (".safetensors", ".mp4")
-    brief_film: Fields = field(default_factory=lambda: of_steps(FILM, 60))
+    brief_film: Fields = field(default_factory=lambda: of_steps(FILM, 100))
     brief_steps: tuple[int, ...] = (1, 10, 20, 30, 40, 50)
-    long_clip: Fields = field(default_factory=lambda: of_steps(CLIP, 40))
+    long_clip: Fields = field(default_factory=lambda: of_steps(CLIP, 60))
 
     num_clips: int = 30
     every_seconds: float = 1.5
 
     pause_steps: tuple[int, ...] = tuple(range(8, 168, 8))
 
-    trace_film: Fields = field(default_factory=lambda: of_steps(FILM, 50))
-    trace_clip: Fields = field(default_factory=lambda: of_steps(CLIP, 6))
-    num_jobs: tuple[tuple[float, int], ...] = ((0.7, 120), (0.4, 60))
+    trace_film: Fields = field(default_factory=lambda: of_steps(FILM, 130))
+    trace_clip: Fields = field(default_factory=lambda: of_steps(CLIP, 4))
+    num_jobs: tuple[tuple[float, int], ...] = ((0.7, 120), (0.4, 40))
     seeds: tuple[int, ...] = (1, 2, 3)
     alone: int = 10
 
@@ -60,9 +64,9 @@ def smallest() -> Sizes:
         layouts=("u1r2",),
         tasks=("T2V",),
         kinds=(".safetensors",),
-        brief_film=of_steps(DASH, 40),
+        brief_film=of_steps(DASH, 100),
         brief_steps=(1, 6, 12, 18, 24, 30),
-        long_clip=of_steps(DASH, 15),
+        long_clip=of_steps(DASH, 40),
         num_clips=2,
         every_seconds=0.2,
         pause_steps=(4, 8),
