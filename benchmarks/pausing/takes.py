@@ -15,6 +15,7 @@ from ringlight.core.report import RunReport
 from ringlight.core.settings import Scheduling
 from ringlight.engine.jobs import OUTPUT, PAUSED, Job, JobState, Keep, Submission
 from ringlight.engine.local import LocalReplica
+from ringlight.planner.simulate import Order as PolicyName
 
 from .sizes import Fields
 
@@ -24,18 +25,21 @@ PROMPT = "a paper boat on a pond"
 
 @dataclass(frozen=True)
 class Order:
-    """How videos are taken by two ranks, which are one replica or two. Where it `pauses` one makes way for another."""
+    """How videos are taken by two ranks, which are one replica or two: a `policy` of the planner's by its name."""
 
     name: str
-    scheduling: Scheduling = "shortest"
-    pauses: bool = False
+    policy: PolicyName
     num_replicas: int = 1
+
+    @property
+    def scheduling(self) -> Scheduling:
+        return "arrival" if self.policy == "arrival" else "shortest"
 
 
 ARRIVAL = Order("first come, 1 x 2 ranks", "arrival")
 ARRIVAL_APART = Order("first come, 2 x 1 rank", "arrival", num_replicas=2)
-SHORTEST = Order("shortest first, never paused")
-PAUSING = Order("shortest first, paused", pauses=True)
+SHORTEST = Order("shortest first, never paused", "shortest without pauses")
+PAUSING = Order("shortest first, paused", "shortest")
 
 
 class Steadfast(LocalReplica):
@@ -144,7 +148,7 @@ class Site:
         )
         replica = None
         if order.num_replicas == 1:
-            kind = LocalReplica if order.pauses else Steadfast
+            kind = Steadfast if order is SHORTEST else LocalReplica
             replica = self._replicas[order.name] = kind(config, RequestLimits(), num_ranks)
         return Engine(
             config,

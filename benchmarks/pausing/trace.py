@@ -32,10 +32,13 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Alone:
-    """Seconds of a job with the two ranks to itself, from being asked for to being there."""
+    """Seconds of a job with the two ranks to itself, from being asked for to being there: of which `way_seconds` until
+    they begin, and `output_seconds` after they are done."""
 
     film: float
     clip: float
+    way_seconds: float
+    output_seconds: float
 
     @property
     def mean(self) -> float:
@@ -93,11 +96,20 @@ def arrivals_of(load: float, num_jobs: int, seed: int, alone: Alone) -> list[Arr
 def alone_on(site: Site, order: Order, sizes: Sizes) -> Alone:
     """Medians of jobs that have the ranks to themselves; the first of each kind is not counted."""
 
-    def median_of(fields: Fields) -> float:
-        takes = [site.submit(order, fields, seed=seed).seconds for seed in range(sizes.alone + 1)]
-        return statistics.median(takes[1:])
+    def made(fields: Fields) -> list[Take]:
+        takes = []
+        for seed in range(sizes.alone + 1):
+            takes.append(site.submit(order, fields, seed=seed))
+            takes[-1].report()
+        return takes[1:]
 
-    return Alone(film=median_of(sizes.trace_film), clip=median_of(sizes.trace_clip))
+    films, clips = made(sizes.trace_film), made(sizes.trace_clip)
+    return Alone(
+        film=statistics.median(take.seconds for take in films),
+        clip=statistics.median(take.seconds for take in clips),
+        way_seconds=statistics.median(take.begun - take.submitted for take in films + clips),
+        output_seconds=statistics.median(take.over - take.computed for take in films + clips),
+    )
 
 
 def play(
@@ -170,6 +182,9 @@ def judged(played: Sequence[Played], sizes: Sizes) -> Part:
 def row(load: float, order: Order, played: Sequence[Played]) -> dict[str, Any]:
     """Medians over the seeds."""
     found = [run.figures() for run in played if run.load == load and run.order is order]
-    return {"load": load, "order": order.name} | {
-        name: statistics.median(each[name] for each in found) for name in found[0]
-    }
+    return {"load": load, "order": order.name} | medians(found)
+
+
+def medians(found: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of each figure."""
+    return {name: statistics.median(each[name] for each in found) for name in found[0]}

@@ -21,7 +21,7 @@ from tests.forking import fork_rank
 
 pytestmark = pytest.mark.slow
 
-FILM: dict[str, Any] = {"width": 64, "num_inference_steps": 100, "seed": 1}
+FILM: dict[str, Any] = {"width": 64, "num_inference_steps": 50, "seed": 1}
 LONG_CLIP: dict[str, Any] = {"num_inference_steps": 40}
 NUM_CLIPS = 5
 PATIENCE = 60.0
