@@ -62,7 +62,7 @@ def simulate(run: Played) -> dict[str, float]:
 
 
 def demand_of(take: Take, alone: Alone) -> Demand:
-    """What a job took of the ranks. Its way to them, and that of its file to the disk, are as long as where nobody waited."""
+    """What a job took of the ranks. Its way to them, and of its file to the disk, are as long as where nobody waits."""
     report = take.report()
     names = [stage.name for stage in report.stages]
     seconds = {stage.name: stage.seconds for stage in report.stages if stage.name != OUTPUT}

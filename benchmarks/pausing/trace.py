@@ -6,7 +6,7 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ringlight.planner.simulate import percentile
@@ -173,7 +173,7 @@ def judged(played: Sequence[Played], sizes: Sizes) -> Part:
             "files": "latents",
             "jobs by load": dict(sizes.num_jobs),
             "seeds": list(sizes.seeds),
-            "alone, s": [{"film": run.alone.film, "clip": run.alone.clip} for run in by_name[PAUSING].values()],
+            "alone, s": [asdict(run.alone) for run in by_name[PAUSING].values()],
             "mean slowdown of first come's on 2 x 1": ratio(ARRIVAL_APART, "mean slowdown"),
         },
     )
