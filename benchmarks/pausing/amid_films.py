@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from ringlight.planner.simulate import percentile
 
 from .bars import Bar, Part
+from .orders import PAUSING
 from .sizes import Sizes
-from .takes import PAUSING, Site, Take
+from .takes import Site, Take
 
 ALLOWED_SECONDS = 0.020  # over two steps of the film: one that is under way, and one that nobody could stop any more
 ALLOWED_STEPS = 2

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 
 from .bars import Bar, Part
+from .orders import PAUSING
 from .sizes import Sizes
-from .takes import PAUSING, Site, interrupt
+from .takes import Site, interrupt
 
 ALLOWED_SECONDS = 0.010
 ALLOWED_IDLE = 0.02

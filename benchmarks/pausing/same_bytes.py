@@ -11,8 +11,9 @@ from gpu.picture import picture
 from ringlight.engine.jobs import PAUSED
 
 from .bars import Bar, Part
+from .orders import PAUSING
 from .sizes import DASH, Sizes
-from .takes import PAUSING, Site, Take, interrupt
+from .takes import Site, Take, interrupt
 
 MIN_PAUSES = 5
 

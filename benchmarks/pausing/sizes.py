@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from .orders import ARRIVAL, ORDERS, PAUSING, Order
+
 Fields = dict[str, Any]
 
 FILM: Fields = {"width": 256, "height": 160, "num_frames": 17, "num_inference_steps": 180}
@@ -28,7 +30,7 @@ class Sizes:
     Bytes: `brief_film` in each of `layouts`, of `tasks` and as `kinds`, interrupted by DASH after each of
     `brief_steps`, and killed under `long_clip` after the second of them. Amid films: `num_clips` a round, one every
     `every_seconds`. Cost: `film` interrupted by `clip` after each of `pause_steps`. Trace: by load so many jobs, of
-    `trace_film` and `trace_clip`, once for each of `seeds`; `alone` of each kind are made by themselves before that.
+    `trace_film` and `trace_clip`, once for each of `seeds` under each of `orders`; `alone` of each kind are made by themselves before that.
     """
 
     film: Fields = field(default_factory=lambda: FILM)
@@ -51,6 +53,7 @@ class Sizes:
     trace_clip: Fields = field(default_factory=lambda: of_steps(CLIP, 4))
     num_jobs: tuple[tuple[float, int], ...] = ((0.7, 120), (0.4, 40))
     seeds: tuple[int, ...] = (1, 2, 3)
+    orders: tuple[Order, ...] = ORDERS
     alone: int = 10
 
 
@@ -74,5 +77,6 @@ def smallest() -> Sizes:
         trace_clip=DASH,
         num_jobs=((0.7, 5),),
         seeds=(1,),
+        orders=(ARRIVAL, PAUSING),
         alone=1,
     )

@@ -12,34 +12,14 @@ from typing import Any
 
 from ringlight import AskedLayout, Engine, EngineConfig, ParallelLayout, RequestLimits
 from ringlight.core.report import RunReport
-from ringlight.core.settings import Scheduling
 from ringlight.engine.jobs import OUTPUT, PAUSED, Job, JobState, Keep, Submission
 from ringlight.engine.local import LocalReplica
-from ringlight.planner.simulate import Order as PolicyName
 
+from .orders import SHORTEST, Order
 from .sizes import Fields
 
 PATIENCE_SECONDS = 120.0  # generous: what takes longer hangs
 PROMPT = "a paper boat on a pond"
-
-
-@dataclass(frozen=True)
-class Order:
-    """How videos are taken by two ranks, which are one replica or two: a `policy` of the planner's by its name."""
-
-    name: str
-    policy: PolicyName
-    num_replicas: int = 1
-
-    @property
-    def scheduling(self) -> Scheduling:
-        return "arrival" if self.policy == "arrival" else "shortest"
-
-
-ARRIVAL = Order("first come, 1 x 2 ranks", "arrival")
-ARRIVAL_APART = Order("first come, 2 x 1 rank", "arrival", num_replicas=2)
-SHORTEST = Order("shortest first, never paused", "shortest without pauses")
-PAUSING = Order("shortest first, paused", "shortest")
 
 
 class Steadfast(LocalReplica):

@@ -12,13 +12,17 @@ from typing import Any
 from ringlight.planner.simulate import percentile
 
 from .bars import Bar, Part
+from .orders import ARRIVAL, ARRIVAL_APART, PAUSING, SHORTEST, Order
 from .sizes import Fields, Sizes
-from .takes import ARRIVAL, ARRIVAL_APART, PAUSING, SHORTEST, Order, Site, Take
+from .takes import Site, Take
 
-ORDERS = (ARRIVAL, ARRIVAL_APART, SHORTEST, PAUSING)
 CLIPS_SHARE = 0.8
 JUDGED_LOAD = 0.7
-OF_ARRIVAL, OF_SHORTEST, FILMS_OF_ARRIVAL = 0.35, 0.5, 1.1  # mean slowdowns, and the films' mean seconds
+PROMISES = (  # a figure with pauses is at most so much of another order's
+    ("mean slowdown", 0.35, ARRIVAL),
+    ("mean slowdown", 0.5, SHORTEST),
+    ("films' mean, s", 1.1, ARRIVAL),
+)
 WITHIN = 3.0  # times as long as alone
 
 
@@ -133,49 +137,37 @@ def play_all(site: Site, sizes: Sizes) -> list[Played]:
         alone = alone_on(site, PAUSING, sizes)
         for load, num_jobs in sizes.num_jobs:
             arrivals = arrivals_of(load, num_jobs, seed, alone)
-            played += [play(site, order, load, seed, alone, arrivals, sizes) for order in ORDERS]
+            played += [play(site, order, load, seed, alone, arrivals, sizes) for order in sizes.orders]
     return played
 
 
 def judged(played: Sequence[Played], sizes: Sizes) -> Part:
     """Ratios of one seed's runs to each other, of which the median counts; figures are medians of the seeds."""
-    by_name = {
-        order: {run.seed: run for run in played if run.order is order and run.load == JUDGED_LOAD} for order in ORDERS
-    }
 
-    def ratio(to: Order, figure: str) -> float:
-        pairs = [(by_name[PAUSING][seed].figures()[figure], run.figures()[figure]) for seed, run in by_name[to].items()]
-        return statistics.median(mine / its for mine, its in pairs)
+    def ratio(figure: str, to: Order) -> float:
+        runs = [run for run in played if run.load == JUDGED_LOAD]
+        found = {(run.order.name, run.seed): run.figures()[figure] for run in runs}
+        return statistics.median(found[PAUSING.name, seed] / found[to.name, seed] for seed in sizes.seeds)
 
-    at = f"at load {JUDGED_LOAD}"
+    bars = [
+        Bar(name=f"{figure} at load {JUDGED_LOAD}, of {to.name}", at_most=at_most, measured=ratio(figure, to))
+        for figure, at_most, to in PROMISES
+        if to in sizes.orders
+    ]
+    is_apart = ARRIVAL_APART in sizes.orders
+    apart = {f"mean slowdown of {ARRIVAL_APART.name}": ratio("mean slowdown", ARRIVAL_APART)} if is_apart else {}
     return Part(
-        bars=[
-            Bar(
-                name=f"mean slowdown {at}, of first come's on the same ranks",
-                at_most=OF_ARRIVAL,
-                measured=ratio(ARRIVAL, "mean slowdown"),
-            ),
-            Bar(
-                name=f"mean slowdown {at}, of shortest first's without pauses",
-                at_most=OF_SHORTEST,
-                measured=ratio(SHORTEST, "mean slowdown"),
-            ),
-            Bar(
-                name=f"films' mean seconds {at}, of first come's",
-                at_most=FILMS_OF_ARRIVAL,
-                measured=ratio(ARRIVAL, "films' mean, s"),
-            ),
-        ],
-        rows=[row(load, order, played) for load, _ in sizes.num_jobs for order in ORDERS],
+        bars=bars,
+        rows=[row(load, order, played) for load, _ in sizes.num_jobs for order in sizes.orders],
         notes={
             "film": sizes.trace_film,
             "clip": sizes.trace_clip,
             "files": "latents",
             "jobs by load": dict(sizes.num_jobs),
             "seeds": list(sizes.seeds),
-            "alone, s": [asdict(run.alone) for run in by_name[PAUSING].values()],
-            "mean slowdown of first come's on 2 x 1": ratio(ARRIVAL_APART, "mean slowdown"),
-        },
+            "alone, s": [asdict(alone) for alone in {run.seed: run.alone for run in played}.values()],
+        }
+        | apart,
     )
 
 

@@ -79,8 +79,10 @@ def has_gone_on(film: Job, step: int) -> bool:
     return film.state.step > step and film.state.stage != PAUSED
 
 
-@pytest.mark.parametrize("layout", ["c2u1r1", "u2r1", "u1r2"])
-@pytest.mark.parametrize(("task", "kind"), [("T2V", ".safetensors"), ("I2V", ".mp4")])
+@pytest.mark.parametrize(
+    ("layout", "task", "kind"),
+    [("c2u1r1", "I2V", ".mp4"), ("u2r1", "I2V", ".safetensors"), ("u1r2", "T2V", ".mp4")],
+)
 def test_clips_amid_a_film_are_there_before_it_and_all_are_as_alone(
     pair: Pair, photograph: Path, layout: str, task: str, kind: str
 ) -> None:
