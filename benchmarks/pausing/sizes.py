@@ -30,7 +30,8 @@ class Sizes:
     Bytes: `brief_film` in each of `layouts`, of `tasks` and as `kinds`, interrupted by DASH after each of
     `brief_steps`, and killed under `long_clip` after the second of them. Amid films: `num_clips` a round, one every
     `every_seconds`. Cost: `film` interrupted by `clip` after each of `pause_steps`. Trace: by load so many jobs, of
-    `trace_film` and `trace_clip`, once for each of `seeds` under each of `orders`; `alone` of each kind are made by themselves before that.
+    `trace_film` and `trace_clip`, once for each of `seeds` under each of `orders`; before that `alone` of each kind
+    are made by themselves.
     """
 
     film: Fields = field(default_factory=lambda: FILM)
