@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.engine.processes import ends, wait_until
+from tests.engine.processes import ends
 from tests.server.cancels import cancel_twice, check_end
 from tests.server.films import (
     RING,
@@ -56,7 +56,9 @@ def kill_while_paused(folder: Path, checkpoint: Path, count: int, chance: random
             long = server.create(**LONG)["id"]
             wait_for_step(server, long, chance.randrange(1, 40))
             middling = server.create(**MIDDLING)["id"]
-            step, began = wait_for_pause(server, long), time.monotonic()
+            wait_for_step(server, middling, 1)
+            paused, began = server.get(long), time.monotonic()
+            assert paused["stage"] == "Paused", paused
             server = die(server, victim, folder, checkpoint, options)
             deaths = 0 if victim == "the server" else 1
             for video_id, original, restarts in zip((middling, long), expected, (deaths, 0), strict=True):
@@ -64,7 +66,7 @@ def kill_while_paused(folder: Path, checkpoint: Path, count: int, chance: random
                 assert video["restarts"] == restarts, (victim, video)
                 assert sha256_of(server, video_id) == original, victim
             resumed = server.http.get(f"/v1/videos/{long}/report").json()["resumed_from_step"]
-            assert resumed >= step > 0, (victim, resumed, step)
+            assert resumed >= paused["step"] > 0, (victim, resumed, paused)
             took.setdefault(victim, []).append(time.monotonic() - began)
     finally:
         server.stop(signal.SIGKILL)
@@ -74,12 +76,6 @@ def kill_while_paused(folder: Path, checkpoint: Path, count: int, chance: random
         "videos completed with identical frames": 2 * count,
         "both made after, s": {victim: spread(seconds) for victim, seconds in took.items()},
     }
-
-
-def wait_for_pause(served: Served, video_id: str) -> int:
-    """Wait until a video has made way; after how many steps."""
-    wait_until(lambda: served.get(video_id)["stage"] == "Paused")
-    return int(served.get(video_id)["step"])
 
 
 def die(server: Served, victim: str, folder: Path, checkpoint: Path, options: tuple[object, ...]) -> Served:
