@@ -60,7 +60,7 @@ class Sizes:
 
 def smallest() -> Sizes:
     """For the self-test."""
-    film = of_steps(DASH, 20)
+    film = of_steps(DASH, 15)
     return Sizes(
         film=film,
         clip=DASH,
@@ -68,15 +68,15 @@ def smallest() -> Sizes:
         layouts=("u1r2",),
         tasks=("T2V",),
         kinds=(".safetensors",),
-        brief_film=of_steps(DASH, 100),
-        brief_steps=(1, 6, 12, 18, 24, 30),
-        long_clip=of_steps(DASH, 40),
+        brief_film=of_steps(DASH, 50),
+        brief_steps=(1, 4, 7, 10, 13),
+        long_clip=of_steps(DASH, 25),
         num_clips=2,
         every_seconds=0.2,
         pause_steps=(4, 8),
         trace_film=film,
         trace_clip=DASH,
-        num_jobs=((0.7, 5),),
+        num_jobs=((0.7, 3),),
         seeds=(1,),
         orders=(ARRIVAL, PAUSING),
         alone=1,
