@@ -70,7 +70,7 @@ def smallest() -> Sizes:
         kinds=(".safetensors",),
         brief_film=of_steps(DASH, 50),
         brief_steps=(1, 4, 7, 10, 13),
-        long_clip=of_steps(DASH, 25),
+        long_clip=of_steps(DASH, 15),
         num_clips=2,
         every_seconds=0.2,
         pause_steps=(4, 8),
