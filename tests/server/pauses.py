@@ -33,7 +33,7 @@ from tests.server.served import SMALL, Served
 
 Findings = dict[str, Any]
 
-LONG: Film = SMALL | {"seed": 11, "size": "256x160", "num_frames": 9, "num_inference_steps": 120}
+LONG: Film = SMALL | {"seed": 11, "size": "256x160", "num_frames": 5, "num_inference_steps": 120}
 """Makes way for MIDDLING."""
 MIDDLING: Film = SMALL | {"seed": 12, "size": "128x96", "num_inference_steps": 60}
 """Long enough for LONG to be found paused, and something killed, while it is made."""
