@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.engine.processes import ends
+from tests.engine.processes import ends, wait_until
 from tests.server.cancels import cancel_twice, check_end
 from tests.server.films import (
     RING,
@@ -112,12 +112,11 @@ def race_with_pause(served: Served, originals: Originals, count: int, chance: ra
     In turn about when the shorter one comes, and about when it is made.
     """
     original = originals.sha256(SHORT)
-    before = ranks_of(served, 2)
+    before, told = ranks_of(served, 2), num_finished(served)
     moments = {"makes way": Moment(0.03, 0.02), "goes on": Moment(0.25, 0.1)}
     outcomes: dict[str, Counter[str]] = {race: Counter() for race in moments}
     for number in range(count):
         race = list(moments)[number % len(moments)]
-        told = num_finished(served)
         long = served.create(**LONG)["id"]
         wait_for_step(served, long, 1)
         created: list[str] = []
@@ -132,7 +131,9 @@ def race_with_pause(served: Served, originals: Originals, count: int, chance: ra
         assert served.wait(created[0])["restarts"] == 0
         assert sha256_of(served, created[0]) == original
         wait_until_idle(served)
-        assert num_finished(served) == told + 2
+        told += 2
+        wait_until(lambda told=told: num_finished(served) >= told)  # an end is written down first
+        assert num_finished(served) == told
         was_late = f"{long} {TOLD[race]}" in served.log
         outcomes[race]["after it" if was_late else "before it"] += 1
         moments[race].learn(was_late)
