@@ -60,7 +60,7 @@ class Sizes:
 
 def smallest() -> Sizes:
     """For the self-test."""
-    film = of_steps(DASH, 15)
+    film = of_steps(DASH, 40)
     return Sizes(
         film=film,
         clip=DASH,
@@ -73,7 +73,7 @@ def smallest() -> Sizes:
         long_clip=of_steps(DASH, 15),
         num_clips=2,
         every_seconds=0.2,
-        pause_steps=(4, 8),
+        pause_steps=(1, 4),
         trace_film=film,
         trace_clip=DASH,
         num_jobs=((0.7, 3),),
