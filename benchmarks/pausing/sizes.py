@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .orders import ARRIVAL, ORDERS, PAUSING, Order
+from .orders import ORDERS, PAUSING, SHORTEST, Order
 
 Fields = dict[str, Any]
 
@@ -78,6 +78,6 @@ def smallest() -> Sizes:
         trace_clip=DASH,
         num_jobs=((0.7, 3),),
         seeds=(1,),
-        orders=(ARRIVAL, PAUSING),
+        orders=(SHORTEST, PAUSING),
         alone=1,
     )

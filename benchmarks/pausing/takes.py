@@ -25,7 +25,7 @@ PROMPT = "a paper boat on a pond"
 class Steadfast(LocalReplica):
     """Goes on with a video that is asked to make way, as is allowed to one that is asked too late."""
 
-    def pause(self, job_id: str) -> None:
+    def pause(self, job_id: str, now: bool = False) -> None:
         """Do nothing."""
 
 
