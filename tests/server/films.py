@@ -22,8 +22,7 @@ DECODED: Film = SMALL | {"seed": 10, "size": "128x96", "num_frames": 17, "num_in
 """Long enough in every stage that takes any for a poll to see it there."""
 UNHURRIED: Film = SHORT | {"priority": -1}
 """The same, for which no other makes way."""
-ENDLESS: Film = SMALL | {"size": "256x160", "num_inference_steps": 1000, "priority": 10}
-"""Makes way for no other."""
+ENDLESS: Film = SMALL | {"size": "256x160", "num_inference_steps": 1000}
 FILMS = (SHORT, LONGER, STEPS)
 
 

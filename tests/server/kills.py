@@ -323,7 +323,7 @@ def terminate(folder: Path, checkpoint: Path, count: int, chance: random.Random)
 
     The third way is a second SIGTERM while the first one waits.
     """
-    films = (STEPS, *[UNHURRIED] * 5)
+    films = (STEPS, *[SHORT] * 5)
     expected = digests_of(folder / "undisturbed", checkpoint, (STEPS, SHORT), *RING)
     took: dict[str, list[float]] = {"finished": [], "kept": [], "second signal": []}
     resumed = 0
