@@ -61,10 +61,11 @@ def film(site: Site, sizes: Sizes, layout: str, kind: str, pictures: dict[str, b
 
 
 def kill_while_paused(site: Site, sizes: Sizes, struck: Take, victim: int) -> None:
-    """Kill a rank while a film is paused; returns once it is made all the same."""
+    """Kill a rank while a film is paused, and what it goes on from is written, which the ranks do beside the clip;
+    returns once it is made all the same."""
     struck.wait_for(lambda state: state.step >= sizes.brief_steps[1])
     clip = site.submit(PAUSING, sizes.long_clip, seed=0)
-    struck.wait_for(lambda state: state.stage == PAUSED)
+    struck.wait_for(lambda state: state.stage == PAUSED and state.saved_step == state.step)
     os.kill(site.pids(PAUSING)[victim], signal.SIGKILL)
     clip.report()
     struck.report()

@@ -107,7 +107,7 @@ def test_a_film_goes_on_where_it_was_paused_after_a_rank_has_died(pair: Pair) ->
     film = pair.submit(**FILM)
     wait_until(lambda: has_gone_on(film, 1), PATIENCE, 0.002)
     clip = pair.submit(**LONG_CLIP)
-    wait_until(lambda: clip.state.step > 0, PATIENCE, 0.002)
+    wait_until(lambda: clip.state.step > 0 and film.state.saved_step == film.state.step, PATIENCE, 0.002)
     assert film.state.stage == PAUSED
     step = film.state.step
     os.kill(pair.replica.pids[1], signal.SIGKILL)
