@@ -6,11 +6,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from ringlight.planner.task import Service
-
 from ringlight.engine.jobs import OUTPUT
 from ringlight.planner.simulate import ORDERS as POLICIES
 from ringlight.planner.simulate import Demand, play_trace
+from ringlight.planner.task import Service
 
 from .bars import Bar, Part
 from .sizes import Sizes
