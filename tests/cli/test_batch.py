@@ -83,10 +83,13 @@ def test_rows_that_cannot_be_made_are_named_all_at_once(server: Served, tmp_path
         "prompts.csv:4: prompt: is missing",
     ]
     assert "2 of 3 rows cannot be made; nothing was created" in done.err
-    assert create(tmp_path, "--dry-run").code == 3
+    assert create(tmp_path, "--dry-run").code == create(tmp_path, "--dry-run", "--skip-invalid").code == 3
     assert ids_of(server) == before and not (tmp_path / "films").exists()
     done = create(tmp_path, "--skip-invalid", "--output-dir", "films")
     assert done.code == 3 and "1 completed; 1 files in films" in done.out and "2 skipped, on lines 2, 4" in done.out
+    write(tmp_path, "a,x,one", "b,2,one", header="prompt,seed,output")
+    told = create(tmp_path, "--dry-run").err
+    assert "prompts.csv:2: seed: " in told and "one.mp4 is the name of several videos" in told
     write(tmp_path, "a,1,64", "b,2,64", header="prompt,seed,widht")
     done = create(tmp_path)
     assert done.err.splitlines()[0] == (

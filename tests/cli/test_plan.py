@@ -219,6 +219,13 @@ def test_the_fields_of_a_mix_are_told(tmp_path: Path) -> None:
         planned("--rate", 1, "--mix", tmp_path / "mix.toml")
 
 
+@pytest.mark.parametrize("said", ["weight = 0", "weight = -1", "priority = 99", "timeout_seconds = 0"])
+def test_a_mix_has_what_requests_may_have(tmp_path: Path, said: str) -> None:
+    (tmp_path / "mix.toml").write_text(f"[[request]]\n{said}\n")
+    with pytest.raises(InvalidSetting, match=said.split()[0]):
+        planned("--rate", 1, "--mix", tmp_path / "mix.toml")
+
+
 def one_rank(**environment: object) -> RunReport:
     """A report of a run of the published model on one rank."""
     none = LoraLibrary(EngineConfig(model_path=""), WAN22_TI2V_5B)

@@ -103,7 +103,7 @@ def test_a_paused_video_says_what_it_waits_for_and_keeps_its_progress(page: Page
     clip = served.create(num_inference_steps=600)["id"]
     paused = card(page, film, "in_progress")
     expect(paused.locator(".now")).to_contain_text(
-        re.compile(r"Paused: shorter videos go first · step \d+ of 1000 · about .* left")
+        re.compile(r"Paused: others go first · step \d+ of 1000 · about .* left")
     )
     assert float(paused.locator("progress").evaluate("bar => bar.value")) >= before
     served.http.delete(f"/v1/videos/{clip}")

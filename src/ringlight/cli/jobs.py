@@ -135,7 +135,7 @@ def create_batch(client: Client, order: BatchOrder, json_: bool) -> None:
     rows, skipped = check_rows(client, order)
     if order.flags.dry_run:
         print(f"{len(rows)} rows can be made")
-        return
+        return require_all(skipped)
     made, of_videos = create_rows(client, order, rows)
     if order.flags.no_wait:
         print(as_json(made) if json_ else made.id)
@@ -145,6 +145,11 @@ def create_batch(client: Client, order: BatchOrder, json_: bool) -> None:
     if summary.failed:
         code = next(iter(summary.failed))
         raise Failed(code, f"{sum(map(len, summary.failed.values()))} of {len(rows)} rows are not made or not fetched")
+    require_all(skipped)
+
+
+def require_all(skipped: Sequence[int]) -> None:
+    """Raise InvalidRequest where rows were left out."""
     if skipped:
         raise InvalidRequest.of("file", f"{len(skipped)} rows cannot be made and were skipped")
 
@@ -320,6 +325,8 @@ def table(videos: list[Video]) -> Table:
         found.add_column(name, no_wrap=True, justify="right" if name in ("%", "frames", "steps") else "left")
     for video in videos:
         status = video.error.code if video.error else video.status
+        if video.status == "in_progress":
+            status = video.stage or status
         numbers = (video.num_frames, video.num_inference_steps)
         prompt = " ".join((video.prompt or "").split())
         shown = prompt if len(prompt) <= PROMPT_CHARS else f"{prompt[: PROMPT_CHARS - 3]}..."

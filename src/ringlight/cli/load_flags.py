@@ -29,10 +29,10 @@ UNPLANNED = tuple(field.name for field in VIDEO_FIELDS if not field.rules.in_pla
 class Mixed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A kind of request in a mix's file, but for its fields."""
 
-    weight: float = 1.0
+    weight: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     client: str = ""
-    priority: int = 0
-    timeout_seconds: float | None = None
+    priority: Annotated[int, msgspec.Meta(ge=-10, le=10)] = 0
+    timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
     image: bool | None = None
     last_image: bool | None = None
 

@@ -39,7 +39,7 @@ class Fault(NamedTuple):
 
 
 class FileRows(NamedTuple):
-    """What a file holds: rows, and what is wrong with others."""
+    """What a file holds: rows whose fields could be read, and what is wrong with some of them, or with others."""
 
     rows: Sequence[FileRow]
     faults: Sequence[Fault]
@@ -56,14 +56,14 @@ def read_rows(path: Path, usual: Mapping[str, Any]) -> FileRows:
         pictures, picture_faults = _pictures(given, path.parent)
         found = [*wrong, *output_faults, *picture_faults]
         faults += [Fault(line, field, message) for field, message in found]
-        if not found:
+        if not wrong and not picture_faults:
             rows.append(FileRow(line=line, fields={**usual, **given, **pictures}, output=output))
     names = Counter(row.output for row in rows)
-    twice = [row for row in rows if names[row.output] > 1]
+    twice = [row for row in rows if row.output and names[row.output] > 1]
     faults += [Fault(row.line, OUTPUT, f"{row.output} is the name of several videos") for row in twice]
     if not rows and not faults:
         raise _of_file(f"{path} holds no requests")
-    return FileRows([row for row in rows if row not in twice], faults)
+    return FileRows(rows, faults)
 
 
 Read = tuple[int, Mapping[str, Any], list[tuple[str, str]]]
@@ -121,7 +121,7 @@ def _objects(file: Iterator[str]) -> Iterator[Read]:
 
 
 def _output(given: object, path: Path, line: int) -> tuple[str, list[tuple[str, str]]]:
-    """The name of a row's video, and what is wrong with it."""
+    """The name of a row's video, none where something is wrong with it, and what."""
     if given is None:
         return f"{path.stem}-{line:04d}{SUFFIX}", []
     place = PurePosixPath(str(given))

@@ -63,7 +63,7 @@ export function facts(video, fields) {
 }
 
 const WAITS = {
-  Paused: "Paused: shorter videos go first",
+  Paused: "Paused: others go first",
   Recovering: "Workers died; it goes on once they are back",
 };
 
