@@ -34,6 +34,7 @@ from ringlight.cli.signals import handled, interrupt
 from ringlight.core.errors import InvalidRequest, InvalidSetting, RinglightError
 from ringlight.core.output import check_folder
 from ringlight.core.plain import plain
+from ringlight.core.settings import LEAST_PRIORITY, MOST_PRIORITY
 from ringlight.core.video_fields import AskedFields
 from ringlight.wire.model import OfferedLora
 
@@ -62,6 +63,7 @@ ApiKey = Annotated[
     str,
     typer.Option(help="Key to the server; better in the environment.", envvar="RINGLIGHT_API_KEY", show_default=False),
 ]
+Limit = Annotated[int, typer.Option(min=1, help="At most so many, the newest.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 VideoId = Annotated[str, typer.Argument(help="Of the video.", show_default=False)]
 VideoOrBatch = Annotated[str, typer.Argument(help="Of the video, or the batch.", show_default=False)]
@@ -98,7 +100,9 @@ def create(
     size: Annotated[str | None, typer.Option(help="Multiples of 32.", metavar="WxH")] = None,
     seconds: Annotated[float | None, typer.Option(help="Its length; or give --num-frames.")] = None,
     video: AskedFields,
-    priority: Annotated[int | None, typer.Option(help="-10 to 10; higher ones go first.")] = None,
+    priority: Annotated[
+        int | None, typer.Option(help=f"{LEAST_PRIORITY} to {MOST_PRIORITY}; higher ones go first.")
+    ] = None,
     batch: BatchFlags,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = "",
@@ -159,15 +163,13 @@ def loras(url: Url = DEFAULT_URL, api_key: ApiKey = "", json_: Json = False) -> 
     """List the LoRAs that videos of the server may have (create --lora), and those that all have."""
     with connected(url, api_key) as client:
         offered = client.loras()
-    if json_:
-        print(as_json(offered))
-    else:
-        print("\n".join(map(offer, offered)) or "none: the server was started without --lora-dir")
+    said = "\n".join(map(offer, offered)) or "none: the server was started without --lora-dir"
+    print(as_json(offered) if json_ else said)
 
 
 @jobs.command()
 def ls(
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 20,
+    limit: Limit = 20,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = "",
     json_: Json = False,
@@ -183,7 +185,7 @@ def ls(
 
 @jobs.command()
 def batches(
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 20,
+    limit: Limit = 20,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = "",
     json_: Json = False,
@@ -191,10 +193,8 @@ def batches(
     """List batches, the newest first."""
     with connected(url, api_key) as client:
         found = list(client.list_batches(limit))
-    if json_:
-        print(as_json(found))
-    else:
-        print("\n".join(f"{each.id}  {batch_in_short(each)}  {each.name}" for each in found) or "none")
+    said = "\n".join(f"{each.id}  {batch_in_short(each)}  {each.name}" for each in found) or "none"
+    print(as_json(found) if json_ else said)
 
 
 @jobs.command()

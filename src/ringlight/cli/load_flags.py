@@ -12,7 +12,7 @@ import typer
 
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.fields import opened, setting
-from ringlight.core.settings import Scheduling, ServeSettings
+from ringlight.core.settings import LEAST_PRIORITY, MOST_PRIORITY, Scheduling, ServeSettings
 from ringlight.core.video_fields import VIDEO_FIELDS, VideoFields
 from ringlight.planner.fleet import Kind
 from ringlight.planner.hardware import read_toml
@@ -31,7 +31,7 @@ class Mixed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     weight: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     client: str = ""
-    priority: Annotated[int, msgspec.Meta(ge=-10, le=10)] = 0
+    priority: Annotated[int, msgspec.Meta(ge=LEAST_PRIORITY, le=MOST_PRIORITY)] = 0
     timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
     image: bool | None = None
     last_image: bool | None = None

@@ -13,6 +13,7 @@ LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 Scheduling = Literal["shortest", "arrival"]
+LEAST_PRIORITY, MOST_PRIORITY = -10, 10  # of a request; 0 where it says none
 
 ROUND_SIZES = "Make the nearest size that can be made, and say so, where another is asked: 1280x704 for 1280x720."
 

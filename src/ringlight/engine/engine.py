@@ -31,6 +31,7 @@ from ringlight.engine.foresight import Foresight
 from ringlight.engine.host_memory import HostMemory
 from ringlight.engine.jobs import Deadline, Job, JobState, Pauses, Submission
 from ringlight.engine.layouts import Layouts
+from ringlight.engine.open_jobs import OpenJobs
 from ringlight.engine.order import JobOrder
 from ringlight.engine.outlook import Outlook
 from ringlight.engine.pace import Pace
@@ -103,26 +104,25 @@ class Engine:
         self._outlook = Outlook(self.queue, policy, self.pace)
         self._queue_size = queue_size
         self._changed = threading.Condition()  # guards what follows; notified when a job is over or a replica starts
-        self._open: dict[str, Job] = {}  # all that are not over
-        self._pauses = Pauses()  # of those that are over
-        self._admitted: set[str] = set()  # those of them that have a place, and are not in the queue yet
+        self._open = OpenJobs(self._changed)
         self._closing = threading.Event()
         self._memory: HostMemory | None = None
-        self._runners = [
-            Runner(
-                f"replica-{number}",
-                each,
-                self.queue,
-                supervised,
-                self._notify,
-                self._look,
-                self._advise,
-                self._settle,
-                self.door.loras.always,
-            )
-            for number, each in enumerate([replica] if replica is not None else self._replicas(num_replicas))
-        ]
+        replicas = [replica] if replica is not None else self._replicas(num_replicas)
+        self._runners = [self._runner(f"replica-{number}", each, supervised) for number, each in enumerate(replicas)]
         self._watch = threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True)
+
+    def _runner(self, name: str, replica: Replica, supervised: bool) -> Runner:
+        return Runner(
+            name,
+            replica,
+            self.queue,
+            supervised,
+            on_settled=self._notify,
+            look=self._look,
+            advise=self._advise,
+            settle=self._settle,
+            loras=self.door.loras.always,
+        )
 
     def _replicas(self, number: int) -> Sequence[Replica]:
         """Replicas side by side on this machine.
@@ -251,7 +251,7 @@ class Engine:
             if accept is not None:
                 accept(job)
         except BaseException:
-            self._forget(job)
+            self._open.forget(job)
             raise
         self._enqueue(job)
         return job
@@ -270,16 +270,15 @@ class Engine:
         with self._changed:
             if self._closing.is_set():
                 raise WorkerError("the engine is closed")
-            held = sum(each.submission.counted and not each.state.is_computed for each in self._open.values())
+            held = self._open.num_counted
             if is_bounded and self._queue_size is not None and held >= self._queue_size + len(self._runners):
                 problem = f"{held} videos are on their way already; try again later"
                 raise QueueFull(problem, self._outlook.seconds_until_free())
-            self._open[job.id] = job
-            self._admitted.add(job.id)
+            self._open.admit(job)
 
     def _enqueue(self, job: Job) -> None:
         with self._changed:
-            self._admitted.discard(job.id)
+            self._open.note_queued(job)
             is_closed = self._closing.is_set()
             if not is_closed:
                 self.queue.put(job)
@@ -301,21 +300,12 @@ class Engine:
     @property
     def pauses(self) -> Pauses:
         """What all jobs together had of them."""
-        with self._changed:
-            return sum((job.pauses for job in self._open.values()), self._pauses)
+        return self._open.pauses
 
     @property
     def num_paused(self) -> int:
         """Jobs that have made way and wait for their next turn."""
-        with self._changed:
-            return sum(job.is_paused for job in self._open.values())
-
-    def _forget(self, job: Job) -> None:
-        with self._changed:
-            if self._open.pop(job.id, None) is not None:
-                self._pauses += job.pauses
-            self._admitted.discard(job.id)
-            self._changed.notify_all()
+        return self._open.num_paused
 
     def _tell(self, on_change: Callable[[Job], None] | None, job: Job) -> None:
         """A job has changed; called from any thread."""
@@ -328,7 +318,7 @@ class Engine:
                 on_change(job)
         finally:
             if job.state.is_over:
-                self._forget(job)
+                self._open.forget(job)
 
     def cancel(self, job: Job, reason: RinglightError | None = None) -> None:
         """Stop a job: one that runs at its next step, others at once. No effect on a finished one.
@@ -367,16 +357,13 @@ class Engine:
         False if some are not over in that time."""
         self.queue.stop()
         with self._changed:
-            return self._changed.wait_for(self._none_runs, timeout_seconds)
-
-    def _none_runs(self) -> bool:
-        return not self._open.keys() - self.queue.ids() - self._admitted
+            return self._changed.wait_for(lambda: not self._open.any_beside(self.queue.ids()), timeout_seconds)
 
     def close(self, abandon: bool = False) -> None:
         """End the workers. Jobs that are not over fail as cancelled, or with `abandon` are left as they stand."""
         with self._changed:
             self._closing.set()
-            left = list(self._open.values())
+            left = self._open.jobs()
             self._changed.notify_all()
         self.queue.close()
         for job in left:
@@ -393,8 +380,6 @@ class Engine:
 
     def _watch_deadlines(self) -> None:
         while not self._closing.wait(TICK_SECONDS):
-            with self._changed:
-                jobs = list(self._open.values())
-            for job in jobs:
+            for job in self._open.jobs():
                 if job.deadline is not None and job.deadline.is_past(self._clock) and job.stop_reason is None:
                     self.cancel(job, job.deadline.error())

@@ -349,7 +349,7 @@ class Job:
         if isinstance(event, messages.JobFailed) and event.code == Cancelled.code and self._stop_reason is not None:
             event = _failure(self.id, self._stop_reason)
         self._time(event)
-        if isinstance(event, messages.JobCompleted):
+        if isinstance(event, messages.JobCompleted):  # of all its runs: workers know of the last one alone
             event = replace(event, report=replace(event.report, **msgspec.structs.asdict(self.pauses)))
         with self._changed:
             before, self._state = self._state, fold(self._state, event)

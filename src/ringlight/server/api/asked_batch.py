@@ -11,6 +11,7 @@ from anyio import to_thread
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ringlight.core.errors import Problem, RinglightError
+from ringlight.core.settings import LEAST_PRIORITY, MOST_PRIORITY
 from ringlight.server.api.calls import CreateVideo, parse, problem_of, shown
 from ringlight.server.api.drafts import to_draft
 from ringlight.server.api.parts import Parts
@@ -39,7 +40,10 @@ class CheckBatch(BaseModel):
         min_length=1, max_length=MAX_REQUESTS, description=f"At most {MAX_REQUESTS} in a call."
     )
     priority: int = Field(
-        BATCH_PRIORITY, ge=-10, le=10, description="Of requests that say none: behind what is asked one by one."
+        BATCH_PRIORITY,
+        ge=LEAST_PRIORITY,
+        le=MOST_PRIORITY,
+        description="Of requests that say none: behind what is asked one by one.",
     )
     retry_failed: bool = Field(
         False, description="Whether requests that the batch has, and that failed or were cancelled, are made anew."

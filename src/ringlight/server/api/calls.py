@@ -25,6 +25,7 @@ from pydantic import (
 from ringlight.core.asked_loras import read_loras
 from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.lora import MAX_STRENGTH, Lora, Target
+from ringlight.core.settings import LEAST_PRIORITY, MOST_PRIORITY
 from ringlight.core.video_fields import MAX_SEED, VIDEO_FIELDS, VideoField
 from ringlight.server.http.body import Body, parse_inner
 from ringlight.server.http.http_error import HttpError, invalid
@@ -164,8 +165,8 @@ class Call(BaseModel):
     user: Name = Field(
         None, description="Free text that stands in every answer about this video, for instance whom you make it for."
     )
-    priority: Annotated[Annotated[int, Field(ge=-10, le=10)] | None, BeforeValidator(_number)] = Field(
-        None, description="Higher is made first, among equals the first to come; -10 to 10, and 0 where it is left out."
+    priority: Annotated[Annotated[int, Field(ge=LEAST_PRIORITY, le=MOST_PRIORITY)] | None, BeforeValidator(_number)] = (
+        Field(None, description="Higher is made first, among equals as --scheduling says; 0 where it is left out.")
     )
     timeout_seconds: Positive = Field(
         None,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from ringlight.core.errors import NotFound, QueueFull
 from ringlight.server.collection.database import Database
 from ringlight.server.collection.ends import IS_UNFINISHED, end_job
+from ringlight.server.collection.paging import Order, read_page
 from ringlight.server.collection.stored import (
     COLUMNS,
     StoredBatch,
@@ -70,23 +71,17 @@ class BatchStore:
         with self._database.read() as connection:
             return _get(connection, batch_id, owner)
 
-    def list(
-        self, owner: str | None, after: str | None, limit: int, order: Literal["asc", "desc"]
-    ) -> tuple[list[StoredBatch], bool]:
+    def list(self, owner: str | None, after: str | None, limit: int, order: Order) -> tuple[list[StoredBatch], bool]:
         """At most `limit` batches of an owner by time of creation, from the one that follows `after`, and whether there
         are more. Raises NotFound where there is no batch `after`."""
-        place = tuple_(batches.c.created_at, batches.c.id)
-        query = select(*FIELDS).limit(limit + 1)
-        query = query.order_by(*(column.asc() if order == "asc" else column.desc() for column in place.clauses))
+        query = select(*FIELDS)
         if owner is not None:
             query = query.where(batches.c.owner == owner)
         with self._database.read() as connection:
-            if after is not None:
-                last = _get(connection, after, owner)
-                edge = tuple_(*(last.created_at, last.id))
-                query = query.where(place > edge if order == "asc" else place < edge)
-            found = [StoredBatch(**row._mapping) for row in connection.execute(query)]
-        return found[:limit], len(found) > limit
+            last = None if after is None else _get(connection, after, owner)
+            edge = None if last is None else (last.created_at, last.id)
+            rows, has_more = read_page(connection, query, batches, edge, limit, order)
+        return [StoredBatch(**row._mapping) for row in rows], has_more
 
     def rows(self, batch_id: str) -> Sequence[StoredRow]:
         """The requests of a batch, in the order in which they came."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 from uuid import uuid4
 
 import msgspec
 
 from ringlight.core.errors import Cancelled, NotFound, StoreError
 from ringlight.engine.jobs import Job
+from ringlight.server.collection.paging import Order
 from ringlight.server.collection.stored import StoredBatch, StoredJob, StoredRow
 from ringlight.server.collection.videos import Videos
 from ringlight.server.collection.view import Draft
@@ -100,9 +100,7 @@ class Batches:
         store = self.videos.store.batches
         return self._view(store.get(batch_id, owner), store.rows(batch_id))
 
-    def list(
-        self, owner: str | None, after: str | None, limit: int, order: Literal["asc", "desc"]
-    ) -> tuple[list[BatchView], bool]:
+    def list(self, owner: str | None, after: str | None, limit: int, order: Order) -> tuple[list[BatchView], bool]:
         """A page of batches, and whether there are more. Raises NotFound for an unknown `after`."""
         store = self.videos.store.batches
         found, has_more = store.list(owner, after, limit, order)

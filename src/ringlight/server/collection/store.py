@@ -21,7 +21,6 @@ from sqlalchemy import (
     inspect,
     not_,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.schema import CreateColumn
@@ -33,6 +32,7 @@ from ringlight.engine.jobs import Status
 from ringlight.server.collection.batch_store import WAITS, BatchStore
 from ringlight.server.collection.database import Database
 from ringlight.server.collection.ends import IS_UNFINISHED, end_job
+from ringlight.server.collection.paging import Order, read_page
 from ringlight.server.collection.stored import (
     COLUMNS,
     METADATA,
@@ -136,25 +136,21 @@ class JobStore:
         owner: str | None,
         after: str | None,
         limit: int,
-        order: Literal["asc", "desc"],
+        order: Order,
         status: Status | None = None,
     ) -> tuple[Jobs, bool]:
         """At most `limit` jobs of an owner (None: of all) by time of creation, from the one that follows `after`, and
         whether there are more. Raises NotFound where there is no job `after`."""
-        place = tuple_(jobs.c.created_at, jobs.c.id)
-        query = select(*COLUMNS).limit(limit + 1)
-        query = query.order_by(*(column.asc() if order == "asc" else column.desc() for column in place.clauses))
+        query = select(*COLUMNS)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
         if status is not None:
             query = query.where(jobs.c.status == status)
         with self._database.read() as connection:
-            if after is not None:
-                last = _get(connection, after, owner)
-                edge = tuple_(*(last.created_at, last.id))
-                query = query.where(place > edge if order == "asc" else place < edge)
-            found = _all(connection, query)
-        return found[:limit], len(found) > limit
+            last = None if after is None else _get(connection, after, owner)
+            edge = None if last is None else (last.created_at, last.id)
+            rows, has_more = read_page(connection, query, jobs, edge, limit, order)
+        return [to_job(row) for row in rows], has_more
 
     def unfinished(self) -> Jobs:
         """All that are queued or in progress, in order of arrival, but for what `batches` says is waiting."""

@@ -25,6 +25,7 @@ from ringlight.engine.jobs import Job, JobState, Keep, Submission
 from ringlight.server.collection.derived import make_spritesheet, make_thumbnail
 from ringlight.server.collection.folder import DataFolder
 from ringlight.server.collection.ledger import Ledger
+from ringlight.server.collection.paging import Order
 from ringlight.server.collection.retention import Retention
 from ringlight.server.collection.store import Idempotency, JobStore, StoredJob
 from ringlight.server.collection.view import Draft, View
@@ -171,9 +172,7 @@ class Videos:
             stored = self.store.get(video_id, owner)
         return self._view(stored, with_report=True)
 
-    def list(
-        self, owner: str | None, after: str | None, limit: int, order: Literal["asc", "desc"]
-    ) -> tuple[list[View], bool]:
+    def list(self, owner: str | None, after: str | None, limit: int, order: Order) -> tuple[list[View], bool]:
         """A page of videos, and whether there are more. Raises NotFound for an unknown `after`."""
         jobs, has_more = self.store.list(owner, after, limit, order)
         return [self._view(stored) for stored in jobs], has_more

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from anyio import to_thread
@@ -15,6 +15,7 @@ from ringlight.server.api.openapi import answers, takes_json
 from ringlight.server.api.parts import BatchId, Owner, Served
 from ringlight.server.api.schemas import BatchDeleted, as_model
 from ringlight.server.collection.batches import BatchView
+from ringlight.server.collection.paging import Order
 from ringlight.server.collection.stored import StoredRow
 from ringlight.server.http.body import read_json
 from ringlight.wire.batch import Batch, BatchCheck, BatchList, BatchRequest, RequestCounts
@@ -58,7 +59,7 @@ def list_batches(
     owner: Owner,
     after: Annotated[str | None, Query(description="Id of the last batch of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Batches on a page.")] = 20,
-    order: Annotated[Literal["asc", "desc"], Query(description="By creation; desc has the newest first.")] = "desc",
+    order: Annotated[Order, Query(description="By creation; desc has the newest first.")] = "desc",
 ) -> BatchList:
     """The batches of this key, without their requests."""
     views, has_more = parts.batches.list(owner, after, limit, order)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
@@ -13,6 +13,7 @@ from ringlight.server.api.following import to_extension, to_remix
 from ringlight.server.api.openapi import answers, takes
 from ringlight.server.api.parts import Owner, Parts, Served, VideoId
 from ringlight.server.api.schemas import VideoDeleted, as_model, poll_after_ms, to_list, to_video
+from ringlight.server.collection.paging import Order
 from ringlight.server.collection.store import Idempotency
 from ringlight.server.collection.view import Draft, View
 from ringlight.server.http.body import Body, read_body
@@ -96,7 +97,7 @@ def list_videos(
     owner: Owner,
     after: Annotated[str | None, Query(description="Id of the last video of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Videos on a page.")] = 20,
-    order: Annotated[Literal["asc", "desc"], Query(description="By creation; desc has the newest first.")] = "desc",
+    order: Annotated[Order, Query(description="By creation; desc has the newest first.")] = "desc",
 ) -> VideoList:
     """The videos of this key."""
     return to_list(*parts.videos.list(owner, after, limit, order))
