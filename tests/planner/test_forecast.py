@@ -27,6 +27,14 @@ def test_who_makes_way_ends_after_the_one_for_whom_it_does() -> None:
     assert told(found) == {"running": (0, 0, 10), "b": (1, 10, 12)}
 
 
+def test_who_is_late_by_its_own_steps_is_so_for_those_behind_it_and_still_no_longer_than_another() -> None:
+    replica = ReplicaJobs(running=job("running", 4), late_seconds=5, held=[job("held", 7)])
+    found = forecast(SHORTEST, [replica], [job("alike", 4)])
+    assert told(found) == {"running": (0, 0, 9), "alike": (1, 9, 13), "held": (2, 13, 20)}
+    early = ReplicaJobs(running=job("running", 4), late_seconds=-1)
+    assert told(forecast(SHORTEST, [early], [job("b", 4)])) == {"running": (0, 0, 3), "b": (1, 3, 7)}
+
+
 def test_by_arrival_it_is_a_line() -> None:
     replicas = [ReplicaJobs(running=job("r", 10)), ReplicaJobs(running=job("s", 4))]
     found = forecast(ARRIVAL, replicas, [job("a", 9), job("b", 1), job("c", 1)])

@@ -53,6 +53,11 @@ class JobOrder:
             due_seconds=None if job.deadline is None else job.deadline.at - now,
         )
 
+    def late_seconds(self, job: Job) -> float:
+        """How much more a job takes by its own steps than by the measure that all are compared by; below 0: less."""
+        rest, remaining = self._pace.rest_seconds(job), self._pace.remaining_seconds(job)
+        return 0.0 if rest is None or remaining is None else remaining - rest
+
     def over_share(self, jobs: Iterable[Job]) -> Collection[str]:
         """The clients that have used more than their share, of all who have a job in the line: these ones."""
         return self._shares.over({job.submission.client for job in jobs}, self.now())

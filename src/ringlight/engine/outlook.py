@@ -45,12 +45,12 @@ class Outlook:
         if job.state.is_over:
             return None
         found, remaining = self._now().get(job.id), self._pace.remaining_seconds(job)
-        if found is None:
+        if found is None or (found.position == 0 and remaining is not None):
             return remaining
         end, rest = _known(found.end_seconds), self._pace.rest_seconds(job)
         if end is None or remaining is None or rest is None:
             return end
-        return max(remaining, end - rest + remaining)  # what is before it, and its own by its own steps
+        return max(remaining, end - rest + remaining)  # what is before it, and its own rest by its own steps
 
     def seconds_until_free(self) -> float:
         """Until the first is over, at least a second."""

@@ -196,6 +196,7 @@ class JobQueue:
         job = None if holding.turn is None else holding.turn.job
         return ReplicaJobs(
             running=None if job is None else self._order.candidate(job),
+            late_seconds=0.0 if job is None else self._order.late_seconds(job),
             held=[self._order.candidate(each.job) for each in self._only_of(holding)],
             can_pause=job is None or job.state.may_pause,
         )

@@ -13,9 +13,11 @@ from ringlight.planner.task import Service, Station, Task
 
 
 class ReplicaJobs(msgspec.Struct, frozen=True, kw_only=True):
-    """What a replica has in hand. `can_pause` is False where the running one is not left any more, as in decoding."""
+    """What a replica has in hand. The running one takes `late_seconds` more than its rest, by its own steps;
+    `can_pause` is False where it is not left any more, as in decoding."""
 
     running: Candidate | None = None
+    late_seconds: float = 0.0
     held: Sequence[Candidate] = ()
     can_pause: bool = True
 
@@ -45,7 +47,8 @@ def forecast(
         running = None if replica.running is None else _task(replica.running, can_pause=replica.can_pause)
         if running is not None:
             running.begin = 0.0
-        stations.append(Station(running=running, held=[_task(each) for each in replica.held]))
+        held = [_task(each) for each in replica.held]
+        stations.append(Station(running=running, held=held, began=replica.late_seconds))
     line = [_task(each) for each in waiting]
     inside = {task.job.key for station in stations if (task := station.running) is not None}
     tasks = [task for station in stations for task in (station.running, *station.held) if task is not None] + line
