@@ -134,7 +134,8 @@ class StateSaved(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 class JobPaused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The job has made way after this many steps, and the ranks are free for another. They keep it, in `held_bytes` of
-    the memory of the rank that keeps most. Where it has a file its state is being written: StateSaved follows."""
+    the memory of rank 0, and of each other one but for a token or so. Where it has a file its state is being written:
+    StateSaved follows."""
 
     job_id: str
     step: int

@@ -337,9 +337,11 @@ class Engine:
     def _settle(self, job: Job, ready: messages.WorkerReady) -> float:
         """Make the plan of a job final: with what the workers that will run it have measured. Returns how many bytes
         of theirs other jobs may have meanwhile."""
-        prediction = self._foresight.plan(job.request, job.layout, self._foresight.meet(ready))
-        job.settle(self._foresight.job_plan(prediction, job.plan.layout_reason), prediction)
-        return self._foresight.room_beside(job.prediction or prediction)
+        machine, prediction = self._foresight.meet(ready), job.prediction
+        if prediction is None or not job.has_begun:
+            prediction = self._foresight.plan(job.request, job.layout, machine)
+            job.settle(self._foresight.job_plan(prediction, job.plan.layout_reason), prediction)
+        return self._foresight.room_beside(prediction)
 
     def _advise(self, job: Job, environment: Mapping[str, object]) -> str | None:
         return self._foresight.remedy(job.request, job.layout, environment)

@@ -261,7 +261,7 @@ class Job:
         self.deadline = deadline
         self.plan = plan
         self.prediction = prediction
-        self._has_begun = False
+        self.has_begun = False
         self._turn_began_at: float | None = None
         self._earlier_seconds = 0.0  # in turns of this run that are over
         self._paused_at: float | None = None
@@ -289,7 +289,7 @@ class Job:
 
     def settle(self, plan: JobPlan, prediction: Prediction) -> None:
         """Run as this plan says, which is made with all that is known now; a job that has begun keeps its own."""
-        if not self._has_begun:
+        if not self.has_begun:
             self.plan, self.prediction = plan, prediction
 
     def order(self) -> messages.RunJob:
@@ -365,7 +365,7 @@ class Job:
         """Note when turns begin and end."""
         match event:
             case Taken():
-                self._has_begun, self._turn_began_at = True, time.monotonic()
+                self.has_begun, self._turn_began_at = True, time.monotonic()
                 self._earlier_pauses, self._paused_at = self.pauses, None
             case messages.JobPaused():
                 self._earlier_seconds, self._turn_began_at = self.run_seconds, None

@@ -10,6 +10,9 @@ import torch.distributed as dist
 from ringlight.parallel.collective import collective
 from ringlight.parallel.link import LinkLost
 
+LENGTH_BYTES = 8
+LETTER_BYTES = 4096  # that are told at once: an order with its prompt; what is longer takes two rounds
+
 
 class Control:
     """Small messages over a gloo group of their own. Every rank calls the same method at the same point."""
@@ -42,12 +45,18 @@ class Control:
         """Rank 0's message, on every rank."""
         if self.size == 1:
             return message
-        (length, *_) = self.agree(len(message))
-        if not length:
-            return b""
-        content = torch.empty(length, dtype=torch.uint8)
-        if self.rank == 0:
-            content.copy_(torch.frombuffer(bytearray(message), dtype=torch.uint8))
+        letter = self._told((len(message).to_bytes(LENGTH_BYTES, "little") + message)[:LETTER_BYTES], LETTER_BYTES)
+        length, begun = int.from_bytes(letter[:LENGTH_BYTES], "little"), letter[LENGTH_BYTES:]
+        if length <= len(begun):
+            return begun[:length]
+        return begun + self._told(message[len(begun) :], length - len(begun))
+
+    @collective
+    def _told(self, message: bytes, num_bytes: int) -> bytes:
+        """Rank 0's message as so many bytes, with zeros behind it where it is shorter."""
+        content = torch.zeros(num_bytes, dtype=torch.uint8)
+        if self.rank == 0 and message:
+            content[: len(message)] = torch.frombuffer(bytearray(message), dtype=torch.uint8)
         try:
             dist.broadcast(content, src=0, group=self._group)
         except RuntimeError as error:

@@ -175,7 +175,8 @@ class Worker:
 
     @collective
     def _next_order(self) -> messages.Order:
-        """What the engine wants of rank 0, told to all ranks."""
+        """What the engine wants of rank 0, told to all ranks. They tidy up until it says so."""
+        self._meter.tidy()
         order = messages.encode(self._corridor.orders.get()) if self._place.rank == 0 else b""
         try:
             return messages.order_decoder.decode(self._group.control.broadcast(order))
@@ -247,11 +248,10 @@ class Worker:
     @collective
     def _hold(self, job: HeldJob, left: Left) -> None:
         """Keep a job that has made way, on all ranks, and tell the engine that they are free."""
-        held_bytes = max(self._group.control.agree(left.held_bytes))
         job_id = job.order.job_id
         self._held[job_id] = job
         if self._place.rank == 0:
-            self._corridor.send(messages.JobPaused(job_id=job_id, step=left.step, held_bytes=held_bytes))
+            self._corridor.send(messages.JobPaused(job_id=job_id, step=left.step, held_bytes=left.held_bytes))
 
     def _state_file(self, order: messages.RunJob, tracer: Tracer) -> StateFile | None:
         """What the job goes on from, and saves to. A state is good for the same work on the same weights and ranks."""

@@ -29,10 +29,13 @@ class CudaMeter:
         self._peaks = (0, 0)
         self._others_bytes = 0
 
+    def tidy(self) -> None:
+        """Between turns: give back what is cached of the one before."""
+        torch.cuda.empty_cache()
+
     def start(self, others_bytes: int = 0, own_bytes: int = 0) -> None:
         """A job's turn: forget earlier peaks. `others_bytes` lie there of other jobs, and are counted nowhere;
         `own_bytes` of its own, from an earlier turn."""
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self._device)
         self._peaks = (0, 0)
         self._others_bytes = others_bytes
@@ -77,11 +80,14 @@ class ResidentMeter:
         self._peak = 0
         self._measures = can_reset_peak()
 
-    def start(self, others_bytes: int = 0, own_bytes: int = 0) -> None:
-        """A job's turn: what is resident now, freed memory given back, is the idle worker; but for `others_bytes` of
-        other jobs, which are counted nowhere, and `own_bytes` of its own, from an earlier turn."""
+    def tidy(self) -> None:
+        """Between turns: give back freed memory, so that what is resident then is the idle worker."""
         gc.collect()
         give_back_freed()
+
+    def start(self, others_bytes: int = 0, own_bytes: int = 0) -> None:
+        """A job's turn: what is resident now is the idle worker; but for `others_bytes` of other jobs, which are
+        counted nowhere, and `own_bytes` of its own, from an earlier turn."""
         self._others_bytes = others_bytes
         self.reset()
         self._peak = 0
