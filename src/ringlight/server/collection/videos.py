@@ -301,9 +301,8 @@ class Videos:
             ),
             continues="" if stored.continues is None else str(folder.source),
             preview_seconds=settings.preview_seconds,
-            state=None
-            if accept
-            else JobState(deaths=stored.deaths, furthest=stored.progress, warnings=stored.warnings),
+            state=None if accept else stored.known,
+            pauses=stored.pauses_at(self.clock.wall()),
             counted=stored.batch_id is None,
             asked_size=asked_size,
         )
@@ -316,8 +315,9 @@ class Videos:
             self.folder.of(stored.id).path.mkdir(exist_ok=True)
             layout = ParallelLayout.parse(stored.layout)
             if layout.num_ranks != self.engine.choice.layout.num_ranks:  # another layout is asked for now
-                stored = msgspec.structs.replace(stored, layout=self.engine.layouts.of(stored.request).name)
-                self.store.mark(stored.id, layout=stored.layout)
+                layout_name = self.engine.layouts.of(stored.request).name
+                stored = msgspec.structs.replace(stored, layout=layout_name, saved_step=0)
+                self.store.mark(stored.id, layout=layout_name, saved_step=0)
             request = msgspec.structs.replace(stored.request, **self.pictures(stored))
             return self._submit(stored, request)
         except (RinglightError, OSError) as error:  # what it began with is gone, or is over today's limits
@@ -363,6 +363,7 @@ class Videos:
         return View(
             stored=stored,
             state=job.state,
+            live_pauses=job.pauses,
             queue_position=self.engine.position(job),
             eta_seconds=self.engine.eta_seconds(job),
         )
