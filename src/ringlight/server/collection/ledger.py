@@ -11,6 +11,7 @@ import msgspec
 
 from ringlight.core.clock import Clock
 from ringlight.core.errors import Cancelled, InvalidRequest, NotFound, RinglightError, StoreError
+from ringlight.core.plain import coded
 from ringlight.engine.jobs import Job, JobState
 from ringlight.server.collection.folder import DataFolder
 from ringlight.server.collection.store import JobStore
@@ -163,7 +164,8 @@ class Ledger:
             return folder.remove()
         folder.remove_leftovers(ended.status == "completed")
         if is_first:
-            logger.info("%s %s", video_id, "is completed" if error is None else f"failed: {error.code}: {error}")
+            said = "is completed" if error is None else f"failed: {coded(error.code, str(error))}"
+            logger.info("%s %s", video_id, said)
             try:
                 spent = self._spent_seconds.get(video_id)
                 run_seconds = 0.0 if spent is None else self._clock.monotonic() + spent

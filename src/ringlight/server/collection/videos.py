@@ -16,6 +16,7 @@ from ringlight.core.clock import Clock
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import Cancelled, InvalidSetting, NotFound, RinglightError, StoreError
 from ringlight.core.layout import ParallelLayout
+from ringlight.core.plain import counted
 from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
 from ringlight.core.settings import ServeSettings
@@ -107,7 +108,7 @@ class Videos:
         self.engine.start(wait=False)
         unfinished = self.store.unfinished()
         if unfinished:
-            logger.info("going on with %d videos that were not over", len(unfinished))
+            logger.info("going on with %s, not over when the last server ended", counted(len(unfinished), "video"))
         for stored in unfinished:
             self.take_up(stored)
         self.retention.start()
@@ -119,7 +120,7 @@ class Videos:
         self.engine.close(abandon=True)
         self.ledger.close()
         with contextlib.suppress(StoreError):  # it is only to be told
-            logger.info("stopped; %d videos are kept for the next server", len(self.store.unfinished()))
+            logger.info("stopped; kept for the next server: %s", counted(len(self.store.unfinished()), "video"))
         self.store.close()
         self.folder.close()
 
