@@ -164,7 +164,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     def _keeps_more(self, running: Candidate, peers: Sequence[Candidate]) -> bool:
         """Whether more deadlines are kept than if `running` goes on to its end."""
+        others = sorted((each for each in peers if each.due_seconds is not None), key=self.key)
         due = running.due_seconds
         own = due is not None and running.rest_seconds <= due < math.inf
-        goes_on = len(self._kept(sorted(peers, key=self.key), running.rest_seconds)) + own
-        return len(self._kept(sorted([running, *peers], key=self.key), 0.0)) > goes_on
+        goes_on = len(self._kept(others, running.rest_seconds)) + own
+        return len(self._kept(sorted([running, *others], key=self.key), 0.0)) > goes_on
