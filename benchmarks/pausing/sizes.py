@@ -52,7 +52,7 @@ class Sizes:
 
     trace_film: Fields = field(default_factory=lambda: of_steps(FILM, 130))
     trace_clip: Fields = field(default_factory=lambda: of_steps(CLIP, 4))
-    num_jobs: tuple[tuple[float, int], ...] = ((0.7, 120), (0.4, 40))
+    num_jobs: tuple[tuple[float, int], ...] = ((0.7, 120), (0.4, 120))
     seeds: tuple[int, ...] = (1, 2, 3)
     orders: tuple[Order, ...] = ORDERS
     alone: int = 10

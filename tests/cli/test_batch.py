@@ -86,7 +86,7 @@ def test_rows_that_cannot_be_made_are_named_all_at_once(server: Served, tmp_path
     assert create(tmp_path, "--dry-run").code == create(tmp_path, "--dry-run", "--skip-invalid").code == 3
     assert ids_of(server) == before and not (tmp_path / "films").exists()
     done = create(tmp_path, "--skip-invalid", "--output-dir", "films")
-    assert done.code == 3 and "1 completed; 1 files in films" in done.out and "2 skipped, on lines 2, 4" in done.out
+    assert done.code == 3 and "1 completed; 1 file in films" in done.out and "2 skipped, on lines 2, 4" in done.out
     write(tmp_path, "a,x,one", "b,2,one", header="prompt,seed,output")
     told = create(tmp_path, "--dry-run").err
     assert "prompts.csv:2: seed: " in told and "one.mp4 is the name of several videos" in told
@@ -96,7 +96,7 @@ def test_rows_that_cannot_be_made_are_named_all_at_once(server: Served, tmp_path
         "prompts.csv:2: widht: is not a field of this call (nearest: width) (and on line 3)"
     )
     write(tmp_path, "a,1", header="prompt,seed")
-    assert create(tmp_path, "--dry-run") == Done(0, "1 rows can be made\n", "")
+    assert create(tmp_path, "--dry-run") == Done(0, "1 row can be made\n", "")
 
 
 def test_what_failed_is_told_by_code_and_made_anew_if_wanted(server: Served, tmp_path: Path) -> None:
@@ -110,6 +110,19 @@ def test_what_failed_is_told_by_code_and_made_anew_if_wanted(server: Served, tmp
     (first,) = (row for row in summary_of(create(tmp_path, "--json"))["rows"] if row["line"] == 2)
     (again,) = (row for row in summary_of(create(tmp_path, "--json", "--retry-failed"))["rows"] if row["line"] == 2)
     assert first["video_id"] != again["video_id"]
+
+
+def test_flags_of_an_order_hold_for_rows_that_say_nothing_else(server: Served, tmp_path: Path) -> None:
+    write(tmp_path, "a boat,ann", "a boat,", header="prompt,user")
+    blocking = server.create(**LONG)["id"]
+    flags = ("--user", "bob", "--timeout-seconds", 900, "--priority", -7)
+    batch_id = create(tmp_path, *flags, "--no-wait").out.strip()
+    rows = server.http.get(f"/v1/batches/{batch_id}").json()["requests"]
+    found = [server.get(row["video_id"]) for row in rows]
+    assert [(video["user"], video["priority"]) for video in found] == [("ann", -7), ("bob", -7)]
+    assert here("jobs", "cancel", batch_id).code == 0
+    assert "  2 cancelled, on lines 2, 3" in create(tmp_path, *flags).out.splitlines()
+    server.http.delete(f"/v1/videos/{blocking}")
 
 
 def test_another_file_is_left_alone_unless_forced(server: Served, tmp_path: Path) -> None:

@@ -37,6 +37,15 @@ def test_every_command_explains_itself(command: str) -> None:
     assert done.err == ""
 
 
+def test_paragraphs_of_help_are_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = [line.rstrip() for line in here("jobs", "create", "--help").out.splitlines()]
+    text = lines[lines.index("") + 1 : next(number for number, line in enumerate(lines) if "Options" in line)]
+    paragraphs = [each.splitlines() for each in "\n".join(text).strip().split("\n\n")]
+    assert any(len(each) > 2 for each in paragraphs)
+    assert all(len(line) > 80 for each in paragraphs for line in each[:-1])
+
+
 def test_without_a_command_it_says_which_there_are() -> None:
     done = here()
     assert done.code == 2

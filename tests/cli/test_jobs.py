@@ -51,6 +51,10 @@ def test_create(server: Scripted, tmp_path: Path) -> None:
     assert done == Done(0, "video_1\n", "")
     assert server.asked[0].json() == {"prompt": "a cat", "seconds": "2", "size": "64x64", "seed": 0}
     assert server.asked[0].headers["authorization"] == "Bearer secret"
+    order = {"user": "ann", "priority": -3, "timeout_seconds": 2.5, "webhook_url": "https://hook.test/x"}
+    flags = [each for name, value in order.items() for each in (f"--{name.replace('_', '-')}", value)]
+    assert jobs(server, "create", "--prompt", "a cat", *flags) == Done(0, "video_1\n", "")
+    assert server.asked.pop().json() == {"prompt": "a cat", **order}
     (tmp_path / "first.png").write_bytes(b"bytes of a picture")
     done = jobs(server, "create", "--prompt", "a cat", "--image-path", tmp_path / "first.png", "--json")
     assert json.loads(done.out)["id"] == "video_1"
@@ -117,6 +121,26 @@ def test_waiting_for_a_video_that_is_completed(server: Scripted) -> None:
     assert (done.code, done.out) == (0, "video_1  completed\n")
     assert done.err.splitlines() == ["  0%  queued  place 3 in the queue", " 40%  Denoising  step 2/4, 9 s left"]
     assert jobs(server, "wait", "video_1", "--quiet").err == ""
+
+
+def test_waiting_for_a_video_that_waits_says_why(server: Scripted) -> None:
+    server.on(
+        "GET /v1/videos/video_1",
+        Answer(video("in_progress", progress=40, stage="Paused", step=2, queue_position=1), headers=SOON),
+        Answer(video("in_progress", progress=40, stage="Recovering", step=2), headers=SOON),
+        video("completed", progress=100),
+    )
+    assert jobs(server, "wait", "video_1").err.splitlines() == [
+        " 40%  Paused  others go first, place 1 in the queue, step 2/4",
+        " 40%  Recovering  its workers died, step 2/4",
+    ]
+
+
+def test_a_code_is_not_said_twice(server: Scripted) -> None:
+    error = {"code": "cancelled", "message": "cancelled"}
+    server.on("GET /v1/videos/video_1", video("failed", error=error))
+    assert jobs(server, "wait", "video_1").err == "ringlight: cancelled\n"
+    assert re.search(r"^error +cancelled$", jobs(server, "show", "video_1").out, re.MULTILINE)
 
 
 def test_waiting_for_a_video_that_fails(server: Scripted) -> None:

@@ -135,7 +135,14 @@ def test_why_no_fleet_is_chosen(tmp_path: Path) -> None:
     assert re.fullmatch(
         r"none keeps the promise of 0\.5 s; the closest that keeps up is .+, with a p95 of \d+\.\d s", late
     )
-    assert planned(*load, "--rate", 100, "--p95", 0.5).splitlines()[-1] == "none keeps up"
+    for flags in (("--p95", 0.5), ("--compare-orders",)):
+        behind = planned(*load, "--rate", 100, *flags).splitlines()[-1]
+        found = re.fullmatch(r"none keeps up; it takes at least (\d+) x (\w+) on (\d+) GPUs for that", behind)
+        assert found is not None, behind
+    number, layout = int(found[1]), found[2]
+    for num_gpus, keeps_up in ((number - 1, False), (number, True)):  # the layout is of one GPU
+        choices = as_json(*load, "--num-gpus", num_gpus, "--rate", 100)["choices"]
+        assert [each["queue"]["keeps_up"] for each in choices if each["layout"] == layout] == [keeps_up]
     (tmp_path / "card.toml").write_text(CARD.replace("51539607552", "1048576"))
     small = ("--gpu-file", tmp_path / "card.toml", "--rate", 0.01, "--num-requests", 200)
     assert planned(*small).splitlines()[-1] == "none fits"
@@ -161,7 +168,11 @@ def test_every_order_of_a_mix_is_compared(tmp_path: Path) -> None:
         figures = [each["queue"][name] for each in found]
         assert figures == sorted(figures) and figures[0] < 0.8 * figures[-1]
     table = planned(*load).splitlines()
-    assert "| Mean (s) |" in table[0] and "| Slowdown | Within 3x |" in table[0]
+    assert "| Mean (s) |" in table[0] and "| Pauses a video | Slowdown | Within 3x | Busy |" in table[0]
+    queue = found[0]["queue"]
+    assert f"| {queue['mean_paused_seconds']:.1f} | {queue['pauses_per_request']:.2f} |" in table[2]
+    assert queue["mean_paused_seconds"] > 0 == found[1]["queue"]["mean_paused_seconds"]
+    assert any("Paused: after that, while others have its turn" in line for line in table)
     assert [line for line in table if "| shortest |" in line] and "order: shortest" in table[-1]
     in_turn = planned(*load, "--scheduling", "arrival")
     assert "| arrival |" in in_turn and "| shortest" not in in_turn
@@ -175,6 +186,8 @@ def test_clients_priorities_and_timeouts_of_a_mix_count(tmp_path: Path) -> None:
     (tmp_path / "mix.toml").write_text(LINE + "timeout_seconds = 200\n")
     kept = as_json(*load)["chosen"]["queue"]["in_time_share"]
     assert 0.3 < kept < 1
+    table = planned(*load).splitlines()
+    assert "| Within 3x | In time | Busy |" in table[0] and f"| {kept:.1%} |" in table[2]
     (tmp_path / "mix.toml").write_text(LINE + "timeout_seconds = 200\npriority = 1\n")
     urgent = as_json(*load)["chosen"]["queue"]
     assert urgent["in_time_share"] > kept and urgent["mean_slowdown"] > usual["mean_slowdown"]

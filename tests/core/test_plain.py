@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ringlight
-from ringlight.core.plain import in_words, plain
+from ringlight.core.plain import coded, counted, in_words, plain
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,15 @@ def test_a_measured_number_with_three_digits(number: float, text: str) -> None:
 
 def test_items_stand_as_in_a_sentence() -> None:
     assert [in_words("abc"[:count]) for count in (1, 2, 3)] == ["a", "a and b", "a, b and c"]
+
+
+def test_what_is_counted_has_its_number() -> None:
+    assert [counted(number, "video") for number in (0, 1, 2)] == ["0 videos", "1 video", "2 videos"]
+
+
+def test_a_code_and_its_message_are_said_once() -> None:
+    said = [coded("cancelled", text) for text in ("cancelled", "", "by the operator")]
+    assert said == ["cancelled", "cancelled", "cancelled: by the operator"]
 
 
 def test_no_sentence_writes_seconds_with_an_exponent() -> None:

@@ -4,8 +4,8 @@ A prompt "kill 1 step 2" kills rank 1 after its second step, "saved 1 step 2" ha
 is on the disk, "asked 0 step 2" has rank 0 wait there until the job is asked to make way, or to stop (if it keeps a
 state, so that the same prompt can be made at one go), "asked 0 block 2" in its second block, "nan all step 1" has all
 ranks raise there, "poison 1 X" has rank 1 compute with NaN in the place of parameter X, and ";" stands between several
-of these; all other prompts are harmless. What is forked is the worker's own program, with faults planted at the places
-where it tells how far it is and where it waits for the others.
+of these; "mesh" is while a job is set up; all other prompts are harmless. What is forked is the worker's own program,
+with faults planted at the places where it tells how far it is and where it waits for the others.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ import torch
 
 from ringlight.core import messages
 from ringlight.core.errors import NumericalError, RinglightError
+from ringlight.core.layout import ParallelLayout
 from ringlight.families.wan.networks.transformer import TransformerBlock
 from ringlight.families.wan.recipe import WanRecipe
 from ringlight.parallel.collectives import Transfers
 from ringlight.parallel.group import RankGroup
+from ringlight.parallel.link import Link
+from ringlight.parallel.mesh import ParallelMesh
 from ringlight.pipelines.output import Output
 from ringlight.pipelines.turn import Turns
 from ringlight.worker import main as worker
@@ -200,6 +203,12 @@ def plant() -> None:
             super().frames_decoded(num_done, num_frames)
             current.at(f"frames {num_done}")
 
+    class FaultyMesh(ParallelMesh):
+        @classmethod
+        def of(cls, layout: ParallelLayout, rank: int, link: Link) -> ParallelMesh:  # type: ignore[override]
+            current.at("mesh")
+            return ParallelMesh.of(layout, rank, link)
+
     wait = Transfers.wait
 
     def faulty_wait(self: Transfers) -> None:
@@ -222,5 +231,6 @@ def plant() -> None:
 
     WanRecipe.make = poisoned_make  # type: ignore[method-assign]
     worker.Events = FaultyEvents  # type: ignore[attr-defined]
+    worker.ParallelMesh = FaultyMesh  # type: ignore[attr-defined]
     Transfers.wait = faulty_wait  # type: ignore[method-assign]
     TransformerBlock.finish_ = faulty_finish  # type: ignore[method-assign]

@@ -170,6 +170,17 @@ def test_what_all_ranks_raise_alike_fails_the_job_alone(pair: Pair, tmp_path: Pa
     assert pair.pids == before
 
 
+@pytest.mark.parametrize(("kind", "ranks"), [("nan", "0"), ("error", "1"), ("memory", "all")])
+def test_a_job_that_cannot_be_set_up_fails_alone_also_where_one_rank_says_so(
+    pair: Pair, tmp_path: Path, kind: str, ranks: str
+) -> None:
+    before = pair.pids
+    said = fail(pair, f"{kind} {ranks} mesh", ERRORS[kind], tmp_path / "film.npy")
+    assert {"memory": "does not fit", "nan": "not finite", "error": "LookupError"}[kind] in said
+    assert pair.makes_the_same_as_ever()
+    assert pair.pids == before
+
+
 @pytest.mark.parametrize(("network", "parameter", "stage"), POISONS)
 @pytest.mark.parametrize("rank", [0, 1])
 def test_numbers_that_are_not_finite_fail_the_job_on_all_ranks_together(

@@ -49,6 +49,14 @@ class TestOrder:
         line = [job("a"), job("b", 9), job("c", 2), job("d"), job("e", 2)]
         assert keys(Policy().ordered(line)) == "cebad"
 
+    def test_of_equal_rests_goes_first_whose_client_has_used_least(self) -> None:
+        line = [job("a", 2, used_seconds=9.0), job("b", 3), *(job(key, 2, used_seconds=1.0) for key in "cd")]
+        assert keys(Policy().ordered(line)) == "cdab"
+        dated = [replace(each, due_seconds=100.0) for each in line]
+        assert keys(Policy().ordered(dated)) == "cdab"
+        assert keys(Policy(scheduling="arrival").ordered(line)) == "abcd"
+        assert Policy().newcomer(replace(line[0], rest_seconds=2.4), [line[2]]) is None, "no reason for a pause"
+
     def test_priority_goes_above_all_but_workers_that_died_twice(self) -> None:
         line = [
             job("a", 1, is_last=True, priority=9),

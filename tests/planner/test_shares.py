@@ -35,6 +35,12 @@ def test_who_is_over_stays_so_until_it_has_used_no_more_than_its_share() -> None
     assert shares.over("ab", now=WINDOW_SECONDS + 10.0) == set()
 
 
+def test_what_a_client_has_used_lately_is_told() -> None:
+    shares = used(a=2.0)
+    shares.add("a", 3.0, now=5.0)
+    assert (shares.used("a"), shares.used("b")) == (5.0, 0.0)
+
+
 def test_what_was_used_is_forgotten_after_the_window() -> None:
     shares = used(a=WINDOW_SECONDS)
     assert shares.over("ab", now=WINDOW_SECONDS - 1) == {"a"}

@@ -131,6 +131,15 @@ def test_deadlines_and_clients_of_a_mix_count() -> None:
     assert soon == pytest.approx(FILM.alone_seconds, abs=2.0) and late > 3 * soon
 
 
+def test_a_clip_does_not_queue_behind_the_backlog_of_another_client() -> None:
+    """Also where that is within its share: 40 clips of one come at once, and then one of another now and then."""
+    crowd, other = (replace(Demand.plain(1.0), client=client) for client in "ab")
+    arrivals = [0.0] * 40 + [5.5, 12.5, 20.5]
+    served = play_trace(arrivals, [crowd] * 40 + [other] * 3, ORDERS["shortest"], 1)
+    assert [each.seconds for each in served[40:]] == pytest.approx([1.5] * 3)
+    assert max(each.end for each in served) == pytest.approx(43.0)
+
+
 def test_a_queue_that_falls_behind_says_so() -> None:
     found = fixed(10.0, 0.3, 2, count=2000)
     assert not found.keeps_up

@@ -61,12 +61,18 @@ def kill_while_paused(folder: Path, checkpoint: Path, count: int, chance: random
             paused, began = server.get(long), time.monotonic()
             assert paused["stage"] == "Paused", paused
             server = die(server, victim, folder, checkpoint, options)
+            if victim == "the server":
+                found = server.get(long)
+                assert (found["stage"], found["pauses"]) == ("Paused", paused["pauses"]), found
+                assert found["step"] <= paused["step"] and found["paused_seconds"] > paused["paused_seconds"], found
             deaths = 0 if victim == "the server" else 1
             for video_id, original, restarts in zip((middling, long), expected, (deaths, 0), strict=True):
                 video = server.wait(video_id)
                 assert video["restarts"] == restarts, (victim, video)
                 assert sha256_of(server, video_id) == original, victim
-            went_on += server.http.get(f"/v1/videos/{long}/report").json()["resumed_from_step"] >= paused["step"]
+            report = server.http.get(f"/v1/videos/{long}/report").json()
+            assert report["pauses"] >= paused["pauses"] > 0, report
+            went_on += report["resumed_from_step"] >= paused["step"]
             took.setdefault(victim, []).append(time.monotonic() - began)
     finally:
         server.stop(signal.SIGKILL)
@@ -79,7 +85,7 @@ def kill_while_paused(folder: Path, checkpoint: Path, count: int, chance: random
 
 
 def die(server: Served, victim: str, folder: Path, checkpoint: Path, options: tuple[object, ...]) -> Served:
-    """Kill; returns the server that there is then, with new ranks."""
+    """Kill; returns the server that there is then, whose new ranks may not be there yet."""
     if victim != "the server":
         strike(server, {"rank 0": [0], "rank 1": [1], "both ranks": [0, 1]}[victim], signal.SIGKILL)
         return server
@@ -87,7 +93,7 @@ def die(server: Served, victim: str, folder: Path, checkpoint: Path, options: tu
     server.stop(signal.SIGKILL)
     assert all(map(ends, ranks))
     again = Served(folder, checkpoint, *options, port=server.port)
-    again.wait_until_ready()
+    again.wait_until_listening()
     return again
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -29,6 +30,7 @@ RAISED: dict[str, Exception] = {
     "again": http_error.IdempotencyConflict("another body"),
     "early": http_error.VideoNotReady("video_1 is queued"),
     "api": HttpError(401, "invalid_api_key", "no such key", headers={"WWW-Authenticate": "Bearer"}),
+    "stopping": HttpError(503, "unavailable", "the server is stopping"),
     "teapot": HTTPException(418, "short and stout"),
     "large": HTTPException(413),
     "bug": ZeroDivisionError("secret of the inside"),
@@ -77,6 +79,7 @@ def envelope(response: httpx.Response) -> dict[str, Any]:
         ("again", 422, "idempotency_conflict", "invalid_request_error"),
         ("early", 404, "video_not_ready", "invalid_request_error"),
         ("api", 401, "invalid_api_key", "invalid_request_error"),
+        ("stopping", 503, "unavailable", "server_error"),
         ("teapot", 418, "invalid_request", "invalid_request_error"),
         ("large", 413, "body_too_large", "invalid_request_error"),
         ("bug", 500, "internal_error", "server_error"),
@@ -110,6 +113,16 @@ def test_the_inside_of_a_defect_stays_inside(address: str, caplog: pytest.LogCap
     assert "secret" not in response.text
     assert "ZeroDivisionError: secret of the inside" in caplog.text
     assert response.headers["x-request-id"] == "mine-1"
+
+
+@pytest.mark.parametrize(("name", "level", "said"), [("stopping", "INFO", "is refused"), ("store", "ERROR", "failed")])
+def test_what_is_refused_for_now_has_not_failed(
+    address: str, caplog: pytest.LogCaptureFixture, name: str, level: str, said: str
+) -> None:
+    with caplog.at_level(logging.INFO):
+        httpx.get(f"{address}/raise/{name}")
+    (record,) = [each for each in caplog.records if each.name == http_error.__name__]
+    assert record.levelname == level and f"/raise/{name} {said}: " in record.message
 
 
 def test_what_the_framework_answers_itself(address: str) -> None:

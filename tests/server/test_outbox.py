@@ -137,8 +137,15 @@ def test_a_deleted_video_takes_its_events_along(store: JobStore) -> None:
     assert [each.job_id for each in store.settle((), 10)] == [kept]
 
 
+def forget_pauses(connection: Connection) -> None:
+    """The tables as version 4 had them."""
+    for column in ("saved_step", "pauses", "paused_seconds", "paused_at"):
+        connection.execute(text(f"ALTER TABLE jobs DROP COLUMN {column}"))
+
+
 def forget_batches(connection: Connection) -> None:
     """The tables as version 3 had them."""
+    forget_pauses(connection)
     connection.execute(text("DROP TABLE batch_rows"))
     connection.execute(text("DROP TABLE batches"))
     connection.execute(text("ALTER TABLE jobs DROP COLUMN batch_id"))
@@ -193,6 +200,19 @@ def test_a_database_of_before_learns_of_batches_and_keeps_its_jobs(url: str) -> 
     with opened(url) as store:
         assert store.unfinished() == [job]
         assert store.batches.list(None, None, 10, "asc") == ([], False)
+
+
+def test_a_database_of_before_learns_of_pauses_and_keeps_its_jobs(url: str) -> None:
+    with opened(url) as store:
+        job = store.add(new_job(progress=40))
+        with store._database.write() as connection:
+            forget_pauses(connection)
+            connection.execute(text("UPDATE schema_version SET version = 4"))
+    with opened(url) as store:
+        assert store.unfinished() == [job]
+        store.mark(job.id, pauses=2, paused_seconds=0.5, paused_at=7.0, saved_step=3)
+        (paused,) = store.unfinished()
+        assert (paused.known.stage, paused.known.step, paused.pauses_at(8.0).paused_seconds) == ("Paused", 3, 1.5)
 
 
 # Servers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 
 from ringlight.core.config import EngineConfig
 from ringlight.core.settings import ServeSettings
+from ringlight.server.api.schemas import to_video
 from ringlight.server.collection.videos import Videos, engine_of
 from ringlight.server.collection.view import Draft
 from tests.engine.processes import wait_until
 from tests.server.films import sha256_of
-from tests.server.served import POLL_SECONDS, Served, serve
+from tests.server.served import POLL_SECONDS, Served
+from tests.server.stores import new_job
 from tests.server.test_waiting import events_of
 
 FILM, CLIP = {"num_inference_steps": 250, "seed": 3}, {"num_inference_steps": 80}
@@ -69,14 +72,25 @@ def test_a_paused_video_goes_on_with_the_next_server(tiny: Path, tmp_path: Path)
     wait_until(lambda: (server.get(film)["step"] or 0) > 5, poll_seconds=POLL_SECONDS)
     clip = server.create(**CLIP)["id"]
     wait_until(lambda: is_paused(server, film))
+    before = server.get(film)
     assert server.stop(signal.SIGTERM) == 0
-    with serve(tmp_path, tiny, "--no-warm-up") as server:
+    server = Served(tmp_path, tiny, "--no-warm-up", port=server.port)
+    try:
+        server.wait_until_listening()
+        for found in (server.get(film), server.http.get("/v1/videos").json()["data"][1]):
+            assert (found["status"], found["stage"], found["step"]) == ("in_progress", "Paused", before["step"])
+            assert found["pauses"] == 1 and found["paused_seconds"] > before["paused_seconds"]
+            assert found["progress"] >= before["progress"]
         assert server.get(clip)["status"] == "completed"
         ended = server.wait(film)
         report = server.http.get(f"/v1/videos/{film}/report").json()
-        assert report["resumed_from_step"] > 5
-        assert ended["restarts"] == 0
+        assert report["resumed_from_step"] == before["step"] > 5
+        assert (report["pauses"], ended["pauses"], ended["restarts"]) == (1, 1, 0)
+        assert ended["paused_seconds"] == round(report["paused_seconds"], 3) > found["paused_seconds"]
+        assert series(server, "ringlight_pauses_total") == 0, "it was another server's"
         assert sha256_of(server, film) == sha256_of(server, server.completed(**FILM)["id"])
+    finally:
+        server.stop(signal.SIGTERM)
 
 
 def videos_of(folder: Path, checkpoint: Path, **settings: Any) -> Videos:
@@ -85,6 +99,28 @@ def videos_of(folder: Path, checkpoint: Path, **settings: Any) -> Videos:
     videos = Videos(ServeSettings(data_dir=str(folder), **settings), config)
     videos.engine.start = lambda wait=True: None  # type: ignore[method-assign]
     return videos
+
+
+def test_a_paused_video_says_so_before_the_next_server_has_workers(tiny: Path, tmp_path: Path) -> None:
+    """Also where its ranks are not the same number, and it begins anew; one that was not paused is queued."""
+    when = time.time() - 100.0
+    paused = {"status": "in_progress", "saved_step": 1, "pauses": 3, "paused_seconds": 5.0, "paused_at": when}
+    videos = videos_of(tmp_path / "data", tiny)
+    kept = [
+        videos.store.add(new_job(**asked))
+        for asked in (paused, paused | {"layout": "u1r2"}, {"status": "in_progress", "saved_step": 1, "pauses": 3})
+    ]
+    videos.start()
+    found = [to_video(videos.get(job.id, None)) for job in kept]
+    assert [video.status for video in found] == ["in_progress", "in_progress", "queued"]
+    assert [(video.stage, video.step) for video in found] == [("Paused", 1), ("Paused", 0), (None, None)]
+    assert [video.pauses for video in found] == [3, 3, 3]
+    assert [video.paused_seconds // 10 for video in found] == [10, 10, 0]
+    assert videos.engine.num_paused == 2
+    assert videos.engine.pauses.pauses == 0, "it was another server's"
+    videos.cancel(kept[0].id, None)
+    assert 100 < videos.store.get(kept[0].id).paused_seconds < 200
+    videos.close()
 
 
 def test_videos_are_of_their_keys_share_also_after_a_restart(tiny: Path, tmp_path: Path) -> None:

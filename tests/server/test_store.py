@@ -66,12 +66,14 @@ def test_every_field_is_kept_also_by_the_next_server(url: str) -> None:
         for field in msgspec.structs.fields(StoredJob)
         if field.default is not msgspec.NODEFAULT and getattr(job, field.name) == field.default
     ]
-    changed_later = ["started_at", "completed_at", "expires_at", "progress", "deaths", "error", "has_report"]
+    changed_later = ["started_at", "completed_at", "expires_at", "progress", "saved_step", "deaths"]
+    changed_later += ["pauses", "paused_seconds", "paused_at", "error", "has_report"]
     assert at_defaults == ["status", *changed_later, "output_bytes"]  # so that a new field is tried here too
     error = VideoError("output_error", "the disk is full", "size", "invalid_request_error")
     store = JobStore(url)
     store.add(job)
     store.mark(job.id, status="in_progress", started_at=3.5, progress=42, deaths=2, layout="u2r1")
+    store.mark(job.id, saved_step=7, pauses=3, paused_seconds=0.25, paused_at=6.5)
     assert store.finish(job.id, "failed", 7.25, 9.75, error, b"\x00report\xff", 2**40)
     expected = replace(
         job,
@@ -80,7 +82,11 @@ def test_every_field_is_kept_also_by_the_next_server(url: str) -> None:
         completed_at=7.25,
         expires_at=9.75,
         progress=42,
+        saved_step=7,
         deaths=2,
+        pauses=3,
+        paused_seconds=0.25,
+        paused_at=6.5,
         layout="u2r1",
         error=error,
         has_report=True,

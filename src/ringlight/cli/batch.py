@@ -19,6 +19,7 @@ from ringlight.cli.signals import handled, interrupt
 from ringlight.core.errors import InvalidRequest
 from ringlight.core.fields import setting
 from ringlight.core.output import part_path
+from ringlight.core.plain import counted
 from ringlight.wire.batch import MAX_REQUESTS, Batch, BatchRequest
 
 if TYPE_CHECKING:
@@ -91,12 +92,13 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     def lines(self) -> Iterator[str]:
         """In words."""
         files = sum(row.output is not None for row in self.rows)
-        where = f"; {files} files in {self.output_dir}" if self.output_dir is not None else ""
-        yield f"{self.name} ({self.batch_id}): {len(self.rows)} requests in {self.seconds:.0f} s"
+        where = f"; {counted(files, 'file')} in {self.output_dir}" if self.output_dir is not None else ""
+        yield f"{self.name} ({self.batch_id}): {counted(len(self.rows), 'request')} in {self.seconds:.0f} s"
         yield f"  {self.counts.get('completed', 0)} completed{where}"
         why = {row.code: row.problem for row in reversed(self.rows)}
         for code, lines in self.failed.items():
-            yield f"  {len(lines)} {code}, on {_told(lines)}: {why[code]}"
+            said = f"  {len(lines)} {code}, on {_told(lines)}"
+            yield said if why[code] == code else f"{said}: {why[code]}"
         if self.skipped:
             yield f"  {len(self.skipped)} skipped, on {_told(self.skipped)}"
 
@@ -281,7 +283,9 @@ def batch_in_short(found: Batch) -> str:
     """How many of its requests have each status."""
     counts: dict[str, int] = msgspec.to_builtins(found.request_counts)
     total = counts.pop("total")
-    return f"{total} requests: " + ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    return f"{counted(total, 'request')}: " + ", ".join(
+        f"{count} {status}" for status, count in counts.items() if count
+    )
 
 
 def batch_lines(found: Batch) -> Iterator[str]:

@@ -32,9 +32,9 @@ from ringlight.cli.progress import JobProgress
 from ringlight.cli.request_flags import read_image
 from ringlight.cli.signals import handled, interrupt
 from ringlight.core.errors import InvalidRequest, InvalidSetting, RinglightError
+from ringlight.core.order_fields import OrderFields
 from ringlight.core.output import check_folder
-from ringlight.core.plain import plain
-from ringlight.core.settings import LEAST_PRIORITY, MOST_PRIORITY
+from ringlight.core.plain import coded, counted, plain
 from ringlight.core.video_fields import AskedFields
 from ringlight.wire.model import OfferedLora
 
@@ -56,6 +56,8 @@ class Variant(StrEnum):
     spritesheet = "spritesheet"
 
 
+WAITS = {"Paused": "others go first", "Recovering": "its workers died"}
+"""Stages in which a video waits, and why it does."""
 EXTENSIONS = {Variant.video: "mp4", Variant.thumbnail: "webp", Variant.spritesheet: "jpg"}
 
 Url = Annotated[str, typer.Option(help="Where the server is.", envvar="RINGLIGHT_URL")]
@@ -87,7 +89,7 @@ class Failed(RinglightError):
 
 
 @jobs.command()
-@with_flags(video=AskedFields, batch=BatchFlags)
+@with_flags(video=AskedFields, order=OrderFields, batch=BatchFlags)
 def create(
     *,
     prompt: Annotated[
@@ -100,9 +102,7 @@ def create(
     size: Annotated[str | None, typer.Option(help="Multiples of 32.", metavar="WxH")] = None,
     seconds: Annotated[float | None, typer.Option(help="Its length; or give --num-frames.")] = None,
     video: AskedFields,
-    priority: Annotated[
-        int | None, typer.Option(help=f"{LEAST_PRIORITY} to {MOST_PRIORITY}; higher ones go first.")
-    ] = None,
+    order: OrderFields,
     batch: BatchFlags,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = "",
@@ -114,18 +114,17 @@ def create(
     same command again goes on where it was left, and makes no row twice. Exit codes: 0 all were made, 3 a row cannot
     be, 4 some failed, 130 interrupted.
     """
-    asked = msgspec.structs.asdict(video) | {"size": size}
+    asked = msgspec.structs.asdict(video) | msgspec.structs.asdict(order) | {"size": size}
     asked["seconds"] = None if seconds is None else plain(seconds)
     if (prompt is None) == (batch.file is None):
         raise typer.BadParameter("give --prompt for a video, or --file for many", param_hint="'--prompt'")
     if prompt is None:
         if image_path or last_image_path:
             raise typer.BadParameter("pictures of a --file are in its columns", param_hint="'--image-path'")
+        priority = asked.pop("priority")
         usual = msgspec.to_builtins({key: value for key, value in asked.items() if value is not None})
-        order = BatchOrder(flags=batch, usual=usual, priority=priority)
         with connected(url, api_key) as client:
-            return create_batch(client, order, json_)
-    asked["priority"] = priority
+            return create_batch(client, BatchOrder(flags=batch, usual=usual, priority=priority), json_)
     with connected(url, api_key) as client:
         pictures = {"image": read_image(image_path), "last_image": read_image(last_image_path, "last_image")}
         made = client.create(prompt or "", **pictures, **asked)
@@ -138,7 +137,7 @@ def create_batch(client: Client, order: BatchOrder, json_: bool) -> None:
     """Order the rows of a file, and unless that is not wanted wait for them and say how they ended."""
     rows, skipped = check_rows(client, order)
     if order.flags.dry_run:
-        print(f"{len(rows)} rows can be made")
+        print(f"{counted(len(rows), 'row')} can be made")
         return require_all(skipped)
     made, of_videos = create_rows(client, order, rows)
     if order.flags.no_wait:
@@ -155,7 +154,7 @@ def create_batch(client: Client, order: BatchOrder, json_: bool) -> None:
 def require_all(skipped: Sequence[int]) -> None:
     """Raise InvalidRequest where rows were left out."""
     if skipped:
-        raise InvalidRequest.of("file", f"{len(skipped)} rows cannot be made and were skipped")
+        raise InvalidRequest.of("file", f"skipped {counted(len(skipped), 'row')} that cannot be made")
 
 
 @jobs.command()
@@ -345,7 +344,7 @@ def lines(video: Video) -> Iterator[str]:
         if name in TIMES:
             value = datetime.fromtimestamp(value).astimezone().isoformat(" ", "seconds")
         elif name == "error":
-            value = f"{value['code']}: {value['message']}"
+            value = coded(value["code"], value["message"])
         elif name == "warnings":
             value = f"\n{'':<22} ".join(warning["message"] for warning in value)
         elif name == "stages":
@@ -358,8 +357,8 @@ def lines(video: Video) -> Iterator[str]:
 
 
 def detail(video: Video) -> str:
-    """Step, place in the queue and ETA, as far as they are known."""
-    parts = []
+    """Step, place in the queue and ETA, as far as they are known; of one that does not go on also why."""
+    parts = [WAITS[video.stage]] if video.stage in WAITS else []
     if video.queue_position:
         parts.append(f"place {video.queue_position} in the queue")
     if video.step and video.num_inference_steps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import typer.main
@@ -23,6 +23,7 @@ from ringlight.cli.serve import serve
 from ringlight.cli.settings import EngineCommand
 from ringlight.core.codes import EXIT_INTERRUPTED, EXIT_USAGE
 from ringlight.core.errors import RinglightError
+from ringlight.core.plain import coded
 
 app = typer.Typer(
     name="ringlight",
@@ -58,7 +59,17 @@ app.add_typer(jobs)
 app.command(name="demo-checkpoint")(demo_checkpoint)
 app.command()(convert)
 app.command()(doctor)
+
+
+def unfold(command: Any) -> None:
+    """Let the terminal alone break the lines of a command's paragraphs, and of those below it."""
+    command.help = "\n\n".join(" ".join(each.split()) for each in (command.help or "").split("\n\n"))
+    for below in getattr(command, "commands", {}).values():
+        unfold(below)
+
+
 command = typer.main.get_command(app)
+unfold(command)
 
 
 def main() -> None:
@@ -71,8 +82,7 @@ def main() -> None:
             print(f"ringlight: usage: {said} (see --help)", file=sys.stderr)
         sys.exit(EXIT_USAGE)
     except RinglightError as error:
-        said = str(error) if str(error) == error.code else f"{error.code}: {error}"
-        print(f"ringlight: {said}", file=sys.stderr)
+        print(f"ringlight: {coded(error.code, str(error))}", file=sys.stderr)
         sys.exit(error.kind.exit_code)
     except KeyboardInterrupt:
         print("ringlight: interrupted", file=sys.stderr)

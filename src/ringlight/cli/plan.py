@@ -17,7 +17,7 @@ from ringlight.core.config import EngineConfig, read_limits
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.fields import VIDEO
 from ringlight.core.named_samplers import layered
-from ringlight.core.plain import plain
+from ringlight.core.plain import counted, plain
 from ringlight.core.request import RequestDefaults, VideoRequest, stand_ins, steps_of, task_of
 from ringlight.core.video_fields import VIDEO_FIELDS, AskedFields
 from ringlight.families.lora_library import LoraLibrary
@@ -153,8 +153,11 @@ def _verdict(fleet: FleetPlan, p95_seconds: float | None) -> str:
     if not fleet.choices:
         return "none fits"
     steady = [choice for choice in fleet.choices if choice.queue.keeps_up]
-    if not steady or p95_seconds is None:
-        return "none keeps up"
+    if not steady:
+        least = min(fleet.choices, key=lambda choice: choice.least_gpus)
+        enough = f"{least.queue.least_replicas} x {least.layout} on {counted(least.least_gpus, 'GPU')}"
+        return f"none keeps up; it takes at least {enough} for that"
+    assert p95_seconds is not None, "else one that keeps up is chosen"
     closest = min(steady, key=lambda choice: choice.queue.p95_seconds)
     return (
         f"none keeps the promise of {plain(p95_seconds)} s; the closest that keeps up is {closest.name} on "
@@ -194,7 +197,8 @@ def _json(made: Plan | FleetPlan) -> bytes:
     plain: dict[str, Any] = msgspec.to_builtins(made)
     if isinstance(made, FleetPlan):
         for fleet, shown in zip(made.choices, plain["choices"], strict=True):
-            shown["queue"] |= {"keeps_up": fleet.queue.keeps_up, "utilisation": fleet.queue.utilisation}
+            derived = ("keeps_up", "utilisation", "least_replicas")
+            shown["queue"] |= {name: getattr(fleet.queue, name) for name in derived}
     if isinstance(made, Plan):
         for choice, shown in zip(made.choices, plain["choices"], strict=True):
             shown["prediction"] |= _derived(choice.prediction)

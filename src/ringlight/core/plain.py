@@ -28,6 +28,16 @@ def in_words(items: Iterable[str]) -> str:
     return f"{', '.join(others)} and {final}" if others else final
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of them: 1 video, 3 videos."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def coded(code: str, message: str) -> str:
+    """A code and what is said of it, once where that is the same."""
+    return code if message in ("", code) else f"{code}: {message}"
+
+
 def plain(number: float, digits: int = 6) -> str:
     """A number as people write it: 3000, 0.25 or 1234567, with so many significant digits and never an exponent."""
     text = f"{number:.{digits}g}"

@@ -24,6 +24,7 @@ from ringlight.core.errors import (
     WorkerError,
 )
 from ringlight.core.layout import ParallelLayout
+from ringlight.core.plain import counted
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.settings import Scheduling
 from ringlight.engine.door import Door
@@ -272,7 +273,7 @@ class Engine:
                 raise WorkerError("the engine is closed")
             held = self._open.num_counted
             if is_bounded and self._queue_size is not None and held >= self._queue_size + len(self._runners):
-                problem = f"{held} videos are on their way already; try again later"
+                problem = f"{counted(held, 'video')} on the way already; try again later"
                 raise QueueFull(problem, self._outlook.seconds_until_free())
             self._open.admit(job)
 

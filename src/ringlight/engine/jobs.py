@@ -63,6 +63,9 @@ class Pauses(msgspec.Struct, frozen=True, kw_only=True):
     def __add__(self, other: Pauses) -> Pauses:
         return Pauses(pauses=self.pauses + other.pauses, paused_seconds=self.paused_seconds + other.paused_seconds)
 
+    def __sub__(self, other: Pauses) -> Pauses:
+        return Pauses(pauses=self.pauses - other.pauses, paused_seconds=self.paused_seconds - other.paused_seconds)
+
 
 JobEvent = messages.JobMessage | WorkersLost | Taken | Released
 
@@ -189,8 +192,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     `priority`: higher goes first. `client` is whose share of the replicas it uses. A job fails if it is not over
     `timeout_seconds` after it is submitted, less the `spent_seconds` of them that are gone; this is measured, and no
     wall clock is asked. `continues`, `preview_seconds`: as in messages.RunJob. `state` is what is known already of a
-    job that was accepted before; it has a place whatever the queue's size. One that is not `counted` leaves all places
-    to others. `asked_size` is what was asked where the request has another.
+    job that was accepted before, and `pauses` what it had of them; it has a place whatever the queue's size. One that
+    is not `counted` leaves all places to others. `asked_size` is what was asked where the request has another.
     """
 
     job_id: str = ""
@@ -202,6 +205,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     continues: str = ""
     preview_seconds: float = 0.0
     state: JobState | None = None
+    pauses: Pauses = Pauses()
     counted: bool = True
     asked_size: AskedSize = (None, None)
 
@@ -264,8 +268,8 @@ class Job:
         self.has_begun = False
         self._turn_began_at: float | None = None
         self._earlier_seconds = 0.0  # in turns of this run that are over
-        self._paused_at: float | None = None
-        self._earlier_pauses = Pauses()  # those that are over
+        self._paused_at = time.monotonic() if state is not None and state.stage == PAUSED else None
+        self._earlier_pauses = self.submission.pauses  # but for how long the one lasts that is not over
         self.arrival: int | None = None  # its number in the queue, once it has been there
         self.overtaken = 0  # how often another one was taken before it for its LoRAs
         self._state = state or JobState()
@@ -330,9 +334,14 @@ class Job:
 
     @property
     def pauses(self) -> Pauses:
-        """How often it has made way here, and how long it has waited for its next turn, this moment included."""
+        """How often it has made way, and how long it has waited for its next turn, this moment included."""
         since, earlier = self._paused_at, self._earlier_pauses
-        return earlier if since is None else earlier + Pauses(pauses=1, paused_seconds=time.monotonic() - since)
+        return earlier if since is None else earlier + Pauses(paused_seconds=time.monotonic() - since)
+
+    @property
+    def pauses_here(self) -> Pauses:
+        """The same without what it had before it was submitted here."""
+        return self.pauses - self.submission.pauses
 
     @property
     def is_paused(self) -> bool:
@@ -369,7 +378,7 @@ class Job:
                 self._earlier_pauses, self._paused_at = self.pauses, None
             case messages.JobPaused():
                 self._earlier_seconds, self._turn_began_at = self.run_seconds, None
-                self._paused_at = time.monotonic()
+                self._earlier_pauses, self._paused_at = self.pauses + Pauses(pauses=1), time.monotonic()
             case WorkersLost() | Released():
                 self._earlier_seconds, self._turn_began_at = 0.0, None
 

@@ -34,7 +34,7 @@ class OpenJobs:
     def pauses(self) -> Pauses:
         """What all jobs together had of them, those that are over included."""
         with self._changed:
-            return sum((job.pauses for job in self._jobs.values()), self._earlier_pauses)
+            return sum((job.pauses_here for job in self._jobs.values()), self._earlier_pauses)
 
     def admit(self, job: Job) -> None:
         """Give a job a place. It is not in the queue yet."""
@@ -51,7 +51,7 @@ class OpenJobs:
         """The job is over, or was never accepted."""
         with self._changed:
             if self._jobs.pop(job.id, None) is not None:
-                self._earlier_pauses += job.pauses
+                self._earlier_pauses += job.pauses_here
             self._before_queue.discard(job.id)
             self._changed.notify_all()
 

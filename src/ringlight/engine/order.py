@@ -47,6 +47,7 @@ class JobOrder:
             priority=job.submission.priority,
             is_last=job.state.deaths >= QUARANTINE_DEATHS,
             client=job.submission.client,
+            used_seconds=self._shares.used(job.submission.client),
             rest_seconds=math.inf if rest is None else rest,
             whole_seconds=math.inf if whole is None else whole.total_seconds,
             waited_seconds=now - job.came_at,

@@ -43,6 +43,11 @@ class FleetChoice(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         return f"{self.queue.num_replicas} x {self.layout}"
 
+    @property
+    def least_gpus(self) -> int:
+        """With which it would keep up."""
+        return self.queue.least_replicas * (self.num_gpus // self.queue.num_replicas)
+
 
 class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Best first; `chosen` is None where no fleet keeps up, or none keeps the promise."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Iterable
 
-from ringlight.planner.scheduling import Key, Policy
+from ringlight.planner.scheduling import Candidate, Key, Policy
+from ringlight.planner.shares import Shares
 from ringlight.planner.task import Station, Task
 
 
@@ -14,8 +15,8 @@ class OpenLine:
 
     is_fixed = False
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    def __init__(self, policy: Policy, shares: Shares | None = None) -> None:
+        self._policy, self._shares = policy, shares
         self._waiting: dict[str, Task] = {}
 
     def __bool__(self) -> bool:
@@ -37,18 +38,21 @@ class OpenLine:
         waiting = self._for(station)
         if not waiting:
             return None
-        return waiting[self._policy.ordered([task.candidate(now) for task in waiting.values()], over_share)[0].key]
+        return waiting[self._policy.first([self._seen(task, now) for task in waiting.values()], over_share).key]
 
     def newcomer(self, station: Station, now: float, over_share: Collection[str]) -> Task | None:
         """Find for whom the one that has the turn makes way."""
         assert station.running is not None
-        running, waiting = station.running.candidate(now, station.done(now)), self._for(station)
-        found = self._policy.newcomer(running, [task.candidate(now) for task in waiting.values()], over_share)
+        running, waiting = self._seen(station.running, now, station.done(now)), self._for(station)
+        found = self._policy.newcomer(running, [self._seen(task, now) for task in waiting.values()], over_share)
         return None if found is None else waiting[found.key]
 
     def may_change(self, station: Station, now: float, over_share: Collection[str]) -> bool:
         """Whether it is worth a look at the station's next boundary."""
         return bool(self._waiting or station.held)
+
+    def _seen(self, task: Task, now: float, done: float | None = None) -> Candidate:
+        return task.candidate(now, done, 0.0 if self._shares is None else self._shares.used(task.job.client))
 
     def _for(self, station: Station) -> dict[str, Task]:
         return self._waiting | {task.job.key: task for task in station.held}

@@ -51,7 +51,7 @@ class _Playing:
         is_dated = any(task.job.due_seconds is not None for task in [*self._coming, *own])
         changes = shares is not None or policy.guard is not None or is_dated
         is_fixed = policy.scheduling == "arrival" or not changes
-        self._line = FixedLine(policy, over_share) if is_fixed else OpenLine(policy)
+        self._line = FixedLine(policy, over_share) if is_fixed else OpenLine(policy, shares)
         self._events: list[tuple[float, int, Station, int, bool]] = []  # when, number, whose, of which turn, its end
         self._idle: deque[Station] = deque()
         self._counter = itertools.count()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -15,7 +15,7 @@ MAKES_WAY_BELOW = 0.8  # of the running one's rest: a job that is hardly shorter
 LEAST_GUARD = 20.0  # below it a line that has grown is first come, first served again
 
 Place = tuple[bool, int, bool, bool]
-Key = tuple[Place, float, int]
+Key = tuple[Place, float, float, int]
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,14 +26,11 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0  # higher goes first
     is_last: bool = False  # its workers have died twice: it waits until nobody else does
     client: str = ""  # whose share it uses
+    used_seconds: float = 0.0  # of replicas by that client, lately
     rest_seconds: float = math.inf  # of what is left
     whole_seconds: float = math.inf  # alone, from its beginning
     waited_seconds: float = 0.0  # since it came, turns included
     due_seconds: float | None = None  # until its deadline
-
-    @property
-    def _due(self) -> float:
-        return math.inf if self.due_seconds is None else self.due_seconds
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +40,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     too long, by arrival. Among equals the most deadlines that can be kept are (Moore-Hodgson, doi
     10.1287/mnsc.15.1.102); subject to that the shortest rest goes first (Smith's backward rule, doi
     10.1002/nav.3800030106). Without deadlines, or where all are far, that is shortest rest first. A deadline that
-    cannot be kept counts as none. Unknown rests come behind known ones, by arrival.
+    cannot be kept counts as none. Of equal rests goes first whose client has used least, then what came first. Unknown
+    rests come behind known ones.
 
     `arrival`: who is not last, then priority, then arrival. Nobody makes way.
 
@@ -64,25 +62,27 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     def ordered(self, candidates: Sequence[Candidate], over_share: Collection[str] = ()) -> list[Candidate]:
         """Put the next one first. `over_share`: clients that have used more than their share."""
+        return list(self._in_order(candidates, over_share))
 
-        if all(each.due_seconds is None for each in candidates):
-            return sorted(candidates, key=lambda each: self.key(each, over_share))
+    def first(self, candidates: Sequence[Candidate], over_share: Collection[str] = ()) -> Candidate:
+        """The next one, of one at least."""
+        return next(self._in_order(candidates, over_share))
 
-        def place(each: Candidate) -> Place:
-            return self._place(each, over_share)
-
-        found: list[Candidate] = []
+    def _in_order(self, candidates: Sequence[Candidate], over_share: Collection[str]) -> Iterator[Candidate]:
+        """The next one first; those of lower places are looked at only once those above are through."""
+        keyed = sorted((self.key(each, over_share), number) for number, each in enumerate(candidates))
         ahead = 0.0
-        for _, equals in itertools.groupby(sorted(candidates, key=place), key=place):
-            peers = sorted(equals, key=lambda each: self.key(each, over_share))
-            kept = self._kept(peers, ahead) if self._counts_seconds(peers[0]) else []
-            found += self._backwards(peers, kept, ahead) if kept else peers
+        for _, equals in itertools.groupby(keyed, key=lambda pair: pair[0][0]):
+            peers = [candidates[number] for _, number in equals]
+            kept = self._kept(peers, ahead) if self._counts_seconds(peers[0]) else {}
+            yield from self._backwards(peers, kept, ahead) if kept else peers
             ahead += sum(each.rest_seconds for each in peers if each.rest_seconds < math.inf)
-        return found
 
     def key(self, each: Candidate, over_share: Collection[str] = ()) -> Key:
         """Sort by this where nobody has a deadline: the order of one does not depend on the others then."""
-        return self._place(each, over_share), each.rest_seconds if self._counts_seconds(each) else 0.0, each.arrival
+        counts = self._counts_seconds(each)
+        rest, used = (each.rest_seconds, each.used_seconds) if counts else (0.0, 0.0)
+        return self._place(each, over_share), rest, used, each.arrival
 
     def newcomer(
         self, running: Candidate, waiting: Sequence[Candidate], over_share: Collection[str] = ()
@@ -121,45 +121,51 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         is_guarded = self.guard is not None and each.waited_seconds >= self.guard * each.whole_seconds
         return self.scheduling == "shortest" and not is_guarded
 
-    def _backwards(self, peers: Sequence[Candidate], kept: Sequence[Candidate], ahead: float) -> list[Candidate]:
-        """Smith's backward rule: of those that may be last without being late the longest is last."""
-        known = [each for each in peers if each.rest_seconds < math.inf]
-        dated = {each.key for each in kept}
-        latest_first = sorted(
-            ((self._latest(each) if each.key in dated else math.inf, each) for each in known), key=lambda pair: -pair[0]
-        )
-        end = (ahead + sum(each.rest_seconds for each in known)) / self.num_replicas
-        may_be_last: list[tuple[float, int, Candidate]] = []
+    def _backwards(self, peers: Sequence[Candidate], kept: Mapping[int, float], ahead: float) -> list[Candidate]:
+        """Smith's backward rule: of those that may be last without being late the longest is last. `peers` are in the
+        order of their keys, and `kept` are places among them, with the latest end of each."""
+        num_known = sum(each.rest_seconds < math.inf for each in peers)
+        latest_first = sorted(range(num_known), key=lambda place: -kept.get(place, math.inf))
+        end = (ahead + sum(each.rest_seconds for each in peers[:num_known])) / self.num_replicas
+        may_be_last: list[int] = []  # places, negative: the longest is behind
         found: list[Candidate] = []
         number = 0
-        for _ in known:
-            while number < len(known) and (not may_be_last or latest_first[number][0] >= end):
-                each = latest_first[number][1]
-                heapq.heappush(may_be_last, (-each.rest_seconds, -each.arrival, each))
+        for _ in range(num_known):
+            while number < num_known and (not may_be_last or kept.get(latest_first[number], math.inf) >= end):
+                heapq.heappush(may_be_last, -latest_first[number])
                 number += 1
-            last = heapq.heappop(may_be_last)[2]
+            last = peers[-heapq.heappop(may_be_last)]
             found.append(last)
             end -= last.rest_seconds / self.num_replicas
-        return [*reversed(found), *peers[len(known) :]]
+        return [*reversed(found), *peers[num_known:]]
 
-    def _kept(self, candidates: Sequence[Candidate], ahead: float) -> list[Candidate]:
-        """Moore-Hodgson: the most of them whose deadlines can be kept together, after so many seconds of others."""
+    def _kept(self, peers: Sequence[Candidate], ahead: float) -> Mapping[int, float]:
+        """Moore-Hodgson: the most of them whose deadlines can be kept together, after so many seconds of others. Their
+        places among `peers`, which are in the order of their keys, with the latest end of each."""
         end = ahead / self.num_replicas
-        kept: list[tuple[float, int, Candidate]] = []
-        dated = [each for each in candidates if each.due_seconds is not None and each.rest_seconds < math.inf]
-        for each in sorted(dated, key=lambda each: (self._latest(each), each.arrival)):
-            heapq.heappush(kept, (-each.rest_seconds, -each.arrival, each))
-            end += each.rest_seconds / self.num_replicas
-            if end > self._latest(each):
-                end += heapq.heappop(kept)[0] / self.num_replicas
-        return [each for _, _, each in kept]
+        kept: list[int] = []  # places, negative: the longest is behind
+        latest = {
+            place: self._latest(each)
+            for place, each in enumerate(peers)
+            if each.due_seconds is not None and each.rest_seconds < math.inf
+        }
+        for place in sorted(latest, key=lambda place: (latest[place], peers[place].arrival)):
+            heapq.heappush(kept, -place)
+            end += peers[place].rest_seconds / self.num_replicas
+            if end > latest[place]:
+                end -= peers[-heapq.heappop(kept)].rest_seconds / self.num_replicas
+        return {-place: latest[-place] for place in kept}
 
     def _latest(self, each: Candidate) -> float:
         """The latest end of all replicas' work, itself included, with which it is in time: of its seconds a replica
         cannot give any away."""
-        return each._due - each.rest_seconds * (1 - 1 / self.num_replicas)
+        due = math.inf if each.due_seconds is None else each.due_seconds
+        return due - each.rest_seconds * (1 - 1 / self.num_replicas)
 
     def _keeps_more(self, running: Candidate, peers: Sequence[Candidate]) -> bool:
         """Whether more deadlines are kept than if `running` goes on to its end."""
-        goes_on = len(self._kept(peers, running.rest_seconds)) + (running.rest_seconds <= running._due < math.inf)
-        return len(self._kept([running, *peers], 0.0)) > goes_on
+        others = sorted((each for each in peers if each.due_seconds is not None), key=self.key)
+        due = running.due_seconds
+        own = due is not None and running.rest_seconds <= due < math.inf
+        goes_on = len(self._kept(others, running.rest_seconds)) + own
+        return len(self._kept(sorted([running, *others], key=self.key), 0.0)) > goes_on

@@ -43,6 +43,10 @@ class Shares:
         }
         return set(self._over)
 
+    def used(self, client: str) -> float:
+        """Seconds that it has used lately."""
+        return self._used.get(client, 0.0)
+
     def _forget(self, now: float) -> None:
         while self._uses and self._uses[0][0] <= now - WINDOW_SECONDS:
             _, client, seconds = self._uses.popleft()

@@ -70,9 +70,15 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
         """Times its seconds alone."""
         return self.seconds / self.demand.best_seconds
 
+    @property
+    def paused_seconds(self) -> float:
+        """Since a replica took it at first, while others had the turn."""
+        return self.end - self.begin - self.demand.service.alone_seconds if self.pauses else 0.0
+
 
 class QueueResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds from asking to having, and the mean wait before a replica takes a request at first.
+    """Seconds from asking to having, the mean wait before a replica takes a request at first, and how long it is paused
+    after that, in the mean.
 
     Slowdown: times what a request takes alone on the layout that is fastest for it, wherever it is made here;
     `within_share` has WITHIN times or less. `in_time_share` is of requests with a deadline, None without any. `offered`
@@ -86,6 +92,7 @@ class QueueResult(msgspec.Struct, frozen=True, kw_only=True):
     p95_seconds: float
     p99_seconds: float
     mean_wait_seconds: float
+    mean_paused_seconds: float
     mean_slowdown: float
     within_share: float
     pauses_per_request: float
@@ -95,6 +102,11 @@ class QueueResult(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def keeps_up(self) -> bool:
         return self.offered < 1.0
+
+    @property
+    def least_replicas(self) -> int:
+        """The fewest with which what comes in is less than they can do."""
+        return math.floor(self.offered * self.num_replicas) + 1
 
     @property
     def utilisation(self) -> float:
@@ -179,6 +191,7 @@ def result_of(served: Sequence[Served], num_replicas: int, offered: float) -> Qu
         p95_seconds=percentile(seconds, 0.95),
         p99_seconds=percentile(seconds, 0.99),
         mean_wait_seconds=_mean([each.begin - each.arrival for each in served]),
+        mean_paused_seconds=_mean([each.paused_seconds for each in served]),
         mean_slowdown=_mean(slowdowns),
         within_share=_mean([slowdown <= WITHIN for slowdown in slowdowns]),
         pauses_per_request=_mean([each.pauses for each in served]),
@@ -214,6 +227,7 @@ def _falls_behind(num_replicas: int, offered: float) -> QueueResult:
         p95_seconds=math.inf,
         p99_seconds=math.inf,
         mean_wait_seconds=math.inf,
+        mean_paused_seconds=math.inf,
         mean_slowdown=math.inf,
         within_share=0.0,
         pauses_per_request=0.0,

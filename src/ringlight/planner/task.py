@@ -54,8 +54,9 @@ class Task(msgspec.Struct, kw_only=True, eq=False):
     end: float = math.inf
     pauses: int = 0
 
-    def candidate(self, now: float, done: float | None = None) -> Candidate:
-        """The job as the order sees it now, with so many seconds of its work done, where it has the turn."""
+    def candidate(self, now: float, done: float | None = None, used_seconds: float | None = None) -> Candidate:
+        """The job as the order sees it now, with so many seconds of its work done, where it has the turn, and so many
+        used by its client, where that has changed."""
         job = self.job
         return Candidate(
             key=job.key,
@@ -63,6 +64,7 @@ class Task(msgspec.Struct, kw_only=True, eq=False):
             priority=job.priority,
             is_last=job.is_last,
             client=job.client,
+            used_seconds=job.used_seconds if used_seconds is None else used_seconds,
             rest_seconds=self.service.busy_seconds - (self.done if done is None else done),
             whole_seconds=job.whole_seconds,
             waited_seconds=job.waited_seconds + now - self.arrives,

@@ -96,6 +96,10 @@ class Video(AskedFields, frozen=True, kw_only=True):
         described("Seconds until it is expected to be completed, as planned and as measured; null while unknown."),
     ] = None
     restarts: Annotated[int, described("How often its workers died; it went on from its last saved step.")] = 0
+    pauses: Annotated[int, described("How often it has made way for others.")] = 0
+    paused_seconds: Annotated[
+        float, described("How long it has waited for its next turns then, also while no server ran.")
+    ] = 0.0
     inference_time_s: Annotated[
         float | None,
         described(

@@ -33,7 +33,7 @@ from ringlight.parallel.mesh import ParallelMesh
 from ringlight.parallel.pulse import Loss
 from ringlight.pipelines.resume import StateFile
 from ringlight.pipelines.trace import Tracer
-from ringlight.pipelines.turn import Left
+from ringlight.pipelines.turn import Left, Turns
 from ringlight.worker import environment
 from ringlight.worker.corridor import Corridor
 from ringlight.worker.events import Events
@@ -136,16 +136,29 @@ class Worker:
         self._finishing.wait()
 
     def _begin(self, order: messages.RunJob) -> HeldJob:
-        """A job of which nothing is done yet."""
+        """A job of which nothing is done yet. What one rank finds wrong with it all hear at its first boundary."""
         self._corridor.take_up(order)
         pipeline = self._pipeline
         events = Events(self._corridor, self._group, order, pipeline.patience_seconds(order.request))
         tracer = Tracer(self._device, self._meter, events)
-        mesh = ParallelMesh.of(order.layout, self._place.rank, self._group.link)
-        state = self._state_file(order, tracer)
-        continues = Path(order.continues) if order.continues else None
-        output, seconds = Path(order.output), order.preview_seconds
-        making = pipeline.make(order.request, output, order.job_id, tracer, mesh, order.plan, state, seconds, continues)
+        state: StateFile | None = None
+        try:
+            mesh = ParallelMesh.of(order.layout, self._place.rank, self._group.link)
+            state = self._state_file(order, tracer)
+            continues = Path(order.continues) if order.continues else None
+            making = pipeline.make(
+                order.request,
+                Path(order.output),
+                order.job_id,
+                tracer,
+                mesh,
+                order.plan,
+                state,
+                order.preview_seconds,
+                continues,
+            )
+        except Exception as error:  # whatever it is, the other ranks are on their way to that boundary
+            making = refused(events, error)
         return HeldJob(order, events, tracer, state, making)
 
     @collective
@@ -286,6 +299,13 @@ class Worker:
         """End this process, for its group is out of step. Called from any thread."""
         rank = self._place.rank
         self._corridor.leave(messages.GroupBroken(rank=rank, code=loss.code, message=loss.message, is_cause=is_cause))
+
+
+@collective
+def refused(events: Events, problem: Exception) -> Turns[None]:
+    """In the place of a computation that could not be set up on this rank."""
+    events.boundary(problem)
+    yield from ()
 
 
 def release_memory(device: torch.device) -> None:

@@ -25,6 +25,7 @@ from pydantic import (
 from ringlight.core.asked_loras import read_loras
 from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.lora import MAX_STRENGTH, Lora, Target
+from ringlight.core.order_fields import HELP
 from ringlight.core.settings import LEAST_PRIORITY, MOST_PRIORITY
 from ringlight.core.video_fields import MAX_SEED, VIDEO_FIELDS, VideoField
 from ringlight.server.http.body import Body, parse_inner
@@ -162,18 +163,13 @@ class Call(BaseModel):
         examples=["A paper boat sails through a rainy street"],
         description="What the video shows.",
     )
-    user: Name = Field(
-        None, description="Free text that stands in every answer about this video, for instance whom you make it for."
-    )
+    user: Name = Field(None, description=HELP["user"])
     priority: Annotated[Annotated[int, Field(ge=LEAST_PRIORITY, le=MOST_PRIORITY)] | None, BeforeValidator(_number)] = (
-        Field(None, description="Higher is made first, among equals as --scheduling says; 0 where it is left out.")
+        Field(None, description=HELP["priority"])
     )
-    timeout_seconds: Positive = Field(
-        None,
-        description="The video fails with deadline_exceeded if it is not completed so many seconds after its creation.",
-    )
+    timeout_seconds: Positive = Field(None, description=HELP["timeout_seconds"])
     webhook_url: Annotated[Annotated[str, Field(max_length=2048)] | None, BeforeValidator(_left_out_if_empty)] = Field(
-        None, description="Is called when the video is completed or has failed, if the operator allows its host."
+        None, description=HELP["webhook_url"]
     )
 
     def asked(self) -> dict[str, Any]:

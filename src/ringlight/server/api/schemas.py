@@ -158,6 +158,8 @@ def to_video(view: View) -> Video:
         queue_position=view.queue_position if view.status in ("queued", "in_progress") else None,
         eta_seconds=view.eta_seconds,
         restarts=max(stored.deaths, 0 if state is None else state.deaths),
+        pauses=view.pauses.pauses,
+        paused_seconds=round(view.pauses.paused_seconds, 3),
         inference_time_s=None if report is None else report.total_seconds,
         stages=None if report is None else report.stages,
         memory=None if report is None else report.memory,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection
+from typing import Any
 
 import msgspec
 
 from ringlight.core.clock import Clock
 from ringlight.core.errors import Cancelled, InvalidRequest, NotFound, RinglightError, StoreError
+from ringlight.core.plain import coded
 from ringlight.engine.jobs import Job, JobState
 from ringlight.server.collection.folder import DataFolder
 from ringlight.server.collection.store import JobStore
@@ -51,7 +53,7 @@ class Ledger:
         self._jobs: dict[str, Job] = {}
         self._began_at: dict[str, float] = {}
         self._spent_seconds: dict[str, float] = {}  # of those that began: less what a clock that only goes on says
-        self._told: dict[str, tuple[int, int]] = {}  # deaths and saved step, as they are written or about to be
+        self._told: dict[str, tuple[int, ...]] = {}  # what follows of a job, as it is written or about to be
         self._unwritten: dict[str, Job] = {}
         self._listeners: dict[str, dict[object, Callable[[], None]]] = {}
         self._closed = False
@@ -88,7 +90,7 @@ class Ledger:
     def on_change(self, job: Job) -> None:
         """Called by the engine from any of its threads, which do not wait for a disk."""
         state = job.state
-        news = (state.deaths, state.saved_step)
+        news = (state.deaths, state.saved_step, job.pauses.pauses, job.is_paused)
         if state.is_over or self._told.get(job.id) != news:
             with self._changed:
                 self._told[job.id] = news
@@ -162,7 +164,8 @@ class Ledger:
             return folder.remove()
         folder.remove_leftovers(ended.status == "completed")
         if is_first:
-            logger.info("%s %s", video_id, "is completed" if error is None else f"failed: {error.code}: {error}")
+            said = "is completed" if error is None else f"failed: {coded(error.code, str(error))}"
+            logger.info("%s %s", video_id, said)
             try:
                 spent = self._spent_seconds.get(video_id)
                 run_seconds = 0.0 if spent is None else self._clock.monotonic() + spent
@@ -190,13 +193,10 @@ class Ledger:
         state = job.state
         try:
             if not state.is_over:
-                began_at, progress = self._began_at[job.id], state.progress
-                self._store.mark(
-                    job.id, status="in_progress", started_at=began_at, deaths=state.deaths, progress=progress
-                )
+                self._mark(job, state, status="in_progress", started_at=self._began_at[job.id], deaths=state.deaths)
                 return True
-            if state.error is not None:  # what was seen of its progress stays so
-                self._store.mark(job.id, progress=state.progress)
+            if state.error is not None or job.pauses.pauses:  # what was seen of its progress stays so
+                self._mark(job, state)
             self.write_end(job.id, state)
         except (StoreError, OSError) as error:
             logger.error("the state of %s cannot be written down yet: %s", job.id, error)
@@ -207,6 +207,19 @@ class Ledger:
             self._changed.notify_all()
         self.notify(job.id)
         return True
+
+    def _mark(self, job: Job, state: JobState, **also: Any) -> None:
+        """Write how far a job is, and what it has had of pauses until now."""
+        pauses, is_paused = job.pauses, job.is_paused and not state.is_over
+        self._store.mark(
+            job.id,
+            progress=min(99, state.progress),  # 100 is written with its end
+            saved_step=state.saved_step,
+            pauses=pauses.pauses,
+            paused_seconds=pauses.paused_seconds,
+            paused_at=self._clock.wall() if is_paused else None,
+            **also,
+        )
 
 
 def as_stored(error: RinglightError) -> VideoError:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ringlight.core.clock import Clock
 from ringlight.core.errors import NotFound, StoreError
+from ringlight.core.plain import counted
 from ringlight.server.collection.folder import DataFolder
 from ringlight.server.collection.store import JobStore, StoredJob
 
@@ -85,7 +86,9 @@ class Retention:
         if self._last is None:
             self._store.rebase(wall)
             if late := self._store.spare(wall, GRACE_SECONDS):
-                logger.warning("%d videos expired while no server ran; they are removed in %.0f s", late, GRACE_SECONDS)
+                logger.warning(
+                    "%s expired while no server ran; removed in %.0f s", counted(late, "video"), GRACE_SECONDS
+                )
             self._last = wall, now
             return
         jump_seconds = (wall - self._last[0]) - (now - self._last[1])

@@ -165,12 +165,17 @@ class JobStore:
         status: Literal["queued", "in_progress"] | UnsetType = UNSET,
         started_at: float | UnsetType | None = UNSET,
         progress: int | UnsetType = UNSET,
+        saved_step: int | UnsetType = UNSET,
         deaths: int | UnsetType = UNSET,
+        pauses: int | UnsetType = UNSET,
+        paused_seconds: float | UnsetType = UNSET,
+        paused_at: float | UnsetType | None = UNSET,
         layout: str | UnsetType = UNSET,
         deadline_at: float | UnsetType = UNSET,
     ) -> None:
         """Change what is given of a job that is not over; no effect on one that is, or is not there."""
         given = {"status": status, "started_at": started_at, "progress": progress, "deaths": deaths, "layout": layout}
+        given |= {"saved_step": saved_step, "pauses": pauses, "paused_seconds": paused_seconds, "paused_at": paused_at}
         given["deadline_at"] = deadline_at
         values = {name: value for name, value in given.items() if value is not UNSET}
         if values:
@@ -259,7 +264,8 @@ class JobStore:
         ahead = ahead.values(expires_at=jobs.c.expires_at + (now - jobs.c.completed_at), completed_at=now)
         finished = update(jobs).where(jobs.c.expires_at.is_not(None)).values(expires_at=jobs.c.expires_at + shift)
         since = _least(set_seconds, now - jobs.c.created_at)
-        waiting = update(jobs).where(IS_UNFINISHED).values(deadline_at=jobs.c.deadline_at + since)
+        moved = {"deadline_at": jobs.c.deadline_at + since, "paused_at": jobs.c.paused_at + since}
+        waiting = update(jobs).where(IS_UNFINISHED).values(moved)
         with self._database.write() as connection:
             connection.execute(ahead)
             if set_seconds > 0:
@@ -334,7 +340,16 @@ def _add_batches(connection: Connection) -> None:
         table.create(connection, checkfirst=False)
 
 
-UPGRADES: dict[int, Callable[[Connection], None]] = {1: _add_deliveries, 2: _add_what_was_asked, 3: _add_batches}
+def _add_pauses(connection: Connection) -> None:
+    _add_columns(connection, jobs.c.saved_step, jobs.c.pauses, jobs.c.paused_seconds, jobs.c.paused_at)
+
+
+UPGRADES: dict[int, Callable[[Connection], None]] = {
+    1: _add_deliveries,
+    2: _add_what_was_asked,
+    3: _add_batches,
+    4: _add_pauses,
+}
 """What makes the tables of a version those of the next."""
 
 

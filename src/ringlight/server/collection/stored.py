@@ -25,10 +25,10 @@ from sqlalchemy.types import TypeDecorator
 
 from ringlight.core.request import VideoRequest
 from ringlight.core.warning import Warnings
-from ringlight.engine.jobs import Status
+from ringlight.engine.jobs import PAUSED, JobState, Pauses, Status
 from ringlight.wire.video import VideoError
 
-SCHEMA_VERSION = 4  # of the tables below and VideoError; a row without a field of VideoFields is read with its default
+SCHEMA_VERSION = 5  # of the tables below and VideoError; a row without a field of VideoFields is read with its default
 
 
 class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,9 +37,11 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     `owner` is the name of the API key that made it, "" without keys. The request's image is not in it but in the job's
     folder (`has_image`), its report apart from it (`has_report`). `layout` is a name such as "u1r2". Of `priority` the
     higher goes first. `remixed_from` and `continues` are ids of other videos, of the latter `frames_before` frames come
-    first. `progress`, 0 to 100, is what was last stored, and `deaths` how often workers died under it. `seconds` is the
-    length that was asked for, as an answer has it, and `warnings` say where the video is not what was asked. With a
-    `batch_id` it is a request of that batch, and as long as it is queued the queue need not have it yet.
+    first. `progress`, 0 to 100, is what was last stored, `saved_step` the step that a repeat would go on from, and
+    `deaths` how often workers died under it. It has made way `pauses` times, in all for `paused_seconds`; where it is
+    paused now, those are counted until `paused_at`. `seconds` is the length that was asked for, as an answer has it,
+    and `warnings` say where the video is not what was asked. With a `batch_id` it is a request of that batch, and as
+    long as it is queued the queue need not have it yet.
     """
 
     id: str
@@ -61,7 +63,11 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float | None = None
     deadline_at: float | None = None
     progress: int = 0
+    saved_step: int = 0
     deaths: int = 0
+    pauses: int = 0
+    paused_seconds: float = 0.0
+    paused_at: float | None = None
     error: VideoError | None = None
     has_report: bool = False
     output_bytes: int = 0
@@ -73,6 +79,25 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     def duration_seconds(self) -> float:
         """How long the video is, with the one that it continues."""
         return (self.frames_before + self.request.num_frames) / self.request.fps
+
+    @property
+    def known(self) -> JobState:
+        """What the next server knows of it."""
+        is_paused = self.paused_at is not None
+        return JobState(
+            status="in_progress" if is_paused else "queued",
+            stage=PAUSED if is_paused else "",
+            step=self.saved_step,
+            saved_step=self.saved_step,
+            deaths=self.deaths,
+            furthest=self.progress,
+            warnings=self.warnings,
+        )
+
+    def pauses_at(self, now: float) -> Pauses:
+        """What it has had of them by then, also while no server ran."""
+        since = 0.0 if self.paused_at is None else max(0.0, now - self.paused_at)
+        return Pauses(pauses=self.pauses, paused_seconds=self.paused_seconds + since)
 
 
 class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,7 +181,11 @@ jobs = Table(
     Column("expires_at", Double),
     Column("deadline_at", Double),
     Column("progress", Integer, nullable=False),
+    Column("saved_step", Integer, nullable=False, server_default="0"),
     Column("deaths", Integer, nullable=False),
+    Column("pauses", Integer, nullable=False, server_default="0"),
+    Column("paused_seconds", Double, nullable=False, server_default="0"),
+    Column("paused_at", Double),
     Column("error", AsJson(VideoError)),
     Column("has_report", Boolean, nullable=False),
     Column("output_bytes", BigInteger, nullable=False),

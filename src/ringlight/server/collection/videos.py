@@ -16,6 +16,7 @@ from ringlight.core.clock import Clock
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import Cancelled, InvalidSetting, NotFound, RinglightError, StoreError
 from ringlight.core.layout import ParallelLayout
+from ringlight.core.plain import counted
 from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
 from ringlight.core.settings import ServeSettings
@@ -107,7 +108,7 @@ class Videos:
         self.engine.start(wait=False)
         unfinished = self.store.unfinished()
         if unfinished:
-            logger.info("going on with %d videos that were not over", len(unfinished))
+            logger.info("going on with %s, not over when the last server ended", counted(len(unfinished), "video"))
         for stored in unfinished:
             self.take_up(stored)
         self.retention.start()
@@ -119,7 +120,7 @@ class Videos:
         self.engine.close(abandon=True)
         self.ledger.close()
         with contextlib.suppress(StoreError):  # it is only to be told
-            logger.info("stopped; %d videos are kept for the next server", len(self.store.unfinished()))
+            logger.info("stopped; kept for the next server: %s", counted(len(self.store.unfinished()), "video"))
         self.store.close()
         self.folder.close()
 
@@ -301,9 +302,8 @@ class Videos:
             ),
             continues="" if stored.continues is None else str(folder.source),
             preview_seconds=settings.preview_seconds,
-            state=None
-            if accept
-            else JobState(deaths=stored.deaths, furthest=stored.progress, warnings=stored.warnings),
+            state=None if accept else stored.known,
+            pauses=stored.pauses_at(self.clock.wall()),
             counted=stored.batch_id is None,
             asked_size=asked_size,
         )
@@ -316,8 +316,9 @@ class Videos:
             self.folder.of(stored.id).path.mkdir(exist_ok=True)
             layout = ParallelLayout.parse(stored.layout)
             if layout.num_ranks != self.engine.choice.layout.num_ranks:  # another layout is asked for now
-                stored = msgspec.structs.replace(stored, layout=self.engine.layouts.of(stored.request).name)
-                self.store.mark(stored.id, layout=stored.layout)
+                layout_name = self.engine.layouts.of(stored.request).name
+                stored = msgspec.structs.replace(stored, layout=layout_name, saved_step=0)
+                self.store.mark(stored.id, layout=layout_name, saved_step=0)
             request = msgspec.structs.replace(stored.request, **self.pictures(stored))
             return self._submit(stored, request)
         except (RinglightError, OSError) as error:  # what it began with is gone, or is over today's limits
@@ -363,6 +364,7 @@ class Videos:
         return View(
             stored=stored,
             state=job.state,
+            live_pauses=job.pauses,
             queue_position=self.engine.position(job),
             eta_seconds=self.engine.eta_seconds(job),
         )

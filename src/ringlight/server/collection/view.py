@@ -9,7 +9,7 @@ from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
 from ringlight.core.sizes import AskedSize
 from ringlight.core.warning import Warnings
-from ringlight.engine.jobs import JobState, Status
+from ringlight.engine.jobs import JobState, Pauses, Status
 from ringlight.server.collection.store import StoredJob
 
 
@@ -34,11 +34,12 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as it stands at one moment. `state` is there while the engine has it, `report` once it is completed, and
-    `run_seconds`, which it took from its start to its end, at the moment of that."""
+    """A job as it stands at one moment. `state` and `live_pauses` are there while the engine has it, `report` once it
+    is completed, and `run_seconds`, which it took from its start to its end, at the moment of that."""
 
     stored: StoredJob
     state: JobState | None = None
+    live_pauses: Pauses | None = None
     queue_position: int | None = None
     eta_seconds: float | None = None
     report: RunReport | None = None
@@ -55,6 +56,12 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         if self.status == "completed":
             return 100
         return max(self.stored.progress, 0 if self.state is None else min(99, self.state.progress))
+
+    @property
+    def pauses(self) -> Pauses:
+        """What it has had of them."""
+        stored = Pauses(pauses=self.stored.pauses, paused_seconds=self.stored.paused_seconds)
+        return stored if self.live_pauses is None else self.live_pauses
 
     @property
     def warnings(self) -> Warnings:

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 STATUS_CODES = {kind.status: code for code, kind in CODES.items() if kind.is_usual}
 """The code of an answer that the framework itself gives, by its status."""
 
+UNAVAILABLE = "unavailable"
+"""The code of what is refused for now, as the server starts, stops or has too many connections; nothing failed."""
+
 WIRE_NAMES = {"image": "input_reference"}
 """Fields of VideoRequest that are called otherwise in the API."""
 
@@ -189,9 +192,10 @@ def install(app: FastAPI, tell: Callable[[str], str] = str) -> None:
     async def ours(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RinglightError)
         answer, said = to_api_error(error, tell), str(error)
+        has_failed = answer.type == "server_error" and answer.code != UNAVAILABLE
         if answer.type == "server_error" or tell(said) != said:
-            level = logging.ERROR if answer.type == "server_error" else logging.INFO
-            logger.log(level, "%s failed: %s: %s", request.url.path, error.code, said)
+            level, what = (logging.ERROR, "failed") if has_failed else (logging.INFO, "is refused")
+            logger.log(level, "%s %s: %s: %s", request.url.path, what, error.code, said)
         return answer.response()
 
     async def parameters(request: Request, error: Exception) -> JSONResponse:
