@@ -41,5 +41,5 @@ def test_a_job_whose_acceptance_got_lost_is_made_for_whoever_asks_again(
         videos.retention.sweep()
         videos.retention.sweep()  # it is followed now
         wait_until(lambda: videos.get(again.stored.id, ALICE).status == "completed")
-        assert videos.path(again.stored.id, ALICE).exists()
+        assert videos.folder.of(again.stored.id).video.exists()
         assert videos.store.unfinished() == []

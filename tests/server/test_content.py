@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from ringlight.server.http import http_error
-from ringlight.server.http.content import FileAnswer
+from ringlight.server.http.content import FileAnswer, LocalFile
 from tests.engine.processes import wait_until
 
 SIZE = 1000
@@ -57,16 +57,16 @@ def port(path: Path) -> Iterator[int]:
     @app.get("/file")
     @app.head("/file")
     async def _file() -> FileAnswer:
-        return FileAnswer(path, "video/mp4", "clip.mp4")
+        return FileAnswer(LocalFile(path), "video/mp4", "clip.mp4")
 
     @app.get("/empty")
     async def _empty() -> FileAnswer:
         (path.parent / "empty").touch()
-        return FileAnswer(path.parent / "empty", "video/mp4", "empty.mp4")
+        return FileAnswer(LocalFile(path.parent / "empty"), "video/mp4", "empty.mp4")
 
     @app.get("/gone")
     async def _gone() -> FileAnswer:
-        return FileAnswer(path.parent / "gone", "video/mp4", "gone.mp4")
+        return FileAnswer(LocalFile(path.parent / "gone"), "video/mp4", "gone.mp4")
 
     with serving(app) as port:
         yield port
@@ -178,7 +178,7 @@ def test_a_file_that_is_removed_meanwhile_still_comes_whole(tmp_path: Path) -> N
 
     @app.get("/file")
     async def _file() -> FileAnswer:
-        return FileAnswer(path, "video/mp4", "clip.mp4")
+        return FileAnswer(LocalFile(path), "video/mp4", "clip.mp4")
 
     with serving(app) as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
@@ -204,7 +204,7 @@ def test_a_client_that_goes_away_ends_the_answer(tmp_path: Path) -> None:
 
     @app.get("/file")
     async def _file() -> FileAnswer:
-        return Watched(tmp_path / "large.mp4", "video/mp4", "clip.mp4")
+        return Watched(LocalFile(tmp_path / "large.mp4"), "video/mp4", "clip.mp4")
 
     with serving(app) as port:
         with socket.create_connection(("127.0.0.1", port)) as connection:

@@ -28,7 +28,7 @@ from ringlight.core.warning import Warnings
 from ringlight.engine.jobs import Status
 from ringlight.wire.video import VideoError
 
-SCHEMA_VERSION = 4  # of the tables below and VideoError; a row without a field of VideoFields is read with its default
+SCHEMA_VERSION = 5  # of the tables below and VideoError; a row without a field of VideoFields is read with its default
 
 
 class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +39,9 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     higher goes first. `remixed_from` and `continues` are ids of other videos, of the latter `frames_before` frames come
     first. `progress`, 0 to 100, is what was last stored, and `deaths` how often workers died under it. `seconds` is the
     length that was asked for, as an answer has it, and `warnings` say where the video is not what was asked. With a
-    `batch_id` it is a request of that batch, and as long as it is queued the queue need not have it yet.
+    `batch_id` it is a request of that batch, and as long as it is queued the queue need not have it yet. `made_at` is
+    when its video was whole on the disk, where that is to go to an object store before it counts as completed, and
+    `media_url` the one in which it lies.
     """
 
     id: str
@@ -68,6 +70,8 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     seconds: str | None = None
     warnings: Warnings = ()
     batch_id: str | None = None
+    made_at: float | None = None
+    media_url: str | None = None
 
     @property
     def duration_seconds(self) -> float:
@@ -163,6 +167,8 @@ jobs = Table(
     Column("seconds", Text),
     Column("warnings", AsJson(Warnings), nullable=False, server_default="[]"),
     Column("batch_id", Text),
+    Column("made_at", Double),
+    Column("media_url", Text),
     Column("report", LargeBinary),
     Index("jobs_by_owner", "owner", "created_at", "id"),
     Index("jobs_by_creation", "created_at", "id"),
@@ -208,6 +214,10 @@ batch_rows = Table(  # they outlive their jobs, so that what was made and delete
     Column("key_sha256", Text, nullable=False),
     Column("job_id", Text, nullable=False, index=True),
     UniqueConstraint("batch_id", "key_sha256"),
+)
+
+claims = Table(  # by which prefixes of object stores are this database's
+    "media_claims", METADATA, Column("media_url", Text, primary_key=True), Column("claim", Text, nullable=False)
 )
 
 COLUMNS = tuple(jobs.c[name] for name in StoredJob.__struct_fields__)  # all but the report
