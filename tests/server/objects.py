@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Self
 from uuid import uuid4
+from xml.etree import ElementTree
 
 import httpx
 
 from tests.engine.processes import wait_until
+from tests.forking import fork
 from tests.server.served import free_port
 
 OPERATOR = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
 NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
+
+
+def in_child(work: Callable[[], None], **environment: str) -> None:
+    """Do something with obstore in a process of its own, in the operator's environment and this one: a process that
+    has used obstore cannot be forked any more."""
+    child = fork(work, os.environ | OPERATOR | environment, ())
+    assert child.wait(60) == 0
 
 
 class Buckets:
@@ -26,7 +36,8 @@ class Buckets:
     def __init__(self, port: int) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
-        self.http = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+        said = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+        self.http = httpx.Client(base_url=self.url, timeout=30, trust_env=False, headers={"authorization": said})
 
     def new(self) -> str:
         """A bucket that nobody uses."""
@@ -36,8 +47,6 @@ class Buckets:
 
     def keys(self, bucket: str) -> list[str]:
         """All that lies in a bucket."""
-        from xml.etree import ElementTree
-
         answer = self.http.get(f"/{bucket}", params={"list-type": "2"})
         assert answer.is_success, answer.text
         return sorted(str(each.text) for each in ElementTree.fromstring(answer.content).iter(f"{NAMESPACE}Key"))

@@ -163,6 +163,7 @@ class Ledger:
     def begin_upload(self, video_id: str, state: JobState) -> None:
         """A video is whole on the disk, and that is written down: have it stored before its end is."""
         assert self._uploads is not None
+        self._folder.of(video_id).remove_leftovers(is_completed=True)
         with self._changed:
             self._made[video_id] = msgspec.structs.replace(state, stage=UPLOADING)
             self._changed.notify_all()

@@ -9,7 +9,13 @@ import msgspec
 from ringlight.core.errors import MediaError
 
 STATUS = re.compile(r"status code: (\d{3})")
-METADATA = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")  # whom clouds ask where nothing is set
+NO_CREDENTIALS = (  # what is asked of a machine in a cloud where nothing is set, and it does not say
+    "/latest/api/token",
+    "/latest/meta-data",
+    "169.254.170.2",
+    "/computeMetadata/",
+    "/metadata/identity",
+)
 NO_PLACE = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")
 PASSING = (408, 409, 425, 429)  # of the answers that blame the asker
 MOST_CHARACTERS = 400
@@ -30,7 +36,7 @@ class Refusal(msgspec.Struct, frozen=True):
         detail = one_line(error)
         match = STATUS.search(detail)
         status = int(match[1]) if match else 0
-        if any(host in detail for host in METADATA):
+        if any(sign in detail for sign in NO_CREDENTIALS):
             remedy = "set them in the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             return cls("no credentials for the object store were found", detail, True, remedy)
         if any(sign in detail for sign in NO_PLACE):
