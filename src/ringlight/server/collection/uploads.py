@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -27,6 +28,8 @@ SWEEP_SECONDS = 3600.0  # between two looks at all that lies in the store
 CLOSE_SECONDS = 5.0  # for what is under way when the server ends; the next one does it again
 
 OnStored = Callable[[str, int | RinglightError], bool]
+Task = tuple[Literal["store", "remove", "sweep"], str]
+SWEEP: Task = ("sweep", "")
 
 
 class UploadTally(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,9 +45,9 @@ class UploadTally(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Uploads:
-    """A thread that does one thing after another, and where the store is away the same again, with growing pauses.
+    """A thread that does one task after another, and where the store is away tries again, with growing pauses.
 
-    What failed goes behind the others that wait: where only one video cannot be stored, they still are. Every hour it
+    A task that failed goes behind the others: where only one video cannot be stored, they still are. Every hour it
     takes out what no video is known of. Safe to use from any thread.
     """
 
@@ -57,12 +60,10 @@ class Uploads:
         self._on_stored: OnStored = lambda video_id, outcome: False
         self._clock = clock
         self._is_claimed = False
-        self._swept_at: float | None = None
+        self._swept_at = clock.monotonic()
         self._changed = threading.Condition()  # guards what follows
-        self._arriving: deque[str] = deque()
-        self._leaving: deque[str] = deque()
+        self._tasks: deque[Task] = deque([SWEEP])
         self._tally = UploadTally()
-        self._is_busy = False
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="uploads", daemon=True)
         try:
@@ -90,23 +91,21 @@ class Uploads:
 
     def add(self, video_id: str) -> None:
         """A video is whole on the disk: store it."""
-        with self._changed:
-            self._arriving.append(video_id)
-            self._changed.notify_all()
+        self._add(("store", video_id))
 
     def remove(self, video_id: str) -> None:
         """Remove all that there is of a video, when its turn comes."""
+        self._add(("remove", video_id))
+
+    def _add(self, task: Task) -> None:
         with self._changed:
-            self._leaving.append(video_id)
+            self._tasks.append(task)
             self._changed.notify_all()
 
     def wait_until_idle(self, timeout_seconds: float) -> bool:
         """Return when there is nothing to do, or the store is away; False if there is after that time."""
         with self._changed:
-            return self._changed.wait_for(
-                lambda: bool(self._tally.problem) or not (self._is_busy or self._arriving or self._leaving),
-                timeout_seconds,
-            )
+            return self._changed.wait_for(lambda: bool(self._tally.problem) or not self._tasks, timeout_seconds)
 
     @property
     def url(self) -> str:
@@ -116,57 +115,47 @@ class Uploads:
     @property
     def tally(self) -> UploadTally:
         with self._changed:
-            return msgspec.structs.replace(self._tally, waiting=len(self._arriving))
+            waiting = sum(kind == "store" for kind, _ in self._tasks)
+            return msgspec.structs.replace(self._tally, waiting=waiting)
 
     def _work(self) -> None:
         """The thread."""
         pause_seconds = 0.0
-        while self._await_work(pause_seconds):
+        while (task := self._await_task(pause_seconds)) is not None:
             try:
-                self._do_next()
-            except (MediaError, StoreError, InvalidSetting, OSError) as error:
+                self._do(task)
+            except Exception as error:  # one video's must not keep the others from being stored
                 pause_seconds = min(max(FIRST_PAUSE_SECONDS, 2 * pause_seconds), LONGEST_PAUSE_SECONDS)
                 self._note_failure(error, pause_seconds)
+                with self._changed:
+                    self._tasks.rotate(-1)
             else:
                 pause_seconds = 0.0
-                self._note_success()
+                self._note_success(task)
 
-    def _await_work(self, pause_seconds: float) -> bool:
-        """After a pause wait until there is something to do; False at the end."""
+    def _await_task(self, pause_seconds: float) -> Task | None:
+        """After a pause wait until there is something to do, and say what; None at the end. It stays the first."""
         with self._changed:
-            self._is_busy = False
-            self._changed.notify_all()
             self._changed.wait_for(lambda: self._closed, pause_seconds)
             while not self._closed:
-                if self._arriving or self._leaving or (left_seconds := self._seconds_to_sweep()) <= 0:
-                    self._is_busy = True
-                    return True
+                left_seconds = self._swept_at + SWEEP_SECONDS - self._clock.monotonic()
+                if left_seconds <= 0 and SWEEP not in self._tasks:
+                    self._tasks.append(SWEEP)
+                if self._tasks:
+                    return self._tasks[0]
                 self._changed.wait(left_seconds)
-            return False
+            return None
 
-    def _seconds_to_sweep(self) -> float:
-        if self._swept_at is None:
-            return 0.0
-        return self._swept_at + SWEEP_SECONDS - self._clock.monotonic()
-
-    def _do_next(self) -> None:
-        """Do one thing. Raises MediaError, StoreError, OSError, and then it is still to be done."""
+    def _do(self, task: Task) -> None:
+        """Raises MediaError, StoreError, InvalidSetting, OSError, and then it is still to be done."""
         self._make_ours()
-        for line, act in ((self._arriving, self._upload), (self._leaving, self._remove)):
-            with self._changed:
-                video_id = line[0] if line else None
-            if video_id is None:
-                continue
-            try:
-                act(video_id)
-            except BaseException:
-                with self._changed:
-                    line.rotate(-1)
-                raise
-            with self._changed:
-                line.remove(video_id)
-            return
-        self._sweep()
+        match task:
+            case "store", video_id:
+                self._upload(video_id)
+            case "remove", video_id:
+                self._remove(video_id)
+            case _:
+                self._sweep()
 
     def _make_ours(self) -> None:
         if not self._is_claimed:
@@ -225,25 +214,27 @@ class Uploads:
             return False
 
     def _note_failure(self, error: Exception, pause_seconds: float = 0.0) -> None:
-        problem = str(error) if isinstance(error, MediaError) else type(error).__name__
+        problem, detail = "", ""
+        match error:
+            case MediaError():
+                problem, detail = str(error), error.detail
+            case InvalidSetting():
+                problem = "the place in the object store belongs to another server"
+            case StoreError() | OSError():  # not the object store's
+                pass
+            case _:
+                logger.error("uploads met what they do not know", exc_info=error)
         with self._changed:
-            tally = self._tally = msgspec.structs.replace(
-                self._tally, failures=self._tally.failures + 1, waiting=len(self._arriving), problem=problem
-            )
+            self._tally = msgspec.structs.replace(self._tally, failures=self._tally.failures + 1, problem=problem)
+        said = f"{error}: {detail}" if detail else str(error)
         again = f"tried again in {plain(pause_seconds)} s" if pause_seconds else "it is waited for"
-        detail = getattr(error, "detail", "")
-        logger.error(
-            "object store %s: %s%s; %d videos wait, %s",
-            self._media.url,
-            error,
-            f": {detail}" if detail else "",
-            tally.waiting,
-            again,
-        )
+        logger.error("object store %s: %s; %d videos wait; %s", self.url, said, self.tally.waiting, again)
 
-    def _note_success(self) -> None:
+    def _note_success(self, task: Task) -> None:
         with self._changed:
+            self._tasks.remove(task)
             was_away = bool(self._tally.problem)
             self._tally = msgspec.structs.replace(self._tally, problem="")
+            self._changed.notify_all()
         if was_away:
-            logger.info("object store %s: it answers again", self._media.url)
+            logger.info("object store %s: it answers again", self.url)
