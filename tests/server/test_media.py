@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import expect
 
 from ringlight.client import Client
 from ringlight.core.errors import InvalidSetting
@@ -21,6 +23,7 @@ from ringlight.server.collection.media import MediaStore
 from tests.cli.commands import Done, ringlight
 from tests.engine.processes import wait_until
 from tests.forking import fork_command
+from tests.server.browser import CHROMIUM, card, chromium, opened
 from tests.server.objects import OPERATOR, Buckets, Way, buckets, in_child
 from tests.server.served import POLL_SECONDS, SMALL, Served, error_of
 
@@ -162,6 +165,25 @@ def test_our_client_follows_to_the_store(server: Hasty, stored: dict[str, Any], 
             client.download(stored["id"], tmp_path / variant, variant)
     direct = server.http.get(f"/v1/videos/{stored['id']}/content?redirect=false").content
     assert (tmp_path / "video").read_bytes() == direct
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no Chromium at {CHROMIUM}: install the package")
+def test_the_page_plays_and_saves_a_stored_video(server: Hasty, stored: dict[str, Any], tmp_path: Path) -> None:
+    with chromium() as browser, opened(browser, server.url) as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.evaluate(f"localStorage.setItem('ringlight.key', '{KEY['authorization'].removeprefix('Bearer ')}')")
+        page.reload()
+        made = card(page, stored["id"], "completed")
+        made.get_by_role("button", name="Play").click()
+        expect(made.locator("video")).to_have_js_property("videoWidth", 64)
+        expect(made.locator("video")).to_have_attribute("poster", re.compile("^blob:"))
+        with page.expect_download() as download:
+            made.get_by_role("button", name="Download").click()
+        download.value.save_as(tmp_path / "saved.mp4")
+        assert {httpx.URL(url).port for url in asked if url.startswith("http")} == {server.port}  # nobody else
+    direct = server.http.get(f"/v1/videos/{stored['id']}/content?redirect=false").content
+    assert (tmp_path / "saved.mp4").read_bytes() == direct
 
 
 def test_a_video_that_is_waited_for_comes_as_bytes(server: Hasty) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from ringlight.core.errors import InvalidSetting, MediaError, Occupied
 from ringlight.server.collection.media import MediaStore, check_media
-from ringlight.server.collection.refusals import Refusal
+from ringlight.server.collection.refusals import StoreRefusal
 from tests.server.objects import in_child
 
 VIDEO = f"video_{'2' * 32}"
@@ -153,16 +153,18 @@ ANSWERS = [
 
 @pytest.mark.parametrize(("status", "body", "told", "remedy"), ANSWERS)
 def test_what_will_never_work_is_told_from_what_passes(status: int, body: str, told: str, remedy: str) -> None:
-    refusal = Refusal.of(failure(status, body))
+    refusal = StoreRefusal.of(failure(status, body))
     assert refusal.is_lasting and told in refusal.told and remedy in refusal.remedy
     assert body in refusal.detail and "Debug" not in refusal.detail
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
 def test_what_passes_is_waited_for(status: int) -> None:
-    refusal = Refusal.of(failure(status, "<Code>SlowDown</Code>"))
+    refusal = StoreRefusal.of(failure(status, "<Code>SlowDown</Code>"))
     assert not refusal.is_lasting and refusal.told == f"the object store answers with {status}"
-    lost = Refusal.of(Exception("Generic S3 error: Error performing PUT http://s3:9000/b/k - HTTP error: timed out"))
+    lost = StoreRefusal.of(
+        Exception("Generic S3 error: Error performing PUT http://s3:9000/b/k - HTTP error: timed out")
+    )
     assert not lost.is_lasting and lost.told == "the object store cannot be reached"
 
 

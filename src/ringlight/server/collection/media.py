@@ -20,8 +20,8 @@ from uuid import uuid4
 import ringlight
 from ringlight.core.errors import InvalidSetting, MediaError, NotFound, Occupied
 from ringlight.server.collection.folder import VIDEO_ID
-from ringlight.server.collection.refusals import Refusal, one_line
-from ringlight.server.http.content import CHUNK_BYTES, Found, Opened, Span
+from ringlight.server.collection.refusals import StoreRefusal, one_line
+from ringlight.server.http.content import CHUNK_BYTES, FileHead, Opened, Span
 
 if TYPE_CHECKING:
     from obstore import GetResult, ObjectMeta
@@ -96,7 +96,7 @@ class MediaStore:
             finally:
                 self._store.delete([probe])
         except self._failures as error:
-            refusal = Refusal.of(error)
+            refusal = StoreRefusal.of(error)
             if refusal.is_lasting:
                 raise InvalidSetting(
                     f"media-url {self.url}: {refusal.told}: {refusal.detail}; {refusal.remedy}"
@@ -212,9 +212,9 @@ class MediaStore:
         except FileNotFoundError as error:
             if video_id:
                 raise NotFound(f"the file of {video_id} is gone") from error
-            raise Refusal.of(error).error() from error
+            raise StoreRefusal.of(error).error() from error
         except self._failures as error:
-            raise Refusal.of(error).error() from error
+            raise StoreRefusal.of(error).error() from error
 
 
 def check_media(url: str) -> None:
@@ -233,14 +233,14 @@ class StoredFile:
         self.video_id = video_id
         self.name = name
         self._etag: str | None = None
-        self.found = Found(0, "", 0.0)
+        self.found = FileHead(0, "", 0.0)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Opened]:
         """Ask what is there; its bytes are fetched as they are sent. Raises NotFound, MediaError."""
         about = await self.media.head(self.video_id, self.name)
         self._etag, modified_at = about["e_tag"], about["last_modified"].timestamp()
-        self.found = Found(about["size"], self._etag or f'"{modified_at:.0f}-{about["size"]:x}"', modified_at)
+        self.found = FileHead(about["size"], self._etag or f'"{modified_at:.0f}-{about["size"]:x}"', modified_at)
         yield self
 
     async def read(self, span: Span) -> AsyncGenerator[bytes]:

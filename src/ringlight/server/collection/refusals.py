@@ -21,7 +21,7 @@ PASSING = (408, 409, 425, 429)  # of the answers that blame the asker
 MOST_CHARACTERS = 400
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class StoreRefusal(msgspec.Struct, frozen=True):
     """Why the store did not do it: `told` to whoever asks, `detail` for the operator; `is_lasting`, unless something is
     changed by people, as the `remedy` says."""
 
@@ -31,7 +31,7 @@ class Refusal(msgspec.Struct, frozen=True):
     remedy: str
 
     @classmethod
-    def of(cls, error: Exception) -> Refusal:
+    def of(cls, error: Exception) -> StoreRefusal:
         """What a failure of obstore means. It tells most of it by its text alone."""
         detail = one_line(error)
         match = STATUS.search(detail)

@@ -29,7 +29,7 @@ class Span(NamedTuple):
     stop: int
 
 
-class Found(NamedTuple):
+class FileHead(NamedTuple):
     """What is known of a file before it is read: `etag` with its quotes, `modified_at` in seconds since 1970."""
 
     size: int
@@ -45,14 +45,14 @@ class Found(NamedTuple):
 class Opened(Protocol):
     """A file whose bytes can be had."""
 
-    found: Found
+    found: FileHead
 
     def read(self, span: Span) -> AsyncGenerator[bytes]:
         """The bytes of a span, in pieces."""
         ...
 
 
-class Source(Protocol):
+class FileSource(Protocol):
     """Where the bytes of an answer lie."""
 
     def opened(self) -> AbstractAsyncContextManager[Opened]:
@@ -80,7 +80,7 @@ class LocalFile:
 class _OpenFile:
     def __init__(self, file: anyio.AsyncFile[bytes]) -> None:
         stat = os.fstat(file.wrapped.fileno())
-        self.found = Found(stat.st_size, f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"', stat.st_mtime)
+        self.found = FileHead(stat.st_size, f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"', stat.st_mtime)
         self._file = file
 
     async def read(self, span: Span) -> AsyncGenerator[bytes]:
@@ -101,7 +101,7 @@ class FileAnswer(Response):
 
     def __init__(
         self,
-        source: Source,
+        source: FileSource,
         media_type: str,
         file_name: str,
         *,
@@ -155,7 +155,7 @@ class FileAnswer(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-def is_unchanged(request: Headers, found: Found) -> bool:
+def is_unchanged(request: Headers, found: FileHead) -> bool:
     """Whether the client has the file already (If-None-Match, else If-Modified-Since)."""
     if (known := request.get("if-none-match")) is not None:
         return any(tag.strip().removeprefix("W/") in (found.etag, "*") for tag in known.split(","))
@@ -163,7 +163,7 @@ def is_unchanged(request: Headers, found: Found) -> bool:
     return since is not None and int(found.modified_at) <= since
 
 
-def asked_span(request: Headers, found: Found) -> Span | None:
+def asked_span(request: Headers, found: FileHead) -> Span | None:
     """The part of a file that a request asks for; None for all of it, also where we do not understand what it asks.
 
     Raises HttpError 416 for a part that lies outside.
