@@ -32,7 +32,7 @@ def to_remix(call: RemixVideo, source_id: str, videos: Videos, owner: str) -> Dr
     seed = source.request.seed if asked_seed is None else drawn(asked_seed)
     request = msgspec.structs.replace(source.request, prompt=call.prompt, seed=seed, **pictures)
     if source.continues is not None:
-        videos.contents.find(videos.get(source.continues, owner).stored)
+        videos.contents.find(videos.store.get(source.continues, owner))
     draft = Draft(
         request=request,
         remixed_from=source.id,

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
 from ringlight.core.errors import NotFound
+from ringlight.core.files import write_out
 from ringlight.server.collection.derived import make_spritesheet, make_thumbnail
 from ringlight.server.collection.folder import DataFolder, VideoFolder
 from ringlight.server.collection.media import MediaStore, StoredFile
@@ -81,6 +82,7 @@ class Contents:
             folder.keep_source(self._folder.of(source.id))
         else:
             found.fetch(folder.source)
+            write_out(folder.source)
 
     def pictures(self, stored: StoredJob) -> dict[str, bytes]:
         """The pictures that a request has, by their fields. Raises FileNotFoundError."""

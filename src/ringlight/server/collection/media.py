@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 Method = Literal["GET", "HEAD"]
 
 SCHEMES = ("s3", "gs", "az")
-PLACE = re.compile(rf"(?:{'|'.join(SCHEMES)})://[A-Za-z0-9][A-Za-z0-9.-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+PLACE = re.compile(rf"(?:{'|'.join(SCHEMES)})://[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 CLAIM = "ringlight.json"
-PART_BYTES, PARTS_AT_ONCE = 8 * 2**20, 4  # of an upload: what it holds in memory
+PART_BYTES, PARTS_AT_ONCE = 5 * 2**20, 4  # of an upload: what it holds in memory, and sends within STALL_SECONDS
+STALL_SECONDS = 120
 LEAST_READ_BYTES = 2**20
 RETRIES = 2  # of one request, within seconds; whoever must not lose anything tries again later
 
@@ -70,7 +71,7 @@ class MediaStore:
                 url,
                 client_options={
                     "connect_timeout": timedelta(seconds=5),
-                    "read_timeout": timedelta(seconds=60),  # of a connection that stands still
+                    "read_timeout": timedelta(seconds=STALL_SECONDS),  # of a connection that stands still
                     "timeout": timedelta(days=1),  # of one that does not: a slow client of ours, say
                     "allow_http": True,  # where the operator's endpoint begins so
                     "user_agent": f"ringlight/{ringlight.__version__}",
