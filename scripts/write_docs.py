@@ -40,6 +40,7 @@ from ringlight.planner.costs import ORDINARY_PROMPT
 from ringlight.planner.planner import plan
 from ringlight.server.api.openapi import describe
 from ringlight.server.api.routes import batches, content, system, videos
+from ringlight.server.collection.uploads import UploadTally
 from ringlight.server.observability.metrics import Metrics
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -196,6 +197,9 @@ class Nothing:
 
     def store_bytes(self) -> int:
         return 0
+
+    def uploads(self) -> UploadTally:
+        return UploadTally()
 
     def replicas(self) -> Sequence[ReplicaState]:
         return []

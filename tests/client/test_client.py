@@ -256,6 +256,24 @@ def test_a_download_is_whole_or_not_there(server: Scripted, client: Client, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_download_follows_to_another_host_without_the_key(server: Scripted, client: Client, tmp_path: Path) -> None:
+    with scripted() as store:
+        store.on("GET /bucket/film.mp4", Answer(b"the film"))
+        location = f"{store.url}/bucket/film.mp4?X-Amz-Signature=1"
+        server.on("GET /v1/videos/video_1/content", Answer(status=307, headers={"location": location}))
+        client.download("video_1", tmp_path / "film.mp4")
+        assert (tmp_path / "film.mp4").read_bytes() == b"the film"
+        assert server.asked[-1].headers["authorization"] == "Bearer secret"
+        assert store.asked[-1].path == "/bucket/film.mp4?X-Amz-Signature=1"
+        assert "authorization" not in store.asked[-1].headers
+        assert "secret" not in str(store.asked[-1])
+        store.on("GET /bucket/film.mp4", Answer(b"<Code>AccessDenied</Code>", 403))
+        with pytest.raises(ApiError, match="HTTP status 403: <Code>AccessDenied"):
+            client.download("video_1", tmp_path / "film.mp4")
+    with Client(server.url, max_retries=0) as impatient, pytest.raises(Unreachable, match=store.url):
+        impatient.download("video_1", tmp_path / "film.mp4")
+
+
 def test_the_other_calls(server: Scripted, client: Client) -> None:
     server.on("POST /v1/videos/video_1/cancel", video("failed", error={"code": "cancelled", "message": "m"}))
     server.on("POST /v1/videos/video_1/remix", video(id="video_2", remixed_from_video_id="video_1"))

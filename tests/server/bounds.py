@@ -184,7 +184,7 @@ def wait_until_empty(folder: Path) -> None:
 def is_there(videos: Videos, video_id: str) -> bool:
     """Whether a video is found, and has its file."""
     try:
-        return videos.path(video_id, ALICE).exists()
+        return videos.contents.find(videos.store.get(video_id, ALICE)).path.exists()
     except NotFound:
         return False
 
@@ -203,7 +203,7 @@ def fail_in_ranks(folder: Path, checkpoint: Path, count: int, chance: random.Ran
     """
     failures: dict[str, int] = {}
     with forked_videos(folder, checkpoint) as videos:
-        original = videos.path(made(videos).stored.id, ALICE).read_bytes()
+        original = videos.folder.of(made(videos).stored.id).video.read_bytes()
         for kind, code in CODES.items():
             for _ in range(count):
                 place = chance.choice(STAGES if kind == "error" else STAGES + STEPS)
@@ -213,6 +213,6 @@ def fail_in_ranks(folder: Path, checkpoint: Path, count: int, chance: random.Ran
                 assert failed.stored.error.code == code
                 left = folder / "data" / "videos" / failed.stored.id
                 wait_until_empty(left)
-                assert videos.path(made(videos).stored.id, ALICE).read_bytes() == original
+                assert videos.folder.of(made(videos).stored.id).video.read_bytes() == original
                 failures[code] = failures.get(code, 0) + 1
     return {"failures": failures, "next videos identical": sum(failures.values())}

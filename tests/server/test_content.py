@@ -8,17 +8,20 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from email.utils import formatdate
+from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
 
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from obstore.store import MemoryStore
 from starlette.types import Receive, Scope, Send
 
+from ringlight.server.collection.media import MediaStore
 from ringlight.server.http import http_error
-from ringlight.server.http.content import FileAnswer
+from ringlight.server.http.content import FileAnswer, LocalFile
 from tests.engine.processes import wait_until
+from tests.forking import fork
 
 SIZE = 1000
 CONTENT = bytes(number % 251 for number in range(SIZE))
@@ -49,27 +52,63 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def port(path: Path) -> Iterator[int]:
+def files(path: Path) -> FastAPI:
+    """An application that answers with a file, an empty one, and one that is gone."""
     app = FastAPI()
     http_error.install(app)
 
     @app.get("/file")
     @app.head("/file")
     async def _file() -> FileAnswer:
-        return FileAnswer(path, "video/mp4", "clip.mp4")
+        return FileAnswer(LocalFile(path), "video/mp4", "clip.mp4")
 
     @app.get("/empty")
     async def _empty() -> FileAnswer:
         (path.parent / "empty").touch()
-        return FileAnswer(path.parent / "empty", "video/mp4", "empty.mp4")
+        return FileAnswer(LocalFile(path.parent / "empty"), "video/mp4", "empty.mp4")
 
     @app.get("/gone")
     async def _gone() -> FileAnswer:
-        return FileAnswer(path.parent / "gone", "video/mp4", "gone.mp4")
+        return FileAnswer(LocalFile(path.parent / "gone"), "video/mp4", "gone.mp4")
 
-    with serving(app) as port:
-        yield port
+    return app
+
+
+def stored_files() -> FastAPI:
+    """The same of an object store, in memory."""
+    media, video_id = MediaStore(MemoryStore(), "memory"), f"video_{'3' * 32}"
+    app = FastAPI()
+    http_error.install(app)
+    for name, content in (("file", CONTENT), ("empty", b"")):
+        media._store.put(f"videos/{video_id}/{name}", content)
+
+    @app.get("/{name}")
+    @app.head("/{name}")
+    async def _file(name: str) -> FileAnswer:
+        return FileAnswer(media.file(video_id, name), "video/mp4", "clip.mp4")
+
+    return app
+
+
+@pytest.fixture(scope="module", params=["disk", "store"])
+def port(request: pytest.FixtureRequest, path: Path) -> Iterator[int]:
+    """Where the files are had. All that is asked of one kind is asked of the other."""
+    if request.param == "disk":
+        with serving(files(path)) as port:
+            yield port
+        return
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def work() -> None:  # a process that has used obstore cannot be forked any more
+        uvicorn.Server(uvicorn.Config(stored_files(), log_level="error", lifespan="off")).run(sockets=[listener])
+
+    child = fork(work, os.environ, (listener.fileno(),))
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        child.kill()
+        child.wait()
+        listener.close()
 
 
 def ask(port: int, method: str = "GET", target: str = "/file", **headers: str) -> Answer:
@@ -82,6 +121,10 @@ def ask(port: int, method: str = "GET", target: str = "/file", **headers: str) -
         connection.close()
 
 
+def seconds_of(date: str) -> float:
+    return parsedate_to_datetime(date).timestamp()
+
+
 def test_the_whole_file(port: int) -> None:
     status, headers, body = ask(port)
     assert (status, body) == (200, CONTENT)
@@ -89,8 +132,13 @@ def test_the_whole_file(port: int) -> None:
     assert headers["content-type"] == "video/mp4"
     assert headers["accept-ranges"] == "bytes"
     assert headers["content-disposition"] == 'inline; filename="clip.mp4"'
-    assert headers["last-modified"] == formatdate(MODIFIED, usegmt=True)
+    assert parsedate_to_datetime(headers["last-modified"]).tzinfo is not None
     assert "content-range" not in headers
+
+
+def test_a_file_of_the_disk_says_when_it_was_changed(path: Path) -> None:
+    with serving(files(path)) as port:
+        assert ask(port)[1]["last-modified"] == formatdate(MODIFIED, usegmt=True)
 
 
 def test_the_head_alone(port: int) -> None:
@@ -149,7 +197,8 @@ def test_a_part_only_if_it_is_of_the_same_file(port: int) -> None:
     _, headers, _ = ask(port)
     for known in (headers["etag"], headers["last-modified"]):
         assert ask(port, range="bytes=0-9", if_range=known)[0] == 206
-    for other in ('"other"', "W/" + headers["etag"], formatdate(MODIFIED - 1, usegmt=True)):
+    earlier = seconds_of(headers["last-modified"]) - 1
+    for other in ('"other"', "W/" + headers["etag"], formatdate(earlier, usegmt=True)):
         assert ask(port, range="bytes=0-9", if_range=other)[::2] == (200, CONTENT)
 
 
@@ -159,9 +208,10 @@ def test_nothing_if_the_client_has_it(port: int) -> None:
     for known in (etag, f"W/{etag}", f'"a", {etag}', "*"):
         status, found, body = ask(port, if_none_match=known)
         assert (status, found["etag"], body) == (304, etag, b"")
-    for seconds, status in ((MODIFIED, 304), (MODIFIED + 1, 304), (MODIFIED - 1, 200)):
+    modified = seconds_of(headers["last-modified"])
+    for seconds, status in ((modified, 304), (modified + 1, 304), (modified - 1, 200)):
         assert ask(port, if_modified_since=formatdate(seconds, usegmt=True))[0] == status
-    assert ask(port, if_none_match='"other"', if_modified_since=formatdate(MODIFIED, usegmt=True))[0] == 200
+    assert ask(port, if_none_match='"other"', if_modified_since=headers["last-modified"])[0] == 200
     assert ask(port, if_modified_since="yesterday")[0] == 200
 
 
@@ -178,7 +228,7 @@ def test_a_file_that_is_removed_meanwhile_still_comes_whole(tmp_path: Path) -> N
 
     @app.get("/file")
     async def _file() -> FileAnswer:
-        return FileAnswer(path, "video/mp4", "clip.mp4")
+        return FileAnswer(LocalFile(path), "video/mp4", "clip.mp4")
 
     with serving(app) as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
@@ -204,7 +254,7 @@ def test_a_client_that_goes_away_ends_the_answer(tmp_path: Path) -> None:
 
     @app.get("/file")
     async def _file() -> FileAnswer:
-        return Watched(tmp_path / "large.mp4", "video/mp4", "clip.mp4")
+        return Watched(LocalFile(tmp_path / "large.mp4"), "video/mp4", "clip.mp4")
 
     with serving(app) as port:
         with socket.create_connection(("127.0.0.1", port)) as connection:

@@ -26,6 +26,7 @@ from ringlight.core.plan import PredictedReport
 from ringlight.core.report import LinkReport, MemoryReport, RankReport, RunReport, StageReport
 from ringlight.engine.jobs import Pauses
 from ringlight.engine.runner import ReplicaState
+from ringlight.server.collection.uploads import UploadTally
 from ringlight.server.http import http_error
 from ringlight.server.observability.meter import RequestMeter
 from ringlight.server.observability.metrics import Metrics
@@ -56,6 +57,9 @@ class Lab:
     def store_bytes(self) -> int:
         self._ask_store()
         return 123_456_789
+
+    def uploads(self) -> UploadTally | None:
+        return UploadTally(uploads=9, failures=2, seconds=7.5, size_bytes=1234, waiting=3, problem="away")
 
     def replicas(self) -> Sequence[ReplicaState]:
         one = ReplicaState(
@@ -175,6 +179,12 @@ def test_what_the_service_knows_is_read_when_asked(metrics: Metrics) -> None:
     assert value(metrics, "ringlight_paused_seconds_total") == 4.5
     assert value(metrics, "ringlight_jobs", status="completed") == 7
     assert value(metrics, "ringlight_store_bytes") == 123_456_789
+    assert value(metrics, "ringlight_media_up") == 0
+    assert value(metrics, "ringlight_uploads_waiting") == 3
+    assert value(metrics, "ringlight_uploads_total") == 9
+    assert value(metrics, "ringlight_upload_failures_total") == 2
+    assert value(metrics, "ringlight_upload_seconds_total") == 7.5
+    assert value(metrics, "ringlight_upload_bytes_total") == 1234
     assert value(metrics, "ringlight_worker_up", replica="replica-0") == 1
     assert value(metrics, "ringlight_worker_up", replica="replica-1") == 0
     assert value(metrics, "ringlight_worker_restarts_total", replica="replica-1") == 3
@@ -407,6 +417,7 @@ def test_the_dashboard_is_whole() -> None:
         "Memory",
         "Link",
         "Workers",
+        "Object store",
     ]
     assert len({panel["id"] for panel in panels()}) == len(panels())
     assert [variable["type"] for variable in dashboard["templating"]["list"]] == ["datasource", "query"]

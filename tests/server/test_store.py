@@ -13,7 +13,7 @@ from ringlight.core.errors import NotFound, StoreError
 from ringlight.core.warning import prompt_truncated
 from ringlight.server.collection.store import JobStore, StoredJob
 from ringlight.wire.video import VideoError
-from tests.server.stores import at_once, new_job
+from tests.server.stores import at_once, new_job, opened
 from tests.server.stores import postgres as postgres
 from tests.server.stores import store as store
 from tests.server.stores import url as url
@@ -68,20 +68,22 @@ def test_every_field_is_kept_also_by_the_next_server(url: str) -> None:
     ]
     changed_later = ["started_at", "completed_at", "expires_at", "progress", "saved_step", "deaths"]
     changed_later += ["pauses", "paused_seconds", "paused_at", "error", "has_report"]
-    assert at_defaults == ["status", *changed_later, "output_bytes"]  # so that a new field is tried here too
+    # So that a new field is tried here too.
+    assert at_defaults == ["status", *changed_later, "output_bytes", "made_at", "media_url"]
     error = VideoError("output_error", "the disk is full", "size", "invalid_request_error")
     store = JobStore(url)
     store.add(job)
     store.mark(job.id, status="in_progress", started_at=3.5, progress=42, deaths=2, layout="u2r1")
     store.mark(job.id, saved_step=7, pauses=3, paused_seconds=0.25, paused_at=6.5)
-    assert store.finish(job.id, "failed", 7.25, 9.75, error, b"\x00report\xff", 2**40)
+    assert store.uploads.note_made(job.id, 6.5, 3.5, 2, b"a report", ())
+    assert store.finish(job.id, "failed", 7.25, 9.75, error, b"\x00report\xff", 2**40, media_url="s3://b/p")
     expected = replace(
         job,
         status="failed",
         started_at=3.5,
         completed_at=7.25,
         expires_at=9.75,
-        progress=42,
+        progress=99,
         saved_step=7,
         deaths=2,
         pauses=3,
@@ -91,6 +93,8 @@ def test_every_field_is_kept_also_by_the_next_server(url: str) -> None:
         error=error,
         has_report=True,
         output_bytes=2**40,
+        made_at=6.5,
+        media_url="s3://b/p",
     )
     assert store.get(job.id) == expected
     store.close()
@@ -98,6 +102,27 @@ def test_every_field_is_kept_also_by_the_next_server(url: str) -> None:
     assert store.get(job.id) == expected
     assert store.report(job.id) == b"\x00report\xff"
     store.close()
+
+
+def test_a_video_that_is_made_is_noted_once_and_not_after_its_end(store: JobStore) -> None:
+    job = store.add(new_job())
+    assert store.uploads.note_made(job.id, 2.0, 1.0, 1, b"a report", (prompt_truncated("prompt", 600, 512),))
+    (noted,) = store.unfinished()
+    assert (noted.status, noted.made_at, noted.started_at, noted.deaths) == ("in_progress", 2.0, 1.0, 1)
+    assert (noted.progress, noted.has_report, len(noted.warnings)) == (99, False, 1)
+    assert store.report(job.id) == b"a report"
+    assert store.finish(job.id, "failed", 3.0, None)
+    assert not store.uploads.note_made(job.id, 4.0, 1.0, 1, b"another", ())
+    assert not store.uploads.note_made("video_of_nobody", 4.0, 1.0, 1, b"another", ())
+    assert store.get(job.id).made_at == 2.0
+
+
+def test_a_claim_to_a_place_is_made_once(url: str) -> None:
+    with opened(url) as store:
+        claim = store.uploads.claim("s3://bucket/a")
+        assert store.uploads.claim("s3://bucket/b") != claim
+    with opened(url) as store:
+        assert store.uploads.claim("s3://bucket/a") == claim
 
 
 @pytest.mark.parametrize(

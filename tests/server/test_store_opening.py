@@ -217,6 +217,23 @@ def test_a_database_of_another_version_is_refused_and_left_alone(path: Path, ver
         assert store.unfinished() == [job]
 
 
+def test_a_database_from_before_object_stores_keeps_its_jobs(path: Path) -> None:
+    with opened(f"sqlite:///{path}") as store:
+        job = store.add(new_job())
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for change in (
+            "ALTER TABLE jobs DROP COLUMN made_at",
+            "ALTER TABLE jobs DROP COLUMN media_url",
+            "DROP TABLE media_claims",
+            "UPDATE schema_version SET version = 4",
+        ):
+            connection.execute(change)
+    for _ in range(2):
+        with opened(f"sqlite:///{path}") as store:
+            assert store.get(job.id) == job
+            assert store.uploads.claim("s3://bucket/films")
+
+
 def test_a_database_of_something_else_is_refused_and_left_alone(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("CREATE TABLE jobs (title TEXT, salary INTEGER)")

@@ -155,6 +155,16 @@ def test_a_completed_video_is_a_span_with_its_stages_inside(collector: Collector
     assert video.status.code == Status.STATUS_CODE_UNSET
 
 
+def test_an_upload_is_a_span_behind_the_stages(collector: Collector) -> None:
+    tracing = tracing_to(collector.url)
+    tracing.record(msgspec.structs.replace(JOB, made_at=START + 60, completed_at=START + 95), report())
+    tracing.close()
+    spans = collector.spans()
+    close = {name: pytest.approx(times(span), abs=1e-5) for name, span in spans.items()}
+    assert close["Decoding"] == (51.5, 59.75)
+    assert close["Uploading"] == (60, 95) and close["video"] == (0, 95)
+
+
 def test_spans_say_what_was_made_and_what_it_took(collector: Collector) -> None:
     tracing = tracing_to(collector.url)
     tracing.record(JOB, report())

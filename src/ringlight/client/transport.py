@@ -70,9 +70,13 @@ class Transport:
             attempt += 1
 
     def once(self, method: str, path: str, stream: bool = False, **parts: Any) -> httpx.Response:
-        """As `send`, but not again where it fails; with `stream` the body of the answer is yet to be read."""
+        """As `send`, but not again where it fails; with `stream` the body of the answer is yet to be read.
+
+        That may come from another address, such as an object store's; no other host is sent the key.
+        """
         with self._reached():
-            response = self._http.send(self._http.build_request(method, self.url + path, **parts), stream=stream)
+            request = self._http.build_request(method, self.url + path, **parts)
+            response = self._http.send(request, stream=stream, follow_redirects=stream)
             if not response.is_success:
                 with closing(response):
                     raise ApiError.of(response.status_code, response.headers, response.read())
@@ -84,4 +88,12 @@ class Transport:
         try:
             yield
         except httpx.TransportError as error:
-            raise Unreachable(f"{self.url}: {error or type(error).__name__}") from None
+            raise Unreachable(f"{self._place(error)}: {error or type(error).__name__}") from None
+
+    def _place(self, error: httpx.TransportError) -> str:
+        """Who did not answer: the server, or where it sent us to."""
+        try:
+            asked = error.request.url
+        except RuntimeError:  # it does not say
+            return self.url
+        return self.url if str(asked).startswith(self.url) else f"{asked.scheme}://{asked.netloc.decode()}"

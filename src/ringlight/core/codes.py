@@ -242,6 +242,13 @@ CODES: dict[str, ErrorKind] = {
         "Try again; the operator looks at the disk of --data-dir, or at the database of --store-url.",
         retry_seconds=5.0,
     ),
+    "media_error": ErrorKind(
+        503,
+        "time",
+        "The object store of the videos does not answer, or refuses.",
+        "Try again; the operator looks at `media` in /health, and at the server's log for the reason.",
+        retry_seconds=5.0,
+    ),
     "worker_error": ErrorKind(
         503,
         "time",

@@ -14,6 +14,7 @@
     ├── NumericalError       numerical_error      a stage made NaN or infinity
     ├── OutputError          output_error         the video cannot be written: disk full, rights
     ├── StoreError           store_error          the database of jobs does not answer or cannot be written
+    ├── MediaError           media_error          the object store of the videos does not answer, or refuses
     └── WorkerError          worker_error         a worker process died or failed unexpectedly
 
 The code is what crosses process and network boundaries; the message is one line that names the remedy. What else is
@@ -129,6 +130,16 @@ class StoreError(RinglightError):
     code = "store_error"
 
 
+class MediaError(RinglightError):
+    """`detail` is for the operator: what the store answered."""
+
+    code = "media_error"
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        self.detail = detail
+        super().__init__(message)
+
+
 class WorkerError(RinglightError):
     code = "worker_error"
 
@@ -148,6 +159,7 @@ ERRORS: dict[str, type[RinglightError]] = {
         NumericalError,
         OutputError,
         StoreError,
+        MediaError,
     )
 }
 

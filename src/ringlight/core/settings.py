@@ -31,6 +31,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     `retention_seconds` after they end (0: for ever), the oldest less long where all need more than `retention_bytes`
     (0: no bound). On SIGTERM a running job may go on for `drain_timeout`; what is not over then is resumed later.
 
+    With a `media_url` a video is completed once it is in that object store, and no longer on this machine's disk. Its
+    content is then answered with an address there (`media_redirect`) that works for `media_link_seconds`.
+
     Safety: `api_key_file` has one key a line (`name:key`, `#` starts a comment), others are given in `api_key`.
     Each `image_host` may be fetched from, and each `webhook_host` called, on behalf of requests. `webhook_url` is
     called for every job.
@@ -67,6 +70,20 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
             metavar="URL",
         ),
     ] = ""
+    media_url: Annotated[
+        str,
+        setting(
+            "Object store that completed videos go to: s3://bucket/prefix, gs:// or az://; empty: the data folder.",
+            JOBS,
+            metavar="URL",
+        ),
+    ] = ""
+    media_redirect: Annotated[
+        bool, setting("Send who asks for a video to an address of the object store, instead of its bytes.", JOBS)
+    ] = True
+    media_link_seconds: Annotated[
+        int, setting("How long such an address works, for whoever has it.", JOBS, ge=1, le=604800)
+    ] = 3600
     scheduling: Annotated[
         Scheduling,
         setting("shortest: a short video does not wait for a long one, which makes way. arrival: in turn.", JOBS),

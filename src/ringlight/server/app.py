@@ -27,6 +27,7 @@ from ringlight.server.api.watchers import Watchers
 from ringlight.server.collection.batches import Batches
 from ringlight.server.collection.database import check_url
 from ringlight.server.collection.folder import check_data_folder
+from ringlight.server.collection.media import check_media
 from ringlight.server.collection.store import StoredDelivery
 from ringlight.server.collection.videos import Videos, engine_of
 from ringlight.server.collection.view import View
@@ -56,6 +57,7 @@ CHECKS: tuple[Callable[[ServeSettings], object], ...] = (
     lambda settings: check_endpoint(settings.otlp_endpoint),
     lambda settings: check_data_folder(Path(settings.data_dir)),
     lambda settings: check_url(settings.store_url) if settings.store_url else None,
+    lambda settings: check_media(settings.media_url) if settings.media_url else None,
     lambda settings: bind(settings.address, settings.port).close(),
 )
 """What a start does with each setting, as far as it can be done without a trace. Raise InvalidSetting."""

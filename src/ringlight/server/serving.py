@@ -94,7 +94,7 @@ class Server(uvicorn.Server):
         videos.is_draining = True
         logger.info("stopping; running videos have %s s, a second signal ends them now", plain(self._drain_seconds))
         while self._num_signals < 2 and time.monotonic() < deadline:
-            if await to_thread.run_sync(videos.engine.drain, DRAIN_TICK_SECONDS):
+            if await to_thread.run_sync(videos.drain, DRAIN_TICK_SECONDS):
                 break
         self.should_exit = True
 

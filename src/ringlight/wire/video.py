@@ -83,7 +83,8 @@ class Video(AskedFields, frozen=True, kw_only=True):
     stage: Annotated[
         str | None,
         described(
-            "What is being done at the moment; `Paused` while it has made way for others, and keeps its progress."
+            "What is being done at the moment; `Paused` while it has made way for others, and keeps its progress, "
+            "`Uploading` once it is made and on its way to an object store."
         ),
     ] = None
     step: Annotated[int | None, described("Denoising steps that are done.")] = None

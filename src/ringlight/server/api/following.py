@@ -25,14 +25,14 @@ def to_remix(call: RemixVideo, source_id: str, videos: Videos, owner: str) -> Dr
     """
     source = _completed(source_id, videos, owner)
     try:
-        pictures = videos.pictures(source)
+        pictures = videos.contents.pictures(source)
     except FileNotFoundError:  # deleted at this moment
         raise NotFound(f"there is no video {source_id!r}") from None
     asked_seed = call.asked()["seed"]
     seed = source.request.seed if asked_seed is None else drawn(asked_seed)
     request = msgspec.structs.replace(source.request, prompt=call.prompt, seed=seed, **pictures)
     if source.continues is not None:
-        videos.path(source.continues, owner)
+        videos.contents.find(videos.store.get(source.continues, owner))
     draft = Draft(
         request=request,
         remixed_from=source.id,
@@ -63,7 +63,8 @@ def to_extension(call: ExtendVideo, pictures: Mapping[str, bytes], videos: Video
     request.check(videos.spec, videos.limits, follow=("image",))  # before a picture is made for nothing
     for name, given in pictures.items():
         check_whole(name, given, request, videos.limits)
-    picture = last_frame(videos.path(source.id, owner))
+    with videos.contents.on_disk(source) as path:
+        picture = last_frame(path)
     request = msgspec.structs.replace(request, image=picture)
     frames_before = source.frames_before + before.num_frames - 1  # the last one is the new part's first
     draft = Draft(

@@ -96,12 +96,21 @@ class ReplicaHealth(Answer):
     restarts: int
 
 
+class MediaHealth(Answer):
+    """The object store that completed videos go to. While it is away, those that are made wait for it."""
+
+    status: Literal["ready", "away"]
+    problem: str | None = Field(description="Why it is away; the server's log says more.")
+    uploads_waiting: int
+
+
 class Health(Answer):
     """How the server is."""
 
     status: Literal["ready", "starting", "draining", "failed"]
     replicas: list[ReplicaHealth]
     queue_length: int
+    media: MediaHealth | None = Field(description="null where videos stay in the data folder.")
 
 
 class Version(Answer):

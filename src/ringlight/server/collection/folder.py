@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -91,6 +91,11 @@ class VideoFolder:
         if not is_completed:
             self.video.unlink(missing_ok=True)
 
+    def remove_media(self) -> None:
+        """Once it is in the object store: what is served from there."""
+        for path in (self.video, self.thumbnail, self.spritesheet):
+            path.unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Remove all of it."""
         shutil.rmtree(self.path, ignore_errors=True)
@@ -127,9 +132,9 @@ class DataFolder:
             raise NotFound(f"there is no video {video_id!r}")
         return VideoFolder(self.path / "videos" / video_id)
 
-    def holds_videos(self) -> bool:
-        """Whether there is a finished video in it."""
-        return any((self.path / "videos").glob("video_*/video.mp4"))
+    def finished(self) -> Iterator[str]:
+        """The ids of videos that are whole in it."""
+        return (path.parent.name for path in (self.path / "videos").glob("video_*/video.mp4"))
 
     def remove_strangers(self, is_known: Callable[[str], bool], now: float) -> None:
         """Remove folders of videos that nobody has known for a minute: of calls that were never answered, or of deleted

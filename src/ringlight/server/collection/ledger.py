@@ -12,10 +12,12 @@ import msgspec
 from ringlight.core.clock import Clock
 from ringlight.core.errors import Cancelled, InvalidRequest, NotFound, RinglightError, StoreError
 from ringlight.core.plain import coded
+from ringlight.core.report import RunReport
 from ringlight.engine.jobs import Job, JobState
 from ringlight.server.collection.folder import DataFolder
-from ringlight.server.collection.store import JobStore
-from ringlight.server.collection.view import View
+from ringlight.server.collection.store import JobStore, StoredJob
+from ringlight.server.collection.uploads import Uploads
+from ringlight.server.collection.view import UPLOADING, View
 from ringlight.wire.video import VideoError
 
 logger = logging.getLogger(__name__)
@@ -26,8 +28,8 @@ AGAIN_SECONDS = 1.0  # between two tries to write down how a job ended
 class Ledger:
     """The jobs of an engine between their acceptance and the moment when their end is on the disk.
 
-    A thread of its own writes, again and again where the store does not take it: no replica waits for a disk. Safe to
-    use from any thread.
+    A thread of its own writes, again and again where the store does not take it: no replica waits for a disk. Where
+    videos go to an object store the end of one is written once it is there. Safe to use from any thread.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Ledger:
         on_end: Callable[[View], None],
         tells_operator: bool,
         clock: Clock,
+        uploads: Uploads | None = None,
     ) -> None:
         """`on_end` is called once for every job that ends, after that is written, from the ledger's thread.
 
@@ -49,12 +52,14 @@ class Ledger:
         self._on_end = on_end
         self._tells_operator = tells_operator
         self._clock = clock
+        self._uploads = uploads
         self._changed = threading.Condition()  # guards what follows; notified when there is news, or an end is written
         self._jobs: dict[str, Job] = {}
         self._began_at: dict[str, float] = {}
         self._spent_seconds: dict[str, float] = {}  # of those that began: less what a clock that only goes on says
         self._told: dict[str, tuple[int, ...]] = {}  # what follows of a job, as it is written or about to be
         self._unwritten: dict[str, Job] = {}
+        self._made: dict[str, JobState] = {}  # those whose videos are on their way to the object store
         self._listeners: dict[str, dict[object, Callable[[], None]]] = {}
         self._closed = False
         self._thread = threading.Thread(target=self._write_all, name="ledger", daemon=True)
@@ -75,6 +80,14 @@ class Ledger:
         """The job of a video, until its end is written."""
         return self._jobs.get(video_id)
 
+    def made(self, video_id: str) -> JobState | None:
+        """How a video is that is made, and on its way to the object store."""
+        return self._made.get(video_id)
+
+    def is_open(self, video_id: str) -> bool:
+        """Whether the end of a video has still to be written by us."""
+        return video_id in self._jobs or video_id in self._made
+
     def follow(self, job: Job, began_at: float | None) -> None:
         """A job has been accepted; `began_at` is when another server began it, if one did."""
         with self._changed:
@@ -83,9 +96,9 @@ class Ledger:
                 self._began(job.id, began_at)
 
     def await_end(self, video_id: str, timeout_seconds: float) -> None:
-        """Return when its end is written, or after that time."""
+        """Return when its end is written, or after that time, or once only the object store is waited for."""
         with self._changed:
-            self._changed.wait_for(lambda: video_id not in self._jobs, timeout_seconds)
+            self._changed.wait_for(lambda: video_id not in self._jobs or video_id in self._made, timeout_seconds)
 
     def on_change(self, job: Job) -> None:
         """Called by the engine from any of its threads, which do not wait for a disk."""
@@ -127,20 +140,72 @@ class Ledger:
         for listener in listeners:
             listener()
 
-    def write_end(self, video_id: str, state: JobState) -> None:
-        """Write down how a job ended, tell it once, and remove what it no longer needs. Raises StoreError, OSError."""
+    def write_end(self, video_id: str, state: JobState, stored_bytes: int | None = None) -> None:
+        """Write down how a job ended, tell it once, and remove what it no longer needs. Raises StoreError, OSError.
+
+        `stored_bytes` of a completed one lie in the object store; None: it lies in its folder.
+        """
         error, report, folder = state.error, state.report, self._folder.of(video_id)
+        in_folder = stored_bytes is None and error is None
         is_first = self._store.finish(
             video_id,
             "completed" if error is None else "failed",
             *self._end_and_expiry(),
             None if error is None else as_stored(error),
             None if report is None else msgspec.json.encode(report),
-            folder.video.stat().st_size if error is None else 0,
+            folder.video.stat().st_size if in_folder else stored_bytes or 0,
             self._tells_operator,
             state.warnings or None,  # what was known when it was accepted stays
+            None if stored_bytes is None or self._uploads is None else self._uploads.url,
         )
         self._ended(video_id, state, is_first)
+        if error is not None and video_id in self._made:
+            self.forget(video_id)
+
+    def begin_upload(self, video_id: str, state: JobState) -> None:
+        """A video is whole on the disk, and that is written down: have it stored before its end is."""
+        assert self._uploads is not None
+        self._folder.of(video_id).remove_leftovers(is_completed=True)
+        with self._changed:
+            self._made[video_id] = msgspec.structs.replace(state, stage=UPLOADING)
+            self._changed.notify_all()
+        self._uploads.add(video_id)
+        self.notify(video_id)
+
+    def take_up(self, stored: StoredJob) -> None:
+        """Go on with a video that another server has made. Raises StoreError, OSError."""
+        report = msgspec.json.decode(self._store.report(stored.id) or b"", type=RunReport)
+        state = JobState(status="completed", report=report, warnings=stored.warnings, deaths=stored.deaths)
+        with self._changed:
+            self._began(stored.id, stored.started_at or stored.created_at)
+        if self._uploads is not None:
+            return self.begin_upload(stored.id, state)
+        self.write_end(stored.id, state)  # the operator wants it here now
+        self.forget(stored.id)
+
+    def on_stored(self, video_id: str, outcome: int | RinglightError) -> bool:
+        """So many bytes of a video are in the object store, or never will be for this reason. False where it is over
+        or deleted, so that they are not wanted. Raises StoreError, OSError."""
+        if (state := self._made.get(video_id)) is None:
+            return False
+        if isinstance(outcome, RinglightError):
+            self.write_end(video_id, JobState(status="failed", error=outcome))
+        else:
+            self.write_end(video_id, state, outcome)
+        try:
+            is_wanted = self._store.get(video_id).status == "completed"
+        except NotFound:
+            is_wanted = False
+        self.forget(video_id)
+        return is_wanted
+
+    def forget(self, video_id: str) -> None:
+        """There is no more to be written of a video."""
+        with self._changed:
+            for known in (self._jobs, self._began_at, self._spent_seconds, self._told, self._unwritten, self._made):
+                known.pop(video_id, None)
+            self._changed.notify_all()
+        self.notify(video_id)
 
     def write_ends(self, video_ids: Collection[str], error: RinglightError) -> None:
         """Write down that all these have failed, at once, and as `write_end`. Raises StoreError."""
@@ -163,6 +228,8 @@ class Ledger:
         except NotFound:  # deleted while it ran
             return folder.remove()
         folder.remove_leftovers(ended.status == "completed")
+        if ended.media_url is not None:
+            folder.remove_media()
         if is_first:
             said = "is completed" if error is None else f"failed: {coded(error.code, str(error))}"
             logger.info("%s %s", video_id, said)
@@ -197,17 +264,20 @@ class Ledger:
                 return True
             if state.error is not None or job.pauses.pauses:  # what was seen of its progress stays so
                 self._mark(job, state)
-            self.write_end(job.id, state)
+            if state.error is not None or self._uploads is None:
+                self.write_end(job.id, state)
+            elif self._note_made(job):
+                self.begin_upload(job.id, state)
+                return True
+            else:  # it was cancelled or deleted at this moment
+                self._ended(job.id, state, is_first=False)
         except (StoreError, OSError) as error:
             logger.error("the state of %s cannot be written down yet: %s", job.id, error)
             return False
-        with self._changed:
-            for known in (self._jobs, self._began_at, self._spent_seconds, self._told, self._unwritten):
-                known.pop(job.id, None)
-            self._changed.notify_all()
-        self.notify(job.id)
+        self.forget(job.id)
         return True
 
+<<<<<<< HEAD
     def _mark(self, job: Job, state: JobState, **also: Any) -> None:
         """Write how far a job is, and what it has had of pauses until now."""
         pauses, is_paused = job.pauses, job.is_paused and not state.is_over
@@ -220,6 +290,14 @@ class Ledger:
             paused_at=self._clock.wall() if is_paused else None,
             **also,
         )
+=======
+    def _note_made(self, job: Job) -> bool:
+        """Write down that a video is whole on the disk; False where it is over or deleted. Raises StoreError."""
+        state = job.state
+        began_at, report = self._began_at[job.id], msgspec.json.encode(state.report)
+        now = self._clock.wall()
+        return self._store.uploads.note_made(job.id, now, began_at, state.deaths, report, state.warnings)
+>>>>>>> store
 
 
 def as_stored(error: RinglightError) -> VideoError:

@@ -42,12 +42,14 @@ from ringlight.server.collection.stored import (
     StoredJob,
     batch_rows,
     batches,
+    claims,
     deliveries,
     idempotencies,
     jobs,
     to_job,
     versions,
 )
+from ringlight.server.collection.upload_store import UploadStore
 from ringlight.server.http.http_error import IdempotencyConflict
 from ringlight.wire.video import VideoError
 
@@ -72,6 +74,7 @@ class JobStore:
         """
         self._database = Database(url, timeout_seconds)
         self.batches = BatchStore(self._database)
+        self.uploads = UploadStore(self._database)
         self._clock = clock or Clock()
         self._added_at: dict[str, float] = {}  # the youngest jobs, oldest first, by a clock that only goes on
         try:
@@ -192,6 +195,7 @@ class JobStore:
         output_bytes: int = 0,
         tells_operator: bool = False,
         warnings: Warnings | None = None,
+        media_url: str | None = None,
     ) -> bool:
         """End a job, and note at the same moment whom to tell: the webhook that its request names, and the operator's
         where there is one. False, and no effect, where it was over already or is not there: there is one terminal
@@ -204,6 +208,7 @@ class JobStore:
             "report": report,
             "has_report": report is not None,
             "output_bytes": output_bytes,
+            "media_url": media_url,
         }
         if warnings is not None:
             values["warnings"] = warnings
@@ -340,15 +345,25 @@ def _add_batches(connection: Connection) -> None:
         table.create(connection, checkfirst=False)
 
 
+<<<<<<< HEAD
 def _add_pauses(connection: Connection) -> None:
     _add_columns(connection, jobs.c.saved_step, jobs.c.pauses, jobs.c.paused_seconds, jobs.c.paused_at)
+=======
+def _add_media(connection: Connection) -> None:
+    _add_columns(connection, jobs.c.made_at, jobs.c.media_url)
+    claims.create(connection, checkfirst=False)
+>>>>>>> store
 
 
 UPGRADES: dict[int, Callable[[Connection], None]] = {
     1: _add_deliveries,
     2: _add_what_was_asked,
     3: _add_batches,
+<<<<<<< HEAD
     4: _add_pauses,
+=======
+    4: _add_media,
+>>>>>>> store
 }
 """What makes the tables of a version those of the next."""
 

@@ -37,11 +37,19 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     `owner` is the name of the API key that made it, "" without keys. The request's image is not in it but in the job's
     folder (`has_image`), its report apart from it (`has_report`). `layout` is a name such as "u1r2". Of `priority` the
     higher goes first. `remixed_from` and `continues` are ids of other videos, of the latter `frames_before` frames come
+<<<<<<< HEAD
     first. `progress`, 0 to 100, is what was last stored, `saved_step` the step that a repeat would go on from, and
     `deaths` how often workers died under it. It has made way `pauses` times, in all for `paused_seconds`; where it is
     paused now, those are counted until `paused_at`. `seconds` is the length that was asked for, as an answer has it,
     and `warnings` say where the video is not what was asked. With a `batch_id` it is a request of that batch, and as
     long as it is queued the queue need not have it yet.
+=======
+    first. `progress`, 0 to 100, is what was last stored, and `deaths` how often workers died under it. `seconds` is the
+    length that was asked for, as an answer has it, and `warnings` say where the video is not what was asked. With a
+    `batch_id` it is a request of that batch, and as long as it is queued the queue need not have it yet. `made_at` is
+    when its video was whole on the disk, where that is to go to an object store before it counts as completed, and
+    `media_url` the one in which it lies.
+>>>>>>> store
     """
 
     id: str
@@ -74,6 +82,8 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     seconds: str | None = None
     warnings: Warnings = ()
     batch_id: str | None = None
+    made_at: float | None = None
+    media_url: str | None = None
 
     @property
     def duration_seconds(self) -> float:
@@ -192,6 +202,8 @@ jobs = Table(
     Column("seconds", Text),
     Column("warnings", AsJson(Warnings), nullable=False, server_default="[]"),
     Column("batch_id", Text),
+    Column("made_at", Double),
+    Column("media_url", Text),
     Column("report", LargeBinary),
     Index("jobs_by_owner", "owner", "created_at", "id"),
     Index("jobs_by_creation", "created_at", "id"),
@@ -237,6 +249,10 @@ batch_rows = Table(  # they outlive their jobs, so that what was made and delete
     Column("key_sha256", Text, nullable=False),
     Column("job_id", Text, nullable=False, index=True),
     UniqueConstraint("batch_id", "key_sha256"),
+)
+
+claims = Table(  # by which prefixes of object stores are this database's
+    "media_claims", METADATA, Column("media_url", Text, primary_key=True), Column("claim", Text, nullable=False)
 )
 
 COLUMNS = tuple(jobs.c[name] for name in StoredJob.__struct_fields__)  # all but the report

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -23,12 +23,14 @@ from ringlight.core.settings import ServeSettings
 from ringlight.core.sizes import AskedSize
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job, JobState, Keep, Submission
-from ringlight.server.collection.derived import make_spritesheet, make_thumbnail
+from ringlight.server.collection.contents import Contents
 from ringlight.server.collection.folder import DataFolder
 from ringlight.server.collection.ledger import Ledger
+from ringlight.server.collection.media import MediaStore
 from ringlight.server.collection.paging import Order
 from ringlight.server.collection.retention import Retention
 from ringlight.server.collection.store import Idempotency, JobStore, StoredJob
+from ringlight.server.collection.uploads import Uploads
 from ringlight.server.collection.view import Draft, View
 from ringlight.server.http.discretion import Discretion
 from ringlight.server.http.http_error import HttpError, VideoNotReady
@@ -37,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 CANCEL_SECONDS = 1.0  # to wait for a job's end, so that the answer to a cancel can tell it
 
-Variant = Literal["video", "thumbnail", "spritesheet"]
 OnEnd = Callable[[View], None]
 
 
@@ -87,9 +88,10 @@ class Videos:
         self.tell = Discretion.of(settings, config, self.engine.checkpoint)
         self.defaults, self.limits, self.spec = self.engine.defaults, self.engine.limits, self.engine.spec
         self.model_names = tuple(dict.fromkeys(settings.served_model_name)) or (self.spec.name,)
+        media = MediaStore.open(settings.media_url) if settings.media_url else None
         self.folder = DataFolder.open(settings.data_dir)
         self.store = JobStore(settings.store_url or self.folder.store_url, clock=self.clock)
-        if self.folder.holds_videos() and not any(self.store.count_by_status().values()):
+        if any(self.folder.finished()) and not any(self.store.count_by_status().values()):
             raise InvalidSetting(
                 f"data-dir {settings.data_dir} holds videos that the database does not know; "
                 "name the database that does in --store-url, or another folder"
@@ -97,7 +99,9 @@ class Videos:
         self.is_draining = False
         self.feeding = threading.Lock()  # while a job outside of the queue enters it or ends
         kept_seconds, tells_operator = settings.retention_seconds, bool(settings.webhook_url)
-        self.ledger = Ledger(self.store, self.folder, kept_seconds, on_end, tells_operator, self.clock)
+        self.contents = Contents(self.folder, media)
+        self.uploads = None if media is None else Uploads(media, self.folder, self.store, self.clock)
+        self.ledger = Ledger(self.store, self.folder, kept_seconds, on_end, tells_operator, self.clock, self.uploads)
         bound_bytes = settings.retention_bytes
         self.retention = Retention(self.store, self.folder, bound_bytes, self._remove, self._adopt, self.clock)
 
@@ -105,6 +109,8 @@ class Videos:
         """Start the workers, and go on with what was not over when the last server ended."""
         logger.info("layout %s", self.engine.choice.reason)
         self.ledger.start()
+        if self.uploads is not None:
+            self.uploads.start(self.ledger.on_stored)
         self.engine.start(wait=False)
         unfinished = self.store.unfinished()
         if unfinished:
@@ -118,11 +124,18 @@ class Videos:
         self.is_draining = True
         self.retention.close()
         self.engine.close(abandon=True)
+        if self.uploads is not None:
+            self.uploads.close()
         self.ledger.close()
         with contextlib.suppress(StoreError):  # it is only to be told
             logger.info("stopped; kept for the next server: %s", counted(len(self.store.unfinished()), "video"))
         self.store.close()
         self.folder.close()
+
+    def drain(self, timeout_seconds: float) -> bool:
+        """Let what has a turn end, and be stored where the store answers; False if some are not over in that time."""
+        is_drained = self.engine.drain(timeout_seconds)
+        return is_drained and (self.uploads is None or self.uploads.wait_until_idle(timeout_seconds))
 
     # What clients ask
 
@@ -147,6 +160,8 @@ class Videos:
         folder = self.folder.of(new.id)
         try:
             folder.make()
+            if draft.continues is not None:
+                self.contents.keep_source(self.store.get(draft.continues), folder)
             job = self._submit(
                 new,
                 draft.request,
@@ -191,9 +206,9 @@ class Videos:
         if (job := self.ledger.job(stored.id)) is not None:
             self.engine.cancel(job)
             self.ledger.await_end(stored.id, CANCEL_SECONDS)
-            if self.ledger.job(stored.id) is not None:
-                self.ledger.write_end(stored.id, JobState(status="failed", error=Cancelled("cancelled")))
-                self.ledger.notify(stored.id)
+        if self.ledger.is_open(stored.id):
+            self.ledger.write_end(stored.id, JobState(status="failed", error=Cancelled("cancelled")))
+            self.ledger.notify(stored.id)
         return self.get(video_id, owner)
 
     def delete(self, video_id: str, owner: str | None) -> None:
@@ -207,26 +222,6 @@ class Videos:
         if report is None:
             raise VideoNotReady(f"{video_id} has no report: it is not completed")
         return report
-
-    def path(self, video_id: str, owner: str | None, variant: Variant = "video") -> Path:
-        """The file of a completed video, or of a picture made from it. Raises NotFound, VideoNotReady."""
-        stored = self.store.get(video_id, owner)
-        if stored.status != "completed":
-            raise VideoNotReady(f"{video_id} is {stored.status}; its content is there once it is completed")
-        folder = self.folder.of(stored.id)
-        path = {"video": folder.video, "thumbnail": folder.thumbnail, "spritesheet": folder.spritesheet}[variant]
-        if variant != "video" and not path.exists():
-            make = {"thumbnail": make_thumbnail, "spritesheet": make_spritesheet}[variant]
-            make(folder.video, path)
-        if not path.exists():
-            raise NotFound(f"the file of {video_id} is gone")
-        return path
-
-    def pictures(self, stored: StoredJob) -> dict[str, bytes]:
-        """The pictures that a request has, by their fields."""
-        folder = self.folder.of(stored.id)
-        found = {"image": folder.image.read_bytes()} if stored.has_image else {}
-        return found | ({"last_image": folder.last_image.read_bytes()} if stored.request.pictures else {})
 
     def subscribe(self, video_id: str, owner: str | None, on_change: Callable[[], None]) -> Callable[[], None]:
         """Have `on_change` called, from any thread, whenever a job changes; returns what ends that. Raises NotFound."""
@@ -267,8 +262,6 @@ class Videos:
         """There is a place in the queue: what is asked is on the disk when this returns."""
         folder = self.folder.of(stored.id)
         folder.write_pictures(draft.request.pictures)
-        if draft.continues is not None:
-            folder.keep_source(self.folder.of(draft.continues))
         folder.sync()
         kept = self.store.add(stored, idempotency)
         if kept.id != stored.id:
@@ -313,13 +306,22 @@ class Videos:
     def take_up(self, stored: StoredJob) -> Job | None:
         """Queue a job that was accepted before; None where it cannot be made any more, and has failed."""
         try:
+            if stored.made_at is not None and self.folder.of(stored.id).video.exists():
+                self.ledger.take_up(stored)
+                return None
             self.folder.of(stored.id).path.mkdir(exist_ok=True)
             layout = ParallelLayout.parse(stored.layout)
             if layout.num_ranks != self.engine.choice.layout.num_ranks:  # another layout is asked for now
+<<<<<<< HEAD
                 layout_name = self.engine.layouts.of(stored.request).name
                 stored = msgspec.structs.replace(stored, layout=layout_name, saved_step=0)
                 self.store.mark(stored.id, layout=layout_name, saved_step=0)
             request = msgspec.structs.replace(stored.request, **self.pictures(stored))
+=======
+                stored = msgspec.structs.replace(stored, layout=self.engine.layouts.of(stored.request).name)
+                self.store.mark(stored.id, layout=stored.layout)
+            request = msgspec.structs.replace(stored.request, **self.contents.pictures(stored))
+>>>>>>> store
             return self._submit(stored, request)
         except (RinglightError, OSError) as error:  # what it began with is gone, or is over today's limits
             logger.warning("%s cannot be gone on with: %s", stored.id, error)
@@ -329,11 +331,11 @@ class Videos:
 
     def _adopt(self, stored: StoredJob) -> None:
         """Take up a job that is not over, unless it is followed or has ended meanwhile."""
-        if self.is_draining or self.ledger.job(stored.id) is not None:
+        if self.is_draining or self.ledger.is_open(stored.id):
             return
         with contextlib.suppress(NotFound):
             stored = self.store.get(stored.id)
-            if stored.completed_at is None and self.ledger.job(stored.id) is None:
+            if stored.completed_at is None and not self.ledger.is_open(stored.id):
                 logger.warning("%s was accepted although the database did not say so; it is queued now", stored.id)
                 self.take_up(stored)
 
@@ -345,10 +347,13 @@ class Videos:
 
     def drop(self, video_id: str) -> None:
         """Stop what runs of a video that the store has forgotten, and remove its files."""
-        if (job := self.ledger.job(video_id)) is not None:
+        if (job := self.ledger.job(video_id)) is not None and self.ledger.made(video_id) is None:
             self.engine.cancel(job)
         else:
             self.folder.of(video_id).remove()
+            self.ledger.forget(video_id)
+        if self.uploads is not None:
+            self.uploads.remove(video_id)
         self.ledger.notify(video_id)
 
     # What is shown
@@ -359,6 +364,8 @@ class Videos:
             stored = msgspec.structs.replace(stored, error=told)
         is_over = stored.status in ("completed", "failed")
         job = None if is_over else self.ledger.job(stored.id)  # which has it for a moment after its end is written
+        if not is_over and (made := self.ledger.made(stored.id)) is not None:
+            return View(stored=stored, state=made, queue_position=0)
         if job is None:
             return View(stored=stored, report=self._report(stored) if with_report else None)
         return View(

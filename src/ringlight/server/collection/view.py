@@ -12,6 +12,8 @@ from ringlight.core.warning import Warnings
 from ringlight.engine.jobs import JobState, Pauses, Status
 from ringlight.server.collection.store import StoredJob
 
+UPLOADING = "Uploading"  # the stage of a video that is made, and on its way to the object store
+
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
     """What a call to create a video asked for, once it has been read and completed.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import anyio
 from starlette.datastructures import Headers
@@ -28,6 +29,69 @@ class Span(NamedTuple):
     stop: int
 
 
+class FileHead(NamedTuple):
+    """What is known of a file before it is read: `etag` with its quotes, `modified_at` in seconds since 1970."""
+
+    size: int
+    etag: str
+    modified_at: float
+
+    @property
+    def last_modified(self) -> str:
+        """As HTTP writes it."""
+        return formatdate(self.modified_at, usegmt=True)
+
+
+class Opened(Protocol):
+    """A file whose bytes can be had."""
+
+    found: FileHead
+
+    def read(self, span: Span) -> AsyncGenerator[bytes]:
+        """The bytes of a span, in pieces."""
+        ...
+
+
+class FileSource(Protocol):
+    """Where the bytes of an answer lie."""
+
+    def opened(self) -> AbstractAsyncContextManager[Opened]:
+        """Have it open within a block, whole until its end whatever is removed meanwhile. Raises NotFound."""
+        ...
+
+
+class LocalFile:
+    """A file of this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Opened]:
+        """Raises NotFound."""
+        try:
+            file = await anyio.open_file(self.path, "rb")
+        except FileNotFoundError:
+            raise NotFound(f"the file {self.path.name} is gone") from None
+        async with file:
+            yield _OpenFile(file)
+
+
+class _OpenFile:
+    def __init__(self, file: anyio.AsyncFile[bytes]) -> None:
+        stat = os.fstat(file.wrapped.fileno())
+        self.found = FileHead(stat.st_size, f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"', stat.st_mtime)
+        self._file = file
+
+    async def read(self, span: Span) -> AsyncGenerator[bytes]:
+        """The bytes of a span, in pieces."""
+        await self._file.seek(span.start)
+        left = span.stop - span.start
+        while left and (chunk := await self._file.read(min(CHUNK_BYTES, left))):
+            left -= len(chunk)
+            yield chunk
+
+
 class FileAnswer(Response):
     """A file that may be asked for in part. It is opened when the answer begins, and stays whole if removed then.
 
@@ -37,7 +101,7 @@ class FileAnswer(Response):
 
     def __init__(
         self,
-        path: Path,
+        source: FileSource,
         media_type: str,
         file_name: str,
         *,
@@ -45,7 +109,7 @@ class FileAnswer(Response):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """`file_name` (plain ASCII) is what a client may save it as."""
-        self.path = path
+        self.source = source
         self.status_code = 200
         self.background = None
         self.media_type = media_type
@@ -61,58 +125,45 @@ class FileAnswer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer GET or HEAD; ends early when the client goes away."""
-        try:
-            file = await anyio.open_file(self.path, "rb")
-        except FileNotFoundError:
-            raise NotFound(f"the file {self.path.name} is gone") from None
-        async with file:
-            request = Headers(scope=scope)
-            found = os.fstat(file.wrapped.fileno())
-            self.headers["etag"], self.headers["last-modified"] = tags(found)
+        async with self.source.opened() as opened:
+            request, found = Headers(scope=scope), opened.found
+            self.headers["etag"], self.headers["last-modified"] = found.etag, found.last_modified
             if is_unchanged(request, found):
                 return await self._send_head(send, 304)
             span, status = asked_span(request, found), 206
             if span is None:
-                span, status = Span(0, found.st_size), 200
+                span, status = Span(0, found.size), 200
             else:
-                self.headers["content-range"] = f"bytes {span.start}-{span.stop - 1}/{found.st_size}"
+                self.headers["content-range"] = f"bytes {span.start}-{span.stop - 1}/{found.size}"
             self.headers["content-length"] = str(span.stop - span.start)
             if scope["method"] == "HEAD":
                 return await self._send_head(send, status)
             async with anyio.create_task_group() as group:
                 group.start_soon(_end_with_client, receive, group.cancel_scope)
-                await self._send_span(send, status, file, span)
+                await self._send_span(send, status, opened, span)
                 group.cancel_scope.cancel()
 
     async def _send_head(self, send: Send, status: int) -> None:
         await send({"type": "http.response.start", "status": status, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": b""})
 
-    async def _send_span(self, send: Send, status: int, file: anyio.AsyncFile[bytes], span: Span) -> None:
+    async def _send_span(self, send: Send, status: int, opened: Opened, span: Span) -> None:
         await send({"type": "http.response.start", "status": status, "headers": self.raw_headers})
-        await file.seek(span.start)
-        left = span.stop - span.start
-        while left and (chunk := await file.read(min(CHUNK_BYTES, left))):
-            left -= len(chunk)
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        async with aclosing(opened.read(span)) as chunks:
+            async for chunk in chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 
-def tags(found: os.stat_result) -> tuple[str, str]:
-    """ETag and Last-Modified of a file."""
-    return f'"{found.st_mtime_ns:x}-{found.st_size:x}"', formatdate(found.st_mtime, usegmt=True)
-
-
-def is_unchanged(request: Headers, found: os.stat_result) -> bool:
+def is_unchanged(request: Headers, found: FileHead) -> bool:
     """Whether the client has the file already (If-None-Match, else If-Modified-Since)."""
-    etag, _ = tags(found)
     if (known := request.get("if-none-match")) is not None:
-        return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in known.split(","))
+        return any(tag.strip().removeprefix("W/") in (found.etag, "*") for tag in known.split(","))
     since = _seconds(request.get("if-modified-since", ""))
-    return since is not None and int(found.st_mtime) <= since
+    return since is not None and int(found.modified_at) <= since
 
 
-def asked_span(request: Headers, found: os.stat_result) -> Span | None:
+def asked_span(request: Headers, found: FileHead) -> Span | None:
     """The part of a file that a request asks for; None for all of it, also where we do not understand what it asks.
 
     Raises HttpError 416 for a part that lies outside.
@@ -121,9 +172,9 @@ def asked_span(request: Headers, found: os.stat_result) -> Span | None:
     if match is None or not (match[1] or match[2]):
         return None
     condition = request.get("if-range")
-    if condition is not None and condition.strip() not in tags(found):
+    if condition is not None and condition.strip() not in (found.etag, found.last_modified):
         return None
-    size = found.st_size
+    size = found.size
     if not match[1]:
         span = Span(max(0, size - int(match[2])), size)
     elif match[2] and int(match[2]) < int(match[1]):

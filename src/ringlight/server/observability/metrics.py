@@ -17,6 +17,7 @@ from ringlight.core.errors import (
 from ringlight.core.report import RunReport
 from ringlight.engine.jobs import Pauses
 from ringlight.engine.runner import ReplicaState
+from ringlight.server.collection.uploads import UploadTally
 from ringlight.server.collection.videos import Videos
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -55,6 +56,11 @@ class ServerState:
     def store_bytes(self) -> int:
         """Bytes of all videos. Raises StoreError."""
         return self._videos.store.total_output_bytes()
+
+    def uploads(self) -> UploadTally | None:
+        """What was brought to the object store; None where there is none."""
+        uploads = self._videos.uploads
+        return None if uploads is None else uploads.tally
 
     def replicas(self) -> Sequence[ReplicaState]:
         """The replicas as they are."""
@@ -204,6 +210,7 @@ class _Reading(Collector):
         )
         yield from self._read_pauses()
         yield from self._read_store()
+        yield from self._read_uploads()
         yield from self._read_replicas()
 
     def _read_pauses(self) -> Iterator[Metric]:
@@ -232,6 +239,22 @@ class _Reading(Collector):
         yield GaugeMetricFamily("ringlight_store_up", "Whether the store answers.", value=1)
         yield jobs
         yield GaugeMetricFamily("ringlight_store_bytes", "Bytes of all videos that are kept.", value=size_bytes)
+
+    def _read_uploads(self) -> Iterator[Metric]:
+        if (tally := self._state.uploads()) is None:
+            return
+        yield GaugeMetricFamily(
+            "ringlight_media_up", "Whether the object store answered last time.", value=not tally.problem
+        )
+        yield GaugeMetricFamily(
+            "ringlight_uploads_waiting", "Videos that are made and not in the object store yet.", value=tally.waiting
+        )
+        yield CounterMetricFamily("ringlight_uploads", "Videos brought to the object store.", value=tally.uploads)
+        yield CounterMetricFamily(
+            "ringlight_upload_failures", "Tries to store or to remove a video that failed.", value=tally.failures
+        )
+        yield CounterMetricFamily("ringlight_upload_seconds", "Time that uploads took.", value=tally.seconds)
+        yield CounterMetricFamily("ringlight_upload_bytes", "Bytes that were uploaded.", value=tally.size_bytes)
 
     def _read_replicas(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("ringlight_worker_up", "Whether the ranks of a replica are ready.", labels=["replica"])

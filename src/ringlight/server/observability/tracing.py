@@ -2,7 +2,8 @@
 
     video            from accepted to over
     ├── Queued       from accepted to taken up
-    └── TextEncoding, Denoising, Decoding, ...   the stages of rank 0, one after another
+    ├── TextEncoding, Denoising, Decoding, ...   the stages of rank 0, one after another
+    └── Uploading    from whole on the disk to stored, where it goes to an object store
 
 OpenTelemetry is imported only where an endpoint is given.
 """
@@ -59,7 +60,8 @@ class Tracing:
             parent = self._parents.pop(job.id, "")
         ended_at = max(job.completed_at or 0.0, job.created_at)  # whatever was done to the clock in between
         run_seconds = 0.0 if report is None else report.total_seconds
-        began_at = ended_at - run_seconds
+        made_at = ended_at if job.made_at is None else min(ended_at, job.made_at)
+        began_at = made_at - run_seconds
         video = self._tracer.start_span(
             "video",
             self._extract({"traceparent": parent}),
@@ -77,6 +79,8 @@ class Tracing:
         for stage in [] if report is None else report.stages:
             span(stage.name, began_at, began_at + stage.seconds, {"ringlight.memory.peak_bytes": stage.peak_bytes})
             began_at += stage.seconds
+        if job.made_at is not None:
+            span("Uploading", made_at, ended_at)
         if job.error is not None:
             video.set_status(self._error, job.error.message)
             video.set_attribute("error.type", job.error.code)

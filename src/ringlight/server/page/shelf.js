@@ -29,8 +29,8 @@ export class Shelf {
         this.remove(video.id);
       },
       download: async (card) => save(await card.load(), `${card.video.id}.mp4`),
-      content: ({ video }) => api.blob(`${path(video)}/content`),
-      poster: ({ video }) => api.blob(`${path(video)}/content?variant=thumbnail`),
+      content: ({ video }) => api.blob(`${path(video)}/content?redirect=false`),
+      poster: ({ video }) => api.blob(`${path(video)}/content?variant=thumbnail&redirect=false`),
       report: ({ video }) => api.get(`${path(video)}/report`),
     };
     find("older").addEventListener("click", () => this.showOlder());

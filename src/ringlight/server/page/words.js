@@ -64,6 +64,7 @@ export function facts(video, fields) {
 
 const WAITS = {
   Paused: "Paused: others go first",
+  Uploading: "Made; it is being stored",
   Recovering: "Workers died; it goes on once they are back",
 };
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import anyio
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import PlainTextResponse, RedirectResponse, StreamingResponse
 
 from ringlight.core.codes import CODES
 from ringlight.core.errors import NotFound
@@ -17,17 +18,13 @@ from ringlight.server.api.openapi import answers, takes
 from ringlight.server.api.parts import Owner, Parts, Served, VideoId
 from ringlight.server.api.routes.videos import accept, drafted
 from ringlight.server.api.schemas import Report
-from ringlight.server.collection.videos import Variant
+from ringlight.server.collection.contents import VARIANTS, Variant
+from ringlight.server.collection.media import Method, StoredFile
 from ringlight.server.collection.view import View
 from ringlight.server.http.body import read_body
-from ringlight.server.http.content import FileAnswer, client_leaves
+from ringlight.server.http.content import FileAnswer, LocalFile, client_leaves
 from ringlight.server.http.http_error import HttpError
 
-MEDIA_TYPES: dict[Variant, tuple[str, str]] = {
-    "video": ("video/mp4", "mp4"),
-    "thumbnail": ("image/webp", "webp"),
-    "spritesheet": ("image/jpeg", "jpg"),
-}
 BYTES = {"schema": {"type": "string", "format": "binary"}}
 TEXT = {"schema": {"type": "string"}}
 EVENT = {
@@ -40,7 +37,7 @@ EVENT = {
         },
     }
 }
-A_FILE: dict[str, Any] = {"content": {media_type: BYTES for media_type, _ in MEDIA_TYPES.values()}}
+A_FILE: dict[str, Any] = {"content": {kind.media_type: BYTES for kind in VARIANTS.values()}}
 A_VIDEO: dict[str, Any] = {"content": {"video/mp4": BYTES}}
 
 router = APIRouter(tags=["Content"])
@@ -50,26 +47,37 @@ router = APIRouter(tags=["Content"])
     "/v1/videos/{video_id}/content",
     response_class=Response,
     responses={
-        **answers(400, 404, 416),
+        **answers(400, 404, 416, 503),
         200: A_FILE | {"description": "The whole file"},
         206: A_FILE | {"description": "The part of it that Range asks for"},
         304: {"description": "The client has it already"},
+        307: {"description": "It lies in an object store: an address there, which works for some time without a key"},
     },
 )
 @router.head("/v1/videos/{video_id}/content", include_in_schema=False)
 async def video_content(
+    request: Request,
     video_id: VideoId,
     parts: Served,
     owner: Owner,
     variant: Annotated[Variant, Query(description="The video, a picture of its middle, or a sheet of frames.")] = (
         "video"
     ),
+    redirect: Annotated[
+        bool, Query(description="Whether the answer may be an address in an object store, where the video lies in one.")
+    ] = True,
 ) -> Response:
-    """The file of a completed video. Range, If-Range, If-None-Match and HEAD are understood."""
+    """The file of a completed video. Range, If-Range, If-None-Match and HEAD are understood.
+
+    Where videos lie in an object store the answer may be the address of the file there: follow it, without the key.
+    """
     limiter = None if variant == "video" else parts.decoders
-    path = await to_thread.run_sync(parts.videos.path, video_id, owner, variant, limiter=limiter)
-    media_type, extension = MEDIA_TYPES[variant]
-    return FileAnswer(path, media_type, f"{video_id}.{extension}")
+    found = await to_thread.run_sync(_find, parts, video_id, owner, variant, limiter=limiter)
+    if isinstance(found, StoredFile) and redirect and parts.settings.media_redirect:
+        method: Method = "HEAD" if request.method == "HEAD" else "GET"  # an address is of one method
+        address = await found.address(method, parts.settings.media_link_seconds)
+        return RedirectResponse(address, headers={"cache-control": "no-store"})
+    return FileAnswer(found, VARIANTS[variant].media_type, _file_name(video_id, variant))
 
 
 @router.get(
@@ -163,5 +171,14 @@ async def _file_of(view: View, parts: Parts) -> Response:
         headers["x-warnings"] = ", ".join(warning.code for warning in view.warnings)
     if view.report is not None:
         headers["x-inference-time"] = f"{view.report.total_seconds:.3f}"
-    path = await to_thread.run_sync(parts.videos.path, stored.id, stored.owner, "video")
-    return FileAnswer(path, "video/mp4", f"{stored.id}.mp4", headers=headers)
+    found = await to_thread.run_sync(_find, parts, stored.id, stored.owner, "video")
+    return FileAnswer(found, VARIANTS["video"].media_type, _file_name(stored.id, "video"), headers=headers)
+
+
+def _find(parts: Parts, video_id: str, owner: str, variant: Variant) -> LocalFile | StoredFile:
+    """A file of a completed video. Raises NotFound, VideoNotReady, OutputError."""
+    return parts.videos.contents.find(parts.videos.store.get(video_id, owner), variant)
+
+
+def _file_name(video_id: str, variant: Variant) -> str:
+    return f"{video_id}{Path(VARIANTS[variant].name).suffix}"

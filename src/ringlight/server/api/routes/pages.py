@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from ringlight.server.api.reference import POLICY, render
-from ringlight.server.http.content import FileAnswer
+from ringlight.server.http.content import FileAnswer, LocalFile
 
 FOLDER = Path(str(files("ringlight.server"))) / "page"
 MEDIA_TYPES = {
@@ -50,4 +50,4 @@ def _file(name: str) -> Response:
     path = FOLDER / name
     if path.parent != FOLDER or path.suffix not in MEDIA_TYPES or not path.is_file():
         raise HTTPException(404)
-    return FileAnswer(path, MEDIA_TYPES[path.suffix], name)
+    return FileAnswer(LocalFile(path), MEDIA_TYPES[path.suffix], name)

@@ -18,7 +18,8 @@ from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
 from ringlight.server.api.openapi import answers
 from ringlight.server.api.parts import Owner, Parts, Served
-from ringlight.server.api.schemas import Alive, Health, Ready, ReplicaHealth, Version, as_model
+from ringlight.server.api.schemas import Alive, Health, MediaHealth, Ready, ReplicaHealth, Version, as_model
+from ringlight.server.collection.uploads import UploadTally
 from ringlight.server.http.http_error import HttpError
 from ringlight.wire.model import FieldCard, FieldChoice, FieldType, ModelCard, ModelList, OfferedLora
 
@@ -66,7 +67,12 @@ async def ready(parts: Served) -> Response:
 async def health(parts: Served) -> Health:
     """How the server and its replicas are. Always 200; /readyz says by its status."""
     replicas = [ReplicaHealth(name=r.name, status=r.status, restarts=r.restarts) for r in _replicas(parts)]
-    return Health(status=_standing(parts)[0], replicas=replicas, queue_length=len(parts.videos.engine.queue))
+    return Health(
+        status=_standing(parts)[0],
+        replicas=replicas,
+        queue_length=len(parts.videos.engine.queue),
+        media=None if parts.videos.uploads is None else _media(parts.videos.uploads.tally),
+    )
 
 
 @router.get("/version")
@@ -156,6 +162,12 @@ def field_cards(defaults: RequestDefaults, spec: ModelSpec, limits: RequestLimit
 
 def _replicas(parts: Parts) -> list[ReplicaState]:
     return list(parts.videos.engine.replicas)
+
+
+def _media(tally: UploadTally) -> MediaHealth:
+    return MediaHealth(
+        status="away" if tally.problem else "ready", problem=tally.problem or None, uploads_waiting=tally.waiting
+    )
 
 
 def _standing(parts: Parts) -> tuple[Literal["ready", "starting", "draining", "failed"], str]:

@@ -1,0 +1,96 @@
+"""Contents: the files of completed videos, which lie in the data folder or in an object store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal, NamedTuple
+
+from ringlight.core.errors import NotFound
+from ringlight.core.files import write_out
+from ringlight.server.collection.derived import make_spritesheet, make_thumbnail
+from ringlight.server.collection.folder import DataFolder, VideoFolder
+from ringlight.server.collection.media import MediaStore, StoredFile
+from ringlight.server.collection.stored import StoredJob
+from ringlight.server.http.content import LocalFile
+from ringlight.server.http.http_error import VideoNotReady
+
+Variant = Literal["video", "thumbnail", "spritesheet"]
+
+
+class VariantKind(NamedTuple):
+    """A file that is served of a video: its name, its media type, and what makes it of the video."""
+
+    name: str
+    media_type: str
+    make: Callable[[Path, Path], None] | None = None
+
+
+VARIANTS: dict[Variant, VariantKind] = {
+    "video": VariantKind("video.mp4", "video/mp4"),
+    "thumbnail": VariantKind("thumbnail.webp", "image/webp", make_thumbnail),
+    "spritesheet": VariantKind("spritesheet.jpg", "image/jpeg", make_spritesheet),
+}
+
+
+def made(folder: VideoFolder, variant: Variant) -> Path:
+    """The file of a video that is on the disk, or is made now. Raises OutputError."""
+    kind = VARIANTS[variant]
+    path = folder.path / kind.name
+    if kind.make is not None and not path.exists():
+        kind.make(folder.video, path)
+    return path
+
+
+class Contents:
+    """Finds the files of completed videos. Safe to use from any thread."""
+
+    def __init__(self, folder: DataFolder, media: MediaStore | None) -> None:
+        self._folder = folder
+        self._media = media
+
+    def find(self, stored: StoredJob, variant: Variant = "video") -> LocalFile | StoredFile:
+        """A file of a video. Raises NotFound, VideoNotReady."""
+        if stored.status != "completed":
+            raise VideoNotReady(f"{stored.id} is {stored.status}; its content is there once it is completed")
+        if stored.media_url is not None:
+            return self._media_of(stored).file(stored.id, VARIANTS[variant].name)
+        folder = self._folder.of(stored.id)
+        path = made(folder, variant) if folder.video.exists() else folder.video
+        if not path.exists():
+            raise NotFound(f"the file of {stored.id} is gone")
+        return LocalFile(path)
+
+    @contextmanager
+    def on_disk(self, stored: StoredJob) -> Iterator[Path]:
+        """A completed video as a file of this machine, within the block. Raises NotFound, VideoNotReady, MediaError."""
+        found = self.find(stored)
+        if isinstance(found, LocalFile):
+            yield found.path
+            return
+        with TemporaryDirectory(prefix="ringlight-") as folder:
+            path = Path(folder) / found.name
+            found.fetch(path)
+            yield path
+
+    def keep_source(self, source: StoredJob, folder: VideoFolder) -> None:
+        """Have a video that is continued in the folder of the one that continues it. Raises as `on_disk`, OSError."""
+        found = self.find(source)
+        if isinstance(found, LocalFile):
+            folder.keep_source(self._folder.of(source.id))
+        else:
+            found.fetch(folder.source)
+            write_out(folder.source)
+
+    def pictures(self, stored: StoredJob) -> dict[str, bytes]:
+        """The pictures that a request has, by their fields. Raises FileNotFoundError."""
+        folder = self._folder.of(stored.id)
+        found = {"image": folder.image.read_bytes()} if stored.has_image else {}
+        return found | ({"last_image": folder.last_image.read_bytes()} if stored.request.pictures else {})
+
+    def _media_of(self, stored: StoredJob) -> MediaStore:
+        if self._media is None or self._media.url != stored.media_url:
+            raise NotFound(f"the file of {stored.id} lies in another object store than this server has now")
+        return self._media
