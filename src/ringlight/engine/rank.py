@@ -1,4 +1,4 @@
-"""RankHandle: a worker process as its engine knows it, wherever it runs: a connection over which it is heard, and its end."""
+"""RankHandle: a worker process as its engine knows it, wherever it runs: a connection, and how it ends."""
 
 from __future__ import annotations
 

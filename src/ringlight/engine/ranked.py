@@ -24,7 +24,7 @@ PINGS_PER_WATCHDOG = 5
 
 
 class RankedReplica:
-    """The ranks that a launcher starts. RankHandle 0, where it is one of them, gives their messages on jobs.
+    """The ranks that a launcher starts. Rank 0, where it is one of them, gives their messages on jobs.
 
     Once they are ready a thread listens to them, and asks each now and then whether it still runs: also ranks that are
     stopped all at once are found.
