@@ -10,8 +10,6 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-import msgspec
-
 from ringlight.core import messages
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.clock import Clock
@@ -28,19 +26,18 @@ from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.settings import Scheduling
 from ringlight.engine.door import Door
 from ringlight.engine.foresight import Foresight
-from ringlight.engine.host_memory import HostMemory
 from ringlight.engine.jobs import Deadline, Job, JobState, Pauses, Submission
 from ringlight.engine.layouts import Layouts
-from ringlight.engine.machine import room_here
 from ringlight.engine.open_jobs import OpenJobs
 from ringlight.engine.order import JobOrder
 from ringlight.engine.outlook import Outlook
 from ringlight.engine.pace import Pace
 from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
-from ringlight.engine.replicas import GivenReplicas, LocalReplicas, ReplicaSource
+from ringlight.engine.replicas import GivenReplicas, ReplicaSource
 from ringlight.engine.runner import ReplicaState, Runner
 from ringlight.engine.runners import Runners
+from ringlight.engine.site import Site, site_of
 from ringlight.engine.waiting import Awaited
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.table import checkpoint_at, model_defaults, model_of
@@ -96,11 +93,12 @@ class Engine:
         self.defaults = defaults or model_defaults(self.spec, self.checkpoint)
         self.door = Door(self.spec, self.defaults, self.limits, loras or LoraLibrary(config, self.spec))
         self.door.require_possible()
+        site = site_of(config)
         given = source if replica is None else GivenReplicas(replica)
-        self.size = self._sized(num_replicas, given)
-        self._foresight = Foresight(config, self.spec, self.limits, self.size.most)
+        self.size = self._sized(num_replicas, given or site)
+        self._foresight = Foresight(config, self.spec, self.limits, self.size.most, site)
         self.choice = self._foresight.choose(typical, self.door.typical())
-        self.layouts = Layouts(self.choice, self.spec.transformer.num_attention_heads, config.nodes.nnodes)
+        self.layouts = Layouts(self.choice, self.spec.transformer.num_attention_heads, site.num_nodes)
         self._clock = clock or Clock()
         self.pace = Pace()
         self.scheduling = scheduling
@@ -110,14 +108,17 @@ class Engine:
         self._changed = threading.Condition()  # guards what follows; notified when a job is over or a replica starts
         self._open = OpenJobs(self._changed)
         self._closing = threading.Event()
-        self._runners = Runners(given or self._side_by_side(), partial(self._runner, supervised))
+        given = given or site.source(
+            self.limits, self.files, self.choice.layout, self.size.most, self.has_weights_on_host
+        )
+        self._runners = Runners(given, partial(self._runner, supervised))
         for _ in range(self.size.least):
             self._runners.add()
         self._watch = threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True)
 
-    def _sized(self, asked: int | ReplicaRange | None, source: ReplicaSource | None) -> ReplicaRange:
+    def _sized(self, asked: int | ReplicaRange | None, source: ReplicaSource | Site) -> ReplicaRange:
         if asked is None:
-            asked = room_here(self.config) if source is None else source.room()
+            asked = source.room()
         return asked if isinstance(asked, ReplicaRange) else ReplicaRange(asked, asked)
 
     def _runner(self, supervised: bool, name: str, replica: Replica) -> Runner:
@@ -133,16 +134,8 @@ class Engine:
             loras=self.door.loras.always,
         )
 
-    def _side_by_side(self) -> ReplicaSource:
-        """Replicas of this machine.
-
-        Raises InvalidSetting, InvalidInstallation, and InvalidCheckpoint for files that are not there or not whole.
-        """
-        layout, config = self.choice.layout, msgspec.structs.replace(self.config, model_path=str(self.checkpoint))
-        memory, most = None, self.size.most
-        if self._foresight.is_placed:
-            memory = HostMemory(most * layout.num_ranks // config.nodes.nnodes)
-        return LocalReplicas(config, self.limits, self.files, layout, most, memory)
+    def _source(self, site: Site) -> ReplicaSource:
+        return site.source(self.limits, self.files, self.choice.layout, self.size.most, self.has_weights_on_host)
 
     def __enter__(self) -> Self:
         return self

@@ -16,11 +16,12 @@ CLOSE_SECONDS = 3.0
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """How a process ended. `status` is as of subprocess: negative for a signal, None where nobody knows. `told` is the
-    sentence on it."""
+    """How a process ended. `told` is the sentence on it; `is_well`: as it was told to; `is_cause`: it has surely not
+    followed from the end of another rank."""
 
-    status: int | None
     told: str
+    is_well: bool = False
+    is_cause: bool = False
 
 
 class Process(Protocol):
@@ -35,16 +36,21 @@ class Process(Protocol):
         """How it ended, or None if it still runs after so long."""
         ...
 
+    @property
+    def unheard(self) -> str:
+        """The sentence on one that still runs, and whose connection has ended."""
+        ...
+
     def kill(self) -> None:
         """End it now, whatever it does, stopped or not. Returns when it has ended, or nobody can reach it any more."""
         ...
 
 
 class RankDeath(WorkerError):
-    """The end of a rank's process. `status` is that of its Ending, None also where it hangs."""
+    """The end of a rank's process, or of the connection to one that hangs."""
 
-    def __init__(self, message: str, status: int | None) -> None:
-        self.status = status
+    def __init__(self, message: str, ending: Ending) -> None:
+        self.ending = ending
         super().__init__(message)
 
 
@@ -91,9 +97,8 @@ class RankHandle:
     def death(self) -> RankDeath:
         """Why the connection has ended."""
         rank = f"rank {self.place.rank}: " if self.place.num_ranks > 1 else ""
-        if (ending := self._process.wait(CLOSE_SECONDS)) is None:
-            return RankDeath(f"{rank}the worker closed its connection and hangs", None)
-        return RankDeath(f"{rank}{ending.told}", ending.status)
+        ending = self._process.wait(CLOSE_SECONDS) or Ending(self._process.unheard)
+        return RankDeath(f"{rank}{ending.told}", ending)
 
     def wait(self, seconds: float) -> Ending | None:
         """How its process ended, or None if it still runs after so long."""

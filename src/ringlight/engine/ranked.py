@@ -231,7 +231,7 @@ class RankedReplica:
                 try:
                     message = rank.receive()
                 except RankDeath as death:
-                    if death.status != 0:
+                    if not death.ending.is_well:
                         raise self._end(rank, death) from None
                     del by_connection[rank.connection]
                     continue
