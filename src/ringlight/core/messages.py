@@ -3,7 +3,7 @@
 Engine -> rank 0: RunJob, PauseJob, ResumeJob, DropJob, CancelJob, Shutdown, which it tells the other ranks; Ping to any
 rank, which answers Pong. Rank 0 -> engine, of a job: StageStarted, Warned, StepFinished, StateSaved, PreviewMade,
 FramesDecoded, JobPaused each time it has made way, then Computed, and JobCompleted once the output is written; or
-JobFailed at any time. Any rank -> engine: NodesAwaited, WorkerReady, WorkerFailed, GroupBroken.
+JobFailed at any time. Any rank -> engine: NodesAwaited, WorkerReady, WorkerFailed, PlaceLost, GroupBroken.
 """
 
 from __future__ import annotations
@@ -182,6 +182,14 @@ class WorkerFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     message: str
 
 
+class PlaceLost(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Whoever gave this rank its place has ended, and may give the place to another: it ends what it does, and is to
+    begin nothing more."""
+
+    rank: int
+    message: str
+
+
 class GroupBroken(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The ranks are out of step: this one ends, and with it the group. `is_cause`: it knows what began it, and has not
     merely lost another rank."""
@@ -206,7 +214,7 @@ JobMessage = (
     | JobCompleted
     | JobFailed
 )
-FromWorker = NodesAwaited | WorkerReady | Pong | JobMessage | WorkerFailed | GroupBroken
+FromWorker = NodesAwaited | WorkerReady | Pong | JobMessage | WorkerFailed | PlaceLost | GroupBroken
 
 
 class RankPlace(msgspec.Struct, frozen=True, kw_only=True):

@@ -97,7 +97,8 @@ class RayLauncher:
                     self.end()
                     shape, group = wanted, self._reserve(wanted)
                     continue
-            start.waiting.say("room in the cluster", lacking)
+            if now - since > ROUND_SECONDS:
+                start.waiting.say("room in the cluster", lacking)
         assert shape is not None
         return shape
 
