@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 
 import msgspec
 import ray
+from ray._private.services import canonicalize_bootstrap_address
 from ray._private.state import available_resources_per_node, state
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -16,6 +18,7 @@ from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidSetting, WorkerError
 from ringlight.engine.launch.ray.placement import Need, Node
 from ringlight.engine.machine import Host, this_host
+from ringlight.engine.network import knock
 
 AUTO = "auto"
 ASK_SECONDS = 60.0  # until a node tells what it has, which may have to start a process first
@@ -84,8 +87,13 @@ def _describe(config: bytes) -> bytes:
 def _connect(address: str) -> None:
     """Raise InvalidSetting where there is no such cluster, or it does not let us in."""
     handler = signal.getsignal(signal.SIGTERM)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # it would write a line a second of what we say in one
     try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False)
+        if (head := canonicalize_bootstrap_address(address)) is None:
+            raise ConnectionError("none runs on this machine")
+        host, _, port = head.rpartition(":")
+        knock(host.strip("[]"), int(port))  # Ray itself would try for minutes
+        ray.init(address=head, log_to_driver=False, configure_logging=False)
     except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
         raise InvalidSetting(_refused(address, error)) from None
     finally:
