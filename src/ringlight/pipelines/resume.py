@@ -12,6 +12,7 @@ import logging
 import math
 import threading
 import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,14 +60,22 @@ class StateFile:
     """
 
     def __init__(
-        self, path: Path, save_seconds: float, identity: str, job_id: str, control: Control, tracer: Tracer
+        self,
+        path: Path,
+        save_seconds: float,
+        identity: str,
+        job_id: str,
+        control: Control,
+        tracer: Tracer,
+        put_in_place: Callable[[Iterable[tuple[Path, Path]]], object] = into_place,
     ) -> None:
         """`identity` names all that a state depends on; at most every `save_seconds` of the job's turns there is a new
-        one, and one at the end of each turn."""
+        one, and one at the end of each turn. `put_in_place` takes it from its part file to where it belongs."""
         self._path = path
         self._part = part_path(path, job_id)
         self._save_seconds = save_seconds
         self._identity = f"{FORMAT} {identity}"
+        self._put_in_place = put_in_place
         self._control = control
         self._events, self._clock = tracer.events, tracer.clock
         self._thread: threading.Thread | None = None
@@ -139,7 +148,7 @@ class StateFile:
     def _write(self, step: int, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
         try:
             self._part.write_bytes(content_of(tensors, metadata))
-            into_place([(self._part, self._path)])
+            self._put_in_place([(self._part, self._path)])
         except OSError as error:
             self._part.unlink(missing_ok=True)
             if not self._has_warned:
@@ -175,7 +184,7 @@ def unpack(content: bytes, identity: str, device: torch.device) -> tuple[Denoisi
     except (safetensors.SafetensorError, ValueError) as error:
         raise ValueError(f"damaged: {error}") from None
     if metadata.get("identity") != identity:
-        raise ValueError("it is of another request, model, precision or layout")
+        raise ValueError("it is of another request, model, precision or layout, or of a version with other numerics")
     if metadata.get("checksum") != checksum(tensors, metadata.get("plain", "")):
         raise ValueError("damaged: the checksum is another")
     plain = json.loads(metadata["plain"])
