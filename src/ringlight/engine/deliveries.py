@@ -40,7 +40,8 @@ class Deliveries:
         with self._changed:  # what is on its way of an earlier turn may be newer than what is here
             self._changed.wait_for(lambda: job.job_id not in self._dropping or self._is_closed)
             self._jobs[job.job_id] = job
-        for kind, path in (("source", job.continues), ("state", job.state_file)):
+        wanted: tuple[tuple[FileKind, str], ...] = (("source", job.continues), ("state", job.state_file))
+        for kind, path in wanted:
             if path:
                 self._carry(job.job_id, kind, Path(path))
 
