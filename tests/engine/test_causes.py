@@ -10,7 +10,7 @@ import pytest
 from ringlight.core.errors import OutOfMemory, WorkerError
 from ringlight.core.messages import GroupBroken, WorkerFailed
 from ringlight.engine.causes import Sign, is_cause, likeliest_cause
-from ringlight.engine.process import RankDeath
+from ringlight.engine.rank import RankDeath
 
 KILLED = RankDeath("the worker process died (signal 9)", -signal.SIGKILL)
 ABORTED = RankDeath("the worker process died (signal 6)", -signal.SIGABRT)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ringlight.core import messages
 from ringlight.core.errors import WorkerError
-from ringlight.engine.process import RankDeath
+from ringlight.engine.rank import RankDeath
 
 Sign = WorkerError | messages.GroupBroken | messages.WorkerFailed  # that ranks are out of step
 

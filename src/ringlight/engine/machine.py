@@ -56,6 +56,13 @@ def this_machine(config: EngineConfig, spec: ModelSpec, num_local: int, num_repl
     )
 
 
+def room_here(config: EngineConfig) -> int:
+    """How many replicas have cards of their own on this machine, at least 1; on a CPU, and on cards that nobody can
+    count, that is what there is."""
+    num_local = max(1, config.asked_layout.num_ranks // config.nodes.nnodes)
+    return max(1, len(usable_cards(config) or ()) // num_local) if config.nodes.nnodes == 1 else 1
+
+
 def run_settings(config: EngineConfig, is_cpu: bool) -> RunSettings:
     """What of the settings changes a plan, on a CPU or a GPU."""
     return RunSettings(
