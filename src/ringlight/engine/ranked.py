@@ -10,10 +10,11 @@ from multiprocessing.connection import wait
 
 from ringlight.core import messages
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import RinglightError, WorkerError, from_code
+from ringlight.core.errors import OutputError, RinglightError, WorkerError, from_code
 from ringlight.core.plain import plain
 from ringlight.engine import rank as ranks
 from ringlight.engine.causes import Sign, is_cause, likeliest_cause
+from ringlight.engine.deliveries import Deliveries
 from ringlight.engine.launch.launcher import Launcher, Start, TooLate
 from ringlight.engine.rank import RankDeath, RankHandle
 from ringlight.engine.replica import Lost, Receive
@@ -45,6 +46,7 @@ class RankedReplica:
         self._computing = ""
         self._free = threading.Event()
         self._loss: RinglightError | None = None
+        self._deliveries = Deliveries(messages.RankPlace(), self._tell)
 
     @property
     def awaited(self) -> Awaited | None:
@@ -71,6 +73,7 @@ class RankedReplica:
         finally:
             self._waiting.end()
         self._checkpoint = ready.checkpoint
+        self._deliveries = Deliveries(self._ranks[0].place, self._ranks[0].send)
         with self._jobs_lock:
             self._ready, self._loss = True, None
         self._listener = threading.Thread(target=self._listen, name="listener", daemon=True)
@@ -89,6 +92,11 @@ class RankedReplica:
             loss = None if self._ready else self._loss or WorkerError("the workers are not there")
         if loss is not None:
             return lost(loss)
+        try:
+            self._deliveries.bring(job)
+        except OutputError as error:
+            self._hand_on(messages.JobFailed(job_id=job.job_id, code=error.code, message=str(error)))
+            return self.drop(job.job_id)
         self._send_and_wait(job)
 
     def resume(self, job_id: str) -> None:
@@ -113,10 +121,12 @@ class RankedReplica:
     def drop(self, job_id: str) -> None:
         with self._jobs_lock:
             self._jobs.pop(job_id, None)
+        self._deliveries.drop(job_id)
         self._tell(messages.DropJob(job_id=job_id))
 
     def cancel(self, job_id: str) -> None:
         self._tell(messages.CancelJob(job_id=job_id))
+        self._deliveries.give_up(job_id)
 
     def _tell(self, message: messages.ToWorker) -> None:
         if self._ready:
@@ -182,13 +192,13 @@ class RankedReplica:
         loss: RinglightError | None = None
         try:
             for _, message in self._messages():
-                if isinstance(message, messages.JobMessage):
-                    self._hand_on(message)
+                self._hear(message)
         except RinglightError as error:
             loss = error
         except Exception as error:  # a message that cannot be understood, say: nobody may wait for ranks unheard
             loss = WorkerError(f"{type(error).__name__}: {error}")
             self._kill()
+        self._deliveries.close()
         with self._jobs_lock:
             self._ready, self._loss = False, loss
             left, self._jobs = self._jobs, {}
@@ -197,8 +207,16 @@ class RankedReplica:
             lost(loss or WorkerError("the workers have ended"))
         self._free.set()
 
+    def _hear(self, message: messages.FromWorker) -> None:
+        if isinstance(message, messages.JobMessage):
+            self._hand_on(message)
+        elif isinstance(message, messages.Carried | messages.JobDropped):
+            self._deliveries.take(message)
+
     def _hand_on(self, message: messages.JobMessage) -> None:
         is_last = isinstance(message, (messages.JobCompleted, messages.JobFailed))
+        if is_last:
+            self._deliveries.end(message.job_id)
         with self._jobs_lock:
             job = self._jobs.pop(message.job_id, None) if is_last else self._jobs.get(message.job_id)
         if job is not None:
@@ -275,8 +293,8 @@ class RankedReplica:
                 if isinstance(message, messages.GroupBroken | messages.WorkerFailed):
                     signs.append(message)
                     del others[other.connection]
-                elif isinstance(message, messages.JobMessage):
-                    self._hand_on(message)
+                else:
+                    self._hear(message)
         is_starting = not self._ready
         self._kill()
         cause = likeliest_cause(signs)

@@ -59,8 +59,6 @@ class Worker:
         self._finishing = Finishing(corridor)
         self._held: dict[str, HeldJob] = {}  # jobs that have made way, by their names
         self._place = setup.place
-        if setup.place.scratch:
-            corridor.work_in(setup.place.scratch)
         config = setup.config
         self._device = environment.choose_device(config, setup.place)
         environment.apply_settings(config, self._device, setup.place.num_local)
@@ -140,7 +138,6 @@ class Worker:
             self._drop(job)
         self._group.leave()
         self._finishing.wait()
-        self._corridor.close()
 
     def _begin(self, order: messages.RunJob) -> HeldJob:
         """A job of which nothing is done yet."""
@@ -306,12 +303,16 @@ def release_memory(device: torch.device) -> None:
 def work(setup: messages.WorkerSetup, corridor: Corridor) -> None:
     """Load, and serve until told to stop; the engine hears what keeps this from it, and the process ends."""
     try:
+        if setup.place.scratch:
+            corridor.work_in(setup.place.scratch)
         worker = Worker(setup, corridor)
     except Exception as error:  # whatever it is, the engine must hear of it before this process ends
+        corridor.close()
         failure = as_ringlight_error(error, TOO_LARGE_TO_LOAD)
         corridor.send(messages.WorkerFailed(code=failure.code, message=str(failure)))
         sys.exit(1)
     worker.serve()
+    corridor.close()
     sys.stderr.flush()
 
 
