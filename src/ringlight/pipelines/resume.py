@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 SAVING_RANK = 0
 FORMAT = 4
 TENSOR = "tensor in this file"
+Work = tuple[int, dict[str, Tensor], dict[str, str]]  # a step, and what `pack` has made of it
 NUMBERS = ("step", "num_slices", "decode_chunk")  # of a DenoisingProgress, beside its latents
 
 
@@ -79,10 +80,12 @@ class StateFile:
         self._control = control
         self._events, self._clock = tracer.events, tracer.clock
         self._thread: threading.Thread | None = None
+        self._due: Work | None = None  # what is written once the thread is done with what it has
+        self._due_lock = threading.Lock()
         self._next_save = -math.inf
         self._last_step: int | None = None  # of what was written last, or tried to be
         self._saves = control.rank == SAVING_RANK
-        self._has_warned = False
+        self._has_warned = self._is_writing = False
 
     @collective
     def begin(self, fresh: DenoisingProgress, sampler: Sampler) -> DenoisingProgress:
@@ -102,15 +105,13 @@ class StateFile:
     def save(self, progress: DenoisingProgress, sampler: Sampler) -> None:
         """Take a copy, and write it in a thread, if one is due: before all steps, after the last, and now and then.
 
-        A copy that is due while the one before is still being written waits for a later step.
+        One that is due now and then, while the one before is still being written, waits for a later step.
         """
         if not self._saves:
             return
-        if progress.step in (0, sampler.num_steps):
-            self.wait()
-        elif self._clock.now() < self._next_save or (self._thread is not None and self._thread.is_alive()):
-            return
-        self._begin_writing(progress, sampler)
+        is_first_or_last = progress.step in (0, sampler.num_steps)
+        if is_first_or_last or (self._clock.now() >= self._next_save and not self._is_writing):
+            self._write_soon(progress, sampler)
 
     def settle(self, progress: DenoisingProgress, sampler: Sampler) -> None:
         """Take a copy of just this, and write it in a thread: others have the turn now, for who knows how long.
@@ -118,20 +119,34 @@ class StateFile:
         A disk that has refused it already is not asked again.
         """
         if self._saves and progress.step != self._last_step:
-            self.wait()
-            self._begin_writing(progress, sampler)
+            self._write_soon(progress, sampler)
 
     def wait(self) -> None:
         """Return once nothing is being written."""
         if self._thread is not None:
             self._thread.join()
 
-    def _begin_writing(self, progress: DenoisingProgress, sampler: Sampler) -> None:
+    def _write_soon(self, progress: DenoisingProgress, sampler: Sampler) -> None:
+        """Write a copy of this once the one before is written; of several that wait for that, the last alone."""
         self._next_save = self._clock.now() + self._save_seconds
         self._last_step = progress.step
         work = (progress.step, *pack(progress, sampler.memory(), self._identity))
-        self._thread = threading.Thread(target=self._write, args=work, name="state", daemon=True)
-        self._thread.start()
+        with self._due_lock:
+            self._due = work
+            if not self._is_writing:
+                self._is_writing = True
+                self._thread = threading.Thread(target=self._write_all, name="state", daemon=True)
+                self._thread.start()
+
+    def _write_all(self) -> None:
+        """The thread: write until nothing is due."""
+        while True:
+            with self._due_lock:
+                work, self._due = self._due, None
+                self._is_writing = work is not None
+            if work is None:
+                return
+            self._write(*work)
 
     def _usable(self) -> bytes:
         """The file's content if it is whole and this job's, else nothing."""
