@@ -71,9 +71,15 @@ def config_of(checkpoint: Path, num_ranks: int) -> EngineConfig:
 
 @contextmanager
 def ranks_apart(
-    tiny: Path, folder: Path, num_ranks: int = 1, replica: RankedReplica | None = None, home: Path | None = None
+    tiny: Path,
+    folder: Path,
+    num_ranks: int = 1,
+    replica: RankedReplica | None = None,
+    home: Path | None = None,
+    part_bytes: int = PART_BYTES,
 ) -> Iterator[Apart]:
-    """Ready ranks, which are forked, and fail where prompts say so (`faults`)."""
+    """Ready ranks, which are forked, and fail where prompts say so (`faults`). A replica that is given has its scratch
+    folder in `folder`."""
     (real := home or folder / "home").mkdir(exist_ok=True)
     scratch, config = folder / "scratch", config_of(tiny, num_ranks)
     if replica is None:
@@ -90,7 +96,7 @@ def ranks_apart(
     try:
         with pytest.MonkeyPatch.context() as patch, Engine(config, replica=replica, supervised=True) as engine:
             patch.setattr(process, "launch", launch)
-            patch.setattr(courier, "PART_BYTES", PART_BYTES)
+            patch.setattr(courier, "PART_BYTES", part_bytes)
             engine.start()
             yield Apart(engine, replica, Path(f"/proc/self/fd/{there}"), scratch)
         assert list(scratch.iterdir()) == []  # each folder has ended with its process

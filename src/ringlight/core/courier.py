@@ -167,7 +167,7 @@ class Courier:
             parcel = self._leaving.get(message.parcel)
             if parcel is not None:
                 parcel.unanswered -= 1
-                if message.errno:
+                if message.errno and parcel.problem is None:  # the first one is the cause of the others
                     parcel.problem = NotTaken(message.errno, message.problem)
             self._changed.notify_all()
 
