@@ -96,7 +96,7 @@ def test_shares_that_cannot_be_equal_are_said_to_be() -> None:
 
 def test_ranks_are_ordered_by_node_and_card() -> None:
     seats = [
-        Seat(node, address, (card,), pid, "")
+        Seat(node, address, (card,), pid, "", "")
         for pid, (node, address, card) in enumerate(
             [("b", "10.0.0.2", "10"), ("a", "10.0.0.1", "3"), ("b", "10.0.0.2", "9"), ("a", "10.0.0.1", "GPU-1f")]
         )

@@ -11,10 +11,11 @@ from multiprocessing.connection import wait
 
 from ringlight.core import messages
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import RinglightError, WorkerError, from_code
+from ringlight.core.errors import OutputError, RinglightError, WorkerError, from_code
 from ringlight.core.plain import plain
 from ringlight.engine import rank as ranks
 from ringlight.engine.causes import Sign, is_cause, likeliest_cause
+from ringlight.engine.deliveries import Deliveries
 from ringlight.engine.launch.launcher import Launcher, Start, TooLate
 from ringlight.engine.rank import RankDeath, RankHandle
 from ringlight.engine.replica import Lost, Receive
@@ -52,6 +53,7 @@ class RankedReplica:
         self._free.set()
         self._has_place = True
         self._loss: RinglightError | None = None
+        self._deliveries = Deliveries(messages.RankPlace(), self._tell)
 
     @property
     def awaited(self) -> Awaited | None:
@@ -79,6 +81,7 @@ class RankedReplica:
         finally:
             self._waiting.end()
         self._checkpoint = ready.checkpoint
+        self._deliveries = Deliveries(self._ranks[0].place, self._ranks[0].send)
         with self._jobs_lock:
             self._ready, self._has_place, self._loss = True, True, None
         self._listener = threading.Thread(target=self._listen, name="listener", daemon=True)
@@ -97,6 +100,11 @@ class RankedReplica:
             loss = None if self._ready else self._loss or WorkerError("the workers are not there")
         if loss is not None:
             return lost(loss)
+        try:
+            self._deliveries.bring(job)
+        except OutputError as error:
+            self._hand_on(messages.JobFailed(job_id=job.job_id, code=error.code, message=str(error)))
+            return self.drop(job.job_id)
         self._send_and_wait(job)
 
     def resume(self, job_id: str) -> None:
@@ -123,10 +131,12 @@ class RankedReplica:
         with self._jobs_lock:
             self._jobs.pop(job_id, None)
             self._kept.discard(job_id)
+        self._deliveries.drop(job_id)
         self._tell(messages.DropJob(job_id=job_id))
 
     def cancel(self, job_id: str) -> None:
         self._tell(messages.CancelJob(job_id=job_id))
+        self._deliveries.give_up(job_id)
 
     def _tell(self, message: messages.ToWorker) -> None:
         if self._ready:
@@ -200,16 +210,13 @@ class RankedReplica:
         loss: RinglightError | None = None
         try:
             for _, message in self._messages():
-                if isinstance(message, messages.JobMessage):
-                    self._hand_on(message)
-                elif isinstance(message, messages.PlaceLost):
-                    logger.warning("rank %d makes way once it has nothing in hand: %s", message.rank, message.message)
-                    self._has_place = False
+                self._hear(message)
         except RinglightError as error:
             loss = error
         except Exception as error:  # a message that cannot be understood, say: nobody may wait for ranks unheard
             loss = WorkerError(f"{type(error).__name__}: {error}")
             self._kill()
+        self._deliveries.close()
         with self._jobs_lock:
             self._ready, self._loss = False, loss
             left, self._jobs = self._jobs, {}
@@ -219,8 +226,19 @@ class RankedReplica:
             lost(loss or WorkerError("the workers have ended"))
         self._free.set()
 
+    def _hear(self, message: messages.FromWorker) -> None:
+        if isinstance(message, messages.JobMessage):
+            self._hand_on(message)
+        elif isinstance(message, messages.Carried | messages.JobDropped):
+            self._deliveries.take(message)
+        elif isinstance(message, messages.PlaceLost):
+            logger.warning("rank %d makes way once it has nothing in hand: %s", message.rank, message.message)
+            self._has_place = False
+
     def _hand_on(self, message: messages.JobMessage) -> None:
         is_last = isinstance(message, (messages.JobCompleted, messages.JobFailed))
+        if is_last:
+            self._deliveries.end(message.job_id)
         with self._jobs_lock:
             job = self._jobs.pop(message.job_id, None) if is_last else self._jobs.get(message.job_id)
             if isinstance(message, messages.JobPaused) and job is not None:
@@ -299,8 +317,8 @@ class RankedReplica:
                 if isinstance(message, messages.GroupBroken | messages.WorkerFailed):
                     signs.append(message)
                     del others[other.connection]
-                elif isinstance(message, messages.JobMessage):
-                    self._hand_on(message)
+                else:
+                    self._hear(message)
         is_starting = not self._ready
         self._kill()
         cause = likeliest_cause(signs)

@@ -10,6 +10,7 @@ import msgspec
 import ray
 from ray._private.services import canonicalize_bootstrap_address
 from ray._private.state import available_resources_per_node, state
+from ray._private.worker import global_worker
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -94,6 +95,8 @@ def _connect(address: str) -> None:
         host, _, port = head.rpartition(":")
         knock(host.strip("[]"), int(port))  # Ray itself would try for minutes
         ray.init(address=head, log_to_driver=False, configure_logging=False)
+        global_worker.threads_stopped.set()  # it would print what it notices of nodes, where our results are printed
+        global_worker.gcs_error_subscriber.close()
     except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
         raise InvalidSetting(_refused(address, error)) from None
     finally:

@@ -156,6 +156,7 @@ class RayLauncher:
                 host=host,
                 port=port,
                 num_sharing=shape.num_local if self._is_placed else 1,
+                scratch=seat.scratch if rank == 0 else "",
             )
             setup = messages.WorkerSetup(
                 config=self._config, limits=self._limits, place=place, checkpoint=start.checkpoint
