@@ -79,6 +79,11 @@ class SlowLauncher(LocalLauncher):
             except BlockingIOError:
                 return b""
 
+    def open(self) -> None:
+        """Let everything pass."""
+        for valve in (self.to_rank, self.from_rank):
+            valve.allow(None)
+
     def let_pass(self, num_bytes: int, until: Callable[[], bool]) -> None:
         """Let bytes pass both ways, so many at a time, until something is so."""
         while not until():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -61,20 +63,22 @@ class Slow:
         return 0 if last.checksum else STATE_BYTES // PART_BYTES - last.offset // PART_BYTES
 
 
-@pytest.fixture(scope="module")
-def slow(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slow]:
-    folder, config = tmp_path_factory.mktemp("slow"), config_of(tiny, 1)
+@contextmanager
+def slow_ranks(tiny: Path, folder: Path, part_bytes: int) -> Iterator[Slow]:
+    config = config_of(tiny, 1)
     wire = SlowLauncher(config, RequestLimits(), scratch=str(folder / "scratch"))
     replica = HeardReplica(config, wire)
-    with ranks_apart(tiny, folder, replica=replica, part_bytes=PART_BYTES) as apart:
-        yield Slow(apart, replica, wire)
+    with ranks_apart(tiny, folder, replica=replica, part_bytes=part_bytes) as apart:
+        try:
+            yield Slow(apart, replica, wire)
+        finally:
+            wire.open()
 
 
-@pytest.fixture(autouse=True)
-def _open_again(slow: Slow) -> Iterator[None]:
-    yield
-    for valve in (slow.wire.to_rank, slow.wire.from_rank):
-        valve.allow(None)
+@pytest.fixture(scope="module")
+def slow(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slow]:
+    with slow_ranks(tiny, tmp_path_factory.mktemp("slow"), PART_BYTES) as slow:
+        yield slow
 
 
 def test_an_answer_and_a_cancel_go_between_the_parts_of_a_state(slow: Slow) -> None:
@@ -105,7 +109,23 @@ def test_a_pause_goes_between_them_and_files_travel_both_ways(slow: Slow, tmp_pa
     paused, *_ = (message.step for message in slow.replica.heard if isinstance(message, messages.JobPaused))
     saved = [message.step for message in slow.replica.heard if isinstance(message, messages.StateSaved)]
     assert saved[:2] == [0, paused]  # the one that was on its way, and the one of the pause
-    for valve in (slow.wire.to_rank, slow.wire.from_rank):
-        valve.allow(None)
+    slow.wire.open()
     assert slow.apart.made(film) == slow.apart.made(slow.apart.submit(PROMPT, keeps=False, **FILM))
     assert slow.apart.left() == []
+
+
+def test_a_rank_that_cannot_be_heard_still_hears(tiny: Path, tmp_path: Path) -> None:
+    """Parts fill the socket, so that nothing else goes in; were an answer waited for, nobody would read any more."""
+    with slow_ranks(tiny, tmp_path, part_bytes=STATE_BYTES // 2) as slow, ThreadPoolExecutor() as aside:
+        slow.wire.from_rank.allow(0)
+        job = slow.apart.submit(PROMPT, **FILM)
+        wait_until(lambda: len(slow.wire.queued()) > STATE_BYTES // 4)
+        slow.replica.ping()
+        much = "of another job" * 2**20  # more than sockets hold
+        try:
+            aside.submit(slow.replica.cancel, much).result(30)
+        finally:
+            slow.wire.open()
+        slow.apart.engine.cancel(job)
+        with pytest.raises(Cancelled):
+            job.wait(60)
