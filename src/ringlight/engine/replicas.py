@@ -12,6 +12,7 @@ from ringlight.core.errors import InvalidSetting
 from ringlight.core.host import cores_each
 from ringlight.core.installation import check_installation
 from ringlight.core.layout import AskedLayout, ParallelLayout
+from ringlight.core.replicas import ReplicaRange
 from ringlight.core.request import RequestLimits
 from ringlight.core.stored_network import require_whole
 from ringlight.engine.host_memory import HostMemory
@@ -90,3 +91,11 @@ class GivenReplicas:
 
     def close(self) -> None:
         """They share nothing that is ours."""
+
+
+def sized(asked: int | ReplicaRange | None, config: EngineConfig, source: ReplicaSource | None) -> ReplicaRange:
+    """Between how many replicas an engine has where so many are asked for: None is as many as there is room for now, of
+    the `source` or on this machine. Raises InvalidSetting."""
+    if asked is None:
+        asked = room_here(config) if source is None else source.room()
+    return asked if isinstance(asked, ReplicaRange) else ReplicaRange(asked, asked)
