@@ -62,8 +62,8 @@ class Runners:
         for ticket in kept:
             runner.put_back(ticket, "its replica is not needed any more")
         until_written(runner)
-        runner.close()
         self._runners = tuple(each for each in self._runners if each is not runner)
+        runner.close()
 
     def start(self) -> None:
         """Start all, and from now on whichever is added."""
