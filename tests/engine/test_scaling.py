@@ -207,6 +207,19 @@ def test_one_that_has_a_job_is_never_ended(tiny: Path, tmp_path: Path) -> None:
         assert not real.jobs[1].state.is_over
 
 
+def test_whoever_waits_for_a_start_is_told_so(tiny: Path, tmp_path: Path) -> None:
+    with lab(tiny, tmp_path, ReplicaRange(0, 1, scale_down_idle=5.0)) as real:
+        first = real.submit()
+        real.engine._scaling.look()
+        for _ in range(int(START_SECONDS + JOB_SECONDS) + 6):
+            real.go_on()
+        assert (first.state.status, real.engine.replicas) == ("completed", [])
+        second = real.submit()
+        assert real.engine.position(second) == 1
+        real.engine._scaling.look()
+        wait_until(lambda: real.engine.eta_seconds(second) == pytest.approx(START_SECONDS + JOB_SECONDS), PATIENCE)
+
+
 def test_numbers_that_are_free_are_given_again(tiny: Path, tmp_path: Path) -> None:
     with lab(tiny, tmp_path, ReplicaRange(0, 2, scale_up_wait=1.0, scale_down_idle=5.0)) as real:
         real.keep_busy(2)

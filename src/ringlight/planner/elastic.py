@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from ringlight.core.replicas import ReplicaRange
@@ -12,14 +13,16 @@ from ringlight.planner.task import Station
 class Elastic:
     """The stations of a line that is played: those that are there, those that start, and what all have cost."""
 
-    def __init__(self, asked: ReplicaRange, start_seconds: float) -> None:
-        """A replica takes `start_seconds` to start; the least of them are there at 0."""
+    def __init__(self, asked: ReplicaRange, start_seconds: float, look_seconds: float = LOOK_SECONDS) -> None:
+        """A replica takes `start_seconds` to start; the least of them are there at 0. There are `look_seconds` between
+        two looks at the line, beside one whenever somebody comes."""
         self.size = FleetSize(asked)
         self.start_seconds = start_seconds
         self.stations = [Station() for _ in range(asked.least)]
         self.replica_seconds = 0.0  # until `counted`, from when each began to start
         self.counts: list[tuple[float, int]] = [(0.0, asked.least)]  # how many there were from then on
         self.look_at = 0.0
+        self._look_seconds = look_seconds
         self._counted = 0.0
 
     def look(self, now: float, rests: Sequence[float]) -> Iterator[Station]:
@@ -30,7 +33,7 @@ class Elastic:
             self.stations.append(Station(there_at=now + self.start_seconds))
             yield self.stations[-1]
         is_quiet = not rests and len(self.stations) == wanted == self.size.asked.least
-        self.look_at = now + LOOK_SECONDS if not is_quiet else float("inf")
+        self.look_at = math.inf if is_quiet else now + self._look_seconds
         self._note(now)
 
     def dismiss(self, now: float) -> Station | None:
