@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.cli.test_nodes import Nodes, inside, ip, namespaces
 from tests.engine.processes import ends, wait_until
-from tests.engine.ray_nodes import STORE_BYTES, TOKEN, parent_of
+from tests.engine.ray_nodes import STORE_BYTES, TOKEN
 
 pytestmark = [
     pytest.mark.slow,
@@ -71,9 +72,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
             )
             stack.callback(started.wait)
             stack.callback(started.kill)
-            runs = "Ray runtime started"
-            wait_until(lambda path=folder / f"log{rank}": runs in path.read_text(), PATIENCE)  # type: ignore[misc]
+            wait_until(partial(runs, folder / f"log{rank}"), PATIENCE)
         yield nodes
+
+
+def runs(log: Path) -> bool:
+    """Whether a node has begun, by what it says."""
+    return "Ray runtime started" in log.read_text()
 
 
 def end_all(nodes: Nodes) -> None:
@@ -98,7 +103,7 @@ def test_a_cut_cable_is_noticed_on_both_sides(cluster: Nodes, tiny: Path, tmp_pa
             assert generate.stderr is not None
             assert any("Denoising" in line for line in generate.stderr)
             here, beyond = (ranks_of(namespace) for namespace in cluster.namespaces)
-            assert (len(here), len(beyond)) == (1, 1) and parent_of(beyond[0])
+            assert (len(here), len(beyond)) == (1, 1)
             ip("-n", cluster.cable, "link", "set", "cable", "down")
             assert generate.wait(PATIENCE) == 4
             *_, said = generate.stderr.read().splitlines()
