@@ -32,6 +32,7 @@ from ringlight.planner.machine import Machine
 from ringlight.planner.planner import Objective, Plan
 from ringlight.planner.planner import plan as plan_layouts
 from ringlight.planner.simulate import Load
+from ringlight.planner.sizing import START_SECONDS
 from ringlight.planner.tables import fleet_table, plan_tables
 
 RESULT = "Result"
@@ -102,7 +103,16 @@ def plan(
         made = plan_layouts(work, machine, objective)
         print(_json(made).decode() if json_ else said(made, work, machine, checkpoint))
         return
-    fleet = plan_fleet(kinds, machine, arrivals, orders=orders, p95_seconds=load.p95, gpu_price=load.gpu_price)
+    fleet = plan_fleet(
+        kinds,
+        machine,
+        arrivals,
+        orders=orders,
+        p95_seconds=load.p95,
+        gpu_price=load.gpu_price,
+        num_replicas=load.replicas,
+        start_seconds=START_SECONDS if load.start_seconds is None else load.start_seconds,
+    )
     print(_json(fleet).decode() if json_ else said_of_fleet(fleet, arrivals, machine.hardware, load.p95))
 
 
@@ -155,7 +165,7 @@ def _verdict(fleet: FleetPlan, p95_seconds: float | None) -> str:
     steady = [choice for choice in fleet.choices if choice.queue.keeps_up]
     if not steady:
         least = min(fleet.choices, key=lambda choice: choice.least_gpus)
-        enough = f"{least.queue.least_replicas} x {least.layout} on {counted(least.least_gpus, 'GPU')}"
+        enough = f"{least.queue.needed_replicas} x {least.layout} on {counted(least.least_gpus, 'GPU')}"
         return f"none keeps up; it takes at least {enough} for that"
     assert p95_seconds is not None, "else one that keeps up is chosen"
     closest = min(steady, key=lambda choice: choice.queue.p95_seconds)
@@ -197,7 +207,7 @@ def _json(made: Plan | FleetPlan) -> bytes:
     plain: dict[str, Any] = msgspec.to_builtins(made)
     if isinstance(made, FleetPlan):
         for fleet, shown in zip(made.choices, plain["choices"], strict=True):
-            derived = ("keeps_up", "utilisation", "least_replicas")
+            derived = ("keeps_up", "utilisation", "needed_replicas")
             shown["queue"] |= {name: getattr(fleet.queue, name) for name in derived}
     if isinstance(made, Plan):
         for choice, shown in zip(made.choices, plain["choices"], strict=True):

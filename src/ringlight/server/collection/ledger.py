@@ -277,7 +277,6 @@ class Ledger:
         self.forget(job.id)
         return True
 
-<<<<<<< HEAD
     def _mark(self, job: Job, state: JobState, **also: Any) -> None:
         """Write how far a job is, and what it has had of pauses until now."""
         pauses, is_paused = job.pauses, job.is_paused and not state.is_over
@@ -290,14 +289,13 @@ class Ledger:
             paused_at=self._clock.wall() if is_paused else None,
             **also,
         )
-=======
+
     def _note_made(self, job: Job) -> bool:
         """Write down that a video is whole on the disk; False where it is over or deleted. Raises StoreError."""
         state = job.state
         began_at, report = self._began_at[job.id], msgspec.json.encode(state.report)
         now = self._clock.wall()
         return self._store.uploads.note_made(job.id, now, began_at, state.deaths, report, state.warnings)
->>>>>>> store
 
 
 def as_stored(error: RinglightError) -> VideoError:

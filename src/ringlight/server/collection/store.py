@@ -345,25 +345,21 @@ def _add_batches(connection: Connection) -> None:
         table.create(connection, checkfirst=False)
 
 
-<<<<<<< HEAD
 def _add_pauses(connection: Connection) -> None:
     _add_columns(connection, jobs.c.saved_step, jobs.c.pauses, jobs.c.paused_seconds, jobs.c.paused_at)
-=======
+
+
 def _add_media(connection: Connection) -> None:
     _add_columns(connection, jobs.c.made_at, jobs.c.media_url)
     claims.create(connection, checkfirst=False)
->>>>>>> store
 
 
 UPGRADES: dict[int, Callable[[Connection], None]] = {
     1: _add_deliveries,
     2: _add_what_was_asked,
     3: _add_batches,
-<<<<<<< HEAD
     4: _add_pauses,
-=======
-    4: _add_media,
->>>>>>> store
+    5: _add_media,
 }
 """What makes the tables of a version those of the next."""
 

@@ -28,7 +28,7 @@ from ringlight.core.warning import Warnings
 from ringlight.engine.jobs import PAUSED, JobState, Pauses, Status
 from ringlight.wire.video import VideoError
 
-SCHEMA_VERSION = 5  # of the tables below and VideoError; a row without a field of VideoFields is read with its default
+SCHEMA_VERSION = 6  # of the tables below and VideoError; a row without a field of VideoFields is read with its default
 
 
 class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,19 +37,12 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     `owner` is the name of the API key that made it, "" without keys. The request's image is not in it but in the job's
     folder (`has_image`), its report apart from it (`has_report`). `layout` is a name such as "u1r2". Of `priority` the
     higher goes first. `remixed_from` and `continues` are ids of other videos, of the latter `frames_before` frames come
-<<<<<<< HEAD
     first. `progress`, 0 to 100, is what was last stored, `saved_step` the step that a repeat would go on from, and
     `deaths` how often workers died under it. It has made way `pauses` times, in all for `paused_seconds`; where it is
     paused now, those are counted until `paused_at`. `seconds` is the length that was asked for, as an answer has it,
     and `warnings` say where the video is not what was asked. With a `batch_id` it is a request of that batch, and as
-    long as it is queued the queue need not have it yet.
-=======
-    first. `progress`, 0 to 100, is what was last stored, and `deaths` how often workers died under it. `seconds` is the
-    length that was asked for, as an answer has it, and `warnings` say where the video is not what was asked. With a
-    `batch_id` it is a request of that batch, and as long as it is queued the queue need not have it yet. `made_at` is
-    when its video was whole on the disk, where that is to go to an object store before it counts as completed, and
-    `media_url` the one in which it lies.
->>>>>>> store
+    long as it is queued the queue need not have it yet. `made_at` is when its video was whole on the disk, where that
+    is to go to an object store before it counts as completed, and `media_url` the one in which it lies.
     """
 
     id: str

@@ -47,7 +47,7 @@ def engine_of(settings: ServeSettings, config: EngineConfig, clock: Clock | None
     return Engine(
         config,
         settings.limits,
-        num_replicas=settings.num_replicas,
+        num_replicas=settings.replicas,
         queue_size=settings.queue_size,
         scheduling=settings.scheduling,
         supervised=True,
@@ -312,16 +312,10 @@ class Videos:
             self.folder.of(stored.id).path.mkdir(exist_ok=True)
             layout = ParallelLayout.parse(stored.layout)
             if layout.num_ranks != self.engine.choice.layout.num_ranks:  # another layout is asked for now
-<<<<<<< HEAD
                 layout_name = self.engine.layouts.of(stored.request).name
                 stored = msgspec.structs.replace(stored, layout=layout_name, saved_step=0)
                 self.store.mark(stored.id, layout=layout_name, saved_step=0)
-            request = msgspec.structs.replace(stored.request, **self.pictures(stored))
-=======
-                stored = msgspec.structs.replace(stored, layout=self.engine.layouts.of(stored.request).name)
-                self.store.mark(stored.id, layout=stored.layout)
             request = msgspec.structs.replace(stored.request, **self.contents.pictures(stored))
->>>>>>> store
             return self._submit(stored, request)
         except (RinglightError, OSError) as error:  # what it began with is gone, or is over today's limits
             logger.warning("%s cannot be gone on with: %s", stored.id, error)
