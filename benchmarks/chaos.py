@@ -62,13 +62,14 @@ def run(name: str, count: int, seed: int, checkpoint: Path) -> Result:
 
 def table(results: dict[str, Result]) -> str:
     """All scenarios in the order in which they are known."""
-    lines = ["| scenario | times | kept | found | load at its end |", "|---|---:|---|---|---:|"]
+    lines = ["| scenario | times | kept | found | load at its end | commit |", "|---|---:|---|---|---:|---|"]
     for name in SCENARIOS:
         for result in [each for key, each in results.items() if name_of(key) == name]:
             found = "; ".join(f"{key}: {said(value)}" for key, value in result["found"].items())
             times = f"{result['count']} of {result['full count']}"
             kept = "yes" if result["kept"] else "NO"
-            lines.append(f"| **{name}**: {result['purpose']} | {times} | {kept} | {found} | {result['load average']} |")
+            load, commit = result["load average"], result["conditions"]["commit"]
+            lines.append(f"| **{name}**: {result['purpose']} | {times} | {kept} | {found} | {load} | {commit} |")
     return "\n".join(lines)
 
 

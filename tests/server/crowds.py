@@ -106,7 +106,7 @@ def create_at_once(served: Served, originals: Originals, count: int, chance: ran
     refused = [answer for answer in answers if answer.status_code == 429]
     accepted = [answer.json()["id"] for answer in answers if answer.status_code == 200]
     try:
-        assert codes == {200: 32, 429: count - 32}
+        assert codes == {200: 32, 429: count - 32}, (codes, served.get(running))
         assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
         assert {answer.json()["error"]["code"] for answer in refused} == {"queue_full"}
         assert len(set(accepted)) == 32
