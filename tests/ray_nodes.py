@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,9 +28,11 @@ class RayNodes:
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         os.environ |= self.environment
-        from ray.cluster_utils import Cluster  # here, because Ray reads whether it needs a token when it is imported
+        from ray.cluster_utils import Cluster  # here, for it takes a second
 
+        _read_token_anew()
         self._cluster = Cluster()
+        self._nodes: dict[str, Any] = {}
         self._folder = folder / "ray"  # where processes of Ray look for it
         self._folder.mkdir()
 
@@ -49,13 +52,27 @@ class RayNodes:
             object_store_memory=STORE_BYTES,
             temp_dir=str(self._folder),
         )
+        self._nodes[node.node_id] = node
         return str(node.node_id)
+
+    def remove_node(self, node_id: str) -> None:
+        """End a node's processes; returns when they have ended."""
+        self._cluster.remove_node(self._nodes.pop(node_id))
 
     def close(self) -> None:
         """End every process of it."""
         self._cluster.shutdown()
         for name in self.environment:
             os.environ.pop(name, None)
+        _read_token_anew()
+
+
+def _read_token_anew() -> None:
+    """Have Ray, which keeps what the environment said when it was imported, look at it again."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager
