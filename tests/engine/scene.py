@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ringlight import Engine, EngineConfig
 from ringlight.engine.jobs import Job, Keep, Submission
-from ringlight.engine.replica import Replica
+from ringlight.engine.replicas import GivenReplicas
 from tests.engine.processes import wait_until
 from tests.engine.replicas import TurningReplica
 from tests.engine.requests import small
@@ -17,24 +16,14 @@ PATIENCE = 10.0
 FILM, CLIP = {"num_inference_steps": 400}, {"num_inference_steps": 2}
 
 
-class Several(Engine):
-    """An engine of several doubles."""
-
-    doubles: Sequence[Replica] = ()
-
-    def _replicas(self, number: int) -> Sequence[Replica]:
-        return self.doubles
-
-
 class Scene:
     """An engine before replicas that denoise step by step, and what is asked of it."""
 
     def __init__(self, tiny: Path, folder: Path, *replicas: TurningReplica, **settings: Any) -> None:
         self.folder = folder
         self.replicas = replicas or (TurningReplica(),)
-        engine = type("Doubled", (Several,), {"doubles": self.replicas})
-        settings = {"supervised": True} | settings
-        self.engine: Engine = engine(EngineConfig(model_path=str(tiny)), num_replicas=len(self.replicas), **settings)
+        settings = {"supervised": True, "num_replicas": None} | settings
+        self.engine = Engine(EngineConfig(model_path=str(tiny)), source=GivenReplicas(*self.replicas), **settings)
 
     @property
     def replica(self) -> TurningReplica:

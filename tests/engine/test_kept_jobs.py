@@ -126,7 +126,8 @@ def test_workers_that_die_before_a_kept_job_has_its_turn_are_started_for_whoever
     is_ready, start, tries = scene.replica.is_ready, scene.replica.start, list[str]()
 
     def die_before_a_film() -> bool:
-        turn = scene.engine._runners[0].holding.turn
+        (runner,) = scene.engine._runners
+        turn = runner.holding.turn
         if not tries and turn is not None and turn.job.request.prompt == "film" and turn.has_made_way:
             tries.append("die")
             scene.replica.die()

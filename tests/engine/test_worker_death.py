@@ -16,7 +16,7 @@ import pytest
 
 from ringlight import Engine, EngineConfig, RequestLimits
 from ringlight.core.errors import Cancelled, WorkerError
-from ringlight.engine import process
+from ringlight.engine import rank
 from ringlight.engine.jobs import Job, Submission
 from ringlight.engine.local import LocalReplica
 from tests.engine.processes import ends, is_alive, wait_until
@@ -119,7 +119,7 @@ def test_a_worker_that_dies_while_loading_is_an_error_of_start_and_of_jobs(tiny:
 
 
 def test_a_worker_that_takes_too_long_to_load_is_ended(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(rank, "CLOSE_SECONDS", 0.1)
     engine, replica = engine_of_its_own(tiny, startup_timeout=0.05)
     with engine, pytest.raises(WorkerError, match=r"not ready after 0\.05 s"):
         engine.start()
@@ -128,7 +128,7 @@ def test_a_worker_that_takes_too_long_to_load_is_ended(tiny: Path, monkeypatch: 
 
 def test_a_worker_starts_where_stderr_is_no_file(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Notebooks, test runners and graphical programs put an object without a descriptor there."""
-    monkeypatch.setattr(process, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(rank, "CLOSE_SECONDS", 0.1)
     _, replica = engine_of_its_own(tiny, startup_timeout=0.05)
     with contextlib.redirect_stderr(io.StringIO()), pytest.raises(WorkerError, match="not ready"):
         replica.start()
@@ -136,7 +136,7 @@ def test_a_worker_starts_where_stderr_is_no_file(tiny: Path, monkeypatch: pytest
 
 
 def test_closing_at_once_leaves_no_worker_behind(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(rank, "CLOSE_SECONDS", 0.1)
     for _ in range(3):
         engine, replica = engine_of_its_own(tiny)
         job = engine.submit(small(engine), str(tmp_path / "film.npy"))

@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "ringlight"
 ROOMS = ("attention", "families", "kernels", "models", "parallel", "pipelines", "worker")
 MARK = "collective"
 ENDS = {  # call one whatever happens, and are none: nobody calls them
-    "main": "the entry of every rank's process",
+    "work": "the entry of every rank's process",
 }
 ORIGINS = {  # marked, and call no collective that is seen here
     "meet": "waits at a store",

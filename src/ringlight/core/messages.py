@@ -242,6 +242,11 @@ class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
         return self.rank // self.num_local
 
     @property
+    def meeting(self) -> str:
+        """Where ranks meet, as HOST:PORT."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
     def inherited(self) -> list[int]:
         """Descriptors that the process is given."""
         return [descriptor for descriptor in (self.listener, self.shelf) if descriptor >= 0]

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 
 from ringlight.core import messages
 from ringlight.core.errors import WorkerError
-from ringlight.engine.process import RankDeath
+from ringlight.engine.rank import RankDeath
 
 Sign = WorkerError | messages.GroupBroken | messages.WorkerFailed  # that ranks are out of step
 
 
 def is_cause(sign: Sign) -> bool:
-    """Whether this surely began it: a rank that says so, or one that was killed by a signal.
-
-    With SIGABRT libraries end a process that has merely lost another one.
-    """
+    """Whether this surely began it: a rank that says so, or one that was killed."""
     match sign:
         case messages.GroupBroken():
             return sign.is_cause
-        case RankDeath(status=int(status)):
-            return status < 0 and status != -signal.SIGABRT
+        case RankDeath():
+            return sign.ending.is_cause
     return isinstance(sign, messages.WorkerFailed)
 
 

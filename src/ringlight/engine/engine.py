@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
-
-import msgspec
 
 from ringlight.core import messages
 from ringlight.core.checkpoint import find_checkpoint
@@ -18,17 +16,16 @@ from ringlight.core.clock import Clock
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import (
     Cancelled,
-    InvalidSetting,
     QueueFull,
     RinglightError,
     WorkerError,
 )
 from ringlight.core.layout import ParallelLayout
+from ringlight.core.replicas import ReplicaRange
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.settings import Scheduling
 from ringlight.engine.door import Door
 from ringlight.engine.foresight import Foresight
-from ringlight.engine.host_memory import HostMemory
 from ringlight.engine.jobs import Deadline, Job, JobState, Pauses, Submission
 from ringlight.engine.layouts import Layouts
 from ringlight.engine.open_jobs import OpenJobs
@@ -37,8 +34,10 @@ from ringlight.engine.outlook import Outlook
 from ringlight.engine.pace import Pace
 from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
-from ringlight.engine.replicas import side_by_side
+from ringlight.engine.replicas import GivenReplicas, ReplicaSource
 from ringlight.engine.runner import ReplicaState, Runner
+from ringlight.engine.runners import Runners
+from ringlight.engine.site import Site, site_of
 from ringlight.engine.waiting import Awaited
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.table import checkpoint_at, model_defaults, model_of
@@ -63,7 +62,8 @@ class Engine:
         replica: Replica | None = None,
         typical: VideoRequest | None = None,
         *,
-        num_replicas: int = 1,
+        num_replicas: int | ReplicaRange | None = 1,
+        source: ReplicaSource | None = None,
         queue_size: int | None = None,
         scheduling: Scheduling = "shortest",
         supervised: bool = False,
@@ -78,10 +78,12 @@ class Engine:
 
         `typical` is a request like those that will come, which decides what is left open of the layout; None is one of
         all defaults. `choice` holds the layout and the reason for it, `checkpoint` is where the model is, `files` its
-        parts, and requests come through `door`. `queue_size` is how many jobs may wait beside one for each replica,
-        None for any number. With `scheduling` "shortest" a short job does not wait for a long one, which makes way;
-        with "arrival" each has one turn. `defaults` stand in the place of the checkpoint's. `clock` measures the time
-        that jobs are given. `loras` are those of the `config`, where somebody has looked at their files already.
+        parts, and requests come through `door`. `num_replicas` None is as many as there is room for now; they come from
+        the `source`, by default this machine, or there is one `replica` that somebody has made. `queue_size` is how
+        many jobs may wait beside one for each replica, None for any number. With `scheduling` "shortest" a short job
+        does not wait for a long one, which makes way; with "arrival" each has one turn. `defaults` stand in the place
+        of the checkpoint's. `clock` measures the time that jobs are given. `loras` are those of the `config`, where
+        somebody has looked at their files already.
         """
         self.config = config
         self.limits = limits or RequestLimits()
@@ -91,27 +93,35 @@ class Engine:
         self.defaults = defaults or model_defaults(self.spec, self.checkpoint)
         self.door = Door(self.spec, self.defaults, self.limits, loras or LoraLibrary(config, self.spec))
         self.door.require_possible()
-        if num_replicas < 1:
-            raise InvalidSetting(f"num-replicas must be at least 1, not {num_replicas}")
-        self._foresight = Foresight(config, self.spec, self.limits, num_replicas)
+        site = site_of(config)
+        given = source if replica is None else GivenReplicas(replica)
+        self.size = self._sized(num_replicas, given or site)
+        self._foresight = Foresight(config, self.spec, self.limits, self.size.most, site)
         self.choice = self._foresight.choose(typical, self.door.typical())
-        self.layouts = Layouts(self.choice, self.spec.transformer.num_attention_heads, config.nodes.nnodes)
+        self.layouts = Layouts(self.choice, self.spec.transformer.num_attention_heads, site.num_nodes)
         self._clock = clock or Clock()
         self.pace = Pace()
         self.scheduling = scheduling
-        policy = Policy(scheduling=scheduling, num_replicas=num_replicas)
-        self.queue = JobQueue(JobOrder(policy, self.pace, self._clock))
-        self._outlook = Outlook(self.queue, policy, self.pace)
+        self.queue = JobQueue(JobOrder(Policy(scheduling=scheduling), self.pace, self._clock))
+        self._outlook = Outlook(self.queue, self.pace)
         self._queue_size = queue_size
         self._changed = threading.Condition()  # guards what follows; notified when a job is over or a replica starts
         self._open = OpenJobs(self._changed)
         self._closing = threading.Event()
-        self._memory: HostMemory | None = None
-        replicas = [replica] if replica is not None else self._replicas(num_replicas)
-        self._runners = [self._runner(f"replica-{number}", each, supervised) for number, each in enumerate(replicas)]
+        given = given or site.source(
+            self.limits, self.files, self.choice.layout, self.size.most, self.has_weights_on_host
+        )
+        self._runners = Runners(given, partial(self._runner, supervised))
+        for _ in range(self.size.least):
+            self._runners.add()
         self._watch = threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True)
 
-    def _runner(self, name: str, replica: Replica, supervised: bool) -> Runner:
+    def _sized(self, asked: int | ReplicaRange | None, source: ReplicaSource | Site) -> ReplicaRange:
+        if asked is None:
+            asked = source.room()
+        return asked if isinstance(asked, ReplicaRange) else ReplicaRange(asked, asked)
+
+    def _runner(self, supervised: bool, name: str, replica: Replica) -> Runner:
         return Runner(
             name,
             replica,
@@ -124,15 +134,8 @@ class Engine:
             loras=self.door.loras.always,
         )
 
-    def _replicas(self, number: int) -> Sequence[Replica]:
-        """Replicas side by side on this machine.
-
-        Raises InvalidSetting, InvalidInstallation, and InvalidCheckpoint for files that are not there or not whole.
-        """
-        layout, config = self.choice.layout, msgspec.structs.replace(self.config, model_path=str(self.checkpoint))
-        if self._foresight.is_placed:
-            self._memory = HostMemory(number * layout.num_ranks // config.nodes.nnodes)
-        return side_by_side(config, self.limits, self.files, layout, number, self._memory)
+    def _source(self, site: Site) -> ReplicaSource:
+        return site.source(self.limits, self.files, self.choice.layout, self.size.most, self.has_weights_on_host)
 
     def __enter__(self) -> Self:
         return self
@@ -152,16 +155,12 @@ class Engine:
                 raise WorkerError("the engine is closed")
             if not self._watch.is_alive():
                 self._watch.start()
-                for runner in self._runners:
-                    runner.start()
+                self._runners.start()
             if wait:
-                self._changed.wait_for(lambda: self._ready() or all(r.settled.is_set() for r in self._runners))
+                self._changed.wait_for(lambda: self._runners.ready or self._runners.have_settled)
                 if (failure := self.failure) is not None:
                     raise failure
-        return self._ready()
-
-    def _ready(self) -> messages.WorkerReady | None:
-        return next((runner.ready for runner in self._runners if runner.ready), None)
+        return self._runners.ready
 
     def _notify(self) -> None:
         with self._changed:
@@ -174,14 +173,13 @@ class Engine:
 
     @property
     def failure(self) -> RinglightError | None:
-        """What keeps every replica from starting; None where one is ready, or on its way."""
-        failures = [runner.failure for runner in self._runners]
-        return failures[0] if all(failures) else None
+        """What keeps every replica from starting; None where one is ready, or on its way, or none is wanted."""
+        return self._runners.failure
 
     @property
     def replicas(self) -> list[ReplicaState]:
         """The replicas as they are now."""
-        return [runner.state for runner in self._runners]
+        return self._runners.states
 
     def request(self, prompt: str, **fields: Any) -> VideoRequest:
         """A complete request: of the fields that are given (as in Door.complete), with the files of its LoRAs, and with
@@ -191,7 +189,7 @@ class Engine:
     @property
     def awaited(self) -> Awaited | None:
         """What the start of a replica waits for, before it can load; None where nothing is."""
-        return next(filter(None, (runner.replica.awaited for runner in self._runners)), None)
+        return self._runners.awaited
 
     def follow(self, watch: Callable[[], None] = lambda: None) -> None:
         """Host this machine's ranks for an engine on another machine, until that one closes.
@@ -263,7 +261,7 @@ class Engine:
         and InvalidLayout."""
         self.door.check(request, output)
         self.layouts.check(layout := layout or self.layouts.of(request), request)
-        return layout, self._foresight.expect(request, layout, self._ready(), must_fit)
+        return layout, self._foresight.expect(request, layout, self._runners.ready, must_fit)
 
     def _admit(self, job: Job, is_bounded: bool) -> None:
         """Take a place among the jobs that wait, beside one for each replica."""
@@ -290,11 +288,9 @@ class Engine:
         """A job waits, or has come further: have those make way whose turn is to be another's now,
         and others take up what a busy replica keeps."""
         for ticket in self.queue.ways():
-            for runner in self._runners:
-                runner.pause(ticket)
+            self._runners.pause(ticket)
         for ticket in self.queue.idle_elsewhere():
-            for runner in self._runners:
-                runner.put_back(ticket, "another replica is free")
+            self._runners.put_back(ticket, "another replica is free")
         self._notify()  # whoever waits until none runs
 
     @property
@@ -329,9 +325,10 @@ class Engine:
             return
         job.ask_to_stop(reason or Cancelled("cancelled"))
         ticket = self.queue.remove(job)
-        for runner in self._runners:
-            runner.cancel(job) if ticket is None else runner.drop(ticket)
-        if ticket is not None and job.stop_reason is not None:
+        if ticket is None:
+            return self._runners.cancel(job)
+        self._runners.drop(ticket)
+        if job.stop_reason is not None:
             job.fail(job.stop_reason)
 
     def _settle(self, job: Job, ready: messages.WorkerReady) -> float:
@@ -371,12 +368,9 @@ class Engine:
                 job.abandon()
             else:
                 self.cancel(job)
-        for runner in self._runners:
-            runner.close(at_once=abandon)
+        self._runners.close(at_once=abandon)
         for job in left:  # those that no worker could be asked to stop
             job.fail(Cancelled("the engine was closed"))
-        if self._memory is not None:
-            self._memory.close()
 
     def _watch_deadlines(self) -> None:
         while not self._closing.wait(TICK_SECONDS):

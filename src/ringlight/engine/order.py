@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 
+import msgspec
+
 from ringlight.core.clock import Clock
 from ringlight.core.lora import Lora
 from ringlight.engine.jobs import Job
@@ -28,6 +30,16 @@ class JobOrder:
         self._pace = pace
         self._clock = clock
         self._shares = Shares(policy.num_replicas)
+
+    @property
+    def policy(self) -> Policy:
+        """By which jobs are put in order, before as many replicas as are counted."""
+        return self._policy
+
+    def count(self, num_replicas: int) -> None:
+        """From now on there are so many."""
+        self._policy = msgspec.structs.replace(self._policy, num_replicas=num_replicas)
+        self._shares.count(num_replicas)
 
     def now(self) -> float:
         """On the clock by which shares are measured."""

@@ -10,7 +10,6 @@ from ringlight.engine.jobs import Job
 from ringlight.engine.pace import Pace
 from ringlight.engine.queue import JobQueue
 from ringlight.planner.forecast import Forecast, forecast
-from ringlight.planner.scheduling import Policy
 
 FRESH_SECONDS = 0.25  # for which what is expected of a line counts, if that has not changed
 TIMES_AS_LONG = 10  # as it kept a core busy it counts at least: with long lines and deadlines that is a second
@@ -20,9 +19,8 @@ UNKNOWN_SECONDS = 10.0  # until a place is free, where nothing is known
 class Outlook:
     """The line as it is expected to go on, if nobody else comes. Safe to use from any thread."""
 
-    def __init__(self, queue: JobQueue, policy: Policy, pace: Pace) -> None:
+    def __init__(self, queue: JobQueue, pace: Pace) -> None:
         self._queue = queue
-        self._policy = policy
         self._pace = pace
         self._lock = threading.Lock()
         self._found: dict[str, Forecast] = {}
@@ -63,7 +61,7 @@ class Outlook:
             is_old = age > FRESH_SECONDS or version != self._version
             if is_old and age > TIMES_AS_LONG * self._busy_seconds:
                 began, line = time.thread_time(), self._queue.seen()
-                self._found = forecast(self._policy, line.replicas, line.waiting, line.over_share)
+                self._found = forecast(line.policy, line.replicas, line.waiting, line.over_share)
                 self._version, self._found_at = version, time.monotonic()
                 self._busy_seconds = time.thread_time() - began
             return self._found

@@ -12,7 +12,7 @@ from ringlight.engine.holding import Holding, Ticket, beyond_bound, beyond_room,
 from ringlight.engine.jobs import Job
 from ringlight.engine.order import JobOrder
 from ringlight.planner.forecast import ReplicaJobs
-from ringlight.planner.scheduling import Candidate
+from ringlight.planner.scheduling import Candidate, Policy
 
 
 class Line(NamedTuple):
@@ -21,6 +21,7 @@ class Line(NamedTuple):
     replicas: Sequence[ReplicaJobs]
     waiting: Sequence[Candidate]
     over_share: Collection[str]
+    policy: Policy
 
 
 class JobQueue:
@@ -44,11 +45,19 @@ class JobQueue:
         return len(self._waiting)
 
     def serve(self, name: str) -> Holding:
-        """Let another replica take jobs."""
+        """Let another replica take jobs, once it `begin`s to."""
         holding = Holding(name)
         with self._changed:
             self._holdings.append(holding)
         return holding
+
+    def begin(self, holding: Holding) -> None:
+        """The workers of a replica are ready."""
+        self._count(holding, is_serving=True)
+
+    def rest(self, holding: Holding) -> None:
+        """The workers of a replica are not there, or not yet."""
+        self._count(holding, is_serving=False)
 
     def put(self, job: Job, holder: Holding | None = None) -> None:
         """Let a job wait for whichever replica, or until `open_up` for this one; one that comes back has the place that
@@ -174,7 +183,7 @@ class JobQueue:
         with self._changed:
             replicas = [self._jobs_of(each) for each in self._holdings]
             free = [self._order.candidate(each.job) for each in self._waiting.values() if each.holder is None]
-            return Line(replicas, free, self._over_share())
+            return Line(replicas, free, self._over_share(), self._order.policy)
 
     def stop(self) -> None:
         """No job is taken any more, and none makes way."""
@@ -186,6 +195,12 @@ class JobQueue:
         with self._changed:
             self._is_stopped = self._is_closed = True
             self._changed.notify_all()
+
+    def _count(self, holding: Holding, is_serving: bool) -> None:
+        with self._changed:
+            holding.is_serving = is_serving
+            self._order.count(max(1, sum(each.is_serving for each in self._holdings)))
+            self.version += 1
 
     def _open_to(self, holding: Holding) -> list[Ticket]:
         if self._is_stopped:

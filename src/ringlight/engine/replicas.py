@@ -1,8 +1,8 @@
-"""Replicas side by side on this machine, as an engine has found and chosen things."""
+"""Where an engine's replicas come from: this machine, side by side, or whoever has made them already."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -16,30 +16,77 @@ from ringlight.core.request import RequestLimits
 from ringlight.core.stored_network import require_whole
 from ringlight.engine.host_memory import HostMemory
 from ringlight.engine.local import LocalReplica
+from ringlight.engine.machine import room_here
 from ringlight.engine.replica import Replica
 
 
-def side_by_side(
-    config: EngineConfig,
-    limits: RequestLimits,
-    files: Checkpoint,
-    layout: ParallelLayout,
-    number: int,
-    memory: HostMemory | None,
-) -> Sequence[Replica]:
-    """So many, each on ranks of its own; `memory` has the weights of all, if not each rank has its own. Nothing starts.
+class ReplicaSource(Protocol):
+    """Where an engine's replicas come from."""
 
-    Raises InvalidSetting, InvalidInstallation, and InvalidCheckpoint for files that are not there or not whole.
-    """
-    check_installation()
-    if number > 1 and config.nodes.nnodes > 1:
-        raise InvalidSetting("num-replicas above 1 are for one machine; serve each group of nodes by itself")
-    require_whole(files, with_weights=config.load_format != "dummy")
-    # As it was found and chosen: workers that start later load the same, and warm up as they will run.
-    config = msgspec.structs.replace(config, asked_layout=AskedLayout.of(layout))
-    if number > 1 and not config.num_threads:  # they share the cores of this machine
-        config = msgspec.structs.replace(config, num_threads=cores_each(number * layout.num_ranks))
-    return [
-        LocalReplica(config, limits, layout.num_ranks, first_device=index * layout.num_ranks, memory=memory)
-        for index in range(number)
-    ]
+    def make(self, number: int) -> Replica:
+        """The replica of this number (0, 1, ...), once more where the one of before is closed. Nothing starts yet."""
+        ...
+
+    def room(self) -> int:
+        """How many could be had now in all, at least 1."""
+        ...
+
+    def close(self) -> None:
+        """Give up what replicas shared; they are closed."""
+        ...
+
+
+class LocalReplicas:
+    """Replicas side by side on this machine, as an engine has found and chosen things, each on ranks of its own."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        limits: RequestLimits,
+        files: Checkpoint,
+        layout: ParallelLayout,
+        most: int,
+        memory: HostMemory | None,
+    ) -> None:
+        """At most so many; `memory` has the weights of all, if not each rank has its own.
+
+        Raises InvalidSetting, InvalidInstallation, and InvalidCheckpoint for files that are not there or not whole.
+        """
+        check_installation()
+        if most > 1 and config.nodes.nnodes > 1:
+            raise InvalidSetting("num-replicas above 1 are for one machine; serve each group of nodes by itself")
+        require_whole(files, with_weights=config.load_format != "dummy")
+        # As it was found and chosen: workers that start later load the same, and warm up as they will run.
+        self._config = msgspec.structs.replace(config, asked_layout=AskedLayout.of(layout))
+        if most > 1 and not config.num_threads:  # they share the cores of this machine
+            self._config = msgspec.structs.replace(self._config, num_threads=cores_each(most * layout.num_ranks))
+        self._limits = limits
+        self._num_ranks = layout.num_ranks
+        self._memory = memory
+
+    def make(self, number: int) -> Replica:
+        first = number * self._num_ranks
+        return LocalReplica(self._config, self._limits, self._num_ranks, first_device=first, memory=self._memory)
+
+    def room(self) -> int:
+        return room_here(self._config)
+
+    def close(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
+
+
+class GivenReplicas:
+    """Replicas that somebody has made."""
+
+    def __init__(self, *replicas: Replica) -> None:
+        self._replicas = replicas
+
+    def make(self, number: int) -> Replica:
+        return self._replicas[number]
+
+    def room(self) -> int:
+        return len(self._replicas)
+
+    def close(self) -> None:
+        """They share nothing that is ours."""

@@ -182,11 +182,11 @@ class Runner:
         if self.replica.is_ready() or (self.failure is not None and self.ready is None and not self._supervised):
             return self.failure
         self._starts += 1
-        self.holding.is_serving = False
+        self._queue.rest(self.holding)
         self._queue.open_up(self.holding)  # of workers that are gone
         try:
             self.ready = self.replica.start()
-            self.holding.is_serving = True
+            self._queue.begin(self.holding)
             self.failure, self._loras = None, self._first_loras
             rate = self.ready.environment.get("load_gigabytes_per_second")
             how = f"{rate:.2f} GB/s" if rate else "its weights were there"

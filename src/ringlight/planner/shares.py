@@ -20,10 +20,14 @@ class Shares:
     """
 
     def __init__(self, num_replicas: int = 1) -> None:
-        self._given_seconds = WINDOW_SECONDS * num_replicas
+        self.count(num_replicas)
         self._uses: deque[tuple[float, str, float]] = deque()  # (when, client, seconds), oldest first
         self._used: defaultdict[str, float] = defaultdict(float)
         self._over: set[str] = set()
+
+    def count(self, num_replicas: int) -> None:
+        """From now on there are so many, and what each client used counts against what they give."""
+        self._given_seconds = WINDOW_SECONDS * num_replicas
 
     def add(self, client: str, seconds: float, now: float) -> None:
         """Count seconds of one replica that a client has used until now."""

@@ -88,7 +88,7 @@ class Worker:
         gc.collect()
         gc.freeze()  # what is loaded stays: to look through it again costs 0.2 s at the start of every job
         seconds = time.perf_counter() - start
-        self._environment = described | {"load_seconds": seconds, "num_nodes": config.nodes.nnodes}
+        self._environment = described | {"load_seconds": seconds, "num_nodes": setup.place.num_nodes}
         corridor.send(
             messages.WorkerReady(
                 environment=self._environment,
@@ -295,11 +295,8 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def main() -> None:
-    """Entry point of the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the engine's to answer
-    corridor = Corridor(Connection(int(sys.argv[1])))
-    setup = msgspec.json.decode(sys.argv[2], type=messages.WorkerSetup)
+def work(setup: messages.WorkerSetup, corridor: Corridor) -> None:
+    """Load, and serve until told to stop; the engine hears what keeps this from it, and the process ends."""
     try:
         worker = Worker(setup, corridor)
     except Exception as error:  # whatever it is, the engine must hear of it before this process ends
@@ -308,6 +305,13 @@ def main() -> None:
         sys.exit(1)
     worker.serve()
     sys.stderr.flush()
+
+
+def main() -> None:
+    """Entry point of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the engine's to answer
+    corridor = Corridor(Connection(int(sys.argv[1])))
+    work(msgspec.json.decode(sys.argv[2], type=messages.WorkerSetup), corridor)
     os._exit(0)  # the threads of process groups and stores do not always survive the interpreter's own end
 
 

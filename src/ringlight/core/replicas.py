@@ -1,0 +1,46 @@
+"""ReplicaRange: between how many replicas an engine has, as it is written in settings."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from ringlight.core.errors import InvalidSetting
+
+AUTO = "auto"
+WRITTEN = re.compile(r"(\d{1,6})(?:\.\.(\d{1,6}))?")
+
+
+class ReplicaRange(msgspec.Struct, frozen=True):
+    """At least and at most so many replicas; between them there are as many as the jobs ask for.
+
+    With `least` 0 none is there while nobody asks for a video. Raises InvalidSetting.
+    """
+
+    least: int = 1
+    most: int = 1
+
+    def __post_init__(self) -> None:
+        if self.most < 1:
+            raise InvalidSetting(f"num-replicas must be at least 1, not {self.most}; 0..1 has one while it has work")
+        if not 0 <= self.least <= self.most:
+            raise InvalidSetting(f"num-replicas {self.least}..{self.most} must begin with the smaller number")
+
+    @classmethod
+    def parse(cls, text: str) -> ReplicaRange | None:
+        """What is written: 2 or 1..8; None for auto. Raises InvalidSetting."""
+        if text.strip() == AUTO:
+            return None
+        if (found := WRITTEN.fullmatch(text.strip())) is None:
+            raise InvalidSetting(f"num-replicas must be a number (2), a range (1..8) or {AUTO}, not {text!r}")
+        least, most = found.groups()
+        return cls(int(least), int(most or least))
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether there are always as many."""
+        return self.least == self.most
+
+    def __str__(self) -> str:
+        return str(self.most) if self.is_fixed else f"{self.least}..{self.most}"

@@ -1,0 +1,109 @@
+"""RankHandle: a worker process as its engine knows it, wherever it runs: a connection, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from multiprocessing.connection import Connection
+from typing import Protocol
+
+import msgspec
+
+from ringlight.core import messages
+from ringlight.core.errors import WorkerError
+
+CLOSE_SECONDS = 3.0
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """How a process ended. `told` is the sentence on it; `is_well`: as it was told to; `is_cause`: it has surely not
+    followed from the end of another rank."""
+
+    told: str
+    is_well: bool = False
+    is_cause: bool = False
+
+
+class Process(Protocol):
+    """A rank's process, on whichever machine."""
+
+    @property
+    def pid(self) -> int:
+        """Its id on its machine."""
+        ...
+
+    def wait(self, seconds: float) -> Ending | None:
+        """How it ended, or None if it still runs after so long."""
+        ...
+
+    @property
+    def unheard(self) -> str:
+        """The sentence on one that still runs, and whose connection has ended."""
+        ...
+
+    def kill(self) -> None:
+        """End it now, whatever it does, stopped or not. Returns when it has ended, or nobody can reach it any more."""
+        ...
+
+
+class RankDeath(WorkerError):
+    """The end of a rank's process, or of the connection to one that hangs."""
+
+    def __init__(self, message: str, ending: Ending) -> None:
+        self.ending = ending
+        super().__init__(message)
+
+
+class RankHandle:
+    """A process that holds a model, or its part of one. Its death shows at once, as the end of the connection."""
+
+    def __init__(self, place: messages.RankPlace, connection: Connection, process: Process) -> None:
+        self.place = place
+        self.connection = connection
+        self._process = process
+        self._send_lock = threading.Lock()
+        self.unanswered = 0
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, message: messages.ToWorker) -> None:
+        """Raises WorkerError when the process is gone or does not listen."""
+        if not self._send_lock.acquire(timeout=CLOSE_SECONDS):
+            raise WorkerError("the worker does not listen")
+        try:
+            self.connection.send_bytes(messages.encode(message))
+        except OSError:
+            raise self.death() from None
+        finally:
+            self._send_lock.release()
+
+    def receive(self) -> messages.FromWorker:
+        """The next message, waited for. Raises WorkerError when the process is gone."""
+        try:
+            message: messages.FromWorker = messages.from_worker_decoder.decode(self.connection.recv_bytes())
+            self.unanswered = 0  # whatever it says: it runs
+            return message
+        except (EOFError, OSError):
+            raise self.death() from None
+
+    def ping(self) -> None:
+        """Ask whether it still runs. What it says next, an answer or not, sets `unanswered` to 0."""
+        self.unanswered += 1
+        with contextlib.suppress(WorkerError):  # its end shows when it is listened to
+            self.send(messages.Ping(number=self.unanswered))
+
+    def death(self) -> RankDeath:
+        """Why the connection has ended."""
+        rank = f"rank {self.place.rank}: " if self.place.num_ranks > 1 else ""
+        ending = self._process.wait(CLOSE_SECONDS) or Ending(self._process.unheard)
+        return RankDeath(f"{rank}{ending.told}", ending)
+
+    def wait(self, seconds: float) -> Ending | None:
+        """How its process ended, or None if it still runs after so long."""
+        return self._process.wait(seconds)
+
+    def kill(self) -> None:
+        """End it now, whatever it does, stopped or not."""
+        self._process.kill()

@@ -1,0 +1,109 @@
+"""Runners: those of an engine's replicas that are there at the moment, told things together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+from ringlight.core import messages
+from ringlight.core.errors import RinglightError
+from ringlight.engine.holding import Ticket
+from ringlight.engine.jobs import Job
+from ringlight.engine.replica import Replica
+from ringlight.engine.replicas import ReplicaSource
+from ringlight.engine.runner import ReplicaState, Runner
+from ringlight.engine.waiting import Awaited
+
+
+class Runners:
+    """As many as were added, less those that were dismissed. Safe to use from any thread, but for these two."""
+
+    def __init__(self, source: ReplicaSource, make: Callable[[str, Replica], Runner]) -> None:
+        """`make` a runner, by its name, of a replica from the `source`."""
+        self._source = source
+        self._make = make
+        self._runners: tuple[Runner, ...] = ()  # never changed, but replaced: readers have one that stays
+        self._is_started = threading.Event()
+
+    def __len__(self) -> int:
+        return len(self._runners)
+
+    def __iter__(self) -> Iterator[Runner]:
+        return iter(self._runners)
+
+    def add(self) -> Runner:
+        """One more, with the smallest number that is free; it starts where the others have been."""
+        names = {each.name for each in self._runners}
+        number = next(number for number in range(len(names) + 1) if _name(number) not in names)
+        runner = self._make(_name(number), self._source.make(number))
+        self._runners = (*self._runners, runner)
+        if self._is_started.is_set():
+            runner.start()
+        return runner
+
+    def dismiss(self, runner: Runner) -> None:
+        """Close one that has nothing to do, and is not to get anything."""
+        runner.close()
+        self._runners = tuple(each for each in self._runners if each is not runner)
+
+    def start(self) -> None:
+        """Start all, and from now on whichever is added."""
+        self._is_started.set()
+        for runner in self._runners:
+            runner.start()
+
+    @property
+    def ready(self) -> messages.WorkerReady | None:
+        """What the workers of one that has started say."""
+        return next((runner.ready for runner in self._runners if runner.ready), None)
+
+    @property
+    def have_settled(self) -> bool:
+        """Whether the first start of each has succeeded or failed."""
+        return all(runner.settled.is_set() for runner in self._runners)
+
+    @property
+    def failure(self) -> RinglightError | None:
+        """What keeps every replica from starting; None where one is ready, or on its way, or none is wanted."""
+        failures = [runner.failure for runner in self._runners]
+        return failures[0] if failures and all(failures) else None
+
+    @property
+    def states(self) -> list[ReplicaState]:
+        """The replicas as they are now."""
+        return [runner.state for runner in self._runners]
+
+    @property
+    def awaited(self) -> Awaited | None:
+        """What the start of a replica waits for, before it can load; None where nothing is."""
+        return next(filter(None, (runner.replica.awaited for runner in self._runners)), None)
+
+    def pause(self, ticket: Ticket) -> None:
+        """Ask a job to make way, wherever it runs."""
+        for runner in self._runners:
+            runner.pause(ticket)
+
+    def put_back(self, ticket: Ticket, why: str) -> None:
+        """Let whichever replica go on with a job, wherever it is kept; it is withdrawn already."""
+        for runner in self._runners:
+            runner.put_back(ticket, why)
+
+    def cancel(self, job: Job) -> None:
+        """Stop a job, wherever it runs; it is asked to stop already."""
+        for runner in self._runners:
+            runner.cancel(job)
+
+    def drop(self, ticket: Ticket) -> None:
+        """Forget a job that has made way, wherever it is kept."""
+        for runner in self._runners:
+            runner.drop(ticket)
+
+    def close(self, at_once: bool = False) -> None:
+        """End all workers, and give up what they shared."""
+        for runner in self._runners:
+            runner.close(at_once)
+        self._source.close()
+
+
+def _name(number: int) -> str:
+    return f"replica-{number}"
