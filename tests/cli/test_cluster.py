@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
-from ringlight.cli.node_checks import SILENT, VERSIONS, NodeAnswer, findings_of, judge
-from ringlight.cli.on_node import examine_node
+from ringlight.cli.node_checks import SILENT, VERSIONS, findings_of, judge
+from ringlight.engine.launch.ray.on_node import NodeAnswer, examine_node
 from ringlight.families.wan22_ti2v.demo import DEMO
 from tests.cli.commands import program
-from tests.ray_nodes import RayNodes
-from tests.ray_nodes import ray_nodes as ray_nodes
+from tests.engine.ray_nodes import RayNodes, ray_cluster
 from tests.server.served import free_port
 
 NAME = "ringlight/tiny"
 COMMIT = "a" * 40
-WELL = dict.fromkeys(VERSIONS, "1.0") | {"token": "on", "cards": "", "door": "open", "checkpoint": "0123456789ab"}
+DIGEST, OTHER_DIGEST = "0123456789ab", "ba9876543210"
+WELL = dict.fromkeys(VERSIONS, "1.0") | {"token": "on", "cards": "", "door": "open"}
+WELL |= {"checkpoint": DIGEST, "model": "123412341234"}
 CARDS = "NVIDIA H100 80GB HBM3, NVIDIA H100 80GB HBM3"
+
+
+@pytest.fixture(scope="module")
+def ray_nodes() -> Iterator[RayNodes]:
+    with ray_cluster(1, 1) as nodes:
+        yield nodes
 
 
 def cached(folder: Path, seed: int) -> Path:
@@ -59,31 +67,28 @@ def test_a_node_that_differs_is_named(ray_nodes: RayNodes, tmp_path: Path, monke
     (theirs / "METADATA").write_text("Metadata-Version: 2.1\nName: ringlight\nVersion: 9.9\n")
     variables = {"PYTHONPATH": str(theirs.parent), "HF_HUB_CACHE": str(cached(tmp_path / "theirs", seed=1))}
     monkeypatch.setenv("HF_HUB_CACHE", str(cached(tmp_path / "ours", seed=0)))
-    other = ray_nodes.add_node(1, variables)
+    other = ray_nodes.add(1, **variables)
     try:
         code, checks, problems, nodes = examined(ray_nodes, "--model-path", NAME)
     finally:
-        ray_nodes.remove_node(other)
+        ray_nodes.remove(other)
     assert (code, len(nodes)) == (3, 4)
     assert [name for name, said in checks.items() if said.startswith("problem: ")] == ["ringlight", "checkpoint"]
     versions, checkpoints = (what.split("; ") for what in problems)
-    assert len(versions) == 1 and "9.9 on " in versions[0] and other[:8] in versions[0]
+    assert len(versions) == 1 and "9.9 on " in versions[0] and other.node_id[:8] in versions[0]
     assert sum(" here, " in each for each in checkpoints) == 1, "the new node has it, and it is another one"
     assert sum("not in the hub's cache" in each for each in checkpoints) == 2, "those that were there before have none"
     assert all("same" in remedy for remedy in problems.values())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("address", "word"), [("127.0.0.1:{port}", "refused"), ("ray://127.0.0.1:{port}", "client")])
-def test_a_cluster_that_is_not_there(address: str, word: str) -> None:
-    """A head that has gone, and Ray's client, by which nobody can host a server."""
-    from ringlight.cli.cluster_diagnosis import examine_cluster  # here, because it imports Ray
-
-    asked = address.format(port=free_port())
-    facts, (problem,) = examine_cluster(asked, "")
-    assert problem.what.startswith(f"address: {asked}: ") and word in problem.what
-    assert "RAY_AUTH_TOKEN" in problem.remedy
-    assert facts["cluster"].keys() == {"address"}
+def test_a_cluster_that_is_not_there_is_one_problem_with_a_remedy() -> None:
+    """Said as the engine says it, beside all else."""
+    address = f"127.0.0.1:{free_port()}"
+    done = program("doctor", "--engine", "ray", "--ray-address", address, "--json")
+    (problem,) = json.loads(done.out)["problems"]
+    assert done.code == 3
+    assert problem["what"].startswith(f"cluster: --ray-address {address}: ") and "RAY_AUTH_TOKEN" in problem["remedy"]
 
 
 def answer(name: str, counts: dict[str, float] | None = None, **told: str | None) -> NodeAnswer:
@@ -99,8 +104,8 @@ def answer(name: str, counts: dict[str, float] | None = None, **told: str | None
         ({"torch": "not installed"}, "torch", ["not installed on n1"]),
         ({"token": "off"}, "token", ["off on n1"]),
         ({"door": None, "door_fault": "timed out"}, "door", ["n1: timed out"]),
-        ({"checkpoint": "ba9876543210"}, "checkpoint", ["0123456789ab here, ba9876543210 on n1"]),
-        ({"checkpoint": None, "checkpoint_fault": "/model: no such folder"}, "checkpoint", ["n1: /model: no such"]),
+        ({"checkpoint": OTHER_DIGEST}, "checkpoint", [f"{DIGEST} here, {OTHER_DIGEST} on n1"]),
+        ({"checkpoint": None, "checkpoint_fault": "/model: no such folder"}, "checkpoint", ["on n1: /model: no such"]),
         ({"cards": CARDS.partition(", ")[0]}, "cards", ["n1: Ray counts 2 GPUs, the driver 1"]),
         ({"cards": None, "cards_fault": "no driver"}, "cards", ["n1: Ray counts 2 GPUs, no driver"]),
     ],
@@ -108,31 +113,38 @@ def answer(name: str, counts: dict[str, float] | None = None, **told: str | None
 def test_what_is_wrong_on_one_node_is_one_finding_that_names_it(
     wrong: dict[str, str | None], name: str, words: list[str]
 ) -> None:
-    (found,) = findings_of(judge(WELL, [answer("n0"), answer("n1", **wrong)], "10.0.0.1", "/model"))
+    (found,) = findings_of(judge(WELL, [answer("n0"), answer("n1", **wrong)], "10.0.0.1"))
     assert found.what.startswith(f"{name}: ") and "n0" not in found.what
     assert all(word in found.what for word in words)
     assert found.remedy
 
 
-def test_nodes_that_are_alike_are_well_and_a_head_that_only_serves_needs_no_checkpoint() -> None:
-    head = answer("head", {}, cards="", checkpoint=None, checkpoint_fault="/model: no such folder")
-    checks = {check.name: check for check in judge(WELL, [head, answer("n0"), answer("n1")], "10.0.0.1", "/model")}
+def test_nodes_that_are_alike_are_well_and_a_head_that_only_serves_hosts_no_rank() -> None:
+    head = answer("head", {}, cards="", checkpoint=None, checkpoint_fault="no weights")
+    checks = {check.name: check for check in judge(WELL, [head, answer("n0"), answer("n1")], "10.0.0.1")}
     assert [check for check in checks.values() if check.remedy] == []
     assert checks["cards"].said == "4 x NVIDIA H100 80GB HBM3"
     assert checks["nodes"].said == "3, of which 2 host ranks: 4 GPUs, 32 cores"
-    assert "checkpoint" not in {check.name for check in judge(WELL, [head], "10.0.0.1", "")}
+    assert checks["checkpoint"].said == f"{DIGEST} on all nodes that host ranks"
+    unnamed = {name: said for name, said in WELL.items() if name not in ("checkpoint", "model")}
+    assert "checkpoint" not in {check.name for check in judge(unnamed, [head], "10.0.0.1")}
 
 
 def test_a_node_that_says_nothing_is_named_and_nothing_else_is_said_of_it() -> None:
     silent = NodeAnswer("n1", {"CPU": 16}, {}, "no answer within 60 s")
-    (found,) = findings_of(judge(WELL, [answer("n0"), silent], "10.0.0.1", "/model"))
+    (found,) = findings_of(judge(WELL, [answer("n0"), silent], "10.0.0.1"))
     assert (found.what, found.remedy) == ("nodes: n1: no answer within 60 s", SILENT)
 
 
-def test_a_server_without_the_checkpoint_is_told_too() -> None:
-    here = {name: said for name, said in WELL.items() if name != "checkpoint"} | {"checkpoint_fault": "no such folder"}
-    (found,) = findings_of(judge(here, [answer("n0")], "10.0.0.1", "/model"))
-    assert found.what == "checkpoint: here: no such folder"
+def test_a_server_may_be_without_weights_but_not_without_the_rest() -> None:
+    """Nodes are compared with each other then."""
+    here = {name: said for name, said in WELL.items() if name != "checkpoint"} | {"checkpoint_fault": "no weights"}
+    nodes = [answer("n0"), answer("n1")]
+    assert [*findings_of(judge(here, nodes, "10.0.0.1"))] == []
+    (found,) = findings_of(judge(here, [*nodes, answer("n2", checkpoint=OTHER_DIGEST)], "10.0.0.1"))
+    assert found.what == f"checkpoint: {DIGEST} on n0, {OTHER_DIGEST} on n2"
+    (found,) = findings_of(judge(here | {"model_fault": "no such folder"}, nodes, "10.0.0.1"))
+    assert found.what == "checkpoint: here: no weights"
 
 
 @pytest.mark.parametrize("said", [b"", b"SSH-2.0", None])
@@ -151,7 +163,7 @@ def test_a_door_that_cannot_be_reached(said: bytes | None) -> None:
         answering = Thread(target=answer_once)
         if said is not None:
             answering.start()
-        told = examine_node(door, "word", ("ringlight",), "")
+        told = examine_node(door, "word", ("ringlight",), ("", ""))
         if said is not None:
             answering.join()
     assert "door" not in told

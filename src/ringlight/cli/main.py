@@ -57,7 +57,7 @@ app.command()(compare)
 app.add_typer(jobs)
 app.command(name="demo-checkpoint")(demo_checkpoint)
 app.command()(convert)
-app.command()(doctor)
+app.command(cls=EngineCommand)(doctor)
 command = typer.main.get_command(app)
 
 

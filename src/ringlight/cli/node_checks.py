@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ringlight.cli.diagnosis import Facts, Finding
 from ringlight.core.plain import plain
+from ringlight.engine.launch.ray.on_node import NodeAnswer
 
 VERSIONS = {  # in the order in which one is the reason of the next, with what to do where nodes differ
     "python": "use one image, or one environment, on all nodes; Ray wants the same Python to the patch level",
@@ -37,21 +38,7 @@ class Check(NamedTuple):
     remedy: str = ""
 
 
-class NodeAnswer(NamedTuple):
-    """A node: what people know it by, what Ray counts there, and what it told (`on_node`), or why it did not."""
-
-    name: str
-    counts: Mapping[str, float]
-    told: Mapping[str, str]
-    fault: str = ""
-
-    @property
-    def hosts_ranks(self) -> bool:
-        """Whether Ray may place anything there; of a head that only serves, no."""
-        return any(self.counts.get(kind) for kind in ("CPU", "GPU"))
-
-
-def judge(here: Mapping[str, str], nodes: list[NodeAnswer], door_host: str, model_path: str) -> Iterator[Check]:
+def judge(here: Mapping[str, str], nodes: Sequence[NodeAnswer], door_host: str) -> Iterator[Check]:
     """All that was looked at, of what this process and each node told."""
     told = [node for node in nodes if not node.fault]
     hosts = [node for node in told if node.hosts_ranks]
@@ -64,14 +51,13 @@ def judge(here: Mapping[str, str], nodes: list[NodeAnswer], door_host: str, mode
     yield _check("cards", _cards_of(hosts), _false_cards(hosts), FALSE_CARDS)
     shut = (f"{node.name}: {node.told['door_fault']}" for node in told if "door_fault" in node.told)
     yield _check("door", f"all nodes reach {door_host}", shut, SHUT.format(host=door_host))
-    if model_path:
-        well = f"{here.get('checkpoint')} here and on all nodes that host ranks"
-        yield _check("checkpoint", well, _other_checkpoints(here, hosts), OTHER_CHECKPOINT)
+    if {"model", "model_fault"} & here.keys():
+        yield _checkpoint(here, hosts)
 
 
-def facts_of(checks: Iterable[Check], nodes: Iterable[NodeAnswer]) -> Facts:
-    """A line for each check, and what each node told."""
-    facts: Facts = {"cluster": {name: f"{'problem' if remedy else 'ok'}: {said}" for name, said, remedy in checks}}
+def facts_of(checks: Iterable[Check], nodes: Iterable[NodeAnswer], title: str) -> Facts:
+    """A line for each check, under a title, and what each node told."""
+    facts: Facts = {title: {name: f"{'problem' if remedy else 'ok'}: {said}" for name, said, remedy in checks}}
     for node in nodes:
         told = {"fault": node.fault} if node.fault else node.told
         facts[f"node {node.name}"] = {"counts": _counted(node.counts)} | dict(told)
@@ -90,7 +76,7 @@ def _check(name: str, well: str, faults: Iterable[str], remedy: str) -> Check:
     return Check(name, said, remedy) if said else Check(name, well)
 
 
-def _count(nodes: list[NodeAnswer]) -> str:
+def _count(nodes: Sequence[NodeAnswer]) -> str:
     total: Counter[str] = Counter()
     for node in nodes:
         total.update(node.counts)
@@ -118,12 +104,13 @@ def _cards(node: NodeAnswer) -> list[str]:
     return [name for name in node.told.get("cards", "").split(", ") if name]
 
 
-def _other_checkpoints(here: Mapping[str, str], hosts: list[NodeAnswer]) -> Iterator[str]:
-    ours = here.get("checkpoint")
-    if ours is None:
-        yield f"here: {here['checkpoint_fault']}"
-    for node in hosts:
-        if "checkpoint_fault" in node.told:
-            yield f"{node.name}: {node.told['checkpoint_fault']}"
-        elif ours not in (None, node.told["checkpoint"]):
-            yield f"{ours} here, {node.told['checkpoint']} on {node.name}"
+def _checkpoint(here: Mapping[str, str], hosts: Iterable[NodeAnswer]) -> Check:
+    """A server needs all but the weights; where it has those too they are compared."""
+    told = {"here": here} | {f"on {node.name}": node.told for node in hosts}
+    digests = {where: each["checkpoint"] for where, each in told.items() if "checkpoint" in each}
+    needed = {where: each for where, each in told.items() if where != "here" or "model_fault" in each}
+    faults = [f"{where}: {each['checkpoint_fault']}" for where, each in needed.items() if where not in digests]
+    first = next(iter(digests), "")
+    faults += [f"{digests[first]} {first}, {each} {where}" for where, each in digests.items() if each != digests[first]]
+    well = f"{digests[first]} on all nodes that host ranks" if digests else "no node hosts ranks"
+    return _check("checkpoint", well, faults, OTHER_CHECKPOINT)

@@ -16,6 +16,7 @@ from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidSetting, WorkerError
 from ringlight.engine.launch.ray.placement import Need, Node
 from ringlight.engine.machine import Host, this_host
+from ringlight.engine.network import knock
 
 AUTO = "auto"
 ASK_SECONDS = 60.0  # until a node tells what it has, which may have to start a process first
@@ -84,7 +85,10 @@ def _describe(config: bytes) -> bytes:
 def _connect(address: str) -> None:
     """Raise InvalidSetting where there is no such cluster, or it does not let us in."""
     handler = signal.getsignal(signal.SIGTERM)
+    host, _, port = address.rpartition(":")
     try:
+        if host and port.isdecimal():
+            knock(host.strip("[]"), int(port))  # where nobody listens Ray would try for minutes
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
         raise InvalidSetting(_refused(address, error)) from None

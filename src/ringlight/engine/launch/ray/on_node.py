@@ -1,27 +1,45 @@
-"""What `ringlight doctor` asks of a node: run there as it is sent, so that it also tells of one with another Ringlight,
-or with none."""
+"""What a node of a cluster tells of itself: run there as it is sent, so that it tells of another Ringlight too, or of
+none."""
 
 from __future__ import annotations
 
 import platform
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
 
 KNOCK_SECONDS = 5.0
 
 
-def examine_node(door: tuple[str, int], word: str, packages: tuple[str, ...], model_path: str) -> dict[str, str]:
-    """Versions, the token, cards, whether `door` can be reached from here, and a checkpoint's digest.
+class NodeAnswer(NamedTuple):
+    """A node: what people know it by, what Ray counts there, and what it told, or why it did not."""
+
+    name: str
+    counts: Mapping[str, float]
+    told: Mapping[str, str]
+    fault: str = ""
+
+    @property
+    def hosts_ranks(self) -> bool:
+        """Whether Ray may place anything there; of a head that only serves, no."""
+        return any(self.counts.get(kind) for kind in ("CPU", "GPU"))
+
+
+def examine_node(
+    door: tuple[str, int], word: str, packages: tuple[str, ...], checkpoint: tuple[str, str]
+) -> dict[str, str]:
+    """Versions, the token, cards, whether `door` can be reached from here, and digests of a checkpoint, which is a path
+    and a family: of the whole (checkpoint), and of what is not weights (model).
 
     What cannot be told is left out, and the reason stands under its name with _fault behind it.
     """
     told = {"python": platform.python_version()} | {package: _version(package) for package in packages}
     told |= {"executable": sys.executable, "token": "on" if _wants_token() else "off"}
     questions: dict[str, Callable[[], str]] = {"cards": _cards, "door": lambda: _knock(door, word)}
-    if model_path:
-        questions["checkpoint"] = lambda: _digest(model_path)
+    if checkpoint[0]:
+        questions |= {"checkpoint": lambda: _digest(*checkpoint, True), "model": lambda: _digest(*checkpoint, False)}
     for name, question in questions.items():
         try:
             told[name] = question()
@@ -63,9 +81,10 @@ def _knock(door: tuple[str, int], word: str) -> str:
     return "open"
 
 
-def _digest(model_path: str) -> str:
+def _digest(model_path: str, model_family: str, with_weights: bool) -> str:
     from ringlight.core.config import EngineConfig
     from ringlight.families.digest import digest
     from ringlight.families.table import checkpoint_of
 
-    return digest(checkpoint_of(EngineConfig(model_path=model_path)), with_weights=True)
+    config = EngineConfig(model_path=model_path, model_family=model_family)
+    return digest(checkpoint_of(config), with_weights)
