@@ -11,6 +11,9 @@ from threading import Thread
 import pytest
 
 from ringlight.cli.node_checks import SILENT, VERSIONS, findings_of, judge
+from ringlight.core.cluster import ClusterConfig
+from ringlight.core.config import EngineConfig
+from ringlight.core.errors import InvalidSetting
 from ringlight.engine.launch.ray.on_node import NodeAnswer, examine_node
 from ringlight.families.wan22_ti2v.demo import DEMO
 from tests.cli.commands import program
@@ -82,13 +85,15 @@ def test_a_node_that_differs_is_named(ray_nodes: RayNodes, tmp_path: Path, monke
 
 
 @pytest.mark.slow
-def test_a_cluster_that_is_not_there_is_one_problem_with_a_remedy() -> None:
-    """Said as the engine says it, beside all else."""
+def test_a_cluster_that_is_not_there_is_told_at_once_and_with_a_remedy() -> None:
+    from ringlight.engine.launch.ray.examination import examine_cluster  # here, because it imports Ray
+
     address = f"127.0.0.1:{free_port()}"
-    done = program("doctor", "--engine", "ray", "--ray-address", address, "--json")
-    (problem,) = json.loads(done.out)["problems"]
-    assert done.code == 3
-    assert problem["what"].startswith(f"cluster: --ray-address {address}: ") and "RAY_AUTH_TOKEN" in problem["remedy"]
+    config = EngineConfig(model_path="", cluster=ClusterConfig(engine="ray", ray_address=address))
+    with pytest.raises(
+        InvalidSetting, match=f"--ray-address {address}: no Ray cluster lets us in .*; .*RAY_AUTH_TOKEN"
+    ):
+        examine_cluster(config, ())
 
 
 def answer(name: str, counts: dict[str, float] | None = None, **told: str | None) -> NodeAnswer:
