@@ -49,6 +49,9 @@ TO_WORKER: list[messages.ToWorker] = [
     messages.DropJob(job_id="video_1"),
     messages.CancelJob(job_id="video_1"),
     messages.Shutdown(),
+    messages.FilePart(parcel=3, job_id="video_1", kind="state", file=0, offset=2**18, content=bytes(range(256))),
+    messages.FilePart(parcel=3, job_id="video_1", kind="source", file=1, checksum="0badcafe"),
+    messages.PartTaken(parcel=3),
 ]
 FROM_WORKER: list[messages.FromWorker] = [
     messages.WorkerReady(environment={"device": "cpu", "versions": {"torch": "2"}, "cuda": None}, load_seconds=1.5),
@@ -64,6 +67,9 @@ FROM_WORKER: list[messages.FromWorker] = [
     messages.StepFinished(job_id="video_1", step=1, num_steps=8, seconds=0.25),
     messages.StateSaved(job_id="video_1", step=1),
     messages.JobPaused(job_id="video_1", step=1, held_bytes=2**20),
+    messages.JobDropped(job_id="video_1"),
+    messages.FilePart(parcel=0, job_id="video_1", kind="output", file=120, content=b""),
+    messages.PartTaken(parcel=0, errno=28, problem="No space left on device"),
     messages.PreviewMade(job_id="video_1", step=1, picture=bytes(range(256))),
     messages.FramesDecoded(job_id="video_1", num_done=5, num_frames=17),
     messages.Computed(job_id="video_1"),

@@ -3,12 +3,15 @@
 Engine -> rank 0: RunJob, PauseJob, ResumeJob, DropJob, CancelJob, Shutdown, which it tells the other ranks; Ping to any
 rank, which answers Pong. Rank 0 -> engine, of a job: StageStarted, Warned, StepFinished, StateSaved, PreviewMade,
 FramesDecoded, JobPaused each time it has made way, then Computed, and JobCompleted once the output is written; or
-JobFailed at any time. Any rank -> engine: NodesAwaited, WorkerReady, WorkerFailed, GroupBroken.
+JobFailed at any time. Any rank -> engine: NodesAwaited, WorkerReady, WorkerFailed, PlaceLost, GroupBroken.
+
+Where rank 0 works in a scratch folder (RankPlace) the files of a job travel too, as FileParts that are answered with
+PartTaken: what it goes on from before its RunJob, a state before its StateSaved, the output before its JobCompleted.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -26,9 +29,9 @@ class RunJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     With a `state_file` what it takes to go on is written there, before the first step, after the last, and at most
     every `save_seconds` in between; where the file is there already, the job goes on from it. A preview is sent at most
-    every `preview_seconds`, 0 for none. `continues` is a video on this machine whose last frame is the request's first:
-    the output holds its frames, then the new ones without the first. `plan` says how; a job that goes on keeps the
-    portions that its state says.
+    every `preview_seconds`, 0 for none. `continues` is a video whose last frame is the request's first: the output
+    holds its frames, then the new ones without the first. All paths are the engine's. `plan` says how; a job that goes
+    on keeps the portions that its state says.
     """
 
     job_id: str
@@ -87,6 +90,35 @@ class Pong(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     number: int
 
 
+FileKind = Literal["source", "state", "output"]  # what a job continues, what it goes on from, what it makes
+
+
+class FilePart(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A part of the files of a job, on their way to the machine at the other end.
+
+    `parcel` is its sender's number for all of them together, `file` which of them this is of, and `offset` where in it
+    `content` belongs. The last part of a parcel has no content, and a `checksum` over all: CRC-32 in hex. Each is
+    answered with PartTaken.
+    """
+
+    parcel: int
+    job_id: str
+    kind: FileKind
+    file: int
+    offset: int = 0
+    content: bytes = b""
+    checksum: str = ""
+
+
+class PartTaken(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A part is written; of a parcel's last part, all its files are in their places, and on the disk. Or none ever will
+    be, with an `errno` other than 0 and a `problem` in words."""
+
+    parcel: int
+    errno: int = 0
+    problem: str = ""
+
+
 class NodesAwaited(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """While ranks meet: the nodes that are not there yet, none once all are. `remark` says what else is known of them,
     such as who came and was refused."""
@@ -141,6 +173,12 @@ class JobPaused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     held_bytes: int
 
 
+class JobDropped(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to DropJob, where files travel: those of the job that were on their way have come, or never will."""
+
+    job_id: str
+
+
 class PreviewMade(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A small JPEG picture of what the video will be, as far as can be told after this many steps."""
 
@@ -182,6 +220,14 @@ class WorkerFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     message: str
 
 
+class PlaceLost(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Whoever gave this rank its place has ended, and may give the place to another: it ends what it does, and is to
+    begin nothing more."""
+
+    rank: int
+    message: str
+
+
 class GroupBroken(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The ranks are out of step: this one ends, and with it the group. `is_cause`: it knows what began it, and has not
     merely lost another rank."""
@@ -193,7 +239,8 @@ class GroupBroken(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 Order = RunJob | ResumeJob | DropJob | Shutdown  # what ranks do one after another
-ToWorker = Order | PauseJob | CancelJob | Ping
+Carried = FilePart | PartTaken  # both ways
+ToWorker = Order | PauseJob | CancelJob | Ping | Carried
 JobMessage = (
     StageStarted
     | Warned
@@ -206,7 +253,9 @@ JobMessage = (
     | JobCompleted
     | JobFailed
 )
-FromWorker = NodesAwaited | WorkerReady | Pong | JobMessage | WorkerFailed | GroupBroken
+FromWorker = (
+    NodesAwaited | WorkerReady | Pong | JobMessage | JobDropped | Carried | WorkerFailed | PlaceLost | GroupBroken
+)
 
 
 class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,7 +265,8 @@ class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
     see at `address`. Ranks meet at a store that rank 0 keeps at `host`:`port`; `listener` is the descriptor of a socket
     that already listens there, which rank 0 is given, and -1 for all others. `shelf` is the descriptor of memory of
     this machine in which all of its ranks, `num_sharing` with those of other replicas, keep one copy of the weights, -1
-    where each has them on its device.
+    where each has them on its device. `scratch` is a folder of rank 0's machine in which it works, where that machine
+    need not have the engine's files; empty where their paths are the same.
     """
 
     rank: int = 0
@@ -230,6 +280,7 @@ class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
     first_device: int = 0
     shelf: int = -1
     num_sharing: int = 1
+    scratch: str = ""
 
     @property
     def num_nodes(self) -> int:

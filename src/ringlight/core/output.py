@@ -57,6 +57,12 @@ def make_readable(path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
+def frame_path(path: Path, number: int) -> Path:
+    """The file of the frame of this number, where a name is a pattern; another name as it is."""
+    pattern = FRAME_NUMBER.search(path.name)
+    return path if pattern is None else path.with_name(path.name.replace(pattern[0], pattern[0] % number))
+
+
 def part_path(path: Path, job_id: str) -> Path:
     """The name that a file has while a job writes it: hidden, beside the output, with the same extension."""
     return path.with_name(f".{path.stem}.{job_id}.part{path.suffix}")

@@ -20,6 +20,7 @@ class LocalReplica(RankedReplica):
         *,
         first_device: int = 0,
         memory: HostMemory | None = None,
+        scratch: str = "",
     ) -> None:
-        launcher = LocalLauncher(config, limits, num_ranks, first_device=first_device, memory=memory)
+        launcher = LocalLauncher(config, limits, num_ranks, first_device=first_device, memory=memory, scratch=scratch)
         super().__init__(config, launcher)

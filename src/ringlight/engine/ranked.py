@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -10,16 +11,20 @@ from multiprocessing.connection import wait
 
 from ringlight.core import messages
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import RinglightError, WorkerError, from_code
+from ringlight.core.errors import OutputError, RinglightError, WorkerError, from_code
 from ringlight.core.plain import plain
 from ringlight.engine import rank as ranks
 from ringlight.engine.causes import Sign, is_cause, likeliest_cause
+from ringlight.engine.deliveries import Deliveries
 from ringlight.engine.launch.launcher import Launcher, Start, TooLate
 from ringlight.engine.rank import RankDeath, RankHandle
 from ringlight.engine.replica import Lost, Receive
 from ringlight.engine.waiting import Awaited, Waiting
 
+logger = logging.getLogger(__name__)
+
 CAUSE_SECONDS = 1.0
+FINISHING_SECONDS = 0.05  # between two looks at outputs that are being written
 PINGS_PER_WATCHDOG = 5
 
 
@@ -42,9 +47,13 @@ class RankedReplica:
         self._listener: threading.Thread | None = None
         self._jobs_lock = threading.Lock()
         self._jobs: dict[str, tuple[Receive, Lost]] = {}
+        self._kept: set[str] = set()  # of the jobs those that have made way
         self._computing = ""
         self._free = threading.Event()
+        self._free.set()
+        self._has_place = True
         self._loss: RinglightError | None = None
+        self._deliveries = Deliveries(messages.RankPlace(), self._tell)
 
     @property
     def awaited(self) -> Awaited | None:
@@ -56,6 +65,7 @@ class RankedReplica:
         return [rank.pid for rank in self._ranks]
 
     def start(self) -> messages.WorkerReady:
+        self._let_finish()
         deadline = time.monotonic() + self._config.startup_timeout
         with self._start_lock:
             self._kill()
@@ -71,14 +81,15 @@ class RankedReplica:
         finally:
             self._waiting.end()
         self._checkpoint = ready.checkpoint
+        self._deliveries = Deliveries(self._ranks[0].place, self._ranks[0].send)
         with self._jobs_lock:
-            self._ready, self._loss = True, None
+            self._ready, self._has_place, self._loss = True, True, None
         self._listener = threading.Thread(target=self._listen, name="listener", daemon=True)
         self._listener.start()
         return ready
 
     def is_ready(self) -> bool:
-        return self._ready
+        return self._ready and (self._has_place or not self._free.is_set())
 
     def run(self, job: messages.RunJob, receive: Receive, lost: Lost) -> None:
         with self._jobs_lock:
@@ -89,6 +100,11 @@ class RankedReplica:
             loss = None if self._ready else self._loss or WorkerError("the workers are not there")
         if loss is not None:
             return lost(loss)
+        try:
+            self._deliveries.bring(job)
+        except OutputError as error:
+            self._hand_on(messages.JobFailed(job_id=job.job_id, code=error.code, message=str(error)))
+            return self.drop(job.job_id)
         self._send_and_wait(job)
 
     def resume(self, job_id: str) -> None:
@@ -96,6 +112,7 @@ class RankedReplica:
             is_kept = job_id in self._jobs
             if is_kept:
                 self._computing = job_id
+                self._kept.discard(job_id)
                 self._free.clear()
         if is_kept:
             return self._send_and_wait(messages.ResumeJob(job_id=job_id))
@@ -113,10 +130,13 @@ class RankedReplica:
     def drop(self, job_id: str) -> None:
         with self._jobs_lock:
             self._jobs.pop(job_id, None)
+            self._kept.discard(job_id)
+        self._deliveries.drop(job_id)
         self._tell(messages.DropJob(job_id=job_id))
 
     def cancel(self, job_id: str) -> None:
         self._tell(messages.CancelJob(job_id=job_id))
+        self._deliveries.give_up(job_id)
 
     def _tell(self, message: messages.ToWorker) -> None:
         if self._ready:
@@ -177,30 +197,52 @@ class RankedReplica:
             return WorkerError(f"the worker was not ready after {patience}; --startup-timeout gives it longer")
         return WorkerError(f"not all nodes were there after {patience}: {awaited}; --startup-timeout gives them longer")
 
+    def _let_finish(self) -> None:
+        """Of ranks that are alive and are to end: return when no output is being written any more."""
+        while self._ready and not self._closed.is_set():
+            with self._jobs_lock:
+                if self._jobs.keys() <= self._kept:
+                    return
+            self._closed.wait(FINISHING_SECONDS)
+
     def _listen(self) -> None:
         """The listener's thread: hand on what the ranks say, until they are gone."""
         loss: RinglightError | None = None
         try:
             for _, message in self._messages():
-                if isinstance(message, messages.JobMessage):
-                    self._hand_on(message)
+                self._hear(message)
         except RinglightError as error:
             loss = error
         except Exception as error:  # a message that cannot be understood, say: nobody may wait for ranks unheard
             loss = WorkerError(f"{type(error).__name__}: {error}")
             self._kill()
+        self._deliveries.close()
         with self._jobs_lock:
             self._ready, self._loss = False, loss
             left, self._jobs = self._jobs, {}
+            self._kept.clear()
             self._free.clear()  # whoever waits for a turn waits until all have heard of it
         for _, lost in left.values():
             lost(loss or WorkerError("the workers have ended"))
         self._free.set()
 
+    def _hear(self, message: messages.FromWorker) -> None:
+        if isinstance(message, messages.JobMessage):
+            self._hand_on(message)
+        elif isinstance(message, messages.Carried | messages.JobDropped):
+            self._deliveries.take(message)
+        elif isinstance(message, messages.PlaceLost):
+            logger.warning("rank %d makes way once it has nothing in hand: %s", message.rank, message.message)
+            self._has_place = False
+
     def _hand_on(self, message: messages.JobMessage) -> None:
         is_last = isinstance(message, (messages.JobCompleted, messages.JobFailed))
+        if is_last:
+            self._deliveries.end(message.job_id)
         with self._jobs_lock:
             job = self._jobs.pop(message.job_id, None) if is_last else self._jobs.get(message.job_id)
+            if isinstance(message, messages.JobPaused) and job is not None:
+                self._kept.add(message.job_id)
         if job is not None:
             receive, _ = job
             receive(message)
@@ -275,8 +317,8 @@ class RankedReplica:
                 if isinstance(message, messages.GroupBroken | messages.WorkerFailed):
                     signs.append(message)
                     del others[other.connection]
-                elif isinstance(message, messages.JobMessage):
-                    self._hand_on(message)
+                else:
+                    self._hear(message)
         is_starting = not self._ready
         self._kill()
         cause = likeliest_cause(signs)

@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from ringlight.core.files import into_place
-from ringlight.core.output import FRAME_NUMBER, part_path
+from ringlight.core.output import frame_path, part_path
 from ringlight.core.request import VideoRequest
 from ringlight.pipelines.continued import frames_of
 
@@ -198,9 +198,7 @@ class PngWriter:
 
     def write(self, frames_FHWC: Tensor) -> None:
         for pixels in frames_FHWC.cpu().numpy():
-            number = FRAME_NUMBER.search(self._path.name)
-            name = self._path.name.replace(number[0], number[0] % len(self._parts)) if number else self._path.name
-            path = self._path.with_name(name)
+            path = frame_path(self._path, len(self._parts))
             self._parts.append((part_path(path, self._job_id), path))
             Image.fromarray(pixels).save(self._parts[-1][0])
 

@@ -12,6 +12,7 @@ import logging
 import math
 import threading
 import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 SAVING_RANK = 0
 FORMAT = 4
 TENSOR = "tensor in this file"
+Work = tuple[int, dict[str, Tensor], dict[str, str]]  # a step, and what `pack` has made of it
 NUMBERS = ("step", "num_slices", "decode_chunk")  # of a DenoisingProgress, beside its latents
 
 
@@ -59,21 +61,31 @@ class StateFile:
     """
 
     def __init__(
-        self, path: Path, save_seconds: float, identity: str, job_id: str, control: Control, tracer: Tracer
+        self,
+        path: Path,
+        save_seconds: float,
+        identity: str,
+        job_id: str,
+        control: Control,
+        tracer: Tracer,
+        put_in_place: Callable[[Iterable[tuple[Path, Path]]], object] = into_place,
     ) -> None:
         """`identity` names all that a state depends on; at most every `save_seconds` of the job's turns there is a new
-        one, and one at the end of each turn."""
+        one, and one at the end of each turn. `put_in_place` takes it from its part file to where it belongs."""
         self._path = path
         self._part = part_path(path, job_id)
         self._save_seconds = save_seconds
         self._identity = f"{FORMAT} {identity}"
+        self._put_in_place = put_in_place
         self._control = control
         self._events, self._clock = tracer.events, tracer.clock
         self._thread: threading.Thread | None = None
+        self._due: Work | None = None  # what is written once the thread is done with what it has
+        self._due_lock = threading.Lock()
         self._next_save = -math.inf
         self._last_step: int | None = None  # of what was written last, or tried to be
         self._saves = control.rank == SAVING_RANK
-        self._has_warned = False
+        self._has_warned = self._is_writing = False
 
     @collective
     def begin(self, fresh: DenoisingProgress, sampler: Sampler) -> DenoisingProgress:
@@ -93,15 +105,13 @@ class StateFile:
     def save(self, progress: DenoisingProgress, sampler: Sampler) -> None:
         """Take a copy, and write it in a thread, if one is due: before all steps, after the last, and now and then.
 
-        A copy that is due while the one before is still being written waits for a later step.
+        One that is due now and then, while the one before is still being written, waits for a later step.
         """
         if not self._saves:
             return
-        if progress.step in (0, sampler.num_steps):
-            self.wait()
-        elif self._clock.now() < self._next_save or (self._thread is not None and self._thread.is_alive()):
-            return
-        self._begin_writing(progress, sampler)
+        is_first_or_last = progress.step in (0, sampler.num_steps)
+        if is_first_or_last or (self._clock.now() >= self._next_save and not self._is_writing):
+            self._write_soon(progress, sampler)
 
     def settle(self, progress: DenoisingProgress, sampler: Sampler) -> None:
         """Take a copy of just this, and write it in a thread: others have the turn now, for who knows how long.
@@ -109,20 +119,34 @@ class StateFile:
         A disk that has refused it already is not asked again.
         """
         if self._saves and progress.step != self._last_step:
-            self.wait()
-            self._begin_writing(progress, sampler)
+            self._write_soon(progress, sampler)
 
     def wait(self) -> None:
         """Return once nothing is being written."""
         if self._thread is not None:
             self._thread.join()
 
-    def _begin_writing(self, progress: DenoisingProgress, sampler: Sampler) -> None:
+    def _write_soon(self, progress: DenoisingProgress, sampler: Sampler) -> None:
+        """Write a copy of this once the one before is written; of several that wait for that, the last alone."""
         self._next_save = self._clock.now() + self._save_seconds
         self._last_step = progress.step
         work = (progress.step, *pack(progress, sampler.memory(), self._identity))
-        self._thread = threading.Thread(target=self._write, args=work, name="state", daemon=True)
-        self._thread.start()
+        with self._due_lock:
+            self._due = work
+            if not self._is_writing:
+                self._is_writing = True
+                self._thread = threading.Thread(target=self._write_all, name="state", daemon=True)
+                self._thread.start()
+
+    def _write_all(self) -> None:
+        """The thread: write until nothing is due."""
+        while True:
+            with self._due_lock:
+                work, self._due = self._due, None
+                self._is_writing = work is not None
+            if work is None:
+                return
+            self._write(*work)
 
     def _usable(self) -> bytes:
         """The file's content if it is whole and this job's, else nothing."""
@@ -139,7 +163,7 @@ class StateFile:
     def _write(self, step: int, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
         try:
             self._part.write_bytes(content_of(tensors, metadata))
-            into_place([(self._part, self._path)])
+            self._put_in_place([(self._part, self._path)])
         except OSError as error:
             self._part.unlink(missing_ok=True)
             if not self._has_warned:
@@ -175,7 +199,7 @@ def unpack(content: bytes, identity: str, device: torch.device) -> tuple[Denoisi
     except (safetensors.SafetensorError, ValueError) as error:
         raise ValueError(f"damaged: {error}") from None
     if metadata.get("identity") != identity:
-        raise ValueError("it is of another request, model, precision or layout")
+        raise ValueError("it is of another request, model, precision or layout, or of a version with other numerics")
     if metadata.get("checksum") != checksum(tensors, metadata.get("plain", "")):
         raise ValueError("damaged: the checksum is another")
     plain = json.loads(metadata["plain"])

@@ -1,4 +1,7 @@
-"""The socket to the engine, and what a running job tells and asks through it."""
+"""The socket to the engine, and what a running job tells and asks through it.
+
+Whoever reads it never writes: an engine that is slow to read would not be heard any more, and would wait for just that.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,17 @@ import contextlib
 import os
 import queue
 import threading
+from collections.abc import Callable, Iterable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import msgspec
 
 from ringlight.core import messages
+from ringlight.core.files import into_place
 from ringlight.core.output import remove_parts
+from ringlight.worker.scratch import Scratch
 
 
 class Corridor:
@@ -23,9 +30,18 @@ class Corridor:
         self._send_lock = threading.Lock()
         self._cancelled: set[str] = set()
         self._asked_to_leave: dict[str, bool] = {}  # whether at once
+        self._expected: set[str] = set()  # jobs of which files have come, and no order yet
         self._in_hand: dict[str, messages.RunJob] = {}
+        self._scratch: Scratch | None = None
+        self._pings: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.orders: queue.Queue[messages.Order] = queue.Queue()
         threading.Thread(target=self._receive, name="corridor", daemon=True).start()
+        threading.Thread(target=self._answer, name="pongs", daemon=True).start()
+
+    def work_in(self, place: str) -> None:
+        """Work in a folder of this process in that place, before there is any job; files travel then. Raises
+        InvalidInstallation."""
+        self._scratch = Scratch(place, self.send)
 
     def send(self, message: messages.FromWorker) -> None:
         with self._send_lock:
@@ -49,34 +65,93 @@ class Corridor:
     def put_down(self, job: messages.RunJob) -> None:
         """Nothing is left to do for this job."""
         self._in_hand.pop(job.job_id, None)
-        self._cancelled.discard(job.job_id)
-        self._asked_to_leave.pop(job.job_id, None)
+        self._forget(job.job_id)
+        if self._scratch is not None:
+            self._scratch.clear(job.job_id)
+
+    def dropped(self, job_id: str) -> None:
+        """A job is forgotten as the engine wished, also where nothing was here of it but files that came before."""
+        self._in_hand.pop(job_id, None)
+        if self._scratch is not None:
+            self._scratch.clear(job_id)
+            self.send(messages.JobDropped(job_id=job_id))
+
+    def putting_in_place(self, job: messages.RunJob) -> Callable[[Iterable[tuple[Path, Path]]], object]:
+        """What moves the state of this job to where it belongs, once it is written."""
+        return into_place if self._scratch is None else partial(self._scratch.bring_state, job.job_id)
+
+    def hand_over(self, job: messages.RunJob, written: list[str]) -> list[str]:
+        """Have the files of an output where the engine wants them. Returns their paths there; raises OutputError."""
+        return written if self._scratch is None else self._scratch.bring_output(job.job_id, written)
+
+    def close(self) -> None:
+        """Nothing more comes: this process ends, with nothing left in hand."""
+        if self._scratch is not None:
+            self._scratch.remove()
 
     def leave(self, last_word: messages.GroupBroken | None = None) -> None:
         """End this process at once, nothing half-written left behind."""
         for job in list(self._in_hand.values()):
             for path in filter(None, (job.output, job.state_file)):
                 remove_parts(Path(path), job.job_id)
+        self.close()
         if last_word is not None:
             with contextlib.suppress(OSError):  # the engine is gone too
                 self.send(last_word)
         os._exit(1)
 
+    def _forget(self, job_id: str) -> None:
+        """What was asked of a job so far is not asked of a later one of this name."""
+        self._cancelled.discard(job_id)
+        self._asked_to_leave.pop(job_id, None)
+        self._expected.discard(job_id)
+
+    def _expect(self, job_id: str) -> None:
+        """A file of a job has come, so a turn of it will be ordered: from here on a pause is asked of that one."""
+        if job_id not in self._expected:
+            self._expected.add(job_id)
+            self._asked_to_leave.pop(job_id, None)
+
+    def _begin_turn(self, job_id: str) -> None:
+        """A turn of a job is ordered: what was asked of the one before is not asked of this one."""
+        self._expect(job_id)
+        self._expected.discard(job_id)
+
+    def _answer(self) -> None:
+        """A thread's work: what Pings ask for."""
+        with contextlib.suppress(OSError):  # the engine is gone
+            while True:
+                self.send(messages.Pong(number=self._pings.get()))
+
     def _receive(self) -> None:
         try:
             while True:
-                message = messages.to_worker_decoder.decode(self._connection.recv_bytes())
-                match message:
-                    case messages.Ping(number=number):
-                        self.send(messages.Pong(number=number))
-                    case messages.CancelJob(job_id=job_id):
-                        self._cancelled.add(job_id)
-                    case messages.PauseJob(job_id=job_id, now=now):
-                        self._asked_to_leave[job_id] = now or self.is_asked_to_leave_now(job_id)
-                    case messages.RunJob(job_id=job_id) | messages.ResumeJob(job_id=job_id):
-                        self._asked_to_leave.pop(job_id, None)  # what was asked of the turn before is not of this one
-                        self.orders.put(message)
-                    case messages.DropJob() | messages.Shutdown():
-                        self.orders.put(message)
+                self._sort(messages.to_worker_decoder.decode(self._connection.recv_bytes()))
         except (EOFError, OSError, msgspec.DecodeError):
             self.leave()  # the engine is gone, or cannot be understood; nobody waits for what we do
+
+    def _sort(self, message: messages.ToWorker) -> None:
+        match message:
+            case messages.Ping(number=number):
+                self._pings.put(number)
+            case messages.FilePart() | messages.PartTaken() if self._scratch is not None:
+                if isinstance(message, messages.FilePart):
+                    self._expect(message.job_id)
+                self._scratch.take(message)
+            case messages.CancelJob(job_id=job_id):
+                self._cancelled.add(job_id)
+                if self._scratch is not None:
+                    self._scratch.give_up(job_id)
+            case messages.PauseJob(job_id=job_id, now=now):
+                self._asked_to_leave[job_id] = now or self.is_asked_to_leave_now(job_id)
+            case messages.RunJob():
+                self._begin_turn(message.job_id)
+                self.orders.put(message if self._scratch is None else self._scratch.here(message))
+            case messages.ResumeJob():
+                self._begin_turn(message.job_id)
+                self.orders.put(message)
+            case messages.DropJob(job_id=job_id):
+                self._forget(job_id)
+                self.orders.put(message)
+            case messages.Shutdown():
+                self.orders.put(message)

@@ -42,7 +42,7 @@ class Finishing:
     def _finish(self, job: messages.RunJob, output: Output, report: RunReport, computed_at: float) -> None:
         ending: messages.JobCompleted | messages.JobFailed
         try:
-            outputs = finish(output)
+            outputs = self._corridor.hand_over(job, finish(output))
             whole = with_output(report, outputs, time.perf_counter() - computed_at)
             ending = messages.JobCompleted(job_id=job.job_id, report=whole)
         except OSError as error:

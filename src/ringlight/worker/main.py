@@ -21,6 +21,7 @@ import torch
 
 from ringlight.core import messages
 from ringlight.core.errors import InvalidCheckpoint, RinglightError
+from ringlight.core.numerics import NUMERICS
 from ringlight.core.plan import Abilities
 from ringlight.core.report import RankReport, workload_hash
 from ringlight.families.lora_library import LoraLibrary
@@ -71,6 +72,7 @@ class Worker:
                 f"{terms['checkpoint']} and was {setup.checkpoint}; start again, or put the old one back"
             )
         self._numerics = {name: terms[name] for name in ("checkpoint", "load-format", "dtype", "device")}
+        self._numerics["numerics"] = str(NUMERICS)
         self._group = RankGroup.join(setup.place, self._device, terms, config, self._say_who_is_awaited, self._follow)
         self._meter = meter_for(self._device, setup.place.rank, shares_weights=setup.place.shelf >= 0)
         try:
@@ -127,9 +129,11 @@ class Worker:
                     self._give_turn(self._begin(order))
                 case messages.ResumeJob(job_id=job_id):
                     self._give_turn(self._held.pop(job_id))
-                case messages.DropJob(job_id=job_id) if job_id in self._held:
-                    self._drop(self._held.pop(job_id))
-                    self._release_memory()
+                case messages.DropJob(job_id=job_id):
+                    if job_id in self._held:
+                        self._held.pop(job_id).close()
+                        self._release_memory()
+                    self._corridor.dropped(job_id)
         for job in self._held.values():
             self._drop(job)
         self._group.leave()
@@ -158,7 +162,7 @@ class Worker:
             self._release_memory()
 
     def _drop(self, job: HeldJob) -> None:
-        """Forget a job, of which the engine hears nothing more."""
+        """Forget a job that will not be made here."""
         job.close()
         self._corridor.put_down(job.order)
 
@@ -259,7 +263,8 @@ class Worker:
             return None
         identity = workload_hash({"workload": order.request.workload(), "layout": order.layout.name} | self._numerics)
         control = self._group.control
-        return StateFile(Path(order.state_file), order.save_seconds, identity, order.job_id, control, tracer)
+        path, put_in_place = Path(order.state_file), self._corridor.putting_in_place(order)
+        return StateFile(path, order.save_seconds, identity, order.job_id, control, tracer, put_in_place)
 
     def _release_memory(self) -> None:
         try:
@@ -298,12 +303,16 @@ def release_memory(device: torch.device) -> None:
 def work(setup: messages.WorkerSetup, corridor: Corridor) -> None:
     """Load, and serve until told to stop; the engine hears what keeps this from it, and the process ends."""
     try:
+        if setup.place.scratch:
+            corridor.work_in(setup.place.scratch)
         worker = Worker(setup, corridor)
     except Exception as error:  # whatever it is, the engine must hear of it before this process ends
+        corridor.close()
         failure = as_ringlight_error(error, TOO_LARGE_TO_LOAD)
         corridor.send(messages.WorkerFailed(code=failure.code, message=str(failure)))
         sys.exit(1)
     worker.serve()
+    corridor.close()
     sys.stderr.flush()
 
 

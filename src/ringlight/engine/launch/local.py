@@ -25,7 +25,8 @@ KNOCK_EVERY_SECONDS = 0.5
 class LocalLauncher:
     """Starts processes on this machine: all of `num_ranks`, or with several nodes this one's share of them.
 
-    `first_device` is the first GPU of this machine that they take; with `memory` their weights lie there.
+    `first_device` is the first GPU of this machine that they take; with `memory` their weights lie there. With
+    `scratch` rank 0 works in that folder, as on a machine that has none of our files.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class LocalLauncher:
         *,
         first_device: int = 0,
         memory: HostMemory | None = None,
+        scratch: str = "",
     ) -> None:
         self._config = config
         self._limits = limits
         self._num_ranks = num_ranks
         self._first_device = first_device
         self._memory = memory
+        self._scratch = scratch
 
     def launch(self, start: Start) -> list[RankHandle]:
         address = self._await_node_0(start)
@@ -114,6 +117,7 @@ class LocalLauncher:
                 first_device=self._first_device,
                 shelf=-1 if self._memory is None else self._memory.descriptor,
                 num_sharing=1 if self._memory is None else self._memory.num_ranks,
+                scratch=self._scratch if rank == 0 else "",
             )
 
     def _listen_for_ranks(self, host: str, port: int) -> socket.socket:

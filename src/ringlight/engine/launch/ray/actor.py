@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import socket
+import tempfile
 
 import msgspec
 import ray
@@ -22,13 +23,17 @@ STDERR = "/proc/self/fd/2"
 
 
 class Seat(msgspec.Struct, frozen=True):
-    """Where a process is: its node, that one's address as the engine sees it, and its cards by Ray's names of them."""
+    """Where a process is: its node, that one's address as the engine sees it, and its cards by Ray's names of them.
+
+    What it says goes to the file `log` of the node, and it may work in the folder `scratch` there.
+    """
 
     node: str
     address: str
     devices: tuple[str, ...]
     pid: int
     log: str
+    scratch: str
 
     @property
     def order(self) -> tuple[str, str, tuple[tuple[int, str], ...], int]:
@@ -48,8 +53,8 @@ class RankActor:
         """Where this is, for an engine that listens there: a Seat."""
         context = ray.get_runtime_context()
         devices = tuple(map(str, context.get_accelerator_ids().get("GPU", ())))
-        address = address_towards(*engine)
-        return msgspec.json.encode(Seat(context.get_node_id(), address, devices, os.getpid(), os.readlink(STDERR)))
+        address, log, scratch = address_towards(*engine), os.readlink(STDERR), tempfile.gettempdir()
+        return msgspec.json.encode(Seat(context.get_node_id(), address, devices, os.getpid(), log, scratch))
 
     def meeting(self, host: str, num_ranks: int) -> int:
         """Listen where the ranks meet. Returns the port."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 
 import msgspec
 import ray
+from ray._private.services import canonicalize_bootstrap_address
 from ray._private.state import available_resources_per_node, state
+from ray._private.worker import global_worker
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -85,11 +88,15 @@ def _describe(config: bytes) -> bytes:
 def _connect(address: str) -> None:
     """Raise InvalidSetting where there is no such cluster, or it does not let us in."""
     handler = signal.getsignal(signal.SIGTERM)
-    host, _, port = address.rpartition(":")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # it would write a line a second of what we say in one
     try:
-        if host and port.isdecimal():
-            knock(host.strip("[]"), int(port))  # where nobody listens Ray would try for minutes
-        ray.init(address=address, log_to_driver=False, configure_logging=False)
+        if (head := canonicalize_bootstrap_address(address)) is None:
+            raise ConnectionError("none runs on this machine")
+        host, _, port = head.rpartition(":")
+        knock(host.strip("[]"), int(port))  # Ray itself would try for minutes
+        ray.init(address=head, log_to_driver=False, configure_logging=False)
+        global_worker.threads_stopped.set()  # it would print what it notices of nodes, where our results are printed
+        global_worker.gcs_error_subscriber.close()
     except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
         raise InvalidSetting(_refused(address, error)) from None
     finally:

@@ -53,6 +53,8 @@ class Door:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._server = socket.create_server((host, 0), family=family, backlog=num_ranks + MOST_AT_ONCE)
         self._server.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._server, selectors.EVENT_READ)
         self._num_ranks = num_ranks
         self._watchdog_seconds = watchdog_seconds
         self._comers: dict[socket.socket, _Comer] = {}
@@ -62,19 +64,17 @@ class Door:
 
     def admit(self, look: Callable[[], None]) -> dict[int, Connection]:
         """A connection to each rank, once all have come. `look` is called now and then, and may raise."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._server, selectors.EVENT_READ)
-            while len(self._admitted) < self._num_ranks:
-                for key, _ in selector.select(LOOK_SECONDS):
-                    if key.fileobj is self._server:
-                        self._greet(selector)
-                    else:
-                        assert isinstance(key.fileobj, socket.socket)
-                        self._hear(selector, key.fileobj)
-                now = time.monotonic()
-                for comer in [each for each, said in self._comers.items() if now > said.deadline]:
-                    self._refuse(selector, comer)
-                look()
+        while len(self._admitted) < self._num_ranks:
+            for key, _ in self._selector.select(LOOK_SECONDS):
+                if key.fileobj is self._server:
+                    self._greet()
+                else:
+                    assert isinstance(key.fileobj, socket.socket)
+                    self._hear(key.fileobj)
+            now = time.monotonic()
+            for comer in [each for each, said in self._comers.items() if now > said.deadline]:
+                self._refuse(comer)
+            look()
         admitted, self._admitted = self._admitted, {}
         return admitted
 
@@ -84,6 +84,7 @@ class Door:
 
     def close(self) -> None:
         """Listen no more, and forget who has come and is not fetched."""
+        self._selector.close()
         for comer in (self._server, *self._comers):
             comer.close()
         for connection in self._admitted.values():
@@ -91,7 +92,7 @@ class Door:
         self._comers.clear()
         self._admitted.clear()
 
-    def _greet(self, selector: selectors.BaseSelector) -> None:
+    def _greet(self) -> None:
         with contextlib.suppress(OSError):  # he has gone again
             comer, _ = self._server.accept()
             comer.setblocking(False)
@@ -99,10 +100,10 @@ class Door:
                 self.num_refused += 1
                 return comer.close()
             self._comers[comer] = _Comer()
-            selector.register(comer, selectors.EVENT_READ)
+            self._selector.register(comer, selectors.EVENT_READ)
             comer.sendall(self._comers[comer].nonce)
 
-    def _hear(self, selector: selectors.BaseSelector, comer: socket.socket) -> None:
+    def _hear(self, comer: socket.socket) -> None:
         known = self._comers[comer]
         try:
             said = comer.recv(CLAIM_BYTES - len(known.said))
@@ -110,7 +111,7 @@ class Door:
             said = b""
         known.said += said
         if not said:
-            return self._refuse(selector, comer)
+            return self._refuse(comer)
         if len(known.said) < CLAIM_BYTES:
             return
         token = self.address.token
@@ -118,16 +119,16 @@ class Door:
         rank = int.from_bytes(claim[:RANK_BYTES])
         is_ours = hmac.compare_digest(digest, _proof(token, known.nonce, claim))
         if not is_ours or rank >= self._num_ranks or rank in self._admitted:
-            return self._refuse(selector, comer)
-        selector.unregister(comer)
+            return self._refuse(comer)
+        self._selector.unregister(comer)
         del self._comers[comer]
         comer.setblocking(True)
         keep_watch(comer, self._watchdog_seconds)
         comer.sendall(_proof(token, claim, known.nonce))
         self._admitted[rank] = Connection(comer.detach())
 
-    def _refuse(self, selector: selectors.BaseSelector, comer: socket.socket) -> None:
-        selector.unregister(comer)
+    def _refuse(self, comer: socket.socket) -> None:
+        self._selector.unregister(comer)
         del self._comers[comer]
         comer.close()
         self.num_refused += 1

@@ -97,7 +97,8 @@ class RayLauncher:
                     self.end()
                     shape, group = wanted, self._reserve(wanted)
                     continue
-            start.waiting.say("room in the cluster", lacking)
+            if now - since > ROUND_SECONDS:
+                start.waiting.say("room in the cluster", lacking)
         assert shape is not None
         return shape
 
@@ -155,6 +156,7 @@ class RayLauncher:
                 host=host,
                 port=port,
                 num_sharing=shape.num_local if self._is_placed else 1,
+                scratch=seat.scratch if rank == 0 else "",
             )
             setup = messages.WorkerSetup(
                 config=self._config, limits=self._limits, place=place, checkpoint=start.checkpoint
