@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.engine.processes import is_alive
 
 STORE_BYTES = 80 * 2**20  # Ray's least
 TOKEN = "a-token-that-only-these-tests-know-of-0123456789"
@@ -30,10 +35,28 @@ class RayNodes:
         self.nodes.append(node)
         return node
 
-    def remove(self, node: Any) -> None:
-        """Kill a node's raylet, as if its machine had gone."""
-        self.nodes.remove(node)
-        self._cluster.remove_node(node, allow_graceful=False)
+    def kill_raylet_of(self, pid: int) -> None:
+        """Kill the raylet that a rank is the child of, and nothing else."""
+        os.kill(parent_of(pid), signal.SIGKILL)
+
+    def ranks(self) -> list[int]:
+        """The process ids of all ranks on its nodes."""
+        raylets = {node.all_processes["raylet"][0].process.pid for node in self.nodes}
+        return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if is_rank(pid, raylets)]
+
+
+def is_rank(pid: int, raylets: Collection[int]) -> bool:
+    """Whether this is a rank that one of these has started."""
+    try:
+        called = Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::RankActor")
+        return called and is_alive(pid) and parent_of(pid) in raylets
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def parent_of(pid: int) -> int:
+    """A process's parent."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @contextlib.contextmanager

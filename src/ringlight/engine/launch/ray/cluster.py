@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 
@@ -88,7 +87,6 @@ def _describe(config: bytes) -> bytes:
 def _connect(address: str) -> None:
     """Raise InvalidSetting where there is no such cluster, or it does not let us in."""
     handler = signal.getsignal(signal.SIGTERM)
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # it would write a line a second of what we say in one
     try:
         if (head := canonicalize_bootstrap_address(address)) is None:
             raise ConnectionError("none runs on this machine")

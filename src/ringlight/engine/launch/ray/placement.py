@@ -71,10 +71,8 @@ class Need(msgspec.Struct, frozen=True):
 
     def lacking(self, nodes: Sequence[Node], shape: Shape | None, may_grow: bool) -> str:
         """The sentence on a replica for which there is no room: what it wants, what is free, and what to do."""
-        names = list(self.each)
-        free = "; ".join(
-            f"{amounts({name: node.free.get(name, 0.0) for name in names})} on {node.address}" for node in nodes
-        )
+        able = [node for node in nodes if any(node.total.get(name) for name in self.each)]
+        free = "; ".join(f"{amounts(node.free_of(self.each))} on {node.address}" for node in able)
         said = f"the cluster has no room for {self.told(shape)}; free: {free or 'no node'}"
         if shape is None and sum(self.room(node.total) for node in nodes) >= self.num_ranks:
             rooms = ", ".join(str(self.room(node.total)) for node in nodes if self.room(node.total))
