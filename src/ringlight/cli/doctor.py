@@ -54,7 +54,7 @@ def _examine_cluster(config: EngineConfig) -> tuple[Facts, list[Finding]]:
     try:
         found = examine_cluster(config, PACKAGES)
     except InvalidSetting as error:
-        what, _, remedy = str(error).partition("; ")
+        what, _, remedy = str(error).rpartition("; ")
         return {}, [Finding(f"cluster: {what}", remedy)]
     checks = [Check("address", found.address), *judge(found.here, found.nodes, found.door_host)]
     return facts_of(checks, found.nodes, "cluster"), [*findings_of(checks)]
