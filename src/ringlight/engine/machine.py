@@ -99,10 +99,13 @@ def run_settings(config: EngineConfig, is_cpu: bool) -> RunSettings:
 
 def usable_cards(config: EngineConfig) -> list[DriverCard] | None:
     """The cards that torch will see: none where it goes to the CPU, None where nobody can say."""
-    if config.device == "cpu" or _is_built_for_cpus():
-        return []
-    found = find_cards()
-    return None if found is None else visible(found, read_visible_devices(), counts_in_bus_order())
+    found = cards_here(config)
+    return found and visible(found, read_visible_devices(), counts_in_bus_order())
+
+
+def cards_here(config: EngineConfig) -> list[DriverCard] | None:
+    """The cards that there are, shown to this process or not: none where torch goes to the CPU anyhow."""
+    return [] if config.device == "cpu" or _is_built_for_cpus() else find_cards()
 
 
 def _is_built_for_cpus() -> bool:

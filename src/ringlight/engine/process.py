@@ -50,7 +50,6 @@ class LocalProcess:
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.wait()
 
 
 def launch(arguments: list[str], inherited: list[int], environment: dict[str, str]) -> subprocess.Popen[bytes]:

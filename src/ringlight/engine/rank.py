@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Protocol
 
@@ -13,6 +15,7 @@ from ringlight.core import messages
 from ringlight.core.errors import WorkerError
 
 CLOSE_SECONDS = 3.0
+KILL_SECONDS = 10.0  # until a process that was killed is gone; one on a machine that is gone tells nobody
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -42,7 +45,7 @@ class Process(Protocol):
         ...
 
     def kill(self) -> None:
-        """End it now, whatever it does, stopped or not. Returns when it has ended, or nobody can reach it any more."""
+        """Have it end now, whatever it does, stopped or not."""
         ...
 
 
@@ -105,5 +108,14 @@ class RankHandle:
         return self._process.wait(seconds)
 
     def kill(self) -> None:
-        """End it now, whatever it does, stopped or not."""
+        """Have it end now, whatever it does, stopped or not."""
         self._process.kill()
+
+
+def end_all(ranks: Sequence[RankHandle]) -> None:
+    """End ranks, and return when they have ended, or those that are left are out of reach."""
+    for rank in ranks:
+        rank.kill()
+    deadline = time.monotonic() + KILL_SECONDS
+    for rank in ranks:
+        rank.wait(max(0.0, deadline - time.monotonic()))

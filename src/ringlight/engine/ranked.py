@@ -17,7 +17,7 @@ from ringlight.engine import rank as ranks
 from ringlight.engine.causes import Sign, is_cause, likeliest_cause
 from ringlight.engine.deliveries import Deliveries
 from ringlight.engine.launch.launcher import Launcher, Start, TooLate
-from ringlight.engine.rank import RankDeath, RankHandle
+from ringlight.engine.rank import RankDeath, RankHandle, end_all
 from ringlight.engine.replica import Lost, Receive
 from ringlight.engine.waiting import Awaited, Waiting
 
@@ -332,8 +332,7 @@ class RankedReplica:
     def _kill(self) -> None:
         """End the ranks; their connections are closed once nobody listens to them any more."""
         self._ready = False
-        for rank in self._ranks:
-            rank.kill()
+        end_all(self._ranks)
         if self._listener is not None and self._listener is not threading.current_thread():
             self._listener.join()
         for rank in self._ranks:

@@ -17,7 +17,7 @@ from ringlight.core.cluster import ClusterConfig
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidSetting, WorkerError
 from ringlight.engine.launch.ray.placement import Need, Node
-from ringlight.engine.machine import Host, this_host
+from ringlight.engine.machine import Host, cards_here, this_host
 from ringlight.engine.network import knock
 
 AUTO = "auto"
@@ -70,18 +70,22 @@ class RayCluster:
             return None
         node = max(able, key=lambda node: need.room(node.total))
         there = NodeAffinitySchedulingStrategy(node.id, soft=False)
-        ask = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_describe)
+        ask = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(describe)
         try:
-            told = ray.get(ask.remote(msgspec.json.encode(config)), timeout=ASK_SECONDS)
+            told = ray.get(ask.remote(msgspec.json.encode(config), int(node.total.get("GPU", 0))), timeout=ASK_SECONDS)
         except (RayError, TimeoutError) as error:
-            said = " ".join(str(error).split())
+            *_, said = str(error).strip().splitlines() or [type(error).__name__]
             raise WorkerError(f"node {node.address} of the cluster does not tell what it has: {said}") from None
         return msgspec.json.decode(told, type=Host)
 
 
-def _describe(config: bytes) -> bytes:
-    """Run on a node: what it has, found as it is found on this machine, without torch."""
-    return msgspec.json.encode(this_host(msgspec.json.decode(config, type=EngineConfig)))
+def describe(config: bytes, num_cards: int) -> bytes:
+    """Run on a node: what it has, found as it is found on this machine, without torch. Of its cards Ray gives away so
+    many, and hides all from a task that has asked for none."""
+    asked = msgspec.json.decode(config, type=EngineConfig)
+    found = cards_here(asked)
+    host = msgspec.structs.replace(this_host(asked), cards=found if found is None else found[:num_cards])
+    return msgspec.json.encode(host)
 
 
 def _connect(address: str) -> None:

@@ -11,8 +11,6 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ringlight.engine.launch.ray.actor import Seat
 from ringlight.engine.rank import Ending
 
-KILL_SECONDS = 10.0
-
 
 class RayProcess:
     """The process of an actor, from when it is told to serve. Its restarts and repeats are ours, so it has none."""
@@ -40,7 +38,6 @@ class RayProcess:
     def kill(self) -> None:
         with contextlib.suppress(RayError):  # it has ended, or nobody can reach it
             ray.kill(self._actor)
-        self.wait(KILL_SECONDS)
 
     def _read(self) -> Ending:
         on, log = f"on {self._seat.address}", f"its log there, {self._seat.log}, says more"
