@@ -17,6 +17,7 @@ from ringlight.engine import process
 from ringlight.engine.jobs import Job, Keep, Submission
 from ringlight.engine.local import LocalReplica
 from ringlight.engine.ranked import RankedReplica
+from ringlight.engine.replicas import GivenReplicas
 from ringlight.worker.scratch import NAME
 from tests import forking
 from tests.engine.faults import plant
@@ -30,9 +31,14 @@ PART_BYTES = 1000  # so that the states and videos of tests have many parts
 class Apart:
     """Ranks of a replica with a scratch folder, and their engine, whose jobs have `home` for their files."""
 
-    def __init__(self, engine: Engine, replica: RankedReplica, home: Path, scratch: Path) -> None:
-        self.engine, self.replica, self.home, self.scratch = engine, replica, home, scratch
+    def __init__(self, engine: Engine, replicas: Sequence[RankedReplica], home: Path, scratch: Path) -> None:
+        self.engine, self.replicas, self.home, self.scratch = engine, replicas, home, scratch
         self._number = 0
+
+    @property
+    def pids(self) -> list[int]:
+        """The ranks of all replicas."""
+        return [pid for replica in self.replicas for pid in replica.pids]
 
     def submit(self, prompt: str = "a cat", name: str = "film.safetensors", keeps: bool = True, **asked: Any) -> Job:
         """A job with a folder of its own in `home`."""
@@ -65,8 +71,14 @@ class Apart:
 
 
 def config_of(checkpoint: Path, num_ranks: int) -> EngineConfig:
-    asked = AskedLayout(num_gpus=num_ranks)
-    return EngineConfig(model_path=str(checkpoint), device="cpu", num_threads=1, asked_layout=asked, watchdog_timeout=2)
+    """Ranks that are given time: some say nothing for a while."""
+    return EngineConfig(
+        model_path=str(checkpoint),
+        device="cpu",
+        num_threads=1,
+        asked_layout=AskedLayout(num_gpus=num_ranks),
+        watchdog_timeout=60.0,
+    )
 
 
 @contextmanager
@@ -74,6 +86,7 @@ def ranks_apart(
     tiny: Path,
     folder: Path,
     num_ranks: int = 1,
+    num_replicas: int = 1,
     replica: RankedReplica | None = None,
     home: Path | None = None,
     part_bytes: int = PART_BYTES,
@@ -82,8 +95,12 @@ def ranks_apart(
     folder in `folder`."""
     (real := home or folder / "home").mkdir(exist_ok=True)
     scratch, config = folder / "scratch", config_of(tiny, num_ranks)
-    if replica is None:
-        replica = LocalReplica(config, RequestLimits(), num_ranks, scratch=str(scratch))
+    replicas = (
+        [replica]
+        if replica
+        else [LocalReplica(config, RequestLimits(), num_ranks, scratch=str(scratch)) for _ in range(num_replicas)]
+    )
+    source = GivenReplicas(*replicas)
     there = os.open(real, os.O_RDONLY | os.O_DIRECTORY)
 
     def part() -> None:
@@ -94,11 +111,13 @@ def ranks_apart(
         return forking.fork_rank(arguments, inherited, environment, prepare=part)
 
     try:
-        with pytest.MonkeyPatch.context() as patch, Engine(config, replica=replica, supervised=True) as engine:
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(process, "launch", launch)
             patch.setattr(courier, "PART_BYTES", part_bytes)
-            engine.start()
-            yield Apart(engine, replica, Path(f"/proc/self/fd/{there}"), scratch)
+            with Engine(config, source=source, num_replicas=len(replicas), supervised=True) as engine:
+                engine.start()
+                wait_until(lambda: {each.status for each in engine.replicas} == {"ready"})
+                yield Apart(engine, replicas, Path(f"/proc/self/fd/{there}"), scratch)
         assert list(scratch.iterdir()) == []  # each folder has ended with its process
     finally:
         os.close(there)

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from ringlight import Engine
-from ringlight.core.errors import Cancelled, InvalidRequest, OutputError
+from ringlight import Engine, RequestLimits
+from ringlight.core.errors import Cancelled, InvalidInstallation, InvalidRequest, InvalidSetting, OutputError
 from ringlight.engine import holding
 from ringlight.engine.jobs import PAUSED, Submission
-from tests.engine.apart import Apart, ranks_apart
+from ringlight.engine.local import LocalReplica
+from tests.engine.apart import Apart, config_of, ranks_apart
 from tests.engine.processes import wait_until
 from tests.engine.requests import small
 from tests.server.disks import NoSmallDisk, fill, small_disk
@@ -82,7 +84,7 @@ def test_a_video_that_continues_another(apart: Apart, engine: Engine, tmp_path: 
 def test_after_a_kill_it_goes_on_to_the_same_video(two: Apart, rank: int) -> None:
     expected = two.made(two.submit(**FILM))
     job = two.at(10, two.submit(**FILM))
-    os.kill(two.replica.pids[rank], signal.SIGKILL)
+    os.kill(two.pids[rank], signal.SIGKILL)
     assert two.made(job) == expected
     assert job.state.report is not None and job.state.report.resumed_from_step >= 1
     assert job.state.deaths == 1
@@ -110,10 +112,29 @@ def test_the_state_of_a_paused_film_is_there_when_ranks_die(two: Apart) -> None:
     longer = two.submit(num_inference_steps=30)
     wait_until(lambda: film.state.stage == PAUSED and longer.state.step >= 2)
     step = film.state.step
-    os.kill(two.replica.pids[0], signal.SIGKILL)
+    os.kill(two.pids[0], signal.SIGKILL)
     longer.wait(60)
     assert two.made(film) == expected
     assert film.state.report is not None and film.state.report.resumed_from_step == step
+
+
+def test_a_film_goes_on_with_a_replica_on_another_machine(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes way on one, and that one forgets it: its state is brought back first, and then to the other."""
+    monkeypatch.setattr(holding, "MOST_HELD", 0)
+    with ranks_apart(tiny, tmp_path, num_replicas=2) as apart:
+        expected = apart.made(apart.submit(**FILM))
+        film, longer = apart.at(3, apart.submit(**FILM)), apart.submit(num_inference_steps=20)
+        wait_until(lambda: longer.state.step >= 1)
+        began, urgent = film.state.replica, apart.submit(priority=1, num_inference_steps=40)
+        wait_until(lambda: film.state.stage == PAUSED)
+        step = film.state.step  # of what was saved by then
+        assert apart.made(film) == expected
+        assert (urgent.state.replica, film.state.replica) == (began, longer.state.replica)
+        assert film.state.report is not None and film.state.report.resumed_from_step >= step > 0
+        urgent.wait(60)
+        assert apart.left() == []
 
 
 def test_a_cancel_in_the_middle_leaves_nothing(apart: Apart) -> None:
@@ -129,7 +150,7 @@ def test_a_cancel_in_the_middle_leaves_nothing(apart: Apart) -> None:
 
 
 def test_a_place_that_is_gone_is_the_jobs_error_and_named_as_the_engine_knows_it(apart: Apart) -> None:
-    pids = apart.replica.pids
+    pids = apart.pids
     job = apart.submit("asked 0 step 1", name="film.mp4")  # it waits there until it is cancelled or makes way
     wait_until(lambda: job.state.step >= 1)
     shutil.rmtree(Path(job.output).parent)
@@ -137,13 +158,13 @@ def test_a_place_that_is_gone_is_the_jobs_error_and_named_as_the_engine_knows_it
     with pytest.raises(OutputError, match=rf"{job.output}: No such file or directory; make room"):
         job.wait(60)
     assert apart.left() == []
-    assert apart.replica.pids == pids
+    assert apart.pids == pids
 
 
 def test_the_engines_full_disk_is_the_jobs_error(tiny: Path, tmp_path: Path) -> None:
     try:
         with small_disk(tmp_path) as disk, ranks_apart(tiny, tmp_path, home=disk) as apart:
-            pids, job = apart.replica.pids, apart.submit(name="film.npy", num_inference_steps=30)
+            pids, job = apart.pids, apart.submit(name="film.npy", num_inference_steps=30)
             apart.at(1, job)
             filler = fill(disk)
             with pytest.raises(OutputError, match=rf"{job.output}: No space left on device; make room"):
@@ -152,7 +173,7 @@ def test_the_engines_full_disk_is_the_jobs_error(tiny: Path, tmp_path: Path) -> 
             assert apart.left() == []
             filler.unlink()
             assert apart.made(apart.submit(name="film.npy"))
-            assert apart.replica.pids == pids
+            assert apart.pids == pids
     except NoSmallDisk as reason:
         pytest.skip(str(reason))
 
@@ -171,3 +192,18 @@ def test_a_full_scratch_folder_is_the_jobs_error(tiny: Path, tmp_path: Path) -> 
         wait_until(lambda: apart.left() == [])  # once the rank hears that nothing comes of it
         apart.submit("room 0 TextEncoding").wait(60)
         assert apart.made(apart.submit(name="before.mp4")) == Path(before.output).read_bytes()
+
+
+def test_a_scratch_folder_that_cannot_be_used_is_said_before_anything_is_loaded(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    replica = LocalReplica(config_of(tiny, 1), RequestLimits(), scratch=str(tmp_path / "file"))
+    with pytest.raises(InvalidInstallation, match=r"scratch folder \S+/file on \S+ cannot be used: File exists"):
+        replica.start()
+
+
+def test_a_start_that_fails_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+    config = msgspec.structs.replace(config_of(tiny, 1), device="cuda")
+    replica = LocalReplica(config, RequestLimits(), scratch=str(tmp_path / "scratch"))
+    with pytest.raises(InvalidSetting):
+        replica.start()
+    assert list((tmp_path / "scratch").iterdir()) == []

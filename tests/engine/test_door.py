@@ -12,7 +12,7 @@ import pytest
 
 from ringlight.core.errors import WorkerError
 from ringlight.engine.launch.ray import door as doors
-from ringlight.engine.launch.ray.door import CLAIM_BYTES, Door, enter
+from ringlight.engine.launch.ray.door import CLAIM_BYTES, RankDoor, enter
 from ringlight.engine.network import keep_watch
 
 WATCHDOG_SECONDS = 4.0
@@ -23,8 +23,8 @@ class Enough(Exception):
 
 
 @pytest.fixture
-def door() -> Iterator[Door]:
-    with contextlib.closing(Door("127.0.0.1", 2, WATCHDOG_SECONDS)) as door:
+def door() -> Iterator[RankDoor]:
+    with contextlib.closing(RankDoor("127.0.0.1", 2, WATCHDOG_SECONDS)) as door:
         yield door
 
 
@@ -32,7 +32,7 @@ def go_on() -> None:
     pass
 
 
-def test_ranks_are_told_apart_and_heard_both_ways(door: Door) -> None:
+def test_ranks_are_told_apart_and_heard_both_ways(door: RankDoor) -> None:
     with ThreadPoolExecutor(2) as pool:
         entered = [pool.submit(enter, door.address, rank, WATCHDOG_SECONDS) for rank in (1, 0)]
         admitted = door.admit(go_on)
@@ -49,7 +49,7 @@ def test_ranks_are_told_apart_and_heard_both_ways(door: Door) -> None:
 @pytest.mark.parametrize(
     "said", [b"", b"GET / HTTP/1.1\r\n\r\n" * 9, b"\0" * CLAIM_BYTES], ids=["none", "http", "zeros"]
 )
-def test_strangers_are_refused_and_counted(door: Door, said: bytes) -> None:
+def test_strangers_are_refused_and_counted(door: RankDoor, said: bytes) -> None:
     def look() -> None:
         if door.num_refused:
             raise Enough
@@ -63,7 +63,7 @@ def test_strangers_are_refused_and_counted(door: Door, said: bytes) -> None:
     assert door.num_refused == 1
 
 
-def test_a_silent_stranger_keeps_nobody_out_and_has_to_go(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_stranger_keeps_nobody_out_and_has_to_go(door: RankDoor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doors, "PATIENCE_SECONDS", 0.5)
 
     def look() -> None:
@@ -80,7 +80,7 @@ def test_a_silent_stranger_keeps_nobody_out_and_has_to_go(door: Door, monkeypatc
             door.admit(look)
 
 
-def test_another_token_opens_nothing(door: Door) -> None:
+def test_another_token_opens_nothing(door: RankDoor) -> None:
     def look() -> None:
         if door.num_refused == 2:
             raise Enough
@@ -98,7 +98,7 @@ def test_another_token_opens_nothing(door: Door) -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 2])
-def test_a_rank_that_is_there_or_is_none_is_refused(door: Door, rank: int) -> None:
+def test_a_rank_that_is_there_or_is_none_is_refused(door: RankDoor, rank: int) -> None:
     def look() -> None:
         if door.num_refused:
             raise Enough
@@ -115,12 +115,12 @@ def test_a_rank_that_is_there_or_is_none_is_refused(door: Door, rank: int) -> No
             second.result()
 
 
-def look_for(door: Door, rank: int) -> None:
+def look_for(door: RankDoor, rank: int) -> None:
     if door.has_admitted(rank):
         raise Enough
 
 
-def test_somebody_else_where_the_engine_was(door: Door) -> None:
+def test_somebody_else_where_the_engine_was(door: RankDoor) -> None:
     """What answers must know the token too."""
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
         other = msgspec.structs.replace(door.address, port=server.getsockname()[1])
@@ -134,7 +134,7 @@ def test_somebody_else_where_the_engine_was(door: Door) -> None:
                 entering.result()
 
 
-def test_nobody_is_there_any_more(door: Door) -> None:
+def test_nobody_is_there_any_more(door: RankDoor) -> None:
     door.close()
     with pytest.raises(WorkerError, match=r"rank 1 cannot reach its engine at .* Connection refused"):
         enter(door.address, 1, WATCHDOG_SECONDS)

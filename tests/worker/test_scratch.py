@@ -11,7 +11,9 @@ from ringlight.core import messages
 from ringlight.core.errors import InvalidInstallation
 from ringlight.core.messages import Carried
 from ringlight.worker.scratch import Scratch
+from tests.worker.test_between_jobs import LONG
 from tests.worker.test_process import REQUEST
+from tests.worker.wires import started, until
 
 
 def nowhere(message: Carried) -> None:
@@ -76,3 +78,16 @@ def test_what_a_job_does_not_have_it_does_not_get(tmp_path: Path) -> None:
     here = scratch.here(messages.RunJob(job_id="video_1", request=REQUEST, output="/engine/film.mp4"))
     assert (here.state_file, here.continues) == ("", "")
     die(scratch)
+
+
+@pytest.mark.slow
+def test_without_its_engine_a_rank_leaves_nothing_behind(tiny: Path, tmp_path: Path) -> None:
+    with started(tiny, scratch=str(tmp_path / "scratch")) as (process, wire):
+        job = messages.RunJob(job_id="video_1", request=LONG, output="/nowhere/film.npy", state_file="/nowhere/state")
+        wire.send(job)
+        until(wire, lambda message: isinstance(message, messages.FilePart))
+        (mine,) = (tmp_path / "scratch").iterdir()
+        assert [path.name for path in mine.iterdir()] == ["job-video_1"]
+        wire.close()
+        assert process.wait(30) != 0
+    assert list((tmp_path / "scratch").iterdir()) == []

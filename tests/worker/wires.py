@@ -59,9 +59,15 @@ def until(wire: Wire, is_it: Callable[[messages.FromWorker], bool]) -> list[mess
 
 @contextmanager
 def started(
-    model_path: Path, warm_up: bool = False, num_ranks: int = 1, memory: HostMemory | None = None, **settings: object
+    model_path: Path,
+    warm_up: bool = False,
+    num_ranks: int = 1,
+    memory: HostMemory | None = None,
+    scratch: str = "",
+    **settings: object,
 ) -> Iterator[tuple[Forked, Wire]]:
-    """Ranks that are ready; the first one, and the wire to it. `memory`: where they keep one copy of their weights."""
+    """Ranks that are ready; the first one, and the wire to it. `memory`: where they keep one copy of their weights.
+    `scratch`: where the first one works."""
     config = EngineConfig(model_path=str(model_path), device="cpu", num_threads=1, warm_up=warm_up, **settings)
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -78,6 +84,7 @@ def started(
                 listener=server.fileno() if rank == 0 and num_ranks > 1 else -1,
                 shelf=shelf,
                 num_sharing=num_ranks,
+                scratch=scratch if rank == 0 else "",
             )
             setup = msgspec.json.encode(messages.WorkerSetup(config=config, limits=RequestLimits(), place=place))
             wires.append(Wire(stack.enter_context(ours)))

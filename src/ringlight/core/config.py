@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -377,3 +377,8 @@ def worker_environment(num_nodes: int = 1) -> dict[str, str]:
     if not any(name in environment for name in ALLOCATOR_SETTINGS):
         environment[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
     return environment
+
+
+def go_on_in(environment: Mapping[str, str]) -> None:
+    """Have this process go on in an environment, of which nothing that it is for has been read yet."""
+    os.environ.update(environment)

@@ -12,6 +12,7 @@ import msgspec
 import ray
 
 from ringlight.core import messages
+from ringlight.core.config import go_on_in
 from ringlight.core.host import cores_each
 from ringlight.engine.host_memory import HostMemory
 from ringlight.engine.launch.ray.door import Address, enter
@@ -79,12 +80,11 @@ class RankActor:
         )
         with contextlib.suppress(FileNotFoundError):
             os.chdir(folder)
-        os.environ.update(rank_environment(place))
         # Ray shows a process its own card alone, and counts threads by what it has been given of the CPUs.
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices
-        os.environ["OMP_NUM_THREADS"] = str(told.config.num_threads or cores_each(place.num_local))
-        connection = enter(
-            msgspec.json.decode(door, type=Address), place.rank, told.config.watchdog_timeout
-        )  # before torch is there: the engine need not wait for an import to hear that a rank has come
+        num_threads = told.config.num_threads or cores_each(place.num_local)
+        own = {"CUDA_VISIBLE_DEVICES": devices, "OMP_NUM_THREADS": str(num_threads)}
+        go_on_in(rank_environment(place) | own)
+        # Before torch is there: the engine need not wait for an import to hear that a rank has come.
+        connection = enter(msgspec.json.decode(door, type=Address), place.rank, told.config.watchdog_timeout)
         worker = importlib.import_module(WORKER)
         worker.serve(msgspec.structs.replace(told, place=place), connection)

@@ -45,7 +45,7 @@ class _Comer:
         self.deadline = time.monotonic() + PATIENCE_SECONDS
 
 
-class Door:
+class RankDoor:
     """A socket that listens at an address of this machine until it is closed. `num_refused` counts strangers."""
 
     def __init__(self, host: str, num_ranks: int, watchdog_seconds: float) -> None:

@@ -24,7 +24,7 @@ from ringlight.core.request import RequestLimits
 from ringlight.engine.launch.launcher import Start
 from ringlight.engine.launch.ray.actor import RankActor, Seat
 from ringlight.engine.launch.ray.cluster import RayCluster
-from ringlight.engine.launch.ray.door import Door
+from ringlight.engine.launch.ray.door import RankDoor
 from ringlight.engine.launch.ray.placement import Need, Shape
 from ringlight.engine.launch.ray.process import RayProcess
 from ringlight.engine.rank import RankHandle
@@ -108,14 +108,14 @@ class RayLauncher:
             self._group = placement_group(self._need.bundles(shape), strategy)
             return self._group
 
-    def _open_door(self) -> Door:
+    def _open_door(self) -> RankDoor:
         address = self._cluster.own_address
         try:
-            return Door(address, self._need.num_ranks, self._config.watchdog_timeout)
+            return RankDoor(address, self._need.num_ranks, self._config.watchdog_timeout)
         except OSError as error:
             raise WorkerError(f"cannot listen for ranks on {address}: {error.strerror}") from None
 
-    def _take_seats(self, door: Door, shape: Shape, start: Start) -> list[tuple[Seat, Any]]:
+    def _take_seats(self, door: RankDoor, shape: Shape, start: Start) -> list[tuple[Seat, Any]]:
         """An actor for each rank, in the order of ranks."""
         need = self._need.each
         kind = ray.remote(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), max_restarts=0, max_task_retries=0)(
@@ -133,7 +133,9 @@ class RayLauncher:
         self.shares = {seat.node: shape.num_local for seat in told}
         return seated
 
-    def _connect(self, door: Door, seated: Sequence[tuple[Seat, Any]], shape: Shape, start: Start) -> list[RankHandle]:
+    def _connect(
+        self, door: RankDoor, seated: Sequence[tuple[Seat, Any]], shape: Shape, start: Start
+    ) -> list[RankHandle]:
         first, actor = seated[0]
         host = "127.0.0.1" if shape.num_nodes == 1 else first.address
         (port,) = self._answers([actor.meeting.remote(host, shape.num_nodes * shape.num_local)], start)
