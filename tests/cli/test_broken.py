@@ -103,6 +103,15 @@ def test_doctor_names_what_ends_its_process(tmp_path: Path) -> None:
     assert done.out.endswith("\n    mend it: install that package anew\n")
 
 
+@pytest.mark.slow
+def test_doctor_of_a_cluster_says_where_ray_is_missing(tmp_path: Path) -> None:
+    done = run(without(tmp_path, "ray"), "doctor", "--engine", "ray", "--json")
+    (problem,) = json.loads(done.out)["problems"]
+    assert done.code == 3
+    assert problem["what"] == "ray: cannot be imported (No module named 'ray')"
+    assert problem["remedy"] == "pip install 'ringlight[ray]'"
+
+
 @pytest.mark.parametrize(
     ("found", "versions", "is_right"),
     [

@@ -17,7 +17,7 @@ from ringlight.cli.diagnosis import show
 from ringlight.families.wan22_ti2v.demo import DEMO
 from tests.cli.commands import RINGLIGHT, here, ringlight, together
 
-HEAVY = ("torch", "diffusers", "transformers", "av", "numpy")
+HEAVY = ("torch", "diffusers", "transformers", "av", "numpy", "ray")
 
 
 def test_help_does_not_import_torch() -> None:

@@ -26,7 +26,7 @@ SERVE = examples_of(ROOT / "README.md", "## Serve")
 PAGES = [
     *(
         example
-        for name in ("operations", "samplers", "security", "moving")
+        for name in ("operations", "samplers", "security", "moving", "deploy/machines")
         for example in examples_of(ROOT / f"docs/{name}.md")
     ),
     *examples_of(ROOT / "README.md"),

@@ -67,7 +67,7 @@ def test_every_part_holds_something() -> None:
         assert len(text.strip().splitlines()) > 2, name
 
 
-@pytest.mark.parametrize("path", [*sorted(DOCS.glob("*.md")), ROOT / "README.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*sorted(DOCS.rglob("*.md")), ROOT / "README.md"], ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
     for target, anchor in LINK.findall(path.read_text()):
         found = (path.parent / target).resolve() if target else path
@@ -89,7 +89,7 @@ def test_flags_and_variables_that_the_pages_name_exist() -> None:
     others |= {"--shm-size", "--help"}  # of docker, of all
     others |= {"--rate", "--mix", "--p95", "--compare-orders", "--start-seconds"}  # of `ringlight plan`
     others |= {"--bus", "--host-memory"}  # of the same
-    for name in ("api.md", "operations.md", "security.md", "troubleshooting.md"):
+    for name in ("api.md", "memory.md", "operations.md", "security.md", "troubleshooting.md"):
         text = BLOCK.sub("", (DOCS / name).read_text())
         assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text)) <= flags | others, name
         assert set(re.findall(r"RINGLIGHT_\w+", text)) <= variables | {"RINGLIGHT_URL", "RINGLIGHT_MAX_"}, name

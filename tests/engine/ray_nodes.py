@@ -29,9 +29,9 @@ class RayNodes:
     def address(self) -> str:
         return str(self._cluster.address)
 
-    def add(self, num_cpus: int = 1) -> Any:
-        """One more. Call it from the main thread: Ray sets handlers of signals."""
-        node = self._cluster.add_node(num_cpus=num_cpus, object_store_memory=STORE_BYTES)
+    def add(self, num_cpus: int = 1, **variables: str) -> Any:
+        """One more, with these in its environment. Call it from the main thread: Ray sets handlers of signals."""
+        node = self._cluster.add_node(num_cpus=num_cpus, object_store_memory=STORE_BYTES, env_vars=variables)
         self.nodes.append(node)
         return node
 
@@ -74,6 +74,7 @@ def ray_cluster(*num_cpus: int) -> Iterator[RayNodes]:
         import ray  # here: only these tests need it
         from ray.cluster_utils import Cluster
 
+        _read_token_anew()
         cluster = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES},
@@ -87,3 +88,13 @@ def ray_cluster(*num_cpus: int) -> Iterator[RayNodes]:
         finally:
             ray.shutdown()
             cluster.shutdown()
+            patch.undo()
+            _read_token_anew()
+
+
+def _read_token_anew() -> None:
+    """Have Ray, which keeps what the environment said when it was imported, look at it again."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()

@@ -16,6 +16,7 @@ from diffusers import WanTransformer3DModel
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.core.stored_network import require_whole
+from ringlight.families.digest import digest
 from ringlight.families.family import Family
 from ringlight.families.table import FAMILIES, MODELS, checkpoint_at, family_of, known_model, read_model
 from ringlight.families.wan.convert import convert
@@ -27,7 +28,6 @@ from ringlight.families.wan.original import text_encoder_names, transformer_name
 from ringlight.families.wan.work.image_encoder import CLIP_VIT_H, ImageEncoderSpec
 from ringlight.families.wan.work.transformer import TransformerSpec
 from ringlight.families.wan.work.vae import VaeSpec
-from ringlight.worker.terms import digest
 from tests.cli.commands import here, ringlight
 from tests.families.test_wan21 import make_request
 from tests.families.written import FILES, card, files_of, in_original_names, refusal, single_files, tensors_of, write

@@ -6,6 +6,7 @@ import configparser
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def commands() -> dict[str, list[str]]:
 
 def variables() -> Iterator[str]:
     """Names of RINGLIGHT_ variables that these files set, or speak of."""
-    for path in DEPLOY.glob("*"):
+    for path in DEPLOY.rglob("*"):
         if path.is_file():
             yield from re.findall(r"RINGLIGHT_([A-Z_]+[A-Z])", path.read_text(encoding="utf-8"))
 
@@ -166,6 +167,14 @@ def test_prometheus_finds_the_server_its_rules_and_grafana_finds_it() -> None:
     mounted = read_yaml("compose.yaml")["services"]["grafana"]["volumes"]
     assert f"./grafana/ringlight.json:{provider['options']['path']}/ringlight.json:ro" in mounted
     assert json.loads(text("grafana/ringlight.json"))["uid"]
+
+
+def test_the_image_has_what_its_places_need() -> None:
+    """PostgreSQL in compose.yaml, Ray on a cluster, whose shells find it."""
+    (asked,) = re.findall(r'"\.\[(.+)\]"', "".join(instructions()["RUN"]))
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"postgres", "ray", "object-store"} <= set(asked.split(",")) <= set(extras)
+    assert any("/opt/ringlight/bin/ray" in line and "/usr/local/bin/" in line for line in instructions()["RUN"])
 
 
 def test_images_have_tags_and_no_hosts() -> None:

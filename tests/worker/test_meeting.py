@@ -19,6 +19,7 @@ from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, WorkerError
 from ringlight.core.messages import NodesAwaited, RankPlace, WorkerSetup
 from ringlight.core.request import RequestLimits
+from ringlight.families.digest import digest
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.table import checkpoint_of, model_of
 from ringlight.families.wan22_ti2v.demo import DEMO
@@ -26,7 +27,7 @@ from ringlight.parallel import meeting
 from ringlight.parallel.meeting import Claim, meet
 from ringlight.parallel.pulse import beat_key
 from ringlight.parallel.roster import Roster
-from ringlight.worker.terms import digest, terms_of
+from ringlight.worker.terms import terms_of
 from tests.engine.processes import wait_until
 from tests.loras import write_lora
 

@@ -58,7 +58,7 @@ app.command()(compare)
 app.add_typer(jobs)
 app.command(name="demo-checkpoint")(demo_checkpoint)
 app.command()(convert)
-app.command()(doctor)
+app.command(cls=EngineCommand)(doctor)
 
 
 def unfold(command: Any) -> None:
