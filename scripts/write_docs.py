@@ -200,6 +200,9 @@ class Nothing:
     def replicas(self) -> Sequence[ReplicaState]:
         return []
 
+    def num_wanted(self) -> int:
+        return 0
+
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "calls": calls,

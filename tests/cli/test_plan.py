@@ -129,6 +129,26 @@ def test_a_load_is_answered_with_fleets(tmp_path: Path) -> None:
     assert mixed["choices"][0]["queue"]["keeps_up"] is True
 
 
+def test_replicas_that_come_and_go_are_planned() -> None:
+    load = ("--gpu", "h100-sxm", "--num-gpus", 2, "--num-frames", 25, "--rate", 0.002, "--num-requests", 200)
+    found = planned(*load, "--num-replicas", "0..2", "--start-seconds", 30, "--scale-down-idle", 60)
+    assert "| 0..2 x u1r1 | 0." in found
+    assert "| 2 x u1r1 | 2 |" in found
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--num-replicas", "2", "--p95", 9), "--p95, which finds the number of replicas, or --num-replicas"),
+        (("--scale-up-wait", 9), "need --num-replicas"),
+        (("--num-replicas", "few"), "a range"),
+    ],
+)
+def test_a_range_of_replicas_is_asked_for_as_of_a_server(flags: tuple[object, ...], words: str) -> None:
+    with pytest.raises(InvalidSetting, match=words):
+        planned("--rate", 1, "--num-requests", 100, *flags)
+
+
 def test_why_no_fleet_is_chosen(tmp_path: Path) -> None:
     load = ("--gpu", "h100-sxm", "--num-gpus", 8, "--num-frames", 25, "--num-requests", 200)
     late = planned(*load, "--rate", 0.01, "--p95", 0.5).splitlines()[-1]

@@ -13,11 +13,12 @@ from ringlight.core.config import EngineConfig
 from ringlight.core.errors import NumericalError
 from ringlight.core.request import RequestLimits
 from ringlight.engine.engine import Engine
+from ringlight.engine.ranked import RankedReplica
 from tests.ours import new_tracer
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "extend"
-FOLDERS = "src|tests|docs|engine|core|families|pipelines|models|parallel|kernels|planner"
+FOLDERS = "src|tests|docs|engine|worker|core|families|pipelines|models|parallel|kernels|planner"
 PLACES = (ROOT, ROOT / "src" / "ringlight")
 
 
@@ -48,9 +49,9 @@ def test_a_stage_stands_in_the_report_by_its_name() -> None:
 def test_a_launchers_workers_make_a_video(tiny: Path, tmp_path: Path) -> None:
     code, _ = blocks("launcher.md")
     config, limits = EngineConfig(model_path=str(tiny), num_threads=1), RequestLimits()
-    replica = names_of(code)["PinnedReplica"](config, limits, num_ranks=1, cores={0})
+    launcher = names_of(code)["PinnedLauncher"](config, limits, num_ranks=1, cores={0})
     output = tmp_path / "boat.mp4"
-    with Engine(config, replica=replica) as engine:
+    with Engine(config, replica=RankedReplica(config, launcher)) as engine:
         request = engine.request("a boat", width=64, height=64, num_frames=5, num_inference_steps=1)
         assert engine.submit(request, str(output)).wait().outputs == [str(output)]
     assert output.stat().st_size

@@ -67,3 +67,9 @@ def test_shares_and_deadlines_count() -> None:
     replica = ReplicaJobs(running=job("r", 3))
     found = forecast(SHORTEST, [replica], line, over_share={"much"})
     assert told(found) == {"r": (0, 0, 3), "c": (1, 3, 12), "b": (2, 12, 17), "a": (3, 17, 18)}
+
+
+def test_a_replica_that_starts_takes_jobs_from_then_on() -> None:
+    replicas = [ReplicaJobs(running=job("r", 10)), ReplicaJobs(begins_in=4)]
+    found = forecast(ARRIVAL, replicas, [job("a", 9), job("b", 8)])
+    assert [(found[key].begin_seconds, found[key].end_seconds) for key in "ab"] == [(4, 13), (10, 18)]

@@ -8,6 +8,7 @@ import random
 import pytest
 from msgspec.structs import replace
 
+from ringlight.core.replicas import ReplicaRange
 from ringlight.planner.fleet import Kind, plan_fleet
 from ringlight.planner.machine import Machine
 from ringlight.planner.scheduling import Policy
@@ -186,6 +187,19 @@ def test_a_promise_is_kept_by_as_few_gpus_as_can() -> None:
     demand = Demand.plain(found.chosen.queue.p50_seconds)
     one_less = simulate(load, found.chosen.queue.num_replicas - 1, lambda _: demand)
     assert not one_less.keeps_up or one_less.p95_seconds > 15.0
+
+
+def test_replicas_that_come_and_go_stand_beside_fixed_numbers() -> None:
+    kinds, load = [Kind(work(num_frames=25))], Load(rate=0.002, num_requests=300)
+    asked = ReplicaRange(0, 2, scale_down_idle=60.0)
+    found = plan_fleet(kinds, h100s(3), load, gpu_price=2.0, num_replicas=asked, start_seconds=30.0)
+    choices = {choice.name: choice for choice in found.choices}
+    assert choices.keys() >= {"1 x u1r1", "2 x u1r1", "0..2 x u1r1", "1 x u2r1"} or "1 x c2u1r1" in choices
+    assert not any(name.startswith("0..2 x ") and choices[name].num_gpus > 3 for name in choices)
+    elastic, fixed = choices["0..2 x u1r1"], choices["1 x u1r1"]
+    assert elastic.mean_gpus < 0.5 < fixed.mean_gpus == fixed.num_gpus == 1
+    assert elastic.cost_per_hour == pytest.approx(2.0 * elastic.mean_gpus)
+    assert fixed.queue.mean_wait_seconds < 30.0 <= elastic.queue.p95_wait_seconds
 
 
 def test_a_load_that_nothing_keeps_up_with_has_no_fleet() -> None:

@@ -63,6 +63,9 @@ class Lab:
         )
         return [one, msgspec.structs.replace(one, name="replica-1", status="lost", restarts=3, environment={})]
 
+    def num_wanted(self) -> int:
+        return 3
+
     def _ask_store(self) -> None:
         if not self.store_answers:
             raise StoreError("the database is locked")
@@ -178,6 +181,10 @@ def test_what_the_service_knows_is_read_when_asked(metrics: Metrics) -> None:
     assert value(metrics, "ringlight_worker_up", replica="replica-0") == 1
     assert value(metrics, "ringlight_worker_up", replica="replica-1") == 0
     assert value(metrics, "ringlight_worker_restarts_total", replica="replica-1") == 3
+    by_state = [value(metrics, "ringlight_replicas", state=state) for state in ("starting", "ready", "busy", "lost")]
+    assert by_state == [0, 0, 1, 1]
+    assert value(metrics, "ringlight_replicas_wanted") == 3
+    assert value(metrics, "ringlight_replicas_pending") == 1
     about = {"version": ringlight.__version__, "model": "wan", "device": "a GPU", "layout": "u1r2"}
     assert value(metrics, "ringlight_build_info", **about) == 1
 

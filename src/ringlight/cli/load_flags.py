@@ -12,16 +12,18 @@ import typer
 
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.fields import opened, setting
+from ringlight.core.replicas import ReplicaRange
 from ringlight.core.settings import LEAST_PRIORITY, MOST_PRIORITY, Scheduling, ServeSettings
 from ringlight.core.video_fields import VIDEO_FIELDS, VideoFields
 from ringlight.planner.fleet import Kind
 from ringlight.planner.hardware import read_toml
 from ringlight.planner.simulate import ORDERS, Load, Order
+from ringlight.planner.sizing import START_SECONDS
 
 LOAD = "Load"
 NUM_FIXED = 20_000  # requests that are simulated
 NUM_OPEN = 2_000  # the same where who is next has to be asked at every step: with deadlines or several clients
-NUM_SHOWN = f"{NUM_FIXED}; {NUM_OPEN} with clients or timeouts"
+NUM_SHOWN = f"{NUM_FIXED}; {NUM_OPEN} with clients, timeouts or a range of replicas"
 USUAL_SCHEDULING = ServeSettings().scheduling
 UNPLANNED = tuple(field.name for field in VIDEO_FIELDS if not field.rules.in_plans)
 
@@ -64,6 +66,17 @@ class AskedLoad(msgspec.Struct, frozen=True, kw_only=True):
     compare_orders: Annotated[bool | None, setting("Every order, and shortest first without pauses.", LOAD)] = None
     p95: Annotated[float | None, setting("Promise in seconds: the fewest GPUs that keep it.", LOAD)] = None
     gpu_price: Annotated[float | None, setting("Of a GPU hour.", LOAD)] = None
+    num_replicas: Annotated[
+        str | None,
+        setting("As of a server: a range such as 0..4, beside every fixed number in it.", LOAD, metavar="LEAST..MOST"),
+    ] = None
+    scale_up_wait: Annotated[float | None, setting("As of a server.", LOAD, shown="a start's seconds", ge=0)] = None
+    scale_down_idle: Annotated[
+        float | None, setting("As of a server.", LOAD, shown=f"{ServeSettings().scale_down_idle:g}", ge=0)
+    ] = None
+    start_seconds: Annotated[
+        float | None, setting("That a replica takes to start.", LOAD, shown=f"{START_SECONDS:g}", ge=0)
+    ] = None
 
     def __post_init__(self) -> None:
         if self.rate is not None and not 0 < self.rate < math.inf:
@@ -72,14 +85,28 @@ class AskedLoad(msgspec.Struct, frozen=True, kw_only=True):
         if self.rate is None and given:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise InvalidSetting(f"{flags} can only be given with --rate")
+        if self.p95 is not None and self.num_replicas is not None:
+            raise InvalidSetting("give --p95, which finds the number of replicas, or --num-replicas")
+        waits = (self.scale_up_wait, self.scale_down_idle, self.start_seconds)
+        if self.num_replicas is None and waits != (None, None, None):
+            raise InvalidSetting("--scale-up-wait, --scale-down-idle and --start-seconds need --num-replicas")
 
     def arrivals(self, kinds: Sequence[Kind]) -> Load | None:
         """What arrives of these kinds, None where no load is asked for."""
         if self.rate is None:
             return None
         is_dated = any(kind.timeout_seconds is not None for kind in kinds)
-        usual = NUM_OPEN if is_dated or len({kind.client for kind in kinds}) > 1 else NUM_FIXED
+        is_open = is_dated or len({kind.client for kind in kinds}) > 1 or self.num_replicas is not None
+        usual = NUM_OPEN if is_open else NUM_FIXED
         return Load(rate=self.rate, num_requests=self.num_requests or usual, seed=self.seed or 0)
+
+    @property
+    def replicas(self) -> ReplicaRange | None:
+        """The range of numbers that is asked for; None: as many as there is room for. Raises InvalidSetting."""
+        if self.num_replicas is None:
+            return None
+        idle = ServeSettings().scale_down_idle if self.scale_down_idle is None else self.scale_down_idle
+        return ReplicaRange.parse(self.num_replicas, self.scale_up_wait or 0, idle)
 
     @property
     def orders(self) -> Sequence[Order]:

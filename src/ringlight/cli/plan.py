@@ -32,6 +32,7 @@ from ringlight.planner.machine import Machine
 from ringlight.planner.planner import Objective, Plan
 from ringlight.planner.planner import plan as plan_layouts
 from ringlight.planner.simulate import Load
+from ringlight.planner.sizing import START_SECONDS
 from ringlight.planner.tables import fleet_table, plan_tables
 
 RESULT = "Result"
@@ -102,7 +103,16 @@ def plan(
         made = plan_layouts(work, machine, objective)
         print(_json(made).decode() if json_ else said(made, work, machine, checkpoint))
         return
-    fleet = plan_fleet(kinds, machine, arrivals, orders=orders, p95_seconds=load.p95, gpu_price=load.gpu_price)
+    fleet = plan_fleet(
+        kinds,
+        machine,
+        arrivals,
+        orders=orders,
+        p95_seconds=load.p95,
+        gpu_price=load.gpu_price,
+        num_replicas=load.replicas,
+        start_seconds=START_SECONDS if load.start_seconds is None else load.start_seconds,
+    )
     print(_json(fleet).decode() if json_ else said_of_fleet(fleet, arrivals, machine.hardware, load.p95))
 
 

@@ -6,13 +6,14 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from ringlight.core.asked_loras import written_out
+from ringlight.core.cluster import ClusterConfig
 from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, InvalidRequest, InvalidSetting
 from ringlight.core.fields import LAYOUT, MACHINE, MODEL, setting
 from ringlight.core.kernels import AUTO, attention_place
@@ -143,6 +144,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         bool, setting("Refuse what is predicted not to fit, before anything is loaded.", LAYOUT)
     ] = True
     nodes: NodesConfig = NodesConfig()
+    cluster: ClusterConfig = ClusterConfig()
     lora: Annotated[
         tuple[str, ...],
         setting(
@@ -181,6 +183,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         if not 0 < self.startup_timeout < math.inf:
             raise InvalidSetting(
                 f"startup-timeout must be a number of seconds above 0, not {plain(self.startup_timeout)}"
+            )
+        if self.cluster.is_ray and self.nodes.nnodes > 1:
+            raise InvalidSetting(
+                "nnodes are for machines that each run this command; with --engine ray it runs once, and Ray has the "
+                "nodes: leave --nnodes out"
             )
 
     @property
@@ -370,3 +377,8 @@ def worker_environment(num_nodes: int = 1) -> dict[str, str]:
     if not any(name in environment for name in ALLOCATOR_SETTINGS):
         environment[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
     return environment
+
+
+def go_on_in(environment: Mapping[str, str]) -> None:
+    """Have this process go on in an environment, of which nothing that it is for has been read yet."""
+    os.environ.update(environment)

@@ -3,7 +3,7 @@
 Engine -> rank 0: RunJob, PauseJob, ResumeJob, DropJob, CancelJob, Shutdown, which it tells the other ranks; Ping to any
 rank, which answers Pong. Rank 0 -> engine, of a job: StageStarted, Warned, StepFinished, StateSaved, PreviewMade,
 FramesDecoded, JobPaused each time it has made way, then Computed, and JobCompleted once the output is written; or
-JobFailed at any time. Any rank -> engine: NodesAwaited, WorkerReady, WorkerFailed, GroupBroken.
+JobFailed at any time. Any rank -> engine: NodesAwaited, WorkerReady, WorkerFailed, PlaceLost, GroupBroken.
 
 Where rank 0 works in a scratch folder (RankPlace) the files of a job travel too, as FileParts that are answered with
 PartTaken: what it goes on from before its RunJob, a state before its StateSaved, the output before its JobCompleted.
@@ -221,6 +221,14 @@ class WorkerFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     message: str
 
 
+class PlaceLost(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Whoever gave this rank its place has ended, and may give the place to another: it ends what it does, and is to
+    begin nothing more."""
+
+    rank: int
+    message: str
+
+
 class GroupBroken(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The ranks are out of step: this one ends, and with it the group. `is_cause`: it knows what began it, and has not
     merely lost another rank."""
@@ -246,7 +254,9 @@ JobMessage = (
     | JobCompleted
     | JobFailed
 )
-FromWorker = NodesAwaited | WorkerReady | Pong | JobMessage | JobDropped | Carried | WorkerFailed | GroupBroken
+FromWorker = (
+    NodesAwaited | WorkerReady | Pong | JobMessage | JobDropped | Carried | WorkerFailed | PlaceLost | GroupBroken
+)
 
 
 class RankPlace(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,11 +15,15 @@ WRITTEN = re.compile(r"(\d{1,6})(?:\.\.(\d{1,6}))?")
 class ReplicaRange(msgspec.Struct, frozen=True):
     """At least and at most so many replicas; between them there are as many as the jobs ask for.
 
-    With `least` 0 none is there while nobody asks for a video. Raises InvalidSetting.
+    There are more once a job would wait longer than `scale_up_wait`, 0: than a replica takes to start; and fewer once
+    that many were not needed for `scale_down_idle`. With `least` 0 none is there where there is nothing to do. Raises
+    InvalidSetting.
     """
 
     least: int = 1
     most: int = 1
+    scale_up_wait: float = 0.0
+    scale_down_idle: float = 600.0
 
     def __post_init__(self) -> None:
         if self.most < 1:
@@ -28,14 +32,14 @@ class ReplicaRange(msgspec.Struct, frozen=True):
             raise InvalidSetting(f"num-replicas {self.least}..{self.most} must begin with the smaller number")
 
     @classmethod
-    def parse(cls, text: str) -> ReplicaRange | None:
+    def parse(cls, text: str, scale_up_wait: float = 0.0, scale_down_idle: float = 600.0) -> ReplicaRange | None:
         """What is written: 2 or 1..8; None for auto. Raises InvalidSetting."""
         if text.strip() == AUTO:
             return None
         if (found := WRITTEN.fullmatch(text.strip())) is None:
             raise InvalidSetting(f"num-replicas must be a number (2), a range (1..8) or {AUTO}, not {text!r}")
         least, most = found.groups()
-        return cls(int(least), int(most or least))
+        return cls(int(least), int(most or least), scale_up_wait, scale_down_idle)
 
     @property
     def is_fixed(self) -> bool:

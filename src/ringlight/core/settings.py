@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from ringlight.core.fields import JOBS, LAYOUT, MODEL, OBSERVABILITY, SAFETY, SERVER, setting
+from ringlight.core.replicas import ReplicaRange
 from ringlight.core.request import RequestDefaults, RequestLimits
 
 LogFormat = Literal["console", "json"]
@@ -24,6 +25,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     `data_dir` holds the database (unless `store_url` names another), every video, and the state to resume from.
     `served_model_name`: what the model is called. Responses say the first, requests may say any, and /v1/models
     lists all. Empty: the checkpoint's name.
+
+    Between the ends of a range of `num_replicas` there are as many as the queue asks for (core.replicas.ReplicaRange).
 
     Jobs: `scheduling` is their order, and whether one makes way for another. At most `queue_size` wait; a job whose
     workers die is repeated at most `max_repeats` times, from the state saved at most every `save_seconds`.
@@ -49,7 +52,26 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     round_sizes: Annotated[bool, setting(ROUND_SIZES, MODEL)] = False
-    num_replicas: Annotated[int, setting("Copies of the model, each on ranks of its own; one queue.", LAYOUT, ge=1)] = 1
+    num_replicas: Annotated[
+        str,
+        setting(
+            "Copies of the model, each on ranks of its own; one queue. 1..8: as many as the queue asks for; auto: as "
+            "many as there is room for at the start.",
+            LAYOUT,
+            metavar="N|LEAST..MOST|auto",
+        ),
+    ] = "1"
+    scale_up_wait: Annotated[
+        float,
+        setting(
+            "Seconds that a job may wait before there are more replicas; 0: as long as one takes to start.",
+            LAYOUT,
+            ge=0,
+        ),
+    ] = 0.0
+    scale_down_idle: Annotated[
+        float, setting("Seconds after which a replica that was not needed is ended.", LAYOUT, ge=0)
+    ] = 600.0
 
     host: Annotated[str, setting("Address to listen on; others than loopback need keys.", SERVER)] = "127.0.0.1"
     port: Annotated[int, setting("Port to listen on; 0 takes a free one.", SERVER, ge=0, le=65535)] = 8898
@@ -116,6 +138,14 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     limits: RequestLimits = RequestLimits()
     defaults: RequestDefaults | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.replicas  # what is no number of replicas is refused at once
+
+    @property
+    def replicas(self) -> ReplicaRange | None:
+        """Between how many replicas there are; None for as many as there is room for. Raises InvalidSetting."""
+        return ReplicaRange.parse(self.num_replicas, self.scale_up_wait, self.scale_down_idle)
 
     @property
     def address(self) -> str:

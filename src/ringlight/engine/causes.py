@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 
 from ringlight.core import messages
@@ -13,15 +12,12 @@ Sign = WorkerError | messages.GroupBroken | messages.WorkerFailed  # that ranks 
 
 
 def is_cause(sign: Sign) -> bool:
-    """Whether this surely began it: a rank that says so, or one that was killed by a signal.
-
-    With SIGABRT libraries end a process that has merely lost another one.
-    """
+    """Whether this surely began it: a rank that says so, or one that was killed."""
     match sign:
         case messages.GroupBroken():
             return sign.is_cause
-        case RankDeath(status=int(status)):
-            return status < 0 and status != -signal.SIGABRT
+        case RankDeath():
+            return sign.ending.is_cause
     return isinstance(sign, messages.WorkerFailed)
 
 

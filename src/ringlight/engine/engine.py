@@ -10,37 +10,30 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-import msgspec
-
 from ringlight.core import messages
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.clock import Clock
 from ringlight.core.config import EngineConfig
-from ringlight.core.errors import (
-    Cancelled,
-    QueueFull,
-    RinglightError,
-    WorkerError,
-)
+from ringlight.core.errors import Cancelled, QueueFull, RinglightError, WorkerError
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.replicas import ReplicaRange
 from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.settings import Scheduling
 from ringlight.engine.door import Door
 from ringlight.engine.foresight import Foresight
-from ringlight.engine.host_memory import HostMemory
 from ringlight.engine.jobs import Deadline, Job, JobState, Pauses, Submission
 from ringlight.engine.layouts import Layouts
-from ringlight.engine.machine import room_here
 from ringlight.engine.open_jobs import OpenJobs
 from ringlight.engine.order import JobOrder
 from ringlight.engine.outlook import Outlook
 from ringlight.engine.pace import Pace
 from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
-from ringlight.engine.replicas import GivenReplicas, LocalReplicas, ReplicaSource
+from ringlight.engine.replicas import GivenReplicas, ReplicaSource, sized
 from ringlight.engine.runner import ReplicaState, Runner
 from ringlight.engine.runners import Runners
+from ringlight.engine.scaling import Scaling
+from ringlight.engine.site import Site, site_of
 from ringlight.engine.waiting import Awaited
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.table import checkpoint_at, model_defaults, model_of
@@ -96,11 +89,12 @@ class Engine:
         self.defaults = defaults or model_defaults(self.spec, self.checkpoint)
         self.door = Door(self.spec, self.defaults, self.limits, loras or LoraLibrary(config, self.spec))
         self.door.require_possible()
+        site = site_of(config)
         given = source if replica is None else GivenReplicas(replica)
-        self.size = self._sized(num_replicas, given)
-        self._foresight = Foresight(config, self.spec, self.limits, self.size.most)
+        self.size = sized(num_replicas, (given or site).room)
+        self._foresight = Foresight(config, self.spec, self.limits, self.size.most, site)
         self.choice = self._foresight.choose(typical, self.door.typical())
-        self.layouts = Layouts(self.choice, self.spec.transformer.num_attention_heads, config.nodes.nnodes)
+        self.layouts = Layouts(self.choice, self.spec.transformer.num_attention_heads, site.num_nodes)
         self._clock = clock or Clock()
         self.pace = Pace()
         self.scheduling = scheduling
@@ -110,39 +104,24 @@ class Engine:
         self._changed = threading.Condition()  # guards what follows; notified when a job is over or a replica starts
         self._open = OpenJobs(self._changed)
         self._closing = threading.Event()
-        self._runners = Runners(given or self._side_by_side(), partial(self._runner, supervised))
-        for _ in range(self.size.least):
-            self._runners.add()
-        self._watch = threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True)
-
-    def _sized(self, asked: int | ReplicaRange | None, source: ReplicaSource | None) -> ReplicaRange:
-        if asked is None:
-            asked = room_here(self.config) if source is None else source.room()
-        return asked if isinstance(asked, ReplicaRange) else ReplicaRange(asked, asked)
-
-    def _runner(self, supervised: bool, name: str, replica: Replica) -> Runner:
-        return Runner(
-            name,
-            replica,
-            self.queue,
-            supervised,
+        make = partial(
+            Runner,
+            queue=self.queue,
+            supervised=supervised,
             on_settled=self._notify,
             look=self._look,
             advise=self._advise,
             settle=self._settle,
             loras=self.door.loras.always,
         )
+        self._runners = Runners(given or self._source(site), make)
+        for _ in range(self.size.least):
+            self._runners.add()
+        self._scaling = Scaling(self.size, self.queue, self._runners, self._clock, self._wait_until_written)
+        self._watch = threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True)
 
-    def _side_by_side(self) -> ReplicaSource:
-        """Replicas of this machine.
-
-        Raises InvalidSetting, InvalidInstallation, and InvalidCheckpoint for files that are not there or not whole.
-        """
-        layout, config = self.choice.layout, msgspec.structs.replace(self.config, model_path=str(self.checkpoint))
-        memory, most = None, self.size.most
-        if self._foresight.is_placed:
-            memory = HostMemory(most * layout.num_ranks // config.nodes.nnodes)
-        return LocalReplicas(config, self.limits, self.files, layout, most, memory)
+    def _source(self, site: Site) -> ReplicaSource:
+        return site.source(self.limits, self.files, self.choice.layout, self.size.most, self.has_weights_on_host)
 
     def __enter__(self) -> Self:
         return self
@@ -163,6 +142,7 @@ class Engine:
             if not self._watch.is_alive():
                 self._watch.start()
                 self._runners.start()
+                self._scaling.start()
             if wait:
                 self._changed.wait_for(lambda: self._runners.ready or self._runners.have_settled)
                 if (failure := self.failure) is not None:
@@ -187,6 +167,16 @@ class Engine:
     def replicas(self) -> list[ReplicaState]:
         """The replicas as they are now."""
         return self._runners.states
+
+    @property
+    def num_wanted(self) -> int:
+        """How many replicas there are to be."""
+        return self._scaling.wanted
+
+    @property
+    def start_seconds(self) -> float | None:
+        """That the last replica took to start; None before the first."""
+        return self.queue.start_seconds
 
     def request(self, prompt: str, **fields: Any) -> VideoRequest:
         """A complete request: of the fields that are given (as in Door.complete), with the files of its LoRAs, and with
@@ -289,6 +279,7 @@ class Engine:
                 self.queue.put(job)
         if is_closed:
             return job.fail(Cancelled("the engine was closed"))
+        self._scaling.wake()
         self._look()
 
     def _look(self) -> None:
@@ -359,6 +350,7 @@ class Engine:
     def drain(self, timeout_seconds: float) -> bool:
         """Give no job a turn any more, and wait for those that have one; those that have made way are left as they are.
         False if some are not over in that time."""
+        self._scaling.stop()
         self.queue.stop()
         with self._changed:
             return self._changed.wait_for(lambda: not self._open.any_beside(self.queue.ids()), timeout_seconds)
@@ -375,9 +367,15 @@ class Engine:
                 job.abandon()
             else:
                 self.cancel(job)
+        self._scaling.close()
         self._runners.close(at_once=abandon)
         for job in left:  # those that no worker could be asked to stop
             job.fail(Cancelled("the engine was closed"))
+
+    def _wait_until_written(self, runner: Runner) -> None:
+        """Until a replica has nothing in hand any more, or the engine is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing.is_set() or not self._open.any_written_by(runner.name))
 
     def _watch_deadlines(self) -> None:
         while not self._closing.wait(TICK_SECONDS):

@@ -15,7 +15,8 @@ from ringlight.core.errors import InvalidLayout, InvalidRequest
 from ringlight.core.layout import LayoutChoice, ParallelLayout
 from ringlight.core.plan import JobPlan
 from ringlight.core.request import RequestLimits, VideoRequest
-from ringlight.engine.machine import run_settings, this_machine
+from ringlight.engine.machine import run_settings
+from ringlight.engine.site import OwnMachine, Site
 from ringlight.families.model import ModelSpec
 from ringlight.families.work import Work
 from ringlight.planner import advice, catalogue
@@ -35,14 +36,22 @@ TRY_ANYWAY = "--no-memory-check tries it all the same"
 class Foresight:
     """Plans of one model on this machine. `machine` is None where nothing is known of its cards."""
 
-    def __init__(self, config: EngineConfig, spec: ModelSpec, limits: RequestLimits, num_replicas: int = 1) -> None:
-        """Look at the machine. Raises InvalidSetting for a calibration that is of no use here."""
+    def __init__(
+        self,
+        config: EngineConfig,
+        spec: ModelSpec,
+        limits: RequestLimits,
+        num_replicas: int = 1,
+        site: Site | None = None,
+    ) -> None:
+        """Look at the machine, or at those of the site. Raises InvalidSetting for a calibration that is of no use."""
         self._config = config
         self._spec = spec
         self._limits = limits
-        num_local = max(1, config.asked_layout.num_ranks // config.nodes.nnodes)
-        self._ranks_here = num_local * num_replicas
-        self.machine: Machine | None = this_machine(config, spec, num_local, num_replicas)
+        site = site or OwnMachine(config)
+        self._num_nodes = site.num_nodes
+        self._ranks_here = site.num_sharing(num_replicas)
+        self.machine: Machine | None = site.machine(spec, num_replicas)
         self._basis = "" if self.machine is None else self.machine.basis
         some = run_settings(config, is_cpu=False)
         self._here = self.machine or Machine(
@@ -55,7 +64,7 @@ class Foresight:
     @property
     def tells_seconds(self) -> bool:
         """Whether plans are of this machine; of several, whose links differ, only memory is known."""
-        return self.machine is not None and self._config.nodes.nnodes == 1
+        return self.machine is not None and self._num_nodes == 1
 
     @property
     def is_placed(self) -> bool:
@@ -71,7 +80,7 @@ class Foresight:
         config, request = self._config, typical or defaults
         machine = self.machine if self._can_be_made(request) else None
         work = Work.of(self._spec, request)
-        choice = choose(work, config.asked_layout, machine, config.nodes.nnodes)
+        choice = choose(work, config.asked_layout, machine, self._num_nodes)
         self._settle(machine is not None and self.plan(request, choice.layout).placement is not None)
         machine = machine and self.machine
         if machine is None or (lacking := self._shortage(request, choice.layout)) is None:

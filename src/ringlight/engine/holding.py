@@ -43,6 +43,16 @@ class Ticket:
         return self.job.state.saved_step >= self.job.state.step
 
     @property
+    def can_move(self) -> bool:
+        """Whether another replica can go on with it from where its ranks have left it."""
+        return self.can_be_put_back and self.is_saved
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether its ranks have nothing more to do for it."""
+        return self.job.state.is_computed
+
+    @property
     def is_making_way(self) -> bool:
         """Whether its ranks will be free before it is done."""
         return self.makes_way_for is not None and self.job.state.may_pause
@@ -61,6 +71,12 @@ class Holding:
         self.name = name
         self.turn: Ticket | None = None
         self.is_serving = False
+        self.starts_since: float | None = None  # while its workers start
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it takes jobs, or will once its workers have started."""
+        return self.is_serving or self.starts_since is not None or self.turn is not None
 
     @property
     def is_free(self) -> bool:

@@ -1,4 +1,4 @@
-"""This machine as plans see it: which cards, links and cores it has, and what a rank gets of them."""
+"""Machines as plans see them: which cards, links and cores one has, and what a rank gets of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from ringlight.core.config import EngineConfig, counts_in_bus_order, read_visible_devices
 from ringlight.core.errors import InvalidSetting
-from ringlight.core.host import cores_each, memory_bytes, num_cores
+from ringlight.core.host import memory_bytes, num_cores
 from ringlight.engine.driver import DriverCard, find_cards, hardware_of, visible
 from ringlight.families.model import ModelSpec
 from ringlight.planner import catalogue
@@ -20,17 +20,39 @@ from ringlight.planner.machine import Machine, before_start
 CPU_PROCESS_BYTES = 300 * 2**20  # torch and what else a worker imports, resident: 275-283 MiB measured
 
 
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine has for ranks. `cards` are those that torch will see: none where it goes to the CPU, None where
+    nobody can say."""
+
+    cards: list[DriverCard] | None
+    num_cores: int
+    memory_bytes: int
+
+
+def this_host(config: EngineConfig) -> Host:
+    """This machine."""
+    return Host(cards=usable_cards(config), num_cores=num_cores(), memory_bytes=memory_bytes())
+
+
 def this_machine(config: EngineConfig, spec: ModelSpec, num_local: int, num_replicas: int) -> Machine | None:
-    """What each of `num_local` ranks of each replica here computes with; None where cards are not in the table.
+    """What each of `num_local` ranks of each replica here computes with (`machine_of`)."""
+    return machine_of(this_host(config), config, spec, num_local, num_replicas, config.nodes.nnodes)
+
+
+def machine_of(
+    host: Host, config: EngineConfig, spec: ModelSpec, num_local: int, num_replicas: int, num_nodes: int
+) -> Machine | None:
+    """What each of `num_local` ranks of each of `num_replicas` replicas on a host computes with; None where its cards
+    are not in the table. There are `num_nodes` such hosts.
 
     With `config.calibration` seconds and bytes are scaled by what that run took. Raises InvalidSetting for one that
     cannot be read, or is of another model or kind of device, and where there is nothing to scale.
     """
-    cards = usable_cards(config)
+    cards = host.cards
     is_cpu = cards == []
     hardware = None
     if is_cpu and config.device != "cuda":
-        hardware = _cores(config, num_local, num_replicas)
+        hardware = _cores(host, config, num_local * num_replicas)
     elif cards:
         hardware = hardware_of(cards)
     if hardware is None:
@@ -49,8 +71,8 @@ def this_machine(config: EngineConfig, spec: ModelSpec, num_local: int, num_repl
         hardware=hardware,
         settings=settings,
         basis=basis,
-        most_ranks=most_local * config.nodes.nnodes,
-        host_bytes=0 if is_cpu else memory_bytes(),
+        most_ranks=most_local * num_nodes,
+        host_bytes=0 if is_cpu else host.memory_bytes,
         num_replicas=num_replicas,
         residency=before_start(hardware.card, settings),
     )
@@ -77,10 +99,13 @@ def run_settings(config: EngineConfig, is_cpu: bool) -> RunSettings:
 
 def usable_cards(config: EngineConfig) -> list[DriverCard] | None:
     """The cards that torch will see: none where it goes to the CPU, None where nobody can say."""
-    if config.device == "cpu" or _is_built_for_cpus():
-        return []
-    found = find_cards()
-    return None if found is None else visible(found, read_visible_devices(), counts_in_bus_order())
+    found = cards_here(config)
+    return found and visible(found, read_visible_devices(), counts_in_bus_order())
+
+
+def cards_here(config: EngineConfig) -> list[DriverCard] | None:
+    """The cards that there are, shown to this process or not: none where torch goes to the CPU anyhow."""
+    return [] if config.device == "cpu" or _is_built_for_cpus() else find_cards()
 
 
 def _is_built_for_cpus() -> bool:
@@ -102,10 +127,9 @@ def _calibration(path: Path, spec: ModelSpec, hardware: Hardware) -> Calibration
     return known
 
 
-def _cores(config: EngineConfig, num_local: int, num_replicas: int) -> Hardware:
-    """A rank's share of this machine's cores and memory."""
-    num_ranks = num_local * num_replicas
-    share = num_cores() / num_ranks
-    count = min(config.num_threads or cores_each(num_ranks), share)
-    card = msgspec.structs.replace(catalogue.cores(count), memory_bytes=memory_bytes() // num_ranks)
+def _cores(host: Host, config: EngineConfig, num_ranks: int) -> Hardware:
+    """A rank's share of a host's cores and memory."""
+    share = host.num_cores / num_ranks
+    count = min(config.num_threads or max(1, int(share)), share)
+    card = msgspec.structs.replace(catalogue.cores(count), memory_bytes=host.memory_bytes // num_ranks)
     return Hardware(card=card, link=catalogue.link("loopback"), correction=Correction(base_bytes=CPU_PROCESS_BYTES))

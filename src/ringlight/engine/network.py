@@ -12,6 +12,7 @@ from ringlight.core.errors import InvalidLayout
 SIOCGIFADDR = 0x8915  # netdevice(7): the IPv4 address of an interface
 IPV6_ADDRESSES = Path("/proc/net/if_inet6")  # address in hexadecimal ... name, a line each
 KNOCK_SECONDS = 5.0
+PROBES = 3  # unanswered, and a machine is gone
 
 
 def address_towards(host: str, port: int) -> str:
@@ -42,6 +43,21 @@ def interface_of(address: str) -> str:
 def knock(host: str, port: int) -> None:
     """Raise OSError unless somebody listens there."""
     socket.create_connection((host, port), KNOCK_SECONDS).close()
+
+
+def keep_watch(connection: socket.socket, watchdog_seconds: float) -> None:
+    """Have a connection between machines end where the other one is gone without a word, within about the watchdog's
+    time: whether it is silent, or does not take what it is sent. Small messages leave at once."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    every = max(1, round(watchdog_seconds / (PROBES + 1)))
+    for option, value in (
+        (socket.TCP_KEEPIDLE, every),
+        (socket.TCP_KEEPINTVL, every),
+        (socket.TCP_KEEPCNT, PROBES),
+        (socket.TCP_USER_TIMEOUT, round(1000 * watchdog_seconds)),
+    ):
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def listen_for_nodes(port: int) -> socket.socket:

@@ -60,6 +60,10 @@ class OpenJobs:
         with self._changed:
             return list(self._jobs.values())
 
+    def any_written_by(self, replica: str) -> bool:
+        """Whether the output of one that this replica has computed is being written."""
+        return any(job.state.replica == replica and job.state.is_computed for job in self.jobs())
+
     def any_beside(self, waiting: Collection[str]) -> bool:
         """Whether there are others than those whose ids wait, and those that are not in the queue yet."""
         with self._changed:

@@ -38,11 +38,18 @@ class LocalProcess:
             return None
         cause = f"signal {-status}" if status < 0 else f"exit status {status}"
         hint = " (out of memory?)" if status == -signal.SIGKILL else ""
-        return Ending(status, f"the worker process died ({cause}){hint}; its log says more")
+        return Ending(
+            f"the worker process died ({cause}){hint}; its log says more",
+            is_well=status == 0,
+            is_cause=status < 0 and status != -signal.SIGABRT,  # with which libraries end what has lost another rank
+        )
+
+    @property
+    def unheard(self) -> str:
+        return "the worker closed its connection and hangs"
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.wait()
 
 
 def launch(arguments: list[str], inherited: list[int], environment: dict[str, str]) -> subprocess.Popen[bytes]:

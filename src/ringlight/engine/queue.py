@@ -39,25 +39,48 @@ class JobQueue:
         self._changed = threading.Condition()
         self._is_stopped = self._is_closed = False
         self.version = 0  # of the line: other ones may have another outlook
+        self.start_seconds: float | None = None  # that the last replica took to start
 
     def __len__(self) -> int:
         """How many wait for a turn, those that have made way included."""
         return len(self._waiting)
 
     def serve(self, name: str) -> Holding:
-        """Let another replica take jobs, once it `begin`s to."""
+        """Let another replica take jobs, once its workers are `ready`."""
         holding = Holding(name)
         with self._changed:
             self._holdings.append(holding)
         return holding
 
-    def begin(self, holding: Holding) -> None:
-        """The workers of a replica are ready."""
-        self._count(holding, is_serving=True)
+    def starting(self, holding: Holding) -> None:
+        """The workers of a replica are not there, and begin to start."""
+        self._serve(holding, False, starts_since=self._order.now())
 
-    def rest(self, holding: Holding) -> None:
-        """The workers of a replica are not there, or not yet."""
-        self._count(holding, is_serving=False)
+    def ready(self, holding: Holding) -> None:
+        """The workers of a replica have started."""
+        since, now = holding.starts_since, self._order.now()
+        self.start_seconds = None if since is None else now - since
+        self._serve(holding, True)
+
+    def lost(self, holding: Holding) -> None:
+        """The workers of a replica have not started."""
+        self._serve(holding, False)
+
+    def leave(self, holding: Holding) -> list[Ticket] | None:
+        """Let a replica take no job any more. Returns what it keeps, to be put back; None, and nothing is changed, for
+        one that has a job, or keeps one that nobody else can go on with."""
+        with self._changed:
+            kept = self._only_of(holding)
+            if holding.turn is not None or not all(each.has_made_way and each.can_move for each in kept):
+                return None
+            self._holdings.remove(holding)
+            self._count()
+            return self._withdrawn(kept)
+
+    def num_kept(self, holding: Holding) -> int:
+        """How many jobs that have made way a replica keeps."""
+        with self._changed:
+            return len(self._only_of(holding))
 
     def put(self, job: Job, holder: Holding | None = None) -> None:
         """Let a job wait for whichever replica, or until `open_up` for this one; one that comes back has the place that
@@ -181,9 +204,16 @@ class JobQueue:
     def seen(self) -> Line:
         """The line as the policy sees it now."""
         with self._changed:
-            replicas = [self._jobs_of(each) for each in self._holdings]
+            there = [each for each in self._holdings if each.is_there] or self._holdings  # none: one will be
+            replicas = [self._jobs_of(each) for each in there]
             free = [self._order.candidate(each.job) for each in self._waiting.values() if each.holder is None]
             return Line(replicas, free, self._over_share(), self._order.policy)
+
+    def rests(self) -> list[float]:
+        """Seconds that each job in the line needs, those that have a turn included, in the order of the policy."""
+        with self._changed:
+            jobs = self._ordered([*self._waiting.values(), *(each for each in self._turns() if not each.is_computed)])
+            return [self._order.candidate(job).rest_seconds for job in jobs]
 
     def stop(self) -> None:
         """No job is taken any more, and none makes way."""
@@ -196,14 +226,18 @@ class JobQueue:
             self._is_stopped = self._is_closed = True
             self._changed.notify_all()
 
-    def _count(self, holding: Holding, is_serving: bool) -> None:
+    def _serve(self, holding: Holding, is_serving: bool, starts_since: float | None = None) -> None:
         with self._changed:
-            holding.is_serving = is_serving
-            self._order.count(max(1, sum(each.is_serving for each in self._holdings)))
-            self.version += 1
+            holding.is_serving, holding.starts_since = is_serving, starts_since
+            self._count()
+
+    def _count(self) -> None:
+        """Other replicas take jobs than did."""
+        self._order.count(max(1, sum(each.is_serving for each in self._holdings)))
+        self.version += 1
 
     def _open_to(self, holding: Holding) -> list[Ticket]:
-        if self._is_stopped:
+        if self._is_stopped or holding not in self._holdings:
             return []
         return [each for each in self._waiting.values() if each.holder in (None, holding)]
 
@@ -214,7 +248,14 @@ class JobQueue:
             late_seconds=0.0 if job is None else self._order.late_seconds(job),
             held=[self._order.candidate(each.job) for each in self._only_of(holding)],
             can_pause=job is None or job.state.may_pause,
+            begins_in=self._seconds_to_start(holding),
         )
+
+    def _seconds_to_start(self, holding: Holding) -> float:
+        """Until a replica takes jobs, by the last start; 0 where nobody knows."""
+        if holding.starts_since is None or self.start_seconds is None:
+            return 0.0
+        return max(0.0, holding.starts_since + self.start_seconds - self._order.now())
 
     def _only_of(self, holding: Holding | None) -> list[Ticket]:
         return [each for each in self._waiting.values() if each.holder is holding is not None]
@@ -227,9 +268,9 @@ class JobQueue:
         return is_at_it and may_hold(ticket, self._kept_by(ticket.holder))
 
     def _would_move(self, ticket: Ticket) -> bool:
-        if ticket.holder is None or ticket.holder.turn is None or ticket.holder.is_free or not ticket.can_be_put_back:
+        if ticket.holder is None or ticket.holder.turn is None or ticket.holder.is_free:
             return False
-        if not ticket.has_made_way or not ticket.is_saved:
+        if not ticket.has_made_way or not ticket.can_move:
             return False
         return self._order.waits_longer_than_to_begin_anew(ticket.job, ticket.holder.turn.job)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Protocol
 
@@ -13,14 +15,16 @@ from ringlight.core import messages
 from ringlight.core.errors import WorkerError
 
 CLOSE_SECONDS = 3.0
+KILL_SECONDS = 10.0  # until a process that was killed is gone; one on a machine that is gone tells nobody
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """How a process ended. `status` is as of subprocess: negative for a signal, None where nobody knows. `told` is the
-    sentence on it."""
+    """How a process ended. `told` is the sentence on it; `is_well`: as it was told to; `is_cause`: it has surely not
+    followed from the end of another rank."""
 
-    status: int | None
     told: str
+    is_well: bool = False
+    is_cause: bool = False
 
 
 class Process(Protocol):
@@ -35,16 +39,21 @@ class Process(Protocol):
         """How it ended, or None if it still runs after so long."""
         ...
 
+    @property
+    def unheard(self) -> str:
+        """The sentence on one that still runs, and whose connection has ended."""
+        ...
+
     def kill(self) -> None:
-        """End it now, whatever it does, stopped or not. Returns when it has ended, or nobody can reach it any more."""
+        """Have it end now, whatever it does, stopped or not."""
         ...
 
 
 class RankDeath(WorkerError):
-    """The end of a rank's process. `status` is that of its Ending, None also where it hangs."""
+    """The end of a rank's process, or of the connection to one that hangs."""
 
-    def __init__(self, message: str, status: int | None) -> None:
-        self.status = status
+    def __init__(self, message: str, ending: Ending) -> None:
+        self.ending = ending
         super().__init__(message)
 
 
@@ -91,14 +100,22 @@ class RankHandle:
     def death(self) -> RankDeath:
         """Why the connection has ended."""
         rank = f"rank {self.place.rank}: " if self.place.num_ranks > 1 else ""
-        if (ending := self._process.wait(CLOSE_SECONDS)) is None:
-            return RankDeath(f"{rank}the worker closed its connection and hangs", None)
-        return RankDeath(f"{rank}{ending.told}", ending.status)
+        ending = self._process.wait(CLOSE_SECONDS) or Ending(self._process.unheard)
+        return RankDeath(f"{rank}{ending.told}", ending)
 
     def wait(self, seconds: float) -> Ending | None:
         """How its process ended, or None if it still runs after so long."""
         return self._process.wait(seconds)
 
     def kill(self) -> None:
-        """End it now, whatever it does, stopped or not."""
+        """Have it end now, whatever it does, stopped or not."""
         self._process.kill()
+
+
+def end_all(ranks: Sequence[RankHandle]) -> None:
+    """End ranks, and return when they have ended, or those that are left are out of reach."""
+    for rank in ranks:
+        rank.kill()
+    deadline = time.monotonic() + KILL_SECONDS
+    for rank in ranks:
+        rank.wait(max(0.0, deadline - time.monotonic()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -16,11 +17,14 @@ from ringlight.engine import rank as ranks
 from ringlight.engine.causes import Sign, is_cause, likeliest_cause
 from ringlight.engine.deliveries import Deliveries
 from ringlight.engine.launch.launcher import Launcher, Start, TooLate
-from ringlight.engine.rank import RankDeath, RankHandle
+from ringlight.engine.rank import RankDeath, RankHandle, end_all
 from ringlight.engine.replica import Lost, Receive
 from ringlight.engine.waiting import Awaited, Waiting
 
+logger = logging.getLogger(__name__)
+
 CAUSE_SECONDS = 1.0
+FINISHING_SECONDS = 0.05  # between two looks at outputs that are being written
 PINGS_PER_WATCHDOG = 5
 
 
@@ -43,8 +47,11 @@ class RankedReplica:
         self._listener: threading.Thread | None = None
         self._jobs_lock = threading.Lock()
         self._jobs: dict[str, tuple[Receive, Lost]] = {}
+        self._kept: set[str] = set()  # of the jobs those that have made way
         self._computing = ""
         self._free = threading.Event()
+        self._free.set()
+        self._has_place = True
         self._loss: RinglightError | None = None
         self._deliveries = Deliveries(messages.RankPlace(), self._tell)
 
@@ -58,6 +65,7 @@ class RankedReplica:
         return [rank.pid for rank in self._ranks]
 
     def start(self) -> messages.WorkerReady:
+        self._let_finish()
         deadline = time.monotonic() + self._config.startup_timeout
         with self._start_lock:
             self._kill()
@@ -75,13 +83,13 @@ class RankedReplica:
         self._checkpoint = ready.checkpoint
         self._deliveries = Deliveries(self._ranks[0].place, self._ranks[0].send)
         with self._jobs_lock:
-            self._ready, self._loss = True, None
+            self._ready, self._has_place, self._loss = True, True, None
         self._listener = threading.Thread(target=self._listen, name="listener", daemon=True)
         self._listener.start()
         return ready
 
     def is_ready(self) -> bool:
-        return self._ready
+        return self._ready and (self._has_place or not self._free.is_set())
 
     def run(self, job: messages.RunJob, receive: Receive, lost: Lost) -> None:
         with self._jobs_lock:
@@ -104,6 +112,7 @@ class RankedReplica:
             is_kept = job_id in self._jobs
             if is_kept:
                 self._computing = job_id
+                self._kept.discard(job_id)
                 self._free.clear()
         if is_kept:
             return self._send_and_wait(messages.ResumeJob(job_id=job_id))
@@ -121,6 +130,7 @@ class RankedReplica:
     def drop(self, job_id: str) -> None:
         with self._jobs_lock:
             self._jobs.pop(job_id, None)
+            self._kept.discard(job_id)
         self._deliveries.drop(job_id)
         self._tell(messages.DropJob(job_id=job_id))
 
@@ -187,6 +197,14 @@ class RankedReplica:
             return WorkerError(f"the worker was not ready after {patience}; --startup-timeout gives it longer")
         return WorkerError(f"not all nodes were there after {patience}: {awaited}; --startup-timeout gives them longer")
 
+    def _let_finish(self) -> None:
+        """Of ranks that are alive and are to end: return when no output is being written any more."""
+        while self._ready and not self._closed.is_set():
+            with self._jobs_lock:
+                if self._jobs.keys() <= self._kept:
+                    return
+            self._closed.wait(FINISHING_SECONDS)
+
     def _listen(self) -> None:
         """The listener's thread: hand on what the ranks say, until they are gone."""
         loss: RinglightError | None = None
@@ -202,6 +220,7 @@ class RankedReplica:
         with self._jobs_lock:
             self._ready, self._loss = False, loss
             left, self._jobs = self._jobs, {}
+            self._kept.clear()
             self._free.clear()  # whoever waits for a turn waits until all have heard of it
         for _, lost in left.values():
             lost(loss or WorkerError("the workers have ended"))
@@ -212,6 +231,9 @@ class RankedReplica:
             self._hand_on(message)
         elif isinstance(message, messages.Carried | messages.JobDropped):
             self._deliveries.take(message)
+        elif isinstance(message, messages.PlaceLost):
+            logger.warning("rank %d makes way once it has nothing in hand: %s", message.rank, message.message)
+            self._has_place = False
 
     def _hand_on(self, message: messages.JobMessage) -> None:
         is_last = isinstance(message, (messages.JobCompleted, messages.JobFailed))
@@ -219,6 +241,8 @@ class RankedReplica:
             self._deliveries.end(message.job_id)
         with self._jobs_lock:
             job = self._jobs.pop(message.job_id, None) if is_last else self._jobs.get(message.job_id)
+            if isinstance(message, messages.JobPaused) and job is not None:
+                self._kept.add(message.job_id)
         if job is not None:
             receive, _ = job
             receive(message)
@@ -249,7 +273,7 @@ class RankedReplica:
                 try:
                     message = rank.receive()
                 except RankDeath as death:
-                    if death.status != 0:
+                    if not death.ending.is_well:
                         raise self._end(rank, death) from None
                     del by_connection[rank.connection]
                     continue
@@ -308,8 +332,7 @@ class RankedReplica:
     def _kill(self) -> None:
         """End the ranks; their connections are closed once nobody listens to them any more."""
         self._ready = False
-        for rank in self._ranks:
-            rank.kill()
+        end_all(self._ranks)
         if self._listener is not None and self._listener is not threading.current_thread():
             self._listener.join()
         for rank in self._ranks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -12,11 +13,12 @@ from ringlight.core.errors import InvalidSetting
 from ringlight.core.host import cores_each
 from ringlight.core.installation import check_installation
 from ringlight.core.layout import AskedLayout, ParallelLayout
+from ringlight.core.replicas import ReplicaRange
 from ringlight.core.request import RequestLimits
 from ringlight.core.stored_network import require_whole
 from ringlight.engine.host_memory import HostMemory
 from ringlight.engine.local import LocalReplica
-from ringlight.engine.machine import room_here
+from ringlight.engine.machine import room_here, usable_cards
 from ringlight.engine.replica import Replica
 
 
@@ -55,6 +57,11 @@ class LocalReplicas:
         check_installation()
         if most > 1 and config.nodes.nnodes > 1:
             raise InvalidSetting("num-replicas above 1 are for one machine; serve each group of nodes by itself")
+        if (cards := usable_cards(config)) and most > 1 and most * layout.num_ranks > len(cards):
+            raise InvalidSetting(
+                f"num-replicas {most} of {layout.num_ranks} GPUs each need {most * layout.num_ranks}, and this machine "
+                f"shows {len(cards)}; there is room for {room_here(config)}, which is what auto takes"
+            )
         require_whole(files, with_weights=config.load_format != "dummy")
         # As it was found and chosen: workers that start later load the same, and warm up as they will run.
         self._config = msgspec.structs.replace(config, asked_layout=AskedLayout.of(layout))
@@ -90,3 +97,11 @@ class GivenReplicas:
 
     def close(self) -> None:
         """They share nothing that is ours."""
+
+
+def sized(asked: int | ReplicaRange | None, room: Callable[[], int]) -> ReplicaRange:
+    """Between how many replicas an engine has where so many are asked for: None is as many as there is `room` for now.
+    Raises InvalidSetting."""
+    if asked is None:
+        asked = room()
+    return asked if isinstance(asked, ReplicaRange) else ReplicaRange(asked, asked)

@@ -31,6 +31,7 @@ LOOK_SECONDS = 0.25  # between two looks at who waits while one denoises: who co
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.5, 30.0  # before workers are started again, doubling while that fails
 
 ReplicaStatus = Literal["starting", "ready", "busy", "lost", "failed", "closed"]
+UP: frozenset[ReplicaStatus] = frozenset({"ready", "busy"})
 
 
 class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,17 +185,18 @@ class Runner:
         if self.replica.is_ready() or (self.failure is not None and self.ready is None and not self._supervised):
             return self.failure
         self._starts += 1
-        self._queue.rest(self.holding)
+        self._queue.starting(self.holding)
         self._queue.open_up(self.holding)  # of workers that are gone
         try:
             self.ready = self.replica.start()
-            self._queue.begin(self.holding)
+            self._queue.ready(self.holding)
             self.failure, self._loras = None, self._first_loras
             rate = self.ready.environment.get("load_gigabytes_per_second")
             how = f"{rate:.2f} GB/s" if rate else "its weights were there"
             logger.info("%s is ready, loaded in %.1f s (%s)", self.name, self.ready.load_seconds, how)
         except BaseException as error:  # whatever it is: nobody may wait for workers that never come
             self.failure = as_ringlight_error(error)
+            self._queue.lost(self.holding)
             if self._supervised and not self._closing.is_set():
                 logger.error("%s: the workers do not start: %s", self.name, self.failure)
         self.settled.set()

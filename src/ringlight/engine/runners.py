@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 
@@ -9,14 +10,18 @@ from ringlight.core import messages
 from ringlight.core.errors import RinglightError
 from ringlight.engine.holding import Ticket
 from ringlight.engine.jobs import Job
+from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
 from ringlight.engine.replicas import ReplicaSource
 from ringlight.engine.runner import ReplicaState, Runner
 from ringlight.engine.waiting import Awaited
 
+logger = logging.getLogger(__name__)
+
 
 class Runners:
-    """As many as were added, less those that were dismissed. Safe to use from any thread, but for these two."""
+    """As many as were added, less those that were dismissed. Safe to use from any thread, but for these two, which are
+    one thread's."""
 
     def __init__(self, source: ReplicaSource, make: Callable[[str, Replica], Runner]) -> None:
         """`make` a runner, by its name, of a replica from the `source`."""
@@ -41,10 +46,24 @@ class Runners:
             runner.start()
         return runner
 
-    def dismiss(self, runner: Runner) -> None:
-        """Close one that has nothing to do, and is not to get anything."""
-        runner.close()
+    def dismiss_one(self, queue: JobQueue, until_written: Callable[[Runner], None]) -> None:
+        """Close one that has nothing to do, if there is any, once what it made is written: one that is not ready
+        before others, then one that keeps no job, then the newest. What it keeps goes on elsewhere."""
+
+        def place(runner: Runner) -> tuple[bool, int, int]:
+            return runner.holding.is_serving, queue.num_kept(runner.holding), -self._runners.index(runner)
+
+        for runner in sorted(self._runners, key=place):
+            if (kept := queue.leave(runner.holding)) is not None:
+                break
+        else:
+            return
+        logger.info("%s is not needed any more", runner.name)
+        for ticket in kept:
+            runner.put_back(ticket, "its replica is not needed any more")
+        until_written(runner)
         self._runners = tuple(each for each in self._runners if each is not runner)
+        runner.close()
 
     def start(self) -> None:
         """Start all, and from now on whichever is added."""

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from ringlight.core.layout import ParallelLayout
+from ringlight.core.replicas import ReplicaRange
 from ringlight.families.work import Work
 from ringlight.planner.machine import Machine
 from ringlight.planner.planner import layouts
 from ringlight.planner.prediction import Prediction, predict
 from ringlight.planner.simulate import ORDERS, Demand, Load, Order, QueueResult, mixed, simulate
+from ringlight.planner.sizing import START_SECONDS
 from ringlight.planner.task import Service
 
 MAX_RANKS = 16  # of one replica: more ranks for one video are slower than more videos at once
@@ -29,19 +31,20 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 class FleetChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """So many replicas of a layout under a load, which they take in this order. `cost_per_video` in the currency of the
-    price of a GPU hour."""
+    """So many replicas of a layout under a load, which they take in this order, on `num_gpus` at most. `cost_per_video`
+    in the currency of the price of a GPU hour."""
 
     layout: str
     order: Order
     num_gpus: int
+    mean_gpus: float
     queue: QueueResult
     cost_per_hour: float | None = None
     cost_per_video: float | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.queue.num_replicas} x {self.layout}"
+        return f"{ReplicaRange(self.queue.least_replicas, self.queue.num_replicas)} x {self.layout}"
 
 
 class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,11 +62,14 @@ def plan_fleet(
     orders: Sequence[Order] = ("shortest",),
     p95_seconds: float | None = None,
     gpu_price: float | None = None,
+    num_replicas: ReplicaRange | None = None,
+    start_seconds: float = START_SECONDS,
 ) -> FleetPlan:
     """For each number of ranks, the fastest layout that all kinds fit on, and the line before as many replicas as the
     GPUs hold, in each of the orders: the lowest mean is best.
 
-    With a promise (`p95_seconds`) each layout gets the fewest replicas that keep it, and the fewest GPUs are best.
+    With a promise (`p95_seconds`) each layout gets the fewest replicas that keep it, and the fewest GPUs are best. With
+    a range of `num_replicas`, which take `start_seconds` to start, that stands beside every fixed number in it.
     """
     choices = []
     fastest = _fastest(kinds, machine)
@@ -71,18 +77,29 @@ def plan_fleet(
     for layout, predictions in fastest.items():
         draw = mixed([kind.weight for kind in kinds], list(map(_demand, kinds, predictions, best_seconds)))
         for order in orders:
-            queue = _queue(draw, order, machine.most_ranks // layout.num_ranks, load, p95_seconds)
-            choices.append(_choice(layout, order, queue, load, gpu_price))
+            most = machine.most_ranks // layout.num_ranks
+            if num_replicas is None:
+                queues = [_queue(draw, order, most, load, p95_seconds)]
+            else:
+                sizes = [size for size in _sizes(num_replicas) if size.most <= most]
+                queues = [simulate(load, size, draw, ORDERS[order], start_seconds=start_seconds) for size in sizes]
+            choices += [_choice(layout, order, queue, load, gpu_price) for queue in queues]
 
     def place(choice: FleetChoice) -> tuple[float, ...]:
         late = p95_seconds is not None and choice.queue.p95_seconds > p95_seconds
-        gpus = choice.num_gpus if p95_seconds is not None else 0
+        gpus = choice.mean_gpus if p95_seconds is not None else 0
         behind = 0.0 if choice.queue.keeps_up else choice.queue.offered
         return (behind, late, gpus, choice.queue.mean_seconds)
 
     choices.sort(key=place)
     good = [choice for choice in choices if not any(place(choice)[:2])]
     return FleetPlan(choices=choices, chosen=good[0] if good else None)
+
+
+def _sizes(asked: ReplicaRange) -> Sequence[ReplicaRange]:
+    """A range, and every fixed number in it."""
+    fixed = [ReplicaRange(number, number) for number in range(max(1, asked.least), asked.most + 1)]
+    return fixed if asked.is_fixed else [*fixed, asked]
 
 
 def _fastest(kinds: Sequence[Kind], machine: Machine) -> dict[ParallelLayout, list[Prediction]]:
@@ -148,12 +165,14 @@ def _choice(
     layout: ParallelLayout, order: Order, queue: QueueResult, load: Load, gpu_price: float | None
 ) -> FleetChoice:
     num_gpus = queue.num_replicas * layout.num_ranks
-    per_hour = None if gpu_price is None else gpu_price * num_gpus
+    mean_gpus = queue.mean_replicas * layout.num_ranks
+    per_hour = None if gpu_price is None else gpu_price * mean_gpus
     per_video = None if per_hour is None or not queue.keeps_up else per_hour / 3600 / load.rate
     return FleetChoice(
         layout=layout.name,
         order=order,
         num_gpus=num_gpus,
+        mean_gpus=mean_gpus,
         queue=queue,
         cost_per_hour=per_hour,
         cost_per_video=per_video,

@@ -14,12 +14,13 @@ from ringlight.planner.task import Service, Station, Task
 
 class ReplicaJobs(msgspec.Struct, frozen=True, kw_only=True):
     """What a replica has in hand. The running one takes `late_seconds` more than its rest, by its own steps;
-    `can_pause` is False where it is not left any more, as in decoding."""
+    `can_pause` is False where it is not left any more, as in decoding. It takes others in `begins_in` seconds."""
 
     running: Candidate | None = None
     late_seconds: float = 0.0
     held: Sequence[Candidate] = ()
     can_pause: bool = True
+    begins_in: float = 0.0
 
 
 class Forecast(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +49,8 @@ def forecast(
         if running is not None:
             running.begin = 0.0
         held = [_task(each) for each in replica.held]
-        stations.append(Station(running=running, held=held, began=replica.late_seconds))
+        there_at, began = replica.begins_in, replica.late_seconds
+        stations.append(Station(running=running, held=held, began=began, there_at=there_at))
     line = [_task(each) for each in waiting]
     inside = {task.job.key for station in stations if (task := station.running) is not None}
     tasks = [task for station in stations for task in (station.running, *station.held) if task is not None] + line

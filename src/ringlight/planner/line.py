@@ -5,6 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Iterable
 
+import msgspec
+
 from ringlight.planner.scheduling import Key, Policy
 from ringlight.planner.task import Station, Task
 
@@ -26,6 +28,10 @@ class OpenLine:
 
     def put(self, task: Task) -> None:
         self._waiting[task.job.key] = task
+
+    def count(self, num_replicas: int) -> None:
+        """From now on there are so many."""
+        self._policy = msgspec.structs.replace(self._policy, num_replicas=num_replicas)
 
     def take(self, task: Task, station: Station) -> None:
         """Out of the line, or of those that the station holds."""
@@ -71,6 +77,9 @@ class FixedLine:
 
     def put(self, task: Task) -> None:
         heapq.heappush(self._heap, self._entry(task))
+
+    def count(self, num_replicas: int) -> None:
+        """Places do not depend on how many there are."""
 
     def take(self, task: Task, station: Station) -> None:
         """Out of the line, whose first it is, or of those that the station holds."""

@@ -9,14 +9,18 @@ from typing import Literal
 
 import msgspec
 
+from ringlight.core.replicas import ReplicaRange
+from ringlight.planner.elastic import Elastic
 from ringlight.planner.queueing import play
 from ringlight.planner.scheduling import Candidate, Policy
 from ringlight.planner.shares import Shares
+from ringlight.planner.sizing import LOOK_SECONDS, START_SECONDS
 from ringlight.planner.task import Service, Station, Task
 
 WARM_UP_SHARE = 0.1  # of the requests, left out: they find the line shorter than it will be
 COOL_DOWN_SHARE = 0.05  # the same at the end: nobody comes after them
 PAUSE_SECONDS = 0.01  # that a replica loses when it leaves a job for another
+LOOKS_WHILE_IDLE = 60  # as a replica waits for its end: fewer looks than a server's, whose ends come 1/60 later at most
 WITHIN = 3.0  # times its seconds alone: who has waited so little is content
 
 Order = Literal["arrival", "shortest without pauses", "shortest"]
@@ -77,15 +81,19 @@ class QueueResult(msgspec.Struct, frozen=True, kw_only=True):
     Slowdown: times what a request takes alone on the layout that is fastest for it, wherever it is made here;
     `within_share` has WITHIN times or less. `in_time_share` is of requests with a deadline, None without any. `offered`
     is work that comes in, in terms of what the replicas can do. From 1 on they fall behind: all seconds grow with time,
-    without end (infinite here).
+    without end (infinite here). `num_replicas` is how many there are at most, `mean_replicas` how many there were on
+    average, those that start included, where they come and go: between `least_replicas` and the most.
     """
 
     num_replicas: int
+    least_replicas: int
+    mean_replicas: float
     mean_seconds: float
     p50_seconds: float
     p95_seconds: float
     p99_seconds: float
     mean_wait_seconds: float
+    p95_wait_seconds: float
     mean_slowdown: float
     within_share: float
     pauses_per_request: float
@@ -104,12 +112,15 @@ class QueueResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def simulate(
     load: Load,
-    num_replicas: int,
+    num_replicas: int | ReplicaRange,
     draw: Callable[[random.Random], Demand],
     policy: Policy = ORDERS["shortest"],
     pause_seconds: float = PAUSE_SECONDS,
+    start_seconds: float = START_SECONDS,
 ) -> QueueResult:
-    """Requests wait in one line for `num_replicas`. `draw` says what each of them asks for."""
+    """Requests wait in one line for `num_replicas`, which take `start_seconds` to start where they come and go. `draw`
+    says what each request asks for."""
+    asked = ReplicaRange(num_replicas, num_replicas) if isinstance(num_replicas, int) else num_replicas
     random_ = random.Random(load.seed)
     now, arrivals, demands = 0.0, [], []
     for _ in range(load.num_requests):
@@ -117,12 +128,17 @@ def simulate(
         arrivals.append(now)
         demands.append(draw(random_))
     busy = sum(demand.service.busy_seconds for demand in demands)
-    offered = busy / load.num_requests * load.rate / num_replicas
+    offered = busy / load.num_requests * load.rate / asked.most
     if offered >= 1:
-        return _falls_behind(num_replicas, offered)
-    served = play_trace(arrivals, demands, policy, num_replicas, pause_seconds)
+        return _falls_behind(asked, offered)
+    if asked.is_fixed:
+        served, mean_replicas = play_trace(arrivals, demands, policy, asked.most, pause_seconds), float(asked.most)
+    else:
+        fleet = Elastic(asked, start_seconds, max(LOOK_SECONDS, asked.scale_down_idle / LOOKS_WHILE_IDLE))
+        served = play_trace(arrivals, demands, policy, asked.most, pause_seconds, fleet)
+        mean_replicas = fleet.replica_seconds / max(each.end for each in served)
     kept = served[int(WARM_UP_SHARE * len(served)) : math.ceil((1 - COOL_DOWN_SHARE) * len(served))]
-    return result_of(kept, num_replicas, offered)
+    return result_of(kept, asked, mean_replicas, offered)
 
 
 def play_trace(
@@ -131,11 +147,13 @@ def play_trace(
     policy: Policy,
     num_replicas: int,
     pause_seconds: float = PAUSE_SECONDS,
+    fleet: Elastic | None = None,
 ) -> list[Served]:
     """Play requests that come at these seconds of a clock that begins at 0; what became of each, in the same order.
 
     For a trace that was measured: `service` of each demand from its report (text before the steps, seconds a step,
-    decoding after), `best_seconds` what it took alone. Shares count where there are several clients.
+    decoding after), `best_seconds` what it took alone. Shares count where there are several clients. A `fleet` says how
+    many replicas there are when.
     """
     tasks = [
         Task(
@@ -156,10 +174,11 @@ def play_trace(
     clients = {demand.client for demand in demands}
     play(
         tasks,
-        [Station() for _ in range(num_replicas)],
+        [] if fleet is not None else [Station() for _ in range(num_replicas)],
         msgspec.structs.replace(policy, num_replicas=num_replicas),
         pause_seconds=pause_seconds,
         shares=Shares(num_replicas) if len(clients) > 1 else None,
+        fleet=fleet,
     )
     return [
         Served(demand=demand, arrival=task.arrives, begin=task.begin, end=task.end, pauses=task.pauses)
@@ -167,18 +186,22 @@ def play_trace(
     ]
 
 
-def result_of(served: Sequence[Served], num_replicas: int, offered: float) -> QueueResult:
+def result_of(served: Sequence[Served], asked: ReplicaRange, mean_replicas: float, offered: float) -> QueueResult:
     """Sum up what became of requests."""
     seconds, slowdowns = [each.seconds for each in served], [each.slowdown for each in served]
+    waits = [each.begin - each.arrival for each in served]
     dues = [(each.seconds, each.demand.due_seconds) for each in served]
     in_time = [taken <= due for taken, due in dues if due is not None]
     return QueueResult(
-        num_replicas=num_replicas,
+        num_replicas=asked.most,
+        least_replicas=asked.least,
+        mean_replicas=mean_replicas,
         mean_seconds=_mean(seconds),
         p50_seconds=percentile(seconds, 0.50),
         p95_seconds=percentile(seconds, 0.95),
         p99_seconds=percentile(seconds, 0.99),
-        mean_wait_seconds=_mean([each.begin - each.arrival for each in served]),
+        mean_wait_seconds=_mean(waits),
+        p95_wait_seconds=percentile(waits, 0.95),
         mean_slowdown=_mean(slowdowns),
         within_share=_mean([slowdown <= WITHIN for slowdown in slowdowns]),
         pauses_per_request=_mean([each.pauses for each in served]),
@@ -206,14 +229,17 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _falls_behind(num_replicas: int, offered: float) -> QueueResult:
+def _falls_behind(asked: ReplicaRange, offered: float) -> QueueResult:
     return QueueResult(
-        num_replicas=num_replicas,
+        num_replicas=asked.most,
+        least_replicas=asked.least,
+        mean_replicas=float(asked.most),
         mean_seconds=math.inf,
         p50_seconds=math.inf,
         p95_seconds=math.inf,
         p99_seconds=math.inf,
         mean_wait_seconds=math.inf,
+        p95_wait_seconds=math.inf,
         mean_slowdown=math.inf,
         within_share=0.0,
         pauses_per_request=0.0,

@@ -90,20 +90,26 @@ def _place_table(places: Sequence[Place]) -> Iterator[str]:
 def fleet_table(fleet: FleetPlan) -> str:
     """Replicas x layout under a load, best first."""
     lines = [
-        "| Fleet | GPUs | Order | Mean (s) | p50 (s) | p95 (s) | p99 (s) | Mean wait (s) "
+        "| Fleet | GPUs | Order | Mean (s) | p50 (s) | p95 (s) | p99 (s) | Mean wait (s) | p95 wait (s) "
         f"| Slowdown | Within {WITHIN:g}x | Busy | Cost an hour | Cost a video |",
-        "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     return "\n".join([*lines, *map(_fleet_row, fleet.choices)])
 
 
 def _fleet_row(choice: FleetChoice) -> str:
     queue = choice.queue
-    latencies = (queue.mean_seconds, queue.p50_seconds, queue.p95_seconds, queue.p99_seconds, queue.mean_wait_seconds)
+    latencies = (
+        queue.mean_seconds,
+        queue.p50_seconds,
+        queue.p95_seconds,
+        queue.p99_seconds,
+        queue.mean_wait_seconds,
+        queue.p95_wait_seconds,
+    )
     cells = [*(f"{seconds:.1f}" for seconds in latencies), f"{queue.mean_slowdown:.2f}", f"{queue.within_share:.1%}"]
-    told = " | ".join(cells if queue.keeps_up else ["falls behind", *[""] * 6])
+    told = " | ".join(cells if queue.keeps_up else ["falls behind", *[""] * 7])
     costs = (choice.cost_per_hour, choice.cost_per_video)
     hour, video = ("" if cost is None else plain(cost, 4) for cost in costs)
-    return (
-        f"| {choice.name} | {choice.num_gpus} | {choice.order} | {told} | {queue.utilisation:.1%} | {hour} | {video} |"
-    )
+    begin = f"| {choice.name} | {plain(choice.mean_gpus, 3)} | {choice.order} "
+    return f"{begin}| {told} | {queue.utilisation:.1%} | {hour} | {video} |"

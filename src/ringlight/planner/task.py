@@ -71,7 +71,7 @@ class Task(msgspec.Struct, kw_only=True, eq=False):
 
 
 class Station(msgspec.Struct, kw_only=True, eq=False):
-    """A replica: who has the turn, since when, and whom it keeps."""
+    """A replica: who has the turn, since when, and whom it keeps. It takes nobody before `there_at`."""
 
     running: Task | None = None
     held: list[Task] = []
@@ -80,6 +80,7 @@ class Station(msgspec.Struct, kw_only=True, eq=False):
     looks: bool = False  # at its next boundary
     looked: float = -math.inf  # when it did last
     turn: int = 0
+    there_at: float = 0.0
 
     def done(self, now: float) -> float:
         assert self.running is not None

@@ -90,7 +90,7 @@ class Worker:
         gc.collect()
         gc.freeze()  # what is loaded stays: to look through it again costs 0.2 s at the start of every job
         seconds = time.perf_counter() - start
-        self._environment = described | {"load_seconds": seconds, "num_nodes": config.nodes.nnodes}
+        self._environment = described | {"load_seconds": seconds, "num_nodes": setup.place.num_nodes}
         corridor.send(
             messages.WorkerReady(
                 environment=self._environment,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import traceback
 from multiprocessing.connection import Connection
+from types import ModuleType
 from typing import NoReturn
 
 from ringlight.core import messages
@@ -18,23 +19,28 @@ from ringlight.core.installation import check_temporary_folder, not_importable
 
 def main() -> None:
     """Run a worker, or say why it cannot be."""
+    load(int(sys.argv[1])).main()
+
+
+def load(engine: int) -> ModuleType:
+    """The worker's program, imported; or the engine is told over this descriptor why not, and the process ends."""
     try:
         check_temporary_folder()
-        from ringlight.worker.main import main as work  # here, for it imports torch and all else
+        from ringlight.worker import main  # here, for it imports torch and all else
     except InvalidInstallation as failure:
-        refuse(failure)
+        refuse(engine, failure)
     except MemoryError:
-        refuse(OutOfMemory("there is no memory to import torch"))
+        refuse(engine, OutOfMemory("there is no memory to import torch"))
     except Exception as error:  # a package that is broken may raise anything
         traceback.print_exc()
-        refuse(not_importable(error))
-    work()
+        refuse(engine, not_importable(error))
+    return main
 
 
-def refuse(failure: RinglightError) -> NoReturn:
+def refuse(engine: int, failure: RinglightError) -> NoReturn:
     """Tell the engine why this process ends, and end it."""
-    with Connection(int(sys.argv[1])) as engine:
-        engine.send_bytes(messages.encode(messages.WorkerFailed(code=failure.code, message=str(failure))))
+    with Connection(engine) as connection:
+        connection.send_bytes(messages.encode(messages.WorkerFailed(code=failure.code, message=str(failure))))
     sys.exit(1)
 
 

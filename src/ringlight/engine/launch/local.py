@@ -17,7 +17,7 @@ from ringlight.engine.host_memory import HostMemory
 from ringlight.engine.launch.launcher import Start
 from ringlight.engine.network import address_towards, knock, listen_for_nodes
 from ringlight.engine.process import LocalProcess
-from ringlight.engine.rank import RankHandle
+from ringlight.engine.rank import RankHandle, end_all
 
 KNOCK_EVERY_SECONDS = 0.5
 
@@ -54,9 +54,7 @@ class LocalLauncher:
                 for place in self._places(address, listening):
                     ranks.append(self._start_rank(place, start.checkpoint))
             except BaseException:
-                for rank in ranks:
-                    rank.kill()
-                    rank.connection.close()
+                end_all(ranks)
                 raise
         return ranks
 

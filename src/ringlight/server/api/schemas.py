@@ -83,9 +83,12 @@ class Alive(Answer):
 
 
 class Ready(Answer):
-    """Videos are being made."""
+    """Videos are being made, or will be once there is one to make."""
 
-    status: Literal["ready"] = "ready"
+    status: Literal["ready", "asleep", "waking"] = Field(
+        description="asleep: no replica is there, as nothing is to be made; waking: the first one starts."
+    )
+    message: str | None = Field(None, description="What there is to wait for; left out where there is nothing.")
 
 
 class ReplicaHealth(Answer):
@@ -94,13 +97,17 @@ class ReplicaHealth(Answer):
     name: str
     status: Literal["starting", "ready", "busy", "lost", "failed", "closed"]
     restarts: int
+    reason: str = Field(description="Why it is not ready, where that is known.")
 
 
 class Health(Answer):
     """How the server is."""
 
-    status: Literal["ready", "starting", "draining", "failed"]
+    status: Literal["ready", "asleep", "waking", "starting", "draining", "failed"]
     replicas: list[ReplicaHealth]
+    replicas_wanted: int = Field(description="How many the queue asks for, within --num-replicas.")
+    replicas_ready: int
+    replicas_pending: int = Field(description="Those that are there, or on their way, and not ready.")
     queue_length: int
 
 

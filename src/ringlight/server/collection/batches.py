@@ -43,7 +43,7 @@ class Batches:
     def __init__(self, videos: Videos) -> None:
         """Of these videos; `start` begins to queue what waits."""
         self.videos = videos
-        self._most_ahead = MOST_AHEAD * videos.settings.num_replicas
+        self._most_ahead = MOST_AHEAD * videos.engine.size.most
         self._queued: dict[str, Job] = {}  # of batches, from when they were queued until they are computed
         self._news = threading.Event()
         self._closing = threading.Event()

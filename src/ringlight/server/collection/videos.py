@@ -45,7 +45,7 @@ def engine_of(settings: ServeSettings, config: EngineConfig, clock: Clock | None
     return Engine(
         config,
         settings.limits,
-        num_replicas=settings.num_replicas,
+        num_replicas=settings.replicas,
         queue_size=settings.queue_size,
         scheduling=settings.scheduling,
         supervised=True,

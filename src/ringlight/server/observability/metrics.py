@@ -16,12 +16,12 @@ from ringlight.core.errors import (
 )
 from ringlight.core.report import RunReport
 from ringlight.engine.jobs import Pauses
-from ringlight.engine.runner import ReplicaState
+from ringlight.engine.runner import UP, ReplicaState, ReplicaStatus
 from ringlight.server.collection.videos import Videos
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER = "other"
-UP = frozenset({"ready", "busy"})
+STATES: Sequence[ReplicaStatus] = ("starting", "ready", "busy", "lost", "failed")
 WEBHOOK_OUTCOMES = ("delivered", "failed", "dropped")
 
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -59,6 +59,10 @@ class ServerState:
     def replicas(self) -> Sequence[ReplicaState]:
         """The replicas as they are."""
         return self._videos.engine.replicas
+
+    def num_wanted(self) -> int:
+        """How many of them there are to be."""
+        return self._videos.engine.num_wanted
 
 
 class Metrics:
@@ -239,11 +243,23 @@ class _Reading(Collector):
             "ringlight_worker_restarts", "Starts of a replica's ranks after the first.", labels=["replica"]
         )
         device = ""
-        for replica in self._state.replicas():
+        replicas = self._state.replicas()
+        for replica in replicas:
             up.add_metric([replica.name], replica.status in UP)
             restarts.add_metric([replica.name], replica.restarts)
             device = device or str(replica.environment.get("device", ""))
         yield up
         yield restarts
+        states = GaugeMetricFamily("ringlight_replicas", "Replicas that are there, by their states.", labels=["state"])
+        for state in STATES:
+            states.add_metric([state], sum(replica.status == state for replica in replicas))
+        yield states
+        yield GaugeMetricFamily(
+            "ringlight_replicas_wanted", "Replicas that the queue asks for.", value=self._state.num_wanted()
+        )
+        pending = sum(replica.status not in UP for replica in replicas)
+        yield GaugeMetricFamily(
+            "ringlight_replicas_pending", "Replicas that are there, or on their way, and not ready.", value=pending
+        )
         about = self._about | {"device": device}
         yield InfoMetricFamily("ringlight_build", "What runs here; the device once a replica is ready.", value=about)

@@ -51,13 +51,15 @@ async function describe() {
 async function watchReadiness() {
   let [state, words] = ["ready", "Ready"];
   try {
-    await api.send("GET", "readyz");
+    const said = await api.get("readyz");
+    state = { asleep: "asleep", waking: "waiting" }[said.status] ?? "ready";
+    if (said.message) words = said.message;
   } catch (error) {
     [state, words] = error.status ? ["waiting", error.message] : ["lost", error.message];
   }
   find("lamp").className = `lamp ${state}`;
   if (find("state").textContent !== words) find("state").textContent = words;
-  setTimeout(watchReadiness, state === "ready" ? READY_MS : NOT_READY_MS);
+  setTimeout(watchReadiness, words === "Ready" ? READY_MS : NOT_READY_MS);
 }
 
 function switchTheme() {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Response
@@ -13,12 +13,12 @@ from ringlight.core.lora import Lora
 from ringlight.core.named_samplers import SAMPLERS
 from ringlight.core.request import RequestDefaults, RequestLimits, bounds, grid, is_taken
 from ringlight.core.video_fields import VIDEO_FIELDS
-from ringlight.engine.runner import ReplicaState
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
 from ringlight.server.api.openapi import answers
 from ringlight.server.api.parts import Owner, Parts, Served
 from ringlight.server.api.schemas import Alive, Health, Ready, ReplicaHealth, Version, as_model
+from ringlight.server.api.standing import standing_of
 from ringlight.server.http.http_error import HttpError
 from ringlight.wire.model import FieldCard, FieldChoice, FieldType, ModelCard, ModelList, OfferedLora
 
@@ -55,25 +55,40 @@ async def live() -> Alive:
 
 @router.get("/readyz", response_model=Ready, responses=answers(503))
 async def ready(parts: Served) -> Response:
-    """Whether videos are being made: a replica is ready and the server is not stopping."""
-    status, reason = _standing(parts)
-    if status != "ready":
-        return HttpError(503, "unavailable", reason).response()  # not raised: it is no failure to be logged
-    return JSONResponse({"status": "ready"})
+    """Whether videos are being made: a replica is ready, or will be for whoever asks, and the server is not stopping.
+
+    Where --num-replicas begins with 0 none need be there: that is said, and the first video waits until one is.
+    """
+    standing = standing_of(parts)
+    if standing.status not in ("ready", "asleep", "waking"):
+        return HttpError(503, "unavailable", standing.message).response()  # not raised: no failure to be logged
+    said = {"message": standing.message} if standing.message else {}
+    return JSONResponse({"status": standing.status} | said)
 
 
 @router.get("/health")
 async def health(parts: Served) -> Health:
     """How the server and its replicas are. Always 200; /readyz says by its status."""
-    replicas = [ReplicaHealth(name=r.name, status=r.status, restarts=r.restarts) for r in _replicas(parts)]
-    return Health(status=_standing(parts)[0], replicas=replicas, queue_length=len(parts.videos.engine.queue))
+    standing, engine = standing_of(parts), parts.videos.engine
+    replicas = [
+        ReplicaHealth(name=each.name, status=each.status, restarts=each.restarts, reason=reason)
+        for each, reason in zip(standing.replicas, standing.reasons, strict=True)
+    ]
+    return Health(
+        status=standing.status,
+        replicas=replicas,
+        replicas_wanted=engine.num_wanted,
+        replicas_ready=standing.num_ready,
+        replicas_pending=len(replicas) - standing.num_ready,
+        queue_length=len(engine.queue),
+    )
 
 
 @router.get("/version")
 async def version(parts: Served) -> Version:
     """What runs here."""
     videos = parts.videos
-    device = videos.engine.replicas[0].environment.get("device")
+    device = next((device for each in videos.engine.replicas if (device := each.environment.get("device"))), None)
     return Version(
         version=ringlight.__version__,
         model=videos.model_names[0],
@@ -152,28 +167,3 @@ def field_cards(defaults: RequestDefaults, spec: ModelSpec, limits: RequestLimit
             )
         )
     return cards
-
-
-def _replicas(parts: Parts) -> list[ReplicaState]:
-    return list(parts.videos.engine.replicas)
-
-
-def _standing(parts: Parts) -> tuple[Literal["ready", "starting", "draining", "failed"], str]:
-    """In a word, and why in a sentence."""
-    replicas = _replicas(parts)
-    if parts.videos.is_draining:
-        return "draining", "the server is stopping"
-    if any(replica.status in ("ready", "busy") for replica in replicas):
-        return "ready", ""
-    told = ((replica.name, parts.videos.tell(_reason(replica))) for replica in replicas)
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in told if reason)
-    if all(replica.status == "failed" for replica in replicas):
-        return "failed", f"no replica can start: {reasons}"
-    return "starting", f"no replica is ready yet{': ' + reasons if reasons else ''}"
-
-
-def _reason(replica: ReplicaState) -> str:
-    """Why a replica is not ready: what it waits for, and why the start before this one failed."""
-    awaited = "" if replica.awaited is None else str(replica.awaited)
-    problem = f"tried again after: {replica.problem}" if replica.status == "lost" else replica.problem
-    return "; ".join(filter(None, (awaited, problem)))

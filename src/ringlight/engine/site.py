@@ -1,0 +1,90 @@
+"""Sites: where the ranks of an engine run, what plans are made for there, and where its replicas come from."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Protocol
+
+import msgspec
+
+from ringlight.core.checkpoint import Checkpoint, find_checkpoint
+from ringlight.core.config import EngineConfig
+from ringlight.core.errors import InvalidInstallation
+from ringlight.core.layout import ParallelLayout
+from ringlight.core.request import RequestLimits
+from ringlight.engine.host_memory import HostMemory
+from ringlight.engine.machine import machine_of, room_here, this_host
+from ringlight.engine.replicas import LocalReplicas, ReplicaSource
+from ringlight.families.model import ModelSpec
+from ringlight.planner.machine import Machine
+
+
+class Site(Protocol):
+    """Where the ranks of an engine run."""
+
+    @property
+    def num_nodes(self) -> int:
+        """Machines that a replica is spread over."""
+        ...
+
+    def machine(self, spec: ModelSpec, num_replicas: int) -> Machine | None:
+        """What each rank of so many replicas computes with; None where nobody knows. Raises InvalidSetting."""
+        ...
+
+    def num_sharing(self, num_replicas: int) -> int:
+        """How many ranks of so many replicas share a machine at the most."""
+        ...
+
+    def room(self) -> int:
+        """How many replicas could be had now in all, at least 1."""
+        ...
+
+    def source(
+        self, limits: RequestLimits, files: Checkpoint, layout: ParallelLayout, most: int, is_placed: bool
+    ) -> ReplicaSource:
+        """Where at most so many replicas come from; `is_placed`: the ranks of a machine keep one copy of the weights.
+
+        Raises InvalidSetting, InvalidInstallation, and InvalidCheckpoint for files that are not there or not whole.
+        """
+        ...
+
+
+def site_of(config: EngineConfig) -> Site:
+    """The site that the operator asks for. Raises InvalidInstallation, and InvalidSetting for a cluster that is not
+    there."""
+    if not config.cluster.is_ray:
+        return OwnMachine(config)
+    if find_spec("ray") is None:
+        raise InvalidInstallation("--engine ray needs Ray, which is not installed; `pip install ringlight[ray]`")
+    from ringlight.engine.launch.ray.site import RaySite  # here, for it imports ray, which only this needs
+
+    return RaySite(config)
+
+
+class OwnMachine:
+    """This machine; with several nodes all of them are like it."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+
+    @property
+    def num_nodes(self) -> int:
+        return self._config.nodes.nnodes
+
+    def machine(self, spec: ModelSpec, num_replicas: int) -> Machine | None:
+        host, num_local = this_host(self._config), self.num_sharing(1)
+        return machine_of(host, self._config, spec, num_local, num_replicas, self.num_nodes)
+
+    def num_sharing(self, num_replicas: int) -> int:
+        return num_replicas * max(1, self._config.asked_layout.num_ranks // self.num_nodes)
+
+    def room(self) -> int:
+        return room_here(self._config)
+
+    def source(
+        self, limits: RequestLimits, files: Checkpoint, layout: ParallelLayout, most: int, is_placed: bool
+    ) -> ReplicaSource:
+        memory = HostMemory(most * layout.num_ranks // self.num_nodes) if is_placed else None
+        found = str(find_checkpoint(self._config.model_path))
+        config = msgspec.structs.replace(self._config, model_path=found)
+        return LocalReplicas(config, limits, files, layout, most, memory)
