@@ -40,3 +40,10 @@ def test_what_is_no_number_of_replicas_is_refused_with_the_remedy(text: str, rem
 
 def test_a_range_is_written_as_it_is_read() -> None:
     assert [str(ReplicaRange.parse(text)) for text in ("4", "0..4")] == ["4", "0..4"]
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+def test_waits_are_numbers_of_seconds(seconds: float) -> None:
+    for waits in ({"scale_up_wait": seconds}, {"scale_down_idle": seconds}):
+        with pytest.raises(InvalidSetting, match="0 or more"):
+            ReplicaRange(0, 1, **waits)

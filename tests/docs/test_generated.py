@@ -87,7 +87,8 @@ def test_flags_and_variables_that_the_pages_name_exist() -> None:
     flags, variables = set(re.findall(r"--[a-z][\w-]+", settings)), set(re.findall(r"RINGLIGHT_\w+", settings))
     others = {"--check", "--docs", "--url", "--json", "--report", "--output", "--prompt", "--seconds", "--limit"}
     others |= {"--shm-size", "--help"}  # of docker, of all
-    others |= {"--rate", "--mix", "--p95", "--compare-orders", "--bus", "--host-memory"}  # of `ringlight plan`
+    others |= {"--rate", "--mix", "--p95", "--compare-orders", "--start-seconds"}  # of `ringlight plan`
+    others |= {"--bus", "--host-memory"}  # of the same
     for name in ("api.md", "operations.md", "security.md", "troubleshooting.md"):
         text = BLOCK.sub("", (DOCS / name).read_text())
         assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text)) <= flags | others, name

@@ -31,6 +31,9 @@ class ReplicaRange(msgspec.Struct, frozen=True):
         if not 0 <= self.least <= self.most:
             raise InvalidSetting(f"num-replicas {self.least}..{self.most} must begin with the smaller number")
 
+        if not (self.scale_up_wait >= 0 and self.scale_down_idle >= 0):
+            raise InvalidSetting("scale-up-wait and scale-down-idle must be numbers of seconds, 0 or more")
+
     @classmethod
     def parse(cls, text: str, scale_up_wait: float = 0.0, scale_down_idle: float = 600.0) -> ReplicaRange | None:
         """What is written: 2 or 1..8; None for auto. Raises InvalidSetting."""
