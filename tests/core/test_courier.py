@@ -188,7 +188,13 @@ def test_what_a_job_goes_on_from_is_given_up_on_its_way(ends: Ends, aside: Threa
     assert not carrying.done()
     ends.near.give_up("job")
     assert carrying.result(30) is False
+    assert ends.near.carry("job", "state", written(tmp_path, 1)) is False  # nor is what follows
     assert len(ends.passed) == MOST_ON_THEIR_WAY
+    ends.near.forget("job")
+    for message in list(ends.passed):
+        ends.far.take(message)
+    ends.between = lambda message: message
+    assert ends.near.carry("job", "state", written(tmp_path, 1)) is True  # of a later job of this name
 
 
 def test_an_output_is_not_given_up(ends: Ends, aside: ThreadPoolExecutor, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -53,7 +54,8 @@ def relay(source: Connection, sink: Connection, valve: Valve) -> None:
                 piece = piece[os.write(sink.fileno(), piece) :]
     except OSError:
         pass
-    sink.close()
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(sink.fileno())) as end:
+        end.shutdown(socket.SHUT_WR)  # closed it would stay open while the other thread looks at it
 
 
 class SlowLauncher(LocalLauncher):

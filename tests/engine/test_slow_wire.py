@@ -114,6 +114,24 @@ def test_a_pause_goes_between_them_and_files_travel_both_ways(slow: Slow, tmp_pa
     assert slow.apart.left() == []
 
 
+def test_a_paused_film_that_is_cancelled_brings_no_more_of_its_state(slow: Slow) -> None:
+    film = slow.with_a_state_on_its_way()
+    other = slow.apart.submit(priority=1)
+    assert slow.parts_before("JobPaused") <= MOST_ON_THEIR_WAY
+    slow.until(lambda: film.state.stage == PAUSED)
+    slow.wire.from_rank.allow(0)
+    assert slow.num_to_come(film) > MOST_ON_THEIR_WAY
+    slow.apart.engine.cancel(film)
+    with pytest.raises(Cancelled):
+        film.wait(0)
+    slow.until(lambda: other.state.is_over)
+    other.wait(60)
+    slow.wire.open()
+    slow.apart.submit().wait(60)  # by then the rank has forgotten it
+    assert slow.num_to_come(film) > 0
+    assert (slow.apart.files_of(film), slow.apart.left()) == ([], [])
+
+
 def test_a_rank_that_cannot_be_heard_still_hears(tiny: Path, tmp_path: Path) -> None:
     """Parts fill the socket, so that nothing else goes in; were an answer waited for, nobody would read any more."""
     with slow_ranks(tiny, tmp_path, part_bytes=STATE_BYTES // 2) as slow, ThreadPoolExecutor() as aside:

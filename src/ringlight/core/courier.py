@@ -124,6 +124,7 @@ class Courier:
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._leaving: dict[int, Parcel] = {}
+        self._ending: set[str] = set()  # jobs of which nobody wants what they go on from
         self._num_on_their_way = 0
         self._is_closed = False
         self._came: queue.Queue[FilePart | None] = queue.Queue()
@@ -136,7 +137,7 @@ class Courier:
         connection is gone. Raises OSError of reading them, NotTaken, and what sending raises."""
         parcel = Parcel(next(self._numbers), job_id, kind, files)
         with self._changed:
-            parcel.is_given_up = self._is_closed
+            parcel.is_given_up = self._is_closed or (job_id in self._ending and kind != "output")
             self._leaving[parcel.number] = parcel
         try:
             for part in parcel.parts():
@@ -151,6 +152,7 @@ class Courier:
     def give_up(self, job_id: str) -> None:
         """Carry no more of what this job goes on from: it is to end. An output still goes its way."""
         with self._changed:
+            self._ending.add(job_id)
             for parcel in self._leaving.values():
                 parcel.is_given_up |= parcel.job_id == job_id and parcel.kind != "output"
             self._changed.notify_all()
@@ -172,7 +174,9 @@ class Courier:
             self._changed.notify_all()
 
     def forget(self, job_id: str) -> None:
-        """Leave nothing behind of files of this job that have not come whole."""
+        """A job is over here: leave nothing behind of files of it that have not come whole."""
+        with self._changed:
+            self._ending.discard(job_id)
         with self._writing:
             for number in [number for number, arrival in self._arriving.items() if arrival.job_id == job_id]:
                 self._arriving.pop(number).discard()

@@ -63,7 +63,8 @@ class ResumeJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class DropJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Forget a job that the ranks keep; nothing more is heard of it. No effect where they keep none of this name."""
+    """Forget a job that the ranks keep; nothing more is heard of it but JobDropped. No effect where they keep none of
+    this name."""
 
     job_id: str
 

@@ -47,7 +47,8 @@ class Deliveries:
 
     def give_up(self, job_id: str) -> None:
         """A job is to end: what is on its way for it need not come."""
-        self._courier.give_up(job_id)
+        if self._place.scratch:
+            self._courier.give_up(job_id)
 
     def drop(self, job_id: str) -> None:
         """The rank is about to be told that it should forget a job; until it answers, files of it may still come."""

@@ -135,6 +135,8 @@ class Runner:
         """Forget a job that has made way, if it is kept here."""
         if ticket.holder is self.holding and ticket.has_made_way:
             with contextlib.suppress(WorkerError):  # which forgets it too
+                if ticket.job.stop_reason is not None:  # nobody waits for its state
+                    self.replica.cancel(ticket.job.id)
                 self.replica.drop(ticket.job.id)
 
     def put_back(self, ticket: Ticket, why: str) -> None:

@@ -262,7 +262,6 @@ class Worker:
                 job.output.abort()
             raise
 
-    @collective
     def _hold(self, job: HeldJob, left: Left) -> None:
         """Keep a job that has made way, on all ranks, and tell the engine that they are free."""
         job_id = job.order.job_id

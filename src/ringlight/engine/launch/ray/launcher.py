@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import threading
@@ -28,6 +29,8 @@ from ringlight.engine.launch.ray.door import RankDoor
 from ringlight.engine.launch.ray.placement import Need, Shape
 from ringlight.engine.launch.ray.process import RayProcess
 from ringlight.engine.rank import RankHandle
+
+logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25
 ROUND_SECONDS = 2.0  # between two looks at what nodes there are
@@ -59,6 +62,8 @@ class RayLauncher:
             with contextlib.closing(self._open_door()) as door:
                 actors = self._take_seats(door, shape, start)
                 ranks = self._connect(door, actors, shape, start)
+                if door.num_refused:
+                    logger.warning("%d connections to the ranks' door were refused", door.num_refused)
         except RayError as error:
             self.end()
             raise WorkerError(f"Ray does not start the ranks: {' '.join(str(error).split())}") from None
