@@ -85,6 +85,7 @@ FROM_WORKER: list[messages.FromWorker] = [
     ),
     messages.WorkerFailed(code="invalid_checkpoint", message="weights: missing"),
     messages.GroupBroken(rank=3, code="out_of_memory", message="does not fit", is_cause=True),
+    messages.PlaceLost(rank=3, message="the raylet on 10.0.0.2 has ended"),
 ]
 
 
