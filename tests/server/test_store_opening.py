@@ -225,7 +225,7 @@ def test_a_database_from_before_object_stores_keeps_its_jobs(path: Path) -> None
             "ALTER TABLE jobs DROP COLUMN made_at",
             "ALTER TABLE jobs DROP COLUMN media_url",
             "DROP TABLE media_claims",
-            "UPDATE schema_version SET version = 4",
+            "UPDATE schema_version SET version = 5",
         ):
             connection.execute(change)
     for _ in range(2):
