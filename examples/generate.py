@@ -10,9 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ringlight import Engine, EngineConfig
+from ringlight import Engine, EngineConfig, Job
 from ringlight.core.errors import Cancelled
-from ringlight.engine.jobs import Job
 
 
 def show(job: Job) -> None:

@@ -19,6 +19,14 @@ from training.vocabulary import meanings, tokenizer_json
 
 DEFAULTS = {"width": 256, "height": 160, "num_frames": 17, "fps": 12, "num_inference_steps": 20, "guidance_scale": 2.0}
 NAME = f"{DEMO_NAME}-film"
+EXAMPLES = [  # a motion, a place and a shape each, all colours
+    "a red ball rolls to the right over green ground",
+    "a yellow box rises over snow",
+    "a blue cone rolls to the left at night",
+    "an orange ball falls over sand",
+    "a purple box rolls to the right over snow",
+    "a green ball rises at night",
+]
 
 
 def networks_of(run: Path, vae_run: Path) -> dict[str, nn.Module]:
@@ -55,7 +63,7 @@ def write(networks: dict[str, nn.Module], out: Path) -> None:
     _write_json(tokenizer / "tokenizer_config.json", config | special | {"additional_special_tokens": []})
     _write_json(out / "scheduler" / "scheduler_config.json", dict(DEMO.scheduler))
     _write_json(out / "model_index.json", {**DEMO.index, "_name_or_path": NAME})
-    _write_json(out / DEFAULTS_FILE, {"defaults": DEFAULTS})
+    _write_json(out / DEFAULTS_FILE, {"defaults": DEFAULTS, "examples": EXAMPLES})
 
 
 def _write_json(path: Path, value: dict[str, object]) -> None:

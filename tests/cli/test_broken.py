@@ -63,8 +63,8 @@ def test_without_what_every_command_needs_there_is_one_line(tmp_path: Path, pack
 
 
 @pytest.mark.slow
-def test_demo_checkpoint_without_torch_is_one_line(tmp_path: Path) -> None:
-    done = run(without(tmp_path, "torch"), "demo-checkpoint", tmp_path / "demo")
+def test_random_weights_without_torch_are_one_line(tmp_path: Path) -> None:
+    done = run(without(tmp_path, "torch"), "demo-checkpoint", tmp_path / "demo", "--size", "tiny")
     assert (done.code, done.out, done.err.count("\n")) == (3, "", 1)
     assert "No module named 'torch'" in done.err and "ringlight doctor" in done.err
 

@@ -8,15 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from ringlight.cli.diagnosis import show
+from ringlight.core.config import read_examples
+from ringlight.core.demo_world import COLOURS, read_prompt
+from ringlight.families.table import family_named
 from ringlight.families.wan22_ti2v.demo import DEMO
 from tests.cli.commands import RINGLIGHT, here, ringlight, together
 
+FILM = family_named("wan22_ti2v").trained_demo
 HEAVY = ("torch", "diffusers", "transformers", "av", "numpy", "ray")
 
 
@@ -95,7 +100,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 def test_the_command_writes_the_same_bytes_for_the_same_seed(tmp_path: Path) -> None:
     """The command in its own process, and the function in ours."""
     folder, expected = tmp_path / "deep" / "sharded", tmp_path / "expected"
-    done = ringlight("demo-checkpoint", folder, "--seed", 5, "--shard-megabytes", 2)
+    done = ringlight("demo-checkpoint", folder, "--size", "tiny", "--seed", 5, "--shard-megabytes", 2)
     assert done == (0, f"{folder}\n", "")
     DEMO.write(expected, "tiny", seed=5, shard_bytes=2 * 2**20)
     assert tree(folder) == tree(expected)
@@ -151,8 +156,8 @@ def test_a_demo_checkpoint_that_cannot_be_written_is_told_in_a_line(tmp_path: Pa
     (tmp_path / "file").write_text("mine")
     onto_a_file, huge_seed = together(
         [
-            ["demo-checkpoint", tmp_path / "file"],
-            ["demo-checkpoint", tmp_path / "huge", "--seed", 10**20],
+            ["demo-checkpoint", tmp_path / "file", "--size", "tiny"],
+            ["demo-checkpoint", tmp_path / "huge", "--size", "tiny", "--seed", 10**20],
         ]
     )
     assert onto_a_file.code == 3
@@ -161,6 +166,33 @@ def test_a_demo_checkpoint_that_cannot_be_written_is_told_in_a_line(tmp_path: Pa
     assert (tmp_path / "file").read_text() == "mine"
     assert huge_seed.code in (0, 2, 3)
     assert "Traceback" not in huge_seed.err
+
+
+def test_the_trained_checkpoint_is_written_without_torch_and_knows_its_prompts(tmp_path: Path) -> None:
+    assert FILM is not None
+    folder = tmp_path / "film"
+    DEMO.write(folder, "tiny")  # of which nothing is to be left
+    done = here("demo-checkpoint", folder)
+    assert done == (0, f"{folder}\n", "")
+    assert tree(folder) == tree(FILM)
+    assert sum(map(len, tree(folder).values())) < 12 * 2**20
+    examples = read_examples(folder)
+    assert {read_prompt(each).colour for each in examples} == set(COLOURS)
+    assert all(all(msgspec.structs.astuple(read_prompt(each))) for each in examples)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--seed", "3", "--shard-megabytes", "1"], "--seed and --shard-megabytes are for random weights"),
+        (["--family", "wan21_t2v"], "no film is trained for wan21_t2v, only for wan22_ti2v; use --size tiny"),
+    ],
+)
+def test_what_a_trained_checkpoint_cannot_be(tmp_path: Path, flags: list[str], told: str) -> None:
+    done = here("demo-checkpoint", tmp_path / "film", *flags)
+    assert done.code == 3
+    assert told in done.err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("flags", [["--size", "huge"], ["--seed", "-1"], []])

@@ -22,11 +22,11 @@ pytestmark = pytest.mark.slow  # a real server, or several processes
 ROOT = Path(__file__).parents[2]
 API = examples_of(ROOT / "docs/api.md")
 BATCHES = examples_of(ROOT / "docs/batches.md")
-SERVE = examples_of(ROOT / "README.md", "## Serve")
+SERVE = examples_of(ROOT / "docs/serving.md")
 PAGES = [
     *(
         example
-        for name in ("operations", "samplers", "security", "moving", "deploy/machines")
+        for name in ("operations", "samplers", "security", "moving", "serving", "deploy/machines")
         for example in examples_of(ROOT / f"docs/{name}.md")
     ),
     *examples_of(ROOT / "README.md"),

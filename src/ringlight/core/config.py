@@ -200,30 +200,45 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DefaultsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a ringlight.json holds."""
+    """What a ringlight.json holds: what requests may leave out, and prompts that the model is good at."""
 
     defaults: RequestDefaults = RequestDefaults()
+    examples: tuple[str, ...] = ()
 
 
 def read_defaults(model_path: Path, usual: RequestDefaults | None = None) -> RequestDefaults:
     """Request defaults of a checkpoint folder: those of its ringlight.json, and for all else the usual ones."""
-    usual, path = usual or RequestDefaults(), model_path / DEFAULTS_FILE
+    usual = usual or RequestDefaults()
+    said, file = _read_defaults_file(model_path / DEFAULTS_FILE)
+    values = {name: getattr(file.defaults, name) for name in said}
+    return RequestDefaults(**layered(msgspec.structs.asdict(usual), values))
+
+
+def read_examples(model_path: Path) -> tuple[str, ...]:
+    """Prompts that a checkpoint folder's ringlight.json says its model is good at."""
+    return _read_defaults_file(model_path / DEFAULTS_FILE)[1].examples
+
+
+def _read_defaults_file(path: Path) -> tuple[Collection[str], DefaultsFile]:
+    """The names of the defaults that a file says, and the file; nothing where there is none.
+
+    Raises InvalidCheckpoint.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return usual
+        return (), DefaultsFile()
     except OSError as error:
         raise InvalidCheckpoint(f"{path}: not readable: {error}") from None
     try:
         fields = json.loads(content, object_pairs_hook=_each_once, parse_constant=_no_number)
         if isinstance(fields, dict) and "defaults" in fields:
             fields["defaults"] = written_out(fields["defaults"])
-        stated = msgspec.convert(fields, DefaultsFile).defaults
+        file = msgspec.convert(fields, DefaultsFile)
     except (ValueError, RecursionError, InvalidRequest) as error:
-        raise InvalidCheckpoint(f'{path}: {error}; it holds {{"defaults": {{request field: value}}}}') from None
-    names = fields.get("defaults", {})
-    said = {name: getattr(stated, name) for name in names}
-    return RequestDefaults(**layered(msgspec.structs.asdict(usual), said))
+        held = '{"defaults": {request field: value}, "examples": [prompt]}'
+        raise InvalidCheckpoint(f"{path}: {error}; it holds {held}") from None
+    return fields.get("defaults", {}), file
 
 
 def read_limits() -> RequestLimits:

@@ -43,7 +43,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     `pipelines` are the classes of diffusers that its checkpoints name. `is_of_family` looks at a checkpoint's
     `model_index.json`, and `read` at the rest of its JSON, which may raise InvalidCheckpoint. `defaults` are what a
     request to a model may leave out, `cards` the models that are known without a checkpoint. `recipe` names the class
-    of the workshop that makes videos (families/recipe.py), `demo` the module that writes checkpoints of random weights.
+    of the workshop that makes videos (families/recipe.py), `demo` the module that writes checkpoints of random weights,
+    and `trained_demo` the folder beside the card with one that has learned to make films, where there is one.
     Without `single_files` its checkpoints are folders in Diffusers layout alone. `read_lora` matches a LoRA's file, or
     its folder, with a model, and raises InvalidCheckpoint where it does not fit; without it none is applied.
     """
@@ -57,5 +58,6 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     cards: tuple[ModelSpec, ...]
     recipe: str
     demo: str
+    trained_demo: Path | None = None
     single_files: SingleFiles | None = None
     read_lora: Callable[[Path, ModelSpec], LoraFile] | None = None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ringlight.core import foreign
 from ringlight.core.checkpoint import INDEX, Checkpoint, find_checkpoint
-from ringlight.core.config import EngineConfig, read_defaults
+from ringlight.core.config import EngineConfig, read_defaults, read_examples
 from ringlight.core.errors import InvalidCheckpoint, InvalidSetting
 from ringlight.core.lora import LoraFile
 from ringlight.core.plain import in_words, plain
@@ -150,6 +150,11 @@ def model_defaults(spec: ModelSpec, place: Path | None = None) -> RequestDefault
     """
     usual = family_of(spec).defaults(spec)
     return usual if place is None else read_defaults(Checkpoint(place=place).folder, usual)
+
+
+def model_examples(place: Path) -> tuple[str, ...]:
+    """Prompts that the model is good at, as is said where the checkpoint lies. Raises InvalidCheckpoint."""
+    return read_examples(Checkpoint(place=place).folder)
 
 
 def read_lora(path: Path, spec: ModelSpec) -> LoraFile:

@@ -60,6 +60,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
         dict[str, Any],
         described("What is taken for fields that a request leaves out; a seed of null is drawn for each video."),
     ] = {}
+    examples: Annotated[list[str], described("Prompts that the model is good at, where its checkpoint says some.")] = []
     limits: Annotated[dict[str, int], described("The most that the operator allows.")] = {}
     loras: Annotated[list[OfferedLora], described("What `lora` may name, as it lies there at this moment.")] = []
     width_multiple: int = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from ringlight.core.checkpoint import Checkpoint
@@ -90,6 +91,7 @@ FAMILY = Family(
     cards=(WAN22_TI2V_5B,),
     recipe="ringlight.families.wan.recipe:WanRecipe",
     demo="ringlight.families.wan22_ti2v.demo",
+    trained_demo=Path(__file__).with_name("film"),
     single_files=wan_files(documents),
     read_lora=read_wan_lora,
 )

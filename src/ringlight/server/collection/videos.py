@@ -23,6 +23,7 @@ from ringlight.core.settings import ServeSettings
 from ringlight.core.sizes import AskedSize
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job, JobState, Keep, Submission
+from ringlight.families.table import model_examples
 from ringlight.server.collection.contents import Contents
 from ringlight.server.collection.folder import DataFolder
 from ringlight.server.collection.ledger import Ledger
@@ -87,6 +88,7 @@ class Videos:
         self.engine = engine_of(settings, config, self.clock)
         self.tell = Discretion.of(settings, config, self.engine.checkpoint)
         self.defaults, self.limits, self.spec = self.engine.defaults, self.engine.limits, self.engine.spec
+        self.examples = model_examples(self.engine.checkpoint)
         self.model_names = tuple(dict.fromkeys(settings.served_model_name)) or (self.spec.name,)
         media = MediaStore.open(settings.media_url) if settings.media_url else None
         self.folder = DataFolder.open(settings.data_dir)

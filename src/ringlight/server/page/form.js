@@ -49,12 +49,31 @@ export class Form {
     for (const [label, isNeeded] of [["#picture-label", model.needs_picture], ["#last-label", model.needs_last_picture]]) {
       this.root.querySelector(`${label} small`).textContent = isNeeded ? "needed: no video without one" : "optional";
     }
+    this.offerExamples();
     this.describePresets();
     const layouts = layoutsLike(layout);
     const choice = new Option(`The server's choice (${layout})`, "");
     this.fields.layout.replaceChildren(choice, ...layouts.map((name) => new Option(name, name)));
     this.root.querySelector("[data-field=layout]").hidden = layouts.length < 2;
     this.mark();
+  }
+
+  // Those whose checkpoint says what it is good at know little else.
+  offerExamples() {
+    const buttons = this.model.examples.map((prompt) => {
+      const button = Object.assign(document.createElement("button"), { type: "button", className: "small", textContent: prompt });
+      button.addEventListener("click", () => {
+        this.fields.prompt.value = prompt;
+        this.complain();
+      });
+      const item = document.createElement("li");
+      item.append(button);
+      return item;
+    });
+    const examples = this.root.querySelector("#examples");
+    examples.hidden = !buttons.length;
+    examples.open = true;
+    examples.querySelector("ul").replaceChildren(...buttons);
   }
 
   place(field) {

@@ -119,6 +119,7 @@ def _card(name: str, parts: Parts) -> ModelCard:
         created=int(parts.started_at),
         fields=field_cards(videos.defaults, videos.spec, videos.limits),
         defaults=msgspec.to_builtins(videos.defaults),
+        examples=list(videos.examples),
         limits=msgspec.to_builtins(videos.limits),
         loras=offered_loras(videos.engine.door.loras),
         width_multiple=width_multiple,
