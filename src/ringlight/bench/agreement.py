@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,10 +23,11 @@ WHITE = 255
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):
-    """A column's video of a kind of request beside the baseline's, over decoded RGB frames.
+    """A column's video of a kind of request beside that of the column it is held to, over decoded RGB frames.
 
-    `max_difference` is the largest of any channel of any pixel, of 255; `psnr_db` over all frames, None where they are
-    identical. `problem` says why they cannot be compared.
+    `max_difference` is the largest of any channel of any pixel, of 255; `psnr_db` over all frames and `worst_psnr_db`
+    of the worst of them, None where they are identical; `ssim` the mean of all frames, None in results from before it
+    was measured. `problem` says why they cannot be compared.
     """
 
     column: str
@@ -33,6 +35,8 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     num_frames: int = 0
     max_difference: int = 0
     psnr_db: float | None = None
+    worst_psnr_db: float | None = None
+    ssim: float | None = None
     problem: str = ""
 
 
@@ -40,23 +44,38 @@ def agree(column: str, kind: int, video: Path, baseline: Path) -> Agreement:
     """Compare two video files."""
     import numpy as np  # here and below, because only this needs them
 
-    num_frames, worst, squares, values = 0, 0, 0, 0
+    from ringlight.bench.likeness import ssim
+
+    worst, errors, likenesses = 0, list[float](), list[float]()
     try:
-        for one, other in zip_longest(_frames(video), _frames(baseline)):
+        for one, other in zip_longest(frames_of(video), frames_of(baseline)):
             if one is None or other is None or one.shape != other.shape:
                 return Agreement(column=column, kind=kind, problem="frames differ in number or in size")
             difference = np.abs(one.astype(np.int32) - other.astype(np.int32))
             worst = max(worst, int(difference.max()))
-            squares += int(np.square(difference, dtype=np.int64).sum())
-            values += difference.size
-            num_frames += 1
+            errors.append(float(np.square(difference, dtype=np.int64).mean()))
+            likenesses.append(ssim(one, other))
     except OutputError as error:
         return Agreement(column=column, kind=kind, problem=str(error))
-    psnr = None if not squares else 10 * math.log10(WHITE**2 * values / squares)
-    return Agreement(column=column, kind=kind, num_frames=num_frames, max_difference=worst, psnr_db=psnr)
+    if not errors:
+        return Agreement(column=column, kind=kind, problem="there are no frames")
+    return Agreement(
+        column=column,
+        kind=kind,
+        num_frames=len(errors),
+        max_difference=worst,
+        psnr_db=_psnr(fmean(errors)),
+        worst_psnr_db=_psnr(max(errors)),
+        ssim=fmean(likenesses),
+    )
 
 
-def _frames(path: Path) -> Iterator[Frame]:
+def _psnr(error: float) -> float | None:
+    """In dB of a mean squared error; None of none."""
+    return 10 * math.log10(WHITE**2 / error) if error else None
+
+
+def frames_of(path: Path) -> Iterator[Frame]:
     """RGB frames [H, W, 3] of a video. Raises OutputError."""
     import av
     import numpy as np

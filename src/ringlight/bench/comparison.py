@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 import msgspec
 
-from ringlight.bench.figures import Measured, memory_rows, stage_rows, wait_rows
+from ringlight.bench.agreement import Agreement
+from ringlight.bench.figures import LIKENESS, Measured, likeness_rows, memory_rows, stage_rows, wait_rows
 from ringlight.bench.result import Result, read_result
-from ringlight.bench.tables import LEGEND, memory_table, stage_table
+from ringlight.bench.tables import LEGEND, likeness_table, memory_table, stage_table
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.report import RunReport
 
@@ -42,6 +44,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
             lines.append(stage_table(part.columns, rows, marks=True))
             if memory := memory_rows(part.columns):
                 lines.append(memory_table(part.columns, memory, marks=True))
+            if likeness := likeness_rows(part.columns):
+                lines.append(likeness_table(part.columns, likeness))
             if references := [*_references(part.columns)]:
                 lines.append("\n".join(references))
         return "\n\n".join([*lines, LEGEND])
@@ -86,18 +90,33 @@ def compare(paths: Sequence[Path], force: bool) -> Comparison:
 
 
 def columns_of(result: Result, kind: int, name: str = "") -> list[Measured]:
-    """The columns of a result for one kind of request, held to its baseline. `name` goes before each label."""
+    """The columns of a result for one kind of request, held to its baseline, and variants to what is exact. `name` goes
+    before each label."""
     places = [column.name for column in result.columns]
-    baseline = places.index(result.baseline)
+    held = [places.index(column.beside or result.baseline) for column in result.columns]
+    agreements = {found.column: found for found in result.agreements if found.kind == kind}
+    scores = [result.score(column) for column in places]
     return [
         Measured(
             label=f"{name} {column.name}" if name else column.name,
             layout=column.layout,
             reports=[sample.report for sample in result.of(column.name, kind) if sample.report is not None],
-            reference=None if place == baseline else baseline,
+            reference=None if place == held[place] else held[place],
+            variant=column.says,
+            likeness=_likeness(agreements[column.name]) if column.name in agreements else None,
+            score=None if (score := scores[place]) is None else score[0] / score[1],
         )
         for place, column in enumerate(result.columns)
     ]
+
+
+def _likeness(agreement: Agreement) -> dict[str, float]:
+    """By rows of LIKENESS; what is identical is so in infinite dB. Results from before SSIM have PSNR alone."""
+    if agreement.problem:
+        return {}
+    values = [math.inf if psnr is None else psnr for psnr in (agreement.psnr_db, agreement.worst_psnr_db)]
+    found = dict(zip(LIKENESS, values, strict=False))
+    return {"PSNR": values[0]} if agreement.ssim is None else found | {"SSIM": agreement.ssim}
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -201,7 +220,8 @@ def _layouts(found: Result | RunReport) -> list[str]:
 
 def _reference(column: Measured, first: Sequence[Measured]) -> int | None:
     """The column of the first file that another file's is held to."""
-    same = [place for place, other in enumerate(first) if other.layout == column.layout]
+    what = (column.layout, column.variant)
+    same = [place for place, other in enumerate(first) if (other.layout, other.variant) == what]
     baseline = [place for place, other in enumerate(first) if other.reference is None]
     return next(iter(same + baseline), None)
 

@@ -15,8 +15,10 @@ import msgspec
 
 from ringlight.core.report import GIB, MemoryReport, RunReport
 
-Unit = Literal["s", "GB", "ratio"]
+Unit = Literal["s", "GB", "ratio", "dB", "of 1"]
 OTHER, TOTAL = "Other", "Total"
+LIKENESS: dict[str, Unit] = {"PSNR": "dB", "Worst PSNR": "dB", "SSIM": "of 1"}  # to the column that is exact
+JUDGE = "Judge"
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,12 +53,20 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """A column: how it is called, its runs, and which other column, by its place, it is compared with."""
+    """A column: how it is called, its runs, and which other column, by its place, it is compared with.
+
+    `variant` is what is other in it than exact. `likeness` of its video to the exact one by rows of LIKENESS, empty
+    where they could not be compared; None of the exact one itself. `score`: the share of what prompts ask for that it
+    shows.
+    """
 
     label: str
     layout: str
     reports: list[RunReport]
     reference: int | None = None
+    variant: str = ""
+    likeness: dict[str, float] | None = None
+    score: float | None = None
 
     @property
     def middle(self) -> RunReport | None:
@@ -66,11 +76,13 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a table: a value for each column, None where that has none."""
+    """One line of a table: a value for each column, None where that has none. It is not about the columns whose places
+    are `without`."""
 
     name: str
     unit: Unit
     values: list[Figure | None]
+    without: list[int] = []
 
 
 class Deviation(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,9 +145,32 @@ def wait_rows(columns: Sequence[Measured]) -> list[Row]:
     return [*rows, _row("Link: all", "s", columns, _waited_in_all)] if rows else []
 
 
+def likeness_rows(columns: Sequence[Measured]) -> list[Row]:
+    """How like what is exact videos are, infinite dB where they are identical; and of columns that could be judged, how
+    much they show of what all prompts ask for."""
+    exact = [place for place, column in enumerate(columns) if column.likeness is None]
+    rows = [
+        Row(
+            name=name,
+            unit=unit,
+            values=[_once((column.likeness or {}).get(name)) for column in columns],
+            without=exact,
+        )
+        for name, unit in LIKENESS.items()
+    ]
+    rows.append(Row(name=JUDGE, unit="ratio", values=[_once(column.score) for column in columns]))
+    return [row for row in rows if any(value is not None for value in row.values)]
+
+
+def _once(value: float | None) -> Figure | None:
+    """What was measured once."""
+    spread = None if value is None else Spread.of([value])
+    return None if value is None or spread is None else Figure(value=value, spread=spread)
+
+
 def all_rows(columns: Sequence[Measured]) -> list[Row]:
     """Every row that there is."""
-    return stage_rows(columns) + memory_rows(columns) + wait_rows(columns)
+    return stage_rows(columns) + memory_rows(columns) + wait_rows(columns) + likeness_rows(columns)
 
 
 def order(columns: Sequence[Measured]) -> list[int]:

@@ -2,7 +2,7 @@
 
 NAME OPERATOR VALUE        NAME is a row of the tables; OPERATOR one of > >= < <=; VALUE one of
   1.05x   value / reference        5%    change against the reference
-  63.5    value, in its own unit (also 63.5s, 20GB)
+  63.5    value, in its own unit (also 63.5s, 20GB, 30dB)
   +2pp    difference of a ratio, in percent points
 """
 
@@ -23,7 +23,7 @@ from ringlight.core.plain import plain
 GRAMMAR = re.compile(
     r"\s*(?P<name>[^<>=]*?)\s*(?P<sign>[<>]=?)\s*(?P<number>[-+]?[0-9]+(?:\.[0-9]+)?)\s*(?P<measure>[a-zA-Z%]*)\s*"
 )
-Measure = Literal["x", "%", "pp", "s", "GB", ""]
+Measure = Literal["x", "%", "pp", "s", "GB", "dB", ""]
 RELATIVE = ("x", "%", "pp")
 SIGNS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
@@ -69,9 +69,10 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
         Raises InvalidSetting where there is no such row, or nothing in it to be held to the gate.
         """
         row = self._row(rows)
-        found = [place for place in held if columns[place].reference is not None]
+        about = [place for place in held if place not in row.without]
+        found = [place for place in about if columns[place].reference is not None]
         if not found and self.measure not in RELATIVE:
-            found = list(held)
+            found = about
         if not found:
             raise InvalidSetting(f"fail-if {self.text!r} needs two columns to compare")
         for place in found:
@@ -84,7 +85,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
             near = difflib.get_close_matches(self.name.lower(), by_name, 3, cutoff=0.5) or list(by_name)
             names = ", ".join(by_name[name].name for name in near)
             raise InvalidSetting(f"fail-if {self.text!r}: there is no row {self.name!r} here; there are {names}")
-        units: dict[str, Unit] = {"s": "s", "GB": "GB", "pp": "ratio"}
+        units: dict[str, Unit] = {"s": "s", "GB": "GB", "dB": "dB", "pp": "ratio"}
         if units.get(self.measure, row.unit) != row.unit:
             raise InvalidSetting(f"fail-if {self.text!r}: {row.name} is not measured in {self.measure}")
         return row

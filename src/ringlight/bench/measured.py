@@ -33,6 +33,8 @@ def tables(result: Result) -> Iterator[str]:
         if many:
             yield f"{title}."
         yield stage_table(columns, rows := stage_rows(columns))
+        if any(column.variant for column in columns):
+            yield "A variant is compared with the exact column of its layout."
         runs = ", ".join(f"{len(column.reports)} of `{column.label}`" for column in columns)
         yield (
             f"Runs: {runs}. Shown is the one whose Total is the median (of two in the middle the faster), so that rows "
@@ -174,15 +176,23 @@ def _quantile(values: Sequence[float], share: float) -> str:
 
 
 def agreement(result: Result) -> Iterator[str]:
-    if not result.agreements:
+    layouts = {column.name for column in result.columns if not column.beside}
+    agreements = [found for found in result.agreements if found.column in layouts]
+    if not agreements:
         return
     yield "### Agreement of Outputs"
     lines = []
-    for found in result.agreements:
+    for found in agreements:
         psnr = "identical" if found.psnr_db is None else f"{found.psnr_db:.1f}"
         cells = (
-            [BLANK, BLANK, found.problem] if found.problem else [str(found.num_frames), str(found.max_difference), psnr]
+            [BLANK, BLANK, found.problem, BLANK]
+            if found.problem
+            else [str(found.num_frames), str(found.max_difference), psnr, _of_one(found.ssim)]
         )
         lines.append([f"`{found.column}`", str(found.kind + 1), *cells])
-    yield markdown(["Column", "Request", "Frames", "Largest difference (of 255)", "PSNR (dB)"], lines)
+    yield markdown(["Column", "Request", "Frames", "Largest difference (of 255)", "PSNR (dB)", "SSIM"], lines)
     yield f"Decoded frames beside those of `{result.baseline}`, same prompt and seed, first round."
+
+
+def _of_one(value: float | None) -> str:
+    return BLANK if value is None else f"{value:.4f}"

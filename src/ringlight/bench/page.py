@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ringlight.bench.beside import judge_sentences, judged, variants
 from ringlight.bench.comparison import columns_of
 from ringlight.bench.figures import Spread
 from ringlight.bench.measured import agreement, requests, tables
@@ -39,6 +40,8 @@ def to_markdown(result: Result, charts: Sequence[tuple[str, str]] = ()) -> str:
         *tables(result),
         *requests(result),
         *agreement(result),
+        *variants(result),
+        *judged(result),
     ]
     if charts:
         sections += ["### Charts", *(f"![{title}]({name})" for title, name in charts)]
@@ -58,7 +61,7 @@ def kind_of(layout: str) -> str:
 
 def _head(result: Result) -> Iterator[str]:
     others = [column for column in result.columns if column.name != result.baseline]
-    kind = kind_of(others[0].layout) if len(others) == 1 else "Layouts"
+    kind = _kind(others)
     names = ", ".join(column.name for column in others)
     model = result.model or "a server"
     if others:
@@ -68,7 +71,7 @@ def _head(result: Result) -> Iterator[str]:
         yield f"# Benchmark: {model} ({result.baseline})"
         yield f"This page reports the performance of `{model}` using:"
     baseline = next(column for column in result.columns if column.name == result.baseline)
-    configs = [("Parallel", column) for column in others] + [("Baseline", baseline)]
+    configs = [("Variant" if column.beside else "Parallel", column) for column in others] + [("Baseline", baseline)]
     yield "\n".join(f"- {what} config: {_config(column)}" for what, column in configs)
     if not result.is_whole:
         yield "**This benchmark was interrupted: what follows is what was measured until then.**"
@@ -76,7 +79,16 @@ def _head(result: Result) -> Iterator[str]:
         yield f"**{result.num_failed} of {len(result.samples)} requests failed; they are in no median.**"
 
 
+def _kind(others: Sequence[Column]) -> str:
+    """What is compared with the baseline."""
+    layouts = [column for column in others if not column.beside]
+    names = [] if not layouts else [kind_of(layouts[0].layout) if len(layouts) == 1 else "Layouts"]
+    return " and ".join([*names, *(["Variants"] if len(layouts) < len(others) else [])])
+
+
 def _config(column: Column) -> str:
+    if column.beside:
+        return f"`{column.says}` (short: `{column.name}`)"
     if not column.layout:
         return f"`{column.name}` (its layout is not known)"
     layout = ParallelLayout.parse(column.layout)
@@ -110,8 +122,12 @@ def _budget(result: Result) -> Iterator[str]:
 
 
 def _serving(result: Result) -> Iterator[str]:
+    commands = {column.name: column.command for column in result.columns}
     for column in sorted(result.columns, key=lambda column: column.name == result.baseline):
+        if column.beside and column.command == commands[column.beside]:
+            continue  # it is sent to the exact one's server
         what = "Baseline" if column.name == result.baseline else kind_of(column.layout)
+        what = "Variant" if column.beside else what
         yield f"### {what} (`{column.name}`)"
         yield f"```bash\n{column.command}\n```" if column.command else "A server that ran already."
         if column.started:
@@ -170,3 +186,5 @@ def _summary(result: Result) -> Iterator[str]:
             yield f"Request {kind + 1} ({title}):"
         agreements = [found for found in result.agreements if found.kind == kind]
         yield "\n".join(f"- {sentence}" for sentence in sentences(columns_of(result, kind), agreements))
+    if said := [*judge_sentences(result)]:
+        yield "\n".join(f"- {sentence}" for sentence in said)

@@ -11,6 +11,7 @@ import msgspec
 
 from ringlight.bench.agreement import Agreement
 from ringlight.bench.expected import Expected
+from ringlight.bench.judged import Judged
 from ringlight.bench.sending import Sample
 from ringlight.bench.servers import Started
 from ringlight.core.errors import InvalidSetting
@@ -27,12 +28,18 @@ MEASURED_BYTES = (  # columns of the CSV, of which a run has those that its devi
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):
-    """One who is measured: a layout of ours, or a server that runs already. `command` is as one would type it."""
+    """One who is measured: a layout of ours, or a server that runs already. `command` is as one would type it.
+
+    A variant has a name, `says` what is other in it, and stands `beside` the column of that name, which is exact.
+    """
 
     name: str
     layout: str = ""
     command: str = ""
     started: list[Started] = []
+    variant: str = ""
+    says: str = ""
+    beside: str = ""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +62,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     machine: dict[str, Any]
     is_whole: bool = True
     agreements: list[Agreement] = []
+    judged: list[Judged] = []
     expected: list[Expected] = []
     schema_version: int = SCHEMA_VERSION
 
@@ -83,6 +91,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     def of(self, column: str, kind: int | None = None) -> list[Sample]:
         """The samples of a column, of one kind of request or of all."""
         return [sample for sample in self.samples if sample.column == column and kind in (None, sample.kind)]
+
+    def score(self, column: str) -> tuple[int, int] | None:
+        """How much of what prompts ask for its videos show, and of how much; None where none could be judged."""
+        right = [right for found in self.judged if found.column == column for right in found.right.values()]
+        return (sum(right), len(right)) if right else None
 
     def to_json(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"

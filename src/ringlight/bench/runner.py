@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +13,11 @@ import msgspec
 
 from ringlight.bench.agreement import Agreement, agree
 from ringlight.bench.expected import Expected, expect
+from ringlight.bench.judged import Judged, can_judge, judge_video
 from ringlight.bench.result import Column, Result
 from ringlight.bench.sending import Sample, Turn, send
 from ringlight.bench.servers import Launch, Started, serving, shown_command
+from ringlight.bench.variants import Variant, file_stem
 from ringlight.bench.workload import Workload
 from ringlight.client import ApiError, Client, Unreachable
 from ringlight.core.host import memory_bytes, num_cores
@@ -29,11 +31,23 @@ Tell = Callable[[str], None]
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is measured: servers that we launch, or one that runs already, by its URL."""
+    """Who is measured: servers that we launch, or one that runs already, by its URL. `own` are those of variants that
+    have a server of their own, by their names."""
 
     launch: Launch | None = None
+    own: dict[str, Launch] = {}
     url: str = ""
     api_key: str | None = None
+
+
+class Contender(msgspec.Struct, frozen=True, kw_only=True):
+    """A column: a layout, exact or as a variant has it, with its requests. `launch` starts its server."""
+
+    name: str
+    layout: str
+    workload: Workload
+    launch: Launch | None
+    variant: Variant | None = None
 
 
 class Benchmark:
@@ -42,15 +56,28 @@ class Benchmark:
     def __init__(
         self, workload: Workload, layouts: Sequence[str], target: Target, num_rounds: int, folder: Path, tell: Tell
     ) -> None:
-        """`layouts` are columns; none is a running server's own. Videos of the first round are kept in `folder`.
+        """Columns are `layouts`, each exact and then as each variant of the workload has it; no layout is a running
+        server's own. Videos of the first round are kept in `folder`.
 
         `tell` hears of every step, a line each.
         """
         self.workload, self.target, self.num_rounds = workload, target, num_rounds
         self.layouts = list(layouts) or ["server"]
+        self.contenders = [
+            Contender(
+                name=layout if variant is None else f"{layout} {variant.name}",
+                layout=layout,
+                workload=workload if variant is None else workload.varied(variant),
+                launch=target.launch if variant is None else target.own.get(variant.name, target.launch),
+                variant=variant,
+            )
+            for layout in self.layouts
+            for variant in (None, *workload.variants)
+        ]
         self.samples: list[Sample] = []
-        self.started: dict[str, list[Started]] = {name: [] for name in self.layouts}
+        self.started: dict[str, list[Started]] = {each.name: [] for each in self.contenders}
         self.agreements: list[Agreement] = []
+        self.judged: list[Judged] = []
         self.is_whole = False
         self._asks_for_layouts = bool(layouts)
         self._folder = folder
@@ -61,38 +88,57 @@ class Benchmark:
         """The first u1r1, or the first column."""
         return "u1r1" if "u1r1" in self.layouts else self.layouts[0]
 
+    @property
+    def on_other_servers(self) -> set[str]:
+        """Columns whose server is another than the exact one's."""
+        return {each.name for each in self.contenders if each.launch != self.target.launch}
+
     def run(self) -> None:
         """All rounds. What is found so far is in `samples`, also where this is interrupted or raises."""
         for number in range(1, self.num_rounds + 1):
-            for name in self.layouts if number % 2 else reversed(self.layouts):
-                self._tell(f"round {number} of {self.num_rounds}: {name}")
-                with self._connected(name, number) as client:
-                    self._measure(client, name, number)
-        self._compare()
+            for together in self.turns(number):
+                names = ", ".join(each.name for each in together)
+                self._tell(f"round {number} of {self.num_rounds}: {names}")
+                with self._connected(together, number) as client:
+                    for each in together:
+                        if len(together) > 1:
+                            self._tell(f"  {each.name}")
+                        self._measure(client, each, number)
+        self._look()
         self.is_whole = True
 
+    def turns(self, number: int) -> Iterator[list[Contender]]:
+        """Who is measured one after another, those of one server together."""
+        turn = self.contenders if number % 2 else self.contenders[::-1]
+        for layout in self.layouts if number % 2 else reversed(self.layouts):
+            own = [each for each in turn if each.layout == layout]
+            for launch in dict.fromkeys(each.launch for each in own):
+                yield [each for each in own if each.launch == launch]
+
     @contextmanager
-    def _connected(self, name: str, number: int) -> Iterator[Client]:
-        target = self.target
-        if target.launch is None:
+    def _connected(self, together: Sequence[Contender], number: int) -> Iterator[Client]:
+        target, launch = self.target, together[0].launch
+        if launch is None:
             with Client(target.url, target.api_key) as client:
                 yield client
             return
-        with serving(target.launch, ParallelLayout.parse(name), number) as (url, started):
+        with serving(launch, ParallelLayout.parse(together[0].layout), number) as (url, started):
             self._tell(f"  ready in {started.ready_seconds:.1f} s")
-            self.started[name].append(started)
+            for each in together:
+                self.started[each.name].append(started)
             with Client(url, target.api_key) as client:
                 yield client
 
-    def _measure(self, client: Client, name: str, number: int) -> None:
+    def _measure(self, client: Client, contender: Contender, number: int) -> None:
+        workload = contender.workload
         turn = Turn(
-            column=name,
+            column=contender.name,
             round=number,
-            concurrency=self.workload.concurrency,
-            timeout_seconds=self.workload.said.timeout_seconds,
-            layout=name if self.target.launch is None and self._asks_for_layouts else None,
+            concurrency=workload.concurrency,
+            timeout_seconds=workload.said.timeout_seconds,
+            layout=contender.layout if self.target.launch is None and self._asks_for_layouts else None,
         )
-        if warm_up := self.workload.warm_up():
+        if warm_up := workload.warm_up():
             send(client, warm_up, msgspec.structs.replace(turn, concurrency=1), self._warm)
         samples: list[Sample] = []
 
@@ -101,7 +147,7 @@ class Benchmark:
             self.samples.append(sample)
             self._say(sample)
 
-        send(client, self.workload.round(number), turn, hear)
+        send(client, workload.round(number), turn, hear)
         if number == 1:
             self._keep_videos(client, samples)
 
@@ -126,15 +172,19 @@ class Benchmark:
                 except (ApiError, Unreachable) as error:
                     self._tell(f"  video of request {sample.place + 1} not fetched: {error}")
 
-    def _compare(self) -> None:
-        for name in self.layouts:
-            for kind in range(len(self.workload.kinds)):
-                video, other = self._video(name, kind), self._video(self.baseline, kind)
-                if name != self.baseline and video.exists() and other.exists():
-                    self.agreements.append(agree(name, kind, video, other))
+    def _look(self) -> None:
+        """Hold videos to what is exact, and to their prompts."""
+        for each in self.contenders:
+            held_to = self.baseline if each.variant is None else each.layout
+            for kind, asked in enumerate(each.workload.kinds):
+                video, other = self._video(each.name, kind), self._video(held_to, kind)
+                if each.name != held_to and video.exists() and other.exists():
+                    self.agreements.append(agree(each.name, kind, video, other))
+                if video.exists() and can_judge(asked.prompt):
+                    self.judged.append(judge_video(each.name, kind, video, asked.prompt))
 
     def _video(self, column: str, kind: int) -> Path:
-        return self._folder / "videos" / f"{column}_request{kind + 1}.mp4"
+        return self._folder / "videos" / f"{file_stem(column)}_request{kind + 1}.mp4"
 
     def result(self, command: str, expected: Sequence[Expected] = ()) -> Result:
         """What is found so far. `command` is what was typed for it."""
@@ -147,35 +197,47 @@ class Benchmark:
             titles=[kind.title for kind in self.workload.kinds],
             baseline=self.baseline,
             num_rounds=self.num_rounds,
-            columns=[self._column(name) for name in self.layouts],
+            columns=[self._column(each) for each in self.contenders],
             samples=self.samples,
             date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             command=command,
             machine=machine(),
             is_whole=self.is_whole,
             agreements=self.agreements,
+            judged=self.judged,
             expected=list(expected),
         )
 
-    def _column(self, name: str) -> Column:
-        launch = self.target.launch
-        if launch is None:
-            found = next((s.report.layout for s in self.samples if s.column == name and s.report is not None), "")
-            return Column(name=name, layout=name if self._asks_for_layouts else found)
-        command = shown_command(launch, ParallelLayout.parse(name))
-        return Column(name=name, layout=name, command=command, started=self.started[name])
+    def _column(self, contender: Contender) -> Column:
+        name, launch, variant = contender.name, contender.launch, contender.variant
+        layout = contender.layout
+        if launch is None and not self._asks_for_layouts:
+            layout = next((s.report.layout for s in self.samples if s.column == name and s.report is not None), "")
+        column = Column(name=name, layout=layout)
+        if launch is not None:
+            command = shown_command(launch, ParallelLayout.parse(layout))
+            column = msgspec.structs.replace(column, command=command, started=self.started[name])
+        if variant is None:
+            return column
+        return msgspec.structs.replace(column, variant=variant.name, says=variant.said, beside=contender.layout)
 
 
 def expectations(
-    samples: Sequence[Sample], spec: ModelSpec, known: Calibration | None, link: LinkRates
+    samples: Sequence[Sample],
+    spec: ModelSpec,
+    known: Calibration | None,
+    link: LinkRates,
+    uncalibrated: Collection[str] = (),
 ) -> list[Expected]:
-    """What was to be expected of each column, kind of request and number of slices that has a report of this model."""
+    """What was to be expected of each column, kind of request and number of slices that has a report of this model; of
+    the columns `uncalibrated`, whose server is another than what was calibrated, their bytes alone."""
     found: dict[tuple[str, int, int], Expected] = {}
     for sample in samples:
         report = sample.report
         if report is not None and report.workload.get("model_sha256") == spec.fingerprint:
             key = (sample.column, sample.kind, report.num_slices)
-            found[key] = found.get(key) or expect(sample.column, sample.kind, report, spec, known, link)
+            of_column = None if sample.column in uncalibrated else known
+            found[key] = found.get(key) or expect(sample.column, sample.kind, report, spec, of_column, link)
     return list(found.values())
 
 

@@ -16,6 +16,7 @@ from typing import IO
 
 import msgspec
 
+from ringlight.bench.variants import file_stem
 from ringlight.client import Client
 from ringlight.core.errors import WorkerError
 from ringlight.core.layout import ParallelLayout
@@ -35,12 +36,14 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """What all servers of a benchmark have in common: a checkpoint, flags, and where they write their logs."""
+    """What all servers of a benchmark have in common: a checkpoint, flags, and where they write their logs; but for
+    those of a `variant`."""
 
     model_path: Path
     flags: tuple[str, ...]
     logs: Path
     ready_timeout_seconds: float = 1800.0
+    variant: str = ""
 
 
 def layout_flags(layout: ParallelLayout) -> list[str]:
@@ -73,7 +76,7 @@ def serving(launch: Launch, layout: ParallelLayout, number: int) -> Iterator[tup
     with TemporaryDirectory(prefix="ringlight-bench-", ignore_cleanup_errors=True) as folder:
         flags = ["--model-type", "diffusion", "--model-path", str(launch.model_path), *layout_flags(layout)]
         flags += [*launch.flags, "--port", "0", "--data-dir", folder]
-        log_path = launch.logs / f"{layout.name}_round{number}.log"
+        log_path = launch.logs / f"{file_stem(f'{layout.name} {launch.variant}'.rstrip())}_round{number}.log"
         began = time.monotonic()
         with log_path.open("wb") as log:
             process = start(flags, log)

@@ -23,7 +23,7 @@ def sentences(columns: Sequence[Measured], agreements: Sequence[Agreement]) -> I
         yield from _latency(columns, stages, place, of)
         yield from _memory(columns, memory, place)
         yield from _waits(columns, stages, waits, place)
-        yield from _agreement(columns[place].label, agreements)
+        yield from _agreement(columns[place], columns, agreements)
     if not others:
         total = stages[-1].values[0] if columns else None
         if total is not None:
@@ -104,21 +104,25 @@ def _waits(columns: Sequence[Measured], stages: Sequence[Row], waits: Sequence[R
     )
 
 
-def _agreement(label: str, agreements: Sequence[Agreement]) -> Iterator[str]:
-    own = [agreement for agreement in agreements if agreement.column == label]
+def _agreement(column: Measured, columns: Sequence[Measured], agreements: Sequence[Agreement]) -> Iterator[str]:
+    own = [agreement for agreement in agreements if agreement.column == column.label]
     if not own:
         return
+    label, exact = column.label, None if not column.variant else columns[column.reference or 0].label
+    beside = "the baseline" if exact is None else f"`{exact}`"
     broken = [agreement for agreement in own if agreement.problem]
     if broken:
         yield f"Videos of `{label}` could not be compared: {broken[0].problem}."
     elif all(agreement.psnr_db is None for agreement in own):
-        yield f"Videos of `{label}` and of the baseline are the same in every pixel."
+        yield f"Videos of `{label}` and of {beside} are the same in every pixel."
     else:
         worst = max(agreement.max_difference for agreement in own)
         psnr = min(agreement.psnr_db for agreement in own if agreement.psnr_db is not None)
+        ssim = min((agreement.ssim for agreement in own if agreement.ssim is not None), default=None)
+        alike = "" if ssim is None else f", SSIM {ssim:.4f}"
         yield (
-            f"Videos of `{label}` and of the baseline differ by at most {worst} of 255 in any channel "
-            f"(PSNR {psnr:.1f} dB), after their codec."
+            f"Videos of `{label}` and of {beside} differ by at most {worst} of 255 in any channel "
+            f"(PSNR {psnr:.1f} dB{alike}), after their codec."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from ringlight.bench.figures import TOTAL, Deviation, Figure, Measured, Row, differ, order
@@ -22,6 +23,13 @@ def stage_table(columns: Sequence[Measured], rows: Sequence[Row], marks: bool = 
 def memory_table(columns: Sequence[Measured], rows: Sequence[Row], marks: bool = False) -> str:
     """GiB side by side, as GB like the page's, with differences; of ratios in percent points."""
     return _table("Memory Metric", "(GB)", "Delta", columns, [_memory_line(columns, row, marks) for row in rows])
+
+
+def likeness_table(columns: Sequence[Measured], rows: Sequence[Row]) -> str:
+    """How like what is exact videos are, side by side."""
+    shown = order(columns)
+    lines = [[row.name, *(_likeness(row, place) for place in shown)] for row in rows]
+    return markdown(["Videos beside Exact", *(title(columns, place) for place in shown)], lines)
 
 
 def spread_table(columns: Sequence[Measured], rows: Sequence[Row]) -> str:
@@ -103,6 +111,14 @@ def mark(found: Deviation | None) -> str:
     if found is None or found.is_noise is False:
         return ""
     return f" {UNKNOWN if found.is_noise is None else NOISE}"
+
+
+def _likeness(row: Row, place: int) -> str:
+    value = row.values[place]
+    if value is None:
+        return BLANK
+    forms = {"ratio": f"{value.value:.1%}", "dB": f"{value.value:.1f} dB"}
+    return "identical" if math.isinf(value.value) else forms.get(row.unit, f"{value.value:.4f}")
 
 
 def _spread(figure: Figure | None) -> str:

@@ -16,22 +16,26 @@
     seed = 0                     # -1: another one for each request, the same for all who are measured
     lora = ["style:0.8"]         # names that the server offers
 
+    [[variant]]                  # measured beside: every request with these fields (bench/variants.py)
+    num_inference_steps = 25
+
 Nothing is left to a server's defaults: what a file does not say has the value that stands here.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import random
 import re
 import tomllib
+from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
+from ringlight.bench.variants import Variant, read_variant, unknown, unknown_names, wrong_names
 from ringlight.core.asked_loras import written_out
 from ringlight.core.errors import InvalidRequest, InvalidSetting
 from ringlight.core.named_samplers import layered
@@ -85,6 +89,7 @@ class WorkloadFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     request: list[RequestKind]
+    variant: list[Variant] = []
     name: str = ""
     description: str = ""
     repeats: Count = 1
@@ -138,6 +143,38 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         return self.said.request
 
     @property
+    def variants(self) -> list[Variant]:
+        return self.said.variant
+
+    def beside(self, variants: Sequence[Variant]) -> Workload:
+        """The same with these variants too. Raises InvalidSetting with all that is wrong with them."""
+        problems = [*wrong_names([*self.variants, *variants])]
+        for variant in variants:
+            try:
+                same = self.varied(variant).kinds == self.kinds
+                if same and not variant.server:
+                    problems.append(f"variant {variant.name}: differs in nothing from the requests")
+            except InvalidSetting as error:
+                problems.append(str(error))
+        if problems:
+            raise InvalidSetting("; ".join(problems))
+        said = msgspec.structs.replace(self.said, variant=[*self.variants, *variants])
+        return msgspec.structs.replace(self, said=said)
+
+    def varied(self, variant: Variant) -> Workload:
+        """These requests as a variant has them, which nothing is beside. Raises InvalidSetting."""
+        name = f"{self.name}, variant {variant.name}"
+        try:
+            tables = [layered(msgspec.to_builtins(kind), variant.fields) for kind in self.kinds]
+            kinds = [msgspec.convert(table, RequestKind) for table in tables]
+            for kind in kinds:
+                _ = kind.width_height
+        except ValueError as error:  # ValidationError is one
+            raise InvalidSetting(f"variant {variant.name}: {error}") from None
+        said = msgspec.structs.replace(self.said, request=kinds, variant=[], name=name)
+        return msgspec.structs.replace(self, said=said)
+
+    @property
     def concurrency(self) -> int | None:
         """Requests at a time in a closed loop; None where they arrive by a rate."""
         return None if self.said.arrival_rate else self.said.concurrency or 1
@@ -145,8 +182,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     def content(self) -> dict[str, Any]:
         """All that makes the work, as plain JSON; a picture stands there as its SHA-256 and its size in bytes."""
         plain: dict[str, Any] = msgspec.to_builtins(self.said)
-        for name in ("name", "description", "request"):
+        for name in ("name", "description", "request", "variant"):
             del plain[name]
+        if self.variants:  # what was written before there were any has the hash that it had
+            plain["variants"] = [{"fields": each.fields, "server": each.server} for each in self.variants]
         plain["concurrency"] = self.concurrency
         kinds: list[dict[str, Any]] = [with_values(msgspec.to_builtins(kind)) for kind in self.kinds]
         for kind, image in zip(kinds, self.images, strict=True):
@@ -165,7 +204,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sha256(self) -> str:
-        """Over the content; name, description and where a picture lies do not count."""
+        """Over the content; names, description and where a picture lies do not count."""
         return hashlib.sha256(msgspec.json.encode(self.content(), order="deterministic")).hexdigest()
 
     def round(self, number: int) -> list[Order]:
@@ -232,9 +271,11 @@ def read_workload(path: Path, image: Path | None = None) -> Workload:
         raise InvalidSetting(f"{path}: {error}") from None
     if problems := _unknown(values):
         raise InvalidSetting(f"{path}: {'; '.join(problems)}")
+    tables = values.pop("variant", [])
     try:
         said = msgspec.convert(_with_what_is_brought(values), WorkloadFile)
-    except (msgspec.ValidationError, InvalidRequest) as error:
+        variants = _variants(tables)
+    except (msgspec.ValidationError, InvalidRequest, InvalidSetting) as error:
         raise InvalidSetting(f"{path}: {error}") from None
     if not said.name:
         said = msgspec.structs.replace(said, name=path.stem)
@@ -242,7 +283,10 @@ def read_workload(path: Path, image: Path | None = None) -> Workload:
         raise InvalidSetting(f"{path}: {'; '.join(problems)}")
     images = tuple(_picture(asked.image, path, image) for asked in said.request)
     last_images = tuple(_picture(asked.last_image, path, image) for asked in said.request)
-    return Workload(said=said, images=images, last_images=last_images)
+    try:
+        return Workload(said=said, images=images, last_images=last_images).beside(variants)
+    except InvalidSetting as error:
+        raise InvalidSetting(f"{path}: {error}") from None
 
 
 def _with_what_is_brought(values: dict[str, Any]) -> dict[str, Any]:
@@ -255,24 +299,42 @@ def _with_what_is_brought(values: dict[str, Any]) -> dict[str, Any]:
     return values | {"request": found}
 
 
+def _variants(tables: Any) -> list[Variant]:
+    """Raises InvalidSetting, InvalidRequest for LoRAs, ValidationError."""
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise InvalidSetting("variants are tables, each below [[variant]]")
+    found = []
+    for number, table in enumerate(tables, 1):
+        try:
+            found.append(read_variant(table))
+        except (msgspec.ValidationError, InvalidRequest, InvalidSetting) as error:
+            raise InvalidSetting(f"variant {number}: {error}") from None
+    return found
+
+
 def _unknown(values: dict[str, Any]) -> list[str]:
     """Names that no workload has."""
-    requests = values.get("request")
-    tables: list[tuple[str, dict[str, Any], type[msgspec.Struct]]] = [("", values, WorkloadFile)]
-    if isinstance(requests, list):
-        tables += [
-            (f"request {number}: ", table, RequestKind)
-            for number, table in enumerate(requests, 1)
-            if isinstance(table, dict)
-        ]
-    found = []
-    for place, table, kind in tables:
-        known = [field.name for field in msgspec.structs.fields(kind)]
-        for name in table.keys() - set(known):
-            nearest = difflib.get_close_matches(name, known, 1, cutoff=0.5)
-            hint = f"nearest: {nearest[0]}" if nearest else f"there are {', '.join(known)}"
-            found.append(f"{place}there is no {name} ({hint})")
+    found = [*_strange(values, _names(WorkloadFile))]
+    for number, table in _tables(values, "request"):
+        found += [f"request {number}: {each}" for each in _strange(table, _names(RequestKind))]
+    for number, table in _tables(values, "variant"):
+        found += [f"variant {number}: {each}" for each in unknown_names(table)]
     return sorted(found)
+
+
+def _names(kind: type[msgspec.Struct]) -> list[str]:
+    return [field.name for field in msgspec.structs.fields(kind)]
+
+
+def _strange(table: dict[str, Any], known: Collection[str]) -> Iterator[str]:
+    return (unknown(name, known) for name in table.keys() - {*known})
+
+
+def _tables(values: dict[str, Any], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The tables of a name, by number, as far as they are some."""
+    tables = values.get(name)
+    found = enumerate(tables, 1) if isinstance(tables, list) else ()
+    return ((number, table) for number, table in found if isinstance(table, dict))
 
 
 def _contradictions(said: WorkloadFile) -> list[str]:

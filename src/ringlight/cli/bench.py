@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from ringlight.bench.variants import OF_SERVERS, Variant, read_flag, read_variant, unknown_names
 from ringlight.cli.flags import as_flags, with_flags
 from ringlight.cli.signals import handled, interrupt
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.codes import EXIT_WORKER
 from ringlight.core.config import EngineConfig, read_limits
-from ringlight.core.errors import InvalidSetting
+from ringlight.core.errors import InvalidRequest, InvalidSetting, RinglightError
 from ringlight.core.fields import setting
 from ringlight.core.layout import AskedLayout, ParallelLayout, candidates
 from ringlight.core.output import part_path
@@ -31,24 +32,11 @@ from ringlight.planner.hardware import LinkRates
 if TYPE_CHECKING:
     from ringlight.bench.result import Result
     from ringlight.bench.runner import Benchmark
+    from ringlight.bench.servers import Launch
     from ringlight.bench.workload import Workload
 
 MEASURED, PREDICTED, RESULT = "What is measured", "Prediction", "Result"
 EXIT_OUTSIDE = 1
-OF_SERVERS = (  # settings that the servers are started with
-    "device",
-    "dtype",
-    "vae_dtype",
-    "attention",
-    "load_format",
-    "num_threads",
-    "tf32",
-    "decode_chunk",
-    "num_slices",
-    "memory_budget",
-    "lora",
-    "lora_dir",
-)
 
 
 class AskedBenchmark(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +58,16 @@ class AskedBenchmark(msgspec.Struct, frozen=True, kw_only=True):
             MEASURED,
         ),
     ] = None
+    variant: Annotated[
+        tuple[str, ...],
+        setting(
+            "Measure beside each layout what differs so: fields of every request, and as server.NAME settings of a "
+            "server of its own. May be repeated; a workload's [[variant]] says the same.",
+            MEASURED,
+            metavar="NAME=VALUE,...",
+            splits=False,
+        ),
+    ] = ()
     rounds: Annotated[int, setting("How often each layout has its turn.", MEASURED, ge=1)] = 3
 
 
@@ -145,6 +143,9 @@ def bench(
     that turns. The first u1r1, else the first layout, is the baseline. With --url a server that runs already is
     measured; each of --layouts is then asked of it with every request.
 
+    Variants of the requests, of the workload's file or of --variant, are measured beside each layout. The page says how
+    like what is exact their videos are, and of prompts of the trained demo checkpoint whether they show what is asked.
+
     In the folder are report.md, result.json (for `ringlight compare`), runs.csv, charts (with matplotlib: the extra
     `bench`), the videos of the first round, and the servers' logs.
 
@@ -153,7 +154,6 @@ def bench(
     """
     # Here, because the client takes long to import, and only this command needs all this.
     from ringlight.bench.runner import Benchmark, Target
-    from ringlight.bench.servers import Launch
 
     names = [ParallelLayout.parse(name).name for name in dict.fromkeys([*asked.layouts, *(more_layouts or [])])]
     folder = None if asked.model_path is None else find_checkpoint(str(asked.model_path))
@@ -162,11 +162,8 @@ def bench(
     workload = _workload(asked, engine, spec, folder)
     known = prediction.read(spec)
     result.make_folders()
-    launch = None
-    if not asked.url and asked.model_path is not None:
-        flags = tuple(as_flags(engine, OF_SERVERS))
-        launch = Launch(model_path=asked.model_path, flags=flags, logs=result.output / "logs")
-    target = Target(launch=launch, url=asked.url, api_key=api_key or None)
+    launch, own = (None, {}) if asked.url else _launches(asked, names, engine, workload, result.output / "logs")
+    target = Target(launch=launch, own=own, url=asked.url, api_key=api_key or None)
     tell = (lambda line: None) if quiet else _tell
     benchmark = Benchmark(workload, names, target, asked.rounds, result.output, tell)
     _measure(benchmark, spec, known, prediction, result, _command(api_key))
@@ -184,7 +181,8 @@ def _measure(
     from ringlight.bench.runner import expectations
 
     def finish() -> Result:
-        expected = [] if spec is None else expectations(benchmark.samples, spec, known, prediction.between(benchmark))
+        link, others = prediction.between(benchmark), benchmark.on_other_servers
+        expected = [] if spec is None else expectations(benchmark.samples, spec, known, link, others)
         result = benchmark.result(command, expected)
         _write(result, asked)
         return result
@@ -219,9 +217,55 @@ def _workload(asked: AskedBenchmark, engine: EngineConfig, spec: ModelSpec | Non
         workload = Workload.usual(model_defaults(spec, folder), spec, asked.image)
     else:
         raise InvalidSetting("with --url name a --workload")
+    workload = workload.beside([_variant(text) for text in asked.variant])
+    if asked.url and (own := [variant.name for variant in workload.variants if variant.server]):
+        raise InvalidSetting(f"variants with a server of their own ({', '.join(own)}) need --model-path, not --url")
     if spec is not None:
-        workload.check(spec, read_limits(), None if asked.url else LoraLibrary(engine, spec))
+        exact = [variant for variant in workload.variants if not variant.server]
+        for each in (workload, *map(workload.varied, exact)):
+            each.check(spec, read_limits(), None if asked.url else LoraLibrary(engine, spec))
     return workload
+
+
+def _variant(text: str) -> Variant:
+    """What --variant means. Raises InvalidSetting."""
+    try:
+        table = read_flag(text)
+        if problems := [*unknown_names(table)]:
+            raise InvalidSetting("; ".join(problems))
+        return read_variant(table, strict=False)
+    except (InvalidSetting, InvalidRequest, msgspec.ValidationError) as error:
+        raise InvalidSetting(f"variant {text!r}: {error}") from None
+
+
+def _launches(
+    asked: AskedBenchmark, names: list[str], engine: EngineConfig, workload: Workload, logs: Path
+) -> tuple[Launch, dict[str, Launch]]:
+    """How servers are started, and those of variants that have their own, by name. Raises InvalidSetting for variants
+    that these cannot make, or that are as what they are measured beside."""
+    from ringlight.bench.servers import Launch
+
+    assert asked.model_path is not None, "or there is a URL"
+    exact = Launch(model_path=asked.model_path, flags=tuple(as_flags(engine, OF_SERVERS)), logs=logs)
+    own = {}
+    for variant in workload.variants:
+        if not variant.server:
+            continue
+        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in variant.server.items()}
+        place = Path(str(settings.pop("model_path", asked.model_path)))
+        try:
+            changed = msgspec.structs.replace(engine, **settings)
+            spec = read_model(find_checkpoint(str(place)))
+            _check(names, asked, spec)
+            varied = workload.varied(variant)
+            varied.check(spec, read_limits(), LoraLibrary(changed, spec))
+        except RinglightError as error:
+            raise InvalidSetting(f"variant {variant.name}: {error}") from None
+        launch = Launch(model_path=place, flags=tuple(as_flags(changed, OF_SERVERS)), logs=logs)
+        if launch == exact and varied.kinds == workload.kinds:
+            raise InvalidSetting(f"variant {variant.name}: differs in nothing from what it is measured beside")
+        own[variant.name] = msgspec.structs.replace(launch, variant=variant.name)
+    return exact, own
 
 
 def _check(names: list[str], asked: AskedBenchmark, spec: ModelSpec | None) -> None:
