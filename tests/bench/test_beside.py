@@ -160,6 +160,14 @@ def test_gates_of_later_files_leave_out_what_is_exact(tmp_path: Path) -> None:
     assert [verdict.column for verdict in verdicts] == ["b u1r1 half", "b u1r1 narrow"]
 
 
+def test_a_result_without_variants_is_held_to_what_was_asked(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_bytes(result({EXACT: [run("u1r1", 4.0)]}, judged=[JUDGED[1], JUDGED[0]]).to_json())
+    (part,) = compare([path], force=False).parts
+    (verdict,) = Gate.parse("Judge < 0.9").verdicts(part.columns, all_rows(part.columns), part.held)
+    assert not verdict.has_failed and verdict.found == 1
+
+
 def test_a_video_that_could_not_be_compared_passes_no_gate(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     lost = msgspec.structs.replace(SAME, problem="frames differ in number or in size", ssim=None)

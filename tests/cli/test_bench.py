@@ -90,6 +90,45 @@ def test_two_layouts_over_http(tiny: Path, tmp_path: Path, workload: Path, photo
     assert compared.code == 0 and "- passed: Total > 1000x: u1r2" in compared.out
 
 
+@pytest.mark.slow
+def test_variants_stand_beside_what_is_exact(tiny: Path, tmp_path: Path) -> None:
+    """One on the same server and one on its own; a prompt that is in the judge's words stays as it is."""
+    workload, output = tmp_path / "varied.toml", tmp_path / "found"
+    text = WORKLOAD.format(repeats=1, steps=2).replace('image = "given"\n', "").replace("warm_up = 1", "warm_up = 0")
+    text = text.replace("a paper boat", "a red ball rises over snow")
+    workload.write_text(f'{text}\n[[variant]]\nname = "one step"\nnum_inference_steps = 1\n')
+    done = ringlight(
+        *("bench", "--model-path", tiny, "--layouts", "u1r1", "--workload", workload, "--rounds", 1),
+        *("--num-threads", 1, "--variant", "server.dtype=bfloat16", "--output", output, "--quiet"),
+    )
+    assert (done.code, done.err) == (0, "")
+    found = read(output)
+    names = ["u1r1", "u1r1 one step", "u1r1 server.dtype=bfloat16"]
+    assert [column.name for column in found.columns] == names
+    starts = [column.started[0].command for column in found.columns]
+    assert starts[0] == starts[1] and "--dtype bfloat16" in starts[2]
+    reports = {sample.column: sample.report for sample in found.samples if sample.report is not None}
+    assert [len(reports[name].step_seconds) for name in names] == [2, 1, 2]
+    assert [reports[name].environment["dtype"] for name in names] == ["float32", "float32", "bfloat16"]
+    assert [(each.column, each.num_frames, each.problem) for each in found.agreements] == [
+        (name, 5, "") for name in names[1:]
+    ]
+    assert all((each.psnr_db or 99) > 10 and (each.ssim or 0) > 0.1 for each in found.agreements)
+    assert [(each.column, len(each.right)) for each in found.judged] == [(name, 4) for name in names]
+    files = {path.name for path in output.rglob("*") if path.is_file()}
+    assert files >= {"u1r1_one_step_request1.mp4", "u1r1_server.dtype=bfloat16_round1.log", "u1r1_round1.log"}
+    assert "### Variants" in done.out and "### Films beside Their Prompts" in done.out
+    compared = ringlight("compare", output / "result.json", "--fail-if", "PSNR < 99dB", "--fail-if", "SSIM < 0")
+    assert compared.code == 1 and "- failed: PSNR < 99dB: u1r1 one step has" in compared.out
+
+
+def test_a_server_of_somebody_else_has_no_variants_with_their_own(tmp_path: Path, workload: Path) -> None:
+    text = workload.read_text().replace('image = "given"\n', "")
+    workload.write_text(f'{text}\n[[variant]]\nname = "narrow"\n[variant.server]\ndtype = "bfloat16"\n')
+    done = here("bench", "--url", "http://127.0.0.1:1", "--workload", workload, folder=tmp_path)
+    assert done.code == 3 and "variants with a server of their own (narrow) need --model-path" in done.err
+
+
 @pytest.fixture
 def server(tiny: Path, tmp_path: Path) -> Iterator[Served]:
     (tmp_path / "server").mkdir()
@@ -105,6 +144,13 @@ def test_a_server_that_runs_already(server: Served, tmp_path: Path, workload: Pa
     found = read(output)
     assert [(s.column, s.fate) for s in found.samples] == [("server", "completed")] * 2
     assert found.columns[0].layout == "u1r1" and found.columns[0].started == []
+    assert ringlight(*measured, "--image", photograph, "--variant", "num_inference_steps=1").code == 0
+    found = read(output)
+    assert [(each.name, each.layout, each.beside) for each in found.columns] == [
+        ("server", "u1r1", ""),
+        ("server num_inference_steps=1", "u1r1", "server"),
+    ]
+    assert [each.column for each in found.agreements] == ["server num_inference_steps=1"] and not found.judged
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
     done = ringlight(*measured, "--image", broken)
@@ -159,6 +205,17 @@ def test_an_interruption_leaves_no_process_and_keeps_what_was_measured(tiny: Pat
         (["--model-path", "absent", "--layouts", "u1r1"], "absent"),
         (["--url", "http://127.0.0.1:1"], "name a --workload"),
         (["--model-path", "TINY", "--layouts", "u1r1", "--output", "file/found"], "file/found"),
+        (["--model-path", "TINY", "--layouts", "u1r1", "--variant", "sampler"], "'sampler' is not NAME=VALUE"),
+        (
+            ["--model-path", "TINY", "--layouts", "u1r1", "--variant", "num_inference_step=2"],
+            "variant 'num_inference_step=2': there is no num_inference_step (nearest: num_inference_steps)",
+        ),
+        (["--model-path", "TINY", "--layouts", "u1r1", "--variant", "num_frames=6"], "num_frames: 6"),
+        (["--model-path", "TINY", "--layouts", "u1r1", "--variant", "server.dtype=auto"], "differs in nothing"),
+        (
+            ["--model-path", "TINY", "--layouts", "u1r1", "--variant", "name=other,server.model_path=absent"],
+            "variant other: absent: no such folder",
+        ),
         (["--model-path", "TINY", "--layouts", "u1r1", "u9r1"], "invalid_layout: ulysses-degree 9 is more than the 4"),
     ],
 )

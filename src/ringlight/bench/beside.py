@@ -14,8 +14,8 @@ from ringlight.bench.tables import BLANK, mark, markdown
 HEAD = ("Column", "Request", "Total (s)", "Speedup", "PSNR (dB)", "Worst frame (dB)", "SSIM", "As asked")
 MEASURES = (
     "PSNR and SSIM are to the exact column of the same layout, same prompt and seed, first round, over frames after "
-    "their codec, which itself costs some dB of what differs at all. PSNR is over all frames and channels; SSIM is that "
-    "of Wang et al. (2004), over luma in an 11x11 Gaussian window of 1.5 pixels, the mean of all frames."
+    "their codec, which itself costs some dB of what differs at all. PSNR is over all frames and channels. SSIM is as "
+    "Wang et al. (2004) have it, over luma in an 11x11 Gaussian window of 1.5 pixels, the mean of all frames."
 )
 JUDGED = (
     "As asked: how many of colour, shape, motion and place the judge sees as the prompt says, of prompts in the words "
@@ -56,7 +56,8 @@ def judged(result: Result) -> Iterator[str]:
             prompt = requests[found.kind]["prompt"]
             lines.append([str(found.kind + 1), prompt, f"`{found.column}`", as_asked([found]), wrong])
     whole = len(result.judged) - len(lines)
-    yield f"{whole} of {len(result.judged)} films show all that their prompts ask for{'; the others:' if lines else '.'}"
+    rest = "; the others:" if lines else "."
+    yield f"{whole} of {len(result.judged)} films show all that their prompts ask for{rest}"
     if lines:
         yield markdown(["Request", "Prompt", "Column", "As asked", "Seen instead"], lines, 5)
 

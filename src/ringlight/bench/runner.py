@@ -17,7 +17,7 @@ from ringlight.bench.judged import Judged, can_judge, judge_video
 from ringlight.bench.result import Column, Result
 from ringlight.bench.sending import Sample, Turn, send
 from ringlight.bench.servers import Launch, Started, serving, shown_command
-from ringlight.bench.variants import Variant, file_stem
+from ringlight.bench.variants import RequestVariant, file_stem
 from ringlight.bench.workload import Workload
 from ringlight.client import ApiError, Client, Unreachable
 from ringlight.core.host import memory_bytes, num_cores
@@ -47,7 +47,7 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True):
     layout: str
     workload: Workload
     launch: Launch | None
-    variant: Variant | None = None
+    variant: RequestVariant | None = None
 
 
 class Benchmark:

@@ -51,7 +51,7 @@ OWN = ("prompt", "image", "last_image")  # of a request, whatever its variant
 MOST_CHARS = 80  # of a name
 
 
-class Variant(msgspec.Struct, frozen=True, kw_only=True):
+class RequestVariant(msgspec.Struct, frozen=True, kw_only=True):
     """What is other than exact: `fields` of every request, and settings of its `server`. The name of one that has none
     is what it says."""
 
@@ -65,7 +65,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
         return said({**self.fields, **{f"{SERVER}.{name}": value for name, value in self.server.items()}})
 
 
-def read_variant(table: Mapping[str, Any], strict: bool = True) -> Variant:
+def read_variant(table: Mapping[str, Any], strict: bool = True) -> RequestVariant:
     """The variant of a file's table, or unless `strict` of one whose values are texts. Raises InvalidSetting,
     InvalidRequest for LoRAs, ValidationError."""
     asked = table.get(SERVER, {})
@@ -80,7 +80,7 @@ def read_variant(table: Mapping[str, Any], strict: bool = True) -> Variant:
     server = {name: msgspec.to_builtins(getattr(config, name)) for name in SETTINGS if name in asked}
     if not found and not server:
         raise InvalidSetting("says nothing that is other than in the requests")
-    unnamed = Variant(name="", fields=found, server=server)
+    unnamed = RequestVariant(name="", fields=found, server=server)
     name = msgspec.convert(table.get("name", ""), str).strip() or unnamed.said
     return msgspec.structs.replace(unnamed, name=name)
 
@@ -125,7 +125,7 @@ def unknown(name: str, known: Collection[str]) -> str:
     return f"there is no {name} ({hint})"
 
 
-def wrong_names(variants: Sequence[Variant]) -> Iterator[str]:
+def wrong_names(variants: Sequence[RequestVariant]) -> Iterator[str]:
     """What is wrong with the names of variants, of which tables and files are called."""
     counts = Counter(file_stem(variant.name) for variant in variants)
     for variant in variants:

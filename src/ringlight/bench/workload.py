@@ -35,7 +35,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ringlight.bench.variants import Variant, read_variant, unknown, unknown_names, wrong_names
+from ringlight.bench.variants import RequestVariant, read_variant, unknown, unknown_names, wrong_names
 from ringlight.core.asked_loras import written_out
 from ringlight.core.errors import InvalidRequest, InvalidSetting
 from ringlight.core.named_samplers import layered
@@ -89,7 +89,7 @@ class WorkloadFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     request: list[RequestKind]
-    variant: list[Variant] = []
+    variant: list[RequestVariant] = []
     name: str = ""
     description: str = ""
     repeats: Count = 1
@@ -143,10 +143,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         return self.said.request
 
     @property
-    def variants(self) -> list[Variant]:
+    def variants(self) -> list[RequestVariant]:
         return self.said.variant
 
-    def beside(self, variants: Sequence[Variant]) -> Workload:
+    def beside(self, variants: Sequence[RequestVariant]) -> Workload:
         """The same with these variants too. Raises InvalidSetting with all that is wrong with them."""
         problems = [*wrong_names([*self.variants, *variants])]
         for variant in variants:
@@ -161,7 +161,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         said = msgspec.structs.replace(self.said, variant=[*self.variants, *variants])
         return msgspec.structs.replace(self, said=said)
 
-    def varied(self, variant: Variant) -> Workload:
+    def varied(self, variant: RequestVariant) -> Workload:
         """These requests as a variant has them, which nothing is beside. Raises InvalidSetting."""
         name = f"{self.name}, variant {variant.name}"
         try:
@@ -299,7 +299,7 @@ def _with_what_is_brought(values: dict[str, Any]) -> dict[str, Any]:
     return values | {"request": found}
 
 
-def _variants(tables: Any) -> list[Variant]:
+def _variants(tables: Any) -> list[RequestVariant]:
     """Raises InvalidSetting, InvalidRequest for LoRAs, ValidationError."""
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise InvalidSetting("variants are tables, each below [[variant]]")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from ringlight.bench.variants import OF_SERVERS, Variant, read_flag, read_variant, unknown_names
+from ringlight.bench.variants import OF_SERVERS, RequestVariant, read_flag, read_variant, unknown_names
 from ringlight.cli.flags import as_flags, with_flags
 from ringlight.cli.signals import handled, interrupt
 from ringlight.core.checkpoint import find_checkpoint
@@ -161,8 +161,8 @@ def bench(
     _check(names, asked, spec)
     workload = _workload(asked, engine, spec, folder)
     known = prediction.read(spec)
-    result.make_folders()
     launch, own = (None, {}) if asked.url else _launches(asked, names, engine, workload, result.output / "logs")
+    result.make_folders()
     target = Target(launch=launch, own=own, url=asked.url, api_key=api_key or None)
     tell = (lambda line: None) if quiet else _tell
     benchmark = Benchmark(workload, names, target, asked.rounds, result.output, tell)
@@ -227,7 +227,7 @@ def _workload(asked: AskedBenchmark, engine: EngineConfig, spec: ModelSpec | Non
     return workload
 
 
-def _variant(text: str) -> Variant:
+def _variant(text: str) -> RequestVariant:
     """What --variant means. Raises InvalidSetting."""
     try:
         table = read_flag(text)

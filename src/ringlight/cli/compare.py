@@ -37,7 +37,8 @@ def compare(
 
     A gate is a row's name, an operator (> >= < <=) and a value: 1.05x is value / reference, 5% a change, 63.5 or 20GB
     the value itself, +2pp a difference of a ratio. It is about every column of the later files, and with one file about
-    that file's other columns than its baseline.
+    that file's other columns than its baseline. Variants have PSNR, Worst PSNR (30dB) and SSIM, to what is exact,
+    and Judge, the share of what prompts ask for that films show.
 
     Exit codes: 0, 1 a gate failed, 2 usage, 3 results that cannot be read or compared, or a gate that means nothing.
     """
@@ -49,12 +50,12 @@ def compare(
     if len(results) != len(set(results)):
         raise InvalidSetting("the same file is named twice")
     comparison = compare_results(results, force)
-    verdicts = [
+    verdicts = dict.fromkeys(  # what is of all requests is said once
         verdict
         for part in comparison.parts
         for gate in gates
         for verdict in gate.verdicts(part.columns, all_rows(part.columns), part.held)
-    ]
+    )
     print(comparison.to_markdown())
     if verdicts:
         print("\n" + "\n".join(f"- {verdict}" for verdict in verdicts))
