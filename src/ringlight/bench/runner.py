@@ -81,6 +81,7 @@ class Benchmark:
         self.is_whole = False
         self._asks_for_layouts = bool(layouts)
         self._folder = folder
+        self._kept: set[Path] = set()  # others in the folder are of a run before
         self._tell = tell
 
     @property
@@ -169,6 +170,7 @@ class Benchmark:
             if sample.fate == "completed" and sample.place == sample.kind:
                 try:
                     client.download(sample.video_id, path)
+                    self._kept.add(path)
                 except (ApiError, Unreachable) as error:
                     self._tell(f"  video of request {sample.place + 1} not fetched: {error}")
 
@@ -178,9 +180,9 @@ class Benchmark:
             held_to = self.baseline if each.variant is None else each.layout
             for kind, asked in enumerate(each.workload.kinds):
                 video, other = self._video(each.name, kind), self._video(held_to, kind)
-                if each.name != held_to and video.exists() and other.exists():
+                if each.name != held_to and {video, other} <= self._kept:
                     self.agreements.append(agree(each.name, kind, video, other))
-                if video.exists() and can_judge(asked.prompt):
+                if video in self._kept and can_judge(asked.prompt):
                     self.judged.append(judge_video(each.name, kind, video, asked.prompt))
 
     def _video(self, column: str, kind: int) -> Path:
