@@ -7,7 +7,7 @@ is the largest patch of colour that differs from most of its rows, and is no sha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -54,12 +54,12 @@ def judge(frames: Frames, asked: Look | str) -> Judgement:
 
 
 def look_at(frames: Frames) -> Look:
-    """What a film shows. Colour and shape are what most frames show."""
+    """What a film shows. The colour is that of most frames, the shape that of what most of them show alike."""
     masks = solids(frames)
     solid = [(frame, mask) for frame, mask in zip(frames, masks, strict=True) if mask.any()]
     return Look(
         colour=_most(_colour(frame, mask) for frame, mask in solid),
-        shape=_most(_shape(mask) for _, mask in solid),
+        shape=_shape(_outline([mask for _, mask in solid])) if solid else None,
         motion=_motion(masks) if len(frames) > 1 else None,
         place=_place(frames),
     )
@@ -152,6 +152,16 @@ def _colour(frame: Frames, mask: Mask) -> str | None:
 
     nearest = min(COLOURS, key=distance)
     return nearest if distance(nearest) < COLOUR_WITHIN else None
+
+
+def _outline(masks: Sequence[Mask]) -> Mask:
+    """(2 H, 2 W): the solid, its middle in the middle, as half of the frames show it: their faults are not alike."""
+    height, width = masks[0].shape
+    shown = np.zeros((2 * height, 2 * width), np.int32)
+    for mask in masks:
+        row, column = (round(index.mean()) for index in np.nonzero(mask))
+        shown[height - row : 2 * height - row, width - column : 2 * width - column] += mask
+    return np.asarray(2 * shown >= len(masks), np.bool_)
 
 
 def _shape(mask: Mask) -> str | None:
