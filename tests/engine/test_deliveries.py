@@ -40,6 +40,12 @@ def two(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apart]
         yield apart
 
 
+@pytest.fixture(scope="module")
+def undisturbed(two: Apart) -> bytes:
+    """A film that nobody disturbs."""
+    return two.made(two.submit(**FILM))
+
+
 def beside(engine: Engine, folder: Path, name: str = "film.safetensors", continues: str = "", **asked: Any) -> bytes:
     """The file that a rank makes which shares its engine's folder."""
     path = folder / name
@@ -81,11 +87,10 @@ def test_a_video_that_continues_another(apart: Apart, engine: Engine, tmp_path: 
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_after_a_kill_it_goes_on_to_the_same_video(two: Apart, rank: int) -> None:
-    expected = two.made(two.submit(**FILM))
+def test_after_a_kill_it_goes_on_to_the_same_video(two: Apart, undisturbed: bytes, rank: int) -> None:
     job = two.at(10, two.submit(**FILM))
     os.kill(two.pids[rank], signal.SIGKILL)
-    assert two.made(job) == expected
+    assert two.made(job) == undisturbed
     assert job.state.report is not None and job.state.report.resumed_from_step >= 1
     assert job.state.deaths == 1
     assert (two.files_of(job), two.left()) == (["film.safetensors", "state"], [])
@@ -93,29 +98,30 @@ def test_after_a_kill_it_goes_on_to_the_same_video(two: Apart, rank: int) -> Non
 
 
 @pytest.mark.parametrize("most_held", [1, 0], ids=["kept", "put back"])
-def test_a_film_makes_way_and_goes_on(two: Apart, monkeypatch: pytest.MonkeyPatch, most_held: int) -> None:
-    expected, clip = two.made(two.submit(**FILM)), two.made(two.submit())
+def test_a_film_makes_way_and_goes_on(
+    two: Apart, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch, most_held: int
+) -> None:
+    clip = two.made(two.submit())
     monkeypatch.setattr(holding, "MOST_HELD", most_held)
     film = two.at(5, two.submit(**FILM))
     assert two.made(two.submit()) == clip
     assert not film.state.is_over
-    assert two.made(film) == expected
+    assert two.made(film) == undisturbed
     assert film.state.report is not None
     assert film.pauses.pauses == 1
     assert (film.state.report.resumed_from_step >= 5) is (most_held == 0)
     assert two.left() == []
 
 
-def test_the_state_of_a_paused_film_is_there_when_ranks_die(two: Apart) -> None:
-    expected = two.made(two.submit(**FILM))
+def test_the_state_of_a_paused_film_is_there_when_ranks_die(two: Apart, undisturbed: bytes) -> None:
     film = two.at(5, two.submit(**FILM))
-    longer = two.submit(num_inference_steps=30)
+    longer = two.submit(num_inference_steps=10)
     wait_until(lambda: film.state.stage == PAUSED and longer.state.step >= 2)
     step = film.state.step
     wait_until(lambda: film.state.saved_step == step)  # it comes beside the turn of the other
     os.kill(two.pids[0], signal.SIGKILL)
     longer.wait(60)
-    assert two.made(film) == expected
+    assert two.made(film) == undisturbed
     assert film.state.report is not None and film.state.report.resumed_from_step == step
 
 
