@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+
+from tests.server.served import Served
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = (
@@ -98,6 +101,42 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
+HIDE = """
+(isHidden) => {
+  Object.defineProperty(document, "hidden", { configurable: true, get: () => isHidden });
+  document.dispatchEvent(new Event("visibilitychange"));
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser, served: Served) -> Iterator[Page]:
+    """With no videos, each of which a browser would draw for every test."""
+    delete_all(served)
+    with opened(browser, served.url) as page:
+        yield page
+
+
+def delete_all(served: Served) -> None:
+    """Leave the server without videos."""
+    while videos := served.http.get("/v1/videos", params={"limit": 100}).json()["data"]:
+        for video in videos:
+            served.http.delete(f"/v1/videos/{video['id']}")
+
+
+needs_chromium = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no Chromium at {CHROMIUM}: install the package"),
+]
+"""The marks of a module whose tests look at the page."""
+
+
 @contextmanager
 def opened(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
     """The page, once it knows the server. Scripts that fail and anything the policy forbids are errors of the test."""
@@ -121,8 +160,9 @@ def opened(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
 
 
 def hand_over(page: Page, script: str, picture: Path) -> None:
-    """Drop (DROP) or paste (PASTE) the file of a picture."""
-    page.evaluate(script, [base64.b64encode(picture.read_bytes()).decode(), picture.name, "image/jpeg"])
+    """Drop (DROP) or paste (PASTE) a file: a picture, unless its name says otherwise."""
+    kind = {".txt": "text/plain", ".mp4": "video/mp4"}.get(picture.suffix, "image/jpeg")
+    page.evaluate(script, [base64.b64encode(picture.read_bytes()).decode(), picture.name, kind])
 
 
 def fill(page: Page, prompt: str, **fields: object) -> None:
@@ -145,7 +185,11 @@ def order(page: Page, prompt: str, **fields: object) -> str:
 
 
 def card(page: Page, video_id: str, status: str = "") -> Locator:
-    """A video on the page, once it has this status."""
+    """A video on the page, once it has this status; one that is completed is opened."""
     found = page.locator(f".card[data-id={video_id}]" + (f"[data-status={status}]" if status else ""))
     found.wait_for()
+    link = found.locator(".open")
+    if status == "completed" and link.is_visible():
+        link.click()
+        expect(page.locator(f"#opened .card[data-id={video_id}]")).to_be_visible()
     return found

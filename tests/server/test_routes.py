@@ -126,7 +126,10 @@ def test_the_head_of_content(served: Served, finished: dict[str, Any]) -> None:
     for name in ("content-length", "content-type", "etag", "accept-ranges", "last-modified", "content-disposition"):
         assert head.headers[name] == whole.headers[name]
     assert int(head.headers["content-length"]) == len(whole.content)
-    assert f'filename="{finished["id"]}.mp4"' in head.headers["content-disposition"]
+    assert (
+        f'filename="a-paper-boat-{finished["id"].removeprefix("video_")[:8]}.mp4"'
+        in head.headers["content-disposition"]
+    )
     part = served.http.get(path, headers={"Range": "bytes=10-19", "If-Range": head.headers["etag"]})
     assert (part.status_code, part.content) == (206, whole.content[10:20])
     beyond = served.http.get(path, headers={"Range": f"bytes={len(whole.content)}-"})

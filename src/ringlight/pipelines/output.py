@@ -27,6 +27,7 @@ from torch import Tensor
 from ringlight.core.files import into_place
 from ringlight.core.output import frame_path, part_path
 from ringlight.core.request import VideoRequest
+from ringlight.pipelines.comment import comment_of
 from ringlight.pipelines.continued import frames_of
 
 QUEUED_CHUNKS = 4
@@ -84,7 +85,8 @@ class Encoder(Protocol):
 
 
 def encode_video(frames: Iterator[Frames], part: Path, request: VideoRequest, continues: Path | None) -> None:
-    """H.264 or VP9 by extension: 4:2:0, BT.709 and tagged so, ready for streaming. The same frames give the same file.
+    """H.264 or VP9 by extension: 4:2:0, BT.709 and tagged so, ready for streaming, with the request as its comment. The
+    same frames of the same request give the same file.
 
     x264's macroblock tree is left out for that: with it, encoding again gives other bytes now and then.
     """
@@ -94,6 +96,7 @@ def encode_video(frames: Iterator[Frames], part: Path, request: VideoRequest, co
     }[part.suffix.lower()]
     container_options = {".mp4": {"movflags": "+faststart"}, ".webm": {"fflags": "+bitexact"}}[part.suffix.lower()]
     with av.open(str(part), "w", options=container_options) as container:
+        container.metadata["comment"] = comment_of(request)
         stream = container.add_stream(codec, rate=Fraction(request.fps), options=options)
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = request.width, request.height, "yuv420p"

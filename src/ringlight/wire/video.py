@@ -73,6 +73,10 @@ class Video(AskedFields, frozen=True, kw_only=True):
     batch_id: Annotated[
         str | None, described("The batch that it is a request of; its place in the queue is null until it is queued.")
     ] = None
+    pictures: Annotated[
+        list[Literal["image", "last_image"]],
+        described("Those that it was given, to begin and to end with; each is a variant of its content."),
+    ] = msgspec.field(default_factory=list)
     warnings: Annotated[
         list[RequestWarning],
         described(

@@ -168,6 +168,7 @@ def to_video(view: View) -> Video:
         remixed_from_video_id=stored.remixed_from,
         extended_from_video_id=stored.continues,
         batch_id=stored.batch_id,
+        pictures=list(stored.pictures),
         warnings=list(view.warnings),
         stage=(state.stage or None) if is_running and state else None,
         step=state.step if is_running and state else None,

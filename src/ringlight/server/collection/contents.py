@@ -18,6 +18,7 @@ from ringlight.server.http.content import LocalFile
 from ringlight.server.http.http_error import VideoNotReady
 
 Variant = Literal["video", "thumbnail", "spritesheet"]
+Given = Literal["image", "last_image"]
 
 
 class VariantKind(NamedTuple):
@@ -84,11 +85,17 @@ class Contents:
             found.fetch(folder.source)
             write_out(folder.source)
 
+    def given(self, stored: StoredJob, name: Given) -> LocalFile:
+        """The picture that a video was given, of whatever kind that is. Raises NotFound where there is none."""
+        path = self._folder.of(stored.id).picture(name)
+        if name not in stored.pictures or not path.exists():
+            raise NotFound(f"{stored.id} was given no {name}")
+        return LocalFile(path)
+
     def pictures(self, stored: StoredJob) -> dict[str, bytes]:
         """The pictures that a request has, by their fields. Raises FileNotFoundError."""
         folder = self._folder.of(stored.id)
-        found = {"image": folder.image.read_bytes()} if stored.has_image else {}
-        return found | ({"last_image": folder.last_image.read_bytes()} if stored.request.pictures else {})
+        return {name: folder.picture(name).read_bytes() for name in stored.pictures}
 
     def _media_of(self, stored: StoredJob) -> MediaStore:
         if self._media is None or self._media.url != stored.media_url:

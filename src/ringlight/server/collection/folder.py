@@ -67,10 +67,14 @@ class VideoFolder:
         """The picture that it ends with."""
         return self.path / "last_image"
 
+    def picture(self, name: str) -> Path:
+        """The one of a field."""
+        return {"image": self.image, "last_image": self.last_image}[name]
+
     def write_pictures(self, pictures: Mapping[str, bytes]) -> None:
         """Write pictures, by their fields; their bytes are on the disk when this returns, their names after `sync`."""
         for name, encoded in pictures.items():
-            with {"image": self.image, "last_image": self.last_image}[name].open("wb") as file:
+            with self.picture(name).open("wb") as file:
                 file.write(encoded)
                 file.flush()
                 os.fsync(file.fileno())

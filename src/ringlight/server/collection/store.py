@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from msgspec import UNSET, UnsetType
 from sqlalchemy import (
+    JSON,
     URL,
     Column,
     ColumnElement,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     inspect,
     not_,
     select,
+    type_coerce,
     update,
 )
 from sqlalchemy.schema import CreateColumn
@@ -141,14 +143,18 @@ class JobStore:
         limit: int,
         order: Order,
         status: Status | None = None,
+        words: str = "",
     ) -> tuple[Jobs, bool]:
         """At most `limit` jobs of an owner (None: of all) by time of creation, from the one that follows `after`, and
-        whether there are more. Raises NotFound where there is no job `after`."""
+        whether there are more: all, those of a status, those whose prompt has each of these words somewhere. Raises
+        NotFound where there is no job `after`."""
         query = select(*COLUMNS)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
         if status is not None:
             query = query.where(jobs.c.status == status)
+        prompt = type_coerce(jobs.c.request, JSON)["prompt"].as_string()
+        query = query.where(*(prompt.icontains(word, autoescape=True) for word in words.split()))
         with self._database.read() as connection:
             last = None if after is None else _get(connection, after, owner)
             edge = None if last is None else (last.created_at, last.id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from sqlalchemy import (
@@ -77,6 +77,12 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     batch_id: str | None = None
     made_at: float | None = None
     media_url: str | None = None
+
+    @property
+    def pictures(self) -> tuple[Literal["image", "last_image"], ...]:
+        """The pictures that its request has, by their fields."""
+        has_last = self.request.last_image is not None  # without its bytes, which are kept in the job's folder too
+        return (*(("image",) if self.has_image else ()), *(("last_image",) if has_last else ()))
 
     @property
     def duration_seconds(self) -> float:

@@ -22,7 +22,7 @@ from ringlight.core.request import VideoRequest
 from ringlight.core.settings import ServeSettings
 from ringlight.core.sizes import AskedSize
 from ringlight.engine.engine import Engine
-from ringlight.engine.jobs import Job, JobState, Keep, Submission
+from ringlight.engine.jobs import Job, JobState, Keep, Status, Submission
 from ringlight.families.table import model_examples
 from ringlight.server.collection.contents import Contents
 from ringlight.server.collection.folder import DataFolder
@@ -190,9 +190,17 @@ class Videos:
             stored = self.store.get(video_id, owner)
         return self._view(stored, with_report=True)
 
-    def list(self, owner: str | None, after: str | None, limit: int, order: Order) -> tuple[list[View], bool]:
-        """A page of videos, and whether there are more. Raises NotFound for an unknown `after`."""
-        jobs, has_more = self.store.list(owner, after, limit, order)
+    def list(
+        self,
+        owner: str | None,
+        after: str | None,
+        limit: int,
+        order: Order,
+        status: Status | None = None,
+        words: str = "",
+    ) -> tuple[list[View], bool]:
+        """As JobStore.list: a page, and whether there are more. Raises NotFound for an unknown `after`."""
+        jobs, has_more = self.store.list(owner, after, limit, order, status, words)
         return [self._view(stored) for stored in jobs], has_more
 
     def cancel(self, video_id: str, owner: str | None) -> View:

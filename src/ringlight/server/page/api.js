@@ -10,9 +10,10 @@ export class ApiError extends Error {
 }
 
 export class Api {
-  // askKey(words) resolves to {key, remember} once somebody has typed one.
-  constructor(askKey) {
+  // askKey(words) resolves to {key, remember} once somebody has typed one; onSilence() hears that there was no answer.
+  constructor(askKey, onSilence) {
     this.askKey = askKey;
+    this.onSilence = onSilence;
     this.asking = null;
   }
 
@@ -35,6 +36,7 @@ export class Api {
         response = await fetch(path, { method, body, signal, headers: sent });
       } catch (error) {
         if (error.name === "AbortError") throw error;
+        this.onSilence();
         throw new ApiError(0, { message: "The server does not answer. Is it running?", code: "unreachable" });
       }
       if (response.ok) return response;

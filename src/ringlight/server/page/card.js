@@ -7,8 +7,8 @@ import * as words from "./words.js";
 const OFFERED = {
   queued: ["cancel", "reuse", "delete"],
   in_progress: ["cancel", "reuse", "delete"],
-  completed: ["download", "again", "remix", "extend", "reuse", "delete"],
-  failed: ["reuse", "delete"],
+  completed: ["download", "again", "remix", "extend", "reuse", "compare", "delete"],
+  failed: ["retry", "reuse", "delete"],
 };
 const FOLLOWS = {
   remix: { label: "A new prompt, with the same settings and seed", button: "Make the remix" },
@@ -24,7 +24,8 @@ export class Card {
     this.acts = { play: () => this.play(), dismiss: () => this.dismiss(), ...acts };
     this.model = model;
     this.video = null;
-    this.content = null; // a promise of the video's bytes
+    this.isSeen = false; // has been on the screen, and may have its picture
+    this.picture = null; // a promise of its thumbnail
     this.root.addEventListener("click", (event) => {
       const button = event.target.closest("[data-do]");
       if (button && !button.closest(".drop")) this.act(button);
@@ -38,6 +39,7 @@ export class Card {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.sendFollow();
       if (event.key === "Escape") this.dismiss();
     });
+    this.part("video").addEventListener("error", () => this.part("video").src && this.tell(() => this.acts.check(this)));
     this.part(".report").addEventListener("toggle", () => this.part(".report").open && this.showReport());
   }
 
@@ -85,10 +87,46 @@ export class Card {
     this.part(".ring").hidden = this.isOver;
     if (video.status === "failed") this.part(".picture").hidden = true;
     for (const button of this.root.querySelectorAll(".actions [data-do]")) {
+      if (button === document.activeElement && !OFFERED[video.status].includes(button.dataset.do)) this.root.focus({ preventScroll: true });
       button.hidden = !OFFERED[video.status].includes(button.dataset.do);
     }
     if (!this.model.takes_picture) this.part("[data-do=extend]").hidden = true;
-    if (isDone) this.acts.poster(this).then((blob) => this.setPicture(URL.createObjectURL(blob)), () => {}); // the play button does without
+    this.link(`#/videos/${video.id}`);
+    this.showPoster();
+  }
+
+  // Where its picture leads, as long as it is one of many.
+  link(href) {
+    this.part(".open").href = href;
+    this.part(".open").setAttribute("aria-label", `${words.badge(this.video)}: ${this.video.prompt.slice(0, 80)}`);
+  }
+
+  see() {
+    this.isSeen = true;
+    this.showPoster();
+  }
+
+  showPoster() {
+    if (!this.isSeen || this.video.status !== "completed") return;
+    this.picture ??= this.acts.poster(this).then((blob) => this.setPicture(URL.createObjectURL(blob)), () => {}); // the play button does without
+  }
+
+  // It is looked at by itself, with its report; or one of many again, and its film is let go.
+  unfold() {
+    this.see();
+    if (this.video.status === "completed") this.part(".report").open = true;
+  }
+
+  fold() {
+    const screen = this.part("video");
+    if (screen.hidden) return;
+    screen.pause();
+    URL.revokeObjectURL(screen.src);
+    screen.removeAttribute("src");
+    screen.load();
+    screen.hidden = true;
+    this.part(".play").hidden = false;
+    this.part(".picture").hidden = !this.part(".picture").src;
   }
 
   setPicture(source) {
@@ -122,22 +160,14 @@ export class Card {
     }
   }
 
-  load() {
-    this.content ??= this.acts.content(this).catch((error) => {
-      this.content = null; // so that it can be tried again
-      throw error;
-    });
-    return this.content;
-  }
-
-  async play(startsNow = true) {
+  async play() {
     const screen = this.part("video");
-    if (!screen.src) screen.src = URL.createObjectURL(await this.load());
+    if (!screen.src) screen.src = await this.acts.source(this);
     screen.hidden = false;
     this.part(".play").hidden = true;
     this.part(".picture").hidden = true;
-    if (startsNow) await screen.play().catch(() => {}); // where the browser wants another click, the controls are there
-    if (startsNow) screen.focus();
+    await screen.play().catch(() => {}); // where the browser wants another click, the controls are there
+    screen.focus();
   }
 
   openFollow(name) {

@@ -1,13 +1,15 @@
 // Form: what is asked of the server, and the words about it beside the field they are about.
 // Its fields are those of /v1/models: the page has places for some of them, the others stand among the advanced ones.
 
+import { readComment } from "./comment.js";
+import { boxOf, inputOf, problemWords } from "./fields.js";
 import { Loras } from "./loras.js";
 import { Picture } from "./picture.js";
 
-const LONGEST_SHAPE = 3;
+const LONGEST_SHAPE = 3, MOST_AT_ONCE = 16;
 
 export class Form {
-  // onSubmit(fields, files) resolves once the server has accepted, or throws an ApiError.
+  // onSubmit(fields, files, count) resolves once the server has accepted, or throws an ApiError.
   constructor(root, onSubmit) {
     this.root = root;
     this.fields = root.elements;
@@ -23,8 +25,9 @@ export class Form {
     const seen = (width, height) => {
       if (!this.sizeIsAsked && this.model) fit(width ?? this.model.defaults.width, height ?? this.model.defaults.height);
     };
-    this.picture = new Picture(root.querySelector("#drop"), () => this.complain(), fit, seen);
-    this.last = new Picture(root.querySelector("#drop-last"), () => this.complain(), null, () => {});
+    const changed = (words) => this.complain(words && { param: "input_reference", message: words });
+    this.picture = new Picture(root.querySelector("#drop"), changed, fit, seen, (film) => this.reuseFilm(film));
+    this.last = new Picture(root.querySelector("#drop-last"), (words) => this.complain(words && { param: "last_image", message: words }), null, () => {});
     this.loras = new Loras(root.querySelector("#loras"), () => this.complain());
     root.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -33,6 +36,7 @@ export class Form {
     root.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) root.requestSubmit();
     });
+    root.addEventListener("focusin", (event) => event.target.scrollIntoView({ block: "nearest" })); // all of it, not the caret alone
     root.addEventListener("input", (event) => this.follow(event.target));
     root.querySelector("#die").addEventListener("click", () => {
       this.fields.seed.value = randomSeed();
@@ -154,7 +158,7 @@ export class Form {
     if (field.name === "preset") ({ steps: steps.value, frames: frames.value } = this.presets()[field.value]);
     if (field.name === "sigmas" && field.value.trim()) steps.value = field.value.split(",").filter((each) => each.trim()).length;
     if (field.tagName === "SELECT" && this.model.fields.some(({ name }) => name === field.name)) this.bring(field);
-    if (field === this.seconds && field.value) frames.value = this.nearestFrames(field.value * fps.value);
+    if (field === this.seconds && field.value > 0) frames.value = this.nearestFrames(field.value * fps.value);
     this.mark(field === this.seconds);
   }
 
@@ -174,19 +178,32 @@ export class Form {
     this.last.describe(size);
   }
 
-  // The settings of a video that was made before.
-  reuse(video) {
+  // The settings of a video that was made before, and the pictures (files) that it was given.
+  reuse(video, { image = null, last_image: last = null } = {}) {
+    this.write(video);
+    this.picture.choose(image);
+    this.last.choose(last);
+    this.complain();
+    this.fields.prompt.focus();
+  }
+
+  // Those that a film holds in its file.
+  async reuseFilm(film) {
+    const settings = this.model && (await readComment(film));
+    if (settings) return this.reuse(settings);
+    this.complain({ param: "input_reference", message: `${film.name} does not tell how it was made; only an MP4 of Ringlight's does. To begin with a frame of it, take a picture.` });
+  }
+
+  write(video) {
     this.sizeIsAsked = true;
     const inputs = this.model.fields.filter(({ type }) => type !== "loras").map(({ name }) => name);
     for (const name of ["prompt", ...inputs]) this.fields[name].value = video[name] ?? "";
-    this.loras.write(video.lora);
+    this.loras.write(video.lora ?? []);
     this.brought = Object.keys(this.broughtBy(this.fields.sampler));
     this.describePresets();
     const isOffered = [...this.fields.layout.options].some((option) => option.value === video.layout);
     this.fields.layout.value = isOffered ? video.layout : "";
-    this.complain();
     this.mark();
-    this.fields.prompt.focus();
   }
 
   // What is sent. A number that is none goes as it is, for the server to name.
@@ -205,8 +222,12 @@ export class Form {
     return fields;
   }
 
-  // The first picture that the model needs and that is not here, as an error of the field; nothing where all are.
+  // The first field that cannot be right, as an error: a length that is none, a picture that the model needs.
   lacking() {
+    const { value, validity } = this.seconds;
+    if (validity.badInput || (value && !(value > 0))) return { param: "seconds", message: "A video is longer than 0 seconds." };
+    const count = Number(this.fields.count.value || 1);
+    if (!(Number.isInteger(count) && count >= 1 && count <= MOST_AT_ONCE)) return { param: "count", message: `Write a number from 1 to ${MOST_AT_ONCE}.` };
     const { needs_picture: first, needs_last_picture: last } = this.model ?? {};
     const pictures = [["input_reference", first, this.picture, "begins"], ["last_image", last, this.last, "ends"]];
     const found = pictures.find(([, isNeeded, picture]) => isNeeded && !picture.file);
@@ -221,7 +242,7 @@ export class Form {
     if (problem) return;
     button.disabled = true;
     try {
-      await this.onSubmit(this.read(), { input_reference: this.picture.file, last_image: this.last.file });
+      await this.onSubmit(this.read(), { input_reference: this.picture.file, last_image: this.last.file }, Number(this.fields.count.value || 1));
     } catch (error) {
       this.complain(error);
     } finally {
@@ -236,18 +257,19 @@ export class Form {
       input.removeAttribute("aria-invalid");
       input.removeAttribute("aria-describedby");
     }
-    const name = error?.param && CSS.escape(error.param);
+    const name = error?.param && CSS.escape(error.param.split(".")[0]);
     const place = name && this.root.querySelector(`[data-field~="${name}"]`);
     const general = this.root.querySelector("#problem");
     general.textContent = error && !place ? error.message : "";
     general.hidden = !general.textContent;
     if (!place) return;
-    const words = Object.assign(document.createElement("p"), { id: "field-problem", className: "problem", textContent: error.message });
+    const words = Object.assign(document.createElement("p"), { id: "field-problem", className: "problem", textContent: error.code ? problemWords(error, this.model.fields) : error.message });
     words.setAttribute("role", "alert");
     place.append(words);
     const folded = place.closest("details");
     if (folded) folded.open = true;
     const input = place.querySelector(`[name="${name}"]`) ?? place.querySelector("input:not([type=radio]), textarea, select");
+    if (!input) return;
     input.setAttribute("aria-invalid", "true");
     input.setAttribute("aria-describedby", words.id);
     input.focus();
@@ -256,31 +278,6 @@ export class Form {
 
 export function randomSeed() {
   return crypto.getRandomValues(new Uint32Array(1))[0];
-}
-
-// A field with its label. `field` is an entry of a model's `fields`.
-function boxOf(field) {
-  const box = Object.assign(document.createElement("div"), { className: "field" });
-  box.dataset.field = field.name;
-  box.append(Object.assign(document.createElement("label"), { htmlFor: field.name, textContent: field.title }), inputOf(field));
-  return box;
-}
-
-function inputOf({ name, type, help, minimum, step, default_rule: rule, choices = [] }, label = null) {
-  if (choices.length) {
-    const select = Object.assign(document.createElement("select"), { id: name, name, title: help });
-    select.append(new Option(rule, ""), ...choices.map(({ value, help: about }) => new Option(`${value}: ${about}`, value)));
-    return select;
-  }
-  if (type === "numbers") return Object.assign(document.createElement("input"), { id: name, name, title: help, placeholder: rule });
-  const isText = type === "string";
-  const input = document.createElement(isText ? "textarea" : "input");
-  Object.assign(input, { id: name, name, title: help, placeholder: isText ? help : rule });
-  if (isText) input.rows = 2;
-  else Object.assign(input, { type: "number", min: minimum ?? "", step: step ?? (type === "integer" ? 1 : "any") });
-  if (!isText) input.inputMode = type === "integer" ? "numeric" : "decimal";
-  if (label) input.setAttribute("aria-label", label);
-  return input;
 }
 
 function nameOf(table, isIt) {

@@ -3,16 +3,19 @@
 export class Picture {
   // onFit(width, height) is asked for a size of the picture's own shape; onSeen tells of the size of one that has been
   // chosen, or with nothing that there is none any more. Without onFit the video's shape follows from another picture.
-  constructor(root, onChange, onFit, onSeen) {
+  // onChange(words) is told what is wrong with a file that is none; a film goes to onFilm.
+  constructor(root, onChange, onFit, onSeen, onFilm = null) {
     this.root = root;
     this.input = root.querySelector("input");
     this.shown = root.querySelector("img");
     this.onChange = onChange;
+    this.onFilm = onFilm;
     this.file = null;
     this.isWanted = true; // whether the model takes one
     this.size = [0, 0];
-    this.input.addEventListener("change", () => this.input.files.length && this.choose(this.input.files[0]));
+    this.input.addEventListener("change", () => this.input.files.length && this.offer(this.input.files[0]));
     this.onSeen = onSeen;
+    this.shown.addEventListener("error", () => (this.shown.hidden = true)); // the server may know more kinds
     this.shown.addEventListener("load", () => {
       onSeen(this.shown.naturalWidth, this.shown.naturalHeight);
       this.describe(this.size);
@@ -41,7 +44,7 @@ export class Picture {
       if (!hasFile(event)) return;
       event.preventDefault();
       this.root.classList.remove("wanted");
-      this.choose(event.dataTransfer.files[0] ?? null);
+      if (event.dataTransfer.files.length) this.offer(event.dataTransfer.files[0]);
     });
     addEventListener("paste", (event) => {
       const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
@@ -49,11 +52,20 @@ export class Picture {
     });
   }
 
+  // A file that somebody has brought, whatever it is. One of a kind that the browser does not know may be a picture.
+  offer(file) {
+    if (this.onFilm && file.type.startsWith("video/")) return this.onFilm(file);
+    if (!file.type || file.type.startsWith("image/")) return this.choose(file);
+    this.input.value = "";
+    this.onChange(`${file.name} is no picture but ${file.type}: choose a JPEG, PNG or WebP.`);
+  }
+
   choose(file) {
     if (!this.isWanted) return;
     this.file = file;
     this.input.value = "";
     URL.revokeObjectURL(this.shown.src);
+    this.shown.hidden = false;
     if (file) this.shown.src = URL.createObjectURL(file);
     else this.shown.removeAttribute("src");
     if (!file) this.onSeen();

@@ -58,6 +58,8 @@ export function facts(video, fields) {
     `${video.num_frames} frames at ${video.fps} fps`,
     `${video.num_inference_steps} steps`,
     ...others.flatMap(({ name, title, type }) => (type === "loras" ? video[name].map((lora) => `LoRA ${loraWords(lora)}`) : `${title.toLowerCase()} ${video[name]}`)),
+    ...(video.pictures.includes("image") && !video.extended_from_video_id ? ["begins with a picture"] : []),
+    ...(video.pictures.includes("last_image") ? ["ends with a picture"] : []),
     video.layout,
   ];
 }

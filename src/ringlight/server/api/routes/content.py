@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,13 +20,17 @@ from ringlight.server.api.openapi import answers, takes
 from ringlight.server.api.parts import Owner, Parts, Served, VideoId
 from ringlight.server.api.routes.videos import accept, drafted
 from ringlight.server.api.schemas import Report
-from ringlight.server.collection.contents import VARIANTS, Variant
+from ringlight.server.collection.contents import VARIANTS, Given, Variant
 from ringlight.server.collection.media import Method, StoredFile
+from ringlight.server.collection.stored import StoredJob
 from ringlight.server.collection.view import View
 from ringlight.server.http.body import read_body
-from ringlight.server.http.content import FileAnswer, LocalFile, client_leaves
+from ringlight.server.http.content import FileAnswer, client_leaves
 from ringlight.server.http.http_error import HttpError
 
+WORD = re.compile(r"[a-z0-9]+")
+MAX_NAME_CHARS = 60
+ID_CHARS = 8
 BYTES = {"schema": {"type": "string", "format": "binary"}}
 TEXT = {"schema": {"type": "string"}}
 EVENT = {
@@ -37,7 +43,8 @@ EVENT = {
         },
     }
 }
-A_FILE: dict[str, Any] = {"content": {kind.media_type: BYTES for kind in VARIANTS.values()}}
+KINDS = (*(kind.media_type for kind in VARIANTS.values()), "application/octet-stream")
+A_FILE: dict[str, Any] = {"content": dict.fromkeys(KINDS, BYTES)}
 A_VIDEO: dict[str, Any] = {"content": {"video/mp4": BYTES}}
 
 router = APIRouter(tags=["Content"])
@@ -60,24 +67,32 @@ async def video_content(
     video_id: VideoId,
     parts: Served,
     owner: Owner,
-    variant: Annotated[Variant, Query(description="The video, a picture of its middle, or a sheet of frames.")] = (
-        "video"
-    ),
+    variant: Annotated[
+        Variant | Given,
+        Query(description="The video, a picture of its middle, a sheet of frames, or a picture that it was given."),
+    ] = "video",
     redirect: Annotated[
         bool, Query(description="Whether the answer may be an address in an object store, where the video lies in one.")
     ] = True,
 ) -> Response:
-    """The file of a completed video. Range, If-Range, If-None-Match and HEAD are understood.
+    """The file of a completed video, or a picture that any video was given. Range, If-Range, If-None-Match and HEAD are
+    understood.
 
     Where videos lie in an object store the answer may be the address of the file there: follow it, without the key.
     """
+    stored = await to_thread.run_sync(parts.videos.store.get, video_id, owner)
+    contents = parts.videos.contents
+    if variant == "image" or variant == "last_image":
+        given = await to_thread.run_sync(contents.given, stored, variant)
+        kind = "application/octet-stream"  # which picture it is its bytes tell
+        return FileAnswer(given, kind, variant, is_attachment=True)
     limiter = None if variant == "video" else parts.decoders
-    found = await to_thread.run_sync(_find, parts, video_id, owner, variant, limiter=limiter)
+    found = await to_thread.run_sync(contents.find, stored, variant, limiter=limiter)
     if isinstance(found, StoredFile) and redirect and parts.settings.media_redirect:
         method: Method = "HEAD" if request.method == "HEAD" else "GET"  # an address is of one method
         address = await found.address(method, parts.settings.media_link_seconds)
         return RedirectResponse(address, headers={"cache-control": "no-store"})
-    return FileAnswer(found, VARIANTS[variant].media_type, _file_name(video_id, variant))
+    return FileAnswer(found, VARIANTS[variant].media_type, readable_name(stored, variant))
 
 
 @router.get(
@@ -171,14 +186,18 @@ async def _file_of(view: View, parts: Parts) -> Response:
         headers["x-warnings"] = ", ".join(warning.code for warning in view.warnings)
     if view.report is not None:
         headers["x-inference-time"] = f"{view.report.total_seconds:.3f}"
-    found = await to_thread.run_sync(_find, parts, stored.id, stored.owner, "video")
-    return FileAnswer(found, VARIANTS["video"].media_type, _file_name(stored.id, "video"), headers=headers)
+    found = await to_thread.run_sync(parts.videos.contents.find, stored, "video")
+    return FileAnswer(found, VARIANTS["video"].media_type, readable_name(stored, "video"), headers=headers)
 
 
-def _find(parts: Parts, video_id: str, owner: str, variant: Variant) -> LocalFile | StoredFile:
-    """A file of a completed video. Raises NotFound, VideoNotReady, OutputError."""
-    return parts.videos.contents.find(parts.videos.store.get(video_id, owner), variant)
-
-
-def _file_name(video_id: str, variant: Variant) -> str:
-    return f"{video_id}{Path(VARIANTS[variant].name).suffix}"
+def readable_name(stored: StoredJob, variant: Variant) -> str:
+    """A file's name out of the first words of a prompt, as far as they are ASCII, and enough of an id to tell it from
+    others."""
+    plain = unicodedata.normalize("NFKD", stored.request.prompt).encode("ascii", "ignore").decode().lower()
+    name = ""
+    for word in WORD.findall(plain):
+        if len(name) + len(word) > MAX_NAME_CHARS:
+            break
+        name += f"{word}-"
+    ending = Path(VARIANTS[variant].name).suffix
+    return f"{name or 'video-'}{stored.id.removeprefix('video_')[:ID_CHARS]}{ending}"

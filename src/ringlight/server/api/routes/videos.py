@@ -7,6 +7,7 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
+from ringlight.engine.jobs import Status
 from ringlight.server.api.calls import CreateVideo, ExtendVideo, RemixVideo, parse
 from ringlight.server.api.drafts import check_webhook, fetched, to_draft
 from ringlight.server.api.following import to_extension, to_remix
@@ -21,6 +22,7 @@ from ringlight.server.http.http_error import HttpError, NotImplementedHere
 from ringlight.wire.video import Video, VideoList
 
 MAX_KEY_LENGTH = 255
+MAX_SEARCH_CHARS = 200
 NO_CHARACTERS = "this model knows no characters; describe them in the prompt, or begin with a picture of them"
 RETRY_SECONDS = 120.0  # in which a client may send the same again because the answer did not reach it
 
@@ -98,9 +100,13 @@ def list_videos(
     after: Annotated[str | None, Query(description="Id of the last video of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Videos on a page.")] = 20,
     order: Annotated[Order, Query(description="By creation; desc has the newest first.")] = "desc",
+    status: Annotated[Status | None, Query(description="Only those that are so.")] = None,
+    search: Annotated[
+        str, Query(max_length=MAX_SEARCH_CHARS, description="Only those whose prompt has each of these words.")
+    ] = "",
 ) -> VideoList:
     """The videos of this key."""
-    return to_list(*parts.videos.list(owner, after, limit, order))
+    return to_list(*parts.videos.list(owner, after, limit, order, status, search))
 
 
 @router.get("/v1/videos/{video_id}", response_model=VIDEO, responses=answers(404))
