@@ -102,7 +102,7 @@ def test_a_completed_video_lies_in_the_store_and_not_on_the_disk(
     video = s3.get(bucket, keys_of(stored["id"])[-1])
     assert video.content[4:8] == b"ftyp"
     assert video.headers["content-type"] == "video/mp4"
-    assert video.headers["content-disposition"] == f'inline; filename="{stored["id"]}.mp4"'
+    assert video.headers["content-disposition"] == f'inline; filename="a-paper-boat-{stored["id"][6:14]}.mp4"'
     assert video.headers["x-amz-meta-video"] == stored["id"]
     folder = server.folder / "data" / "videos" / stored["id"]
     wait_until(lambda: list(folder.iterdir()) == [])
@@ -147,7 +147,7 @@ def test_the_server_sends_the_bytes_where_it_is_asked_to(server: Hasty, stored: 
     path = f"/v1/videos/{stored['id']}/content?redirect=false"
     whole = server.http.get(path)
     assert (whole.status_code, whole.headers["content-type"]) == (200, "video/mp4")
-    assert whole.headers["content-disposition"] == f'inline; filename="{stored["id"]}.mp4"'
+    assert whole.headers["content-disposition"] == f'inline; filename="a-paper-boat-{stored["id"][6:14]}.mp4"'
     assert int(whole.headers["content-length"]) == len(whole.content)
     part = server.http.get(path, headers={"range": "bytes=4-7", "if-range": whole.headers["etag"]})
     assert (part.status_code, part.content) == (206, b"ftyp")

@@ -92,7 +92,7 @@ def test_many_videos_are_pictures_and_load_no_film(page: Page, served: Served) -
     for video_id in (ids[0], ids[-1]):
         page.locator(f".card[data-id={video_id}]").scroll_into_view_if_needed()
         expect(page.locator(f".card[data-id={video_id}] .picture")).to_have_js_property("naturalWidth", 64)
-    assert [url for url in asked if url.endswith(("/content", "/report"))] == []
+    assert [url for url in asked if "variant=video" in url or url.endswith("/report")] == []
     assert page.evaluate("document.documentElement.scrollHeight") < 3000
     assert page.locator("video[src]").count() == 0
 

@@ -201,7 +201,7 @@ def test_what_the_server_says_of_itself(served: Served) -> None:
     assert model["takes_picture"]
     assert served.http.get(f"/v1/models/{model['id']}").json() == model
     assert served.http.get("/livez").json() == {"status": "alive"}
-    assert served.http.get("/readyz").json() == {"status": "ready"}
+    assert served.http.get("/readyz").json() == {"status": "ready", "message": None}
     health = served.http.get("/health").json()
     assert health["status"] == "ready"
     assert [replica["status"] for replica in health["replicas"]] in (["ready"], ["busy"])

@@ -88,7 +88,7 @@ class Ready(Answer):
     status: Literal["ready", "asleep", "waking"] = Field(
         description="asleep: no replica is there, as nothing is to be made; waking: the first one starts."
     )
-    message: str | None = Field(None, description="What there is to wait for; left out where there is nothing.")
+    message: str | None = Field(None, description="What there is to wait for; null where there is nothing.")
 
 
 class ReplicaHealth(Answer):

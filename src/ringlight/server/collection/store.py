@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, get_args
 
 from msgspec import UNSET, UnsetType
 from sqlalchemy import (
     JSON,
     URL,
-    Column,
     ColumnElement,
     Connection,
     Select,
@@ -25,7 +24,6 @@ from sqlalchemy import (
     type_coerce,
     update,
 )
-from sqlalchemy.schema import CreateColumn
 
 from ringlight.core.clock import Clock
 from ringlight.core.errors import NotFound, StoreError
@@ -42,15 +40,13 @@ from ringlight.server.collection.stored import (
     Idempotency,
     StoredDelivery,
     StoredJob,
-    batch_rows,
-    batches,
-    claims,
     deliveries,
     idempotencies,
     jobs,
     to_job,
     versions,
 )
+from ringlight.server.collection.upgrades import UPGRADES
 from ringlight.server.collection.upload_store import UploadStore
 from ringlight.server.http.http_error import IdempotencyConflict
 from ringlight.wire.video import VideoError
@@ -329,45 +325,6 @@ class JobStore:
 
 def _least(seconds: float, other: ColumnElement[float]) -> ColumnElement[float]:
     return case((other < seconds, other), else_=seconds)
-
-
-def _add_deliveries(connection: Connection) -> None:
-    deliveries.create(connection, checkfirst=False)
-
-
-def _add_what_was_asked(connection: Connection) -> None:
-    _add_columns(connection, jobs.c.seconds, jobs.c.warnings)
-
-
-def _add_columns(connection: Connection, *columns: Column[Any]) -> None:
-    for column in columns:
-        told = CreateColumn(column).compile(dialect=connection.dialect)
-        connection.exec_driver_sql(f"ALTER TABLE {jobs.name} ADD COLUMN {told}")
-
-
-def _add_batches(connection: Connection) -> None:
-    _add_columns(connection, jobs.c.batch_id)
-    for table in (batches, batch_rows):
-        table.create(connection, checkfirst=False)
-
-
-def _add_pauses(connection: Connection) -> None:
-    _add_columns(connection, jobs.c.saved_step, jobs.c.pauses, jobs.c.paused_seconds, jobs.c.paused_at)
-
-
-def _add_media(connection: Connection) -> None:
-    _add_columns(connection, jobs.c.made_at, jobs.c.media_url)
-    claims.create(connection, checkfirst=False)
-
-
-UPGRADES: dict[int, Callable[[Connection], None]] = {
-    1: _add_deliveries,
-    2: _add_what_was_asked,
-    3: _add_batches,
-    4: _add_pauses,
-    5: _add_media,
-}
-"""What makes the tables of a version those of the next."""
 
 
 def _get(connection: Connection, job_id: str, owner: str | None) -> StoredJob:

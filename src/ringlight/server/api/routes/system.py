@@ -63,8 +63,7 @@ async def ready(parts: Served) -> Response:
     standing = standing_of(parts)
     if standing.status not in ("ready", "asleep", "waking"):
         return HttpError(503, "unavailable", standing.message).response()  # not raised: no failure to be logged
-    said = {"message": standing.message} if standing.message else {}
-    return JSONResponse({"status": standing.status} | said)
+    return JSONResponse({"status": standing.status, "message": standing.message or None})
 
 
 @router.get("/health")
