@@ -1,6 +1,6 @@
 """Stills of the trained demo checkpoint show what their prompts ask for, and a pipeline that is wrong does not pass.
 
-The gate is strict with places and lenient with colours; shapes are not held to it. A still has all that prompts,
+The gate is strict with places and colours and lenient with shapes. A still has all that prompts,
 guidance and negative prompts can do to a picture, at a tenth of a film's time.
 """
 
@@ -35,7 +35,7 @@ PROMPTS = (
     "a purple cone rises at night",
     "a red ball falls at night",
 )
-MOST_WRONG = {"place": 2, "colour": 5}  # of twelve
+MOST_WRONG = {"place": 1, "colour": 1, "shape": 5}  # of twelve; 0, 0 and 3 are
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,7 @@ def still(tmp_path_factory: pytest.TempPathFactory) -> Still:
 
 
 def wrong(make: Still, gate: bool = False, **fields: float) -> Counter[str]:
-    """How many stills lack the place, and the colour, that their prompts ask for. The `gate` stops once it is sure."""
+    """How many stills lack the place, the colour and the shape that their prompts ask for. The `gate` stops once it is sure."""
     found = Counter[str]()
     for seed, prompt in enumerate(PROMPTS):
         found.update(name for name, right in judge(make(prompt, seed, **fields), prompt).right.items() if not right)
@@ -125,5 +125,5 @@ def test_a_negative_prompt_keeps_out_what_it_says(still: Still) -> None:
         return Counter(look_at(still(asked, seed, 4.0, negative_prompt)).colour for seed in range(6))
 
     usual, before = max(((name, count) for name, count in colours().items() if name), key=lambda found: found[1])
-    assert colours(f"a {usual} ball")[usual] < before
+    assert colours(f"a {usual} ball rises over green ground")[usual] < before / 2
     assert (still(asked, 0, 4.0, asked) == still(asked, 0, 1.0)).all()
