@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make docs/images/page.png, page_dark.png and page_phone.png: the page of a real server that makes real videos.
 
-Needs Chromium at /usr/bin/chromium and Playwright (`pip install -e .[dev]`). Its weights are the demo's, random ones.
+Needs Chromium at /usr/bin/chromium and Playwright (`pip install -e .[dev]`). The checkpoint is the trained demo's.
 Run as `python scripts/screenshots.py`; it takes a minute.
 """
 
@@ -18,19 +18,22 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import matplotlib
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 CHROMIUM = "/usr/bin/chromium"
 RINGLIGHT = Path(sys.executable).with_name("ringlight")
-PHOTOGRAPH = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
 
-FINISHED = {"prompt": "an old lighthouse keeper opens the door, cinematic lighting, slow push in", "seed": 7}
-RUNNING = {"prompt": "fog rolls over the harbour while the first boats leave, wide shot, slow pan to the left"}
-WAITING = {"prompt": "the same harbour at night, lanterns on the water"}
-LONG = {"num_inference_steps": 900, "num_frames": 33, "seed": 11}
+FINISHED = [
+    {"prompt": "a red ball rolls to the right over green ground", "seed": 7},
+    {"prompt": "a purple box rolls to the right over snow", "seed": 7},
+    {"prompt": "an orange ball falls over sand", "seed": 7},
+    {"prompt": "a blue box rises over snow", "seed": 7},
+]
+RUNNING = {"prompt": "a yellow box rises over snow"}
+WAITING = {"prompt": "a blue cone rolls to the left at night"}
+LONG = {"num_inference_steps": 900, "seed": 11}
 
 DESKTOP: dict[str, Any] = {"viewport": {"width": 1440, "height": 1440}}
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
@@ -40,7 +43,7 @@ PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "is_mobile":
 def server(folder: Path) -> Iterator[str]:
     """The address of a server over two ranks, which ends with the block."""
     checkpoint = folder / "checkpoint"
-    subprocess.run([RINGLIGHT, "demo-checkpoint", checkpoint, "--size", "tiny"], check=True)
+    subprocess.run([RINGLIGHT, "demo-checkpoint", checkpoint], check=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -71,21 +74,19 @@ def until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def fill_server(url: str) -> None:
-    """One video that is done, one that is being made, one that waits."""
-    with PHOTOGRAPH.open("rb") as picture:
-        made = httpx.post(f"{url}/v1/videos", data=FINISHED, files={"input_reference": picture}).json()
-    while httpx.get(f"{url}/v1/videos/{made['id']}").json()["status"] != "completed":
-        time.sleep(0.2)
+    """Some videos that are done, one that is being made, one that waits."""
+    for fields in FINISHED:
+        made = httpx.post(f"{url}/v1/videos", json=fields).json()
+        while httpx.get(f"{url}/v1/videos/{made['id']}").json()["status"] != "completed":
+            time.sleep(0.2)
     for fields in (RUNNING, WAITING):
         httpx.post(f"{url}/v1/videos", json=fields | LONG).raise_for_status()
 
 
 def open_page(browser: Browser, url: str, **options: Any) -> Page:
-    """The page with a report unfolded and a preview of what is being made."""
+    """The page with pictures of what is done, and a preview of what is being made."""
     page = browser.new_context(base_url=url, **options).new_page()
     page.goto("/")
-    page.locator("#videos summary").first.click()
-    page.locator(".tables tfoot").first.wait_for()
     page.locator("#queue .picture").first.wait_for()
     page.locator("#videos .picture").first.wait_for()
     return page
@@ -106,10 +107,8 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         for name, scheme in {"page.png": "light", "page_dark.png": "dark"}.items():
             page = open_page(browser, url, color_scheme=scheme, **DESKTOP)
-            page.set_input_files("#picture", PHOTOGRAPH)
-            page.locator("#prompt").fill(str(FINISHED["prompt"]))
-            page.locator("#seed").fill(str(FINISHED["seed"]))
-            page.locator("#seed").blur()
+            page.locator("#prompt").fill(str(WAITING["prompt"]))
+            page.locator("#prompt").blur()
             save(page, name)
         page = open_page(browser, url, color_scheme="dark", device_scale_factor=2, **PHONE)
         page.locator("#composer").evaluate("form => form.hidden = true")  # what is under it, on the first screen

@@ -19,7 +19,7 @@ VIDEO = ("--prompt", "p", "--output", "film.mp4")
 def test_every_command_with_settings_of_an_engine_reads_them() -> None:
     """`serve` does so by itself, for it has a file of settings too."""
     with_engine = {name for name, each in COMMANDS.items() if "engine" in getattr(each.callback, "settings", {})}
-    assert with_engine == {"generate", "serve", "plan", "bench", "models"}
+    assert with_engine == {"generate", "serve", "plan", "bench", "models", "doctor"}
     assert with_engine - {"serve"} == {name for name, each in COMMANDS.items() if isinstance(each, EngineCommand)}
 
 

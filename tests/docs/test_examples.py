@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import time
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 
 from ringlight.server.safety.webhooks import SECRET_PREFIX, sign
-from tests.cli.commands import here
+from tests.cli.commands import here, ringlight
 from tests.docs.examples import Example, examples_of, run
+from tests.server.objects import OPERATOR
 from tests.server.served import NOBODY, Served
 
 pytestmark = pytest.mark.slow  # a real server, or several processes
@@ -122,7 +124,11 @@ def test_servers_could_be_started_so(line: str, tiny: Path, tmp_path: Path) -> N
         given.insert(given.index(path), "--model-path")
     data = tmp_path / "data"
     given = [str(data) if before == "--data-dir" else each for before, each in zip(["", *given], given, strict=False)]
-    done = here(*given, *([] if "--dry-run" in given else ["--dry-run"]), folder=tmp_path)
+    given += [] if "--dry-run" in given else ["--dry-run"]
+    if "--media-url" in given:  # in a process of its own, which may use obstore and never be forked again
+        done = ringlight(*given, folder=tmp_path, environment=os.environ | OPERATOR)
+    else:
+        done = here(*given, folder=tmp_path)
     assert done.code == 0, done.err
     assert "layout " in done.out
 

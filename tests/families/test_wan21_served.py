@@ -32,5 +32,6 @@ def test_pictures_are_refused_and_not_asked_for(tiny21: Path, photograph: Path, 
         with opened(browser, server.url) as page:
             expect(page.get_by_label("Prompt", exact=True)).to_be_visible()
             expect(page.get_by_text("First frame")).to_be_hidden()
+            page.goto(f"/#/videos/{made['id']}")
             expect(page.get_by_role("button", name="Remix")).to_be_visible()
             expect(page.get_by_role("button", name="Extend")).to_be_hidden()

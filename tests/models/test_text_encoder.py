@@ -74,11 +74,12 @@ def names_here(encoder: TextEncoder) -> set[str]:
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
 def test_true_rows_are_those_of_the_padded_encoding(tiny: Path, prompt: str) -> None:
-    """Ours holds the true rows only; diffusers' has zeros after them."""
+    """Ours holds the true rows only; diffusers' has zeros after them. Held to the largest of all values, some 4: each
+    kind of CPU sums 512 rows in another order."""
     (ours,) = load_pipeline(tiny).prompts.encode([prompt])
     theirs = load_oracle(tiny).t2v.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=512)[0]
     assert 1 <= len(ours) <= 512
-    assert (ours - theirs[0, : len(ours)]).abs().max() < 1e-5
+    assert (ours - theirs[0, : len(ours)]).abs().max() < 1e-5 * theirs.abs().max()
     assert not theirs[0, len(ours) :].any()
 
 

@@ -66,7 +66,8 @@ def still(tmp_path_factory: pytest.TempPathFactory) -> Still:
 
 
 def wrong(make: Still, gate: bool = False, **fields: float) -> Counter[str]:
-    """How many stills lack the place, the colour and the shape that their prompts ask for. The `gate` stops once it is sure."""
+    """How many stills lack the place, the colour and the shape that their prompts ask for. The `gate` stops once it is
+    sure."""
     found = Counter[str]()
     for seed, prompt in enumerate(PROMPTS):
         found.update(name for name, right in judge(make(prompt, seed, **fields), prompt).right.items() if not right)

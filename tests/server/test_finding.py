@@ -65,4 +65,4 @@ def test_the_picture_that_a_video_was_given(served: Served, photograph: Path) ->
     ],
 )
 def test_files_have_names_that_one_can_read(prompt: str, name: str) -> None:
-    assert readable_name(prompt, "video_0123456789abcdef", "mp4") == name
+    assert readable_name(prompt, "video_0123456789abcdef", ".mp4") == name

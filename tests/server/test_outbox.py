@@ -137,8 +137,16 @@ def test_a_deleted_video_takes_its_events_along(store: JobStore) -> None:
     assert [each.job_id for each in store.settle((), 10)] == [kept]
 
 
+def forget_media(connection: Connection) -> None:
+    """The tables as version 5 had them."""
+    connection.execute(text("DROP TABLE media_claims"))
+    for column in ("made_at", "media_url"):
+        connection.execute(text(f"ALTER TABLE jobs DROP COLUMN {column}"))
+
+
 def forget_pauses(connection: Connection) -> None:
     """The tables as version 4 had them."""
+    forget_media(connection)
     for column in ("saved_step", "pauses", "paused_seconds", "paused_at"):
         connection.execute(text(f"ALTER TABLE jobs DROP COLUMN {column}"))
 

@@ -92,7 +92,7 @@ async def video_content(
         method: Method = "HEAD" if request.method == "HEAD" else "GET"  # an address is of one method
         address = await found.address(method, parts.settings.media_link_seconds)
         return RedirectResponse(address, headers={"cache-control": "no-store"})
-    return FileAnswer(found, VARIANTS[variant].media_type, readable_name(stored, variant))
+    return FileAnswer(found, VARIANTS[variant].media_type, _file_name(stored, variant))
 
 
 @router.get(
@@ -187,17 +187,20 @@ async def _file_of(view: View, parts: Parts) -> Response:
     if view.report is not None:
         headers["x-inference-time"] = f"{view.report.total_seconds:.3f}"
     found = await to_thread.run_sync(parts.videos.contents.find, stored, "video")
-    return FileAnswer(found, VARIANTS["video"].media_type, readable_name(stored, "video"), headers=headers)
+    return FileAnswer(found, VARIANTS["video"].media_type, _file_name(stored, "video"), headers=headers)
 
 
-def readable_name(stored: StoredJob, variant: Variant) -> str:
+def _file_name(stored: StoredJob, variant: Variant) -> str:
+    return readable_name(stored.request.prompt, stored.id, Path(VARIANTS[variant].name).suffix)
+
+
+def readable_name(prompt: str, video_id: str, ending: str) -> str:
     """A file's name out of the first words of a prompt, as far as they are ASCII, and enough of an id to tell it from
     others."""
-    plain = unicodedata.normalize("NFKD", stored.request.prompt).encode("ascii", "ignore").decode().lower()
+    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
     name = ""
     for word in WORD.findall(plain):
         if len(name) + len(word) > MAX_NAME_CHARS:
             break
         name += f"{word}-"
-    ending = Path(VARIANTS[variant].name).suffix
-    return f"{name or 'video-'}{stored.id.removeprefix('video_')[:ID_CHARS]}{ending}"
+    return f"{name or 'video-'}{video_id.removeprefix('video_')[:ID_CHARS]}{ending}"
