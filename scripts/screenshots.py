@@ -35,7 +35,7 @@ RUNNING = {"prompt": "a yellow box rises over snow"}
 WAITING = {"prompt": "a blue cone rolls to the left at night"}
 LONG = {"num_inference_steps": 900, "seed": 11}
 
-DESKTOP: dict[str, Any] = {"viewport": {"width": 1440, "height": 1440}}
+DESKTOP: dict[str, Any] = {"viewport": {"width": 1440, "height": 1080}}
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
 
@@ -88,6 +88,7 @@ def open_page(browser: Browser, url: str, **options: Any) -> Page:
     page = browser.new_context(base_url=url, **options).new_page()
     page.goto("/")
     page.locator("#queue .picture").first.wait_for()
+    page.locator("#videos .card").last.scroll_into_view_if_needed()  # which loads its picture
     page.locator("#videos .picture").first.wait_for()
     return page
 
