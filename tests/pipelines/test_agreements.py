@@ -147,6 +147,7 @@ def made_in_turns(
             except StopIteration as end:
                 if end.value is not None:
                     finish(end.value)
+                state.wait()  # which may still write the last one
                 return tracer, events, left
             recipe.run(other, folder / "other.safetensors", "other", new_tracer(), mesh, plan)
             if mesh.world.rank == 0:

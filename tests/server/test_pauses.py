@@ -86,7 +86,7 @@ def test_a_paused_video_goes_on_with_the_next_server(tiny: Path, tmp_path: Path)
         report = server.http.get(f"/v1/videos/{film}/report").json()
         assert report["resumed_from_step"] == before["step"] > 5
         assert (report["pauses"], ended["pauses"], ended["restarts"]) == (1, 1, 0)
-        assert ended["paused_seconds"] == round(report["paused_seconds"], 3) > found["paused_seconds"]
+        assert ended["paused_seconds"] == round(report["paused_seconds"], 3) >= found["paused_seconds"]
         assert series(server, "ringlight_pauses_total") == 0, "it was another server's"
         assert sha256_of(server, film) == sha256_of(server, server.completed(**FILM)["id"])
     finally:
