@@ -56,7 +56,8 @@ class Ours:
     def __init__(self, checkpoint: Path, request: Request, cores: list[int]) -> None:
         from ringlight import Engine, EngineConfig, RequestLimits
         from ringlight.core.layout import AskedLayout
-        from ringlight.engine.local import LocalReplica
+        from ringlight.engine.launch.local import LocalLauncher
+        from ringlight.engine.ranked import RankedReplica
 
         config = EngineConfig(
             model_path=str(checkpoint),
@@ -64,7 +65,7 @@ class Ours:
             num_threads=1,
             asked_layout=AskedLayout(num_gpus=len(cores)),
         )
-        replica = LocalReplica(config, RequestLimits(), len(cores))
+        replica = RankedReplica(config, LocalLauncher(config, RequestLimits(), len(cores)))
         self.engine = Engine(config, replica=replica)
         self.engine.start()
         for pid, core in zip(replica.pids, cores, strict=True):

@@ -28,7 +28,8 @@ from ringlight.core.request import RequestLimits
 from ringlight.engine.driver import find_cards, hardware_of
 from ringlight.engine.engine import Engine
 from ringlight.engine.jobs import Job, JobState
-from ringlight.engine.local import LocalReplica
+from ringlight.engine.launch.local import LocalLauncher
+from ringlight.engine.ranked import RankedReplica
 from ringlight.families.wan22_ti2v.demo import DEMO
 
 WAIT_SECONDS = 120.0
@@ -57,7 +58,7 @@ def run(section: Section, scale: Scale) -> None:
             memory_check=False,  # what does not fit is to fail in a worker, not before
         )
         section.attempt("the card as plans see it", partial(_name_card, scale))
-        replica = LocalReplica(config, WIDE_LIMITS)
+        replica = RankedReplica(config, LocalLauncher(config, WIDE_LIMITS))
         with Engine(config, WIDE_LIMITS, replica) as engine:
             section.attempt("worker starts", partial(_start, engine))
             for kind, image in (("T2V", None), ("I2V", picture())):
@@ -195,7 +196,7 @@ def _error_of(job: Job) -> RinglightError | None:
     return None
 
 
-def _run_out_of_memory(label: str, engine: Engine, replica: LocalReplica, folder: Path, scale: Scale) -> Iterator[Row]:
+def _run_out_of_memory(label: str, engine: Engine, replica: RankedReplica, folder: Path, scale: Scale) -> Iterator[Row]:
     """With little memory left, a job too large must fail as out_of_memory and the next one must work."""
     with _little_memory(scale.device, replica.pids) as how:
         fields: dict[str, Any] = TOO_LARGE[scale.device.type] | {"num_inference_steps": 1, "guidance_scale": 1.0}

@@ -13,7 +13,8 @@ from typing import Any
 from ringlight import AskedLayout, Engine, EngineConfig, ParallelLayout, RequestLimits
 from ringlight.core.report import RunReport
 from ringlight.engine.jobs import OUTPUT, PAUSED, Job, JobState, Keep, Submission
-from ringlight.engine.local import LocalReplica
+from ringlight.engine.launch.local import LocalLauncher
+from ringlight.engine.ranked import RankedReplica
 
 from .orders import SHORTEST, Order
 from .sizes import Fields
@@ -22,7 +23,7 @@ PATIENCE_SECONDS = 120.0  # generous: what takes longer hangs
 PROMPT = "a paper boat on a pond"
 
 
-class Steadfast(LocalReplica):
+class Steadfast(RankedReplica):
     """Goes on with a video that is asked to make way, as is allowed to one that is asked too late."""
 
     def pause(self, job_id: str, now: bool = False) -> None:
@@ -98,7 +99,7 @@ class Site:
     folder: Path
     _running: ExitStack = field(default_factory=ExitStack)
     _engines: dict[str, Engine] = field(default_factory=dict)
-    _replicas: dict[str, LocalReplica] = field(default_factory=dict)
+    _replicas: dict[str, RankedReplica] = field(default_factory=dict)
     _num_takes: int = 0
 
     def __enter__(self) -> Site:
@@ -128,8 +129,8 @@ class Site:
         )
         replica = None
         if order.num_replicas == 1:
-            kind = Steadfast if order is SHORTEST else LocalReplica
-            replica = self._replicas[order.name] = kind(config, RequestLimits(), num_ranks)
+            kind = Steadfast if order is SHORTEST else RankedReplica
+            replica = self._replicas[order.name] = kind(config, LocalLauncher(config, RequestLimits(), num_ranks))
         return Engine(
             config,
             replica=replica,

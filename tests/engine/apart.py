@@ -15,7 +15,7 @@ from ringlight.core import courier
 from ringlight.core.layout import AskedLayout
 from ringlight.engine import process
 from ringlight.engine.jobs import Job, Keep, Submission
-from ringlight.engine.local import LocalReplica
+from ringlight.engine.launch.local import LocalLauncher
 from ringlight.engine.ranked import RankedReplica
 from ringlight.engine.replicas import GivenReplicas
 from ringlight.worker.scratch import NAME
@@ -98,7 +98,10 @@ def ranks_apart(
     replicas = (
         [replica]
         if replica
-        else [LocalReplica(config, RequestLimits(), num_ranks, scratch=str(scratch)) for _ in range(num_replicas)]
+        else [
+            RankedReplica(config, LocalLauncher(config, RequestLimits(), num_ranks, scratch=str(scratch)))
+            for _ in range(num_replicas)
+        ]
     )
     source = GivenReplicas(*replicas)
     there = os.open(real, os.O_RDONLY | os.O_DIRECTORY)

@@ -22,7 +22,7 @@ class Scene:
     def __init__(self, tiny: Path, folder: Path, *replicas: TurningReplica, **settings: Any) -> None:
         self.folder = folder
         self.replicas = replicas or (TurningReplica(),)
-        settings = {"supervised": True, "num_replicas": None} | settings
+        settings = {"supervised": True, "num_replicas": len(self.replicas)} | settings
         self.engine = Engine(EngineConfig(model_path=str(tiny)), source=GivenReplicas(*self.replicas), **settings)
 
     @property

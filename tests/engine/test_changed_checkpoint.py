@@ -13,7 +13,8 @@ import pytest
 from ringlight import Engine, EngineConfig, RequestLimits
 from ringlight.core.errors import InvalidCheckpoint
 from ringlight.engine import process
-from ringlight.engine.local import LocalReplica
+from ringlight.engine.launch.local import LocalLauncher
+from ringlight.engine.ranked import RankedReplica
 from ringlight.families.wan22_ti2v.demo import DEMO
 from tests.engine.faults import fork_rank
 from tests.engine.processes import wait_until
@@ -37,7 +38,7 @@ def test_workers_do_not_start_again_from_another_checkpoint(
     monkeypatch.setattr(process, "launch", fork_rank)
     folder = shutil.copytree(tiny, tmp_path / "checkpoint")
     config = EngineConfig(model_path=str(folder), device="cpu", num_threads=1)
-    replica = LocalReplica(config, RequestLimits())
+    replica = RankedReplica(config, LocalLauncher(config, RequestLimits()))
     with Engine(config, replica=replica, supervised=True) as engine:
         engine.start()
         os.kill(replica.pids[0], signal.SIGKILL)

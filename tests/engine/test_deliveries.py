@@ -16,7 +16,8 @@ from ringlight import Engine, RequestLimits
 from ringlight.core.errors import Cancelled, InvalidInstallation, InvalidRequest, InvalidSetting, OutputError
 from ringlight.engine import holding
 from ringlight.engine.jobs import PAUSED, Submission
-from ringlight.engine.local import LocalReplica
+from ringlight.engine.launch.local import LocalLauncher
+from ringlight.engine.ranked import RankedReplica
 from tests.engine.apart import Apart, config_of, ranks_apart
 from tests.engine.processes import wait_until
 from tests.engine.requests import small
@@ -205,14 +206,15 @@ def test_a_full_scratch_folder_is_the_jobs_error(tiny: Path, tmp_path: Path) -> 
 
 def test_a_scratch_folder_that_cannot_be_used_is_said_before_anything_is_loaded(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    replica = LocalReplica(config_of(tiny, 1), RequestLimits(), scratch=str(tmp_path / "file"))
+    config = config_of(tiny, 1)
+    replica = RankedReplica(config, LocalLauncher(config, RequestLimits(), scratch=str(tmp_path / "file")))
     with pytest.raises(InvalidInstallation, match=r"scratch folder \S+/file on \S+ cannot be used: File exists"):
         replica.start()
 
 
 def test_a_start_that_fails_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
     config = msgspec.structs.replace(config_of(tiny, 1), device="cuda")
-    replica = LocalReplica(config, RequestLimits(), scratch=str(tmp_path / "scratch"))
+    replica = RankedReplica(config, LocalLauncher(config, RequestLimits(), scratch=str(tmp_path / "scratch")))
     with pytest.raises(InvalidSetting):
         replica.start()
     assert list((tmp_path / "scratch").iterdir()) == []

@@ -32,7 +32,8 @@ from ringlight.core.errors import (
 from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.engine import process
 from ringlight.engine.jobs import Job, Keep, Submission
-from ringlight.engine.local import LocalReplica
+from ringlight.engine.launch.local import LocalLauncher
+from ringlight.engine.ranked import RankedReplica
 from ringlight.planner import deciding
 from tests.engine.faults import fork_rank
 from tests.engine.processes import ends, wait_until
@@ -74,7 +75,7 @@ POISONS = [
 class Pair:
     """An engine of two ranks, and what its videos should be."""
 
-    def __init__(self, engine: Engine, replica: LocalReplica, folder: Path, photograph: bytes) -> None:
+    def __init__(self, engine: Engine, replica: RankedReplica, folder: Path, photograph: bytes) -> None:
         self.engine = engine
         self.replica = replica
         self._folder = folder
@@ -114,7 +115,7 @@ def two_ranks(tiny: Path, nodes: NodesConfig = ONE_NODE) -> EngineConfig:
 @pytest.fixture(scope="module")
 def pair(tiny: Path, photograph: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     config = two_ranks(tiny)
-    replica = LocalReplica(config, RequestLimits(), num_ranks=2)
+    replica = RankedReplica(config, LocalLauncher(config, RequestLimits(), num_ranks=2))
     with pytest.MonkeyPatch.context() as patch, Engine(config, replica=replica) as engine:
         patch.setattr(process, "launch", fork_rank)
         yield Pair(engine, replica, tmp_path_factory.mktemp("latents"), photograph.read_bytes())

@@ -14,7 +14,8 @@ from ringlight import Engine, EngineConfig, RequestLimits
 from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.engine import process
 from ringlight.engine.jobs import PAUSED, Job, Keep, Submission
-from ringlight.engine.local import LocalReplica
+from ringlight.engine.launch.local import LocalLauncher
+from ringlight.engine.ranked import RankedReplica
 from tests.engine.processes import wait_until
 from tests.engine.requests import small
 from tests.forking import fork_rank
@@ -33,7 +34,7 @@ class Pair:
     def __init__(self, tiny: Path, folder: Path) -> None:
         layout = AskedLayout(num_gpus=2)
         config = EngineConfig(model_path=str(tiny), device="cpu", num_threads=1, asked_layout=layout)
-        self.replica = LocalReplica(config, RequestLimits(), num_ranks=2)
+        self.replica = RankedReplica(config, LocalLauncher(config, RequestLimits(), num_ranks=2))
         self.engine = Engine(config, replica=self.replica, supervised=True)
         self.ended: list[str] = []
         self._folder = folder

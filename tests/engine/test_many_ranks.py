@@ -19,7 +19,8 @@ from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.core.report import RunReport
 from ringlight.engine import process
 from ringlight.engine.jobs import Job
-from ringlight.engine.local import LocalReplica
+from ringlight.engine.launch.local import LocalLauncher
+from ringlight.engine.ranked import RankedReplica
 from tests.engine.processes import ends, is_alive, wait_until
 from tests.engine.requests import endless, small
 from tests.forking import start_rank
@@ -38,7 +39,7 @@ class TwoRanks:
         config = EngineConfig(
             model_path=str(tiny), device="cpu", num_threads=1, asked_layout=AskedLayout(num_gpus=2), **settings
         )
-        self.replica = LocalReplica(config, RequestLimits(), num_ranks=2)
+        self.replica = RankedReplica(config, LocalLauncher(config, RequestLimits(), num_ranks=2))
         self.engine = Engine(config, replica=self.replica)
 
 
@@ -212,11 +213,12 @@ ENGINE = """
 import sys, time
 from ringlight import Engine, EngineConfig, RequestLimits
 from ringlight.core.layout import AskedLayout
-from ringlight.engine.local import LocalReplica
+from ringlight.engine.launch.local import LocalLauncher
+from ringlight.engine.ranked import RankedReplica
 from ringlight.engine import process
 
 config = EngineConfig(model_path=sys.argv[1], device="cpu", num_threads=1, asked_layout=AskedLayout(num_gpus=2))
-replica = LocalReplica(config, RequestLimits(), num_ranks=2)
+replica = RankedReplica(config, LocalLauncher(config, RequestLimits(), num_ranks=2))
 engine = Engine(config, replica=replica)
 request = engine.request("a cat", width=256, height=160, num_frames=5, num_inference_steps=1000)
 job = engine.submit(request, sys.argv[2])

@@ -21,7 +21,8 @@ from ringlight.core.errors import InvalidLayout, WorkerError
 from ringlight.core.layout import AskedLayout
 from ringlight.engine import process
 from ringlight.engine.host_memory import HostMemory
-from ringlight.engine.local import LocalReplica
+from ringlight.engine.launch.local import LocalLauncher
+from ringlight.engine.ranked import RankedReplica
 from ringlight.families.wan22_ti2v.demo import DEMO
 from tests.engine.faults import fork_rank
 from tests.engine.processes import wait_until
@@ -53,7 +54,7 @@ class Node:
             **changes,
         )
         memory = HostMemory() if config.memory_budget_bytes else None
-        self.replica = LocalReplica(config, RequestLimits(), num_ranks=2, memory=memory)
+        self.replica = RankedReplica(config, LocalLauncher(config, RequestLimits(), num_ranks=2, memory=memory))
         self.engine = Engine(config, replica=self.replica, supervised=node_rank == 0)
 
     @property

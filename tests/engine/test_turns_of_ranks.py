@@ -21,7 +21,7 @@ from ringlight.core.errors import Cancelled
 from ringlight.core.layout import AskedLayout
 from ringlight.engine import holding, process
 from ringlight.engine.jobs import PAUSED, Job, Keep, Submission
-from ringlight.engine.local import LocalReplica
+from ringlight.engine.ranked import RankedReplica
 from tests.engine.faults import fork_rank
 from tests.engine.processes import wait_until
 from tests.engine.requests import small
@@ -44,7 +44,7 @@ class Pair:
     def pids(self) -> list[int]:
         """Of the ranks of the only replica."""
         (runner,) = self.engine._runners
-        assert isinstance(runner.replica, LocalReplica)
+        assert isinstance(runner.replica, RankedReplica)
         return runner.replica.pids
 
     def submit(self, kind: str, **asked: Any) -> Job:

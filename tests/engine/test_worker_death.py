@@ -18,20 +18,21 @@ from ringlight import Engine, EngineConfig, RequestLimits
 from ringlight.core.errors import Cancelled, WorkerError
 from ringlight.engine import rank
 from ringlight.engine.jobs import Job, Submission
-from ringlight.engine.local import LocalReplica
+from ringlight.engine.launch.local import LocalLauncher
+from ringlight.engine.ranked import RankedReplica
 from tests.engine.processes import ends, is_alive, wait_until
 from tests.engine.requests import endless, small
 
 pytestmark = pytest.mark.slow
 
 
-def engine_of_its_own(tiny: Path, **config: float) -> tuple[Engine, LocalReplica]:
+def engine_of_its_own(tiny: Path, **config: float) -> tuple[Engine, RankedReplica]:
     settings = EngineConfig(model_path=str(tiny), device="cpu", num_threads=1, **config)
-    replica = LocalReplica(settings, RequestLimits())
+    replica = RankedReplica(settings, LocalLauncher(settings, RequestLimits()))
     return Engine(settings, replica=replica), replica
 
 
-def pid_of(replica: LocalReplica) -> int:
+def pid_of(replica: RankedReplica) -> int:
     """The worker's process id, as soon as it has one."""
     wait_until(lambda: replica.pids)
     (pid,) = replica.pids
@@ -39,7 +40,7 @@ def pid_of(replica: LocalReplica) -> int:
 
 
 @pytest.fixture(scope="module")
-def two_engines(tiny: Path) -> Iterator[list[tuple[Engine, LocalReplica]]]:
+def two_engines(tiny: Path) -> Iterator[list[tuple[Engine, RankedReplica]]]:
     """Two engines whose workers load at the same time; each test that ends one pops it."""
     engines = [engine_of_its_own(tiny) for _ in range(2)]
     with contextlib.ExitStack() as stack:
@@ -50,7 +51,7 @@ def two_engines(tiny: Path) -> Iterator[list[tuple[Engine, LocalReplica]]]:
 
 
 def test_a_worker_killed_in_the_middle_fails_its_job_and_leaves_no_file(
-    two_engines: list[tuple[Engine, LocalReplica]], tmp_path: Path
+    two_engines: list[tuple[Engine, RankedReplica]], tmp_path: Path
 ) -> None:
     engine, replica = two_engines.pop()
     found_at_the_end: list[list[Path]] = []
@@ -79,7 +80,7 @@ def test_a_worker_killed_in_the_middle_fails_its_job_and_leaves_no_file(
 
 
 def test_a_worker_killed_between_jobs_fails_none(
-    two_engines: list[tuple[Engine, LocalReplica]], tmp_path: Path
+    two_engines: list[tuple[Engine, RankedReplica]], tmp_path: Path
 ) -> None:
     engine, replica = two_engines[-1]
     engine.start()
@@ -89,7 +90,7 @@ def test_a_worker_killed_between_jobs_fails_none(
 
 
 def test_closing_in_the_middle_ends_job_and_worker(
-    two_engines: list[tuple[Engine, LocalReplica]], tmp_path: Path
+    two_engines: list[tuple[Engine, RankedReplica]], tmp_path: Path
 ) -> None:
     engine, replica = two_engines.pop()
     assert engine.start() is not None
@@ -152,10 +153,11 @@ def test_closing_at_once_leaves_no_worker_behind(tiny: Path, tmp_path: Path, mon
 ENGINES = """
 import sys, time
 from ringlight import Engine, EngineConfig, RequestLimits
-from ringlight.engine.local import LocalReplica
+from ringlight.engine.launch.local import LocalLauncher
+from ringlight.engine.ranked import RankedReplica
 
 config = EngineConfig(model_path=sys.argv[1], device="cpu", num_threads=1)
-replicas = [LocalReplica(config, RequestLimits()) for _ in range(2)]
+replicas = [RankedReplica(config, LocalLauncher(config, RequestLimits())) for _ in range(2)]
 busy, idle = (Engine(config, replica=replica) for replica in replicas)
 request = busy.request("a cat", width=256, height=160, num_frames=5, num_inference_steps=1000)
 job = busy.submit(request, sys.argv[2])

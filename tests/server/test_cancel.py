@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ringlight.core.errors import Cancelled
+from ringlight.engine.jobs import JobState
 from ringlight.server.collection import videos as module
 from ringlight.server.collection.view import Draft
 from tests.engine.processes import wait_until
@@ -28,3 +30,17 @@ def test_an_end_is_written_before_the_answer(tmp_path: Path, tiny: Path, monkeyp
         assert made(videos).status == "completed"  # the ranks go on with others
         assert videos.store.get(video_id) == stored  # their own end of it changes nothing
         assert videos.cancel(video_id, ALICE).status == "failed"
+
+
+def test_a_video_that_is_completed_in_that_moment_stays_cancelled(tmp_path: Path, tiny: Path) -> None:
+    """Its file is gone when the ranks' own end of it is to be written. So may be one that nobody cancelled."""
+    with forked_videos(tmp_path, tiny) as videos:
+        done = made(videos)
+        state = JobState(status="completed", report=videos.report(done.stored.id, None))
+        video_id = videos.store.add(videos.new(Draft(request=done.stored.request), ALICE)).id
+        videos.ledger.write_end(video_id, JobState(status="failed", error=Cancelled("cancelled")))
+        videos.ledger.write_end(video_id, state)
+        assert (error := videos.store.get(video_id).error) is not None and error.code == "cancelled"
+        video_id = videos.store.add(videos.new(Draft(request=done.stored.request), ALICE)).id
+        videos.ledger.write_end(video_id, state)
+        assert (error := videos.store.get(video_id).error) is not None and error.code == "output_error"

@@ -209,6 +209,7 @@ class Courier:
         except BaseException:  # it will not be answered
             with self._changed:
                 self._num_on_their_way -= 1
+                self._changed.notify_all()
             raise
 
     def _has_come(self, parcel: Parcel) -> bool:

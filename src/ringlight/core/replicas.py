@@ -9,6 +9,7 @@ import msgspec
 from ringlight.core.errors import InvalidSetting
 
 AUTO = "auto"
+IDLE_SECONDS = 600.0  # that a replica may be without work before there are fewer
 WRITTEN = re.compile(r"(\d{1,6})(?:\.\.(\d{1,6}))?")
 
 
@@ -23,19 +24,18 @@ class ReplicaRange(msgspec.Struct, frozen=True):
     least: int = 1
     most: int = 1
     scale_up_wait: float = 0.0
-    scale_down_idle: float = 600.0
+    scale_down_idle: float = IDLE_SECONDS
 
     def __post_init__(self) -> None:
         if self.most < 1:
             raise InvalidSetting(f"num-replicas must be at least 1, not {self.most}; 0..1 has one while it has work")
         if not 0 <= self.least <= self.most:
             raise InvalidSetting(f"num-replicas {self.least}..{self.most} must begin with the smaller number")
-
         if not (self.scale_up_wait >= 0 and self.scale_down_idle >= 0):
             raise InvalidSetting("scale-up-wait and scale-down-idle must be numbers of seconds, 0 or more")
 
     @classmethod
-    def parse(cls, text: str, scale_up_wait: float = 0.0, scale_down_idle: float = 600.0) -> ReplicaRange | None:
+    def parse(cls, text: str, scale_up_wait: float = 0.0, scale_down_idle: float = IDLE_SECONDS) -> ReplicaRange | None:
         """What is written: 2 or 1..8; None for auto. Raises InvalidSetting."""
         if text.strip() == AUTO:
             return None

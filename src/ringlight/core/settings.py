@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from ringlight.core.fields import JOBS, LAYOUT, MODEL, OBSERVABILITY, SAFETY, SERVER, setting
-from ringlight.core.replicas import ReplicaRange
+from ringlight.core.replicas import IDLE_SECONDS, ReplicaRange
 from ringlight.core.request import RequestDefaults, RequestLimits
 
 LogFormat = Literal["console", "json"]
@@ -74,7 +74,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.0
     scale_down_idle: Annotated[
         float, setting("Seconds after which a replica that was not needed is ended.", LAYOUT, ge=0)
-    ] = 600.0
+    ] = IDLE_SECONDS
 
     host: Annotated[str, setting("Address to listen on; others than loopback need keys.", SERVER)] = "127.0.0.1"
     port: Annotated[int, setting("Port to listen on; 0 takes a free one.", SERVER, ge=0, le=65535)] = 8898

@@ -76,11 +76,11 @@ class Engine:
         `typical` is a request like those that will come, which decides what is left open of the layout; None is one of
         all defaults. `choice` holds the layout and the reason for it, `checkpoint` is where the model is, `files` its
         parts, and requests come through `door`. `num_replicas` None is as many as there is room for now; they come from
-        the `source`, by default this machine, or there is one `replica` that somebody has made. `queue_size` is how
-        many jobs may wait beside one for each replica, None for any number. With `scheduling` "shortest" a short job
-        does not wait for a long one, which makes way; with "arrival" each has one turn. `defaults` stand in the place
-        of the checkpoint's. `clock` measures the time that jobs are given. `loras` are those of the `config`, where
-        somebody has looked at their files already.
+        a `source` of somebody's, else from where the config has ranks run; or there is one `replica`, made already.
+        `queue_size` is how many jobs may wait beside one for each replica, None for any number. With `scheduling`
+        "shortest" a short job does not wait for a long one, which makes way; with "arrival" each has one turn.
+        `defaults` stand in the place of the checkpoint's. `clock` measures the time that jobs are given. `loras` are
+        those of the `config`, where somebody has looked at their files already.
         """
         self.config = config
         self.limits = limits or RequestLimits()
@@ -92,7 +92,7 @@ class Engine:
         self.door.require_possible()
         site = site_of(config)
         given = source if replica is None else GivenReplicas(replica)
-        self.size = sized(num_replicas, (given or site).room)
+        self.size = sized(num_replicas, site.room)
         self._foresight = Foresight(config, self.spec, self.limits, self.size.most, site)
         self.choice = self._foresight.choose(typical, self.door.typical())
         self.layouts = Layouts(self.choice, self.spec.transformer.num_attention_heads, site.num_nodes)
@@ -105,21 +105,22 @@ class Engine:
         self._changed = threading.Condition()  # guards what follows; notified when a job is over or a replica starts
         self._open = OpenJobs(self._changed)
         self._closing = threading.Event()
-        make = partial(
-            Runner,
-            queue=self.queue,
-            supervised=supervised,
+        self._runners = Runners(given or self._source(site), partial(self._runner, supervised), self.size.least)
+        self._scaling = Scaling(self.size, self.queue, self._runners, self._clock, self._wait_until_written)
+        self._watch = threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True)
+
+    def _runner(self, supervised: bool, name: str, replica: Replica) -> Runner:
+        return Runner(
+            name,
+            replica,
+            self.queue,
+            supervised,
             on_settled=self._notify,
             look=self._look,
             advise=self._advise,
             settle=self._settle,
             loras=self.door.loras.always,
         )
-        self._runners = Runners(given or self._source(site), make)
-        for _ in range(self.size.least):
-            self._runners.add()
-        self._scaling = Scaling(self.size, self.queue, self._runners, self._clock, self._wait_until_written)
-        self._watch = threading.Thread(target=self._watch_deadlines, name="deadlines", daemon=True)
 
     def _source(self, site: Site) -> ReplicaSource:
         return site.source(self.limits, self.files, self.choice.layout, self.size.most, self.has_weights_on_host)

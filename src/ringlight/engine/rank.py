@@ -112,10 +112,19 @@ class RankHandle:
         self._process.kill()
 
 
+def let_end(ranks: Sequence[RankHandle]) -> None:
+    """Return when ranks that were told to end have done so, or have had time enough."""
+    _await(ranks, CLOSE_SECONDS)
+
+
 def end_all(ranks: Sequence[RankHandle]) -> None:
     """End ranks, and return when they have ended, or those that are left are out of reach."""
     for rank in ranks:
         rank.kill()
-    deadline = time.monotonic() + KILL_SECONDS
+    _await(ranks, KILL_SECONDS)
+
+
+def _await(ranks: Sequence[RankHandle], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
     for rank in ranks:
         rank.wait(max(0.0, deadline - time.monotonic()))

@@ -13,11 +13,10 @@ from ringlight.core import messages
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import OutputError, RinglightError, WorkerError, from_code
 from ringlight.core.plain import plain
-from ringlight.engine import rank as ranks
 from ringlight.engine.causes import Sign, is_cause, likeliest_cause
 from ringlight.engine.deliveries import Deliveries
 from ringlight.engine.launch.launcher import Launcher, Start, TooLate
-from ringlight.engine.rank import RankDeath, RankHandle, end_all
+from ringlight.engine.rank import RankDeath, RankHandle, end_all, let_end
 from ringlight.engine.replica import Lost, Receive
 from ringlight.engine.waiting import Awaited, Waiting
 
@@ -160,9 +159,7 @@ class RankedReplica:
         if may_end_well and self._ranks[0].place.rank == 0:  # the others hear only of rank 0
             with contextlib.suppress(WorkerError):
                 self._ranks[0].send(messages.Shutdown())  # it tells the others, on every machine
-            deadline = time.monotonic() + ranks.CLOSE_SECONDS
-            for rank in self._ranks:
-                rank.wait(max(0.0, deadline - time.monotonic()))
+            let_end(self._ranks)
         self._kill()
 
     def _await_ready(self, deadline: float) -> messages.WorkerReady:

@@ -17,8 +17,9 @@ from ringlight.core.replicas import ReplicaRange
 from ringlight.core.request import RequestLimits
 from ringlight.core.stored_network import require_whole
 from ringlight.engine.host_memory import HostMemory
-from ringlight.engine.local import LocalReplica
+from ringlight.engine.launch.local import LocalLauncher
 from ringlight.engine.machine import room_here, usable_cards
+from ringlight.engine.ranked import RankedReplica
 from ringlight.engine.replica import Replica
 
 
@@ -27,10 +28,6 @@ class ReplicaSource(Protocol):
 
     def make(self, number: int) -> Replica:
         """The replica of this number (0, 1, ...), once more where the one of before is closed. Nothing starts yet."""
-        ...
-
-    def room(self) -> int:
-        """How many could be had now in all, at least 1."""
         ...
 
     def close(self) -> None:
@@ -73,10 +70,8 @@ class LocalReplicas:
 
     def make(self, number: int) -> Replica:
         first = number * self._num_ranks
-        return LocalReplica(self._config, self._limits, self._num_ranks, first_device=first, memory=self._memory)
-
-    def room(self) -> int:
-        return room_here(self._config)
+        launcher = LocalLauncher(self._config, self._limits, self._num_ranks, first_device=first, memory=self._memory)
+        return RankedReplica(self._config, launcher)
 
     def close(self) -> None:
         if self._memory is not None:
@@ -91,9 +86,6 @@ class GivenReplicas:
 
     def make(self, number: int) -> Replica:
         return self._replicas[number]
-
-    def room(self) -> int:
-        return len(self._replicas)
 
     def close(self) -> None:
         """They share nothing that is ours."""

@@ -31,7 +31,7 @@ LOOK_SECONDS = 0.25  # between two looks at who waits while one denoises: who co
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.5, 30.0  # before workers are started again, doubling while that fails
 
 ReplicaStatus = Literal["starting", "ready", "busy", "lost", "failed", "closed"]
-UP: frozenset[ReplicaStatus] = frozenset({"ready", "busy"})
+SERVING: frozenset[ReplicaStatus] = frozenset({"ready", "busy"})
 
 
 class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):

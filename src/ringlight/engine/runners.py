@@ -23,12 +23,14 @@ class Runners:
     """As many as were added, less those that were dismissed. Safe to use from any thread, but for these two, which are
     one thread's."""
 
-    def __init__(self, source: ReplicaSource, make: Callable[[str, Replica], Runner]) -> None:
-        """`make` a runner, by its name, of a replica from the `source`."""
+    def __init__(self, source: ReplicaSource, make: Callable[[str, Replica], Runner], number: int) -> None:
+        """`make` a runner, by its name, of a replica from the `source`; at first there are `number`."""
         self._source = source
         self._make = make
         self._runners: tuple[Runner, ...] = ()  # never changed, but replaced: readers have one that stays
         self._is_started = threading.Event()
+        for _ in range(number):
+            self.add()
 
     def __len__(self) -> int:
         return len(self._runners)

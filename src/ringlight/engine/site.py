@@ -13,7 +13,7 @@ from ringlight.core.errors import InvalidInstallation
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import RequestLimits
 from ringlight.engine.host_memory import HostMemory
-from ringlight.engine.machine import machine_of, room_here, this_host
+from ringlight.engine.machine import room_here, this_machine
 from ringlight.engine.replicas import LocalReplicas, ReplicaSource
 from ringlight.families.model import ModelSpec
 from ringlight.planner.machine import Machine
@@ -72,8 +72,7 @@ class OwnMachine:
         return self._config.nodes.nnodes
 
     def machine(self, spec: ModelSpec, num_replicas: int) -> Machine | None:
-        host, num_local = this_host(self._config), self.num_sharing(1)
-        return machine_of(host, self._config, spec, num_local, num_replicas, self.num_nodes)
+        return this_machine(self._config, spec, self.num_sharing(1), num_replicas)
 
     def num_sharing(self, num_replicas: int) -> int:
         return num_replicas * max(1, self._config.asked_layout.num_ranks // self.num_nodes)

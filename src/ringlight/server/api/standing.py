@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from ringlight.core.plain import plain
-from ringlight.engine.runner import UP, ReplicaState
+from ringlight.engine.runner import SERVING, ReplicaState
 from ringlight.server.api.parts import Parts
 
 Status = Literal["ready", "asleep", "waking", "starting", "draining", "failed"]
@@ -20,27 +20,24 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
     status: Status
     message: str
+    num_ready: int
     replicas: Sequence[ReplicaState]
     reasons: Sequence[str]
-
-    @property
-    def num_ready(self) -> int:
-        return sum(replica.status in UP for replica in self.replicas)
 
 
 def standing_of(parts: Parts) -> Standing:
     """Look at a server."""
     replicas = parts.videos.engine.replicas
     reasons = [parts.videos.tell(_reason(replica)) for replica in replicas]
-    status, message = _said(parts, replicas, reasons)
-    return Standing(status=status, message=message, replicas=replicas, reasons=reasons)
+    num_ready = sum(replica.status in SERVING for replica in replicas)
+    status, message = _said(parts, num_ready, replicas, reasons)
+    return Standing(status=status, message=message, num_ready=num_ready, replicas=replicas, reasons=reasons)
 
 
-def _said(parts: Parts, replicas: Sequence[ReplicaState], reasons: Sequence[str]) -> tuple[Status, str]:
+def _said(parts: Parts, num_ready: int, replicas: Sequence[ReplicaState], reasons: Sequence[str]) -> tuple[Status, str]:
     engine = parts.videos.engine
     told = "; ".join(f"{each.name}: {reason}" for each, reason in zip(replicas, reasons, strict=True) if reason)
     because = f": {told}" if told else ""
-    num_ready = sum(replica.status in UP for replica in replicas)
     if parts.videos.is_draining:
         return "draining", "the server is stopping"
     if num_ready:

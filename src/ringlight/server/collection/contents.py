@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from ringlight.core.errors import NotFound
 from ringlight.core.files import write_out
 from ringlight.server.collection.derived import make_spritesheet, make_thumbnail
-from ringlight.server.collection.folder import DataFolder, VideoFolder
+from ringlight.server.collection.folder import SPRITESHEET, THUMBNAIL, VIDEO, DataFolder, VideoFolder
 from ringlight.server.collection.media import MediaStore, StoredFile
 from ringlight.server.collection.stored import StoredJob
 from ringlight.server.http.content import LocalFile
@@ -30,9 +30,9 @@ class VariantKind(NamedTuple):
 
 
 VARIANTS: dict[Variant, VariantKind] = {
-    "video": VariantKind("video.mp4", "video/mp4"),
-    "thumbnail": VariantKind("thumbnail.webp", "image/webp", make_thumbnail),
-    "spritesheet": VariantKind("spritesheet.jpg", "image/jpeg", make_spritesheet),
+    "video": VariantKind(VIDEO, "video/mp4"),
+    "thumbnail": VariantKind(THUMBNAIL, "image/webp", make_thumbnail),
+    "spritesheet": VariantKind(SPRITESHEET, "image/jpeg", make_spritesheet),
 }
 
 

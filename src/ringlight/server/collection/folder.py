@@ -17,6 +17,7 @@ from ringlight.core.files import write_out
 from ringlight.server.collection.lock import ServerLock
 
 STRANGE_SECONDS = 60.0  # one that has been there for less may be that of a call that is about to be answered
+VIDEO, THUMBNAIL, SPRITESHEET = "video.mp4", "thumbnail.webp", "spritesheet.jpg"  # names of what is served
 VIDEO_ID = re.compile(r"video_[0-9a-f]{32}")
 
 
@@ -43,15 +44,15 @@ class VideoFolder:
 
     @property
     def video(self) -> Path:
-        return self.path / "video.mp4"
+        return self.path / VIDEO
 
     @property
     def thumbnail(self) -> Path:
-        return self.path / "thumbnail.webp"
+        return self.path / THUMBNAIL
 
     @property
     def spritesheet(self) -> Path:
-        return self.path / "spritesheet.jpg"
+        return self.path / SPRITESHEET
 
     def make(self) -> None:
         """Make it, for a new video."""

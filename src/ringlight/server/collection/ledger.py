@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ringlight.core.clock import Clock
-from ringlight.core.errors import Cancelled, InvalidRequest, NotFound, RinglightError, StoreError
+from ringlight.core.errors import Cancelled, InvalidRequest, NotFound, OutputError, RinglightError, StoreError
 from ringlight.core.plain import coded
 from ringlight.core.report import RunReport
 from ringlight.engine.jobs import Job, JobState
@@ -145,8 +145,12 @@ class Ledger:
 
         `stored_bytes` of a completed one lie in the object store; None: it lies in its folder.
         """
-        error, report, folder = state.error, state.report, self._folder.of(video_id)
-        in_folder = stored_bytes is None and error is None
+        folder = self._folder.of(video_id)
+        in_folder = stored_bytes is None and state.error is None
+        if in_folder and not folder.video.exists():  # cancelled or deleted at this moment, or lost
+            lost = OutputError("the video was lost from the disk before its end was written")
+            state, in_folder = JobState(status="failed", error=lost), False
+        error, report = state.error, state.report
         is_first = self._store.finish(
             video_id,
             "completed" if error is None else "failed",

@@ -16,7 +16,7 @@ from ringlight.core.errors import (
 )
 from ringlight.core.report import RunReport
 from ringlight.engine.jobs import Pauses
-from ringlight.engine.runner import UP, ReplicaState, ReplicaStatus
+from ringlight.engine.runner import SERVING, ReplicaState, ReplicaStatus
 from ringlight.server.collection.uploads import UploadTally
 from ringlight.server.collection.videos import Videos
 
@@ -268,7 +268,7 @@ class _Reading(Collector):
         device = ""
         replicas = self._state.replicas()
         for replica in replicas:
-            up.add_metric([replica.name], replica.status in UP)
+            up.add_metric([replica.name], replica.status in SERVING)
             restarts.add_metric([replica.name], replica.restarts)
             device = device or str(replica.environment.get("device", ""))
         yield up
@@ -280,7 +280,7 @@ class _Reading(Collector):
         yield GaugeMetricFamily(
             "ringlight_replicas_wanted", "Replicas that the queue asks for.", value=self._state.num_wanted()
         )
-        pending = sum(replica.status not in UP for replica in replicas)
+        pending = sum(replica.status not in SERVING for replica in replicas)
         yield GaugeMetricFamily(
             "ringlight_replicas_pending", "Replicas that are there, or on their way, and not ready.", value=pending
         )

@@ -8,7 +8,6 @@ export class Draft {
     this.form = form;
     this.timer = 0;
     this.isTouched = false;
-    this.prompts = form.root.querySelector("#history");
     this.choice = form.root.querySelector("#own");
     this.name = form.root.querySelector("#own-name");
     for (const name of ["input", "change", "click"]) form.root.addEventListener(name, () => this.saveSoon());
@@ -64,19 +63,7 @@ export class Draft {
   }
 
   show(chosen = "") {
-    const prompts = read(PROMPTS, []).map((prompt) => {
-      const button = Object.assign(document.createElement("button"), { type: "button", className: "small", textContent: prompt.slice(0, 120) });
-      button.addEventListener("click", () => {
-        this.form.fields.prompt.value = prompt;
-        this.form.complain();
-        this.form.fields.prompt.focus();
-      });
-      const item = document.createElement("li");
-      item.append(button);
-      return item;
-    });
-    this.prompts.hidden = !prompts.length;
-    this.prompts.querySelector("ul").replaceChildren(...prompts);
+    this.form.offerPrompts("#history", read(PROMPTS, []));
     const names = Object.keys(read(PRESETS, {})).sort();
     this.choice.replaceChildren(new Option(names.length ? "Choose one" : "None yet", ""), ...names.map((name) => new Option(name, name)));
     this.choice.value = chosen;

@@ -6,7 +6,7 @@ import { boxOf, inputOf, problemWords } from "./fields.js";
 import { Loras } from "./loras.js";
 import { Picture } from "./picture.js";
 
-const LONGEST_SHAPE = 3, MOST_AT_ONCE = 16;
+const LONGEST_SHAPE = 3, MOST_AT_ONCE = 16, MOST_SHOWN = 120;
 
 export class Form {
   // onSubmit(fields, files, count) resolves once the server has accepted, or throws an ApiError.
@@ -53,7 +53,7 @@ export class Form {
     for (const [label, isNeeded] of [["#picture-label", model.needs_picture], ["#last-label", model.needs_last_picture]]) {
       this.root.querySelector(`${label} small`).textContent = isNeeded ? "needed: no video without one" : "optional";
     }
-    this.offerExamples();
+    this.offerPrompts("#examples", model.examples);
     this.describePresets();
     const layouts = layoutsLike(layout);
     const choice = new Option(`The server's choice (${layout})`, "");
@@ -62,22 +62,23 @@ export class Form {
     this.mark();
   }
 
-  // Those whose checkpoint says what it is good at know little else.
-  offerExamples() {
-    const buttons = this.model.examples.map((prompt) => {
-      const button = Object.assign(document.createElement("button"), { type: "button", className: "small", textContent: prompt });
+  // Prompts that a click puts into the form, in the list of this name; it is hidden where there are none.
+  offerPrompts(name, prompts) {
+    const items = prompts.map((prompt) => {
+      const words = prompt.slice(0, MOST_SHOWN);
+      const button = Object.assign(document.createElement("button"), { type: "button", className: "small", textContent: words });
       button.addEventListener("click", () => {
         this.fields.prompt.value = prompt;
         this.complain();
+        this.fields.prompt.focus();
       });
       const item = document.createElement("li");
       item.append(button);
       return item;
     });
-    const examples = this.root.querySelector("#examples");
-    examples.hidden = !buttons.length;
-    examples.open = true;
-    examples.querySelector("ul").replaceChildren(...buttons);
+    const list = this.root.querySelector(name);
+    list.hidden = !items.length;
+    list.querySelector("ul").replaceChildren(...items);
   }
 
   place(field) {

@@ -53,7 +53,6 @@ class RayLauncher:
         self._lock = threading.Lock()  # guards what follows
         self._group: PlacementGroup | None = None
         self._actors: list[Any] = []
-        self.shares: dict[str, int] = {}  # ranks by node
 
     def launch(self, start: Start) -> list[RankHandle]:
         try:
@@ -77,7 +76,6 @@ class RayLauncher:
         with self._lock:
             actors, self._actors = self._actors, []
             group, self._group = self._group, None
-            self.shares = {}
         with contextlib.suppress(RayError):  # the cluster is gone, and all of it
             for actor in actors:
                 ray.kill(actor)
@@ -135,7 +133,6 @@ class RayLauncher:
         asked = [actor.seat.remote((door.address.host, door.address.port)) for actor in self._actors]
         told = [msgspec.json.decode(said, type=Seat) for said in self._answers(asked, start)]
         seated = sorted(zip(told, self._actors, strict=True), key=lambda each: each[0].order)
-        self.shares = {seat.node: shape.num_local for seat in told}
         return seated
 
     def _connect(

@@ -84,20 +84,10 @@ class RayReplicas:
         self._cluster = cluster
         self._need = need
         self._is_placed = is_placed
-        self._launchers: dict[int, RayLauncher] = {}
 
     def make(self, number: int) -> Replica:
         launcher = RayLauncher(self._config, self._limits, self._cluster, self._need, self._is_placed)
-        self._launchers[number] = launcher
         return RankedReplica(self._config, launcher)
 
-    def room(self) -> int:
-        """Those that there are, and those for which resources are free."""
-        nodes = self._cluster.nodes()
-        shape = self._need.shape(nodes) or Shape(1, self._need.num_ranks)
-        held = sum(bool(launcher.shares) for launcher in self._launchers.values())
-        return max(1, held + self._need.replicas([node.free for node in nodes], shape))
-
     def close(self) -> None:
-        for launcher in self._launchers.values():
-            launcher.end()
+        """They share nothing that outlives them."""
