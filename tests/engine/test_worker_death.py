@@ -10,14 +10,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
 
 from ringlight import Engine, EngineConfig, RequestLimits
+from ringlight.core import messages
 from ringlight.core.errors import Cancelled, WorkerError
 from ringlight.engine import rank
 from ringlight.engine.jobs import Job, Submission
+from ringlight.engine.launch.launcher import Start
 from ringlight.engine.launch.local import LocalLauncher
 from ringlight.engine.ranked import RankedReplica
 from tests.engine.processes import ends, is_alive, wait_until
@@ -148,6 +152,54 @@ def test_closing_at_once_leaves_no_worker_behind(tiny: Path, tmp_path: Path, mon
                 job.wait(0)
         finally:
             replica.close()
+
+
+class OutOfReach:
+    """The process of a rank on a machine that has gone: it neither ends nor answers."""
+
+    pid, unheard = 0, "the worker hangs"
+
+    def wait(self, seconds: float) -> rank.Ending | None:
+        return None
+
+    def kill(self) -> None:
+        pass
+
+
+class NobodyAnswers:
+    """A launcher of one such rank."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = Pipe()
+
+    def launch(self, start: Start) -> list[rank.RankHandle]:
+        return [rank.RankHandle(messages.RankPlace(), self.ours, OutOfReach())]
+
+    def end(self) -> None:
+        pass
+
+
+def test_a_connection_is_closed_once_and_by_whoever_listens_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closed under a thread that waits for ranks to be ready, its number may be another file's by then."""
+    heard_on_open: list[bool] = []
+    receive = rank.RankHandle.receive
+
+    def receive_and_look(handle: rank.RankHandle) -> messages.FromWorker:
+        time.sleep(0.2)  # all the time to close it too early
+        heard_on_open.append(not handle.connection.closed)
+        return receive(handle)
+
+    monkeypatch.setattr(rank.RankHandle, "receive", receive_and_look)
+    launcher = NobodyAnswers()
+    with launcher.theirs, ThreadPoolExecutor() as pool:
+        replica = RankedReplica(EngineConfig(model_path="nowhere", device="cpu", startup_timeout=10), launcher)
+        start = pool.submit(replica.start)
+        wait_until(lambda: replica.pids)
+        replica.close()
+        assert launcher.ours.closed and heard_on_open == [True]
+        with pytest.raises(WorkerError, match="the worker hangs"):
+            start.result()
+        replica.close()
 
 
 ENGINES = """

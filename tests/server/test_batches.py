@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ringlight.core.settings import MOST_PRIORITY
 from tests.engine.processes import wait_until
 from tests.server.served import LONG, POLL_SECONDS, SMALL, Served, error_of, serve
 
@@ -33,7 +34,7 @@ def small_queue(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture
 def blocked(small_queue: Served) -> Iterator[Served]:
     """The same, making something that does not end."""
-    video = small_queue.create(**LONG)
+    video = small_queue.create(**LONG, priority=MOST_PRIORITY)  # nor does it make way
     small_queue.wait(video["id"], "in_progress")
     yield small_queue
     small_queue.http.delete(f"/v1/videos/{video['id']}")

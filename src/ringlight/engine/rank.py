@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -65,6 +67,7 @@ class RankHandle:
         self.connection = connection
         self._process = process
         self._send_lock = threading.Lock()
+        self._end_lock = threading.Lock()
         self.unanswered = 0
 
     @property
@@ -110,6 +113,19 @@ class RankHandle:
     def kill(self) -> None:
         """Have it end now, whatever it does, stopped or not."""
         self._process.kill()
+
+    def hang_up(self) -> None:
+        """End the connection for whoever listens to it, also where the other side is out of reach. It is not closed:
+        until nobody listens, its descriptor may not become another file's."""
+        with self._end_lock:
+            if not self.connection.closed:
+                with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self.connection.fileno())) as ours:
+                    ours.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Give the connection's descriptor back, once. Nobody may listen to it any more."""
+        with self._end_lock, self._send_lock:
+            self.connection.close()
 
 
 def let_end(ranks: Sequence[RankHandle]) -> None:

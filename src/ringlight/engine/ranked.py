@@ -41,6 +41,7 @@ class RankedReplica:
         self._checkpoint = ""
         self._waiting = Waiting()
         self._start_lock = threading.Lock()
+        self._starting = threading.RLock()  # held by the thread that starts ranks and listens until they are ready
         self._closed = threading.Event()
         self._ready = False
         self._listener: threading.Thread | None = None
@@ -69,12 +70,13 @@ class RankedReplica:
         with self._start_lock:
             self._kill()
         try:
-            with self._start_lock:
-                start = Start(self._checkpoint, deadline, self._closed, self._waiting)
-                start.require_open()
-                self._ranks = []
-                self._ranks = self._launcher.launch(start)
-            ready = self._await_ready(deadline)
+            with self._starting:
+                with self._start_lock:
+                    start = Start(self._checkpoint, deadline, self._closed, self._waiting)
+                    start.require_open()
+                    self._ranks = []
+                    self._ranks = self._launcher.launch(start)
+                ready = self._await_ready(deadline)
         except TooLate:
             raise self._too_late() from None
         finally:
@@ -330,8 +332,11 @@ class RankedReplica:
         """End the ranks; their connections are closed once nobody listens to them any more."""
         self._ready = False
         end_all(self._ranks)
+        for rank in self._ranks:
+            rank.hang_up()
         if self._listener is not None and self._listener is not threading.current_thread():
             self._listener.join()
-        for rank in self._ranks:
-            rank.connection.close()
-        self._launcher.end()
+        with self._starting:
+            for rank in self._ranks:
+                rank.close()
+            self._launcher.end()
