@@ -253,7 +253,7 @@ def test_files_that_are_no_pictures(page: Page, tmp_path: Path, served: Served) 
         page.locator("#prompt").fill("as it was")
         (tmp_path / f"bare{position}.mp4").write_bytes(bare)
         hand_over(page, DROP, tmp_path / f"bare{position}.mp4")
-        expect(page.locator("#field-problem")).to_contain_text(f"bare{position}.mp4 does not tell how it was made")
+        expect(page.locator("#field-problem")).to_contain_text(f"bare{position}.mp4 carries no settings")
         expect(page.locator("#prompt")).to_have_value("as it was")
 
 

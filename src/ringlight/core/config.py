@@ -15,7 +15,7 @@ import msgspec
 from ringlight.core.asked_loras import written_out
 from ringlight.core.cluster import ClusterConfig
 from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, InvalidRequest, InvalidSetting
-from ringlight.core.fields import LAYOUT, MACHINE, MODEL, setting
+from ringlight.core.fields import LAYOUT, MACHINE, MODEL, SAFETY, setting
 from ringlight.core.kernels import AUTO, attention_place
 from ringlight.core.layout import AskedLayout
 from ringlight.core.named_samplers import layered
@@ -93,7 +93,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     are ready. `calibration` is the file of a report or calibration of this machine that plans go by, empty for none;
     `memory_check`: what is predicted not to fit is refused. `memory_budget` is a size in text (`memory_budget_bytes`):
     where not all weights fit into it beside the work, plans say what is kept where. Each `lora` is applied to every
-    video, and those below a `lora_dir` to requests that name them. Raises InvalidSetting.
+    video, and those below a `lora_dir` to requests that name them. `embed_settings`: films hold the request that made
+    them as their comment. Raises InvalidSetting.
     """
 
     model_path: Annotated[
@@ -164,6 +165,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
             splits=False,
         ),
     ] = ()
+    embed_settings: Annotated[
+        bool,
+        setting(
+            "Write prompt and settings into MP4 and WebM files, for whoever has them to make the video again.", SAFETY
+        ),
+    ] = True
     startup_timeout: Annotated[
         float, setting("Seconds until other nodes are there and weights loaded at most.", LAYOUT)
     ] = 1800.0

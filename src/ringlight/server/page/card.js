@@ -26,6 +26,7 @@ export class Card {
     this.video = null;
     this.isSeen = false; // has been on the screen, and may have its picture
     this.picture = null; // a promise of its thumbnail
+    this.isMended = false; // has had a new link, and has not played since
     this.root.addEventListener("click", (event) => {
       const button = event.target.closest("[data-do]");
       if (button && !button.closest(".drop")) this.act(button);
@@ -39,7 +40,8 @@ export class Card {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.sendFollow();
       if (event.key === "Escape") this.dismiss();
     });
-    this.part("video").addEventListener("error", () => this.part("video").src && this.tell(() => this.acts.check(this)));
+    this.part("video").addEventListener("error", () => this.part("video").src && this.tell(() => this.mend()));
+    this.part("video").addEventListener("loadeddata", () => (this.isMended = false));
     this.part(".report").addEventListener("toggle", () => this.part(".report").open && this.showReport());
   }
 
@@ -121,7 +123,6 @@ export class Card {
     const screen = this.part("video");
     if (screen.hidden) return;
     screen.pause();
-    URL.revokeObjectURL(screen.src);
     screen.removeAttribute("src");
     screen.load();
     screen.hidden = true;
@@ -170,6 +171,17 @@ export class Card {
     screen.focus();
   }
 
+  // Links are over after a while, and with the server that made them: then it goes on with a new one.
+  async mend() {
+    const screen = this.part("video"), { currentTime, paused } = screen;
+    await this.acts.check(this);
+    if (this.isMended) throw new Error("This browser cannot play the film.");
+    this.isMended = true;
+    screen.src = await this.acts.source(this);
+    screen.currentTime = currentTime;
+    if (!paused) await screen.play().catch(() => {});
+  }
+
   openFollow(name) {
     const form = this.part(".follow");
     form.dataset.act = name;
@@ -211,7 +223,8 @@ export class Card {
   }
 
   close() {
-    for (const screen of [this.part("video"), this.part(".picture"), this.last.shown]) URL.revokeObjectURL(screen.src);
+    this.fold();
+    for (const picture of [this.part(".picture"), this.last.shown]) URL.revokeObjectURL(picture.src);
     this.root.remove();
   }
 }
