@@ -39,7 +39,7 @@ export function acts(api, shelf, onReuse) {
     download: async (card) => save(await open(card)),
     source: open,
     check: (card) => api.send("HEAD", content(card)),
-    poster: (card) => api.blob(content(card, "thumbnail")),
+    poster: (card, signal) => api.blob(content(card, "thumbnail"), signal),
     report: ({ video }) => api.get(`${path(video)}/report`),
   };
 }

@@ -15,6 +15,7 @@ const FOLLOWS = {
   extend: { label: "What happens next", button: "Extend it" },
 };
 const SURE_MS = 4000;
+const GLANCE_MS = 100; // for which it is on the screen before its picture is asked for: many fly past
 
 export class Card {
   // `acts`: what a button does, by its data-do; each gets this card, and throws an ApiError that is told here. `model`
@@ -26,6 +27,8 @@ export class Card {
     this.video = null;
     this.isSeen = false; // has been on the screen, and may have its picture
     this.picture = null; // a promise of its thumbnail
+    this.timer = 0;
+    this.closing = new AbortController();
     this.isMended = false; // has had a new link, and has not played since
     this.root.addEventListener("click", (event) => {
       const button = event.target.closest("[data-do]");
@@ -50,7 +53,7 @@ export class Card {
   }
 
   get isOver() {
-    return this.video.status === "completed" || this.video.status === "failed";
+    return words.isOver(this.video);
   }
 
   show(video) {
@@ -103,19 +106,26 @@ export class Card {
     this.part(".open").setAttribute("aria-label", `${words.badge(this.video)}: ${this.video.prompt.slice(0, 80)}`);
   }
 
-  see() {
+  see(isOnScreen) {
+    clearTimeout(this.timer);
+    if (isOnScreen) this.timer = setTimeout(() => this.wantPoster(), GLANCE_MS);
+  }
+
+  wantPoster() {
     this.isSeen = true;
     this.showPoster();
   }
 
   showPoster() {
     if (!this.isSeen || this.video.status !== "completed") return;
-    this.picture ??= this.acts.poster(this).then((blob) => this.setPicture(URL.createObjectURL(blob)), () => {}); // the play button does without
+    const { signal } = this.closing;
+    const show = (blob) => signal.aborted || this.setPicture(URL.createObjectURL(blob));
+    this.picture ??= this.acts.poster(this, signal).then(show, () => {}); // the play button does without
   }
 
   // It is looked at by itself, with its report; or one of many again, and its film is let go.
   unfold() {
-    this.see();
+    this.wantPoster();
     if (this.video.status === "completed") this.part(".report").open = true;
   }
 
@@ -223,6 +233,8 @@ export class Card {
   }
 
   close() {
+    clearTimeout(this.timer);
+    this.closing.abort();
     this.fold();
     for (const picture of [this.part(".picture"), this.last.shown]) URL.revokeObjectURL(picture.src);
     this.root.remove();
