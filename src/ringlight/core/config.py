@@ -93,8 +93,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     are ready. `calibration` is the file of a report or calibration of this machine that plans go by, empty for none;
     `memory_check`: what is predicted not to fit is refused. `memory_budget` is a size in text (`memory_budget_bytes`):
     where not all weights fit into it beside the work, plans say what is kept where. Each `lora` is applied to every
-    video, and those below a `lora_dir` to requests that name them. `embed_settings`: films hold the request that made
-    them as their comment. Raises InvalidSetting.
+    video, and those below a `lora_dir` to requests that name them. Raises InvalidSetting.
     """
 
     model_path: Annotated[
@@ -165,12 +164,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
             splits=False,
         ),
     ] = ()
-    embed_settings: Annotated[
-        bool,
-        setting(
-            "Write prompt and settings into MP4 and WebM files, for whoever has them to make the video again.", SAFETY
-        ),
-    ] = True
+    embed_settings: Annotated[bool, setting("MP4 and WebM files hold their prompt and settings.", SAFETY)] = True
     startup_timeout: Annotated[
         float, setting("Seconds until other nodes are there and weights loaded at most.", LAYOUT)
     ] = 1800.0
