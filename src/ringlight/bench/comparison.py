@@ -152,7 +152,7 @@ def _source(path: Path, name: str) -> Source:
 
 
 def _loras(found: Result | RunReport) -> dict[int, Any]:
-    """LoRAs in the first report of each kind of request; a lone report has none here, its hash covers them."""
+    """LoRAs in the first report of each kind of request; a lone report has none; its hash covers them."""
     if isinstance(found, RunReport):
         return {}
     reports = [(sample.kind, sample.report) for sample in found.samples if sample.report is not None]

@@ -1,4 +1,4 @@
-"""Clock: what time it is, of which two kinds are needed, and passed to whoever asks."""
+"""Clock: wall and monotonic time, passed as an argument to code that needs it."""
 
 from __future__ import annotations
 

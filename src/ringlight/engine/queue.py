@@ -1,4 +1,4 @@
-"""JobQueue: the line of an engine: jobs that wait for a turn, whose turn it is, and who makes way for whom."""
+"""JobQueue: jobs of an engine that wait for a turn, whose turn it is, and which one is paused for which."""
 
 from __future__ import annotations
 

@@ -277,7 +277,7 @@ class Runner:
         return f"{text}; {found}" if found else text
 
     def _lose(self, ticket: Ticket, error: RinglightError) -> None:
-        """The workers have ended under a job: repeat it if that may help, else fail it.
+        """Repeat a job whose workers have ended if that may help, else fail it.
 
         Workers that had not begun it may have been lost before it was sent, by what the job before left behind: once it
         is not held against this one. Nor is it ever against one that they merely kept.

@@ -1,4 +1,4 @@
-"""Runners: those of an engine's replicas that are there at the moment, told things together."""
+"""Runners: those of an engine's current replicas, addressed together."""
 
 from __future__ import annotations
 

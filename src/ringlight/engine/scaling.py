@@ -1,4 +1,4 @@
-"""Scaling: the thread that has as many replicas there as the line of an engine asks for."""
+"""Scaling: the thread that keeps as many replicas as an engine's queue asks for."""
 
 from __future__ import annotations
 

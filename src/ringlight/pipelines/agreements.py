@@ -1,4 +1,4 @@
-"""Agreements: whether to go on, asked of all ranks within a step of denoising, where steps are long."""
+"""Agreements of all ranks within a long step of denoising on whether to continue."""
 
 from __future__ import annotations
 

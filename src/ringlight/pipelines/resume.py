@@ -1,4 +1,4 @@
-"""The state of a job in a file: what it takes to go on with denoising where another process stopped.
+"""The state of a job in a file, from which another process resumes denoising.
 
 That is the latents, and what the sampler remembers of earlier steps, the state of its generator included: safetensors,
 with JSON in its metadata for what is not a tensor. Nothing is pickled. What is continued from it ends with the very

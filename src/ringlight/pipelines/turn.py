@@ -1,4 +1,4 @@
-"""Turn: the stretch of a job between two times at which it makes way for others, and what of it is kept meanwhile."""
+"""Turn: the stretch of a job between two pauses, and what of it is kept meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Elastic: replicas that come and go on a clock of its own, as a line before them asks for."""
+"""Elastic: simulated replicas that come and go as the queue before them asks for."""
 
 from __future__ import annotations
 

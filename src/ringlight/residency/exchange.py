@@ -1,4 +1,4 @@
-"""Exchange: copies between a device and its host that go on beside what the device computes."""
+"""Exchange: copies between a device and its host while the device computes."""
 
 from __future__ import annotations
 

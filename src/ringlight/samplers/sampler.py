@@ -14,7 +14,7 @@ from ringlight.samplers.solver import Solver, State
 
 
 class Sampler(ABC):
-    """Solver of one request, call by call of the network. A step of the request may take more than one call.
+    """Sampler of one request, call by call of the network. A step of the request may take more than one call.
 
     Some samplers add noise as they go. It comes from the request's generator, which is on the CPU and has made the
     initial noise before: so all ranks draw alike, on every device.

@@ -1,4 +1,4 @@
-"""Reporting: the report of a video, of what all ranks have measured."""
+"""Reporting: the report of a video, from the measurements of all ranks."""
 
 from __future__ import annotations
 

@@ -53,5 +53,5 @@ class Launcher(Protocol):
         ...
 
     def end(self) -> None:
-        """Give up what ranks that have ended leave behind. Safe to call twice."""
+        """Clean up what ended ranks leave behind. Safe to call twice."""
         ...

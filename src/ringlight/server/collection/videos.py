@@ -78,7 +78,7 @@ class Videos:
         on_end: OnEnd = lambda view: None,
         clock: Clock | None = None,
     ) -> None:
-        """Open store and folder, and take up what was left; `start` starts the workers.
+        """Open store and folder, and resume what was left; `start` starts the workers.
 
         `on_end` is called once for every job that ends, from a thread. Raises InvalidSetting, InvalidCheckpoint,
         InvalidLayout, StoreError.
