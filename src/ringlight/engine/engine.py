@@ -38,6 +38,7 @@ from ringlight.engine.site import Site, site_of
 from ringlight.engine.waiting import Awaited
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.table import checkpoint_at, model_defaults, model_of
+from ringlight.planner.machine import Machine
 from ringlight.planner.prediction import Prediction
 from ringlight.planner.scheduling import Policy
 
@@ -228,7 +229,7 @@ class Engine:
         raised, and the job is not queued.
         """
         asked = submission or Submission()
-        layout, prediction = self.check(request, output, layout, must_fit=asked.state is None)
+        layout, prediction, machine = self.check(request, output, layout, must_fit=asked.state is None)
         self.start(wait=False)
         warnings = self.door.warnings(request, asked.asked_size)
         job = Job(
@@ -243,6 +244,7 @@ class Engine:
             state=asked.state or JobState(warnings=warnings),
             plan=self._foresight.job_plan(prediction, self.layouts.reason(layout, request)),
             prediction=prediction,
+            planned_for=machine,
         )
         if (estimate := self.pace.estimate(prediction, job.is_planned_here)) is not None:
             job.expect(estimate.denoising_seconds / estimate.total_seconds)
@@ -258,14 +260,14 @@ class Engine:
 
     def check(
         self, request: VideoRequest, output: str, layout: ParallelLayout | None = None, must_fit: bool = True
-    ) -> tuple[ParallelLayout, Prediction]:
-        """Layout and prediction with which `submit` would run a video.
+    ) -> tuple[ParallelLayout, Prediction, Machine]:
+        """Layout, prediction and machine with which `submit` would run a video.
 
         Raises InvalidLayout and InvalidRequest, with `must_fit` also for a request that is predicted not to fit.
         """
         self.door.check(request, output)
         self.layouts.check(layout := layout or self.layouts.of(request), request)
-        return layout, self._foresight.expect(request, layout, self._runners.ready, must_fit)
+        return layout, *self._foresight.expect(request, layout, self._runners.ready, must_fit)
 
     def _admit(self, job: Job, is_bounded: bool) -> None:
         """Reserve a place in the queue for a job, beside one for each replica."""
@@ -341,9 +343,9 @@ class Engine:
         Returns how many bytes of theirs other jobs may have meanwhile.
         """
         machine, prediction = self._foresight.meet(ready), job.prediction
-        if prediction is None or not job.has_begun:
+        if prediction is None or not (job.has_begun or job.planned_for is machine):
             prediction = self._foresight.plan(job.request, job.layout, machine)
-            job.settle(self._foresight.job_plan(prediction, job.plan.layout_reason), prediction)
+            job.settle(self._foresight.job_plan(prediction, job.plan.layout_reason), prediction, machine)
         return self._foresight.room_beside(prediction)
 
     def _advise(self, job: Job, environment: Mapping[str, object]) -> str | None:

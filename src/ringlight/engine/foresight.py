@@ -103,17 +103,16 @@ class Foresight:
 
     def expect(
         self, request: VideoRequest, layout: ParallelLayout, ready: messages.WorkerReady | None, must_fit: bool
-    ) -> Prediction:
-        """Plan a request with what ranks that are `ready` report.
+    ) -> tuple[Prediction, Machine]:
+        """Plan a request with what ranks that are `ready` report; returns the plan, and the machine that it is for.
 
         Raises InvalidRequest if it `must_fit` and is predicted not to.
         """
-        if ready is not None:
-            self.meet(ready)
-        prediction = self.plan(request, layout)
+        machine = self._here if ready is None else self.meet(ready)
+        prediction = self.plan(request, layout, machine)
         if must_fit:
             self.check_memory(request, layout, prediction)
-        return prediction
+        return prediction, machine
 
     def check_memory(self, request: VideoRequest, layout: ParallelLayout, plan: Prediction) -> None:
         """Raise InvalidRequest for a request that is predicted not to fit, with the smaller one that does."""
@@ -141,10 +140,12 @@ class Foresight:
         known = self.machine or self._machine_of(environment) or self._here
         has_measured = ready.abilities is not None and ready.abilities.speeds is not None
         basis = f"{self._basis}, {MEASURED}" if has_measured and not self._config.calibration else self._basis
-        self._here = met = msgspec.structs.replace(known, abilities=ready.abilities, basis=basis)
+        met = msgspec.structs.replace(known, abilities=ready.abilities, basis=basis)
+        if met != self._here:  # else those who have planned for it need not do so again
+            self._here = met
         if self.machine is not None:
-            self.machine = met
-        return met
+            self.machine = self._here
+        return self._here
 
     def room_beside(self, prediction: Prediction) -> float:
         """Bytes of a rank that paused jobs may take beside one that runs as predicted; unlimited if memory is unknown.
