@@ -17,7 +17,7 @@ SECRET_BYTES = 32
 
 
 class SignedLink(NamedTuple):
-    """Where a file is, as a path of this server, and until when (seconds since 1970)."""
+    """Path of this server that a file is at, and until when it works (seconds since 1970)."""
 
     url: str
     expires_at: int
@@ -37,14 +37,14 @@ class ContentLinks:
         self._secret = secrets.token_bytes(SECRET_BYTES)
 
     def sign(self, video_id: str, variant: str) -> SignedLink:
-        """A link to one file of a video, for somebody who may see it."""
+        """Sign a link to one file of a video, for somebody who may see it."""
         expires_at = math.ceil(self._clock.wall()) + self._seconds
         signature = self._signature(video_id, variant, expires_at)
         query = urlencode({"variant": variant, "expires": expires_at, "signature": signature})
         return SignedLink(f"/v1/videos/{video_id}/content?{query}", expires_at)
 
     def seconds_left(self, video_id: str, variant: str, expires_at: int, signature: str) -> int:
-        """For how long a link still works, at least 1. Raises HttpError 403 for one that is over, or not of ours."""
+        """Return how long a link still works, at least 1. Raises HttpError 403 for one that is over, or not of ours."""
         expected = self._signature(video_id, variant, expires_at)
         if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "surrogatepass")):
             said = "the link is not one that this server has made since it was started; ask for a new one"
