@@ -120,7 +120,7 @@ export class Card {
     if (!this.isSeen || this.video.status !== "completed") return;
     const { signal } = this.closing;
     const show = (blob) => signal.aborted || this.setPicture(URL.createObjectURL(blob));
-    this.picture ??= this.acts.poster(this, signal).then(show, () => {}); // the play button does without
+    this.picture ??= this.acts.poster(this, signal).then(show, () => (this.picture = null)); // the play button does without
   }
 
   // It is looked at by itself, with its report; or one of many again, and its film is let go.

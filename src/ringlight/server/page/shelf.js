@@ -23,7 +23,7 @@ export class Shelf {
     this.compared = null; // the id of the first of two
     this.streams = new Map(); // AbortController by id
     this.older = null; // a promise of the next page
-    this.isStuck = false; // it did not come; then it is asked for again once the list is seen
+    this.isStuck = false; // something did not come; it is asked for again once the list is seen
     this.timer = 0;
     this.depth = 0; // how far the tiles were scrolled when one was opened, in pixels
     this.search = new Search(find("search"), () => this.seek());
@@ -163,10 +163,12 @@ export class Shelf {
     try {
       await this.listing.walk();
       await this.lookElsewhere();
+      if (this.isStuck) this.cards.forEach((card) => card.showPoster());
       this.isStuck = false;
       this.arrange();
       say("");
     } catch (error) {
+      this.isStuck = true;
       say(error.message);
     }
     clearTimeout(this.timer); // of a look that was asked for meanwhile
