@@ -105,7 +105,8 @@ async def followed(client: Client, video_id: str, emitter: Emitter | None) -> Vi
     loop = asyncio.get_running_loop()
 
     def show(video: Video) -> None:
-        asyncio.run_coroutine_threadsafe(tell(emitter, how_far(video)), loop)
+        if not video.is_over:
+            asyncio.run_coroutine_threadsafe(tell(emitter, how_far(video)), loop)
 
     try:
         video = await asyncio.to_thread(client.wait, video_id, None, show)
