@@ -39,14 +39,16 @@ class Tools:
     class Valves(BaseModel):
         """What an administrator sets."""
 
-        url: str = Field("", description=f"Where the server is. Empty: RINGLIGHT_URL of the environment, else {URL}.")
+        url: str = Field(
+            default="", description=f"Where the server is. Empty: RINGLIGHT_URL of the environment, else {URL}."
+        )
         api_key: str = Field(
-            "",
+            default="",
             description="Key to it. Empty: RINGLIGHT_API_KEY of the environment.",
             json_schema_extra={"input": {"type": "password"}},
         )
         fields: str = Field(
-            "{}",
+            default="{}",
             description='Fields of the API that each video has, as JSON: {"size": "1280x704", "sampler": "euler"}.',
         )
 
