@@ -29,7 +29,7 @@ def widgets() -> dict[str, Widget]:
 
 
 def asked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those values of widgets that ask for something."""
+    """Leave out the values of widgets that ask for nothing."""
     return {name: value for name, value in values.items() if value != left_out(FIELDS[name])}
 
 

@@ -143,6 +143,7 @@ def told(video: Video) -> str:
 
 
 def content_of(client: Client, video_id: str) -> bytes:
+    """Fetch the file of a completed video."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         client.download(video_id, path)
