@@ -1,4 +1,4 @@
-"""Which server a workflow asks, and who is sent the key.
+"""The server that a workflow asks, and who is sent the key.
 
 The key is read from the environment of ComfyUI and stands in no workflow, no output and no error. It is sent to the
 server that the environment names, and to no other: whoever opens a stranger's workflow gives no key away.

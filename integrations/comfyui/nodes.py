@@ -26,7 +26,7 @@ AS_NAMED = "as its name says"
 
 
 class RinglightServer:
-    """Which server makes the videos. Without this node it is the one of the environment."""
+    """A server that makes the videos. Without this node it is the one of the environment."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
@@ -43,7 +43,7 @@ class RinglightServer:
         return {"required": {"url": ("STRING", {"default": "", "tooltip": tooltip})}}
 
     def name(self, url: str) -> tuple[str]:
-        """What is connected to nodes that make videos."""
+        """Give what is connected to nodes that make videos."""
         return (url,)
 
 

@@ -34,10 +34,10 @@ DATA = "data:image/"
 
 
 class Tools:
-    """What a model may call."""
+    """The functions that a model may call."""
 
     class Valves(BaseModel):
-        """What an administrator sets."""
+        """The settings of an administrator."""
 
         url: str = Field(
             default="", description=f"Where the server is. Empty: RINGLIGHT_URL of the environment, else {URL}."
@@ -136,7 +136,7 @@ def how_far(video: Video) -> str:
 
 
 def told(video: Video) -> str:
-    """What the model hears of the video that its user sees."""
+    """Say to the model what its user sees."""
     notes = [warning.message for warning in video.warnings]
     shown = f"The video is shown to the user: {video.size}, {video.duration_seconds} s, seed {video.seed}."
     return " ".join([shown, *notes])
