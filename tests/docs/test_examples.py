@@ -26,7 +26,6 @@ API = examples_of(ROOT / "docs/api.md")
 BATCHES = examples_of(ROOT / "docs/batches.md")
 SERVE = examples_of(ROOT / "docs/serving.md")
 TUTORIAL = examples_of(ROOT / "docs/tutorial.md")
-COMPARING = examples_of(ROOT / "docs/how_to/compare_servers.md")
 ALREADY_HERE = ("ringlight doctor", "ringlight demo-checkpoint demo")
 PAGES = [
     *(
@@ -91,14 +90,6 @@ def test_the_tutorial_works_as_it_is_typed(served: Served, tiny: Path, tmp_path:
     assert all(film.read_bytes()[4:8] == b"ftyp" for film in films)
     assert "3 completed; 3 files in films" in out
     assert "chosen: " in out
-
-
-@pytest.mark.slow
-def test_a_server_is_measured_as_the_page_says(served: Served, tmp_path: Path) -> None:
-    measuring, comparing = (each.text for each in COMPARING if each.language == "bash")
-    run("bash", measuring.replace(URL, served.url).replace("--rounds 2", "--rounds 1"), tmp_path)
-    assert json.loads((tmp_path / "before/result.json").read_text())["is_whole"]
-    run("bash", f"{comparing}\nbash -n compare.sh", tmp_path)
 
 
 def test_an_example_that_fails_is_found(tmp_path: Path) -> None:

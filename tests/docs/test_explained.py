@@ -5,8 +5,13 @@ from __future__ import annotations
 import re
 import runpy
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from ringlight.bench.gates import Gate, Measure
+from ringlight.bench.workload import read_workload
+from tests.docs.examples import examples_of, run
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -48,6 +53,16 @@ def test_modules_and_files_that_a_page_names_are_there(page: Path) -> None:
         if not any((place / name).exists() or (place / f"{name}.py").exists() for place in PLACES)
         and not name.startswith(("before/", "bench/", "videos/"))  # of the reader
     ]
+
+
+def test_the_servers_of_the_page_could_be_measured_and_compared(tmp_path: Path) -> None:
+    page = DOCS / "how_to/compare_servers.md"
+    measuring, comparing = (each.text for each in examples_of(page) if each.language == "bash")
+    run("bash", measuring.partition("ringlight bench")[0], tmp_path)
+    assert read_workload(tmp_path / "ci.toml").name == "ci"
+    run("bash", f"{comparing}\nbash -n compare.sh", tmp_path)
+    gates = re.findall(r"`([A-Z][\w ]* [<>]=? [^`]+)`", page.read_text())
+    assert len({Gate.parse(text).measure for text in gates}) == len(get_args(Measure))
 
 
 def test_the_timelines_are_what_the_planner_plays_now() -> None:
