@@ -30,7 +30,15 @@ ALREADY_HERE = ("ringlight doctor", "ringlight demo-checkpoint demo")
 PAGES = [
     *(
         example
-        for name in ("operations", "samplers", "security", "moving", "serving", "deploy/machines")
+        for name in (
+            "operations",
+            "samplers",
+            "security",
+            "moving",
+            "serving",
+            "deploy/machines",
+            "how_to/other_programs",
+        )
         for example in examples_of(ROOT / f"docs/{name}.md")
     ),
     *examples_of(ROOT / "README.md"),
