@@ -18,6 +18,7 @@ DOCS = ROOT / "docs"
 PLACES = (ROOT, ROOT / "src/ringlight")
 TERMS = re.compile(r"^- ((?:\*\*[^*]+\*\*(?:, )?)+)", re.MULTILINE)
 NAMED = re.compile(r"`((?:[a-z_]+/)+[\w.]*)`")
+OF_OTHERS = ("before/", "videos/", "openai/")  # folders of a reader, and a prefix of another program
 PAGES = [*sorted((DOCS / "explanation").glob("*.md")), *sorted((DOCS / "how_to").glob("*.md")), DOCS / "glossary.md"]
 
 
@@ -51,7 +52,7 @@ def test_modules_and_files_that_a_page_names_are_there(page: Path) -> None:
         name
         for name in named
         if not any((place / name).exists() or (place / f"{name}.py").exists() for place in PLACES)
-        and not name.startswith(("before/", "bench/", "videos/"))  # of the reader
+        and not name.startswith(OF_OTHERS)
     ]
 
 
