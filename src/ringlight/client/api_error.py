@@ -38,6 +38,7 @@ class ApiError(RinglightError):
 
     @property
     def message(self) -> str:
+        """What the server says of it, for people."""
         return str(self)
 
     @classmethod

@@ -99,6 +99,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_over(self) -> bool:
+        """Whether it is completed or has failed."""
         return self.status in ("completed", "failed")
 
     @property
@@ -279,6 +280,7 @@ class Job:
 
     @property
     def state(self) -> JobState:
+        """What is known of it now."""
         return self._state
 
     @property
