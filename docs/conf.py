@@ -35,6 +35,7 @@ highlight_language = "text"
 copybutton_exclude = ".linenos, .gp"
 
 html_theme = "furo"
+html_favicon = "../src/ringlight/server/page/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 templates_path = ["_templates"]

@@ -102,7 +102,8 @@ def test_the_site_fetches_nothing_from_elsewhere(site: Path) -> None:
 def test_what_leads_nowhere_and_what_nothing_leads_to_end_the_build(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "docs").mkdir(parents=True)
-    for name in ("docs/conf.py", "docs/_templates", "docs/_static", "scripts/reference", "src/ringlight/__init__.py"):
+    folders, package = ("docs/_templates", "docs/_static", "scripts/reference"), "src/ringlight"
+    for name in (*folders, "docs/conf.py", f"{package}/__init__.py", f"{package}/server/page/icon.svg"):
         place = root / name
         place.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, place)
