@@ -32,7 +32,6 @@ exclude_patterns = [".*", "build", "dist", "demo", "ringlight-data", "src", "tes
 myst_heading_anchors = 6  # as a code host names them
 smartquotes = False  # or --flag would have a dash
 highlight_language = "text"
-copybutton_exclude = ".linenos, .gp"
 
 html_theme = "furo"
 html_favicon = "../src/ringlight/server/page/icon.svg"
@@ -41,6 +40,7 @@ html_css_files = ["site.css"]
 templates_path = ["_templates"]
 html_additional_pages = {"index": "to_index.html"}  # pages lie in docs/, as in the repository
 html_copy_source = False
+html_use_index = False  # of what directives define: there are none
 html_theme_options = {  # the accents of the server's own page
     "light_css_variables": {"color-brand-primary": "#8a5100", "color-brand-content": "#8a5100"},
     "dark_css_variables": {"color-brand-primary": "#f0b565", "color-brand-content": "#f0b565"},

@@ -39,10 +39,10 @@ class Fetched(HTMLParser):
 
 
 def build(root: Path, folder: Path) -> tuple[int, list[str]]:
-    """Run Sphinx as scripts/docs does, but to the end; its exit code and warnings."""
+    """Run Sphinx as scripts/docs does; its exit code and warnings, or why it failed without one."""
     command = [sys.executable, "-m", "sphinx", "--conf-dir", root / "docs", "--fail-on-warning", "--quiet"]
     done = subprocess.run([*command, root, folder], capture_output=True, text=True, check=False, timeout=300)
-    return done.returncode, WARNING.findall(done.stderr) or done.stderr.splitlines()
+    return done.returncode, WARNING.findall(done.stderr) or (done.stderr.splitlines() if done.returncode else [])
 
 
 @pytest.fixture(scope="module")
