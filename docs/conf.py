@@ -1,7 +1,7 @@
-"""How Sphinx makes a site of the repository's Markdown. `scripts/docs` runs it; docs/navigation.toml orders the pages.
+"""Settings of Sphinx, which makes a site of the repository's Markdown: `scripts/docs` runs it.
 
-Pages are read where they lie, also those beside docs/ (README.md, CHANGELOG.md ...), so that a link between two of them
-is the same here and on a code host. What is broken is a warning, and a warning ends the build.
+docs/navigation.toml orders the pages. They are read where they lie, also README.md and others beside docs/, so that a
+link between two of them is the same here and on a code host. What is broken is a warning, and a warning ends the build.
 """
 
 from __future__ import annotations
@@ -54,5 +54,6 @@ def add_navigation(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    """Extend Sphinx by this file."""
     app.connect("source-read", add_navigation)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

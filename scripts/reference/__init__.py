@@ -1,1 +1,1 @@
-"""What scripts/write_docs.py writes into docs/, and docs/conf.py takes up, where it is more than a table."""
+"""Reference pages and navigation, of which scripts/write_docs.py and docs/conf.py make the docs."""

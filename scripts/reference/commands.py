@@ -47,7 +47,7 @@ def options(command: Any, heading: str = "**{}**") -> str:
 def _commands(
     command: Any = ringlight, path: tuple[str, ...] = ("ringlight",)
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """What can be run, in the order of help."""
+    """Commands that can be run with their paths, in the order of help."""
     below = getattr(command, "commands", None)
     if below is None:
         yield path, command

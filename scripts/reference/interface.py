@@ -46,7 +46,7 @@ def client() -> str:
 
 
 def errors() -> str:
-    """What is raised on purpose, and by the client."""
+    """Base of what is raised on purpose, and errors of the client."""
     return "\n\n".join(_section(name, getattr(ringlight, name)) for name in ERRORS)
 
 
@@ -82,7 +82,7 @@ def _usual(field: Any) -> str:
 
 
 def _said(kind: Any) -> str:
-    """What is declared of a field beside its type."""
+    """Text and bounds that are declared of a field beside its type."""
     notes = get_args(kind)[1:] if get_origin(kind) is typing.Annotated else ()
     metas = [each for each in notes if isinstance(each, msgspec.Meta)]
     texts = [each.description or "" for each in metas]
@@ -104,7 +104,7 @@ def _members(kind: type) -> Iterator[tuple[str, Any]]:
 
 
 def _public(kind: type) -> Iterator[tuple[str, Any]]:
-    """What a class and those that it is made of define, in the order of definition."""
+    """Public members of a class and of those that it is made of, in the order of definition."""
     seen: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
         if base.__module__.startswith("ringlight"):

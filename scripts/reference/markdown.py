@@ -13,12 +13,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def first_sentence(text: str) -> str:
-    """Up to the first full stop that ends a sentence."""
+    """Text up to the first full stop that ends a sentence."""
     return re.split(r"(?<=[.])\s", " ".join(text.split()), maxsplit=1)[0]
 
 
 def bounds(low: float | None, high: float | None) -> str:
-    """Between what a number lies, in words; empty for any."""
+    """Bounds of a number in words; empty where there are none."""
     if high is None:
         return "" if low is None else f"from {low:g}"
     return f"up to {high:g}" if low is None else f"{low:g} to {high:g}"

@@ -38,7 +38,7 @@ class ApiError(RinglightError):
 
     @property
     def message(self) -> str:
-        """What the server says of it, for people."""
+        """Message of the server, for people."""
         return str(self)
 
     @classmethod

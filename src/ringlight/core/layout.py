@@ -55,12 +55,12 @@ class ParallelLayout(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def num_ranks(self) -> int:
-        """All ranks, over both branches."""
+        """Number of ranks, over all branches."""
         return self.cfg * self.sp
 
     @property
     def name(self) -> str:
-        """Such as `u1r2`; `parse` reads it."""
+        """Name such as `u1r2`, which `parse` reads."""
         branches = f"c{self.cfg}" if self.cfg > 1 else ""
         return f"{branches}u{self.ulysses}r{self.ring}"
 

@@ -120,10 +120,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds that remain at the pace of the last step, what follows denoising included; None before the first.
-
-        Those of its own turns: what goes before it while it is paused is not among them.
-        """
+        """Seconds that remain of its own turns, up to its end, at the pace of the last step; None before the first."""
         if not self.step_seconds:
             return None
         after = (1 / self.denoising_share - 1) * self.num_steps * self.step_seconds
@@ -284,7 +281,7 @@ class Job:
 
     @property
     def state(self) -> JobState:
-        """What is known of it now."""
+        """State of the job at this moment."""
         return self._state
 
     @property
