@@ -38,9 +38,11 @@ def sections(root: Path = ROOT) -> list[Section]:
     taken = {entry["path"] for listed in entries for entry in listed} | {INDEX}
     found = []
     for one, listed in zip(asked, entries, strict=True):
-        pages = tuple(page for entry in listed for page in _pages(root, entry, taken))
-        taken |= {page.path for page in pages}
-        found.append(Section(one["title"], one["about"], pages))
+        pages: list[Page] = []
+        for entry in listed:
+            pages += _pages(root, entry, taken)
+            taken |= {page.path for page in pages}
+        found.append(Section(one["title"], one["about"], tuple(pages)))
     return [section for section in found if section.pages]
 
 
