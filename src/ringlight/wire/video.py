@@ -116,6 +116,7 @@ class Video(AskedFields, frozen=True, kw_only=True):
 
     @property
     def is_over(self) -> bool:
+        """Whether it is completed or has failed."""
         return self.status in ("completed", "failed")
 
 
