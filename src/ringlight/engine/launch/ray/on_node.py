@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 KNOCK_SECONDS = 5.0
+NOT_INSTALLED = "not installed"
 
 
 class NodeAnswer(NamedTuple):
@@ -52,7 +53,7 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed"
+        return NOT_INSTALLED
 
 
 def _wants_token() -> bool:
