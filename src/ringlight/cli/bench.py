@@ -242,15 +242,10 @@ def _variant(text: str) -> RequestVariant:
 def _launches(
     asked: AskedBenchmark, names: list[str], engine: EngineConfig, workload: Workload, logs: Path
 ) -> tuple[Launch, dict[str, Launch]]:
-<<<<<<< HEAD
-    """How servers are started, and those of variants that have their own, by name. Raises InvalidSetting for variants
-    that these cannot make, or that are as what they are measured beside, and InvalidInstallation."""
-=======
     """Launch of the exact servers, and those of variants that have their own, by name.
 
-    Raises InvalidSetting for variants that these servers cannot make, or that change nothing.
+    Raises InvalidSetting for variants that these servers cannot make, or that change nothing, and InvalidInstallation.
     """
->>>>>>> main
     from ringlight.bench.servers import Launch
 
     assert asked.model_path is not None, "or there is a URL"

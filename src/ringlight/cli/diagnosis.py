@@ -111,8 +111,11 @@ class Finding(NamedTuple):
 
 
 def examine() -> tuple[Facts, list[Finding]]:
-    """Facts by group, and what is broken: of the worker where its torch is, for a machine that computes nothing needs
-    none. Takes some seconds: all is imported once, by another process."""
+    """Facts by group, and what is broken.
+
+    A machine that computes nothing needs no worker, which is looked at where its torch is. Takes some seconds: all is
+    imported once, by another process.
+    """
     known = sorted(requirements(), key=lambda requirement: requirement.name not in FIRST)
     computes = installed("torch") is not None
     needed = [requirement for requirement in known if requirement.extra in (OURS if computes else (BASE,))]
@@ -138,11 +141,7 @@ def examine() -> tuple[Facts, list[Finding]]:
 
 
 def requirements() -> Iterator[Requirement]:
-<<<<<<< HEAD
-    """What this package says that it needs, also for its extras. Nothing where it is run from a source tree."""
-=======
-    """Yield the requirements of this package without its extras; none if it is run from a source tree."""
->>>>>>> main
+    """Yield the requirements of this package and of its extras; none if it is run from a source tree."""
     try:
         lines = requires("ringlight") or []
     except PackageNotFoundError:
@@ -212,7 +211,7 @@ def _probe(modules: list[str]) -> tuple[dict[str, dict[str, Any]], Finding | Non
 
 
 def _extras(known: list[Requirement]) -> dict[str, str]:
-    """Which extras are installed, and what would add the others; what computes is first."""
+    """State of each extra: installed, or the command that adds it; the worker is first."""
     extras = sorted({each.extra for each in known} - {BASE, DEV}, key=lambda extra: (extra != WORKER, extra))
     lacking = {each.extra for each in known if installed(each.name) is None}
     missing = "not installed; pip install 'ringlight[{}]'"

@@ -81,7 +81,7 @@ def _check(name: str, well: str, faults: Iterable[str], remedy: str) -> Check:
 
 
 def _torch(here: Mapping[str, str], hosts: Sequence[NodeAnswer], remedy: str) -> Check:
-    """Who hosts no rank needs none; where a server has none, nodes are compared with each other."""
+    """Check that all nodes that host ranks have the same PyTorch, which nobody else needs, a server neither."""
     told = {"here": here["torch"]} | {f"on {node.name}": node.told["torch"] for node in hosts}
     first = next((where for where, version in told.items() if version != NOT_INSTALLED), "here")
     faults = (
