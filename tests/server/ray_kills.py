@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from tests.engine.processes import is_alive, wait_until
 from tests.engine.ray_nodes import RayNodes, ray_cluster
-from tests.server.films import FILMS, RING, replica_of, sha256_of, spread
+from tests.server.films import RING, SHORT, Film, replica_of, sha256_of, spread
 from tests.server.kills import Client, Findings, check_all, videos_of
 from tests.server.served import POLL_SECONDS, Served, start_program
 
@@ -21,6 +21,9 @@ VICTIMS = ("a rank", "both ranks", "a raylet", "the server")
 SERVING = ("ready", "busy")
 MAKES_WAY = "makes way once it has nothing in hand"
 PATIENCE = 300.0
+FILM: Film = SHORT | {"num_inference_steps": 40}
+"""Small, for every exchange between two nodes waits for a turn on the same cores, and long enough to be struck."""
+FILMS = (SHORT, FILM, FILM | {"seed": 8, "num_inference_steps": 60})
 PAIR = (*RING, "--num-slices", 1)
 """Two ranks, one on each node; link speeds would decide on slices, and are measured anew at each start."""
 
@@ -134,7 +137,7 @@ def kill_on_ray(folder: Path, checkpoint: Path, count: int, chance: random.Rando
     with ray_cluster(1, 1) as nodes, ray_scene(folder, checkpoint, nodes, *options) as scene:
         made = [scene.server.completed(**film) for film in FILMS]
         expected = {number: sha256_of(scene.server, video["id"]) for number, video in enumerate(made)}
-        client = Client(scene.server.url, random.Random(chance.random()))
+        client = Client(scene.server.url, random.Random(chance.random()), FILMS)
         try:
             for victim in victims:
                 wait_for_any_step(scene.server, chance)
