@@ -13,19 +13,21 @@ from typing import Any, NamedTuple
 
 from tests.engine.processes import is_alive, wait_until
 from tests.engine.ray_nodes import RayNodes, ray_cluster
-from tests.server.films import RING, SHORT, Film, replica_of, sha256_of, spread
+from tests.server.films import SHORT, Film, replica_of, sha256_of, spread
 from tests.server.kills import Client, Findings, check_all, videos_of
-from tests.server.served import POLL_SECONDS, Served, start_program
+from tests.server.served import Served, start_program
 
 VICTIMS = ("a rank", "both ranks", "a raylet", "the server")
 SERVING = ("ready", "busy")
 MAKES_WAY = "makes way once it has nothing in hand"
 PATIENCE = 300.0
+POLL_SECONDS = 0.1
 FILM: Film = SHORT | {"num_inference_steps": 40}
 """Small, for every exchange between two nodes waits for a turn on the same cores, and long enough to be struck."""
 FILMS = (SHORT, FILM, FILM | {"seed": 8, "num_inference_steps": 60})
-PAIR = (*RING, "--num-slices", 1)
-"""Two ranks, one on each node; link speeds would decide on slices, and are measured anew at each start."""
+PAIR = ("--num-gpus", 2, "--ring-degree", 2, "--num-slices", 1, "--save-seconds", 0.2, "--no-warm-up")
+"""Two ranks, one on each node; link speeds would decide on slices, and are measured anew at each start. What is killed
+is noticed by the end of a connection, long before the watchdog."""
 
 
 class RayServed(Served):

@@ -69,6 +69,7 @@ def test_a_server_of_two_nodes_survives_what_a_local_one_does(
     assert scene.server.http.post("/v1/videos", json=SHORT).status_code == 503
     assert scene.server.process.wait(PATIENCE) == 0
     assert all(map(ends, ranks))
+    assert "_ray_timestamp" not in scene.server.log
     scene.server.http.close()
     later = Served(tmp_path, tiny)  # whoever comes next finds what was let go
     try:
