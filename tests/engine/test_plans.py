@@ -10,10 +10,14 @@ import pytest
 from ringlight import Engine, EngineConfig
 from ringlight.core import messages
 from ringlight.core.errors import WorkerError
-from ringlight.core.layout import AskedLayout
+from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.core.plan import Abilities, Speeds
+from ringlight.engine import foresight
 from ringlight.engine.jobs import Keep, Submission
 from ringlight.engine.replica import Lost, Receive
+from ringlight.families.work import Work
+from ringlight.planner.machine import Machine
+from ringlight.planner.prediction import Prediction, predict
 from tests.engine.replicas import FakeReplica
 from tests.engine.requests import small
 
@@ -106,3 +110,19 @@ def test_jobs_that_are_taken_in_later_are_planned_by_what_was_measured(tiny: Pat
         assert waiting.state.status == "queued" and waiting.plan.num_slices == 4
         replica.go_on.set()
         waiting.wait(PATIENCE)
+
+
+def test_a_job_is_planned_once_for_what_it_runs_on(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the turns of others nothing is reckoned again that is known."""
+    planned: list[Machine] = []
+
+    def predict_and_note(work: Work, layout: ParallelLayout, machine: Machine) -> Prediction:
+        planned.append(machine)
+        return predict(work, layout, machine)
+
+    monkeypatch.setattr(foresight, "predict", predict_and_note)
+    with engine_on(tiny, Measured(FAST)) as engine:
+        for number in range(2):  # the first one before its ranks have measured anything
+            engine.submit(film(engine), str(tmp_path / f"{number}.npy")).wait(PATIENCE)
+    *_, before, after, once = planned
+    assert before != after is once

@@ -38,6 +38,7 @@ from ringlight.engine.site import Site, site_of
 from ringlight.engine.waiting import Awaited
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.table import checkpoint_at, model_defaults, model_of
+from ringlight.planner.machine import Machine
 from ringlight.planner.prediction import Prediction
 from ringlight.planner.scheduling import Policy
 
@@ -225,7 +226,7 @@ class Engine:
         raised, and the job is not queued.
         """
         asked = submission or Submission()
-        layout, prediction = self.check(request, output, layout, must_fit=asked.state is None)
+        layout, prediction, machine = self.check(request, output, layout, must_fit=asked.state is None)
         self.start(wait=False)
         warnings = self.door.warnings(request, asked.asked_size)
         job = Job(
@@ -240,6 +241,7 @@ class Engine:
             state=asked.state or JobState(warnings=warnings),
             plan=self._foresight.job_plan(prediction, self.layouts.reason(layout, request)),
             prediction=prediction,
+            planned_for=machine,
         )
         if (estimate := self.pace.estimate(prediction, job.is_planned_here)) is not None:
             job.expect(estimate.denoising_seconds / estimate.total_seconds)
@@ -255,12 +257,12 @@ class Engine:
 
     def check(
         self, request: VideoRequest, output: str, layout: ParallelLayout | None = None, must_fit: bool = True
-    ) -> tuple[ParallelLayout, Prediction]:
-        """How `submit` would run a video. Raises InvalidRequest, where it `must_fit` also for what is predicted not to,
-        and InvalidLayout."""
+    ) -> tuple[ParallelLayout, Prediction, Machine]:
+        """How `submit` would run a video, and on what. Raises InvalidRequest, where it `must_fit` also for what is
+        predicted not to, and InvalidLayout."""
         self.door.check(request, output)
         self.layouts.check(layout := layout or self.layouts.of(request), request)
-        return layout, self._foresight.expect(request, layout, self._runners.ready, must_fit)
+        return layout, *self._foresight.expect(request, layout, self._runners.ready, must_fit)
 
     def _admit(self, job: Job, is_bounded: bool) -> None:
         """Take a place among the jobs that wait, beside one for each replica."""
@@ -335,9 +337,9 @@ class Engine:
         """Make the plan of a job final: with what the workers that will run it have measured. Returns how many bytes
         of theirs other jobs may have meanwhile."""
         machine, prediction = self._foresight.meet(ready), job.prediction
-        if prediction is None or not job.has_begun:
+        if prediction is None or not (job.has_begun or job.planned_for is machine):
             prediction = self._foresight.plan(job.request, job.layout, machine)
-            job.settle(self._foresight.job_plan(prediction, job.plan.layout_reason), prediction)
+            job.settle(self._foresight.job_plan(prediction, job.plan.layout_reason), prediction, machine)
         return self._foresight.room_beside(prediction)
 
     def _advise(self, job: Job, environment: Mapping[str, object]) -> str | None:

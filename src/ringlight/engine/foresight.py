@@ -103,15 +103,14 @@ class Foresight:
 
     def expect(
         self, request: VideoRequest, layout: ParallelLayout, ready: messages.WorkerReady | None, must_fit: bool
-    ) -> Prediction:
-        """The plan of a request with what ranks that are `ready` say. Raises InvalidRequest where it `must_fit` and is
-        predicted not to."""
-        if ready is not None:
-            self.meet(ready)
-        prediction = self.plan(request, layout)
+    ) -> tuple[Prediction, Machine]:
+        """The plan of a request with what ranks that are `ready` say, and what it is made for. Raises InvalidRequest
+        where it `must_fit` and is predicted not to."""
+        machine = self._here if ready is None else self.meet(ready)
+        prediction = self.plan(request, layout, machine)
         if must_fit:
             self.check_memory(request, layout, prediction)
-        return prediction
+        return prediction, machine
 
     def check_memory(self, request: VideoRequest, layout: ParallelLayout, plan: Prediction) -> None:
         """Raise InvalidRequest for a request that is predicted not to fit, with the smaller one that does."""
@@ -139,10 +138,12 @@ class Foresight:
         known = self.machine or self._machine_of(environment) or self._here
         has_measured = ready.abilities is not None and ready.abilities.speeds is not None
         basis = f"{self._basis}, {MEASURED}" if has_measured and not self._config.calibration else self._basis
-        self._here = met = msgspec.structs.replace(known, abilities=ready.abilities, basis=basis)
+        met = msgspec.structs.replace(known, abilities=ready.abilities, basis=basis)
+        if met != self._here:  # else those who have planned for it need not do so again
+            self._here = met
         if self.machine is not None:
-            self.machine = met
-        return met
+            self.machine = self._here
+        return self._here
 
     def room_beside(self, prediction: Prediction) -> float:
         """Bytes of a rank that jobs which have made way may have beside one that runs as predicted; where nobody knows

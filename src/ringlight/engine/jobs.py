@@ -21,6 +21,7 @@ from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
 from ringlight.core.sizes import AskedSize
 from ringlight.core.warning import Warnings
+from ringlight.planner.machine import Machine
 from ringlight.planner.prediction import Prediction
 
 logger = logging.getLogger(__name__)
@@ -249,12 +250,13 @@ class Job:
         state: JobState | None = None,
         plan: JobPlan = SIMPLEST,
         prediction: Prediction | None = None,
+        planned_for: Machine | None = None,
     ) -> None:
         """`came_at`: when it was first accepted, and `deadline`: when it fails if it is not over, both on a clock that
         only goes on. `state`: what is known of the job already.
 
         `plan` is how it runs, as far as is known before its ranks are ready, and `prediction` what it should take, here
-        or only in proportion.
+        or only in proportion: on the machine that it is `planned_for`.
         """
         self.id = job_id
         self.request = request
@@ -265,6 +267,7 @@ class Job:
         self.deadline = deadline
         self.plan = plan
         self.prediction = prediction
+        self.planned_for = planned_for
         self.has_begun = False
         self._turn_began_at: float | None = None
         self._earlier_seconds = 0.0  # in turns of this run that are over
@@ -291,10 +294,10 @@ class Job:
         """Whether its prediction is of this machine."""
         return self.plan.predicted is not None
 
-    def settle(self, plan: JobPlan, prediction: Prediction) -> None:
+    def settle(self, plan: JobPlan, prediction: Prediction, planned_for: Machine) -> None:
         """Run as this plan says, which is made with all that is known now; a job that has begun keeps its own."""
         if not self.has_begun:
-            self.plan, self.prediction = plan, prediction
+            self.plan, self.prediction, self.planned_for = plan, prediction, planned_for
 
     def order(self) -> messages.RunJob:
         """What a worker is told."""

@@ -70,7 +70,8 @@ class Control:
             return [message]
         lengths = self.agree(len(message))
         mine = torch.zeros(max(lengths), dtype=torch.uint8)
-        mine[: len(message)] = torch.tensor(list(message), dtype=torch.uint8)
+        if message:
+            mine[: len(message)] = torch.frombuffer(bytearray(message), dtype=torch.uint8)
         every = [torch.empty_like(mine) for _ in range(self.size)]
         try:
             dist.all_gather(every, mine, group=self._group)

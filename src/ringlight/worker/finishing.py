@@ -21,6 +21,13 @@ class Finishing:
     def __init__(self, corridor: Corridor) -> None:
         self._corridor = corridor
         self._thread: threading.Thread | None = None
+        self._announced: messages.RunJob | None = None
+
+    def announce_now(self, job: messages.RunJob) -> None:
+        """Say that the ranks are free, before there is a report; left to `begin` where an output is to be waited for
+        first, lest the other ranks wait for this one in the middle of something."""
+        if self._thread is None or not self._thread.is_alive():
+            self._announce(job)
 
     def begin(self, job: messages.RunJob, output: Output, report: RunReport, computed_at: float) -> None:
         """Say that the ranks are free, and go on with the output beside them; the one before is waited for first.
@@ -28,7 +35,7 @@ class Finishing:
         The `report` ends with an Output stage of 0 seconds, at `computed_at` by `time.perf_counter`.
         """
         self.wait()
-        self._corridor.send(messages.Computed(job_id=job.job_id))
+        self._announce(job)
         work = (job, output, report, computed_at)
         self._thread = threading.Thread(target=self._finish, args=work, name="finishing", daemon=True)
         self._thread.start()
@@ -38,6 +45,11 @@ class Finishing:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+    def _announce(self, job: messages.RunJob) -> None:
+        if self._announced is not job:
+            self._announced = job
+            self._corridor.send(messages.Computed(job_id=job.job_id))
 
     def _finish(self, job: messages.RunJob, output: Output, report: RunReport, computed_at: float) -> None:
         ending: messages.JobCompleted | messages.JobFailed

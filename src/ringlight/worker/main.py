@@ -239,6 +239,8 @@ class Worker:
         left = job.go_on(pipeline)
         computed_at, total_seconds = time.perf_counter(), job.tracer.clock.now()
         try:
+            if job.output is not None:
+                self._finishing.announce_now(job.order)  # the engine says what is next while the report is made
             measured = job.measured(
                 RankReport(
                     rank=self._place.rank,
