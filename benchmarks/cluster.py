@@ -111,8 +111,6 @@ def throughput(places: Sequence[Site], checkpoint: Path, folder: Path, asked: ar
                 home = folder / f"{name} {number}"
                 home.mkdir()
                 seconds[name].append(crowd(engines[name], request, asked.num_videos, home))
-    made = {name: [(folder / f"{name} 0" / f"{seed}.mp4").read_bytes() for seed in range(asked.num_videos)]
-            for name in seconds}  # fmt: skip
     rows = [
         {
             "replicas": f"2, {name}",
@@ -127,7 +125,7 @@ def throughput(places: Sequence[Site], checkpoint: Path, folder: Path, asked: ar
     found: Result = {"rows": rows, "request": request}
     if len(places) > 1:
         found |= {
-            "same files": made["local"] == made["Ray"],
+            "same file of a seed": len({each.read_bytes() for each in folder.glob("* 0/0.mp4")}) == 1,
             "goal": GOAL,
             "Ray over local, of medians": median(seconds["local"]) / median(seconds["Ray"]),
             "Ray over local, median of rounds": median(
