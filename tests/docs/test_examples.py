@@ -28,7 +28,15 @@ SERVE = examples_of(ROOT / "docs/serving.md")
 PAGES = [
     *(
         example
-        for name in ("operations", "samplers", "security", "moving", "serving", "deploy/machines")
+        for name in (
+            "operations",
+            "samplers",
+            "security",
+            "moving",
+            "serving",
+            "deploy/machines",
+            "how_to/other_programs",
+        )
         for example in examples_of(ROOT / f"docs/{name}.md")
     ),
     *examples_of(ROOT / "README.md"),
