@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from typing import Protocol
 
@@ -68,8 +69,10 @@ def site_of(config: EngineConfig) -> Site:
     """
     if not config.cluster.is_ray:
         return OwnMachine(config)
+    make_record = logging.getLogRecordFactory()
     from ringlight.engine.launch.ray.site import RaySite  # here, for it imports ray, which only this needs
 
+    logging.setLogRecordFactory(make_record)  # Ray's adds a field to all that is logged in this process
     return RaySite(config)
 
 
