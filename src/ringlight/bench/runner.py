@@ -42,8 +42,11 @@ class RunningServer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is measured: servers that we launch, or those that run already. `own` are those of variants that have a
-    server of their own, by their names; `api_key` is that of servers that we launch."""
+    """Servers to measure: those that we launch, or those that run already.
+
+    `own` are those of variants that have a server of their own, by their names; `api_key` is that of servers that we
+    launch.
+    """
 
     launch: Launch | None = None
     own: dict[str, Launch] = {}
@@ -52,8 +55,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contender(msgspec.Struct, frozen=True, kw_only=True):
-    """A column: a layout (or a server's own), exact or as a variant has it, with its requests. `launch` starts its
-    server, unless one is `running`. It is held to the column that it is `beside`, else to the baseline."""
+    """Column to measure: a layout (or a server's own), exact or as a variant has it, with its requests.
+
+    `launch` starts its server, unless one is `running`. It is compared with the column that it is `beside`, else with
+    the baseline.
+    """
 
     name: str
     layout: str
@@ -65,15 +71,15 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Benchmark:
-    """Rounds of a workload over columns, and what came of them so far."""
+    """Rounds of a workload over columns, and their results so far."""
 
     def __init__(
         self, workload: Workload, layouts: Sequence[str], target: Target, num_rounds: int, folder: Path, tell: Tell
     ) -> None:
-        """Columns are `layouts`, each exact and then as each variant of the workload has it, of each server that runs
-        already; no layout is such a server's own. Videos of the first round are kept in `folder`.
+        """Columns are `layouts`, each exact and then as each variant of the workload has it, of each running server.
 
-        `tell` hears of every step, a line each.
+        No layout is a running server's own. Videos of the first round are kept in `folder`. `tell` hears of
+        every step, a line each.
         """
         self.workload, self.target, self.num_rounds = workload, target, num_rounds
         self.layouts = list(layouts) or [""]
@@ -118,7 +124,7 @@ class Benchmark:
         return {each.name for each in self.contenders if each.launch != self.target.launch}
 
     def run(self) -> None:
-        """All rounds. What is found so far is in `samples`, also where this is interrupted or raises."""
+        """Run all rounds. Results so far are in `samples`, also after an interruption or an error."""
         for number in range(1, self.num_rounds + 1):
             for together in self.turns(number):
                 names = ", ".join(each.name for each in together)
@@ -132,7 +138,7 @@ class Benchmark:
         self.is_whole = True
 
     def turns(self, number: int) -> Iterator[list[Contender]]:
-        """Who is measured one after another, those of one server together."""
+        """Yield the order of a round: contenders that share a server, one server after another."""
         turn = self.contenders if number % 2 else self.contenders[::-1]
         for layout in self.layouts if number % 2 else reversed(self.layouts):
             own = [each for each in turn if each.layout == layout]
@@ -264,8 +270,10 @@ def expectations(
     link: LinkRates,
     uncalibrated: Collection[str] = (),
 ) -> list[Expected]:
-    """What was to be expected of each column, kind of request and number of slices that has a report of this model; of
-    the columns `uncalibrated`, whose server is another than what was calibrated, their bytes alone."""
+    """Predictions for each column, kind of request and number of slices that has a report of this model.
+
+    Columns in `uncalibrated` have a server other than the calibrated one; only their bytes are predicted.
+    """
     found: dict[tuple[str, int, int], Expected] = {}
     for sample in samples:
         report = sample.report

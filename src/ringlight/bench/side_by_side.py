@@ -1,4 +1,4 @@
-"""Servers side by side, as a section of the page: which is faster, or is it noise, and do they make the same films?"""
+"""Servers side by side, as a section of the page: ratios, whether they are noise, and how alike films are."""
 
 from __future__ import annotations
 

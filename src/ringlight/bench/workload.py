@@ -58,7 +58,7 @@ class RequestKind(OpenFields, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def title(self) -> str:
-        """What it is, in short."""
+        """Short title of the request."""
         task = task_of(self.image, self.last_image)
         loras = f", LoRA {', '.join(map(str, self.lora))}" if self.lora else ""
         frames = f"{self.size}, {self.num_frames} frames"
@@ -66,8 +66,10 @@ class RequestKind(OpenFields, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Usual(msgspec.Struct, frozen=True, kw_only=True):
-    """What is taken for `fields` that a workload leaves out, by whom (`name`), and what is needed besides. A server
-    that is none of ours tells no fields."""
+    """Defaults for the `fields` that a workload leaves out, of the checkpoint or the server `name`.
+
+    A server that is none of ours tells no fields.
+    """
 
     name: str
     fields: dict[str, Any]
@@ -112,7 +114,7 @@ class Usual(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """One request as it is sent: which of the workload's kinds it is, and when, in seconds from the round's begin."""
+    """Request as it is sent: its kind in the workload, and its time in seconds from the round's begin."""
 
     kind: int
     fields: dict[str, Any]
@@ -151,8 +153,11 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def usual(cls, usual: Usual, image: Path | None = None) -> Workload:
-        """What is made of a prompt alone, or of it and a picture, once a round. A video that needs a last picture too
-        ends with the same. Raises InvalidSetting where there is none and the model needs one."""
+        """Workload of one request with all defaults, or with these and a picture, once a round.
+
+        A video that needs a last picture too ends with the same. Raises InvalidSetting if the model needs a picture
+        and there is none.
+        """
         if usual.needs_picture and image is None:
             raise InvalidSetting(f"{usual.name} makes no video without a picture; name one with --image")
         given = None if image is None else GIVEN
@@ -184,7 +189,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, said=said)
 
     def varied(self, variant: RequestVariant) -> Workload:
-        """These requests as a variant has them, which nothing is beside. Raises InvalidSetting."""
+        """Workload with a variant's changes applied to every request, and no variants. Raises InvalidSetting."""
         name = f"{self.name}, variant {variant.name}"
         try:
             tables = [
@@ -205,7 +210,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.said.arrival_rate else self.said.concurrency or 1
 
     def content(self) -> dict[str, Any]:
-        """All that makes the work, as plain JSON; a picture stands there as its SHA-256 and its size in bytes."""
+        """Everything that defines the work, as plain JSON; a picture is its SHA-256 and its size in bytes."""
         plain: dict[str, Any] = msgspec.to_builtins(self.said)
         for name in ("name", "description", "request", "variant"):
             del plain[name]
@@ -229,11 +234,11 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sha256(self) -> str:
-        """Over the content; names, description and where a picture lies do not count."""
+        """Hash of the content; names, description and the paths of pictures do not count."""
         return hashlib.sha256(msgspec.json.encode(self.content(), order="deterministic")).hexdigest()
 
     def round(self, number: int) -> list[Order]:
-        """The requests of a round, which is the same for all who are measured; rounds count from 1."""
+        """Requests of a round, the same for all columns; rounds count from 1."""
         count = len(self.kinds) * self.said.repeats
         draw = random.Random(f"{self.said.arrival_seed or 0} {number}")
         rate = self.said.arrival_rate
@@ -258,8 +263,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         return VideoRequest(**shift | fields | pictures | {"width": width, "height": height})
 
     def check(self, spec: ModelSpec, limits: RequestLimits, loras: LoraLibrary | None = None) -> None:
-        """Raise InvalidSetting naming every request that the model cannot make, and all that is wrong with it; with
-        `loras`, also for LoRAs that are not among these."""
+        """Raise InvalidSetting naming every request that the model cannot make, and all that is wrong with it.
+
+        With `loras`, LoRAs that are not among these count too.
+        """
         problems = []
         for kind in range(len(self.kinds)):
             request = self.video_request(kind, spec)

@@ -95,8 +95,10 @@ def size_of(text: str) -> tuple[int, int]:
 
 
 def read_file(path: Path) -> WorkloadFile:
-    """What a TOML file says. Raises InvalidSetting naming the file, and every name in it that is not known with the
-    nearest that is."""
+    """Read a TOML file.
+
+    Raises InvalidSetting naming the file, and every name in it that is not known with the nearest that is.
+    """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

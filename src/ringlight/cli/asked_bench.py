@@ -95,8 +95,10 @@ def read_servers(urls: Sequence[str]) -> dict[str, str]:
 
 
 def read_keys(keys: Sequence[str], names: Collection[str]) -> dict[str, str]:
-    """The keys of --api-key by the names of servers: NAME=KEY, or one for all who have none of their own, which stands
-    below no name. Raises InvalidSetting."""
+    """Keys of --api-key by the names of servers. Raises InvalidSetting.
+
+    One without NAME= is for all servers that have none of their own, and stands below the empty name.
+    """
     found = dict[str, str]()
     for key in keys:
         name, sign, rest = key.partition("=")
@@ -110,8 +112,10 @@ def read_keys(keys: Sequence[str], names: Collection[str]) -> dict[str, str]:
 def read_workload(
     asked: AskedBenchmark, engine: EngineConfig, spec: ModelSpec | None, servers: Sequence[RunningServer]
 ) -> Workload:
-    """The workload of a file, else of what is usual. Raises InvalidSetting, and Unreachable for a server that is to say
-    what that is."""
+    """Workload of a file, else of the defaults.
+
+    Raises InvalidSetting, and Unreachable or ApiError for a server that is to tell its defaults.
+    """
     from ringlight.bench.workload import Workload
     from ringlight.bench.workload_file import read_file
 
@@ -164,8 +168,10 @@ def _variant(text: str) -> RequestVariant:
 def read_launches(
     asked: AskedBenchmark, names: list[str], engine: EngineConfig, workload: Workload, logs: Path
 ) -> tuple[Launch, dict[str, Launch]]:
-    """How servers are started, and those of variants that have their own, by name. Raises InvalidSetting for variants
-    that these cannot make, or that are as what they are measured beside."""
+    """Launch of the exact servers, and those of variants that have their own, by name.
+
+    Raises InvalidSetting for variants that these servers cannot make, or that change nothing.
+    """
     from ringlight.bench.servers import Launch
 
     assert asked.model_path is not None, "or there is a URL"

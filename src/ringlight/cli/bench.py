@@ -47,7 +47,7 @@ EXIT_OUTSIDE = 1
 
 
 class AskedPrediction(msgspec.Struct, frozen=True, kw_only=True):
-    """What is predicted beside what is measured, as it is asked for."""
+    """Flags for what is predicted beside the measurements."""
 
     calibration: Annotated[
         Path | None,
@@ -60,7 +60,7 @@ class AskedPrediction(msgspec.Struct, frozen=True, kw_only=True):
     ] = 15.0
 
     def read(self, spec: ModelSpec | None) -> Calibration | None:
-        """The calibration, None where there is none. Raises InvalidSetting."""
+        """Read the calibration, None if none is given. Raises InvalidSetting."""
         if self.calibration is None:
             return None
         if spec is None:
@@ -68,19 +68,19 @@ class AskedPrediction(msgspec.Struct, frozen=True, kw_only=True):
         return Calibration.read(self.calibration, spec, None if self.gpu is None else catalogue.card(self.gpu))
 
     def between(self, benchmark: Benchmark) -> LinkRates:
-        """What lies between ranks: as told, else loopback between processes on a CPU and PCIe between GPUs."""
+        """Link between ranks: the one asked for, else loopback between processes on a CPU and PCIe between GPUs."""
         kinds = {sample.report.environment.get("device_type") for sample in benchmark.samples if sample.report}
         return catalogue.link(self.link or ("loopback" if kinds == {"cpu"} else "pcie4"))
 
 
 class AskedResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Where results go, as it is asked for."""
+    """Flags for where results go."""
 
     output: Annotated[Path, setting("Folder for the page, JSON, CSV, charts.", RESULT, short="o")] = Path("bench")
     trace: Annotated[Path | None, setting("Write a trace for Perfetto or chrome://tracing.", RESULT)] = None
 
     def make_folders(self) -> None:
-        """Make what results go to, before anything is measured. Raises InvalidSetting."""
+        """Make the folders for results, before anything is measured. Raises InvalidSetting."""
         try:
             for folder in (self.output / "logs", self.output / "videos"):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,7 @@ def _measure(
     asked: AskedResult,
     command: str,
 ) -> None:
-    """Measure, print the page, and keep what was measured also where it ends early. Raises Exit for a bad result."""
+    """Measure, print the page, and keep the measurements also after an early end. Raises Exit for a bad result."""
     from ringlight.bench.runner import expectations
 
     def finish() -> Result:
@@ -228,7 +228,7 @@ def _hold(gates: Sequence[Gate], path: Path) -> None:
 
 
 def _write(result: Result, asked: AskedResult) -> None:
-    """All files of a result."""
+    """Write all files of a result."""
     from ringlight.bench import plots
     from ringlight.bench.page import to_markdown
     from ringlight.bench.trace import to_trace
@@ -257,7 +257,7 @@ def _write(result: Result, asked: AskedResult) -> None:
 
 
 def _outside(result: Result, band: float) -> Iterator[str]:
-    """Stages and peaks that lie further from their prediction than they may."""
+    """Yield stages and peaks that lie further from their prediction than they may."""
     from ringlight.bench.expected import misses
 
     for miss in misses(result.expected, result.samples, band / 100):
