@@ -79,6 +79,17 @@ class AskedResult(msgspec.Struct, frozen=True, kw_only=True):
     output: Annotated[Path, setting("Folder for the page, JSON, CSV, charts.", RESULT, short="o")] = Path("bench")
     trace: Annotated[Path | None, setting("Write a trace for Perfetto or chrome://tracing.", RESULT)] = None
 
+    fail_if: Annotated[
+        tuple[str, ...],
+        setting(
+            'Fail where this is true, such as "PSNR < 40dB" or "Total > 1.2x", as in `ringlight compare`; may be '
+            "repeated.",
+            RESULT,
+            metavar="GATE",
+            splits=False,
+        ),
+    ] = ()
+
     def make_folders(self) -> None:
         """Make the folders for results, before anything is measured. Raises InvalidSetting."""
         try:
@@ -117,15 +128,6 @@ def bench(
     engine: EngineConfig,
     prediction: AskedPrediction,
     result: AskedResult,
-    fail_if: Annotated[
-        list[str] | None,
-        typer.Option(
-            help='Fail where this is true, such as "PSNR < 40dB" or "Total > 1.2x", as in `ringlight compare`; may be '
-            "repeated.",
-            metavar="GATE",
-            rich_help_panel=RESULT,
-        ),
-    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=RESULT)] = False,
 ) -> None:
     """Measure layouts side by side over HTTP, and print the page: stages, memory, link, speedups, agreement of outputs.
@@ -152,7 +154,7 @@ def bench(
     names = [ParallelLayout.parse(name).name for name in dict.fromkeys([*asked.layouts, *(more_layouts or [])])]
     spec = None if asked.model_path is None else read_model(find_checkpoint(str(asked.model_path)))
     check_asked(names, asked, spec)
-    gates = [Gate.parse(text) for text in fail_if or ()]
+    gates = [Gate.parse(text) for text in result.fail_if]
     urls = read_servers(asked.url)
     keys = read_keys(api_key or (), urls)
     servers = tuple(
