@@ -29,7 +29,7 @@ SHARED = (
 
 
 def variants(result: Result) -> Iterator[str]:
-    """What each variant is, and what it is worth."""
+    """Yield the section on variants: what each one changes and what it gains."""
     columns = [column for column in result.columns if not result.is_later(column)]
     found = [column for column in columns if column.variant]
     if not found:

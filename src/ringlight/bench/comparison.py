@@ -58,7 +58,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return "\n\n".join([*lines, *self.notes, LEGEND])
 
     def verdicts(self, gates: Sequence[Gate]) -> list[GateVerdict]:
-        """What gates say, once of what is of all requests. Raises InvalidSetting for a gate on what is not there."""
+        """Verdicts of gates, once of what is of all requests. Raises InvalidSetting for what is not there."""
         found = (
             verdict
             for part in self.parts
@@ -302,7 +302,7 @@ def _references(columns: Sequence[Measured]) -> Iterator[str]:
 
 
 def _unlike(columns: Sequence[Measured]) -> Iterator[str]:
-    """Whose videos could not be compared, and why, once for all of whom that is so."""
+    """Yield a line for each reason why videos were not compared."""
     for reason in dict.fromkeys(column.unlike for column in columns if column.unlike):
         names = [f"`{column.label}`" for column in columns if column.unlike == reason]
         yield f"- Videos of {', '.join(names)} were not compared: {reason}."

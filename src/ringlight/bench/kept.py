@@ -14,7 +14,7 @@ FOLDER = "videos"
 
 
 def video_name(column: str, kind: int) -> str:
-    """Where a column's first video of a kind of request lies, from the folder of its result."""
+    """Path of a column's first video of a kind of request, from the folder of its result."""
     return f"{FOLDER}/{file_stem(column)}_request{kind + 1}.mp4"
 
 
@@ -40,7 +40,7 @@ def find_video(path: Path, found: Result | RunReport, column: str, kind: int) ->
 
 
 def _of_report(path: Path, report: RunReport) -> Path:
-    """Where the report says that it was written, else beside the report."""
+    """Video of a report: where it was written, else beside the report."""
     if len(report.outputs) != 1:
         raise OutputError(f"{path} is of {len(report.outputs)} files and not of one video")
     written = Path(report.outputs[0])

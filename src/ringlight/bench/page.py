@@ -82,14 +82,14 @@ def _head(result: Result) -> Iterator[str]:
 
 
 def _kind(result: Result, others: Sequence[Column]) -> str:
-    """What is compared with the baseline."""
+    """Heading for the columns that are compared with the baseline."""
     layouts = [column for column in others if not column.beside]
     names = [] if not layouts else [kind_of(layouts[0].layout) if len(layouts) == 1 else "Layouts"]
     return " and ".join([*names, *dict.fromkeys(f"{what}s" for column in others if (what := _what(result, column)))])
 
 
 def _what(result: Result, column: Column) -> str:
-    """What a column is that is no layout of the first server."""
+    """Kind of a column that is no layout of the first server."""
     if result.is_later(column):
         return "Server"
     return "Variant" if column.variant else ""

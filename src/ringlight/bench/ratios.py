@@ -36,7 +36,7 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ratios(samples: Sequence[Sample], held: Mapping[str, str], num_kinds: int) -> list[Ratio]:
-    """Of each column of `held`, and the one that it is held to: what a client waits, and what the worker needs."""
+    """Ratios of each column of `held` and its reference: what a client waits, what the worker needs."""
     read: dict[Measure, Callable[[Sample], float | None]] = {
         "Latency": lambda sample: sample.latency_seconds,
         "Total": lambda sample: None if sample.report is None else sample.report.total_seconds,
@@ -57,7 +57,7 @@ def _ratio(
     measure: Measure,
     read: Callable[[Sample], float | None],
 ) -> Ratio | None:
-    """None where one of both has nothing to be compared in any round."""
+    """Ratio of two columns; None if they share no round."""
     own, other = (
         _by_round([sample for sample in samples if (sample.column, sample.kind) == (name, kind)], read)
         for name in names

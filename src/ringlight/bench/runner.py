@@ -222,7 +222,7 @@ class Benchmark:
         return agree(column, kind, video, other)
 
     def result(self, command: str, expected: Sequence[Expected] = ()) -> Result:
-        """What is found so far. `command` is what was typed for it."""
+        """Result so far. `command` is what was typed for it."""
         said, baseline = self.workload.said, self.baseline
         held = {each.name: each.beside or baseline for each in self.contenders if each.name != baseline}
         return Result(

@@ -23,7 +23,7 @@ SAME = (
 
 
 def servers(result: Result) -> Iterator[str]:
-    """Of each column of a later server: its seconds and its films beside the same of the first."""
+    """Yield the section on later servers: seconds and films beside the same of the first."""
     later = {column.name: column for column in result.columns if result.is_later(column)}
     if not later:
         return

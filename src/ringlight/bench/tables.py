@@ -26,7 +26,7 @@ def memory_table(columns: Sequence[Measured], rows: Sequence[Row], marks: bool =
 
 
 def likeness_table(columns: Sequence[Measured], rows: Sequence[Row]) -> str:
-    """How like those of the column that they are held to videos are, side by side."""
+    """Likeness of videos to those of the reference, side by side."""
     shown = order(columns)
     lines = [[row.name, *(_likeness(row, place) for place in shown)] for row in rows]
     return markdown(["Videos", *(title(columns, place) for place in shown)], lines)

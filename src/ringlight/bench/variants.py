@@ -132,7 +132,7 @@ def unknown(name: str, known: Collection[str]) -> str:
 
 
 def wrong_names(what: str, names: Sequence[str]) -> Iterator[str]:
-    """What is wrong with names of variants, or of servers, of which tables and files are called."""
+    """Yield problems of the names of variants, or of servers, which name tables and files."""
     for name in names:
         if not name or len(name) > MOST_CHARS or not name.isprintable() or set("`|") & {*name}:
             yield f"the name {name[:MOST_CHARS]!r} is not of at most {MOST_CHARS} printable characters but ` |"

@@ -53,7 +53,7 @@ class RequestKind(OpenFields, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def width_height(self) -> tuple[int, int]:
-        """In pixels. Raises ValueError for a size that is none."""
+        """Width and height in pixels. Raises ValueError for a size that is none."""
         return size_of(self.size)
 
     @property
@@ -79,7 +79,7 @@ class Usual(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of_checkpoint(cls, defaults: RequestDefaults, spec: ModelSpec) -> Self:
-        """Of a checkpoint that is here."""
+        """Defaults of a checkpoint that is here."""
         return cls(
             name=spec.name,
             fields=msgspec.to_builtins(defaults.settled(spec)),
@@ -90,7 +90,7 @@ class Usual(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of_server(cls, card: ModelCard) -> Self:
-        """Of what a server says of its model. Fields that we do not know are left to it."""
+        """Defaults that a server tells. Fields that we do not know are left to it."""
         known = {field.name for field in VIDEO_FIELDS}
         return cls(
             name=card.id,
@@ -124,7 +124,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
-    """What was said, its kinds of requests, and the bytes of the pictures by kind."""
+    """Workload as it was said, its kinds of requests, and the bytes of their pictures."""
 
     said: WorkloadFile
     kinds: list[RequestKind]
@@ -133,7 +133,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, said: WorkloadFile, path: Path, usual: Usual, image: Path | None = None) -> Workload:
-        """What a file says, with what it leaves out. `image` is what requests mean by image = "given".
+        """Workload of a file, with what it leaves out. `image` is what requests mean by image = "given".
 
         Raises InvalidSetting naming the file.
         """

@@ -66,7 +66,7 @@ class AskedKind(OpenFields, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class WorkloadFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a file holds."""
+    """Content of a file."""
 
     request: list[AskedKind]
     variant: list[RequestVariant] = []
@@ -119,7 +119,7 @@ def read_file(path: Path) -> WorkloadFile:
 
 
 def _with_loras(values: dict[str, Any]) -> dict[str, Any]:
-    """With LoRAs written out. Raises InvalidRequest."""
+    """Write LoRAs out. Raises InvalidRequest."""
     requests = values.get("request")
     return values | {"request": [*map(written_out, requests)]} if isinstance(requests, list) else values
 
@@ -163,7 +163,7 @@ def _tables(values: dict[str, Any], name: str) -> Iterator[tuple[int, dict[str, 
 
 
 def _contradictions(said: WorkloadFile) -> Iterator[str]:
-    """What each value allows and all of them together do not."""
+    """Yield problems of values that are each allowed but contradict each other."""
     if not said.request:
         yield "has no [[request]]"
     if said.arrival_rate is not None and said.concurrency is not None:

@@ -1,4 +1,4 @@
-"""What a benchmark is asked for: who is measured, and with which requests, all checked before anything is sent."""
+"""Flags of a benchmark: servers, layouts and requests, all checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ringlight.core.config import EngineConfig, read_limits
 from ringlight.core.errors import InvalidRequest, InvalidSetting, RinglightError
 from ringlight.core.fields import setting
 from ringlight.core.layout import AskedLayout, ParallelLayout, candidates
+from ringlight.engine.site import check_installed
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import model_defaults, read_model
@@ -29,7 +30,7 @@ ASKING_RETRIES = 2  # whoever sits before a terminal would rather know
 
 
 class AskedBenchmark(msgspec.Struct, frozen=True, kw_only=True):
-    """What is measured, as it is asked for."""
+    """Flags for what is measured."""
 
     layouts: Annotated[
         tuple[str, ...], setting("Names such as u1r1 u1r2 c2u1r1, one after another.", MEASURED, splits=False)
@@ -138,7 +139,7 @@ def read_workload(
 
 
 def _usual(asked: AskedBenchmark, spec: ModelSpec | None, servers: Sequence[RunningServer]) -> Usual:
-    """What is taken for what is left out: by the first server, which is asked, else by the checkpoint."""
+    """Defaults for what is left out: of the first server, which is asked, else of the checkpoint."""
     from ringlight.bench.workload import Usual
     from ringlight.client import ApiError, Client
 
@@ -155,7 +156,7 @@ def _usual(asked: AskedBenchmark, spec: ModelSpec | None, servers: Sequence[Runn
 
 
 def _variant(text: str) -> RequestVariant:
-    """What --variant means. Raises InvalidSetting."""
+    """Parse the value of --variant. Raises InvalidSetting."""
     try:
         table = read_flag(text)
         if problems := [*unknown_names(table)]:
@@ -175,6 +176,7 @@ def read_launches(
     from ringlight.bench.servers import Launch
 
     assert asked.model_path is not None, "or there is a URL"
+    check_installed(engine)
     exact = Launch(model_path=asked.model_path, flags=tuple(as_flags(engine, OF_SERVERS)), logs=logs)
     own = {}
     for variant in workload.variants:

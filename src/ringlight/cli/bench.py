@@ -144,8 +144,9 @@ def bench(
     In the folder are report.md, result.json (for `ringlight compare`), runs.csv, charts (with matplotlib: the extra
     `bench`), the videos of the first round, and the servers' logs.
 
-    Exit codes: 0, 1 a gate failed or outside of the band of a prediction, 2 usage, 3 invalid setting or checkpoint, or
-    a gate on what is not there, 4 a request or a server failed, 130 interrupted (what was measured until then is kept).
+    Exit codes: 0, 1 a gate failed or outside of the band of a prediction, 2 usage, 3 invalid setting, checkpoint or
+    installation, or a gate on what is not there, 4 a request or a server failed, 130 interrupted (what was measured
+    until then is kept).
     """
     # Here, because the client takes long to import, and only this command needs all this.
     from ringlight.bench.gates import Gate
@@ -210,7 +211,7 @@ def _measure(
 
 
 def _command(keys: Iterable[str]) -> str:
-    """What was typed, without keys, for it goes to files that are shown around."""
+    """Command line of this process without its keys, for it goes to files that are passed on."""
     words = sys.argv[1:]
     for key in sorted(filter(None, keys), key=len, reverse=True):
         words = [word.replace(key, "KEY") for word in words]

@@ -96,6 +96,12 @@ CODES: dict[str, ErrorKind] = {
         "Nothing to do on the client's side; ask the operator.",
         is_usual=True,
     ),
+    "invalid_link": ErrorKind(
+        403,
+        "asker",
+        "The link to a video's file is over, was made before the server was started, or is not as it was given out.",
+        "Ask for a new one: `POST /v1/videos/{id}/link`.",
+    ),
     "not_found": ErrorKind(
         404,
         "asker",
@@ -222,7 +228,7 @@ CODES: dict[str, ErrorKind] = {
     "invalid_installation": ErrorKind(
         500,
         "operator",
-        "What workers need is not there on the server: torch or another package, or a folder for temporary files.",
+        "What workers need is not there on the server: a part of ringlight[worker], or a folder for temporary files.",
         "Do what the message names, and start the server again; `ringlight doctor` there says more.",
         exit_code=EXIT_INVALID,
     ),

@@ -138,7 +138,7 @@ class RequestDefaults(VideoFields, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def filled(base: Mapping[str, Any], given: Mapping[str, Any], has_experts: bool) -> dict[str, Any]:
-    """What is given (None counts as left out) with what that brings, over these fields of a request.
+    """Fields that are given (None counts as left out) with what they bring, over these of a request.
 
     Who gives one guidance means both experts, as diffusers has it, and so does a preset that brings one: the other one
     below goes with its first.
