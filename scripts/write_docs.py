@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from fastapi import FastAPI
@@ -23,10 +23,14 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from reference import commands, failures, interface, navigation
 from reference.markdown import bounds, first_sentence, table
+from ringlight.bench.variants import SETTINGS
+from ringlight.bench.workload_file import AskedKind, WorkloadFile
 from ringlight.cli.hardware_flags import AskedHardware
 from ringlight.cli.settings import variable
 from ringlight.core.codes import CODES, ErrorKind
 from ringlight.core.config import EngineConfig
+from ringlight.core.fields import Field, kind_of_several, settings_of
+from ringlight.core.lora import Lora
 from ringlight.core.named_samplers import SAMPLERS
 from ringlight.core.report import GIB
 from ringlight.core.request import RequestLimits, stand_ins
@@ -47,6 +51,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 ASKED = ("CreateVideo", "RemixVideo", "ExtendVideo", "CreateBatch")
 BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 UNBOUNDED = 2**62  # a range that ends beyond it says nothing to a reader
+WORDS = {bool: "true or false", int: "integer", float: "number", str: "string", Lora: "LoRAs"}
 
 
 def calls() -> str:
@@ -125,6 +130,44 @@ def metrics() -> str:
         name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
         rows.append((f"`{name}`", family.type, ", ".join(names), family.documentation))
     return table(("series", "kind", "labels", "meaning"), sorted(rows))
+
+
+def workload_fields(kind: type[msgspec.Struct]) -> str:
+    """A table of what a workload's file may say in one of its tables; what must be said comes first."""
+    fields = sorted(settings_of(kind), key=lambda field: field.default is not ...)
+    return table(
+        ("field", "kind", "default", "meaning"),
+        [(f"`{field.name}`", _kind_of(field.type), _usual_of(field), field.meta.description or "") for field in fields],
+    )
+
+
+def _kind_of(kind: Any) -> str:
+    """What a setting holds, in a few words."""
+    several = kind_of_several(kind)
+    return f"list of {WORDS[several]}" if several else next(WORDS[each] for each in WORDS if each in _kinds_of(kind))
+
+
+def _kinds_of(kind: Any) -> set[Any]:
+    """All types within one."""
+    return {kind} | {each for inner in get_args(kind) for each in _kinds_of(inner)}
+
+
+def _usual_of(field: Field) -> str:
+    if field.default is ...:
+        return "must be given"
+    if field.default is None:
+        return "left out"
+    return (
+        f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+        if field.default != ""
+        else ""
+    )
+
+
+def server_settings() -> str:
+    """A table of what a variant may say of its server."""
+    fields = {field.name: field for field in settings_of(EngineConfig)}
+    return table(("setting", "meaning"), [(f"`{name}`", fields[name].meta.description or "") for name in SETTINGS])
 
 
 EXPERTS = ("Wan2.2-T2V-A14B", "Wan2.2-I2V-A14B")
@@ -209,6 +252,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "samplers": samplers,
     "metrics": metrics,
     "expert-plans": expert_plans,
+    "workload-fields": lambda: workload_fields(WorkloadFile),
+    "workload-request-fields": lambda: workload_fields(AskedKind),
+    "workload-server-settings": server_settings,
     "navigation": navigation.as_lists,
     "commands": commands.overview,
     "exits": failures.exits,

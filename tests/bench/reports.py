@@ -105,7 +105,8 @@ def workload(**fields: Any) -> Workload:
     kind = RequestKind(
         prompt="a boat", size="1280x704", num_frames=25, num_inference_steps=4, guidance_scale=5.0, **fields
     )
-    return Workload(said=WorkloadFile(request=[kind], name="boats", description="boats"), images=(None,))
+    said = WorkloadFile(request=[], name="boats", description="boats")
+    return Workload(said=said, kinds=[kind], images=(None,))
 
 
 def result(reports: Mapping[str, Sequence[RunReport]], asked: Workload | None = None, **told: Any) -> Result:

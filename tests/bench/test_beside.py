@@ -146,18 +146,26 @@ def test_gates_hold_variants_to_likeness_and_to_what_was_asked(tmp_path: Path, g
     assert [verdict.column for verdict in verdicts if verdict.has_failed] == failed
 
 
-def test_gates_of_later_files_leave_out_what_is_exact(tmp_path: Path) -> None:
+def test_gates_of_later_files_hold_each_to_the_same_of_the_first(tmp_path: Path) -> None:
+    """Without videos beside them no gate on these means anything, and all the others do."""
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
     for path in paths:
         path.write_bytes(varied().to_json())
-    (part,) = compare(paths, force=False).parts
+    found = compare(paths, force=False)
+    (part,) = found.parts
     assert [part.columns[column.reference or 0].label for column in part.columns[3:]] == [
         "a u1r1",
         "a u1r1 half",
         "a u1r1 narrow",
     ]
-    verdicts = [*Gate.parse("PSNR < 1").verdicts(part.columns, all_rows(part.columns), part.held)]
-    assert [verdict.column for verdict in verdicts] == ["b u1r1 half", "b u1r1 narrow"]
+    assert [verdict.column for verdict in found.verdicts([Gate.parse("Judge < 0.1")])] == [
+        "b u1r1",
+        "b u1r1 half",
+        "b u1r1 narrow",
+    ]
+    assert "- Videos of `b u1r1` were not compared: " in found.to_markdown()
+    with pytest.raises(InvalidSetting, match=r"PSNR of b u1r1 or its .* not known: .*b.json says of no video that was"):
+        found.verdicts([Gate.parse("PSNR < 1")])
 
 
 def test_a_result_without_variants_is_held_to_what_was_asked(tmp_path: Path) -> None:

@@ -102,8 +102,8 @@ def test_a_spread_is_median_range_and_deviation() -> None:
     assert Spread.of([]) is None
     found = Spread.of([5.0, 1.0, 2.0])
     assert found == Spread(median=2.0, low=1.0, high=5.0, mad=1.0, n=3)
-    assert found.noise == 2.0
-    assert Spread(median=1.0, low=1.0, high=1.0, mad=0.0, n=1).noise is None
+    once = Spread(median=1.0, low=1.0, high=1.0, mad=0.0, n=1)
+    assert found.overlaps(found) and found.overlaps(once) is None
 
 
 def figure(values: list[float]) -> Figure:
@@ -115,7 +115,8 @@ def figure(values: list[float]) -> Figure:
 @pytest.mark.parametrize(
     ("values", "others", "is_noise"),
     [
-        ([1.0, 1.2], [1.1, 1.3], True),  # 0.1 apart, spread by 0.1 + 0.1
+        ([1.0, 1.2], [1.1, 1.3], True),
+        ([1.0, 1.0, 1.5], [1.4, 1.4, 1.4], True),  # a busy moment of the faster one
         ([1.0, 1.2], [1.4, 1.5], False),
         ([1.0, 1.0], [1.0001, 1.0001], False),
         ([1.0], [1.4, 1.5], None),

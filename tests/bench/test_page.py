@@ -212,7 +212,9 @@ def test_kinds_of_requests_have_tables_of_their_own() -> None:
         RequestKind(prompt="a boat", size=size, num_frames=5, num_inference_steps=4, guidance_scale=1.0)
         for size in ("64x64", "96x64")
     ]
-    asked = Workload(said=WorkloadFile(request=kinds, arrival_rate=0.5, fresh_prompts=False), images=(None, None))
+    asked = Workload(
+        said=WorkloadFile(request=[], arrival_rate=0.5, fresh_prompts=False), kinds=kinds, images=(None, None)
+    )
     found = result({"u1r1": [run("u1r1", 4.0), run("u1r1", 8.0)]}, asked)
     samples = [msgspec.structs.replace(sample, kind=kind) for kind, sample in enumerate(found.samples)]
     page = to_markdown(msgspec.structs.replace(found, samples=samples))

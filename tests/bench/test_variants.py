@@ -12,7 +12,7 @@ from ringlight.bench.servers import Launch
 from ringlight.bench.variants import read_flag, read_variant
 from ringlight.bench.workload import Workload, read_workload
 from ringlight.core.errors import InvalidSetting
-from tests.bench.test_workload import REQUEST, read
+from tests.bench.test_workload import REQUEST, USUAL, read
 
 HALF = '[[variant]]\nname = "half"\nnum_inference_steps = 2\n'
 NARROW = '[[variant]]\nname = "narrow"\n[variant.server]\ndtype = "bfloat16"\n'
@@ -134,6 +134,6 @@ def test_those_of_one_server_have_their_turns_together_and_turns_are_reversed(tm
 
 def test_the_workload_of_films_can_be_judged() -> None:
     path = Path(__file__).parents[2] / "benchmarks" / "workloads" / "film_variants.toml"
-    found = read_workload(path)
+    found = read_workload(path, USUAL)
     assert len(found.variants) == 5 and not found.said.fresh_prompts
     assert all(can_judge(kind.prompt) for kind in found.kinds)

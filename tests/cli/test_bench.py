@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,9 @@ num_inference_steps = {steps}
 guidance_scale = 5
 seed = 7
 """
+
+
+KEY = "a-key-that-nobody-else-has"
 
 
 @pytest.fixture
@@ -129,11 +133,63 @@ def test_a_server_of_somebody_else_has_no_variants_with_their_own(tmp_path: Path
     assert done.code == 3 and "variants with a server of their own (narrow) need --model-path" in done.err
 
 
-@pytest.fixture
-def server(tiny: Path, tmp_path: Path) -> Iterator[Served]:
-    (tmp_path / "server").mkdir()
-    with serve(tmp_path / "server", tiny, "--no-warm-up") as server:
+@pytest.fixture(scope="module")
+def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    small = {"width": 64, "height": 64, "num_frames": 5, "num_inference_steps": 2, "seed": 7}
+    defaults = [word for name, value in small.items() for word in ("--default", f"{name}={value}")]
+    with serve(tmp_path_factory.mktemp("server"), tiny, "--no-warm-up", *defaults) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def guarded(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Another server, in another precision, with a key and other defaults."""
+    options = ("--no-warm-up", "--dtype", "bfloat16", "--api-key", KEY, "--default", "num_frames=9")
+    with serve(tmp_path_factory.mktemp("guarded"), tiny, *options) as server:
+        yield server
+
+
+@pytest.mark.slow
+def test_servers_that_run_already_have_their_turns(server: Served, guarded: Served, tmp_path: Path) -> None:
+    """Without a file: the first one's defaults are sent to all. Another precision is another film, and is found."""
+    output = tmp_path / "found"
+    urls = (f"before={server.url}", f"same={server.url}", f"after={guarded.url}")
+    done = ringlight(
+        *("bench", "--rounds", 2, "--output", output, "--quiet", "--api-key", f"after={KEY}"),
+        *(word for url in urls for word in ("--url", url)),
+        *("--fail-if", "PSNR < 60dB", "--fail-if", "Total > 1000x"),
+    )
+    assert (done.code, done.err) == (1, "")
+    found = read(output)
+    assert found.name.startswith("defaults of ") and found.num_failed == 0
+    assert found.workload["requests"][0]["num_frames"] == 5 and found.workload["requests"][0]["seed"] == 0
+    order = [list(dict.fromkeys(s.column for s in found.samples if s.round == number)) for number in (1, 2)]
+    assert order == [["before", "same", "after"], ["after", "same", "before"]]
+    assert {(ratio.column, ratio.num_rounds) for ratio in found.ratios} == {("same", 2), ("after", 2)}
+    assert "- passed: PSNR < 60dB: same is identical" in done.out
+    assert "- failed: PSNR < 60dB: after has " in done.out
+    assert "### Servers Side by Side" in done.out and KEY not in (output / "result.json").read_text()
+
+
+@pytest.mark.slow
+def test_frames_of_two_results_are_compared(server: Served, guarded: Served, tmp_path: Path, workload: Path) -> None:
+    workload.write_text(
+        'warm_up = 0\n[[request]]\nprompt = "a boat"\nsize = "64x64"\nnum_frames = 5\nnum_inference_steps = 2\n'
+    )
+    for name, url, key in (("a", server.url, ""), ("c", guarded.url, KEY)):
+        measured = ("bench", "--url", url, "--workload", workload, "--rounds", 1, "--output", tmp_path / name, "-q")
+        assert ringlight(*measured, "--api-key", key).code == 0
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert read(tmp_path / "a").workload["requests"][0]["guidance_scale"] == 5.0
+    results = [tmp_path / name / "result.json" for name in "abc"]
+    gates = ("--fail-if", "PSNR < 60dB", "--fail-if", "SSIM < 0.9999")
+    same = ringlight("compare", *results[:2], *gates)
+    assert same.code == 0 and same.out.count("- passed: ") == 2
+    assert ringlight("compare", results[0], results[2], "--force", *gates).code == 1
+    shutil.rmtree(tmp_path / "b" / "videos")
+    lost = ringlight("compare", *results[:2], *gates)
+    assert lost.code == 3 and "request1.mp4 is not there" in lost.err
+    assert "were not compared: " in ringlight("compare", *results[:2]).out
 
 
 @pytest.mark.slow
@@ -203,7 +259,8 @@ def test_an_interruption_leaves_no_process_and_keeps_what_was_measured(tiny: Pat
             "absent.json: No such file",
         ),
         (["--model-path", "absent", "--layouts", "u1r1"], "absent"),
-        (["--url", "http://127.0.0.1:1"], "name a --workload"),
+        (["--url", "a=127.0.0.1:1"], "is not [NAME=]URL, such as"),
+        (["--url", "http://127.0.0.1:1", "--fail-if", "PSNR"], "is not NAME OPERATOR VALUE"),
         (["--model-path", "TINY", "--layouts", "u1r1", "--output", "file/found"], "file/found"),
         (["--model-path", "TINY", "--layouts", "u1r1", "--variant", "sampler"], "'sampler' is not NAME=VALUE"),
         (

@@ -15,8 +15,9 @@ URL = "http://127.0.0.1:8898"
 TIMEOUT_SECONDS = 600.0  # generous: a test is no clock
 SMALLER = (  # what a demo model makes in a moment
     (re.compile(r"1280x704|640x640"), "64x64"),
-    (re.compile(r"(num_frames\"?[=:] ?)(?:121|81)"), r"\g<1>5"),
-    (re.compile(r"(num_inference_steps\"?[=:] ?)30"), r"\g<1>2"),
+    (re.compile(r"(num_frames\"?(?:[=:]| =) ?)(?:121|81)"), r"\g<1>5"),
+    (re.compile(r"(num_inference_steps\"?(?:[=:]| =) ?)30"), r"\g<1>2"),
+    (re.compile(r"(num_inference_steps = )15"), r"\g<1>1"),
     (re.compile(r"(seconds\"?[=:] ?\"?|--seconds )5\b"), r"\g<1>0.2"),
     (re.compile(r"--num-inference-steps 30"), "--num-inference-steps 2 --num-frames 5 --size 64x64"),
     (re.compile(r"^(ID=.*jobs create .*)\)$", re.MULTILINE), r"\g<1> --size 64x64)"),

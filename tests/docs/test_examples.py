@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 API = examples_of(ROOT / "docs/api.md")
 BATCHES = examples_of(ROOT / "docs/batches.md")
 SERVE = examples_of(ROOT / "docs/serving.md")
+WORKLOADS = examples_of(ROOT / "docs/workloads.md")
 TUTORIAL = examples_of(ROOT / "docs/tutorial.md")
 ALREADY_HERE = ("ringlight doctor", "ringlight demo-checkpoint demo")
 PAGES = [
@@ -83,6 +84,17 @@ def test_python(example: Example, served: Served, tmp_path: Path, photograph: Pa
     for name in ("boat.mp4", "keeper.mp4"):
         if f'"{name}"' in example.text:
             assert (tmp_path / name).read_bytes()[4:8] == b"ftyp"
+
+
+@pytest.mark.slow
+def test_the_workload_that_is_shown(served: Served, tmp_path: Path, photograph: Path) -> None:
+    """Its file is measured by its command."""
+    examples = {each.language: each.small(served.url, "") for each in WORKLOADS}
+    shutil.copy(photograph, tmp_path / "keeper.jpg")
+    (tmp_path / "clips.toml").write_text(examples["toml"])
+    out = run("bash", examples["bash"], tmp_path)
+    assert "two clips: A clip of text, and one of a picture" in out and "half the steps" in out
+    assert "requests failed" not in out and "| Completed | 4 | 4 |" in out
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import typer.main
 from fastapi import FastAPI
 
 import ringlight
-from ringlight.bench.workload import read_workload
+from ringlight.bench.workload import Usual, read_workload
 from ringlight.cli.load_flags import MIX_FIELDS
 from ringlight.cli.main import app as commands
 from ringlight.client import Video
@@ -72,8 +72,8 @@ def asked(name: str, value: float) -> Any:
 def measured(name: str, value: float, folder: Path) -> Any:
     """What a workload's file sends, and the request that it predicts."""
     (folder / "workload.toml").write_text(f"{WORKLOAD}{name} = {value}\n")
-    workload = read_workload(folder / "workload.toml")
-    return workload.round(1)[0].fields[name], getattr(workload.video_request(0), name)
+    workload = read_workload(folder / "workload.toml", Usual.of_checkpoint(RequestDefaults(), SPEC))
+    return workload.round(1)[0].fields[name], getattr(workload.video_request(0, SPEC), name)
 
 
 def main(name: str, value: float, folder: Path) -> None:

@@ -11,6 +11,7 @@ from ringlight.bench.judged import Judged
 from ringlight.bench.result import Column, Result
 from ringlight.bench.tables import BLANK, mark, markdown
 
+EXACT = ("exact", BLANK, BLANK)
 HEAD = ("Column", "Request", "Total (s)", "Speedup", "PSNR (dB)", "Worst frame (dB)", "SSIM", "As asked")
 MEASURES = (
     "PSNR and SSIM are to the exact column of the same layout, same prompt and seed, first round, over frames after "
@@ -29,13 +30,14 @@ SHARED = (
 
 def variants(result: Result) -> Iterator[str]:
     """Yield the section on variants: what each one changes and what it gains."""
-    found = [column for column in result.columns if column.beside]
+    columns = [column for column in result.columns if not result.is_later(column)]
+    found = [column for column in columns if column.variant]
     if not found:
         return
     yield "### Variants"
     yield "\n".join(dict.fromkeys(f"- `{column.variant}`: `{column.says}`" for column in found))
     exact = dict.fromkeys(column.beside for column in found)
-    groups = [[each for each in result.columns if name in (each.name, each.beside)] for name in exact]
+    groups = [[each for each in columns if name in (each.name, each.beside)] for name in exact]
     lines = [line for group in groups for line in _lines(result, group)]
     yield markdown(HEAD, lines, 2)
     notes = [MEASURES, *([JUDGED] if result.judged else [])]
@@ -92,7 +94,7 @@ def _lines(result: Result, group: Sequence[Column]) -> Iterator[list[str]]:
                 "all",
                 BLANK,
                 BLANK,
-                *_likeness(own, bool(column.beside)),
+                *(likeness(own) if column.variant else EXACT),
                 as_asked(verdicts),
             ]
     for kind in kinds:
@@ -100,7 +102,7 @@ def _lines(result: Result, group: Sequence[Column]) -> Iterator[list[str]]:
         for column in group:
             own = [found for found in result.agreements if (found.column, found.kind) == (column.name, kind)]
             verdicts = [found for found in result.judged if (found.column, found.kind) == (column.name, kind)]
-            cells = [*seconds[column.name], *_likeness(own, bool(column.beside)), as_asked(verdicts)]
+            cells = [*seconds[column.name], *(likeness(own) if column.variant else EXACT), as_asked(verdicts)]
             yield [f"`{column.name}`", str(kind + 1), *cells]
 
 
@@ -111,22 +113,20 @@ def _seconds(result: Result, kind: int) -> dict[str, list[str]]:
     found = {}
     for place, column in enumerate(result.columns):
         value, reference = total.values[place], columns[place].reference
-        beside = None if reference is None or not column.beside else differ(value, total.values[reference])
+        beside = None if reference is None or not column.variant else differ(value, total.values[reference])
         speedup = BLANK if beside is None or beside.speedup is None else f"{beside.speedup:.2f}x{mark(beside)}"
         found[column.name] = [BLANK if value is None else f"{value.value:.2f}", speedup]
     return found
 
 
-def _likeness(found: Sequence[Agreement], is_variant: bool) -> list[str]:
-    """PSNR, that of the worst frame, and SSIM: the lowest of all agreements."""
-    if not is_variant:
-        return ["exact", BLANK, BLANK]
+def likeness(found: Sequence[Agreement]) -> list[str]:
+    """PSNR, that of the worst frame, and SSIM: the least of all."""
     if problems := [each.problem for each in found if each.problem]:
         return [problems[0], BLANK, BLANK]
     if not found:
         return [BLANK] * 3
     psnr = [each.psnr_db for each in found if each.psnr_db is not None]
     worst = [each.worst_psnr_db for each in found if each.worst_psnr_db is not None]
-    likeness = min(each.ssim for each in found if each.ssim is not None)
+    alike = min(each.ssim for each in found if each.ssim is not None)
     decibels = [f"{min(values):.1f}" if values else "identical" for values in (psnr, worst)]
-    return [*decibels, f"{likeness:.4f}"]
+    return [*decibels, f"{alike:.4f}"]

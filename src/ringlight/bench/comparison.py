@@ -10,14 +10,20 @@ from typing import Any
 
 import msgspec
 
-from ringlight.bench.agreement import Agreement
-from ringlight.bench.figures import LIKENESS, Measured, likeness_rows, memory_rows, stage_rows, wait_rows
+from ringlight.bench.agreement import Agreement, agree
+from ringlight.bench.figures import LIKENESS, Measured, all_rows, likeness_rows, memory_rows, stage_rows, wait_rows
+from ringlight.bench.gates import Gate, GateVerdict
+from ringlight.bench.kept import find_video
 from ringlight.bench.result import Result, read_result
 from ringlight.bench.tables import LEGEND, likeness_table, memory_table, stage_table
-from ringlight.core.errors import InvalidSetting
+from ringlight.core.errors import InvalidSetting, OutputError
 from ringlight.core.report import RunReport
 
 MAX_DIFFERENCES = 6  # named of two workloads
+OTHER_TIMES = (
+    "These files were measured at different times: what else the machine did then is in every ratio, and no repetition "
+    "shows it. `ringlight bench --url A --url B` measures servers in turns."
+)
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,10 +35,11 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Results side by side. `warnings` says what makes the comparison questionable."""
+    """Results that stand side by side. `warnings` is what makes that questionable, `notes` how it is to be read."""
 
     parts: list[Part]
     warnings: list[str]
+    notes: list[str] = []
 
     def to_markdown(self) -> str:
         """Render the warnings, then the page's tables with marks."""
@@ -46,19 +53,30 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
                 lines.append(memory_table(part.columns, memory, marks=True))
             if likeness := likeness_rows(part.columns):
                 lines.append(likeness_table(part.columns, likeness))
-            if references := [*_references(part.columns)]:
+            if references := [*_references(part.columns), *_unlike(part.columns)]:
                 lines.append("\n".join(references))
-        return "\n\n".join([*lines, LEGEND])
+        return "\n\n".join([*lines, *self.notes, LEGEND])
+
+    def verdicts(self, gates: Sequence[Gate]) -> list[GateVerdict]:
+        """Verdicts of gates, once of what is of all requests. Raises InvalidSetting for what is not there."""
+        found = (
+            verdict
+            for part in self.parts
+            for gate in gates
+            for verdict in gate.verdicts(part.columns, all_rows(part.columns), part.held)
+        )
+        return list(dict.fromkeys(found))
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """Results of one file.
+    """Results of one file, and where it lies.
 
     `fields` are of its first run, and `hashes` identify its work. LoRAs of its runs are by kind of request, since a
     server may have one for every video, whatever a workload says.
     """
 
     name: str
+    path: Path
     found: Result | RunReport
     fields: dict[str, Any]
     hashes: frozenset[str]
@@ -89,16 +107,18 @@ def compare(paths: Sequence[Path], force: bool) -> Comparison:
         if isinstance(source.found, Result) and (not source.found.is_whole or source.found.num_failed)
     ]
     num_kinds = max(len(source.found.titles) if isinstance(source.found, Result) else 1 for source in sources)
-    return Comparison(parts=[_part(sources, kind) for kind in range(num_kinds)], warnings=warnings)
+    notes = [OTHER_TIMES] if len(sources) > 1 else []
+    return Comparison(parts=[_part(sources, kind) for kind in range(num_kinds)], warnings=warnings, notes=notes)
 
 
 def columns_of(result: Result, kind: int, name: str = "") -> list[Measured]:
-    """Columns of a result for one kind of request, compared with its baseline, or for variants with the exact column.
+    """Columns of a result for one kind of request, each with the column that it is compared with.
 
-    `name` goes before each label.
+    That is the baseline; for variants the exact column; for a later server the same of the first. `name` goes before
+    each label.
     """
     places = [column.name for column in result.columns]
-    held = [places.index(column.beside or result.baseline) for column in result.columns]
+    held = [places.index(result.held_to(column)) for column in result.columns]
     agreements = {found.column: found for found in result.agreements if found.kind == kind}
     scores = [result.score(column) for column in places]
     return [
@@ -108,7 +128,8 @@ def columns_of(result: Result, kind: int, name: str = "") -> list[Measured]:
             reports=[sample.report for sample in result.of(column.name, kind) if sample.report is not None],
             reference=None if place == held[place] else held[place],
             variant=column.says,
-            likeness=_likeness(agreements[column.name]) if column.name in agreements else None,
+            likeness=_likeness(agreements[column.name]) if column.name in agreements else {},
+            unlike=agreements[column.name].problem if column.name in agreements else "",
             score=None if (score := scores[place]) is None else score[0] / score[1],
         )
         for place, column in enumerate(result.columns)
@@ -141,6 +162,7 @@ def _source(path: Path, name: str) -> Source:
     hashes = {report.workload_hash for report in reports}
     return Source(
         name=name,
+        path=path,
         found=found,
         fields=reports[0].workload if reports else {},
         hashes=frozenset(hashes | ({found.workload_hash} if isinstance(found, Result) else set())),
@@ -213,10 +235,48 @@ def _part(sources: Sequence[Source], kind: int) -> Part:
         if source is sources[0]:
             first = own
         else:
-            own = [msgspec.structs.replace(column, reference=_reference(column, first)) for column in own]
+            own = [_held(column, place, source, sources[0], first, kind) for place, column in enumerate(own)]
         columns += own
     held = range(len(first) if len(sources) > 1 else 0, len(columns))
     return Part(title=title or f"Request {kind + 1}", columns=columns, held=list(held))
+
+
+def _held(
+    column: Measured, place: int, source: Source, first: Source, columns: Sequence[Measured], kind: int
+) -> Measured:
+    """A column of a later file as it is held to one of the first, its video too."""
+    reference = _reference(column, columns)
+    if reference is None:
+        return msgspec.structs.replace(column, reference=None, likeness={}, unlike="")
+    try:
+        if not _is_same_request(source.found, first.found, kind):
+            raise OutputError("their requests differ")
+        video = find_video(source.path, source.found, _layouts(source.found)[place], kind)
+        other = find_video(first.path, first.found, _layouts(first.found)[reference], kind)
+        if video.samefile(other):
+            raise OutputError(f"both files name the same video, {video}")
+        found = agree(column.label, kind, video, other)
+    except OutputError as error:
+        found = Agreement(column=column.label, kind=kind, problem=str(error))
+    return msgspec.structs.replace(column, reference=reference, likeness=_likeness(found), unlike=found.problem)
+
+
+def _is_same_request(one: Result | RunReport, other: Result | RunReport, kind: int) -> bool:
+    """Whether the videos of both that are compared are of the same request and seed."""
+    if isinstance(one, Result) and isinstance(other, Result):
+        names = ("arrival_seed", "fresh_prompts")
+        mine, its = ([found.workload["requests"][kind], *map(found.workload.get, names)] for found in (one, other))
+        return bool(mine == its)
+    return _made(one, kind) == _made(other, kind)
+
+
+def _made(found: Result | RunReport, kind: int) -> dict[str, Any]:
+    """The request of a report, or of the video that a result keeps, whatever model made it."""
+    reports = [found] if isinstance(found, RunReport) else []
+    if isinstance(found, Result):
+        kept = [sample for sample in found.samples if (sample.round, sample.place) == (1, kind)]
+        reports = [sample.report for sample in kept if sample.report is not None]
+    return {name: value for name, value in reports[0].workload.items() if name != "model_sha256"} if reports else {}
 
 
 def _layouts(found: Result | RunReport) -> list[str]:
@@ -239,3 +299,10 @@ def _references(columns: Sequence[Measured]) -> Iterator[str]:
             yield f"- `{column.label}` is compared with `{columns[column.reference].label}`"
         if not column.reports:
             yield f"- `{column.label}` has no reports"
+
+
+def _unlike(columns: Sequence[Measured]) -> Iterator[str]:
+    """Yield a line for each reason why videos were not compared."""
+    for reason in dict.fromkeys(column.unlike for column in columns if column.unlike):
+        names = [f"`{column.label}`" for column in columns if column.unlike == reason]
+        yield f"- Videos of {', '.join(names)} were not compared: {reason}."

@@ -17,7 +17,7 @@ from ringlight.core.report import GIB, MemoryReport, RunReport
 
 Unit = Literal["s", "GB", "ratio", "dB", "of 1"]
 OTHER, TOTAL = "Other", "Total"
-LIKENESS: dict[str, Unit] = {"PSNR": "dB", "Worst PSNR": "dB", "SSIM": "of 1"}  # to the column that is exact
+LIKENESS: dict[str, Unit] = {"PSNR": "dB", "Worst PSNR": "dB", "SSIM": "of 1"}  # to the column that one is held to
 JUDGE = "Judge"
 
 
@@ -39,10 +39,11 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
         mad = statistics.median(abs(value - median) for value in values)
         return cls(median=median, low=min(values), high=max(values), mad=mad, n=len(values))
 
-    @property
-    def noise(self) -> float | None:
-        """Uncertainty of a measurement: half of the spread; None after a single one."""
-        return (self.high - self.low) / 2 if self.n > 1 else None
+    def overlaps(self, other: Spread) -> bool | None:
+        """Whether some measurements of both are alike; None where one of them is a single one."""
+        if min(self.n, other.n) < 2:
+            return None
+        return max(self.low, other.low) <= min(self.high, other.high)
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,9 +56,9 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """Column with its label, its runs, and the index of the column that it is compared with.
 
-    `variant` is what is other in it than exact. `likeness` of its video to the exact one by rows of LIKENESS, empty
-    where they could not be compared; None of the exact one itself. `score`: the share of what prompts ask for that it
-    shows.
+    `variant` is what is other in it than exact. `likeness` of its video to that of this other column by rows of
+    LIKENESS; where it is empty, `unlike` says why they were not compared. `score`: the share of what prompts ask for
+    that it shows.
     """
 
     label: str
@@ -65,7 +66,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     reports: list[RunReport]
     reference: int | None = None
     variant: str = ""
-    likeness: dict[str, float] | None = None
+    likeness: dict[str, float] = {}
+    unlike: str = ""
     score: float | None = None
 
     @property
@@ -90,7 +92,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 class Deviation(msgspec.Struct, frozen=True, kw_only=True):
     """Difference between a column and its reference. `ratio` is value / reference, None if either is 0.
 
-    `is_noise`: no larger than what repetitions differ by; None where one of them was not repeated.
+    `is_noise`: repetitions of both overlap; None where one of them was not repeated.
     """
 
     delta: float
@@ -108,13 +110,11 @@ def differ(one: Figure | None, reference: Figure | None) -> Deviation | None:
     if one is None or reference is None:
         return None
     delta = one.value - reference.value
-    noises = [figure.spread.noise for figure in (one, reference)]
-    known = [noise for noise in noises if noise is not None]
     positive = one.value > 0 and reference.value > 0
     return Deviation(
         delta=delta,
         ratio=one.value / reference.value if positive else None,
-        is_noise=abs(delta) <= sum(known) if len(known) == len(noises) else None,
+        is_noise=one.spread.overlaps(reference.spread),
     )
 
 
@@ -148,22 +148,19 @@ def wait_rows(columns: Sequence[Measured]) -> list[Row]:
 
 
 def likeness_rows(columns: Sequence[Measured]) -> list[Row]:
-    """Rows on how close videos are to exact ones, and on how much of their prompts they show.
+    """Rows on how close videos are to those of the reference, and on how much of their prompts they show.
 
     Identical videos have infinite dB. Prompts count in columns that could be judged.
     """
-    exact = [place for place, column in enumerate(columns) if column.likeness is None]
-    rows = [
-        Row(
-            name=name,
-            unit=unit,
-            values=[_once((column.likeness or {}).get(name)) for column in columns],
-            without=exact,
-        )
-        for name, unit in LIKENESS.items()
-    ]
-    rows.append(Row(name=JUDGE, unit="ratio", values=[_once(column.score) for column in columns]))
-    return [row for row in rows if any(value is not None for value in row.values)]
+    alone = [place for place, column in enumerate(columns) if column.reference is None]
+    rows = []
+    if any(column.likeness or column.unlike for column in columns):
+        for name, unit in LIKENESS.items():
+            values = [_once(column.likeness.get(name)) for column in columns]
+            rows.append(Row(name=name, unit=unit, values=values, without=alone))
+    if any(column.score is not None for column in columns):
+        rows.append(Row(name=JUDGE, unit="ratio", values=[_once(column.score) for column in columns]))
+    return rows
 
 
 def _once(value: float | None) -> Figure | None:

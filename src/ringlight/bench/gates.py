@@ -9,14 +9,15 @@ NAME OPERATOR VALUE        NAME is a row of the tables; OPERATOR one of > >= < <
 from __future__ import annotations
 
 import difflib
+import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, get_args
 
 import msgspec
 
-from ringlight.bench.figures import Measured, Row, Unit, differ
+from ringlight.bench.figures import LIKENESS, Measured, Row, Unit, differ
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.plain import plain
 
@@ -101,7 +102,10 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
                 ratio = None if difference is None else difference.ratio
                 found = ratio if ratio is None or self.measure == "x" else 100 * (ratio - 1)
         if found is None:
-            raise InvalidSetting(f"fail-if {self.text!r}: {row.name} of {column.label} or its reference is not known")
+            reason = f": {column.unlike}" if column.unlike and row.name in LIKENESS else ""
+            raise InvalidSetting(
+                f"fail-if {self.text!r}: {row.name} of {column.label} or its reference is not known{reason}"
+            )
         is_noise = self.measure in RELATIVE and difference is not None and difference.is_noise is not False
         return GateVerdict(
             gate=self,
@@ -124,4 +128,10 @@ class GateVerdict(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         said = "failed" if self.has_failed else "passed"
         noise = ", a difference that may be noise" if self.is_noise else ""
-        return f"{said}: {self.gate.text}: {self.column} has {plain(self.found, 4)}{self.gate.measure}{noise}"
+        has = "is identical" if math.isinf(self.found) else f"has {plain(self.found, 4)}{self.gate.measure}"
+        return f"{said}: {self.gate.text}: {self.column} {has}{noise}"
+
+
+def in_lines(verdicts: Iterable[GateVerdict]) -> str:
+    """Verdicts, a line each."""
+    return "\n".join(f"- {verdict}" for verdict in verdicts)

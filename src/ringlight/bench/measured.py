@@ -36,6 +36,8 @@ def tables(result: Result) -> Iterator[str]:
         yield stage_table(columns, rows := stage_rows(columns))
         if any(column.variant for column in columns):
             yield "A variant is compared with the exact column of its layout."
+        if len({column.server for column in result.columns}) > 1:
+            yield "A later server is compared with the first, layout by layout, variant by variant."
         runs = ", ".join(f"{len(column.reports)} of `{column.label}`" for column in columns)
         yield (
             f"Runs: {runs}. Shown is the one whose Total is the median (of two in the middle the faster), so that rows "
@@ -62,11 +64,14 @@ def _noise(columns: Sequence[Measured], rows: Sequence[Row]) -> Iterator[str]:
         found = {row.name: differ(row.values[place], row.values[column.reference]) for row in rows}
         noise = [f"`{name}`" for name, difference in found.items() if difference and difference.is_noise]
         if any(difference and difference.is_noise is None for difference in found.values()):
-            yield f"How far `{column.label}` and the baseline differ by chance is not known: one was measured once."
+            yield (
+                f"How far `{column.label}` and `{columns[column.reference].label}` differ by chance is not known: one "
+                "was measured once."
+            )
         elif noise:
             yield (
-                f"Of `{column.label}`, these differ from the baseline by no more than repetitions do (half of each "
-                f"spread, added): {', '.join(noise)}."
+                f"Of `{column.label}`, these differ from `{columns[column.reference].label}` by no more than "
+                f"repetitions do, which overlap: {', '.join(noise)}."
             )
 
 

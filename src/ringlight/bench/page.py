@@ -10,6 +10,7 @@ from ringlight.bench.comparison import columns_of
 from ringlight.bench.figures import Spread
 from ringlight.bench.measured import agreement, requests, tables
 from ringlight.bench.result import Column, Result
+from ringlight.bench.side_by_side import servers
 from ringlight.bench.summary import sentences
 from ringlight.bench.tables import markdown
 from ringlight.core.layout import ParallelLayout
@@ -39,6 +40,7 @@ def to_markdown(result: Result, charts: Sequence[tuple[str, str]] = ()) -> str:
         DISCLAIMER,
         *tables(result),
         *requests(result),
+        *servers(result),
         *agreement(result),
         *variants(result),
         *judged(result),
@@ -61,7 +63,7 @@ def kind_of(layout: str) -> str:
 
 def _head(result: Result) -> Iterator[str]:
     others = [column for column in result.columns if column.name != result.baseline]
-    kind = _kind(others)
+    kind = _kind(result, others)
     names = ", ".join(column.name for column in others)
     model = result.model or "a server"
     if others:
@@ -71,7 +73,7 @@ def _head(result: Result) -> Iterator[str]:
         yield f"# Benchmark: {model} ({result.baseline})"
         yield f"This page reports the performance of `{model}` using:"
     baseline = next(column for column in result.columns if column.name == result.baseline)
-    configs = [("Variant" if column.beside else "Parallel", column) for column in others] + [("Baseline", baseline)]
+    configs = [*((_what(result, column) or "Parallel", column) for column in others), ("Baseline", baseline)]
     yield "\n".join(f"- {what} config: {_config(column)}" for what, column in configs)
     if not result.is_whole:
         yield "**This benchmark was interrupted: what follows is what was measured until then.**"
@@ -79,15 +81,22 @@ def _head(result: Result) -> Iterator[str]:
         yield f"**{result.num_failed} of {len(result.samples)} requests failed; they are in no median.**"
 
 
-def _kind(others: Sequence[Column]) -> str:
+def _kind(result: Result, others: Sequence[Column]) -> str:
     """Heading for the columns that are compared with the baseline."""
     layouts = [column for column in others if not column.beside]
     names = [] if not layouts else [kind_of(layouts[0].layout) if len(layouts) == 1 else "Layouts"]
-    return " and ".join([*names, *(["Variants"] if len(layouts) < len(others) else [])])
+    return " and ".join([*names, *dict.fromkeys(f"{what}s" for column in others if (what := _what(result, column)))])
+
+
+def _what(result: Result, column: Column) -> str:
+    """Kind of a column that is no layout of the first server."""
+    if result.is_later(column):
+        return "Server"
+    return "Variant" if column.variant else ""
 
 
 def _config(column: Column) -> str:
-    if column.beside:
+    if column.variant:
         return f"`{column.says}` (short: `{column.name}`)"
     if not column.layout:
         return f"`{column.name}` (its layout is not known)"
@@ -109,7 +118,7 @@ def _setup(result: Result) -> str:
         f"- {what}",
         f"- Precision: {dtype or 'not known'}, VAE {vae_dtype or 'not known'}",
         *_budget(result),
-        f"- Rounds: {result.num_rounds}; every layout once a round, in an order that turns from round to round",
+        f"- Rounds: {result.num_rounds}; every layout of every server once a round, in an order that turns",
         f"- Date: {result.date}",
     ]
     return "\n".join(lines)
@@ -124,10 +133,9 @@ def _budget(result: Result) -> Iterator[str]:
 def _serving(result: Result) -> Iterator[str]:
     commands = {column.name: column.command for column in result.columns}
     for column in sorted(result.columns, key=lambda column: column.name == result.baseline):
-        if column.beside and column.command == commands[column.beside]:
+        if column.variant and column.command == commands[column.beside]:
             continue  # it is sent to the exact one's server
-        what = "Baseline" if column.name == result.baseline else kind_of(column.layout)
-        what = "Variant" if column.beside else what
+        what = _what(result, column) or ("Baseline" if column.name == result.baseline else kind_of(column.layout))
         yield f"### {what} (`{column.name}`)"
         yield f"```bash\n{column.command}\n```" if column.command else "A server that ran already."
         if column.started:

@@ -12,6 +12,7 @@ import msgspec
 from ringlight.bench.agreement import Agreement
 from ringlight.bench.expected import Expected
 from ringlight.bench.judged import Judged
+from ringlight.bench.ratios import Ratio
 from ringlight.bench.sending import Sample
 from ringlight.bench.servers import Started
 from ringlight.core.errors import InvalidSetting
@@ -30,7 +31,8 @@ MEASURED_BYTES = (  # columns of the CSV, of which a run has those that its devi
 class Column(msgspec.Struct, frozen=True, kw_only=True):
     """Column of a benchmark: a layout of ours, or a server that runs already. `command` is as one would type it.
 
-    A variant has a name, `says` what is other in it, and stands `beside` the column of that name, which is exact.
+    A variant has a name, and `says` what is other in it; it stands `beside` the column of that name, which is exact. Of
+    several servers each column has its `server`, and those of later ones stand beside the same column of the first.
     """
 
     name: str
@@ -40,12 +42,14 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
     variant: str = ""
     says: str = ""
     beside: str = ""
+    server: str = ""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Measurements of a benchmark and their conditions. `baseline` names the column that others are compared with.
 
-    What no server told (`model_sha256`, `dtype`, ...) is empty. `is_whole`: every round was sent to its end.
+    `videos` are those that were kept, from the folder of this file, with their SHA-256. What no server told
+    (`model_sha256`, `dtype`, ...) is empty. `is_whole`: every round was sent to its end.
     """
 
     name: str
@@ -64,6 +68,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     agreements: list[Agreement] = []
     judged: list[Judged] = []
     expected: list[Expected] = []
+    ratios: list[Ratio] = []
+    videos: dict[str, str] = {}
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -83,6 +89,14 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     def num_failed(self) -> int:
         """Requests that did not become videos, whatever the reason."""
         return sum(sample.fate != "completed" for sample in self.samples)
+
+    def held_to(self, column: Column) -> str:
+        """The name of the column that one is compared with; of the baseline its own."""
+        return column.beside or self.baseline
+
+    def is_later(self, column: Column) -> bool:
+        """Whether it is of another server than the first."""
+        return column.server != self.columns[0].server
 
     def environment(self, name: str) -> str:
         """Value from the environment that servers report, by its name; empty if no server reports it."""

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import msgspec
 from ringlight.bench.agreement import Agreement, agree
 from ringlight.bench.expected import Expected, expect
 from ringlight.bench.judged import Judged, can_judge, judge_video
+from ringlight.bench.kept import digest, video_name
+from ringlight.bench.ratios import ratios
 from ringlight.bench.result import Column, Result
 from ringlight.bench.sending import Sample, Turn, send
 from ringlight.bench.servers import Launch, Started, serving, shown_command
-from ringlight.bench.variants import RequestVariant, file_stem
+from ringlight.bench.variants import RequestVariant
 from ringlight.bench.workload import Workload
 from ringlight.client import ApiError, Client, Unreachable
 from ringlight.core.host import memory_bytes, num_cores
@@ -30,26 +33,41 @@ from ringlight.planner.hardware import LinkRates
 Tell = Callable[[str], None]
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Servers to measure: those that we launch, or a running one by its URL.
+class RunningServer(msgspec.Struct, frozen=True, kw_only=True):
+    """A server that runs already."""
 
-    `own` are those of variants that have a server of their own, by their names.
+    name: str
+    url: str
+    api_key: str | None = None
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """Servers to measure: those that we launch, or those that run already.
+
+    `own` are those of variants that have a server of their own, by their names; `api_key` is that of servers that we
+    launch.
     """
 
     launch: Launch | None = None
     own: dict[str, Launch] = {}
-    url: str = ""
+    running: tuple[RunningServer, ...] = ()
     api_key: str | None = None
 
 
 class Contender(msgspec.Struct, frozen=True, kw_only=True):
-    """Column with its requests: a layout, exact or with a variant's changes. `launch` starts its server."""
+    """Column to measure: a layout (or a server's own), exact or as a variant has it, with its requests.
+
+    `launch` starts its server, unless one is `running`. It is compared with the column that it is `beside`, else with
+    the baseline.
+    """
 
     name: str
     layout: str
     workload: Workload
-    launch: Launch | None
+    launch: Launch | None = None
+    running: RunningServer | None = None
     variant: RequestVariant | None = None
+    beside: str = ""
 
 
 class Benchmark:
@@ -58,39 +76,47 @@ class Benchmark:
     def __init__(
         self, workload: Workload, layouts: Sequence[str], target: Target, num_rounds: int, folder: Path, tell: Tell
     ) -> None:
-        """Set up the columns: each of `layouts`, exact and then with each variant of the workload.
+        """Columns are `layouts`, each exact and then as each variant of the workload has it, of each running server.
 
-        No layout is a running server's own. Videos of the first round are kept in `folder`.
-
-        `tell` hears of every step, a line each.
+        No layout is a running server's own. Videos of the first round are kept in `folder`. `tell` hears of
+        every step, a line each.
         """
         self.workload, self.target, self.num_rounds = workload, target, num_rounds
-        self.layouts = list(layouts) or ["server"]
-        self.contenders = [
-            Contender(
-                name=layout if variant is None else f"{layout} {variant.name}",
-                layout=layout,
-                workload=workload if variant is None else workload.varied(variant),
-                launch=target.launch if variant is None else target.own.get(variant.name, target.launch),
-                variant=variant,
-            )
-            for layout in self.layouts
-            for variant in (None, *workload.variants)
-        ]
+        self.layouts = list(layouts) or [""]
+        self.contenders = [*self._contenders()]
         self.samples: list[Sample] = []
         self.started: dict[str, list[Started]] = {each.name: [] for each in self.contenders}
         self.agreements: list[Agreement] = []
         self.judged: list[Judged] = []
         self.is_whole = False
-        self._asks_for_layouts = bool(layouts)
         self._folder = folder
-        self._kept: set[Path] = set()  # others in the folder are of a run before
+        self._kept: dict[str, str] = {}  # others in the folder are of a run before
         self._tell = tell
+
+    def _contenders(self) -> Iterator[Contender]:
+        """The first server's columns, then those of the others, each beside the same one of the first."""
+        target, variants = self.target, (None, *self.workload.variants)
+        servers = target.running or (None,)
+        for running, layout, variant in product(servers, self.layouts, variants):
+            is_named = len(servers) > 1 or not layout
+            name, exact, same = (
+                " ".join(filter(None, (server.name if server and is_named else "", layout, each.name if each else "")))
+                for server, each in ((running, variant), (running, None), (servers[0], variant))
+            )
+            yield Contender(
+                name=name,
+                layout=layout,
+                workload=self.workload if variant is None else self.workload.varied(variant),
+                launch=target.launch if variant is None else target.own.get(variant.name, target.launch),
+                running=running,
+                variant=variant,
+                beside=same if same != name else exact if exact != name else "",
+            )
 
     @property
     def baseline(self) -> str:
         """The first u1r1, or the first column."""
-        return "u1r1" if "u1r1" in self.layouts else self.layouts[0]
+        return next((each.name for each in self.contenders if each.layout == "u1r1"), self.contenders[0].name)
 
     @property
     def on_other_servers(self) -> set[str]:
@@ -116,21 +142,22 @@ class Benchmark:
         turn = self.contenders if number % 2 else self.contenders[::-1]
         for layout in self.layouts if number % 2 else reversed(self.layouts):
             own = [each for each in turn if each.layout == layout]
-            for launch in dict.fromkeys(each.launch for each in own):
-                yield [each for each in own if each.launch == launch]
+            for server in dict.fromkeys((each.launch, each.running) for each in own):
+                yield [each for each in own if (each.launch, each.running) == server]
 
     @contextmanager
     def _connected(self, together: Sequence[Contender], number: int) -> Iterator[Client]:
-        target, launch = self.target, together[0].launch
-        if launch is None:
-            with Client(target.url, target.api_key) as client:
+        launch, running = together[0].launch, together[0].running
+        if running is not None:
+            with Client(running.url, running.api_key) as client:
                 yield client
             return
+        assert launch is not None, "a server is started, or runs already"
         with serving(launch, ParallelLayout.parse(together[0].layout), number) as (url, started):
             self._tell(f"  ready in {started.ready_seconds:.1f} s")
             for each in together:
                 self.started[each.name].append(started)
-            with Client(url, target.api_key) as client:
+            with Client(url, self.target.api_key) as client:
                 yield client
 
     def _measure(self, client: Client, contender: Contender, number: int) -> None:
@@ -140,7 +167,7 @@ class Benchmark:
             round=number,
             concurrency=workload.concurrency,
             timeout_seconds=workload.said.timeout_seconds,
-            layout=contender.layout if self.target.launch is None and self._asks_for_layouts else None,
+            layout=contender.layout or None if contender.running is not None else None,
         )
         if warm_up := workload.warm_up():
             send(client, warm_up, msgspec.structs.replace(turn, concurrency=1), self._warm)
@@ -169,38 +196,42 @@ class Benchmark:
     def _keep_videos(self, client: Client, samples: Sequence[Sample]) -> None:
         """Fetch the first completed video of each kind."""
         for sample in sorted(samples, key=lambda sample: sample.place):
-            path = self._video(sample.column, sample.kind)
+            name = video_name(sample.column, sample.kind)
             if sample.fate == "completed" and sample.place == sample.kind:
                 try:
-                    client.download(sample.video_id, path)
-                    self._kept.add(path)
+                    client.download(sample.video_id, self._folder / name)
+                    self._kept[name] = digest(self._folder / name)
                 except (ApiError, Unreachable) as error:
                     self._tell(f"  video of request {sample.place + 1} not fetched: {error}")
 
     def _look(self) -> None:
-        """Compare videos with exact ones, and with their prompts."""
+        """Hold videos to those of the columns that theirs are held to, and to their prompts."""
         for each in self.contenders:
-            held_to = self.baseline if each.variant is None else each.layout
+            held_to = each.beside or self.baseline
             for kind, asked in enumerate(each.workload.kinds):
-                video, other = self._video(each.name, kind), self._video(held_to, kind)
-                if each.name != held_to and {video, other} <= self._kept:
-                    self.agreements.append(agree(each.name, kind, video, other))
-                if video in self._kept and can_judge(asked.prompt):
-                    self.judged.append(judge_video(each.name, kind, video, asked.prompt))
+                name, other = video_name(each.name, kind), video_name(held_to, kind)
+                if each.name != held_to:
+                    self.agreements.append(self._agreement(each.name, kind, name, other))
+                if name in self._kept and can_judge(asked.prompt):
+                    self.judged.append(judge_video(each.name, kind, self._folder / name, asked.prompt))
 
-    def _video(self, column: str, kind: int) -> Path:
-        return self._folder / "videos" / f"{file_stem(column)}_request{kind + 1}.mp4"
+    def _agreement(self, column: str, kind: int, *names: str) -> Agreement:
+        if missing := [name for name in names if name not in self._kept]:
+            return Agreement(column=column, kind=kind, problem=f"there is no {' and no '.join(missing)}")
+        video, other = (self._folder / name for name in names)
+        return agree(column, kind, video, other)
 
     def result(self, command: str, expected: Sequence[Expected] = ()) -> Result:
-        """Result of all requests so far. `command` is the command line that started the benchmark."""
-        said = self.workload.said
+        """Result so far. `command` is what was typed for it."""
+        said, baseline = self.workload.said, self.baseline
+        held = {each.name: each.beside or baseline for each in self.contenders if each.name != baseline}
         return Result(
             name=said.name,
             description=said.description,
             workload=self.workload.content(),
             workload_hash=self.workload.sha256,
             titles=[kind.title for kind in self.workload.kinds],
-            baseline=self.baseline,
+            baseline=baseline,
             num_rounds=self.num_rounds,
             columns=[self._column(each) for each in self.contenders],
             samples=self.samples,
@@ -211,20 +242,25 @@ class Benchmark:
             agreements=self.agreements,
             judged=self.judged,
             expected=list(expected),
+            ratios=ratios(self.samples, held, len(self.workload.kinds)),
+            videos=self._kept,
         )
 
     def _column(self, contender: Contender) -> Column:
         name, launch, variant = contender.name, contender.launch, contender.variant
         layout = contender.layout
-        if launch is None and not self._asks_for_layouts:
+        if not layout:
             layout = next((s.report.layout for s in self.samples if s.column == name and s.report is not None), "")
-        column = Column(name=name, layout=layout)
-        if launch is not None:
-            command = shown_command(launch, ParallelLayout.parse(layout))
-            column = msgspec.structs.replace(column, command=command, started=self.started[name])
-        if variant is None:
-            return column
-        return msgspec.structs.replace(column, variant=variant.name, says=variant.said, beside=contender.layout)
+        return Column(
+            name=name,
+            layout=layout,
+            command="" if launch is None else shown_command(launch, ParallelLayout.parse(layout)),
+            started=self.started[name],
+            variant="" if variant is None else variant.name,
+            says="" if variant is None else variant.said,
+            beside=contender.beside,
+            server=contender.running.name if contender.running is not None and len(self.target.running) > 1 else "",
+        )
 
 
 def expectations(

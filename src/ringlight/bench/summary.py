@@ -108,8 +108,9 @@ def _agreement(column: Measured, columns: Sequence[Measured], agreements: Sequen
     own = [agreement for agreement in agreements if agreement.column == column.label]
     if not own:
         return
-    label, exact = column.label, None if not column.variant else columns[column.reference or 0].label
-    beside = "the baseline" if exact is None else f"`{exact}`"
+    label, reference = column.label, columns[column.reference or 0]
+    is_named = column.variant or reference.reference is not None
+    beside = f"`{reference.label}`" if is_named else "the baseline"
     broken = [agreement for agreement in own if agreement.problem]
     if broken:
         yield f"Videos of `{label}` could not be compared: {broken[0].problem}."

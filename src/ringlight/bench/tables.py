@@ -10,8 +10,8 @@ from ringlight.bench.figures import TOTAL, Deviation, Figure, Measured, Row, dif
 BLANK = "-"
 NOISE, UNKNOWN = "~", "?"
 LEGEND = (
-    f"{NOISE} the difference is not larger than what repetitions differ by (half of each column's spread, added): "
-    f"noise. {UNKNOWN} not repeated on one of the sides, so its noise is not known."
+    f"{NOISE} repetitions of both overlap: noise. {UNKNOWN} not repeated on one of the sides, so its noise is not "
+    "known."
 )
 
 
@@ -26,10 +26,10 @@ def memory_table(columns: Sequence[Measured], rows: Sequence[Row], marks: bool =
 
 
 def likeness_table(columns: Sequence[Measured], rows: Sequence[Row]) -> str:
-    """Table of how close videos are to exact ones, side by side."""
+    """Likeness of videos to those of the reference, side by side."""
     shown = order(columns)
     lines = [[row.name, *(_likeness(row, place) for place in shown)] for row in rows]
-    return markdown(["Videos beside Exact", *(title(columns, place) for place in shown)], lines)
+    return markdown(["Videos", *(title(columns, place) for place in shown)], lines)
 
 
 def spread_table(columns: Sequence[Measured], rows: Sequence[Row]) -> str:

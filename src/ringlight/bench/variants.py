@@ -131,15 +131,14 @@ def unknown(name: str, known: Collection[str]) -> str:
     return f"there is no {name} ({hint})"
 
 
-def wrong_names(variants: Sequence[RequestVariant]) -> Iterator[str]:
-    """Yield what is wrong with the names of variants, which tables and files are called by."""
-    counts = Counter(file_stem(variant.name) for variant in variants)
-    for variant in variants:
-        if len(variant.name) > MOST_CHARS or not variant.name.isprintable() or set("`|") & {*variant.name}:
-            yield f"the name {variant.name[:MOST_CHARS]!r} is not of at most {MOST_CHARS} printable characters but ` |"
-    for stem, count in counts.items():
+def wrong_names(what: str, names: Sequence[str]) -> Iterator[str]:
+    """Yield problems of the names of variants, or of servers, which name tables and files."""
+    for name in names:
+        if not name or len(name) > MOST_CHARS or not name.isprintable() or set("`|") & {*name}:
+            yield f"the name {name[:MOST_CHARS]!r} is not of at most {MOST_CHARS} printable characters but ` |"
+    for stem, count in Counter(map(file_stem, names)).items():
         if count > 1:
-            yield f"{count} variants are called {stem}, or alike; give each a `name` that letters tell from others"
+            yield f"{count} {what}s are called {stem}, or alike; give each a name that letters tell from others"
 
 
 def file_stem(name: str) -> str:

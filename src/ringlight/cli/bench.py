@@ -5,71 +5,45 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from ringlight.bench.variants import OF_SERVERS, RequestVariant, read_flag, read_variant, unknown_names
-from ringlight.cli.flags import as_flags, with_flags
+from ringlight.bench.variants import OF_SERVERS
+from ringlight.cli.asked_bench import (
+    MEASURED,
+    AskedBenchmark,
+    check_asked,
+    read_keys,
+    read_launches,
+    read_servers,
+    read_workload,
+)
+from ringlight.cli.flags import with_flags
 from ringlight.cli.signals import handled, interrupt
 from ringlight.core.checkpoint import find_checkpoint
 from ringlight.core.codes import EXIT_WORKER
-from ringlight.core.config import EngineConfig, read_limits
-from ringlight.core.errors import InvalidRequest, InvalidSetting, RinglightError
+from ringlight.core.config import EngineConfig
+from ringlight.core.errors import InvalidSetting
 from ringlight.core.fields import setting
-from ringlight.core.layout import AskedLayout, ParallelLayout, candidates
+from ringlight.core.layout import ParallelLayout
 from ringlight.core.output import part_path
-from ringlight.engine.site import check_installed
-from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
-from ringlight.families.table import model_defaults, read_model
+from ringlight.families.table import read_model
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import Calibration
 from ringlight.planner.hardware import LinkRates
 
 if TYPE_CHECKING:
+    from ringlight.bench.gates import Gate
     from ringlight.bench.result import Result
     from ringlight.bench.runner import Benchmark
-    from ringlight.bench.servers import Launch
-    from ringlight.bench.workload import Workload
 
-MEASURED, PREDICTED, RESULT = "What is measured", "Prediction", "Result"
+PREDICTED, RESULT = "Prediction", "Result"
 EXIT_OUTSIDE = 1
-
-
-class AskedBenchmark(msgspec.Struct, frozen=True, kw_only=True):
-    """Flags for what is measured."""
-
-    layouts: Annotated[
-        tuple[str, ...], setting("Names such as u1r1 u1r2 c2u1r1, one after another.", MEASURED, splits=False)
-    ] = ()
-    model_path: Annotated[
-        Path | None, setting("Checkpoint that a server is started with for each layout.", MEASURED)
-    ] = None
-    url: Annotated[str, setting("Measure a server that runs already instead.", MEASURED)] = ""
-    workload: Annotated[Path | None, setting("TOML file of requests; else the checkpoint's defaults.", MEASURED)] = None
-    image: Annotated[
-        Path | None,
-        setting(
-            "First frame of the defaults, also the last one of models that need both; or of requests that say image = "
-            '"given".',
-            MEASURED,
-        ),
-    ] = None
-    variant: Annotated[
-        tuple[str, ...],
-        setting(
-            "Measure beside each layout what differs so: fields of every request, and as server.NAME settings of a "
-            "server of its own. May be repeated; a workload's [[variant]] says the same.",
-            MEASURED,
-            metavar="NAME=VALUE,...",
-            splits=False,
-        ),
-    ] = ()
-    rounds: Annotated[int, setting("How often each layout has its turn.", MEASURED, ge=1)] = 3
 
 
 class AskedPrediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +79,17 @@ class AskedResult(msgspec.Struct, frozen=True, kw_only=True):
     output: Annotated[Path, setting("Folder for the page, JSON, CSV, charts.", RESULT, short="o")] = Path("bench")
     trace: Annotated[Path | None, setting("Write a trace for Perfetto or chrome://tracing.", RESULT)] = None
 
+    fail_if: Annotated[
+        tuple[str, ...],
+        setting(
+            'Fail where this is true, such as "PSNR < 40dB" or "Total > 1.2x", as in `ringlight compare`; may be '
+            "repeated.",
+            RESULT,
+            metavar="GATE",
+            splits=False,
+        ),
+    ] = ()
+
     def make_folders(self) -> None:
         """Make the folders for results, before anything is measured. Raises InvalidSetting."""
         try:
@@ -130,9 +115,16 @@ def bench(
     asked: AskedBenchmark,
     more_layouts: Annotated[list[str] | None, typer.Argument(metavar="LAYOUT...", hidden=True)] = None,
     api_key: Annotated[
-        str,
-        typer.Option(help="Key to it.", envvar="RINGLIGHT_API_KEY", show_default=False, rich_help_panel=MEASURED),
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            help="Key to the servers of --url, or with their names to each of them. Better in the environment, with "
+            "spaces between several.",
+            envvar="RINGLIGHT_API_KEY",
+            metavar="[NAME=]KEY",
+            show_default=False,
+            rich_help_panel=MEASURED,
+        ),
+    ] = None,
     engine: EngineConfig,
     prediction: AskedPrediction,
     result: AskedResult,
@@ -142,7 +134,9 @@ def bench(
 
     For each layout a server of its own is started, warmed up, and sent the workload; so in every round, in an order
     that turns. The first u1r1, else the first layout, is the baseline. With --url a server that runs already is
-    measured; each of --layouts is then asked of it with every request.
+    measured; each of --layouts is then asked of it with every request. Of several servers each has its turn in every
+    round, and is held to the first: ratios with their range over rounds, whether they are noise, and how like its
+    videos theirs are.
 
     Variants of the requests, of the workload's file or of --variant, are measured beside each layout. The page says how
     like what is exact their videos are, and of prompts of the trained demo checkpoint whether they show what is asked.
@@ -150,24 +144,32 @@ def bench(
     In the folder are report.md, result.json (for `ringlight compare`), runs.csv, charts (with matplotlib: the extra
     `bench`), the videos of the first round, and the servers' logs.
 
-    Exit codes: 0, 1 outside of the band of a prediction, 2 usage, 3 invalid setting, checkpoint or installation, 4 a
-    request or a server failed, 130 interrupted (what was measured until then is kept).
+    Exit codes: 0, 1 a gate failed or outside of the band of a prediction, 2 usage, 3 invalid setting, checkpoint or
+    installation, or a gate on what is not there, 4 a request or a server failed, 130 interrupted (what was measured
+    until then is kept).
     """
     # Here, because the client takes long to import, and only this command needs all this.
-    from ringlight.bench.runner import Benchmark, Target
+    from ringlight.bench.gates import Gate
+    from ringlight.bench.runner import Benchmark, RunningServer, Target
 
     names = [ParallelLayout.parse(name).name for name in dict.fromkeys([*asked.layouts, *(more_layouts or [])])]
-    folder = None if asked.model_path is None else find_checkpoint(str(asked.model_path))
-    spec = None if folder is None else read_model(folder)
-    _check(names, asked, spec)
-    workload = _workload(asked, engine, spec, folder)
+    spec = None if asked.model_path is None else read_model(find_checkpoint(str(asked.model_path)))
+    check_asked(names, asked, spec)
+    gates = [Gate.parse(text) for text in result.fail_if]
+    urls = read_servers(asked.url)
+    keys = read_keys(api_key or (), urls)
+    servers = tuple(
+        RunningServer(name=name, url=url, api_key=keys.get(name, keys.get(""))) for name, url in urls.items()
+    )
+    workload = read_workload(asked, engine, spec, servers)
     known = prediction.read(spec)
-    launch, own = (None, {}) if asked.url else _launches(asked, names, engine, workload, result.output / "logs")
+    launch, own = (None, {}) if servers else read_launches(asked, names, engine, workload, result.output / "logs")
     result.make_folders()
-    target = Target(launch=launch, own=own, url=asked.url, api_key=api_key or None)
+    target = Target(launch=launch, own=own, running=servers, api_key=keys.get(""))
     tell = (lambda line: None) if quiet else _tell
     benchmark = Benchmark(workload, names, target, asked.rounds, result.output, tell)
-    _measure(benchmark, spec, known, prediction, result, _command(api_key))
+    _measure(benchmark, spec, known, prediction, result, _command(keys.values()))
+    _hold(gates, result.output / "result.json")
 
 
 def _measure(
@@ -208,85 +210,24 @@ def _measure(
         raise typer.Exit(EXIT_OUTSIDE)
 
 
-def _workload(asked: AskedBenchmark, engine: EngineConfig, spec: ModelSpec | None, folder: Path | None) -> Workload:
-    """The workload of a file, else of the checkpoint's defaults. Raises InvalidSetting."""
-    from ringlight.bench.workload import Workload, read_workload
-
-    if asked.workload is not None:
-        workload = read_workload(asked.workload, asked.image)
-    elif spec is not None and folder is not None:
-        workload = Workload.usual(model_defaults(spec, folder), spec, asked.image)
-    else:
-        raise InvalidSetting("with --url name a --workload")
-    workload = workload.beside([_variant(text) for text in asked.variant])
-    if asked.url and (own := [variant.name for variant in workload.variants if variant.server]):
-        raise InvalidSetting(f"variants with a server of their own ({', '.join(own)}) need --model-path, not --url")
-    if spec is not None:
-        exact = [variant for variant in workload.variants if not variant.server]
-        for each in (workload, *map(workload.varied, exact)):
-            each.check(spec, read_limits(), None if asked.url else LoraLibrary(engine, spec))
-    return workload
-
-
-def _variant(text: str) -> RequestVariant:
-    """Parse the value of --variant. Raises InvalidSetting."""
-    try:
-        table = read_flag(text)
-        if problems := [*unknown_names(table)]:
-            raise InvalidSetting("; ".join(problems))
-        return read_variant(table, strict=False)
-    except (InvalidSetting, InvalidRequest, msgspec.ValidationError) as error:
-        raise InvalidSetting(f"variant {text!r}: {error}") from None
-
-
-def _launches(
-    asked: AskedBenchmark, names: list[str], engine: EngineConfig, workload: Workload, logs: Path
-) -> tuple[Launch, dict[str, Launch]]:
-    """Launch of the exact servers, and those of variants that have their own, by name.
-
-    Raises InvalidSetting for variants that these servers cannot make, or that change nothing, and InvalidInstallation.
-    """
-    from ringlight.bench.servers import Launch
-
-    assert asked.model_path is not None, "or there is a URL"
-    check_installed(engine)
-    exact = Launch(model_path=asked.model_path, flags=tuple(as_flags(engine, OF_SERVERS)), logs=logs)
-    own = {}
-    for variant in workload.variants:
-        if not variant.server:
-            continue
-        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in variant.server.items()}
-        place = Path(str(settings.pop("model_path", asked.model_path)))
-        try:
-            changed = msgspec.structs.replace(engine, **settings)
-            spec = read_model(find_checkpoint(str(place)))
-            _check(names, asked, spec)
-            varied = workload.varied(variant)
-            varied.check(spec, read_limits(), LoraLibrary(changed, spec))
-        except RinglightError as error:
-            raise InvalidSetting(f"variant {variant.name}: {error}") from None
-        launch = Launch(model_path=place, flags=tuple(as_flags(changed, OF_SERVERS)), logs=logs)
-        if launch == exact and varied.kinds == workload.kinds:
-            raise InvalidSetting(f"variant {variant.name}: differs in nothing from what it is measured beside")
-        own[variant.name] = msgspec.structs.replace(launch, variant=variant.name)
-    return exact, own
-
-
-def _check(names: list[str], asked: AskedBenchmark, spec: ModelSpec | None) -> None:
-    """Raise InvalidSetting if it is not clear what is to be measured, InvalidLayout for more ranks than heads."""
-    if not asked.url and asked.model_path is None:
-        raise InvalidSetting("name a checkpoint with --model-path, or a running server with --url")
-    if not asked.url and not names:
-        raise InvalidSetting("name --layouts, such as --layouts u1r1 u1r2")
-    if spec is not None:
-        for name in names:
-            candidates(AskedLayout.of(ParallelLayout.parse(name)), num_heads=spec.transformer.num_attention_heads)
-
-
-def _command(api_key: str) -> str:
-    """Command line of this process without its key, for it goes to files that are passed on."""
-    words = [word.replace(api_key, "KEY") if api_key else word for word in sys.argv[1:]]
+def _command(keys: Iterable[str]) -> str:
+    """Command line of this process without its keys, for it goes to files that are passed on."""
+    words = sys.argv[1:]
+    for key in sorted(filter(None, keys), key=len, reverse=True):
+        words = [word.replace(key, "KEY") for word in words]
     return shlex.join(["ringlight", *words])
+
+
+def _hold(gates: Sequence[Gate], path: Path) -> None:
+    """Say what gates say of a result. Raises Exit where one has failed, InvalidSetting for one on what is not there."""
+    from ringlight.bench.comparison import compare
+    from ringlight.bench.gates import in_lines
+
+    verdicts = compare([path], force=False).verdicts(gates) if gates else []
+    if verdicts:
+        print("\n" + in_lines(verdicts))
+    if any(verdict.has_failed for verdict in verdicts):
+        raise typer.Exit(EXIT_OUTSIDE)
 
 
 def _write(result: Result, asked: AskedResult) -> None:

@@ -21,7 +21,7 @@ from ringlight.core.output import part_path
 from ringlight.core.plain import plain
 from ringlight.core.report import RunReport
 from ringlight.wire.batch import Batch, BatchCheck, BatchList
-from ringlight.wire.model import ModelList, OfferedLora
+from ringlight.wire.model import ModelCard, ModelList, OfferedLora
 from ringlight.wire.video import Video, VideoList
 
 URL = "http://127.0.0.1:8898"
@@ -222,8 +222,14 @@ class Client:
 
     def loras(self) -> tuple[OfferedLora, ...]:
         """The LoRAs that videos of the server may have, and those that all have."""
-        (model, *_) = _decode(self._transport.send("GET", "/v1/models").content, ModelList).data
-        return tuple(model.loras)
+        return tuple(self.card().loras)
+
+    def card(self) -> ModelCard:
+        """The first model that the server has, with what a request may leave out and what bounds it."""
+        found = _decode(self._transport.send("GET", "/v1/models").content, ModelList).data
+        if not found:
+            raise ApiError.unexpected("the server names no model")
+        return found[0]
 
     def is_ready(self) -> bool:
         """Whether the server takes videos and has workers that make them; False also where it does not answer."""

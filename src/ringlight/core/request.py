@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import math
 import secrets
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
 import msgspec
@@ -116,17 +116,10 @@ class RequestDefaults(VideoFields, frozen=True, kw_only=True, forbid_unknown_fie
     def complete(self, prompt: str, spec: Geometry, **given: Any) -> VideoRequest:
         """Complete a request: `given` values (None counts as left out) with all that they bring, else these defaults.
 
-        A seed that nobody gave, or that is -1, is drawn here, so that the request names the one it was made with. Who
-        gives one guidance means both experts, as diffusers has it, and so does a preset that brings one: these
-        defaults' other one goes with their first.
+        A seed that nobody gave, or that is -1, is drawn here, so that the request names the one it was made with.
         """
-        fields = layered(msgspec.structs.asdict(self), given)
+        fields = filled(msgspec.structs.asdict(self), given, spec.has_experts)
         fields["seed"] = drawn(fields["seed"])
-        said = {name: value for name, value in given.items() if value is not None}
-        if "guidance_scale" in brought_by(said) | said and "guidance_scale_2" not in said:
-            fields["guidance_scale_2"] = None
-        if spec.has_experts and fields["guidance_scale_2"] is None:
-            fields["guidance_scale_2"] = fields["guidance_scale"]
         if isinstance(fields["sigmas"], list):
             fields["sigmas"] = tuple(fields["sigmas"])
         fields["lora"] = read_loras(fields["lora"])
@@ -134,9 +127,29 @@ class RequestDefaults(VideoFields, frozen=True, kw_only=True, forbid_unknown_fie
             fields["flow_shift"] = spec.scheduler.flow_shift
         return VideoRequest(prompt=prompt, **fields)
 
+    def settled(self, spec: Geometry) -> RequestDefaults:
+        """The same with what follows from the model; a seed of None is drawn for each video."""
+        shift = spec.scheduler.flow_shift if self.flow_shift is None else self.flow_shift
+        return msgspec.structs.replace(self, flow_shift=shift)
+
     def typical(self, prompt: str, spec: Geometry) -> VideoRequest:
         """Request of all these defaults, with stand-ins for pictures: to be planned, not to be made."""
         return self.complete(prompt, spec, **stand_ins(spec))
+
+
+def filled(base: Mapping[str, Any], given: Mapping[str, Any], has_experts: bool) -> dict[str, Any]:
+    """Fields that are given (None counts as left out) with what they bring, over these of a request.
+
+    Who gives one guidance means both experts, as diffusers has it, and so does a preset that brings one: the other one
+    below goes with its first.
+    """
+    fields = layered(base, given)
+    said = {name: value for name, value in given.items() if value is not None}
+    if "guidance_scale" in brought_by(said) | said and "guidance_scale_2" not in said:
+        fields["guidance_scale_2"] = None
+    if has_experts and fields.get("guidance_scale_2") is None:
+        fields["guidance_scale_2"] = fields.get("guidance_scale")
+    return fields
 
 
 def stand_ins(spec: Geometry, image: bool = False, last_image: bool = False) -> dict[str, bytes]:

@@ -108,9 +108,14 @@ export class Form {
     }
   }
 
+  // What the server says of a field; open where its default follows from others.
+  cardOf(name) {
+    return this.model.fields.find((each) => each.name === name) ?? {};
+  }
+
   // What else is set by the choice that a field has.
   broughtBy(input) {
-    const { choices = [] } = this.model.fields.find(({ name }) => name === input.name) ?? {};
+    const { choices = [] } = this.cardOf(input.name);
     return choices.find(({ value }) => value === input.value)?.brings ?? {};
   }
 
@@ -118,7 +123,7 @@ export class Form {
   bring(input) {
     const values = this.broughtBy(input);
     for (const name of new Set([...this.brought, ...Object.keys(values)])) {
-      this.fields[name].value = values[name] ?? this.model.defaults[name] ?? "";
+      this.fields[name].value = values[name] ?? this.cardOf(name).default ?? "";
     }
     this.brought = Object.keys(values);
     this.describePresets();

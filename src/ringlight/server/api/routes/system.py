@@ -117,7 +117,7 @@ def _card(name: str, parts: Parts) -> ModelCard:
         id=name,
         created=int(parts.started_at),
         fields=field_cards(videos.defaults, videos.spec, videos.limits),
-        defaults=msgspec.to_builtins(videos.defaults),
+        defaults=msgspec.to_builtins(videos.defaults.settled(videos.spec)),
         examples=list(videos.examples),
         limits=msgspec.to_builtins(videos.limits),
         loras=offered_loras(videos.engine.door.loras),
