@@ -58,7 +58,7 @@ def test_modules_and_files_that_a_page_names_are_there(page: Path) -> None:
 
 def test_the_servers_of_the_page_could_be_measured_and_compared(tmp_path: Path) -> None:
     page = DOCS / "how_to/compare_servers.md"
-    measuring, comparing = (each.text for each in examples_of(page) if each.language == "bash")
+    measuring, _, comparing = (each.text for each in examples_of(page) if each.language == "bash")
     run("bash", measuring.partition("ringlight bench")[0], tmp_path)
     assert read_workload(tmp_path / "ci.toml").name == "ci"
     run("bash", f"{comparing}\nbash -n compare.sh", tmp_path)
