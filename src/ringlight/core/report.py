@@ -224,12 +224,13 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n"
 
     def table(self) -> str:
-        """The report as Markdown tables: stages that sum to Total, then memory, and traffic where ranks share work."""
-        parts = [self._stage_table(), self._memory_table()]
+        """The report as Markdown tables: stages that sum to Total, then memory, and traffic where ranks share work.
+        Above them stands why it is this layout, where that was for somebody to say."""
+        parts = [[self.layout_reason], self._stage_table(), self._memory_table()]
         if len(self.ranks) > 1:
             parts += [self._rank_table(), self._link_table()]
         parts += [self._weights_table(), self._lora_table()]
-        return "\n\n".join("\n".join(part) for part in parts if part)
+        return "\n\n".join(filter(None, map("\n".join, parts)))
 
     def _stage_table(self) -> list[str]:
         """Peaks of memory are the worst rank's. With more than one rank also the slowest rank's seconds."""
