@@ -23,7 +23,7 @@ WHITE = 255
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):
-    """A column's video of a kind of request beside that of the column it is held to, over decoded RGB frames.
+    """Comparison of a column's video with its reference's, over decoded RGB frames.
 
     `max_difference` is the largest of any channel of any pixel, of 255; `psnr_db` over all frames and `worst_psnr_db`
     of the worst of them, None where they are identical; `ssim` the mean of all frames, None in results from before it
@@ -71,7 +71,7 @@ def agree(column: str, kind: int, video: Path, baseline: Path) -> Agreement:
 
 
 def _psnr(error: float) -> float | None:
-    """In dB of a mean squared error; None of none."""
+    """PSNR in dB of a mean squared error; None for an error of 0."""
     return 10 * math.log10(WHITE**2 / error) if error else None
 
 

@@ -1,4 +1,4 @@
-"""Variants beside what is exact, as sections of the page: is it the same picture, and still the film asked for?"""
+"""Variants beside exact videos, as sections of the page: whether pictures agree, and films show what was asked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHARED = (
 
 
 def variants(result: Result) -> Iterator[str]:
-    """What each variant is, and what it is worth."""
+    """Yield the section on variants: what each one changes and what it gains."""
     found = [column for column in result.columns if column.beside]
     if not found:
         return
@@ -46,7 +46,7 @@ def variants(result: Result) -> Iterator[str]:
 
 
 def judged(result: Result) -> Iterator[str]:
-    """What the judge sees of each film that it knows the words of."""
+    """Yield the section on films: what the judge sees in each one whose prompt it knows the words of."""
     if not result.judged:
         return
     yield "### Films beside Their Prompts"
@@ -63,7 +63,7 @@ def judged(result: Result) -> Iterator[str]:
 
 
 def judge_sentences(result: Result) -> Iterator[str]:
-    """What films show of what was asked for, beside exact ones."""
+    """Yield sentences that compare how well variants and exact videos follow their prompts."""
     for column in result.columns:
         own, exact = result.score(column.name), result.score(column.beside or result.baseline)
         if own is not None and exact is not None and column.name != result.baseline:
@@ -75,13 +75,13 @@ def judge_sentences(result: Result) -> Iterator[str]:
 
 
 def as_asked(found: Sequence[Judged]) -> str:
-    """How many aspects are right, of how many."""
+    """Number of right aspects in words, such as "5 of 6"."""
     right = [value for each in found for value in each.right.values()]
     return f"{sum(right)} of {len(right)}" if right else BLANK
 
 
 def _lines(result: Result, group: Sequence[Column]) -> Iterator[list[str]]:
-    """Of an exact column and its variants: over all requests, where there are several, and each of them."""
+    """Yield the table rows of an exact column and its variants: over all requests, if several, and for each."""
     kinds = range(len(result.titles))
     if len(kinds) > 1:
         for column in group:
@@ -105,7 +105,7 @@ def _lines(result: Result, group: Sequence[Column]) -> Iterator[list[str]]:
 
 
 def _seconds(result: Result, kind: int) -> dict[str, list[str]]:
-    """Of each column its Total, and of a variant how many times as fast as what is exact it is."""
+    """Total seconds by column, and for a variant its speedup over the exact column."""
     columns = columns_of(result, kind)
     total = next(row for row in stage_rows(columns) if row.name == TOTAL)
     found = {}
@@ -118,7 +118,7 @@ def _seconds(result: Result, kind: int) -> dict[str, list[str]]:
 
 
 def _likeness(found: Sequence[Agreement], is_variant: bool) -> list[str]:
-    """PSNR, that of the worst frame, and SSIM: the least of all."""
+    """PSNR, that of the worst frame, and SSIM: the lowest of all agreements."""
     if not is_variant:
         return ["exact", BLANK, BLANK]
     if problems := [each.problem for each in found if each.problem]:

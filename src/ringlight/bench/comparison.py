@@ -21,7 +21,7 @@ MAX_DIFFERENCES = 6  # named of two workloads
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """The columns of one kind of request. `held`: places of those that gates are about, all of a single file's."""
+    """Columns of one kind of request. `held`: indices of those that gates are about, all of a single file's."""
 
     title: str
     columns: list[Measured]
@@ -29,13 +29,13 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Results that stand side by side. `warnings` is what makes that questionable."""
+    """Results side by side. `warnings` says what makes the comparison questionable."""
 
     parts: list[Part]
     warnings: list[str]
 
     def to_markdown(self) -> str:
-        """Warnings on top, then the page's tables with marks."""
+        """Render the warnings, then the page's tables with marks."""
         lines = [*(f"**{warning}**" for warning in self.warnings)]
         for part in self.parts:
             if len(self.parts) > 1:
@@ -52,8 +52,11 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """One file, and what it is of: `fields` of its first run, `hashes` by which its work is known, and the LoRAs of its
-    runs by kind of request, which a server may have for every video, whatever a workload says."""
+    """Results of one file.
+
+    `fields` are of its first run, and `hashes` identify its work. LoRAs of its runs are by kind of request, since a
+    server may have one for every video, whatever a workload says.
+    """
 
     name: str
     found: Result | RunReport
@@ -66,7 +69,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(paths: Sequence[Path], force: bool) -> Comparison:
-    """The results of files. Later files are held to the first: to the same layout, else to its baseline.
+    """Compare the results of files. Later ones are compared with the first's same layout, else with its baseline.
 
     Raises InvalidSetting where workloads, models or dtypes differ; with `force` it warns of that instead.
     """
@@ -90,8 +93,10 @@ def compare(paths: Sequence[Path], force: bool) -> Comparison:
 
 
 def columns_of(result: Result, kind: int, name: str = "") -> list[Measured]:
-    """The columns of a result for one kind of request, held to its baseline, and variants to what is exact. `name` goes
-    before each label."""
+    """Columns of a result for one kind of request, compared with its baseline, or for variants with the exact column.
+
+    `name` goes before each label.
+    """
     places = [column.name for column in result.columns]
     held = [places.index(column.beside or result.baseline) for column in result.columns]
     agreements = {found.column: found for found in result.agreements if found.kind == kind}
@@ -111,7 +116,7 @@ def columns_of(result: Result, kind: int, name: str = "") -> list[Measured]:
 
 
 def _likeness(agreement: Agreement) -> dict[str, float]:
-    """By rows of LIKENESS; what is identical is so in infinite dB. Results from before SSIM have PSNR alone."""
+    """PSNR and SSIM by their rows in LIKENESS. Identical videos have infinite dB; older results have PSNR alone."""
     if agreement.problem:
         return {}
     values = [math.inf if psnr is None else psnr for psnr in (agreement.psnr_db, agreement.worst_psnr_db)]
@@ -147,7 +152,7 @@ def _source(path: Path, name: str) -> Source:
 
 
 def _loras(found: Result | RunReport) -> dict[int, Any]:
-    """Of each kind of request what its first report says of LoRAs; a report alone is known by its hash."""
+    """LoRAs in the first report of each kind of request; a lone report has none; its hash covers them."""
     if isinstance(found, RunReport):
         return {}
     reports = [(sample.kind, sample.report) for sample in found.samples if sample.report is not None]
@@ -155,7 +160,7 @@ def _loras(found: Result | RunReport) -> dict[int, Any]:
 
 
 def _problems(first: Source, other: Source) -> Iterator[str]:
-    """Why two files are not of the same work. What one of them does not tell is no reason."""
+    """Yield the reasons why two files are not of the same work. A fact that either file lacks is no reason."""
     both_results = isinstance(first.found, Result) and isinstance(other.found, Result)
     same = first.found.workload_hash == other.found.workload_hash if both_results else first.hashes & other.hashes
     if first.model and other.model and first.model != other.model:
@@ -175,7 +180,7 @@ def _problems(first: Source, other: Source) -> Iterator[str]:
 
 
 def _differing(one: Any, other: Any, path: str = "") -> Iterator[str]:
-    """Where two plain values differ, by path: what stands in `one`, and what in `other`."""
+    """Yield each path at which two plain values differ, with the value in `one` and the value in `other`."""
     if isinstance(one, dict) and isinstance(other, dict):
         for name in dict.fromkeys([*one, *other]):
             yield from _differing(one.get(name), other.get(name), f"{path}.{name}" if path else name)
@@ -192,7 +197,7 @@ def _shown(value: Any) -> str:
 
 
 def _part(sources: Sequence[Source], kind: int) -> Part:
-    """All columns of a kind of request; the first file's come first, and its baseline is everybody's."""
+    """Columns of a kind of request; the first file's come first, and its baseline is the reference of all."""
     title, columns = "", list[Measured]()
     layouts = Counter(layout for source in sources for layout in _layouts(source.found))
     is_plain = max(layouts.values()) == 1
@@ -219,7 +224,7 @@ def _layouts(found: Result | RunReport) -> list[str]:
 
 
 def _reference(column: Measured, first: Sequence[Measured]) -> int | None:
-    """The column of the first file that another file's is held to."""
+    """Index of the first file's column that another file's column is compared with."""
     what = (column.layout, column.variant)
     same = [place for place, other in enumerate(first) if (other.layout, other.variant) == what]
     baseline = [place for place, other in enumerate(first) if other.reference is None]
@@ -227,7 +232,7 @@ def _reference(column: Measured, first: Sequence[Measured]) -> int | None:
 
 
 def _references(columns: Sequence[Measured]) -> Iterator[str]:
-    """Who is compared with whom, where that is more than one."""
+    """Yield which column each column is compared with, if there are several references."""
     asked = {column.reference for column in columns if column.reference is not None}
     for column in columns:
         if column.reference is not None and len(asked) > 1:

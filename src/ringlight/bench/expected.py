@@ -23,7 +23,7 @@ MEMORY_BAND = 0.10
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a column, a kind of request and a number of slices. `sent_bytes` are by rank and kind of traffic, by formula.
+    """Prediction for a column, a kind of request and a number of slices. `sent_bytes` are by rank and kind of traffic.
 
     With a calibration also seconds by stage and in all, and the peak of the worst rank; else they are None.
     """
@@ -40,7 +40,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 def expect(
     column: str, kind: int, report: RunReport, spec: ModelSpec, known: Calibration | None, link: LinkRates
 ) -> Expected:
-    """What was to be expected of a run: its bytes, and with a calibration its seconds and its memory."""
+    """Predict a run: the bytes it sends and, with a calibration, its seconds and its memory."""
     work, layout = Work.of(spec, request_of(report)), ParallelLayout.parse(report.layout)
     settings = settings_of(report)
     sent = [sent_by(rank, work, layout, report.num_slices, settings) for rank in range(layout.num_ranks)]
@@ -63,12 +63,12 @@ def expect(
 
 
 def counted_bytes(report: RunReport) -> list[Traffic]:
-    """Bytes that each rank sent, by kind, as they were counted; kinds without any are left out."""
+    """Bytes that each rank sent by kind, as counted; kinds without any are left out."""
     return [{kind: link.sent_bytes for kind, link in rank.link.items() if link.sent_bytes} for rank in report.ranks]
 
 
 def misses(expected: Sequence[Expected], samples: Sequence[Sample], band: float) -> Iterator[str]:
-    """Medians that lie further from their prediction than `band` (of the prediction), or memory than its own band."""
+    """Yield medians that differ from their prediction by more than `band` (of it), or memory by more than its own."""
     for found in expected:
         reports = [
             sample.report

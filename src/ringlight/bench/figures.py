@@ -32,7 +32,7 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self | None:
-        """None where there is nothing."""
+        """Summarise values; None if there are none."""
         if not values:
             return None
         median = statistics.median(values)
@@ -41,19 +41,19 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def noise(self) -> float | None:
-        """How far a measurement may lie off: half of the spread; None after a single one."""
+        """Uncertainty of a measurement: half of the spread; None after a single one."""
         return (self.high - self.low) / 2 if self.n > 1 else None
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """What is shown of a column in a row, and how all of its runs spread."""
+    """Value that a row shows for a column, and the spread of all its runs."""
 
     value: float
     spread: Spread
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """A column: how it is called, its runs, and which other column, by its place, it is compared with.
+    """Column with its label, its runs, and the index of the column that it is compared with.
 
     `variant` is what is other in it than exact. `likeness` of its video to the exact one by rows of LIKENESS, empty
     where they could not be compared; None of the exact one itself. `score`: the share of what prompts ask for that it
@@ -76,8 +76,10 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a table: a value for each column, None where that has none. It is not about the columns whose places
-    are `without`."""
+    """Row of a table: a value for each column, None if it has none.
+
+    The row does not apply to the columns whose indices are in `without`.
+    """
 
     name: str
     unit: Unit
@@ -86,7 +88,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deviation(msgspec.Struct, frozen=True, kw_only=True):
-    """A column beside the one it is compared with. `ratio` is value / reference, None where one of them is nothing.
+    """Difference between a column and its reference. `ratio` is value / reference, None if either is 0.
 
     `is_noise`: no larger than what repetitions differ by; None where one of them was not repeated.
     """
@@ -97,12 +99,12 @@ class Deviation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def speedup(self) -> float | None:
-        """How many times as fast; None for what took no time."""
+        """Speedup over the reference; None if this took no time."""
         return 1 / self.ratio if self.ratio else None
 
 
 def differ(one: Figure | None, reference: Figure | None) -> Deviation | None:
-    """None where one of them is missing."""
+    """Deviation of a figure from its reference; None if either is missing."""
     if one is None or reference is None:
         return None
     delta = one.value - reference.value
@@ -124,7 +126,7 @@ def stage_rows(columns: Sequence[Measured]) -> list[Row]:
 
 
 def memory_rows(columns: Sequence[Measured]) -> list[Row]:
-    """Of the rank that needed most: on CUDA the caching allocator's, on a CPU the resident size or what is its own."""
+    """Rows for the rank with the highest peak: the caching allocator's on CUDA, resident or private memory on a CPU."""
     rows = [
         _memory_row("Peak GPU Memory", columns, lambda memory: memory.peak_reserved_bytes),
         _memory_row("Peak Allocated", columns, lambda memory: memory.peak_allocated_bytes),
@@ -146,8 +148,10 @@ def wait_rows(columns: Sequence[Measured]) -> list[Row]:
 
 
 def likeness_rows(columns: Sequence[Measured]) -> list[Row]:
-    """How like what is exact videos are, infinite dB where they are identical; and of columns that could be judged, how
-    much they show of what all prompts ask for."""
+    """Rows on how close videos are to exact ones, and on how much of their prompts they show.
+
+    Identical videos have infinite dB. Prompts count in columns that could be judged.
+    """
     exact = [place for place, column in enumerate(columns) if column.likeness is None]
     rows = [
         Row(
@@ -163,18 +167,18 @@ def likeness_rows(columns: Sequence[Measured]) -> list[Row]:
 
 
 def _once(value: float | None) -> Figure | None:
-    """What was measured once."""
+    """Figure of a value that was measured once."""
     spread = None if value is None else Spread.of([value])
     return None if value is None or spread is None else Figure(value=value, spread=spread)
 
 
 def all_rows(columns: Sequence[Measured]) -> list[Row]:
-    """Every row that there is."""
+    """All rows of the page's tables."""
     return stage_rows(columns) + memory_rows(columns) + wait_rows(columns) + likeness_rows(columns)
 
 
 def order(columns: Sequence[Measured]) -> list[int]:
-    """Places in the order in which columns are shown: those that none is compared with, then the others."""
+    """Indices of columns in the order in which they are shown: references first, then the others."""
     asked = {column.reference for column in columns}
     return sorted(range(len(columns)), key=lambda place: (columns[place].reference is None, place in asked))
 

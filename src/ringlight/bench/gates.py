@@ -44,7 +44,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def parse(cls, text: str) -> Gate:
-        """The gate that a text means. Raises InvalidSetting, which says what gates look like."""
+        """Parse a gate. Raises InvalidSetting, which says what gates look like."""
         match = GRAMMAR.fullmatch(text)
         if match is None or not match["name"]:
             raise InvalidSetting(
@@ -64,7 +64,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def verdicts(self, columns: Sequence[Measured], rows: Sequence[Row], held: Sequence[int]) -> Iterator[GateVerdict]:
-        """What it says of each of the columns `held` but the baseline; absolute ones of a single column too.
+        """Yield the verdict on each of the columns `held` but the baseline; absolute gates accept a single column.
 
         Raises InvalidSetting where there is no such row, or nothing in it to be held to the gate.
         """
@@ -113,7 +113,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GateVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What a gate says of a column. `is_noise`: the difference may be noise; the gate counts all the same."""
+    """Verdict of a gate on a column. `is_noise`: the difference may be noise; the gate counts all the same."""
 
     gate: Gate
     column: str

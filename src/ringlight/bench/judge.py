@@ -33,7 +33,7 @@ BORDER = 0.04  # of the height, at top and bottom: where the place is looked at
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """What was asked, what is seen, and which aspects of what was asked are right."""
+    """Aspects that were asked for, aspects that are seen, and which of them are right."""
 
     asked: Look
     seen: Look
@@ -45,7 +45,7 @@ class Judgement(msgspec.Struct, frozen=True):
 
 
 def judge(frames: Frames, asked: Look | str) -> Judgement:
-    """Hold a film (F, H, W, 3), or a still of one frame, to a prompt or a look; a still has no motion."""
+    """Judge a film (F, H, W, 3), or a still of one frame, by a prompt or a look; a still has no motion."""
     look = read_prompt(asked) if isinstance(asked, str) else asked
     seen = look_at(frames)
     told = {name: getattr(look, name) for name in ASPECTS if name != "motion" or len(frames) > 1}
@@ -54,7 +54,7 @@ def judge(frames: Frames, asked: Look | str) -> Judgement:
 
 
 def look_at(frames: Frames) -> Look:
-    """What a film shows. The colour is that of most frames, the shape that of what most of them show alike."""
+    """Recognise what a film shows: the colour of most frames, and the shape that most of their outlines share."""
     masks = solids(frames)
     solid = [(frame, mask) for frame, mask in zip(frames, masks, strict=True) if mask.any()]
     return Look(
@@ -75,8 +75,10 @@ def solids(frames: Frames) -> Mask:
 
 
 def _background(pixels: Floats) -> Floats:
-    """(F, H, 1, 3): of some pixels of each row the one that most others are like. The middle one would not do: a solid
-    and a cloud may cover more than half of a row."""
+    """Background colours (F, H, 1, 3): for each row the pixel that is most like the others.
+
+    The median would not do: a solid and a cloud may cover more than half of a row.
+    """
     width = pixels.shape[2]
     some = pixels[:, :, :: max(1, width // SAMPLES)]
     candidates = pixels[:, :, :: max(1, width // CANDIDATES)]
@@ -123,7 +125,7 @@ def _grown(cells: Mask) -> Mask:
 
 
 def _filled(mask: Mask) -> Mask:
-    """What lies between the first and the last pixel of a row and of a column."""
+    """Fill a mask between its first and its last pixel, along rows and along columns."""
 
     def between(axis: int) -> Mask:
         after = np.maximum.accumulate(mask, axis)
@@ -180,7 +182,7 @@ def _shape(mask: Mask) -> str | None:
 
 
 def _motion(masks: Mask) -> str | None:
-    """Where the solid's middle goes from the first two frames that show it to the last two."""
+    """Direction of the solid's middle, from the first two frames that show it to the last two; None if too few do."""
     shown = [mask for mask in masks if mask.any()]
     if len(shown) < max(2, SEEN * len(masks)):
         return None

@@ -13,8 +13,11 @@ from ringlight.core.errors import OutputError
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
-    """What a column's video of a kind of request shows: `right` says of each aspect that was asked for whether it is
-    seen, `seen` what is. Empty where the video cannot be read, and `problem` says why."""
+    """Aspects that a column's video of a kind of request shows.
+
+    `right` says of each aspect that was asked for whether it is seen, `seen` holds what is. Both are empty if the video
+    cannot be read, and `problem` says why.
+    """
 
     column: str
     kind: int
@@ -36,7 +39,7 @@ def can_judge(prompt: str) -> bool:
 
 
 def judge_video(column: str, kind: int, video: Path, prompt: str) -> Judged:
-    """Hold a video file to its prompt."""
+    """Judge a video file by its prompt."""
     import numpy as np  # here and below, because only this needs them
 
     from ringlight.bench.judge import judge

@@ -18,7 +18,7 @@ LUMA = np.array((0.299, 0.587, 0.114), np.float32)
 
 
 def ssim(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Of two RGB pictures [H, W, 3] of the same size, each side at least 11 pixels: 1 where they are identical."""
+    """Structural similarity of two RGB pictures [H, W, 3] of equal size, at least 11 x 11; 1 if identical."""
     x, y = (picture.astype(np.float32) @ LUMA for picture in (one, other))
     mean_x, mean_y = _blurred(x), _blurred(y)
     variance_x = _blurred(x * x) - mean_x**2

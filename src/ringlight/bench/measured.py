@@ -1,4 +1,4 @@
-"""What was measured, as sections of the page: stages, memory, link, spread, predictions, requests, agreement."""
+"""Measurements as sections of the page: stages, memory, link, spread, predictions, requests, agreement."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ MIB = 2**20
 
 
 def tables(result: Result) -> Iterator[str]:
+    """Yield the sections of each kind of request."""
     many = len(result.titles) > 1
     for kind, title in enumerate(result.titles):
         columns = columns_of(result, kind)
@@ -54,7 +55,7 @@ def tables(result: Result) -> Iterator[str]:
 
 
 def _noise(columns: Sequence[Measured], rows: Sequence[Row]) -> Iterator[str]:
-    """Which differences mean nothing."""
+    """Yield a sentence on differences that are within the noise."""
     for place, column in enumerate(columns):
         if column.reference is None:
             continue
@@ -78,7 +79,7 @@ def _memory_note(names: Sequence[str]) -> str:
 
 
 def _links(result: Result, kind: int, columns: Sequence[Measured], of: str) -> Iterator[str]:
-    """What ranks waited for each other, and whether they sent what formulas say."""
+    """Yield the table of waits between ranks, with the bytes sent and those that formulas predict."""
     lines = []
     for column in columns:
         said = {
@@ -143,6 +144,7 @@ def _error(predicted: float, measured: float) -> str:
 
 
 def requests(result: Result) -> Iterator[str]:
+    """Yield the section on how requests over HTTP ended."""
     yield "### Requests over HTTP"
     shown = [column for column in result.columns if column.name != result.baseline]
     shown += [column for column in result.columns if column.name == result.baseline]
@@ -166,7 +168,7 @@ def requests(result: Result) -> Iterator[str]:
 
 
 def _quantile(values: Sequence[float], share: float) -> str:
-    """Nearest rank."""
+    """Value at a quantile, by nearest rank."""
     if not values:
         return BLANK
     if share == 0.5:
@@ -176,6 +178,7 @@ def _quantile(values: Sequence[float], share: float) -> str:
 
 
 def agreement(result: Result) -> Iterator[str]:
+    """Yield the section on the agreement of layouts' outputs."""
     layouts = {column.name for column in result.columns if not column.beside}
     agreements = [found for found in result.agreements if found.column in layouts]
     if not agreements:

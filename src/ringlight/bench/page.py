@@ -23,7 +23,7 @@ DISCLAIMER = (
 
 
 def to_markdown(result: Result, charts: Sequence[tuple[str, str]] = ()) -> str:
-    """The page. `charts` are titles and file names of pictures beside it."""
+    """Render the page. `charts` are titles and file names of pictures beside it."""
     sections = [
         *_head(result),
         "## Benchmark Setup",
@@ -49,7 +49,7 @@ def to_markdown(result: Result, charts: Sequence[tuple[str, str]] = ()) -> str:
 
 
 def kind_of(layout: str) -> str:
-    """What a layout is called in a heading."""
+    """Heading of a layout: the kinds of parallelism that it uses."""
     if not layout:
         return "Server"
     degrees = ParallelLayout.parse(layout)
@@ -80,7 +80,7 @@ def _head(result: Result) -> Iterator[str]:
 
 
 def _kind(others: Sequence[Column]) -> str:
-    """What is compared with the baseline."""
+    """Heading for the columns that are compared with the baseline."""
     layouts = [column for column in others if not column.beside]
     names = [] if not layouts else [kind_of(layouts[0].layout) if len(layouts) == 1 else "Layouts"]
     return " and ".join([*names, *(["Variants"] if len(layouts) < len(others) else [])])
@@ -116,7 +116,7 @@ def _setup(result: Result) -> str:
 
 
 def _budget(result: Result) -> Iterator[str]:
-    """What bounds a rank's memory, where something does."""
+    """Yield the memory budget of a rank, if there is one."""
     if budget := next((report.environment.get("memory_budget_bytes") for report in result.reports), None):
         yield f"- Memory budget: {budget / GIB:.2f} GiB a rank"
 

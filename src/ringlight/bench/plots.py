@@ -29,7 +29,7 @@ def can_draw() -> bool:
 
 
 def draw(result: Result, folder: Path) -> list[tuple[str, str]]:
-    """Write the charts of the first kind of request; titles and file names of those that there is something for."""
+    """Draw the charts of the first kind of request; return titles and file names of those that have data."""
     columns = [column for column in columns_of(result, 0) if column.reports]
     if not columns:
         return []
@@ -42,7 +42,7 @@ def draw(result: Result, folder: Path) -> list[tuple[str, str]]:
 
 
 def _stages(columns: Sequence[Measured], path: Path) -> tuple[str, str]:
-    """Horizontal bars, a group for each stage."""
+    """Draw seconds as horizontal bars, a group for each stage."""
     rows = stage_rows(columns)
     longest = max(value.value for value in rows[-1].values if value is not None)
     rows = [row for row in rows if any(value and value.value >= MIN_SHARE * longest for value in row.values)]
@@ -62,8 +62,11 @@ def _stages(columns: Sequence[Measured], path: Path) -> tuple[str, str]:
 
 
 def _memory(columns: Sequence[Measured], path: Path) -> tuple[str, str]:
-    """Peaks of each rank: on CUDA allocated and the slack on top, on a CPU idle and the growth on top, or what is a
-    rank's own."""
+    """Draw the peaks of each rank.
+
+    On CUDA the allocator's slack is stacked on allocated memory, on a CPU the growth on idle memory, or private memory
+    is shown.
+    """
     bars = [(column, rank) for column in columns for rank in range(len(column.reports[-1].ranks))]
     figure, axes = _figure(max(5.0, 1.0 + 0.9 * len(bars)), 3.8)
     memory = [column.reports[-1].ranks[rank].memory for column, rank in bars]
@@ -86,7 +89,7 @@ def _memory(columns: Sequence[Measured], path: Path) -> tuple[str, str]:
 
 
 def _steps(columns: Sequence[Measured], path: Path) -> tuple[str, str]:
-    """Seconds of each denoising step: the mean of all runs, and each run as a thin line."""
+    """Draw the seconds of each denoising step: the mean of all runs, and each run as a thin line."""
     figure, axes = _figure(7, 3.6)
     for place, column in enumerate(columns):
         runs = [report.step_seconds for report in column.reports if report.step_seconds]
@@ -106,7 +109,7 @@ def _steps(columns: Sequence[Measured], path: Path) -> tuple[str, str]:
 
 
 def _one_step(columns: Sequence[Measured], path: Path) -> tuple[str, str]:
-    """A step of each rank, split into waiting and the rest. Reports hold sums, so its order is not known."""
+    """Draw a step of each rank, split into waiting and the rest. Reports hold sums, so its order is not known."""
     bars = [(column, rank) for column in columns for rank in range(len(column.reports[0].ranks))]
     figure, axes = _figure(8, 1.6 + 0.4 * len(bars))
     for place, (column, rank) in enumerate(bars):
@@ -141,7 +144,7 @@ def _mean_step(reports: Sequence[RunReport], rank: int) -> tuple[float, float]:
 
 
 def _figure(width: float, height: float) -> tuple[Any, Axes]:
-    """A figure that no display and no global state knows of."""
+    """Create a figure that no display and no global state knows of."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, because it takes a second
     from matplotlib.figure import Figure
 
@@ -154,7 +157,7 @@ def _figure(width: float, height: float) -> tuple[Any, Axes]:
 
 
 def _legend(axes: Axes, number: int) -> None:
-    """Below the chart, where it covers nothing."""
+    """Draw the legend below the chart, where it covers nothing."""
     if number > 1:
         axes.figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=number)
 

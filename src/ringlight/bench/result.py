@@ -28,7 +28,7 @@ MEASURED_BYTES = (  # columns of the CSV, of which a run has those that its devi
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):
-    """One who is measured: a layout of ours, or a server that runs already. `command` is as one would type it.
+    """Column of a benchmark: a layout of ours, or a server that runs already. `command` is as one would type it.
 
     A variant has a name, `says` what is other in it, and stands `beside` the column of that name, which is exact.
     """
@@ -43,7 +43,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured, and under which conditions. `baseline` is the name of the column that others are held to.
+    """Measurements of a benchmark and their conditions. `baseline` names the column that others are compared with.
 
     What no server told (`model_sha256`, `dtype`, ...) is empty. `is_whole`: every round was sent to its end.
     """
@@ -68,7 +68,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reports(self) -> list[RunReport]:
-        """Of all requests that have one."""
+        """Reports of all requests that have one."""
         return [sample.report for sample in self.samples if sample.report is not None]
 
     @property
@@ -85,7 +85,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return sum(sample.fate != "completed" for sample in self.samples)
 
     def environment(self, name: str) -> str:
-        """What the servers' reports say of their surroundings; empty where there is none."""
+        """Value from the environment that servers report, by its name; empty if no server reports it."""
         return next((str(report.environment[name]) for report in self.reports if name in report.environment), "")
 
     def of(self, column: str, kind: int | None = None) -> list[Sample]:
@@ -93,7 +93,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return [sample for sample in self.samples if sample.column == column and kind in (None, sample.kind)]
 
     def score(self, column: str) -> tuple[int, int] | None:
-        """How much of what prompts ask for its videos show, and of how much; None where none could be judged."""
+        """Number of right aspects of a column's videos, and of all that were judged; None if none could be judged."""
         right = [right for found in self.judged if found.column == column for right in found.right.values()]
         return (sum(right), len(right)) if right else None
 
@@ -112,7 +112,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_result(path: Path) -> Result | RunReport:
-    """What `ringlight bench` or `ringlight generate --report` wrote. Raises InvalidSetting naming the file."""
+    """Read the JSON of `ringlight bench` or `ringlight generate --report`. Raises InvalidSetting naming the file."""
     try:
         content = path.read_bytes()
         is_result = "samples" in msgspec.json.decode(content, type=dict[str, msgspec.Raw])

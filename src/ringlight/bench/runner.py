@@ -31,8 +31,10 @@ Tell = Callable[[str], None]
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is measured: servers that we launch, or one that runs already, by its URL. `own` are those of variants that
-    have a server of their own, by their names."""
+    """Servers to measure: those that we launch, or a running one by its URL.
+
+    `own` are those of variants that have a server of their own, by their names.
+    """
 
     launch: Launch | None = None
     own: dict[str, Launch] = {}
@@ -41,7 +43,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contender(msgspec.Struct, frozen=True, kw_only=True):
-    """A column: a layout, exact or as a variant has it, with its requests. `launch` starts its server."""
+    """Column with its requests: a layout, exact or with a variant's changes. `launch` starts its server."""
 
     name: str
     layout: str
@@ -51,13 +53,14 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Benchmark:
-    """Rounds of a workload over columns, and what came of them so far."""
+    """Rounds of a workload over columns, and their results so far."""
 
     def __init__(
         self, workload: Workload, layouts: Sequence[str], target: Target, num_rounds: int, folder: Path, tell: Tell
     ) -> None:
-        """Columns are `layouts`, each exact and then as each variant of the workload has it; no layout is a running
-        server's own. Videos of the first round are kept in `folder`.
+        """Set up the columns: each of `layouts`, exact and then with each variant of the workload.
+
+        No layout is a running server's own. Videos of the first round are kept in `folder`.
 
         `tell` hears of every step, a line each.
         """
@@ -95,7 +98,7 @@ class Benchmark:
         return {each.name for each in self.contenders if each.launch != self.target.launch}
 
     def run(self) -> None:
-        """All rounds. What is found so far is in `samples`, also where this is interrupted or raises."""
+        """Run all rounds. Results so far are in `samples`, also after an interruption or an error."""
         for number in range(1, self.num_rounds + 1):
             for together in self.turns(number):
                 names = ", ".join(each.name for each in together)
@@ -109,7 +112,7 @@ class Benchmark:
         self.is_whole = True
 
     def turns(self, number: int) -> Iterator[list[Contender]]:
-        """Who is measured one after another, those of one server together."""
+        """Yield the order of a round: contenders that share a server, one server after another."""
         turn = self.contenders if number % 2 else self.contenders[::-1]
         for layout in self.layouts if number % 2 else reversed(self.layouts):
             own = [each for each in turn if each.layout == layout]
@@ -175,7 +178,7 @@ class Benchmark:
                     self._tell(f"  video of request {sample.place + 1} not fetched: {error}")
 
     def _look(self) -> None:
-        """Hold videos to what is exact, and to their prompts."""
+        """Compare videos with exact ones, and with their prompts."""
         for each in self.contenders:
             held_to = self.baseline if each.variant is None else each.layout
             for kind, asked in enumerate(each.workload.kinds):
@@ -189,7 +192,7 @@ class Benchmark:
         return self._folder / "videos" / f"{file_stem(column)}_request{kind + 1}.mp4"
 
     def result(self, command: str, expected: Sequence[Expected] = ()) -> Result:
-        """What is found so far. `command` is what was typed for it."""
+        """Result of all requests so far. `command` is the command line that started the benchmark."""
         said = self.workload.said
         return Result(
             name=said.name,
@@ -231,8 +234,10 @@ def expectations(
     link: LinkRates,
     uncalibrated: Collection[str] = (),
 ) -> list[Expected]:
-    """What was to be expected of each column, kind of request and number of slices that has a report of this model; of
-    the columns `uncalibrated`, whose server is another than what was calibrated, their bytes alone."""
+    """Predictions for each column, kind of request and number of slices that has a report of this model.
+
+    Columns in `uncalibrated` have a server other than the calibrated one; only their bytes are predicted.
+    """
     found: dict[tuple[str, int, int], Expected] = {}
     for sample in samples:
         report = sample.report

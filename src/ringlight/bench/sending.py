@@ -38,7 +38,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose requests are sent, in which round, and how: so many at a time, or with None each at its moment.
+    """Requests of a column in a round: `concurrency` at a time, or with None each at its own moment.
 
     `layout` is asked of the server with each request; None does not ask.
     """
@@ -73,7 +73,7 @@ def send(client: Client, orders: Sequence[Order], turn: Turn, tell: Callable[[Sa
 
 
 class UnderWay:
-    """Orders that threads share."""
+    """Orders of a round that threads share."""
 
     def __init__(self, client: Client, orders: Sequence[Order], turn: Turn, tell: Callable[[Sample], None]) -> None:
         self.error: BaseException | None = None
@@ -150,7 +150,7 @@ class UnderWay:
         )
 
     def _follow(self, video: Video, deadline: float) -> Video:
-        """The video when it is over: told by events, or where the server has none, asked for. Raises TimeoutError."""
+        """Wait for a video to be over, by its events or else by polling. Raises TimeoutError."""
         left_seconds = max(0.0, deadline - time.monotonic())
         timer = threading.Timer(left_seconds, self._cancel, [video.id])
         timer.daemon = True
@@ -169,7 +169,7 @@ class UnderWay:
         return video if video.is_over else self._client.wait(video.id, deadline - time.monotonic())
 
     def _report(self, video_id: str) -> RunReport | None:
-        """What the server says of a video; None where it says nothing that we can read."""
+        """Report of a video from the server; None if it has none that we can read."""
         try:
             return self._client.report(video_id)
         except ApiError:

@@ -28,7 +28,7 @@ PORT = 8898  # in commands that are shown; a server that is measured takes a fre
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
-    """A server that was started: exactly how, and how long it took until it made videos."""
+    """Server that was started: its command, and how long it took until it made videos."""
 
     round: int
     command: str
@@ -36,8 +36,10 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """What all servers of a benchmark have in common: a checkpoint, flags, and where they write their logs; but for
-    those of a `variant`."""
+    """Settings that all servers of a benchmark share: a checkpoint, flags, and a folder for logs.
+
+    `variant` names the one that a server is for, if it differs.
+    """
 
     model_path: Path
     flags: tuple[str, ...]
@@ -69,7 +71,7 @@ def shown_command(launch: Launch, layout: ParallelLayout) -> str:
 
 @contextmanager
 def serving(launch: Launch, layout: ParallelLayout, number: int) -> Iterator[tuple[str, Started]]:
-    """A server that makes videos, in round `number`: its URL. It and its data are gone after the block.
+    """Run a server in round `number` and yield its URL. It and its data are gone after the block.
 
     Raises WorkerError with what it said last where it does not start.
     """
@@ -110,7 +112,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log_path: Path, deadline
 
 
 def _check(process: subprocess.Popen[bytes], log_path: Path, deadline: float) -> None:
-    """Raise WorkerError where it has ended, or has had time enough."""
+    """Raise WorkerError if it has ended, or has not started in time."""
     if process.poll() is not None:
         raise WorkerError(f"the server ended with {process.returncode}: {last_line(log_path)} (all: {log_path})")
     if time.monotonic() > deadline:
@@ -118,7 +120,7 @@ def _check(process: subprocess.Popen[bytes], log_path: Path, deadline: float) ->
 
 
 def last_line(log_path: Path) -> str:
-    """What a server said last."""
+    """Last line that a server wrote to its log."""
     lines = log_path.read_text(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 

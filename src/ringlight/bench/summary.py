@@ -15,7 +15,7 @@ MAX_NAMED = 3
 
 
 def sentences(columns: Sequence[Measured], agreements: Sequence[Agreement]) -> Iterator[str]:
-    """What is to be said of each column beside the one that it is compared with."""
+    """Yield sentences that compare each column with its reference."""
     stages, memory, waits = stage_rows(columns), memory_rows(columns), wait_rows(columns)
     others = [place for place, column in enumerate(columns) if column.reference is not None]
     for place in others:

@@ -26,7 +26,7 @@ def memory_table(columns: Sequence[Measured], rows: Sequence[Row], marks: bool =
 
 
 def likeness_table(columns: Sequence[Measured], rows: Sequence[Row]) -> str:
-    """How like what is exact videos are, side by side."""
+    """Table of how close videos are to exact ones, side by side."""
     shown = order(columns)
     lines = [[row.name, *(_likeness(row, place) for place in shown)] for row in rows]
     return markdown(["Videos beside Exact", *(title(columns, place) for place in shown)], lines)
@@ -41,13 +41,13 @@ def spread_table(columns: Sequence[Measured], rows: Sequence[Row]) -> str:
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]], texts: int = 1) -> str:
-    """A table whose first `texts` columns are texts, and the others numbers."""
+    """Render a table whose first `texts` columns are texts, and the others numbers."""
     rule = "|".join("---" if place < texts else "---:" for place in range(len(head)))
     return "\n".join([f"| {' | '.join(head)} |", f"|{rule}|", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
 def title(columns: Sequence[Measured], place: int) -> str:
-    """How a column is called in a table."""
+    """Heading of a column in a table."""
     baseline = " baseline" if len(columns) > 1 and columns[place].reference is None else ""
     return f"`{columns[place].label}`{baseline}"
 
@@ -60,7 +60,7 @@ def _table(first: str, unit: str, compared: str, columns: Sequence[Measured], li
 
 
 def _differences(columns: Sequence[Measured], row: Row) -> list[Deviation | None]:
-    """Of the columns that are compared with another, in the order in which they are shown."""
+    """Deviations of the columns that have a reference, in the order in which they are shown."""
     return [
         differ(row.values[place], row.values[reference])
         for place in order(columns)
@@ -97,7 +97,7 @@ def delta_text(delta: float, is_ratio: bool) -> str:
 
 
 def _marked(cells: list[str], columns: Sequence[Measured], row: Row) -> list[str]:
-    """With a sign behind each difference that may be none."""
+    """Mark the cells whose difference may be noise."""
     differences = _differences(columns, row)
     first = len(cells) - len(differences)
     return cells[:first] + [

@@ -52,8 +52,10 @@ MOST_CHARS = 80  # of a name
 
 
 class RequestVariant(msgspec.Struct, frozen=True, kw_only=True):
-    """What is other than exact: `fields` of every request, and settings of its `server`. The name of one that has none
-    is what it says."""
+    """Change from exact requests: `fields` of every request, and settings of a `server` of its own.
+
+    A variant without a name is called by its changes.
+    """
 
     name: str
     fields: dict[str, Any] = {}
@@ -61,13 +63,15 @@ class RequestVariant(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def said(self) -> str:
-        """What it says, in one line."""
+        """Changes of the variant, in one line."""
         return said({**self.fields, **{f"{SERVER}.{name}": value for name, value in self.server.items()}})
 
 
 def read_variant(table: Mapping[str, Any], strict: bool = True) -> RequestVariant:
-    """The variant of a file's table, or unless `strict` of one whose values are texts. Raises InvalidSetting,
-    InvalidRequest for LoRAs, ValidationError."""
+    """Read the variant of a file's table, or unless `strict` of one whose values are texts.
+
+    Raises InvalidSetting, InvalidRequest for LoRAs, ValidationError.
+    """
     asked = table.get(SERVER, {})
     if not isinstance(asked, Mapping):
         raise InvalidSetting(f"{SERVER} is a table of settings, below [variant.{SERVER}]")
@@ -86,8 +90,10 @@ def read_variant(table: Mapping[str, Any], strict: bool = True) -> RequestVarian
 
 
 def read_flag(text: str) -> dict[str, Any]:
-    """The table that NAME=VALUE,NAME=VALUE means, where a server's settings are called server.NAME; values are texts.
-    Raises InvalidSetting."""
+    """Parse NAME=VALUE,NAME=VALUE, where a server's settings are called server.NAME; values are texts.
+
+    Raises InvalidSetting.
+    """
     table: dict[str, Any] = {}
     for part in filter(str.strip, text.split(",")):
         name, sign, value = (each.strip() for each in part.partition("="))
@@ -105,7 +111,7 @@ def read_flag(text: str) -> dict[str, Any]:
 
 
 def unknown_names(table: Mapping[str, Any]) -> Iterator[str]:
-    """What is said of names that no variant has."""
+    """Yield what is wrong with each name that no variant has."""
     for name in table.keys() - {*KNOWN}:
         if name in OWN:
             yield f"{name} stays that of each request; write another [[request]] for another one"
@@ -119,14 +125,14 @@ def unknown_names(table: Mapping[str, Any]) -> Iterator[str]:
 
 
 def unknown(name: str, known: Collection[str]) -> str:
-    """That there is no such name, with the nearest that is."""
+    """Message that a name is unknown, with the nearest known one."""
     nearest = difflib.get_close_matches(name, known, 1, cutoff=0.5)
     hint = f"nearest: {nearest[0]}" if nearest else f"there are {', '.join(known)}"
     return f"there is no {name} ({hint})"
 
 
 def wrong_names(variants: Sequence[RequestVariant]) -> Iterator[str]:
-    """What is wrong with the names of variants, of which tables and files are called."""
+    """Yield what is wrong with the names of variants, which tables and files are called by."""
     counts = Counter(file_stem(variant.name) for variant in variants)
     for variant in variants:
         if len(variant.name) > MOST_CHARS or not variant.name.isprintable() or set("`|") & {*variant.name}:

@@ -52,8 +52,11 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=30 * 86400)]
 
 
 class RequestKind(UnsizedFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One kind of request. `image` is a path, relative to the workload's file, or "given"; None makes T2V. So is
-    `last_image`, of models that take one."""
+    """Kind of request in a workload.
+
+    `image` is a path, relative to the workload's file, or "given"; None makes T2V. So is `last_image`, of models that
+    take one.
+    """
 
     prompt: str
     size: str
@@ -67,7 +70,7 @@ class RequestKind(UnsizedFields, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def width_height(self) -> tuple[int, int]:
-        """In pixels. Raises ValueError for a size that is none."""
+        """Width and height in pixels. Raises ValueError for a malformed size."""
         match = SIZE.fullmatch(self.size)
         if match is None:
             raise ValueError(f"size {self.size!r} is not WIDTHxHEIGHT, such as 1280x704")
@@ -75,7 +78,7 @@ class RequestKind(UnsizedFields, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def title(self) -> str:
-        """What it is, in short."""
+        """Short title of the request."""
         task = task_of(self.image, self.last_image)
         loras = f", LoRA {', '.join(map(str, self.lora))}" if self.lora else ""
         frames = f"{self.size}, {self.num_frames} frames"
@@ -83,7 +86,7 @@ class RequestKind(UnsizedFields, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class WorkloadFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a file holds. `timeout_seconds` bounds each request from the moment it is sent.
+    """Contents of a workload file. `timeout_seconds` bounds each request from the moment it is sent.
 
     `fresh_prompts` ends every prompt with a number of its own, for servers remember the prompts that they encoded.
     """
@@ -102,7 +105,7 @@ class WorkloadFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """One request as it is sent: which of the workload's kinds it is, and when, in seconds from the round's begin."""
+    """Request as it is sent: its kind in the workload, and its time in seconds from the round's begin."""
 
     kind: int
     fields: dict[str, Any]
@@ -112,7 +115,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
-    """What was said, and the bytes of the pictures by kind."""
+    """Workload file with the bytes of its pictures, by kind of request."""
 
     said: WorkloadFile
     images: tuple[bytes | None, ...]
@@ -120,8 +123,11 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def usual(cls, defaults: RequestDefaults, spec: ModelSpec, image: Path | None = None) -> Workload:
-        """What a checkpoint makes of a prompt alone, or of it and a picture, once a round. A video that needs a last
-        picture too ends with the same. Raises InvalidSetting where there is none and the model needs one."""
+        """Build the workload of a checkpoint's defaults: one request a round, with a picture or without.
+
+        A video that needs a last picture too ends with the same. Raises InvalidSetting if the model needs a picture and
+        none is given.
+        """
         if spec.needs_picture and image is None:
             raise InvalidSetting(f"{spec.name} makes no video without a picture; name one with --image")
         prompt = "A paper boat sails through a rainy street at night, neon signs are mirrored in the water."
@@ -147,7 +153,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         return self.said.variant
 
     def beside(self, variants: Sequence[RequestVariant]) -> Workload:
-        """The same with these variants too. Raises InvalidSetting with all that is wrong with them."""
+        """Workload with these variants added. Raises InvalidSetting with all that is wrong with them."""
         problems = [*wrong_names([*self.variants, *variants])]
         for variant in variants:
             try:
@@ -162,7 +168,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, said=said)
 
     def varied(self, variant: RequestVariant) -> Workload:
-        """These requests as a variant has them, which nothing is beside. Raises InvalidSetting."""
+        """Workload with a variant's changes applied to every request, and no variants. Raises InvalidSetting."""
         name = f"{self.name}, variant {variant.name}"
         try:
             tables = [layered(msgspec.to_builtins(kind), variant.fields) for kind in self.kinds]
@@ -180,7 +186,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.said.arrival_rate else self.said.concurrency or 1
 
     def content(self) -> dict[str, Any]:
-        """All that makes the work, as plain JSON; a picture stands there as its SHA-256 and its size in bytes."""
+        """Everything that defines the work, as plain JSON; a picture is its SHA-256 and its size in bytes."""
         plain: dict[str, Any] = msgspec.to_builtins(self.said)
         for name in ("name", "description", "request", "variant"):
             del plain[name]
@@ -204,11 +210,11 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sha256(self) -> str:
-        """Over the content; names, description and where a picture lies do not count."""
+        """Hash of the content; names, description and the paths of pictures do not count."""
         return hashlib.sha256(msgspec.json.encode(self.content(), order="deterministic")).hexdigest()
 
     def round(self, number: int) -> list[Order]:
-        """The requests of a round, which is the same for all who are measured; rounds count from 1."""
+        """Requests of a round, the same for all columns; rounds count from 1."""
         count = len(self.kinds) * self.said.repeats
         draw = random.Random(f"{self.said.arrival_seed or 0} {number}")
         rate = self.said.arrival_rate
@@ -232,8 +238,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         return VideoRequest(**fields | pictures | {"width": width, "height": height})
 
     def check(self, spec: ModelSpec, limits: RequestLimits, loras: LoraLibrary | None = None) -> None:
-        """Raise InvalidSetting naming every request that the model cannot make, and all that is wrong with it; with
-        `loras`, also for LoRAs that are not among these."""
+        """Raise InvalidSetting naming every request that the model cannot make, and all that is wrong with it.
+
+        With `loras`, LoRAs that are not among these count too.
+        """
         problems = []
         for kind in range(len(self.kinds)):
             request = self.video_request(kind)
@@ -290,8 +298,7 @@ def read_workload(path: Path, image: Path | None = None) -> Workload:
 
 
 def _with_what_is_brought(values: dict[str, Any]) -> dict[str, Any]:
-    """With what a sampler or sigmas bring to a request that names them, and with LoRAs written out. Raises
-    InvalidRequest."""
+    """Add the fields that a sampler or sigmas bring to their requests, and write LoRAs out. Raises InvalidRequest."""
     requests = values.get("request")
     if not isinstance(requests, list):
         return values
@@ -300,7 +307,7 @@ def _with_what_is_brought(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _variants(tables: Any) -> list[RequestVariant]:
-    """Raises InvalidSetting, InvalidRequest for LoRAs, ValidationError."""
+    """Read the variants of a workload. Raises InvalidSetting, InvalidRequest for LoRAs, ValidationError."""
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise InvalidSetting("variants are tables, each below [[variant]]")
     found = []
@@ -331,14 +338,14 @@ def _strange(table: dict[str, Any], known: Collection[str]) -> Iterator[str]:
 
 
 def _tables(values: dict[str, Any], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The tables of a name, by number, as far as they are some."""
+    """Yield the tables of a name with their numbers, leaving out what is no table."""
     tables = values.get(name)
     found = enumerate(tables, 1) if isinstance(tables, list) else ()
     return ((number, table) for number, table in found if isinstance(table, dict))
 
 
 def _contradictions(said: WorkloadFile) -> list[str]:
-    """What each value allows and all of them together do not."""
+    """Problems of values that are each allowed but contradict each other."""
     problems = []
     if not said.request:
         problems.append("has no [[request]]")

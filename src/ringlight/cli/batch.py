@@ -31,7 +31,7 @@ CODE_OF_FILES = "output_error"
 
 
 class BatchFlags(msgspec.Struct, frozen=True, kw_only=True):
-    """What flags say of a file of requests."""
+    """Flags for a file of requests."""
 
     file: Annotated[Path | None, setting("Many videos: CSV, TSV or JSON lines of the API's fields.", BATCH)] = None
     name: Annotated[str, setting("Of the batch, else the file's. Another one makes all anew.", BATCH)] = ""
@@ -62,7 +62,7 @@ class BatchOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RowResult(msgspec.Struct, kw_only=True):
-    """How a row ended. `output` is where its video lies, `problem` why it does not."""
+    """Outcome of a row. `output` is the path of its video, `problem` says why there is none."""
 
     line: int
     video_id: str
@@ -73,7 +73,7 @@ class RowResult(msgspec.Struct, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """How all rows ended. `skipped` are the lines of those that cannot be made."""
+    """Outcome of all rows. `skipped` are the lines of those that cannot be made."""
 
     batch_id: str
     name: str
@@ -90,7 +90,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         return not self.failed and not self.skipped
 
     def lines(self) -> Iterator[str]:
-        """In words."""
+        """Yield the summary in words."""
         files = sum(row.output is not None for row in self.rows)
         where = f"; {counted(files, 'file')} in {self.output_dir}" if self.output_dir is not None else ""
         yield f"{self.name} ({self.batch_id}): {counted(len(self.rows), 'request')} in {self.seconds:.0f} s"
@@ -104,8 +104,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_rows(client: Client, order: BatchOrder) -> tuple[list[FileRow], list[int]]:
-    """The rows that can be made, and the lines of others. Every fault is told on stderr; unless invalid ones are to be
-    skipped, there being one raises InvalidRequest. Nothing is created."""
+    """Check the rows of a file; return those that can be made, and the lines of the others.
+
+    Every fault is told on stderr. Invalid rows raise InvalidRequest, unless they are to be skipped. Nothing is created.
+    """
     rows, found = read_rows(order.file, order.usual)
     faults = list(found)
     for part in parts_of(rows):
@@ -122,7 +124,7 @@ def check_rows(client: Client, order: BatchOrder) -> tuple[list[FileRow], list[i
 
 
 def create_rows(client: Client, order: BatchOrder, rows: Sequence[FileRow]) -> tuple[Batch, dict[str, FileRow]]:
-    """Order what is not ordered yet; the batch, and its rows by the ids of their videos."""
+    """Order the rows that are not ordered yet; return the batch, and its rows by the ids of their videos."""
     found: dict[str, FileRow] = {}
     for part in parts_of(rows):
         batch = client.create_batch(order.name, [row.fields for row in part], order.priority, order.flags.retry_failed)
@@ -167,7 +169,7 @@ def follow_rows(
 
 
 def _note(client: Client, order: BatchOrder, row: FileRow, request: BatchRequest, result: RowResult) -> None:
-    """A row has another status now; one that is completed is fetched."""
+    """Note the new status of a row, and fetch its video if that is completed."""
     path = None if order.flags.output_dir is None else order.flags.output_dir / row.output
     result.status = request.status
     if request.error is not None:
@@ -211,14 +213,16 @@ def _fetch(client: Client, request: BatchRequest, path: Path, force: bool, resul
 
 
 def _time_of(request: BatchRequest) -> int:
-    """The time of a video's file, by which it is known again: the second of the video's end, and as microseconds what
-    follows from its id."""
+    """Time of a video's file, by which the file is recognised.
+
+    It is the second of the video's end, and as microseconds a number that follows from its id.
+    """
     mark = int.from_bytes(hashlib.sha256(request.video_id.encode()).digest()[:8]) % 1_000_000
     return (request.completed_at or 0) * 1_000_000 + mark
 
 
 def show(progress: JobProgress, statuses: Iterable[str]) -> None:
-    """How far it is, in a line, by the status of each request."""
+    """Show the progress of a batch in one line, from the status of each request."""
     counts = Counter(statuses)
     total, left = counts.total(), counts["queued"] + counts["in_progress"]
     others = (f"{counts[status]} {status.replace('_', ' ')}" for status in sorted(counts) if status != "completed")
@@ -234,7 +238,7 @@ def wait_batch(client: Client, batch_id: str, timeout_seconds: float | None, pro
 
 
 def parts_of(rows: Iterable[FileRow]) -> Iterator[list[FileRow]]:
-    """Rows as they go into calls. Equal ones go into one, for a server tells them apart by that alone."""
+    """Split rows into calls. Equal rows go into one call, because only that tells the server that they are several."""
     alike: dict[bytes, list[FileRow]] = defaultdict(list)
     for row in rows:
         alike[msgspec.json.encode(row.fields, order="deterministic")].append(row)
@@ -252,7 +256,7 @@ def parts_of(rows: Iterable[FileRow]) -> Iterator[list[FileRow]]:
 
 
 def told(faults: Iterable[Fault], file: Path) -> Iterator[str]:
-    """A line for each kind of fault, where it comes first and how often."""
+    """Yield a line for each kind of fault: where it comes first and how often."""
     alike: dict[tuple[str, str], list[int]] = defaultdict(list)
     for fault in sorted(faults):
         alike[fault.field, fault.message].append(fault.line)
@@ -276,11 +280,12 @@ def _by_code(results: Iterable[RowResult]) -> dict[str, list[int]]:
 
 
 def is_batch(some_id: str) -> bool:
+    """Whether an id is a batch's, and not a video's."""
     return some_id.startswith("batch_")
 
 
 def batch_in_short(found: Batch) -> str:
-    """How many of its requests have each status."""
+    """Counts of requests by status, in one line."""
     counts: dict[str, int] = msgspec.to_builtins(found.request_counts)
     total = counts.pop("total")
     return f"{counted(total, 'request')}: " + ", ".join(
@@ -289,7 +294,7 @@ def batch_in_short(found: Batch) -> str:
 
 
 def batch_lines(found: Batch) -> Iterator[str]:
-    """A batch, and a line for each of its requests."""
+    """Yield a line for a batch, and one for each of its requests."""
     yield f"{found.name}, {batch_in_short(found)}"
     for request in found.requests or ():
         yield f"{request.video_id}  {request.error.code if request.error else request.status}"

@@ -40,7 +40,7 @@ EXIT_OUTSIDE = 1
 
 
 class AskedBenchmark(msgspec.Struct, frozen=True, kw_only=True):
-    """What is measured, as it is asked for."""
+    """Flags for what is measured."""
 
     layouts: Annotated[
         tuple[str, ...], setting("Names such as u1r1 u1r2 c2u1r1, one after another.", MEASURED, splits=False)
@@ -72,7 +72,7 @@ class AskedBenchmark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AskedPrediction(msgspec.Struct, frozen=True, kw_only=True):
-    """What is predicted beside what is measured, as it is asked for."""
+    """Flags for what is predicted beside the measurements."""
 
     calibration: Annotated[
         Path | None,
@@ -85,7 +85,7 @@ class AskedPrediction(msgspec.Struct, frozen=True, kw_only=True):
     ] = 15.0
 
     def read(self, spec: ModelSpec | None) -> Calibration | None:
-        """The calibration, None where there is none. Raises InvalidSetting."""
+        """Read the calibration, None if none is given. Raises InvalidSetting."""
         if self.calibration is None:
             return None
         if spec is None:
@@ -93,19 +93,19 @@ class AskedPrediction(msgspec.Struct, frozen=True, kw_only=True):
         return Calibration.read(self.calibration, spec, None if self.gpu is None else catalogue.card(self.gpu))
 
     def between(self, benchmark: Benchmark) -> LinkRates:
-        """What lies between ranks: as told, else loopback between processes on a CPU and PCIe between GPUs."""
+        """Link between ranks: the one asked for, else loopback between processes on a CPU and PCIe between GPUs."""
         kinds = {sample.report.environment.get("device_type") for sample in benchmark.samples if sample.report}
         return catalogue.link(self.link or ("loopback" if kinds == {"cpu"} else "pcie4"))
 
 
 class AskedResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Where results go, as it is asked for."""
+    """Flags for where results go."""
 
     output: Annotated[Path, setting("Folder for the page, JSON, CSV, charts.", RESULT, short="o")] = Path("bench")
     trace: Annotated[Path | None, setting("Write a trace for Perfetto or chrome://tracing.", RESULT)] = None
 
     def make_folders(self) -> None:
-        """Make what results go to, before anything is measured. Raises InvalidSetting."""
+        """Make the folders for results, before anything is measured. Raises InvalidSetting."""
         try:
             for folder in (self.output / "logs", self.output / "videos"):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,7 @@ def _measure(
     asked: AskedResult,
     command: str,
 ) -> None:
-    """Measure, print the page, and keep what was measured also where it ends early. Raises Exit for a bad result."""
+    """Measure, print the page, and keep the measurements also after an early end. Raises Exit for a bad result."""
     from ringlight.bench.runner import expectations
 
     def finish() -> Result:
@@ -228,7 +228,7 @@ def _workload(asked: AskedBenchmark, engine: EngineConfig, spec: ModelSpec | Non
 
 
 def _variant(text: str) -> RequestVariant:
-    """What --variant means. Raises InvalidSetting."""
+    """Parse the value of --variant. Raises InvalidSetting."""
     try:
         table = read_flag(text)
         if problems := [*unknown_names(table)]:
@@ -241,8 +241,10 @@ def _variant(text: str) -> RequestVariant:
 def _launches(
     asked: AskedBenchmark, names: list[str], engine: EngineConfig, workload: Workload, logs: Path
 ) -> tuple[Launch, dict[str, Launch]]:
-    """How servers are started, and those of variants that have their own, by name. Raises InvalidSetting for variants
-    that these cannot make, or that are as what they are measured beside."""
+    """Launch of the exact servers, and those of variants that have their own, by name.
+
+    Raises InvalidSetting for variants that these servers cannot make, or that change nothing.
+    """
     from ringlight.bench.servers import Launch
 
     assert asked.model_path is not None, "or there is a URL"
@@ -269,7 +271,7 @@ def _launches(
 
 
 def _check(names: list[str], asked: AskedBenchmark, spec: ModelSpec | None) -> None:
-    """Raise InvalidSetting where it is not clear what is to be measured, InvalidLayout for more ranks than heads."""
+    """Raise InvalidSetting if it is not clear what is to be measured, InvalidLayout for more ranks than heads."""
     if not asked.url and asked.model_path is None:
         raise InvalidSetting("name a checkpoint with --model-path, or a running server with --url")
     if not asked.url and not names:
@@ -280,13 +282,13 @@ def _check(names: list[str], asked: AskedBenchmark, spec: ModelSpec | None) -> N
 
 
 def _command(api_key: str) -> str:
-    """What was typed, without the key, for it goes to files that are shown around."""
+    """Command line of this process without its key, for it goes to files that are passed on."""
     words = [word.replace(api_key, "KEY") if api_key else word for word in sys.argv[1:]]
     return shlex.join(["ringlight", *words])
 
 
 def _write(result: Result, asked: AskedResult) -> None:
-    """All files of a result."""
+    """Write all files of a result."""
     from ringlight.bench import plots
     from ringlight.bench.page import to_markdown
     from ringlight.bench.trace import to_trace
@@ -315,7 +317,7 @@ def _write(result: Result, asked: AskedResult) -> None:
 
 
 def _outside(result: Result, band: float) -> Iterator[str]:
-    """Stages and peaks that lie further from their prediction than they may."""
+    """Yield stages and peaks that lie further from their prediction than they may."""
     from ringlight.bench.expected import misses
 
     for miss in misses(result.expected, result.samples, band / 100):

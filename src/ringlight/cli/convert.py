@@ -25,6 +25,8 @@ from ringlight.families.table import checkpoint_at, family_of, model_of, recogni
 
 
 class Numbers(StrEnum):
+    """Dtype of the written weights."""
+
     auto = "auto"
     bfloat16 = "bfloat16"
     float16 = "float16"
@@ -74,7 +76,7 @@ def convert(
 
 
 def most_bytes(checkpoint: Checkpoint, dtype: Numbers) -> int:
-    """Of what will be written."""
+    """Upper bound in bytes on what will be written."""
     stored = [
         tensor
         for name in networks_of(checkpoint)
@@ -85,8 +87,10 @@ def most_bytes(checkpoint: Checkpoint, dtype: Numbers) -> int:
 
 
 def make_room(folder: Path, num_bytes: int) -> Path:
-    """A new hidden folder beside one that is to be written. Raises InvalidSetting where that is there, or cannot be, or
-    its disk has too little room."""
+    """Make a new hidden folder beside one that is to be written.
+
+    Raises InvalidSetting if that exists or cannot be made, or if its disk has too little room.
+    """
     if folder.exists() or folder.is_symlink():
         raise InvalidSetting(f"{folder}: is there already and would be overwritten; name another folder")
     part = folder.with_name(f".{folder.name}.part")

@@ -19,6 +19,8 @@ from ringlight.families.table import FAMILIES, family_named
 
 
 class Size(StrEnum):
+    """Size of a demo checkpoint; film is the trained one."""
+
     film = "film"
     tiny = "tiny"
     small = "small"
@@ -98,8 +100,7 @@ def write_random(family: Family, folder: Path, arguments: list[str]) -> None:
 
 
 def what_failed(folder: Path, said: str, status: int) -> RinglightError:
-    """The error of a process that wrote to stderr and ended, in one line: a package that is broken is the operator's to
-    mend."""
+    """Error of a process that wrote to stderr and ended, in one line. A broken package is the operator's to mend."""
     last = (said.strip().splitlines() or [f"exit status {status}"])[-1]
     if last.startswith(("ModuleNotFoundError:", "ImportError:")):
         return InvalidSetting(f"writing a checkpoint needs a package that is broken: {last}; see `ringlight doctor`")

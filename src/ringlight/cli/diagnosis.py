@@ -100,7 +100,7 @@ class Requirement(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What is broken, and what mends it."""
+    """Fault of the installation, and its remedy."""
 
     what: str
     remedy: str
@@ -129,7 +129,7 @@ def examine() -> tuple[Facts, list[Finding]]:
 
 
 def requirements() -> Iterator[Requirement]:
-    """What this package says that it needs, without its extras. Nothing where it is run from a source tree."""
+    """Yield the requirements of this package without its extras; none if it is run from a source tree."""
     try:
         lines = requires("ringlight") or []
     except PackageNotFoundError:
@@ -163,7 +163,7 @@ def satisfies(found: str, versions: str) -> bool:
 
 
 def show(facts: Facts, problems: list[Finding]) -> str:
-    """All of it, as text for people."""
+    """Render all facts and problems as text for people."""
     lines = []
     for group, values in facts.items():
         lines += [group, *(f"  {name:<16} {value}" for name, value in values.items())]
@@ -172,12 +172,12 @@ def show(facts: Facts, problems: list[Finding]) -> str:
 
 
 def as_json(facts: Facts, problems: list[Finding]) -> str:
-    """The same for machines."""
+    """Render all facts and problems as JSON."""
     return json.dumps(facts | {"problems": [problem._asdict() for problem in problems]}, indent=2)
 
 
 def _probe(modules: list[str]) -> tuple[dict[str, dict[str, Any]], Finding | None]:
-    """What became of each import and question, by name; and how the process died, if it did."""
+    """Import modules in another process; return the outcomes by name, and a finding if the process died."""
     environment = os.environ | {"PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", PROBE, json.dumps(modules), json.dumps(list(CODECS))]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -204,7 +204,7 @@ def _said(told: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def problems_of(needed: list[Requirement], told: dict[str, dict[str, Any]], facts: Facts) -> Iterator[Finding]:
-    """What is broken: packages, by what became of their imports, and what they say of themselves."""
+    """Yield the faults of packages, from the outcomes of their imports and their own facts."""
     is_whole = True
     for requirement in needed:
         found, error = installed(requirement.name), told.get(requirement.module, {}).get("error")

@@ -17,7 +17,7 @@ def main() -> None:
 
 
 def explain(error: Exception) -> int:
-    """Say what is broken; the exit code."""
+    """Print what is broken, and return the exit code."""
     if sys.argv[1:2] == ["doctor"]:
         from ringlight.cli import diagnosis
 

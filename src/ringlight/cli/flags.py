@@ -108,7 +108,7 @@ def _parameter(field: Field, usual: Mapping[str, Any]) -> inspect.Parameter:
 
 
 def _names(name: str, short: str) -> list[str]:
-    """What a flag is called where typer would not find it by itself."""
+    """Names of a flag that typer would not derive by itself."""
     if not short and not name.startswith("no_"):
         return []
     return [f"--{name.replace('_', '-')}", *([f"-{short}"] if short else [])]

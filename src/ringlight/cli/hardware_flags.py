@@ -1,4 +1,4 @@
-"""What flags say of the hardware that is planned: cards, the link between them, and what a run has measured."""
+"""Flags for the hardware that is planned for: cards, the link between them, and the measurements of a run."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class AskedHardware(msgspec.Struct, frozen=True, kw_only=True):
     vae_dtype: Annotated[VaeDtypeName | None, setting("Of the decoder.", HARDWARE, shown="float32")] = None
 
     def settle(self, spec: ModelSpec, engine: EngineConfig) -> Machine:
-        """What is planned with. Writes the calibration where that is asked. Raises InvalidSetting."""
+        """Decide which hardware is planned for; write the calibration if asked. Raises InvalidSetting."""
         if self.calibration is not None:
             return self._as_measured(self.calibration, spec, engine)
         card = self._with_bus(self._card or catalogue.card(USUAL_CARD))
@@ -133,7 +133,7 @@ class AskedHardware(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _calibration(path: Path, spec: ModelSpec, card: Card | None) -> Calibration:
-    """What a file says of its own card, else of this one. Raises InvalidSetting where both are named."""
+    """Read a calibration of its own card, else of this one. Raises InvalidSetting if both are named."""
     try:
         known = Calibration.read(path, spec)
     except InvalidSetting:

@@ -51,6 +51,8 @@ jobs = typer.Typer(name="jobs", no_args_is_help=True, help="Videos of a running 
 
 
 class Variant(StrEnum):
+    """File of a video that can be downloaded."""
+
     video = "video"
     thumbnail = "thumbnail"
     spritesheet = "spritesheet"
@@ -73,7 +75,7 @@ VideosOrBatches = Annotated[list[str], typer.Argument(help="Of the videos, or ba
 
 
 class Refused(InvalidSetting):
-    """What the server said no to, in its words and with its code: as a mistake of this command's user."""
+    """Refusal by the server, with its message and code, raised as a mistake of this command's user."""
 
     def __init__(self, code: str, message: str) -> None:
         self.code = code
@@ -134,7 +136,7 @@ def create(
 
 
 def create_batch(client: Client, order: BatchOrder, json_: bool) -> None:
-    """Order the rows of a file, and unless that is not wanted wait for them and say how they ended."""
+    """Order the rows of a file; unless that is not wanted, wait for them and report how they ended."""
     rows, skipped = check_rows(client, order)
     if order.flags.dry_run:
         print(f"{counted(len(rows), 'row')} can be made")
@@ -251,7 +253,7 @@ def wait(
 
 
 def tell_end(found: Batch, json_: bool) -> None:
-    """Say how a batch ended. Raises Failed where not all of it was made."""
+    """Print how a batch ended. Raises Failed unless all of it was made."""
     print(as_json(found) if json_ else f"{found.id}  {batch_in_short(found)}")
     if found.errors:
         raise Failed(next(iter(found.errors)), f"{found.request_counts.failed} of its requests failed")
@@ -335,7 +337,7 @@ def table(videos: list[Video]) -> Table:
 
 
 def lines(video: Video) -> Iterator[str]:
-    """Each field that has a value."""
+    """Table with a line for each video."""
     fields: dict[str, Any] = msgspec.to_builtins(video)
     for name in sorted(fields, key=AskedFields.__struct_fields__.__contains__):  # those that were asked come last
         value = fields[name]
@@ -357,7 +359,7 @@ def lines(video: Video) -> Iterator[str]:
 
 
 def detail(video: Video) -> str:
-    """Step, place in the queue and ETA, as far as they are known; of one that does not go on also why."""
+    """Yield a line for each field that has a value."""
     parts = [WAITS[video.stage]] if video.stage in WAITS else []
     if video.queue_position:
         parts.append(f"place {video.queue_position} in the queue")
@@ -378,4 +380,5 @@ def offer(lora: OfferedLora) -> str:
 
 
 def as_json(value: msgspec.Struct | Sequence[msgspec.Struct]) -> str:
+    """Indented JSON of an answer or of several."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()

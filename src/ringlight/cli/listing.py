@@ -1,4 +1,4 @@
-"""What a server would run with, a line each: the setting, its value and who said it. Secrets stay secret."""
+"""Listing of a server's settings, a line each: the setting, its value and its source. Secrets stay secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What flags say of a load: how many requests come, of which kinds, and what is promised."""
+"""Flags for a load: how many requests come, of which kinds, and what is promised."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ OF_MIX = (
 
 
 class AskedLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """A load as it is asked for. Raises typer.BadParameter for a number that must be more than 0 and is not."""
+    """Load as it is asked for. Raises typer.BadParameter for a number that must be more than 0 and is not."""
 
     rate: Annotated[float | None, setting("Requests a second, at random moments.", LOAD)] = None
     mix: Annotated[Path | None, setting(OF_MIX, LOAD)] = None
@@ -92,7 +92,7 @@ class AskedLoad(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidSetting("--scale-up-wait, --scale-down-idle and --start-seconds need --num-replicas")
 
     def arrivals(self, kinds: Sequence[Kind]) -> Load | None:
-        """What arrives of these kinds, None where no load is asked for."""
+        """Load of requests of these kinds; None if no load is asked for."""
         if self.rate is None:
             return None
         is_dated = any(kind.timeout_seconds is not None for kind in kinds)

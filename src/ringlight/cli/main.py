@@ -35,6 +35,7 @@ app = typer.Typer(
 
 
 def show_version(wanted: bool) -> None:
+    """Print the version and exit, if it is wanted."""
     if wanted:
         print(f"ringlight {version('ringlight')}")
         raise typer.Exit

@@ -27,9 +27,12 @@ from ringlight.planner.planner import plan
 
 
 class KnownModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model, and a video of its defaults on a machine. `begins_with` says what a request has; `seconds`, `peak_bytes`
-    of a rank and `layout` are predicted, and None where no layout fits: `reason` then says what would. `loras` are the
-    ones of the folders that are named which fit the model, by name, with what is in them."""
+    """Model, and a video of its defaults on a machine.
+
+    `begins_with` says what a request has. `seconds`, `peak_bytes` of a rank and `layout` are predicted, and None if no
+    layout fits: `reason` then says what would. `loras` are the fitting ones of the given folders, by name, with their
+    contents.
+    """
 
     name: str
     family: str
@@ -118,7 +121,7 @@ def fitting_loras(spec: ModelSpec, engine: EngineConfig) -> dict[str, str]:
 
 
 def begins_with(spec: ModelSpec) -> str:
-    """What a request has beside its settings, in words."""
+    """Inputs of a request beside its settings, in words."""
     if spec.needs_last_picture:
         return "text, a first and a last picture"
     if spec.needs_picture:
@@ -127,7 +130,7 @@ def begins_with(spec: ModelSpec) -> str:
 
 
 def table(known: list[KnownModel]) -> Iterator[str]:
-    """As Markdown, and below it why what does not fit does not."""
+    """Yield the Markdown table of models, and below it why some do not fit."""
     yield "| Model | Begins with | Video | Steps | Weights (GiB) | Layout | Seconds | Peak of a rank (GiB) |"
     yield "|---|---|---|---:|---:|---|---:|---:|"
     for each in known:
@@ -142,7 +145,7 @@ def table(known: list[KnownModel]) -> Iterator[str]:
 
 
 def lora_lines(known: list[KnownModel], engine: EngineConfig) -> Iterator[str]:
-    """Of each LoRA of the folders, the models that it fits, and what is in it."""
+    """Yield a line for each LoRA of the folders: its contents, and the models that it fits."""
     names = LoraLibrary(engine, next(iter(MODELS.values()))).names() if engine.lora_dir else []
     for name in names:
         fits = [each for each in known if name in each.loras]

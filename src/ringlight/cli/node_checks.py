@@ -1,4 +1,4 @@
-"""What nodes of a cluster told of themselves, judged: what would keep ranks from running, where, and the remedy."""
+"""Checks of a cluster's nodes by their own facts: what would keep ranks from running, where, and the remedy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OTHER_CHECKPOINT = "give every node the same files under the same path"
 
 
 class Check(NamedTuple):
-    """What was looked at, what it is like, and what mends it where that is wrong."""
+    """Fact that was checked, its finding, and the remedy if it is wrong."""
 
     name: str
     said: str
@@ -39,7 +39,7 @@ class Check(NamedTuple):
 
 
 def judge(here: Mapping[str, str], nodes: Sequence[NodeAnswer], door_host: str) -> Iterator[Check]:
-    """All that was looked at, of what this process and each node told."""
+    """Yield all checks of the facts that this process and each node report."""
     told = [node for node in nodes if not node.fault]
     hosts = [node for node in told if node.hosts_ranks]
     yield _check("nodes", _count(nodes), (f"{node.name}: {node.fault}" for node in nodes if node.fault), SILENT)
@@ -65,7 +65,7 @@ def facts_of(checks: Iterable[Check], nodes: Iterable[NodeAnswer], title: str) -
 
 
 def findings_of(checks: Iterable[Check]) -> Iterator[Finding]:
-    """Those checks that found something."""
+    """Yield a finding for each check that failed."""
     for name, said, remedy in checks:
         if remedy:
             yield Finding(f"{name}: {said}", remedy)
@@ -93,7 +93,7 @@ def _cards_of(hosts: list[NodeAnswer]) -> str:
 
 
 def _false_cards(hosts: list[NodeAnswer]) -> Iterator[str]:
-    """Nodes of which Ray says more than their driver."""
+    """Yield nodes for which Ray counts more cards than their driver."""
     for node in hosts:
         count, found = node.counts.get("GPU", 0), len(_cards(node))
         if count > found:
@@ -105,7 +105,7 @@ def _cards(node: NodeAnswer) -> list[str]:
 
 
 def _checkpoint(here: Mapping[str, str], hosts: Iterable[NodeAnswer]) -> Check:
-    """A server needs all but the weights; where it has those too they are compared."""
+    """Check that each node has a server's files, which are all but the weights; weights that are there are compared."""
     told = {"here": here} | {f"on {node.name}": node.told for node in hosts}
     digests = {where: each["checkpoint"] for where, each in told.items() if "checkpoint" in each}
     needed = {where: each for where, each in told.items() if where != "here" or "model_fault" in each}

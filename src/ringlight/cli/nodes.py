@@ -35,10 +35,9 @@ def host_ranks(engine: Engine, quiet: bool, log: Callable[[str], None] | None = 
 
 
 def keep_hosting(make: Callable[[], Engine]) -> None:
-    """Host this node's ranks until node 0 stops; where the group is lost, join the next one, with an engine made anew.
-    What there is to say is logged.
+    """Host this node's ranks until node 0 stops; after a lost group join the next one, with a new engine.
 
-    Raises what the operator has to mend on this node.
+    All that it says is logged. Raises what the operator has to mend on this node.
     """
     while True:
         try:
@@ -51,7 +50,7 @@ def keep_hosting(make: Callable[[], Engine]) -> None:
 
 
 def say_layout(engine: Engine, progress: JobProgress) -> None:
-    """How many ranks are laid out, and why so, where there is more than one; and what was recognised of the files."""
+    """Print the number of ranks and the reason for their layout if there are several, and what the files are."""
     for name, told in recognised(engine.files).items():
         progress.say(f"{name}: {told}")
     if engine.choice.layout.num_ranks > 1:

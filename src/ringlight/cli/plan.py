@@ -119,8 +119,10 @@ def plan(
 def request_with(
     spec: ModelSpec, defaults: RequestDefaults, fields: dict[str, Any], pictures: Mapping[str, bool], loras: LoraLibrary
 ) -> VideoRequest:
-    """A request of this size with stand-ins for its prompts and for those of its pictures that it has, and with the
-    files of its LoRAs. Raises InvalidRequest."""
+    """Request of this size with stand-ins for its prompts and pictures, and with the files of its LoRAs.
+
+    Raises InvalidRequest.
+    """
     given = {"negative_prompt": ORDINARY_PROMPT.replace("prompt", "phrase"), "seed": 0} | stand_ins(spec, **pictures)
     request = defaults.complete(ORDINARY_PROMPT, spec, **given | fields)
     request.check(spec, read_limits())

@@ -21,7 +21,7 @@ PLAIN_EVERY_SECONDS = 10.0
 
 
 class Listener(Console):
-    """A console that falls silent when nobody reads it any more: the video is still wanted."""
+    """Console that falls silent when nobody reads it any more: the video is still wanted."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -30,8 +30,10 @@ class Listener(Console):
 
 
 class JobProgress:
-    """Shows the state of a job whenever it changes. `quiet` shows nothing; `log` takes the lines where there is one,
-    and there is no bar."""
+    """Shows the state of a job whenever it changes.
+
+    `quiet` shows nothing. With `log` there is no bar, and it takes the lines.
+    """
 
     def __init__(self, quiet: bool, log: Callable[[str], None] | None = None) -> None:
         self._log = log
@@ -62,21 +64,21 @@ class JobProgress:
         self._bar.stop()
 
     def say(self, line: str) -> None:
-        """A line of its own."""
+        """Print a line of its own."""
         if self._log is not None:
             self._log(line.strip())
         else:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, warnings: Warnings) -> None:
-        """A line for each that has not been said yet. Called from any thread."""
+        """Print each warning that has not been printed yet. Called from any thread."""
         with self._lock:
             told, self._num_warned = self._num_warned, max(self._num_warned, len(warnings))
         for warning in warnings[told:]:
             self.say(f"note: {warning.message}")
 
     def still_loading(self, awaited: Awaited | None) -> None:
-        """Called while nothing has begun: off a terminal it says so every few seconds, and at once what is awaited."""
+        """Report that loading goes on: off a terminal every few seconds, and at once when something new is awaited."""
         now = time.monotonic()
         kind = ("loading", "") if awaited is None else (awaited.what, awaited.remark)
         is_news, self._last_kind = awaited is not None and kind != self._last_kind, kind
@@ -98,7 +100,7 @@ class JobProgress:
             self.say(f"{percent:3d}%  {stage}  {detail}".rstrip())
 
     def _is_due(self, stage: str) -> bool:
-        """Plain lines: each stage as it starts, and one every few seconds within it."""
+        """Return whether a plain line is due: each stage as it starts, and one every few seconds within it."""
         now = time.monotonic()
         if stage == self._last_stage and now - self._last_print < PLAIN_EVERY_SECONDS:
             return False

@@ -1,4 +1,4 @@
-"""What flags say of a video: its size, and its first picture."""
+"""Flags for a video: its size, and its first picture."""
 
 from __future__ import annotations
 

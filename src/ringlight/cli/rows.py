@@ -39,15 +39,17 @@ class Fault(NamedTuple):
 
 
 class FileRows(NamedTuple):
-    """What a file holds: rows whose fields could be read, and what is wrong with some of them, or with others."""
+    """Rows of a file whose fields could be read, and the faults of these or other rows."""
 
     rows: Sequence[FileRow]
     faults: Sequence[Fault]
 
 
 def read_rows(path: Path, usual: Mapping[str, Any]) -> FileRows:
-    """The requests of a file, with the `usual` fields where they say nothing of them, and pictures read. Empty cells
-    are left out. Raises InvalidRequest for a file that cannot be read at all."""
+    """Read the requests of a file, with pictures, and with the `usual` fields for those that a row leaves out.
+
+    Empty cells are left out. Raises InvalidRequest for a file that cannot be read at all.
+    """
     rows: list[FileRow] = []
     faults: list[Fault] = []
     for line, fields, wrong in _lines(path):
@@ -121,7 +123,7 @@ def _objects(file: Iterator[str]) -> Iterator[Read]:
 
 
 def _output(given: object, path: Path, line: int) -> tuple[str, list[tuple[str, str]]]:
-    """The name of a row's video, none where something is wrong with it, and what."""
+    """Name of a row's video, none if something is wrong with it, and the problems."""
     if given is None:
         return f"{path.stem}-{line:04d}{SUFFIX}", []
     place = PurePosixPath(str(given))

@@ -115,7 +115,7 @@ def show_start(engine: Engine, server: ServeSettings, occupied: Iterable[str], l
 
 
 def show_loras(library: LoraLibrary) -> Iterator[str]:
-    """A line for each LoRA that every video has, and for each that requests may name, with what its file holds."""
+    """Yield a line for each LoRA that every video has or that requests may name, with its file's contents."""
     for lora in library.always:
         yield f"{lora}, in every video: {library.file(lora).told}"
     for lora, file, problem in library.offered():

@@ -1,4 +1,4 @@
-"""Where flags, environment and a YAML file meet, and who said what.
+"""Settings of a command from flags, environment and a YAML file, each with its source.
 
 A flag wins over RINGLIGHT_<FLAG>, that over the file, and that over the default; all know the same names. Typer reads
 the flags. What the other two say is checked by the flags' own rules and becomes their defaults before it does so.
@@ -43,7 +43,7 @@ class Said(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """What one source says of some fields. Without types all of it is text, as in the environment."""
+    """Values of fields from one source. Without types all of them are text, as in the environment."""
 
     source: str
     fields: Mapping[str, Any]
@@ -51,10 +51,10 @@ class Layer(NamedTuple):
 
 
 class Stated:
-    """What environment and file say: of the options of a command, and of limits and defaults of requests."""
+    """Values from environment and file: of a command's options, and of limits and defaults of requests."""
 
     def __init__(self, ctx: typer.Context, path: str | None) -> None:
-        """Raises InvalidSetting that names every problem."""
+        """Read environment and file. Raises InvalidSetting that names every problem."""
         self._path = path or ""
         self._environment = read_environment()
         self._known = {name: option for name, option in options_of(ctx).items() if name not in ONLY_FLAGS}
@@ -101,8 +101,9 @@ class Stated:
         return _first([*layers, Layer(self._path, self._sections["limits"], has_types=True)], RequestLimits(), DEFAULT)
 
     def defaults(self, pairs: Iterable[str], of_checkpoint: RequestDefaults, usual: RequestDefaults) -> dict[str, Said]:
-        """Each field of RequestDefaults: `--default`, RINGLIGHT_DEFAULT, the file, else the checkpoint's, where these
-        are not the usual ones of its family.
+        """Value and source of each default of requests: `--default`, RINGLIGHT_DEFAULT, the file, else the checkpoint.
+
+        The checkpoint counts for values that are not the usual ones of its family.
 
         Raises InvalidSetting.
         """
@@ -118,8 +119,10 @@ class Stated:
 
 
 class EngineCommand(TyperCommand):
-    """A command whose settings of an engine (its parameter `engine`) come from their flags, else from the same
-    variables as those of a server."""
+    """Command with an engine's settings (its parameter `engine`).
+
+    They come from their flags, else from the same variables as those of a server.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read flags over the environment. Raises InvalidSetting that names every variable that is wrong."""
@@ -164,7 +167,7 @@ def options_of(ctx: typer.Context) -> dict[str, TyperOption]:
 
 
 def source_of(ctx: typer.Context, name: str) -> str:
-    """Who said the value of an option."""
+    """Source of an option's value."""
     stated: Stated = ctx.obj
     source = ctx.get_parameter_source(name)
     if source is not None and source.name == "COMMANDLINE":
@@ -183,12 +186,12 @@ def split_lists(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def values(said: Mapping[str, Said]) -> dict[str, Any]:
-    """What was said, without who said it."""
+    """Values without their sources."""
     return {name: each.value for name, each in said.items()}
 
 
 def _first(layers: list[Layer], base: msgspec.Struct, base_source: str) -> dict[str, Said]:
-    """Each field as the first layer has it that says something of it, else as in `base`. Raises InvalidSetting."""
+    """Value of each field from the first layer that has it, else from `base`. Raises InvalidSetting."""
     kinds = {field.name: field.type for field in msgspec.structs.fields(base)}
     said = {name: Said(getattr(base, name), base_source) for name in kinds}
     for layer in reversed(layers):
@@ -198,7 +201,7 @@ def _first(layers: list[Layer], base: msgspec.Struct, base_source: str) -> dict[
 
 
 def _converted(layer: Layer, kinds: Mapping[str, Any]) -> dict[str, Any]:
-    """What a layer says, as these fields have it. Raises InvalidSetting."""
+    """Convert a layer's values to the types of these fields. Raises InvalidSetting."""
     source, fields, has_types = layer
     found = {}
     for key, value in fields.items():
@@ -215,7 +218,7 @@ def _converted(layer: Layer, kinds: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse_pairs(pairs: Iterable[str], source: str) -> dict[str, str]:
-    """KEY=VALUE, several times. Raises InvalidSetting."""
+    """Parse KEY=VALUE pairs. Raises InvalidSetting."""
     fields = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -226,7 +229,7 @@ def _parse_pairs(pairs: Iterable[str], source: str) -> dict[str, str]:
 
 
 def _changed(defaults: RequestDefaults, usual: RequestDefaults) -> dict[str, Any]:
-    """What differs from the model card."""
+    """Defaults that differ from the model card."""
     return {name: value for name, value in msgspec.structs.asdict(defaults).items() if value != getattr(usual, name)}
 
 
@@ -239,7 +242,7 @@ def _section(value: object, place: str) -> dict[str, Any]:
 
 
 def _other_kind(value: object, taken: object) -> str | None:
-    """What a value should have been, where the option's rules took it only by turning it into another type."""
+    """Type that a value should have had, if the option took it only by converting it."""
     if isinstance(taken, Enum):
         return None
     if isinstance(taken, list):

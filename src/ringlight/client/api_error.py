@@ -1,4 +1,4 @@
-"""What a server refused, and a server that does not answer."""
+"""Errors of a client: a refusal by the server, and a server that does not answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PASSING = (429, 503)
 
 
 class ApiError(RinglightError):
-    """The server answered with an error. `param` names the field that is wrong, `request_id` the line in its log.
+    """Error that the server answered. `param` names the field that is wrong, `request_id` the line in its log.
 
     `is_passing`: the same request may be accepted later; in `retry_seconds`, where the server says when.
     """
@@ -42,12 +42,12 @@ class ApiError(RinglightError):
 
     @classmethod
     def unexpected(cls, problem: str) -> ApiError:
-        """For an answer of success that is not what was asked for, as from another server."""
+        """Error for a successful answer with unexpected content, as from another server."""
         return cls(200, "unexpected_answer", problem)
 
     @classmethod
     def of(cls, status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
-        """From an answer. One that is not in the server's envelope comes from something in between, such as a proxy."""
+        """Error of an answer. One without the server's envelope comes from something in between, such as a proxy."""
         try:
             said = msgspec.json.decode(body, type=ErrorEnvelope).error
         except msgspec.DecodeError:
@@ -72,5 +72,5 @@ class Unreachable(RinglightError):
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """What a Retry-After header asks for; None where it is not a plain number of seconds."""
+    """Seconds in a Retry-After header; None if it is not a plain number."""
     return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None

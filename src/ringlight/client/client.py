@@ -37,7 +37,7 @@ Awaited = TypeVar("Awaited", Video, Batch)
 
 
 class Client:
-    """One server. Use it as a context manager, from one thread or several.
+    """Client of one server. Use it as a context manager, from one thread or several.
 
     All methods raise ApiError for what the server refuses and Unreachable where it does not answer. A lost connection
     and an answer that says "later" are tried at most `max_retries` times more; no video is made twice by that.
@@ -62,8 +62,9 @@ class Client:
     def create(
         self, prompt: str, image: bytes | Path | None = None, last_image: bytes | Path | None = None, **fields: Any
     ) -> Video:
-        """Order a video. `image` is its first frame, `last_image` its last; `fields` are the API's (num_frames, size,
-        seed, lora ...).
+        """Order a video.
+
+        `image` is its first frame, `last_image` its last; `fields` are the API's (num_frames, size, seed, lora ...).
 
         It is acknowledged and will be made when this returns, whatever happens to the server then.
         """
@@ -73,7 +74,7 @@ class Client:
         return _decode(self._transport.send("GET", _path(video_id)).content, Video)
 
     def list(self, limit: int | None = None, order: Literal["asc", "desc"] = "desc") -> Iterator[Video]:
-        """All videos, or the first `limit`; newest first unless `order` says asc. Pages are fetched as needed."""
+        """Yield all videos, or the first `limit`; newest first unless `order` says asc. Pages are fetched as needed."""
         return self._pages("/v1/videos", VideoList, limit, order)
 
     def wait(
@@ -82,7 +83,7 @@ class Client:
         timeout_seconds: float | None = None,
         on_change: Callable[[Video], None] | None = None,
     ) -> Video:
-        """The video once it is over, completed or failed. Raises TimeoutError; the video goes on.
+        """Wait for a video, completed or failed. Raises TimeoutError; the video goes on.
 
         `on_change` is called with every state that differs from the one seen before. A server that is being restarted
         is waited for.
@@ -92,7 +93,7 @@ class Client:
     def _wait(
         self, path: str, kind: type[Awaited], timeout_seconds: float | None, on_change: Callable[[Awaited], None] | None
     ) -> Awaited:
-        """What lies at a path, once it is over."""
+        """Wait until what lies at a path is over, and return it."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         heard = time.monotonic()
         before: Awaited | None = None
@@ -118,7 +119,7 @@ class Client:
             time.sleep(min(pause_seconds, left_seconds))
 
     def events(self, video_id: str) -> Iterator[Event]:
-        """What happens to a video, as it happens, up to the Video that is over.
+        """Yield the events of a video as they happen, up to the Video that is over.
 
         Ends earlier where the video is deleted or the server ends; a lost connection is Unreachable.
         """
@@ -134,7 +135,7 @@ class Client:
         self._transport.send("DELETE", _path(video_id))
 
     def remix(self, video_id: str, prompt: str) -> Video:
-        """The same settings and seed with another prompt."""
+        """Order the video again with another prompt, and the same settings and seed."""
         return self._post(_path(video_id, "remix"), json={"prompt": prompt})
 
     def extend(
@@ -145,7 +146,7 @@ class Client:
         last_image: bytes | Path | None = None,
         **fields: Any,
     ) -> Video:
-        """A video that goes on from the last frame of a completed one, both joined. `last_image` is its last frame."""
+        """Order a video that continues a completed one from its last frame, both joined. `last_image` ends it."""
         given = {"prompt": prompt, "video": video_id, "seconds": None if seconds is None else plain(seconds)}
         return self._order("/v1/videos/extensions", given | fields, last_image=last_image)
 
@@ -165,7 +166,7 @@ class Client:
             part.unlink(missing_ok=True)
 
     def report(self, video_id: str) -> RunReport:
-        """Where time and memory of a completed video went."""
+        """Report on where the time and memory of a completed video went."""
         return _decode(self._transport.send("GET", _path(video_id, "report")).content, RunReport)
 
     def create_batch(
@@ -184,14 +185,14 @@ class Client:
         return self._send_batch("/v1/batches", body, Batch)
 
     def check_batch(self, name: str, requests: Sequence[Mapping[str, Any]], priority: int | None = None) -> BatchCheck:
-        """What is wrong with each request; nothing is ordered."""
+        """Check requests without ordering them; return what is wrong with each."""
         return self._send_batch("/v1/batches/check", _batch(name, requests, priority), BatchCheck)
 
     def get_batch(self, batch_id: str) -> Batch:
         return _decode(self._transport.send("GET", _batch_path(batch_id)).content, Batch)
 
     def list_batches(self, limit: int | None = None, order: Literal["asc", "desc"] = "desc") -> Iterator[Batch]:
-        """All batches without their requests, or the first `limit`, as `list`."""
+        """Yield all batches without their requests, or the first `limit`, as `list` does for videos."""
         return self._pages("/v1/batches", BatchList, limit, order)
 
     def wait_batch(
@@ -200,7 +201,7 @@ class Client:
         timeout_seconds: float | None = None,
         on_change: Callable[[Batch], None] | None = None,
     ) -> Batch:
-        """The batch once all its videos are over, as `wait`."""
+        """Wait for all videos of a batch, as `wait` does for one."""
         return self._wait(_batch_path(batch_id), Batch, timeout_seconds, on_change)
 
     def cancel_batch(self, batch_id: str) -> Batch:
@@ -236,7 +237,7 @@ class Client:
     def _pages(
         self, path: str, kind: type[VideoList | BatchList], limit: int | None, order: Literal["asc", "desc"]
     ) -> Iterator[Any]:
-        """The items of all pages, as they are needed."""
+        """Yield the items of all pages, which are fetched as needed."""
         after: str | None = None
         left = limit
         while left is None or left > 0:
@@ -250,7 +251,7 @@ class Client:
             left = None if left is None else left - len(page.data)
 
     def _send_batch(self, path: str, body: Mapping[str, Any], kind: type[Kind]) -> Kind:
-        """Sending it again is as sending it once: its name says which batch it is."""
+        """Send a batch. It is safe to repeat, because a batch is known by its name."""
         return _decode(self._transport.send("POST", path, json=body, timeout=BATCH_SECONDS).content, kind)
 
     def _order(self, path: str, fields: Mapping[str, Any], **pictures: bytes | Path | None) -> Video:
@@ -266,7 +267,7 @@ class Client:
         return self._post(path, data={name: _as_form(value) for name, value in given.items()}, files=files)
 
     def _post(self, path: str, **body: Any) -> Video:
-        """Create a video, once however often it is sent."""
+        """Create a video, once however often the call is sent."""
         headers = {"idempotency-key": uuid4().hex}
         return _decode(self._transport.send("POST", path, headers=headers, **body).content, Video)
 
@@ -285,7 +286,7 @@ def _batch(name: str, requests: Sequence[Mapping[str, Any]], priority: int | Non
 
 
 def _decode(content: bytes, kind: type[Kind]) -> Kind:
-    """Raises ApiError for an answer that is something else, as from another server."""
+    """Decode an answer. Raises ApiError if it is something else, as from another server."""
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.DecodeError as error:

@@ -15,7 +15,7 @@ from ringlight.wire.video import PreviewEvent, Progress, Video
 
 
 class Preview(msgspec.Struct, frozen=True):
-    """What a video looks like after a step: a small picture, as bytes of its file."""
+    """Small picture of a video after a step, as bytes of its file."""
 
     step: int
     image: bytes
@@ -25,7 +25,7 @@ Event = Video | Progress | Preview
 
 
 def read_events(answer: httpx.Response) -> Iterator[Event]:
-    """What a stream of events says of a video; names that are not known are left out.
+    """Yield the events of a stream; those of unknown names are left out.
 
     Raises ApiError for what is no such stream, and for an event that is not what its name says.
     """

@@ -20,13 +20,13 @@ Result = TypeVar("Result")
 
 
 class Transport:
-    """One server, and the key to it. What fails in passing is tried at most `max_retries` times more.
+    """Connection to one server, with its key. Calls that fail in passing are repeated at most `max_retries` times.
 
     That is a lost connection, and an answer that says "later". Whoever creates something sends an idempotency key.
     """
 
     def __init__(self, url: str, api_key: str | None, timeout_seconds: float, max_retries: int) -> None:
-        """Raises InvalidSetting for what is no URL, or a key that no header can carry."""
+        """Check the address and the key. Raises InvalidSetting for what is no URL, or a key that fits no header."""
         try:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:
@@ -46,18 +46,18 @@ class Transport:
         self._http.close()
 
     def send(self, method: str, path: str, **parts: Any) -> httpx.Response:
-        """The answer to a request, read. Raises ApiError and Unreachable."""
+        """Send a request, and return its answer, read. Raises ApiError and Unreachable."""
         return self.persist(lambda: self.once(method, path, **parts))
 
     @contextmanager
     def stream(self, path: str, **parts: Any) -> Iterator[httpx.Response]:
-        """An answer whose body is read as it comes. Raises ApiError and Unreachable; once begun it does not retry."""
+        """Yield an answer whose body is read as it comes, without retries then. Raises ApiError and Unreachable."""
         response = self.persist(lambda: self.once("GET", path, stream=True, **parts))
         with closing(response), self._reached():
             yield response
 
     def persist(self, call: Callable[[], Result]) -> Result:
-        """What a call returns, once it does; its last error where it does not."""
+        """Repeat a call until it returns; raise its last error if it never does."""
         attempt = 0
         while True:
             try:
@@ -70,7 +70,7 @@ class Transport:
             attempt += 1
 
     def once(self, method: str, path: str, stream: bool = False, **parts: Any) -> httpx.Response:
-        """As `send`, but not again where it fails; with `stream` the body of the answer is yet to be read.
+        """Send a request as `send` does, but only once; with `stream` the body of the answer is yet to be read.
 
         That may come from another address, such as an object store's; no other host is sent the key.
         """
@@ -84,14 +84,14 @@ class Transport:
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """Raises Unreachable where the connection fails in it."""
+        """Raise Unreachable if the connection fails within this context."""
         try:
             yield
         except httpx.TransportError as error:
             raise Unreachable(f"{self._place(error)}: {error or type(error).__name__}") from None
 
     def _place(self, error: httpx.TransportError) -> str:
-        """Who did not answer: the server, or where it sent us to."""
+        """Address that did not answer: the server's, or the one it redirected to."""
         try:
             asked = error.request.url
         except RuntimeError:  # it does not say

@@ -1,4 +1,4 @@
-"""What people write for LoRAs, the same at every door: NAME[:STRENGTH[:TARGET]], an object, or a list of these."""
+"""Parser of LoRAs as people write them, everywhere: NAME[:STRENGTH[:TARGET]], an object, or a list of these."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ELSEWHERE = {"all": "both", "transformer": "high", "transformer_2": "low", "high
 
 
 def read_loras(said: Any) -> tuple[Lora, ...]:
-    """LoRAs as a text says them, an object, or a list of texts and objects; nothing, and an empty text, are none.
+    """Read LoRAs from a text, an object, or a list of texts and objects; nothing, and an empty text, are none.
 
     An object has `name`, and may have `strength`, `target` and, to have that very file or none, `sha256`. Raises
     InvalidRequest.
@@ -35,8 +35,10 @@ def read_loras(said: Any) -> tuple[Lora, ...]:
 
 
 def written_out(fields: Any) -> Any:
-    """Fields of a request as a file has them, with LoRAs as lists of objects; anything else as it is. Raises
-    InvalidRequest."""
+    """Write the LoRAs of a request's fields out as lists of objects; other values stay as they are.
+
+    Raises InvalidRequest.
+    """
     if not isinstance(fields, Mapping) or FIELD not in fields:
         return fields
     return {**fields, FIELD: msgspec.to_builtins(read_loras(fields[FIELD]))}
@@ -48,7 +50,7 @@ def without_name(lora: Lora) -> dict[str, Any]:
 
 
 def problems_of(loras: Sequence[Lora]) -> Iterator[str]:
-    """What is wrong with LoRAs of a request, whatever files there are."""
+    """Yield the problems of a request's LoRAs that can be told without their files."""
     if len(loras) > MOST_LORAS:
         yield f"has {len(loras)} of them; the limit is {MOST_LORAS}"
     for lora in loras:

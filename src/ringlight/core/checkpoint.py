@@ -32,7 +32,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     documents: Mapping[str, Mapping[str, Any]] = {}
 
     def part(self, name: str) -> Path:
-        """Where a part lies, such as `vae`."""
+        """Path of a part, such as `vae`."""
         return self.parts.get(name, self.place / name)
 
     def json(self, name: str) -> dict[str, Any]:
@@ -41,13 +41,13 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
         return read_json(self.path(name)) if stated is None else dict(stated)
 
     def path(self, name: str) -> Path:
-        """Where that is, or would be."""
+        """Path of a file, which may not exist."""
         part, _, rest = name.partition("/")
         return self.part(part) / rest if rest else self.place / name
 
     @property
     def folder(self) -> Path:
-        """Where what goes with it lies, such as its ringlight.json."""
+        """Folder of files that belong to the checkpoint, such as its ringlight.json."""
         return self.place if os.path.isdir(self.place) else self.place.parent
 
     @property
@@ -58,7 +58,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_checkpoint(model_path: str) -> Path:
-    """Where a checkpoint is: a path, a repository's folder in the hub's cache, or ORG/NAME[@REVISION] in it.
+    """Path of a checkpoint: a path, a repository's folder in the hub's cache, or ORG/NAME[@REVISION] in it.
 
     What is there under this very name comes first. Nothing is downloaded. Raises InvalidCheckpoint where nothing is
     there; what is there may still be no checkpoint.
@@ -81,7 +81,7 @@ def find_checkpoint(model_path: str) -> Path:
 
 
 def _nearest(path: Path) -> str:
-    """What was probably meant, where something beside it is called nearly so."""
+    """Hint at a neighbouring path of nearly the same name; empty if there is none."""
     try:
         there = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
     except OSError:

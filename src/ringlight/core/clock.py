@@ -1,4 +1,4 @@
-"""Clock: what time it is, of which two kinds are needed, and passed to whoever asks."""
+"""Clock: wall and monotonic time, passed as an argument to code that needs it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class Clock:
-    """The wall's time, which somebody may set at any moment, to anything; and one that only goes on.
+    """Wall clock, which may be set at any moment, and monotonic clock.
 
     What is told to people, and what outlives a process, is of the wall. How long something took, or may take, is
     measured by the other one.
@@ -17,5 +17,5 @@ class Clock:
         return time.time()
 
     def monotonic(self) -> float:
-        """Seconds since some moment. They go on evenly, but for the time that the machine sleeps."""
+        """Seconds since some moment. They count evenly, except while the machine sleeps."""
         return time.monotonic()

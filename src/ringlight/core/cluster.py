@@ -17,8 +17,10 @@ OURS = ("CPU", "GPU")  # of what Ray counts
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Where ranks come from. With "ray" each is an actor with a GPU of its own, or on a cluster without any with as
-    many CPUs as it has threads.
+    """Source of ranks: processes of this machine, or actors of a Ray cluster.
+
+    With "ray" each rank is an actor with a GPU of its own, or on a cluster without any with as many CPUs as it has
+    threads.
 
     `ray_address` is that of the cluster's head; auto is that of RAY_ADDRESS, or of the cluster that this machine
     belongs to. `ray_resources` is a JSON object of what each rank needs beside that, as Ray counts it. A replica for
@@ -64,7 +66,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def resources(self) -> dict[str, float]:
-        """What each rank needs beside its device. Raises InvalidSetting."""
+        """Resources of each rank beside its device, by Ray's names. Raises InvalidSetting."""
         try:
             found: Any = json.loads(self.ray_resources or "{}")
         except (ValueError, RecursionError) as error:

@@ -18,7 +18,7 @@ EXIT_USAGE, EXIT_INVALID, EXIT_WORKER, EXIT_INTERRUPTED = 2, 3, 4, 130
 
 
 class ErrorKind(msgspec.Struct, frozen=True):
-    """What is known of an error by its code: `status` of HTTP, and who can mend it.
+    """Facts about an error, by its code: `status` of HTTP, and who can mend it.
 
     `retry`: what clients of OpenAI's kind are told in `x-should-retry`; None says nothing. `retry_seconds` go into
     Retry-After. `exit_code` is a command's. `ends_jobs`: metrics count jobs that ended with it. `is_usual`: an answer

@@ -14,7 +14,7 @@ STEPS = (0, 32, 64, 96, 128, 160, 192, 224, 255)
 
 
 def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """An RGB, L or CMYK picture as RGB in sRGB. A profile that cannot be read, or is of other colours, is ignored."""
+    """Convert an RGB, L or CMYK picture to sRGB. A profile that cannot be read, or is of other colours, is ignored."""
     if profile:
         try:
             return _converted(picture, profile)
@@ -24,7 +24,7 @@ def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _converted(picture: Image.Image, encoded: bytes) -> Image.Image:
-    """Raises what Pillow does where the profile is none for this picture."""
+    """Convert a picture by its profile. Raises what Pillow does if the profile is none for this picture."""
     profile = ImageCms.ImageCmsProfile(io.BytesIO(encoded))
     space = profile.profile.xcolor_space.strip()
     if space not in SPACES[picture.mode]:

@@ -1,4 +1,4 @@
-"""What the operator asked of the engine, and the only reader of settings: environment and files."""
+"""Configuration of the engine by the operator, and the only reader of settings: environment and files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 
 
 class NodesConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The machines that share one generation, and which of them this is. Each hosts equally many ranks.
+    """Machines that share one generation, and which of them this is. Each hosts equally many ranks.
 
     `dist_init_addr` is HOST:PORT of node 0, where all nodes meet; an IPv6 host stands in brackets. One node needs none.
     A node with another checkpoint, version or flags is refused. With `refuses_alone` node 0 then goes on waiting for
@@ -70,13 +70,13 @@ class NodesConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def host_and_port(self) -> tuple[str, int]:
-        """Where the nodes meet, without the brackets of an IPv6 address. There must be an `dist_init_addr`."""
+        """Meeting point of the nodes, without the brackets of an IPv6 address. Needs a `dist_init_addr`."""
         host, _, port = self.dist_init_addr.rpartition(":")
         return host.strip("[]"), int(port)
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How to run a model: asked by the operator, never written back into.
+    """Settings of a model's engine, as the operator gave them; never written back into.
 
     `model_path` is a checkpoint's folder, or a file of it, or ORG/NAME[@REVISION] in the Hugging Face hub's local
     cache; `model_family` the family of one that is single files, where they cannot tell it.
@@ -192,7 +192,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def memory_budget_bytes(self) -> int:
-        """What is asked for in bytes, 0 where it is left out. Raises InvalidSetting for what is no size."""
+        """Memory budget in bytes, 0 if none is set. Raises InvalidSetting for a malformed size."""
         try:
             return bytes_of(self.memory_budget) if self.memory_budget else 0
         except ValueError as error:
@@ -200,7 +200,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DefaultsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a ringlight.json holds: what requests may leave out, and prompts that the model is good at."""
+    """Contents of a ringlight.json: defaults of requests, and prompts that the model is good at."""
 
     defaults: RequestDefaults = RequestDefaults()
     examples: tuple[str, ...] = ()
@@ -220,7 +220,7 @@ def read_examples(model_path: Path) -> tuple[str, ...]:
 
 
 def _read_defaults_file(path: Path) -> tuple[Collection[str], DefaultsFile]:
-    """The names of the defaults that a file says, and the file; nothing where there is none.
+    """Read a ringlight.json: the names of the defaults in it, and the file; nothing if there is none.
 
     Raises InvalidCheckpoint.
     """
@@ -255,7 +255,7 @@ def read_limits() -> RequestLimits:
 
 
 def read_environment() -> dict[str, str]:
-    """All of RINGLIGHT_* that is not empty, by what follows in lower case: RINGLIGHT_PORT=1 is {"port": "1"}."""
+    """Read all RINGLIGHT_* variables that are not empty: RINGLIGHT_PORT=1 is {"port": "1"}."""
     prefix = "RINGLIGHT_"
     return {
         name.removeprefix(prefix).lower(): text for name, text in os.environ.items() if name.startswith(prefix) and text
@@ -284,9 +284,9 @@ def counts_in_bus_order() -> bool:
 
 
 def read_settings_file(path: Path, texts: Collection[str] = ()) -> dict[str, Any]:
-    """What a YAML file maps to what; an empty file maps nothing. Raises InvalidSetting.
+    """Read a YAML file as a mapping; an empty file is an empty one. Raises InvalidSetting.
 
-    What the settings named in `texts` say is text also where it looks like a number or a date: as it is written.
+    Settings named in `texts` stay text as written, also if they look like a number or a date.
     """
     import yaml  # here, because workers import this module too
 
@@ -318,7 +318,7 @@ def _maps(node: Any) -> list[Any]:
 
 
 def _take_as_written(section: Any, texts: Collection[str]) -> None:
-    """Make texts of the numbers and dates that a map of a YAML file has under these names, alone or in lists."""
+    """Turn the numbers and dates under these names of a YAML map into texts, alone or in lists."""
 
     def written(node: Any) -> Any:
         vocabulary, _, kind = node.tag.rpartition(":")
@@ -335,7 +335,7 @@ def _setting_name(key: Any) -> str:
 
 
 def _doubled(node: Any, seen: set[int]) -> Iterator[str]:
-    """Every name that stands twice in a map of a YAML file, with its lines: the first one would be lost in silence.
+    """Yield every name that stands twice in a map of a YAML file, with its lines: the first would be lost in silence.
 
     Names are those of settings, which take `-` and `_` alike. `seen` are nodes that have been looked at: an alias may
     lead back to where it stands.
@@ -355,7 +355,7 @@ def _doubled(node: Any, seen: set[int]) -> Iterator[str]:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose names differ. Raises ValueError."""
+    """Build a JSON object whose names differ. Raises ValueError."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
@@ -395,5 +395,5 @@ def worker_environment(num_nodes: int = 1) -> dict[str, str]:
 
 
 def go_on_in(environment: Mapping[str, str]) -> None:
-    """Have this process go on in an environment, of which nothing that it is for has been read yet."""
+    """Continue this process in an environment, of which nothing that it is for has been read yet."""
     os.environ.update(environment)

@@ -25,7 +25,7 @@ Place = Callable[[str, FileKind, int], Path]
 
 
 class NotTaken(OSError):
-    """The machine at the other end could not write a file. The number and the words are its system's."""
+    """Error of the machine at the other end, which could not write a file. Number and text are its system's."""
 
 
 class Parcel:
@@ -44,7 +44,7 @@ class Parcel:
         return self.is_given_up or self.problem is not None
 
     def parts(self) -> Iterator[FilePart]:
-        """All of it in order. Raises OSError."""
+        """Yield all parts in order. Raises OSError."""
         checksum = 0
         for file, path in enumerate(self._files):
             with path.open("rb") as content:
@@ -69,7 +69,7 @@ class Parcel:
 
 
 class Arrival:
-    """A parcel of the other end, of which parts have come. They are written beside their places, under hidden names."""
+    """Parcel from the other end, of which parts have come. They are written beside their places, under hidden names."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
@@ -99,7 +99,7 @@ class Arrival:
         into_place(self._moves)
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Remove all that was written."""
         with contextlib.suppress(OSError):  # what is left to write has no place
             self._close()
         for beside, _ in self._moves:
@@ -112,7 +112,7 @@ class Arrival:
 
 
 class Courier:
-    """One end of a connection: carries files from any thread, and writes those that come in on one of its own.
+    """End of a connection: carries files from any thread, and writes those that come in on a thread of its own.
 
     Each part is answered once it is written, and few are on their way at a time: nobody keeps more than those in
     memory, and other messages go between them. The one thread that reads the connection hands over what comes (`take`),
@@ -133,8 +133,11 @@ class Courier:
         self._thread: threading.Thread | None = None
 
     def carry(self, job_id: str, kind: FileKind, files: Sequence[Path]) -> bool:
-        """Return once files are in their places on the other machine's disk; False if they were given up, or the
-        connection is gone. Raises OSError of reading them, NotTaken, and what sending raises."""
+        """Send files, and return once they are in their places on the other machine's disk.
+
+        False if they were given up, or the connection is gone. Raises OSError of reading them, NotTaken, and what
+        sending raises.
+        """
         parcel = Parcel(next(self._numbers), job_id, kind, files)
         with self._changed:
             parcel.is_given_up = self._is_closed or (job_id in self._ending and kind != "output")
@@ -150,7 +153,7 @@ class Courier:
                 del self._leaving[parcel.number]
 
     def give_up(self, job_id: str) -> None:
-        """Carry no more of what this job goes on from: it is to end. An output still goes its way."""
+        """Stop sending the files that this job resumes from, because it is to end. An output is still sent."""
         with self._changed:
             self._ending.add(job_id)
             for parcel in self._leaving.values():
@@ -158,7 +161,7 @@ class Courier:
             self._changed.notify_all()
 
     def take(self, message: Carried) -> None:
-        """Something has come from the other end."""
+        """Handle a message from the other end."""
         if isinstance(message, FilePart):
             if self._thread is None:
                 self._thread = threading.Thread(target=self._write_all, name="courier", daemon=True)
@@ -174,7 +177,7 @@ class Courier:
             self._changed.notify_all()
 
     def forget(self, job_id: str) -> None:
-        """A job is over here: leave nothing behind of files of it that have not come whole."""
+        """Forget a job that is over: remove those of its files that have not come whole."""
         with self._changed:
             self._ending.discard(job_id)
         with self._writing:
@@ -182,7 +185,7 @@ class Courier:
                 self._arriving.pop(number).discard()
 
     def close(self) -> None:
-        """The connection is gone: whoever carries something need not wait, and what has not come whole is removed."""
+        """Close this end after the connection is gone: senders need not wait, and incomplete files are removed."""
         with self._changed:
             self._is_closed = True
             for parcel in self._leaving.values():
@@ -195,7 +198,7 @@ class Courier:
             arrival.discard()
 
     def _has_room(self, parcel: Parcel) -> bool:
-        """Wait until there is room on the way for a part of a parcel. Returns whether to go on; raises NotTaken."""
+        """Wait until there is room on the way for a part of a parcel. Returns whether to continue; raises NotTaken."""
         with self._changed:
             self._changed.wait_for(lambda: parcel.is_settled or self._num_on_their_way < MOST_ON_THEIR_WAY)
             if not parcel.is_settled:
@@ -224,7 +227,7 @@ class Courier:
         return not parcel.is_given_up
 
     def _write_all(self) -> None:
-        """The thread: what has come, part by part."""
+        """Run the thread that writes what has come, part by part."""
         while (part := self._came.get()) is not None:
             taken = PartTaken(parcel=part.parcel)
             with self._writing:
@@ -259,4 +262,5 @@ def refusal(part: FilePart, error: Exception) -> PartTaken:
 
 
 def in_words(checksum: int) -> str:
+    """Checksum as eight hexadecimal digits."""
     return f"{checksum:08x}"

@@ -1,4 +1,4 @@
-"""What is known to be wrong with versions of cuDNN, which torch brings along."""
+"""Known faults of versions of cuDNN, which torch brings along."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ REMEDY = "install torch 2.10 or later, or use --vae-dtype float32 --no-tf32"
 
 
 def convolution_fault(version: int | None) -> str | None:
-    """What is wrong with the VAE's convolutions in a version such as 91002 (9.10.2); None where nothing is known."""
+    """Known fault of the VAE's convolutions in a cuDNN version such as 91002 (9.10.2); None if there is none."""
     if version is None or not FIRST_WRONG <= version < FIRST_RIGHT:
         return None
     name = f"{version // 10000}.{version // 100 % 100}.{version % 100}"

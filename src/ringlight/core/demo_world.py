@@ -11,7 +11,7 @@ Rgb = tuple[int, int, int]
 
 
 class Look(msgspec.Struct, frozen=True):
-    """What a film shows, or what its prompt asks for; None where it shows or says nothing of it."""
+    """Appearance of a film, or what its prompt asks for; None for aspects that are not shown or named."""
 
     colour: str | None = None
     shape: str | None = None
@@ -20,7 +20,7 @@ class Look(msgspec.Struct, frozen=True):
 
 
 class Landscape(msgspec.Struct, frozen=True):
-    """How captions name a place (the first phrase is the usual one), and its colours from top to bottom."""
+    """Names of a place in captions (the first phrase is the usual one), and its colours from top to bottom."""
 
     phrases: tuple[str, ...]
     sky: Rgb
@@ -94,7 +94,7 @@ def words() -> dict[str, str]:
 
 
 def read_prompt(prompt: str) -> Look:
-    """What a prompt asks for, by its words: the first that says something of a thing counts."""
+    """Parse what a prompt asks for; the first word on an aspect counts."""
     known = words()
     said = [known.get(word, word) for word in re.findall(r"[a-z]+", prompt.lower())]
     pairs = zip(said, [*said, ""][1:], strict=True)

@@ -8,9 +8,11 @@ SCALE = "weight_scale"  # what the scales of `X.weight` are called: X.weight_sca
 
 
 class EightBit(msgspec.Struct, frozen=True):
-    """What a matrix is made of, W = widened numbers x scales: a product in float32, rounded once to what is computed
-    with. `dtype` is torch's name of the numbers. Every row has a scale in float32, or every `group` of numbers in it
-    one in float16."""
+    """Format of a matrix in eight bits: W = widened numbers x scales.
+
+    The product is computed in float32 and rounded once to the compute dtype. `dtype` is torch's name of the numbers.
+    Every row has a scale in float32, or every `group` of numbers in it one in float16.
+    """
 
     dtype: str
     group: int = 0
@@ -21,11 +23,11 @@ class EightBit(msgspec.Struct, frozen=True):
         return "float16" if self.group else "float32"
 
     def num_scales(self, columns: int) -> int:
-        """Of a row."""
+        """Number of scales of a row."""
         return columns // self.group if self.group else 1
 
     def num_bytes(self, rows: int, columns: int) -> int:
-        """Of numbers and scales."""
+        """Bytes of numbers and scales."""
         return rows * (columns + self.num_scales(columns) * (2 if self.group else 4))
 
 
@@ -38,7 +40,7 @@ KINDS = {  # by the dtype that a header names, the last one of GGUF
 
 
 def scale_of(weight: str) -> str:
-    """What the scale of a weight is called."""
+    """Name of a weight's scale."""
     return f"{weight.removesuffix('weight')}{SCALE}"
 
 

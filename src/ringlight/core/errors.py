@@ -49,12 +49,12 @@ class RinglightError(Exception):
 
     @property
     def kind(self) -> ErrorKind:
-        """What is known of errors of this class."""
+        """Facts about errors of this class."""
         return CODES.get(type(self).code, CODES[RinglightError.code])
 
 
 class InvalidRequest(RinglightError):
-    """The request cannot be made as asked. `problems` names all that is wrong at once."""
+    """Error for a request that cannot be made as asked. `problems` names all that is wrong at once."""
 
     code = "invalid_request"
 
@@ -68,7 +68,7 @@ class InvalidRequest(RinglightError):
         return cls([Problem(field, message, nearest)])
 
     def about(self, field: str) -> InvalidRequest:
-        """The same of another field: whoever looks at a picture does not know which one it is."""
+        """Same error about another field: whoever looks at a picture does not know which one it is."""
         return InvalidRequest([msgspec.structs.replace(problem, field=field) for problem in self.problems])
 
 
@@ -89,7 +89,7 @@ class InvalidInstallation(RinglightError):
 
 
 class Occupied(InvalidSetting):
-    """Somebody else has it at the moment. Later the same setting may do."""
+    """Error for a resource that another process uses; the same setting may work later."""
 
 
 class NotFound(RinglightError):
@@ -97,7 +97,7 @@ class NotFound(RinglightError):
 
 
 class QueueFull(RinglightError):
-    """`retry_seconds`: when it is worth another try."""
+    """Error for a full queue. `retry_seconds`: when it is worth another try."""
 
     code = "queue_full"
 
@@ -131,7 +131,7 @@ class StoreError(RinglightError):
 
 
 class MediaError(RinglightError):
-    """`detail` is for the operator: what the store answered."""
+    """Error of the object store. `detail` is for the operator: what the store answered."""
 
     code = "media_error"
 

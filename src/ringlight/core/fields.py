@@ -1,4 +1,4 @@
-"""What is said of a setting beside its type and its default: once, where the field is declared.
+"""Facts on a setting beside its type and its default: said once, where the field is declared.
 
 Flags, environment, settings files, `--dry-run` and docs are made of it.
 """
@@ -17,7 +17,7 @@ SAFETY, OBSERVABILITY, VIDEO, SAMPLING = "Safety", "Observability", "Video", "Sa
 
 
 class Field(NamedTuple):
-    """A setting of a struct. `meta` holds help, bounds and, in `extra`, how it is shown; `path` leads to it."""
+    """Setting of a struct. `meta` holds help, bounds and, in `extra`, how it is shown; `path` leads to it."""
 
     path: tuple[str, ...]
     type: Any
@@ -63,7 +63,7 @@ def settings_of(kind: type[msgspec.Struct]) -> Iterator[Field]:
 def opened(
     name: str, kind: type[msgspec.Struct], without: Collection[str] = (), base: type[msgspec.Struct] | None = None
 ) -> type[msgspec.Struct]:
-    """Make a struct of the settings of another, beside the fields of `base`: each may be None, and is by default."""
+    """Make a struct of another's settings, beside the fields of `base`: each may be None, and is by default."""
     fields = [
         (field.name, Annotated[field.type | None, field.meta], None)
         for field in settings_of(kind)

@@ -1,4 +1,4 @@
-"""What is taken for a checkpoint in Diffusers layout and is none, called by its name, with what to do instead."""
+"""Foreign files that are taken for a checkpoint in Diffusers layout, by their names, with what to do instead."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ REPLACEMENTS = {  # of the pickles of Wan's original layout: the same weights, i
 
 
 def instead_of(pickles: Iterable[str]) -> str:
-    """What to take instead of files of pickled weights."""
+    """Advice on what to take instead of pickled weights."""
     known = [REPLACEMENTS[name] for name in pickles if name in REPLACEMENTS]
     return f"take {in_words(known)}" if known else "convert to safetensors"
 
 
 def name_of_file(path: Path) -> str:
-    """What a single file is that was named as a checkpoint and can be none, and the remedy."""
+    """Description of a single file that cannot be a checkpoint, and the remedy."""
     if path.suffix in PICKLE_SUFFIXES:
         return f"a file of pickled weights, which can run code; {instead_of([path.name])}"
     return (
@@ -44,8 +44,7 @@ def name_of_file(path: Path) -> str:
 
 
 def name_of_folder(folder: Path) -> str | None:
-    """What a folder without a model_index.json is that has no single files either, and the remedy; None where nobody
-    can tell."""
+    """Description of a folder that has neither a model_index.json nor single files, and the remedy; None if unknown."""
     names = {path.name for path in folder.iterdir()}
     if pickles := names & set(ORIGINAL_FILES):
         return f"holds a model in Wan's original layout, pickled ({_shown(pickles)}); {INSTEAD}"
@@ -66,7 +65,7 @@ def _shown(names: Iterable[str]) -> str:
 
 
 def name_of_weights(names: Iterable[str]) -> str | None:
-    """What tensors of these names are that no network here has, and the remedy; None where nobody can tell."""
+    """Description of tensors that no network here has, and the remedy; None if they are unknown."""
     known = list(names)
     for mark, (what, instead) in SPARSE.items():
         if any(mark in name for name in known):

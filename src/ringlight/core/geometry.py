@@ -8,7 +8,7 @@ from ringlight.core.scheduler import SchedulerSpec
 
 
 class Geometry(Protocol):
-    """A model as its requests see it. Sizes are in pixels."""
+    """Model as its requests see it. Sizes are in pixels."""
 
     @property
     def name(self) -> str: ...
@@ -22,7 +22,7 @@ class Geometry(Protocol):
 
     @property
     def needs_picture(self) -> bool:
-        """Whether every video has to."""
+        """Whether every video has to begin with a picture."""
 
     @property
     def takes_last_picture(self) -> bool:
@@ -30,7 +30,7 @@ class Geometry(Protocol):
 
     @property
     def needs_last_picture(self) -> bool:
-        """Whether every video has to."""
+        """Whether every video has to end with a picture."""
 
     @property
     def has_experts(self) -> bool:
@@ -38,11 +38,11 @@ class Geometry(Protocol):
 
     @property
     def size_multiple(self) -> tuple[int, int]:
-        """What height and width must be multiples of."""
+        """Multiples that height and width must be of."""
 
     @property
     def frame_multiple(self) -> int:
-        """What the number of frames is a multiple of, plus one."""
+        """Number that a video's frames are a multiple of, plus one."""
 
     @property
     def max_positions(self) -> int:
@@ -61,7 +61,7 @@ class Geometry(Protocol):
 
 
 class VideoScales(Protocol):
-    """How latents relate to pixels."""
+    """Ratios of pixels and frames to latents."""
 
     @property
     def z_dim(self) -> int: ...

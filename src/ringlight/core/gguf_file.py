@@ -24,7 +24,7 @@ class GgufTensor(NamedTuple):
 
 
 def read_gguf(path: Path) -> dict[str, GgufTensor]:
-    """All tensors of a file, memory-mapped. Raises InvalidInstallation without the package, and InvalidCheckpoint."""
+    """Read all tensors of a file, memory-mapped. Raises InvalidCheckpoint, InvalidInstallation without the package."""
     if find_spec("gguf") is None:
         raise InvalidInstallation(f"{path}: GGUF is read by the package gguf, an extra: pip install 'ringlight[gguf]'")
     import gguf  # here, because it is an extra

@@ -31,12 +31,12 @@ def cores_each(num_ranks: int) -> int:
 
 
 def memory_bytes(containers: Path = CONTAINERS) -> int:
-    """Main memory, or the container's share of it."""
+    """Bytes of main memory, or of the container's share of it."""
     return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_limits(containers)])
 
 
 def available_bytes(containers: Path = CONTAINERS, process: Path = PROCESS, memory: Path = MEMORY) -> int:
-    """Memory that can still be had: what the system says, or what is left to any container around this process.
+    """Bytes of memory that can still be had: on the host, or in any container around this process.
 
     A container counts files that were read as its own; those make room when memory is asked for.
     """
@@ -51,8 +51,10 @@ def available_bytes(containers: Path = CONTAINERS, process: Path = PROCESS, memo
 
 
 def left_in_files(networks: Iterable[tuple[str, int]], missing_bytes: int, available_bytes: int) -> list[str]:
-    """The names of networks of so many bytes that stay in their files, where a copy of the weights needs
-    `missing_bytes` more of the host than it has: those first that are named first."""
+    """Names of networks that stay in their files because the host has too little memory for a copy.
+
+    A copy needs `missing_bytes` more than the host has left; networks that are named first stay first.
+    """
     left = []
     for name, num_bytes in networks:
         if missing_bytes <= available_bytes - LEFT_BYTES:
@@ -63,14 +65,14 @@ def left_in_files(networks: Iterable[tuple[str, int]], missing_bytes: int, avail
 
 
 def give_back_freed() -> None:
-    """Have the system get back what this process has freed, where its C library can do that; glibc's can."""
+    """Return freed memory to the system, if the C library can do that; glibc's can."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def _around(containers: Path, process: Path) -> Iterator[Path]:
-    """The folders of all containers around this process, the innermost first, as far as they can be seen."""
+    """Yield the folders of all containers around this process, the innermost first, as far as they can be seen."""
     try:
         lines = process.read_text().splitlines()
     except OSError:
@@ -84,7 +86,7 @@ def _around(containers: Path, process: Path) -> Iterator[Path]:
 
 
 def _files_bytes(path: Path) -> int:
-    """What of a container's memory are files that were read."""
+    """Bytes of a container's memory that are cached files."""
     try:
         fields = dict(line.split() for line in path.read_text().splitlines())
     except (OSError, ValueError):
@@ -101,5 +103,5 @@ def _number(path: Path) -> int | None:
 
 
 def _limits(root: Path) -> Iterator[int]:
-    """What the containers allow; one that is no number is none."""
+    """Yield the containers' memory limits in bytes, skipping those that are not numbers ("max")."""
     return filter(None, (_number(root / name) for name in CONTAINER_LIMITS))

@@ -37,12 +37,12 @@ class Snapshot(NamedTuple):
 
     @property
     def command(self) -> str:
-        """What downloads the files of it that are not there."""
+        """Command that downloads the missing files of this snapshot."""
         return download_command(self.repository, self.commit, self.cache)
 
 
 def download_command(repository: str, revision: str = MAIN, cache: Path | None = None) -> str:
-    """What downloads a repository: to where its client's environment says, or into a cache."""
+    """Command that downloads a repository to where the client's environment says, or into a cache."""
     at = "" if revision == MAIN else f" --revision {revision}"
     return f"hf download {repository}{at}" + ("" if cache is None else f" --cache-dir {cache}")
 
@@ -58,7 +58,7 @@ def snapshot_of(path: Path) -> Snapshot | None:
 
 
 def model_name(folder: Path, said: object) -> str:
-    """What a checkpoint is called: ORG/NAME of its snapshot, else what its JSON says, else as its folder.
+    """Name of a checkpoint: ORG/NAME of its snapshot, else that in its JSON, else its folder's.
 
     Never a path and never a commit: what was `said` may be the place where somebody once saved it.
     """
@@ -103,7 +103,7 @@ def snapshot_within(folder: Path) -> Path | None:
 
 
 def _snapshot(repository: Path, revision: str) -> Path | None:
-    """The snapshot of a branch, a tag or a commit, also an abbreviated one."""
+    """Find the snapshot of a branch, a tag or a commit, also an abbreviated one."""
     commits = _commits(repository)
     commit = _refs(repository).get(revision, revision)
     meant = [each for each in commits if each == commit or (SHORT_COMMIT.fullmatch(commit) and each.startswith(commit))]
@@ -123,7 +123,7 @@ def _refs(repository: Path) -> dict[str, str]:
 
 
 def _revisions(repository: Path) -> str:
-    """What there is of a repository, for people."""
+    """Message on which revisions of a repository are there."""
     named = {commit: name for name, commit in _refs(repository).items()}
     found = [f"{named[commit]} ({commit[:12]})" if commit in named else commit[:12] for commit in _commits(repository)]
     return f"only the revisions {', '.join(found)}" if found else "no revision"

@@ -34,7 +34,7 @@ def check_temporary_folder() -> None:
 
 
 def not_importable(error: Exception) -> InvalidInstallation:
-    """What to report where an import has failed: which package, why, and how to mend it."""
+    """Error for a failed import: which package, why, and how to mend it."""
     package = _package_of(error)
     if isinstance(error, ModuleNotFoundError) and error.name == package:
         return InvalidInstallation(not_installed([package]))

@@ -1,4 +1,4 @@
-"""How one generation is spread over ranks: what was asked, what is decided, and the layout itself. No devices."""
+"""Layout of one generation over ranks: what was asked, what is decided, and the layout itself. No devices."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class AskedLayout(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, layout: ParallelLayout) -> AskedLayout:
-        """All of a layout, so that nothing is left to `decide`."""
+        """Ask for all degrees of a layout, so that nothing is left to `decide`."""
         return cls(
             num_gpus=layout.num_ranks,
             sp_degree=layout.sp,
@@ -122,7 +122,7 @@ class LayoutChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decide(asked: AskedLayout, *, num_heads: int, guidance: bool, num_nodes: int) -> LayoutChoice:
-    """The fastest layout among those that have all that is asked for. Nothing asked is one rank.
+    """Choose the fastest layout among those that have all that is asked for. Nothing asked is one rank.
 
     In this order: two branches where there is guidance, for they exchange one noise prediction a step and nothing
     within it; an odd number of ranks has no two equal branches and keeps one. Then as much Ulysses as divides both the
@@ -195,7 +195,7 @@ def _fitting(asked: AskedLayout, num_heads: int) -> Iterator[ParallelLayout]:
 def _why_branches(
     layout: ParallelLayout, fitting: list[ParallelLayout], asked: AskedLayout, guidance: bool
 ) -> Iterator[str]:
-    """Why so many branches, where there was a choice or one might have expected two."""
+    """Yield the reason for the number of branches, if there was a choice or one might have expected two."""
     if len({other.cfg for other in fitting}) > 1:
         if layout.cfg == 2:
             yield "guidance needs two branches, which never talk within a step"
@@ -206,7 +206,7 @@ def _why_branches(
 
 
 def _why_split(layout: ParallelLayout, asked: AskedLayout, num_heads: int, ranks_per_node: int) -> Iterator[str]:
-    """Why the ranks of a sequence are split so between Ulysses and ring, where there was a choice."""
+    """Yield the reason for the split of a sequence between Ulysses and ring, if there was a choice."""
     if layout.sp == 1 or asked.ulysses_degree or asked.ring_degree:
         return
     most = math.gcd(layout.sp, ranks_per_node)

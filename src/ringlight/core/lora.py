@@ -48,7 +48,7 @@ class Lora(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return {"high": (0,), "low": (1,)}.get(self.target or "both", (0, 1))
 
     def __str__(self) -> str:
-        """As the flag has it, and is read as this LoRA again; as short as can be."""
+        """Text of the LoRA in the form of the flag, as short as possible; it parses to the same LoRA."""
         target = "" if self.target in (None, "both") else f":{self.target}"
         has_strength = self.strength != 1 or target or _is_end(self.name.rpartition(":"))
         return self.name + (f":{plain(self.strength)}" if has_strength else "") + target
@@ -96,8 +96,7 @@ class LoraFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AskedLora(msgspec.Struct, frozen=True, kw_only=True):
-    """What `--lora` says: a file, or a name of one that the operator offers; how strongly, and of which expert (None:
-    as its name says)."""
+    """LoRA of a `--lora` flag: a file or an offered name, its strength, and its expert (None: as its name says)."""
 
     place: str
     strength: float = 1.0
@@ -105,8 +104,10 @@ class AskedLora(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_lora(text: str) -> AskedLora:
-    """FILE[:STRENGTH[:TARGET]], read from the right, since names of files may hold colons: a number behind the last one
-    is a strength, and all else is of the name. Raises InvalidRequest."""
+    """Parse FILE[:STRENGTH[:TARGET]] from the right, since names of files may hold colons.
+
+    A number behind the last colon is a strength, and all else belongs to the name. Raises InvalidRequest.
+    """
     place, strength, target = text, 1.0, None
     rest, _, last = place.rpartition(":")
     if last in TARGETS and rest:
@@ -122,9 +123,9 @@ def parse_lora(text: str) -> AskedLora:
 
 
 def wrong_end(said: str, is_known: Callable[[str], bool]) -> str | None:
-    """What is wrong with what stands behind the name of a LoRA that is known; None where none is named before a colon.
+    """Problem with the text behind the name of a known LoRA; None if no known name stands before a colon.
 
-    `said` is the place of an AskedLora which there is not, for what stands behind it could not be read.
+    `said` is the place of an AskedLora that does not exist, because the text behind its name could not be read.
     """
     for colon in reversed([place for place, char in enumerate(said) if char == ":"]):
         name, end = said[:colon], said[colon + 1 :]
@@ -142,8 +143,10 @@ def wrong_end(said: str, is_known: Callable[[str], bool]) -> str | None:
 
 
 def lora_file(place: Path) -> Path:
-    """The file of a LoRA: the one that is named, or that of a folder as PEFT and diffusers write it. Raises
-    InvalidCheckpoint where there is none, or one that is not read."""
+    """File of a LoRA: the one that is named, or that of a folder as PEFT and diffusers write it.
+
+    Raises InvalidCheckpoint if there is none, or one that is not read.
+    """
     path = place
     if place.is_dir():
         written = [found for name in NAMELESS if (found := place / name).is_file()]
@@ -161,12 +164,12 @@ def lora_file(place: Path) -> Path:
 
 
 def lora_name(file: Path) -> str:
-    """What the LoRA of a file is called: as the file is, or its folder where all are called like that."""
+    """Name of a LoRA by its file, or by its folder if the file has one of the names that all trainers use."""
     return file.parent.name if file.name in NAMELESS else file.name.removesuffix(SUFFIX)
 
 
 def wrong_strength(strength: float) -> str | None:
-    """What keeps a LoRA from being applied so strongly."""
+    """Reason why a strength is not allowed; None if it is."""
     if not -MAX_STRENGTH <= strength <= MAX_STRENGTH:  # nor is it where it is no number
         return f"the strength must lie between -{plain(MAX_STRENGTH)} and {plain(MAX_STRENGTH)}, not {plain(strength)}"
     return "a strength of 0 changes nothing; leave the LoRA out" if strength == 0 else None

@@ -1,4 +1,4 @@
-"""What crosses the corridor between the engine and a worker: tagged msgspec structs in MessagePack, never pickle.
+"""Messages between the engine and a worker: tagged msgspec structs in MessagePack, never pickle.
 
 Engine -> rank 0: RunJob, PauseJob, ResumeJob, DropJob, CancelJob, Shutdown, which it tells the other ranks; Ping to any
 rank, which answers Pong. Rank 0 -> engine, of a job: StageStarted, Warned, StepFinished, StateSaved, PreviewMade,
@@ -46,7 +46,7 @@ class RunJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class PauseJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Let this job make way between two denoising steps, if it comes to that: once all are done it goes on to its end.
+    """Pause this job between two denoising steps, if any are left; otherwise it runs to its end.
 
     With `now` also within a step, where its ranks agree there (JobPlan): it is broken off, once at most, and made again
     when the job is taken up. The ranks keep what it takes to go on. No effect on a job that is not computed now.
@@ -57,14 +57,13 @@ class PauseJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class ResumeJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Take up a job that the ranks keep, where it was left."""
+    """Resume a job that the ranks keep, where it was paused."""
 
     job_id: str
 
 
 class DropJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Forget a job that the ranks keep; nothing more is heard of it but JobDropped. No effect where they keep none of
-    this name."""
+    """Forget a job that the ranks keep; JobDropped is the only answer. No effect if they keep none of this name."""
 
     job_id: str
 
@@ -80,13 +79,13 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ping(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Asks whether a process still runs."""
+    """Ask whether a process still runs."""
 
     number: int
 
 
 class Pong(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The answer to the Ping of this number, given whatever else the process does."""
+    """Answer to the Ping of this number, given whatever else the process does."""
 
     number: int
 
@@ -112,8 +111,10 @@ class FilePart(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class PartTaken(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A part is written; of a parcel's last part, all its files are in their places, and on the disk. Or none ever will
-    be, with an `errno` other than 0 and a `problem` in words."""
+    """A part is written; after a parcel's last part all its files are in their places, and on the disk.
+
+    Or none ever will be, with an `errno` other than 0 and a `problem` in words.
+    """
 
     parcel: int
     errno: int = 0
@@ -121,8 +122,10 @@ class PartTaken(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class NodesAwaited(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """While ranks meet: the nodes that are not there yet, none once all are. `remark` says what else is known of them,
-    such as who came and was refused."""
+    """Nodes that are not there yet while ranks meet; none once all are.
+
+    `remark` says more about them, such as who came and was refused.
+    """
 
     nodes: list[int]
     remark: str = ""
@@ -138,6 +141,8 @@ class WorkerReady(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class StageStarted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A stage of the job has started."""
+
     job_id: str
     stage: str
 
@@ -166,9 +171,11 @@ class StateSaved(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class JobPaused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The job has made way after this many steps, and the ranks are free for another. They keep it, in `held_bytes` of
-    the memory of rank 0, and of each other one but for a token or so. Where it has a file its state is being written:
-    StateSaved follows."""
+    """The job is paused after this many steps, and the ranks are free for another.
+
+    They keep it, in `held_bytes` of the memory of rank 0, and of each other one but for a token or so. If it has a file
+    its state is being written: StateSaved follows.
+    """
 
     job_id: str
     step: int
@@ -190,6 +197,8 @@ class PreviewMade(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class FramesDecoded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Some of the video's frames are decoded."""
+
     job_id: str
     num_done: int
     num_frames: int
@@ -202,6 +211,8 @@ class Computed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class JobCompleted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The video is written, and this is its report."""
+
     job_id: str
     report: RunReport
 
@@ -223,16 +234,20 @@ class WorkerFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class PlaceLost(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Whoever gave this rank its place has ended, and may give the place to another: it ends what it does, and is to
-    begin nothing more."""
+    """The place of this rank may be given to another, because whoever gave it has ended.
+
+    The rank finishes its work and begins nothing more.
+    """
 
     rank: int
     message: str
 
 
 class GroupBroken(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The ranks are out of step: this one ends, and with it the group. `is_cause`: it knows what began it, and has not
-    merely lost another rank."""
+    """The ranks are out of step: this one ends, and with it the group.
+
+    `is_cause`: it knows the first cause, and has not merely lost another rank.
+    """
 
     rank: int
     code: str
@@ -261,7 +276,7 @@ FromWorker = (
 
 
 class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
-    """Which of how many ranks a process is, and where they meet.
+    """Position of a process among all ranks, and their meeting point.
 
     `local_rank` of `num_local` counts on this machine, where the first rank has device `first_device`, and which others
     see at `address`. Ranks meet at a store that rank 0 keeps at `host`:`port`; `listener` is the descriptor of a socket
@@ -286,17 +301,17 @@ class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def num_nodes(self) -> int:
-        """How many machines there are, each with equally many ranks."""
+        """Number of machines, each with equally many ranks."""
         return self.num_ranks // self.num_local
 
     @property
     def node_rank(self) -> int:
-        """Which of them this is."""
+        """Index of this machine among the nodes."""
         return self.rank // self.num_local
 
     @property
     def meeting(self) -> str:
-        """Where ranks meet, as HOST:PORT."""
+        """Meeting point of the ranks, as HOST:PORT."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
@@ -306,8 +321,10 @@ class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is told at its start, on its command line. `checkpoint` is the digest of the one that workers had
-    loaded before, empty at a first start."""
+    """Configuration of a worker, passed on its command line.
+
+    `checkpoint` is the digest of the one that workers had loaded before, empty at a first start.
+    """
 
     config: EngineConfig
     limits: RequestLimits

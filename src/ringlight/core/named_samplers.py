@@ -16,7 +16,7 @@ RCM_SIGMAS = tuple(math.tan(angle) / (1 + math.tan(angle)) for angle in (1.5, 1.
 
 
 class NamedSampler(msgspec.Struct, frozen=True, kw_only=True):
-    """`method` makes the steps (samplers/naming.py has its solver).
+    """Sampler that requests name. `method` makes the steps (samplers/naming.py has its solver).
 
     A preset has `sigmas`: the share of noise before each step, which `flow_shift` then shifts as k s / (1 + (k-1) s).
     The network is told 1000 times as much, or `timesteps`. Its guidance is what a request has that asks for none.
@@ -95,14 +95,16 @@ METHODS = tuple(name for name, sampler in SAMPLERS.items() if not sampler.sigmas
 
 
 def layered(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a request: what is `given`, with all that it brings, over those of `base`; None counts as left out."""
+    """Combine the fields of a request: `given` ones, with all that they bring, over `base`; None is left out."""
     said = {name: value for name, value in given.items() if value is not None}
     return {**base, **brought_by(said), **said}
 
 
 def brought_by(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields that follow from others which are said: a preset's, and of sigmas their number, and that they are as they
-    are. What is said beside them wins."""
+    """Fields that follow from others: a preset's, and for sigmas their number, and that they are not shifted.
+
+    Fields that are given beside them win.
+    """
     name, sigmas = said.get("sampler"), said.get("sigmas")
     sampler = SAMPLERS.get(name) if isinstance(name, str) else None
     brought = {} if sampler is None else sampler.brings

@@ -1,4 +1,4 @@
-"""Which numbers this version computes with, so that no job goes on from what another version left.
+"""Version of the numbers that are computed, so that no job resumes from what another version left.
 
 Raise NUMERICS by one with every change after which the same request, on the same machine, ranks and weights, has other
 latents after some step, if only in their last bit: in a network, a kernel, a sampler, a schedule, what is drawn at

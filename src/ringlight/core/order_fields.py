@@ -1,4 +1,4 @@
-"""What may be asked of a server with a video, beside what the video shows: declared once, for its calls and flags."""
+"""Fields of an order for a video, beside what it shows: declared once, for the server's calls and flags."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ringlight.core.settings import LEAST_PRIORITY, MOST_PRIORITY
 
 
 class OrderFields(msgspec.Struct, frozen=True, kw_only=True):
-    """None is left out."""
+    """Fields of an order beside the video's own; None is left out."""
 
     user: Annotated[
         str | None,

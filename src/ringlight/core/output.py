@@ -1,4 +1,4 @@
-"""Where a video goes: the kinds of output by extension, checked before any work is done."""
+"""Output: where a video goes, and its kinds by extension, checked before any work is done."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _is_text(name: str) -> bool:
 
 
 def make_readable(path: Path) -> None:
-    """Give a file the rights that new files have here: safetensors writes for the owner alone."""
+    """Give a file the permissions that new files have here: safetensors writes for the owner alone."""
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)

@@ -28,8 +28,10 @@ Said = TypeVar("Said", int | None, float | None)
 
 
 class PeftConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Rank and alpha of all modules, and patterns of names of those that have others. `is_beside`: it stands in a file
-    of its own."""
+    """Rank and alpha of all modules, and patterns of names of those that have others.
+
+    `is_beside`: it stands in a file of its own.
+    """
 
     peft_type: str = KIND
     r: int | None = None
@@ -45,12 +47,12 @@ class PeftConfig(msgspec.Struct, frozen=True, kw_only=True):
         return _by_pattern(self.rank_pattern, module, self.r)
 
     def alpha(self, module: str) -> float | None:
-        """A module's alpha; None where nothing is said."""
+        """Alpha of a module; None if it is not given."""
         return _by_pattern(self.alpha_pattern, module, self.lora_alpha)
 
 
 def read_peft_config(path: Path, header: FileHeader) -> PeftConfig | None:
-    """What is written in a LoRA's file, or beside one that is the only one of its folder. Raises InvalidCheckpoint."""
+    """Read the PEFT settings in a LoRA's file, or beside one that is alone in its folder. Raises InvalidCheckpoint."""
     if METADATA_KEY in header.metadata:
         said = _json(path, header.metadata[METADATA_KEY])
         return _config(path, {name.removeprefix(TRANSFORMER): value for name, value in said.items()})
@@ -85,5 +87,5 @@ def _json(path: Path, text: str) -> dict[str, Any]:
 
 
 def _by_pattern(patterns: Mapping[str, Said], module: str, usual: Said) -> Said:
-    """As PEFT looks a module up: the first pattern that the end of its name follows, counted in whole parts."""
+    """Value for a module as PEFT looks it up: by the first pattern that matches the end of its name in whole parts."""
     return next((value for key, value in patterns.items() if re.match(rf"(?:.*\.)?(?:{key})$", module)), usual)

@@ -62,7 +62,7 @@ def open_picture(encoded: bytes, limits: RequestLimits) -> Image.Image:
 
 @contextmanager
 def about(field: str) -> Iterator[None]:
-    """What is found wrong with a picture in here is of this field of the request."""
+    """Attribute errors about a picture in this context to a field of the request."""
     try:
         yield
     except InvalidRequest as error:
@@ -83,7 +83,7 @@ def upright_size(encoded: bytes, limits: RequestLimits) -> tuple[int, int]:
 
 
 def shape_of(encoded: bytes | None, limits: RequestLimits) -> tuple[int, int] | None:
-    """Its upright size; None without a picture, and for one that is none, which is for a check to say."""
+    """Upright size (width, height) of a picture; None without one, and for an invalid one, which a check reports."""
     try:
         return None if encoded is None else upright_size(encoded, limits)
     except InvalidRequest:
@@ -96,7 +96,7 @@ def shapes_of(pictures: Mapping[str, bytes], limits: RequestLimits) -> dict[str,
 
 
 def require_pictures(pictures: Mapping[str, bytes], limits: RequestLimits) -> None:
-    """Raise InvalidRequest for those that cannot be opened, each under its field."""
+    """Raise InvalidRequest for pictures that cannot be opened, each under its field."""
     problems: list[Problem] = []
     for name, picture in pictures.items():
         try:
@@ -108,7 +108,7 @@ def require_pictures(pictures: Mapping[str, bytes], limits: RequestLimits) -> No
 
 
 def fit_picture(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """The picture as sRGB at exactly the asked size: EXIF turned, alpha flattened on white, resized, centre-cropped.
+    """Fit a picture as sRGB to exactly the asked size: EXIF turned, alpha flattened on white, resized, centre-cropped.
 
     Raises InvalidRequest when its pixels turn out damaged.
     """
@@ -123,7 +123,7 @@ def fit_picture(picture: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def middle_square(picture: Image.Image, side: int) -> Image.Image:
-    """The middle of a picture as sRGB, its shorter side resized to so many pixels: as CLIP's own processor has it.
+    """Crop the middle of a picture as sRGB, its shorter side resized to `side` pixels, as CLIP's own processor does.
 
     Raises InvalidRequest when its pixels turn out damaged.
     """
@@ -140,7 +140,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 
 def _opened(encoded: bytes) -> Image.Image:
-    """Raises whatever Pillow does, and InvalidRequest."""
+    """Open a picture. Raises whatever Pillow does, and InvalidRequest."""
     if kind_of(encoded) == HEIC and find_spec("pillow_heif"):
         from pillow_heif.as_plugin import HeifImageFile  # an extra; and not Pillow's to try for whatever comes
 
@@ -167,7 +167,7 @@ def _why_not(encoded: bytes) -> str:
 
 
 def _flattened(picture: Image.Image) -> Image.Image:
-    """Of eight bits, and without transparency."""
+    """Convert to eight bits without transparency."""
     if picture.mode.startswith("I"):
         # 16-bit greys: Pillow's own conversions clip them to white. A transparent grey among them is left opaque.
         picture.info.pop("transparency", None)

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name says: so that what cannot be read is called by its name."""
+"""Kinds of files by their first bytes, whatever their names say: so that an error names what cannot be read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TAKE_A_FRAME = "take one frame of it, as JPEG or PNG"
 
 
 class PictureKind(NamedTuple):
-    """What somebody has sent, and what to do with it."""
+    """Kind of file that was sent, and the remedy."""
 
     name: str
     remedy: str
@@ -64,7 +64,7 @@ def kind_of(encoded: bytes) -> PictureKind | None:
 
 
 def _of_brands(head: bytes) -> PictureKind:
-    """Of an ISO file, by the brands in its first box: the one that it is, and those that can read it."""
+    """Kind of an ISO file by the brands in its first box: the main one, and the compatible ones."""
     end = min(int.from_bytes(head[:4], "big"), len(head))
     places = (8, *range(16, end, 4))
     brands = {head[place : place + 4].decode("latin-1") for place in places}

@@ -23,18 +23,18 @@ def bytes_of(text: str) -> int:
 
 
 def in_words(items: Iterable[str]) -> str:
-    """Items, of which there is one at least, as a sentence has them: a, b and c."""
+    """Join items, of which there is one at least, as in a sentence: a, b and c."""
     *others, final = items
     return f"{', '.join(others)} and {final}" if others else final
 
 
 def counted(number: int, noun: str) -> str:
-    """So many of them: 1 video, 3 videos."""
+    """Number with its noun: 1 video, 3 videos."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def coded(code: str, message: str) -> str:
-    """A code and what is said of it, once where that is the same."""
+    """Code and message of an error, once if they are the same."""
     return code if message in ("", code) else f"{code}: {message}"
 
 

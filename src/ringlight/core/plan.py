@@ -8,14 +8,14 @@ from ringlight.core.plain import in_words
 
 
 class Speeds(msgspec.Struct, frozen=True, kw_only=True):
-    """What the slowest rank reaches: bytes a second to the next rank while as many come in, and operations a second."""
+    """Rates of the slowest rank: bytes a second to the next rank while as many come in, and operations a second."""
 
     link_bytes_per_second: float
     flops_per_second: float
 
 
 class Abilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What ranks found of themselves when they were ready, the least of all of them.
+    """Smallest figures that any rank measured of itself when it was ready.
 
     `spare_bytes` is all memory of a GPU beside the weights, whoever has it at the moment; nothing on a CPU. `speeds`
     are those of several ranks, None for a single one.
@@ -26,7 +26,7 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a rank keeps what it needs in a job, where its device does not hold all weights at once.
+    """Places of a rank's weights and caches in a job whose device does not hold all weights at once.
 
     A stage then has only its own network there: of the text encoder a layer or two, its token table never. Of the
     transformer's blocks `streamed_blocks`, spread evenly, come from the host for every forward, and the others stay
@@ -42,7 +42,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     frames_at_once: int = 0
 
     def __str__(self) -> str:
-        """What of it is not as if all were on the device, in words; nothing where a stage has all of its own there."""
+        """Parts that are not on the device, in words; empty if every stage has all of its own there."""
         blocks = f"{self.streamed_blocks} block{'s' * (self.streamed_blocks > 1)} of the transformer"
         streamed = [blocks] * (self.streamed_blocks > 0) + ["the decoder"] * self.streams_decoder
         levels = "last level" if self.host_history == 1 else f"last {self.host_history} levels"
@@ -53,7 +53,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PredictedReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What was expected of a run before it began: seconds by stage (Other is one), in all, and the worst rank's peak.
+    """Prediction of a run before it began: seconds by stage (Other is one), in all, and the worst rank's peak.
 
     `basis` names the machine that it was reckoned for, and where its figures come from.
     """
@@ -65,11 +65,14 @@ class PredictedReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How a job runs: slices of a rank's tokens that a forward sends ahead, whether two forwards take turns, latent
-    frames that are decoded at a time, and what is kept where (None: all on the device, always). After every
-    `blocks_per_agreement` of the transformer's blocks, of both forwards where they take turns, all ranks agree within a
-    step whether to go on; with 0 at its end alone. For its report also what is predicted of it, and why its layout is
-    this one."""
+    """Plan of how a job runs.
+
+    `num_slices` of a rank's tokens are sent ahead in a forward; with `take_turns` two forwards alternate;
+    `decode_chunk` latent frames are decoded at a time; `placement` says what is kept where (None: all on the device,
+    always). After every `blocks_per_agreement` of the transformer's blocks, of both forwards if they alternate, all
+    ranks agree within a step whether to continue; with 0 at its end alone. For its report also what is predicted of it,
+    and why its layout is this one.
+    """
 
     num_slices: int = 1
     take_turns: bool = False

@@ -32,7 +32,7 @@ class Png(NamedTuple):
 
 
 def prepare(encoded: bytes) -> Png:
-    """The PNG without its long texts and profiles. Raises InvalidRequest where it takes too much to look into them."""
+    """Remove long texts and profiles of a PNG. Raises InvalidRequest if it takes too much to look into them."""
     profile, exif, left_bytes = None, None, MAX_UNPACKED_BYTES
     long: list[slice] = []
     for chunk in _chunks(encoded):
@@ -54,7 +54,7 @@ def prepare(encoded: bytes) -> Png:
 
 
 def _chunks(encoded: bytes) -> Iterator[Chunk]:
-    """All of them, up to where a PNG is damaged."""
+    """Yield all chunks, up to where a PNG is damaged."""
     whole, start = memoryview(encoded), len(SIGNATURE)
     while start + 12 <= len(whole):
         end = start + 12 + int.from_bytes(whole[start : start + 4], "big")
@@ -65,7 +65,7 @@ def _chunks(encoded: bytes) -> Iterator[Chunk]:
 
 
 def _unpacked(chunk: Chunk, most: int) -> bytes:
-    """At most so many bytes of a text or a profile; what is damaged is left to Pillow."""
+    """Unpack at most `most` bytes of a text or a profile; damaged ones are left to Pillow."""
     content = bytes(chunk.content)
     _, _, rest = content.partition(b"\0")
     if chunk.kind == b"iTXt":

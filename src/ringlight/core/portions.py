@@ -1,4 +1,4 @@
-"""In what portions work is done: slices of tokens that are sent ahead, runs of tokens, layers by rank.
+"""Portions of work: slices of tokens that are sent ahead, runs of tokens, layers by rank.
 
 Workers go by these, and plans reckon with them. Arithmetic alone.
 """
@@ -25,8 +25,10 @@ def offered_tokens(on_cpu: bool) -> int:
 
 
 def slice_weights(num_slices: int) -> tuple[int, ...]:
-    """How large each slice is, beside the others: the first is small, so that it leaves soon, and the last not too
-    large, for it is waited for with nothing left to do but attend to it."""
+    """Relative sizes of the slices.
+
+    The first is small, so that it leaves soon. The last is not too large, because nothing hides the wait for it.
+    """
     return SLICE_WEIGHTS.get(num_slices) or (1, *[2] * (num_slices - 2), 1)
 
 
@@ -43,18 +45,20 @@ def takes_pairs(on_cpu: bool, is_float32: bool) -> bool:
 
 
 def merges_padding(on_cpu: bool) -> bool:
-    """Whether one key stands for all the padding of a prompt. On a GPU all rows are keys: merging takes longer there,
-    and cuDNN makes a plan for each new shape, and keeps it."""
+    """Whether one key stands for all the padding of a prompt.
+
+    On a GPU all rows are keys: merging takes longer there, and cuDNN makes a plan for each new shape, and keeps it.
+    """
     return on_cpu
 
 
 def most_tokens(num_channels: int) -> int:
-    """Of a sequence whose keys and values, side by side, are no tensor that is too long."""
+    """Longest sequence, in tokens, whose keys and values side by side fit in one tensor."""
     return MAX_ELEMENTS // (2 * num_channels)
 
 
 def split_runs(sizes: Sequence[int], parts: int) -> list[range]:
-    """Items over ranks, each a run of neighbours of about the same size: which items each rank holds.
+    """Split items over ranks into runs of neighbours of about the same size; returns the items of each rank.
 
     A rank takes an item if at least half of it lies within an even share of what is left. As long as there are items
     it takes one, so that the ranks without any are the last ones.

@@ -36,7 +36,7 @@ def require_file(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a checkpoint. Raises InvalidCheckpoint naming the file and the place."""
+    """Read a JSON object from a file of a checkpoint. Raises InvalidCheckpoint naming the file and the place."""
     require_file(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -48,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def trouble_with(path: Path) -> str | None:
-    """What keeps a file from being read, in a few words; None where nothing does."""
+    """Reason why a file cannot be read, in a few words; None if it can."""
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -65,7 +65,7 @@ def trouble_with(path: Path) -> str | None:
 
 
 def broken_link(path: Path) -> str | None:
-    """What is wrong with a link on the way to a path that is not there; None where no link is to blame."""
+    """Fault of a link on the way to a missing path; None if no link is to blame."""
     for part in (*reversed(path.parents), path):
         try:
             os.stat(part)
@@ -79,7 +79,7 @@ def broken_link(path: Path) -> str | None:
 
 
 def remedy(folder: Path, trouble: str) -> str:
-    """What to do about files of a folder that cannot be read."""
+    """Remedy for files of a folder that cannot be read."""
     if "git-lfs pointer" in trouble:
         return "install git-lfs and run `git lfs pull` in the clone: it fetches what pointers stand for"
     if (snapshot := snapshot_of(folder)) is not None:
@@ -92,7 +92,7 @@ def remedy(folder: Path, trouble: str) -> str:
 
 
 def listed(names: list[str]) -> str:
-    """Names out of a checkpoint, without what a terminal would obey, and not too many."""
+    """Join names of a checkpoint, without control characters for a terminal, and not too many."""
     return ", ".join(map(_plain, names[:MAX_LISTED])) + _more(names)
 
 

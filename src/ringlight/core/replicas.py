@@ -14,7 +14,7 @@ WRITTEN = re.compile(r"(\d{1,6})(?:\.\.(\d{1,6}))?")
 
 
 class ReplicaRange(msgspec.Struct, frozen=True):
-    """At least and at most so many replicas; between them there are as many as the jobs ask for.
+    """Bounds on the number of replicas; between them it follows the jobs.
 
     There are more once a job would wait longer than `scale_up_wait`, 0: than a replica takes to start; and fewer once
     that many were not needed for `scale_down_idle`. With `least` 0 none is there where there is nothing to do. Raises
@@ -36,7 +36,7 @@ class ReplicaRange(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str, scale_up_wait: float = 0.0, scale_down_idle: float = IDLE_SECONDS) -> ReplicaRange | None:
-        """What is written: 2 or 1..8; None for auto. Raises InvalidSetting."""
+        """Parse a number or a range: 2 or 1..8; None for auto. Raises InvalidSetting."""
         if text.strip() == AUTO:
             return None
         if (found := WRITTEN.fullmatch(text.strip())) is None:
@@ -46,7 +46,7 @@ class ReplicaRange(msgspec.Struct, frozen=True):
 
     @property
     def is_fixed(self) -> bool:
-        """Whether there are always as many."""
+        """Whether the number never changes."""
         return self.least == self.most
 
     def __str__(self) -> str:

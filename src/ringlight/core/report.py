@@ -65,10 +65,12 @@ class LinkReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WeightsReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Weights of one rank that do not lie on its device all the time. `host_bytes` are the host's copy, which all ranks
-    of a machine share, of which `pinned_bytes` are page-locked. By network, and of the decoder's history of frames,
-    what came to the device in a run, and how long the computation waited for it; a CPU computes with the host's copy,
-    so that nothing comes."""
+    """Weights of one rank that do not lie on its device all the time.
+
+    `host_bytes` are the host's copy, which all ranks of a machine share, of which `pinned_bytes` are page-locked. By
+    network, and of the decoder's history of frames: the bytes that came to the device in a run, and the seconds that
+    the computation waited for them. A CPU computes with the host's copy, so that nothing comes.
+    """
 
     host_bytes: int
     pinned_bytes: int = 0
@@ -76,7 +78,7 @@ class WeightsReport(msgspec.Struct, frozen=True, kw_only=True):
     wait_seconds: dict[str, float] = {}
 
     def after(self, earlier: WeightsReport) -> WeightsReport:
-        """This turn of a job and an earlier one: what came is added up."""
+        """Sum of this turn of a job and an earlier one."""
         return msgspec.structs.replace(
             self,
             brought_bytes=_added(earlier.brought_bytes, self.brought_bytes),
@@ -85,8 +87,11 @@ class WeightsReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoraReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A LoRA of a run: its name, the first digits of its file's hash, strength and target; `told`, what was found in
-    the file; how it was added to how many weights; and its largest size against a weight that it is added to."""
+    """LoRA of a run: its name, the first digits of its file's hash, strength and target.
+
+    `told` is what was found in the file. The rest says how it was added to how many weights, and its largest size
+    against a weight that it is added to.
+    """
 
     name: str
     sha256: str
@@ -98,15 +103,17 @@ class LoraReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AdaptedReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The LoRAs of a run, and how long the switch to them took: 0 where the run before had the same."""
+    """LoRAs of a run, and seconds to switch to them: 0 if the run before had the same."""
 
     seconds: float = 0.0
     loras: list[LoraReport] = []
 
 
 class RankReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank's part of a run: its stages, its memory, its traffic by kind, and weights that had to come (None where
-    all are on its device)."""
+    """Part of one rank in a run: its stages, its memory, its traffic by kind, and weights that had to come.
+
+    The weights are None if all are on its device.
+    """
 
     rank: int
     stages: list[StageReport]
@@ -115,8 +122,10 @@ class RankReport(msgspec.Struct, frozen=True, kw_only=True):
     weights: WeightsReport | None = None
 
     def after(self, earlier: RankReport) -> RankReport:
-        """This turn of a job and an earlier one: traffic and weights are added up, memory is that of the turn that
-        needed most, and stages are all of them by now."""
+        """Combine this turn of a job with an earlier one.
+
+        Traffic and weights are added up. Memory is that of the turn that needed most. Stages already cover all turns.
+        """
         kinds = earlier.link | self.link
         link = {kind: earlier.link.get(kind, LinkReport()) + self.link.get(kind, LinkReport()) for kind in kinds}
         weights = self.weights
@@ -127,7 +136,7 @@ class RankReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One generation, measured. `stages` are rank 0's; they and `other_seconds` sum to `total_seconds`.
+    """Measurements of one generation. `stages` are rank 0's; they and `other_seconds` sum to `total_seconds`.
 
     `num_slices` of a rank's tokens were sent ahead one by one, and `decode_chunk` latent frames decoded at a time.
     `placement` is where ranks kept what they needed; None where all lay on the device, always.
@@ -170,12 +179,12 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def worst_memory(self) -> MemoryReport:
-        """The rank that needed most."""
+        """Memory of the rank that needed most."""
         return max(self.memory, key=lambda memory: memory.peak_bytes)
 
     @property
     def worst_link(self) -> dict[str, LinkReport]:
-        """By kind of traffic, the most that any rank sent, and the longest that any waited."""
+        """Largest bytes that any rank sent and longest wait of any rank, by kind of traffic."""
         kinds = sorted({kind for rank in self.ranks for kind in rank.link})
         found = {kind: [rank.link.get(kind, LinkReport()) for rank in self.ranks] for kind in kinds}
         return {
@@ -188,12 +197,12 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of it was made in this run, and once: as plans are."""
+        """Whether all of the video was made in this run, and once: as plans are."""
         return not self.resumed_from_step and not self.repeated_seconds
 
     @property
     def predicted_over_measured(self) -> dict[str, float]:
-        """By stage, and of Total, for a whole run that was predicted.
+        """Predicted over measured seconds, by stage and for Total; empty if the run is not whole or not predicted.
 
         Stages that nobody predicts are left out, and those that took no time: a prompt that was known, say.
         """
@@ -209,7 +218,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def slowest(self, position: int) -> StageReport:
-        """The longest of all ranks' stages at this position."""
+        """Longest of all ranks' stages at this position."""
         return max((rank.stages[position] for rank in self.ranks), key=lambda stage: stage.seconds)
 
     def worst_peak_bytes(self, position: int) -> int:
@@ -224,8 +233,10 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n"
 
     def table(self) -> str:
-        """The report as Markdown tables: stages that sum to Total, then memory, and traffic where ranks share work.
-        Above them stands why it is this layout, where that was for somebody to say."""
+        """Report as Markdown tables: stages that sum to Total, then memory, and traffic if ranks share work.
+
+        The reason for the layout stands above them.
+        """
         parts = [[self.layout_reason], self._stage_table(), self._memory_table()]
         if len(self.ranks) > 1:
             parts += [self._rank_table(), self._link_table()]
@@ -233,7 +244,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         return "\n\n".join(filter(None, map("\n".join, parts)))
 
     def _stage_table(self) -> list[str]:
-        """Peaks of memory are the worst rank's. With more than one rank also the slowest rank's seconds."""
+        """Table of stages with the worst rank's peaks. With more than one rank also the slowest rank's seconds."""
         slowest = [f"{self.slowest(position).seconds:.4f}" for position in range(len(self.stages))]
         columns = {
             "Stage": [*(stage.name for stage in self.stages), "Other", "**Total**"],
@@ -263,7 +274,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         return [*(stage.seconds for stage in self.stages), self.other_seconds]
 
     def _predicted_column(self) -> list[str]:
-        """Nothing for a run that is not whole: the prediction is of one that is."""
+        """Cells of the predicted column; none for a run that is not whole, because predictions are for whole ones."""
         said = self.predicted
         if said is None or not self.is_whole:
             return []
@@ -318,12 +329,12 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         return [*lines, ratio, *self._predicted_rows(), *self._host_rows()]
 
     def _predicted_rows(self) -> list[str]:
-        """The peak that was predicted, of a whole run."""
+        """Row of the predicted peak, of a whole run."""
         said = self.predicted
         return [] if said is None or self.resumed_from_step else [f"| Predicted peak | {said.peak_bytes / GIB:.2f} |"]
 
     def _host_rows(self) -> list[str]:
-        """What lies on the host, where weights do."""
+        """Table rows on weights on the host, if there are any."""
         weights = next((rank.weights for rank in self.ranks if rank.weights is not None), None)
         if weights is None:
             return []
@@ -331,7 +342,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         return [f"| {name} | {value / GIB:.2f} |" for name, value in rows]
 
     def _weights_table(self) -> list[str]:
-        """By network, the most that came to any rank, and the longest that any waited for it."""
+        """Table of weights by network: the most that came to any rank, and the longest that any waited for it."""
         reports = [rank.weights for rank in self.ranks if rank.weights is not None]
         names = sorted({name for report in reports for name, brought in report.brought_bytes.items() if brought})
         lines = ["| Weights (worst rank) | Brought (GiB) | Waited (s) |", "|---|---:|---:|"]
@@ -342,7 +353,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         return lines if names else []
 
     def _lora_table(self) -> list[str]:
-        """Each LoRA, and how it was added."""
+        """Table of LoRAs, and how each was added."""
         if self.adapted is None:
             return []
         lines = ["| LoRA | Strength | Expert | Found | Added | Largest, of a weight |", "|---|---:|---|---|---|---:|"]

@@ -23,8 +23,11 @@ BOTH_ENDS = "that begins with one picture and ends with another"
 
 
 class VideoRequest(VideoFields, frozen=True, kw_only=True):
-    """What to make. `image` holds the bytes of an encoded picture: with it the request is image-to-video. So does
-    `last_image`, with which the video ends."""
+    """One video to make, with every field complete.
+
+    `image` holds the bytes of an encoded picture: with it the request is image-to-video. So does `last_image`, with
+    which the video ends.
+    """
 
     flow_shift: float
     seed: int
@@ -33,13 +36,13 @@ class VideoRequest(VideoFields, frozen=True, kw_only=True):
     last_image: bytes | None = None
 
     def __repr__(self) -> str:
-        """Without the picture's bytes: whoever logs a request would hold them several times over."""
+        """Text without the pictures' bytes: whoever logs a request would hold them several times over."""
         fields = msgspec.structs.asdict(self) | {name: f"<{len(each)} bytes>" for name, each in self.pictures.items()}
         return f"VideoRequest({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
 
     @property
     def pictures(self) -> dict[str, bytes]:
-        """Those that there are, by their fields."""
+        """Encoded pictures of the request, by their fields."""
         found = {"image": self.image, "last_image": self.last_image}
         return {name: picture for name, picture in found.items() if picture is not None}
 
@@ -50,7 +53,7 @@ class VideoRequest(VideoFields, frozen=True, kw_only=True):
 
     @property
     def guidance_scales(self) -> tuple[float, float]:
-        """Of the expert for high noise, and of the one for low noise; a model with one transformer has the first."""
+        """Guidance scales of the experts for high and for low noise; a model with one transformer uses the first."""
         low = self.guidance_scale_2
         return self.guidance_scale, self.guidance_scale if low is None else low
 
@@ -60,8 +63,10 @@ class VideoRequest(VideoFields, frozen=True, kw_only=True):
         return f"{self.width}x{self.height} with {self.num_frames} frames"
 
     def check(self, spec: Geometry, limits: RequestLimits, follow: Container[str] = ()) -> None:
-        """Raise InvalidRequest naming every problem at once, each with the nearest valid value. Pictures of the names
-        that `follow` will be put in."""
+        """Raise InvalidRequest naming every problem at once, each with the nearest valid value.
+
+        Fields in `follow` are pictures that will be put in later.
+        """
         problems = _check_types(self) or [
             *_check_prompts(self, limits),
             *_check_pictures(self, spec, follow),
@@ -76,8 +81,10 @@ class VideoRequest(VideoFields, frozen=True, kw_only=True):
             raise InvalidRequest(problems)
 
     def workload(self) -> dict[str, Any]:
-        """Every resolved field as plain JSON; an image stands there as its SHA-256 and its size in bytes, and a LoRA as
-        that of its file, whatever the file is called, with all that the work depends on.
+        """Resolved fields as plain JSON, all that the work depends on.
+
+        An image stands there as its SHA-256 and its size in bytes, a LoRA as the hash of its file, whatever the file is
+        called.
 
         A field of a video that is None, or an empty list, is as if there were none, so that one that is new leaves
         hashes as they were.
@@ -93,7 +100,7 @@ class VideoRequest(VideoFields, frozen=True, kw_only=True):
 
 
 class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator allows at most. Times and memory grow with all of these."""
+    """Upper limits that an operator sets. Times and memory grow with all of these."""
 
     max_pixels: int = 4096 * 2304
     max_frames: int = 1025
@@ -104,10 +111,10 @@ class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestDefaults(VideoFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a request leaves out: the model card's values, unless a checkpoint's ringlight.json or the operator says."""
+    """Values for fields that a request leaves out: the model card's, a ringlight.json's or the operator's."""
 
     def complete(self, prompt: str, spec: Geometry, **given: Any) -> VideoRequest:
-        """A whole request: what is given (None counts as left out) with what that brings, else these defaults.
+        """Complete a request: `given` values (None counts as left out) with all that they bring, else these defaults.
 
         A seed that nobody gave, or that is -1, is drawn here, so that the request names the one it was made with. Who
         gives one guidance means both experts, as diffusers has it, and so does a preset that brings one: these
@@ -128,26 +135,28 @@ class RequestDefaults(VideoFields, frozen=True, kw_only=True, forbid_unknown_fie
         return VideoRequest(prompt=prompt, **fields)
 
     def typical(self, prompt: str, spec: Geometry) -> VideoRequest:
-        """A request of all these defaults, with stand-ins for pictures: to be planned, not to be made."""
+        """Request of all these defaults, with stand-ins for pictures: to be planned, not to be made."""
         return self.complete(prompt, spec, **stand_ins(spec))
 
 
 def stand_ins(spec: Geometry, image: bool = False, last_image: bool = False) -> dict[str, bytes]:
-    """What stands for pictures where nobody looks at them, as in a plan: those that the model needs, and those that it
-    may begin and end with where they are asked for."""
+    """Placeholders for pictures in a plan, which looks at none.
+
+    They stand for the pictures that the model needs, and for those that it may begin and end with if asked for.
+    """
     first = {"image": b"\0"} if image or spec.needs_picture else {}
     return first | ({"last_image": b"\0"} if last_image or spec.needs_last_picture else {})
 
 
 def task_of(image: object | None, last_image: object | None) -> str:
-    """What videos are made of, in short, by the pictures that there are."""
+    """Short name of the task, by the pictures that are given."""
     if last_image is not None:
         return "FLF2V"
     return "T2V" if image is None else "I2V"
 
 
 def with_values(fields: dict[str, Any]) -> dict[str, Any]:
-    """Without those fields of a video that are None, or an empty list."""
+    """Drop the fields of a video that are None or an empty list."""
     left_out = {field.name for field in VIDEO_FIELDS if fields.get(field.name) in (None, (), [])}
     return {name: value for name, value in fields.items() if name not in left_out}
 
@@ -159,12 +168,12 @@ def steps_of(request: UnsizedFields) -> str:
 
 
 def drawn(seed: int | None) -> int:
-    """The seed, or one that is drawn where nobody gave any, or DRAW."""
+    """Seed of a request, or a drawn one if none is given, or DRAW."""
     return secrets.randbelow(2**32) if seed is None or seed == DRAW else seed
 
 
 def _check_types(request: VideoRequest) -> list[Problem]:
-    """Values that only Python can hold, and that could not travel to a worker."""
+    """Problems of values that only Python can hold, and that could not travel to a worker."""
     problems = []
     for field in msgspec.structs.fields(VideoRequest):
         try:
@@ -182,7 +191,7 @@ def grid(spec: Geometry) -> dict[str, tuple[int, int]]:
 
 
 def nearest_multiple(value: int, multiple: int) -> int:
-    """In whole numbers, because a value from outside may be too large for a float; halves go down."""
+    """Nearest multiple, in whole numbers because a value from outside may be too large for a float; halves go down."""
     return (value + (multiple - 1) // 2) // multiple * multiple
 
 
@@ -288,7 +297,7 @@ def bounds(field: VideoField, limits: RequestLimits) -> tuple[float | None, floa
 
 
 def _check_numbers(request: VideoRequest, spec: Geometry, limits: RequestLimits) -> list[Problem]:
-    """All numbers but those of the model's grid, which have checks of their own."""
+    """Problems of all numbers but those of the model's grid, which have checks of their own."""
     problems = []
     for field in VIDEO_FIELDS:
         value: float | None = getattr(request, field.name)
@@ -309,7 +318,7 @@ def _check_numbers(request: VideoRequest, spec: Geometry, limits: RequestLimits)
 
 
 def _check_sigmas(request: VideoRequest, limits: RequestLimits) -> list[Problem]:
-    """Sigmas that are given: how many there are, and that they fall, by no less than a network tells apart."""
+    """Problems of sigmas: their number, and that they fall by no less than a network tells apart."""
     sigmas, most = request.sigmas, limits.max_steps
     if sigmas is None:
         return []
@@ -323,7 +332,7 @@ def _check_sigmas(request: VideoRequest, limits: RequestLimits) -> list[Problem]
 
 
 def _wrong_sigma(before: float | None, sigma: float) -> str:
-    """What is wrong with a sigma that follows another one; nothing where it is right."""
+    """Problem with a sigma that follows another one; empty if it is right."""
     if not LEAST_SIGMA <= sigma <= 1:
         hint = "; leave out the 0 at the end" if sigma == 0 and before is not None else ""
         return f"{plain(sigma)} is not between {LEAST_SIGMA} and 1{hint}"
@@ -333,7 +342,7 @@ def _wrong_sigma(before: float | None, sigma: float) -> str:
 
 
 def _check_sampler(request: VideoRequest) -> list[Problem]:
-    """That there is such a sampler, and that nothing contradicts the grid that a preset fixes."""
+    """Check that the sampler exists, and that nothing contradicts the grid that a preset fixes."""
     if request.sampler is None:
         return []
     if request.sampler not in SAMPLERS:

@@ -14,7 +14,7 @@ NUM_TRAIN_TIMESTEPS = 1000  # the time of pure noise, as Wan's networks know it
 
 
 class SchedulerSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """`scheduler/scheduler_config.json`: the class diffusers must build, and the key that holds the flow shift."""
+    """Settings of `scheduler/scheduler_config.json`: the class diffusers must build, and the key of the flow shift."""
 
     config: dict[str, Any]
     class_name: str
@@ -22,12 +22,12 @@ class SchedulerSpec(msgspec.Struct, frozen=True, kw_only=True):
     flow_shift_key: str
 
     def num_calls(self, num_steps: int) -> int:
-        """How often the network predicts in so many steps: Heun's method asks it twice a step, but once in the last."""
+        """Number of network calls in so many steps: Heun's method makes two a step, but one in the last."""
         return 2 * num_steps - 1 if "Heun" in self.class_name else num_steps
 
     @classmethod
     def of(cls, config: dict[str, Any], path: Path) -> SchedulerSpec:
-        """Of a scheduler's JSON, which is or would be in that file. Raises InvalidCheckpoint."""
+        """Build the spec from a scheduler's JSON; `path` is for its errors. Raises InvalidCheckpoint."""
         class_name = config.get("_class_name")
         if not isinstance(class_name, str):
             raise InvalidCheckpoint(f"{path}: _class_name names no scheduler")

@@ -20,7 +20,7 @@ ROUND_SIZES = "Make the nearest size that can be made, and say so, where another
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operator asked of a server; never written back into.
+    """Settings of a server, as the operator gave them; never written back into.
 
     `data_dir` holds the database (unless `store_url` names another), every video, and the state to resume from.
     `served_model_name`: what the model is called. Responses say the first, requests may say any, and /v1/models
@@ -161,7 +161,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def replicas(self) -> ReplicaRange | None:
-        """Between how many replicas there are; None for as many as there is room for. Raises InvalidSetting."""
+        """Range of the number of replicas; None for as many as there is room for. Raises InvalidSetting."""
         return ReplicaRange.parse(self.num_replicas, self.scale_up_wait, self.scale_down_idle)
 
     @property

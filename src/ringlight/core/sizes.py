@@ -21,7 +21,7 @@ def decide_size(
     limits: RequestLimits,
     round_sizes: bool = False,
 ) -> AskedSize:
-    """Width and height in pixels, None where the default holds. `picture` is upright.
+    """Decide width and height in pixels, None for the default's. `picture` is upright.
 
     What was asked stays, or with `round_sizes` becomes the nearest that can be made. What was not follows the picture:
     both sides at no more than the default's area, or one side at the length of the other.
@@ -57,7 +57,7 @@ def size_like(shape: float, area: int, spec: Geometry) -> Size:
 
 
 def rounded(asked: AskedSize, spec: Geometry, limits: RequestLimits) -> AskedSize:
-    """The nearest size that can be made. What is no length at all is left to be refused."""
+    """Nearest size that can be made. What is no length at all is left to be refused."""
     high, wide = spec.size_multiple
     sides = tuple(zip(asked, (wide, high), strict=True))
     near = [side if side is None or side < 1 else max(m, nearest_multiple(side, m)) for side, m in sides]

@@ -57,12 +57,12 @@ class StoredWeight(msgspec.Struct, frozen=True):
 
     @property
     def eight_bit(self) -> EightBit | None:
-        """How it can be held in memory, where it is a matrix of eight bits."""
+        """Format in which it can be held in memory, if it is a matrix of eight bits."""
         return KINDS.get(self.dtype) if len(self.shape) == 2 else None
 
     @property
     def shape_of_scales(self) -> Shape:
-        """Of those that a matrix of eight bits is held with: (rows, scales of a row)."""
+        """Shape of the scales of a matrix in eight bits: (rows, scales of a row)."""
         rows, columns = self.shape
         return rows, KINDS[self.dtype].num_scales(columns)
 
@@ -75,7 +75,7 @@ class StoredNetwork(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def shapes(self) -> dict[str, Shape]:
-        """Of all tensors, and of the scales that matrices of eight bits are held with."""
+        """Shapes of all tensors, and of the scales of matrices in eight bits."""
         shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
         eight = [name for name, each in self.tensors.items() if each.eight_bit and name.endswith(".weight")]
         rows = {scale_of(name): self.tensors[name].shape_of_scales for name in eight}
@@ -93,8 +93,7 @@ class StoredNetwork(msgspec.Struct, frozen=True, kw_only=True):
         return StoredNetwork(tensors=tensors, told=(*self.told, told))
 
     def held(self, names: Iterable[str]) -> EightBit | None:
-        """How weights that are one matrix each, or that are joined to one, can be held alike; None where not in eight
-        bits, or not all of them in the same."""
+        """Common format in eight bits of weights that form one matrix; None if they have none or differ."""
         kinds = {tensor.eight_bit if (tensor := self.tensors.get(name)) else None for name in names}
         return kinds.pop() if len(kinds) == 1 else None
 
@@ -220,7 +219,7 @@ def _require_understood(tensors: Mapping[str, StoredWeight], formats: Mapping[st
 
 
 def _told(tensors: Mapping[str, StoredWeight], is_comfy: bool) -> tuple[str, ...]:
-    """In what kinds of eight bits or fewer weights are, if in any, and what is not held so."""
+    """Formats of weights in eight bits or fewer, and which weights are not held so."""
     kinds = []
     ggufs = sorted({tensor.dtype for tensor in tensors.values() if tensor.path.suffix == SUFFIX} - set(FLOAT_DTYPES))
     if ggufs:

@@ -29,7 +29,7 @@ SIDE = "Pixels, a multiple of 32 (Wan2.1: of 16). Where one side is left out, it
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What is said of a field of a video beside its help.
+    """Rules of a video's field beside its help.
 
     `limit` names the operator's limit that is its maximum. `open_value` leaves the field open, as None does, and
     `default_rule` says in words what it then is. `choices` are all its values. `in_extensions`: an extension may have
@@ -51,7 +51,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VideoField(NamedTuple):
-    """A field of a video as doors are made of it. `type` is that of a value; a default of None follows from others."""
+    """Field of a video, for flags and schemas. `type` is that of a value; a default of None follows from others."""
 
     name: str
     type: type
@@ -92,8 +92,10 @@ def _field(
     splits: bool = True,
     **rules: Any,
 ) -> Meta:
-    """What is said of a field of a video, which each of our answers has, and `always` a value of it. `rules` are those
-    of Rules, and the others as in `setting`."""
+    """Declare a field of a video. Each of our answers has it, and with `always` a value of it.
+
+    `rules` are those of Rules, and the others as in `setting`.
+    """
     meta = setting(help, group, metavar=metavar, splits=splits)
     return Meta(description=help, extra={**(meta.extra or {}), "rules": Rules(label=label, **rules), "always": always})
 
@@ -213,7 +215,7 @@ class UnsizedFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VideoFields(UnsizedFields, frozen=True, kw_only=True):
-    """All that a request may leave out. Defaults are the model card's; None follows from the model, or is drawn."""
+    """Fields that a request may leave out. Defaults are the model card's; None follows from the model, or is drawn."""
 
     width: Annotated[int, _field(SIDE, VIDEO, "Width", minimum=1, in_extensions=False)] = 1280
     height: Annotated[int, _field(SIDE, VIDEO, "Height", minimum=1, in_extensions=False)] = 704

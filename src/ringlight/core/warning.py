@@ -23,7 +23,7 @@ Code = Literal["size_rounded", "picture_cropped", "prompt_truncated", "lora_in_p
 
 
 class RequestWarning(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a video is not quite what was asked.
+    """Difference between a video and what was asked.
 
     size_rounded: two sizes, such as 1280x720 and 1280x704. picture_cropped: the picture's size in its own pixels, and
     of those the part that is seen. prompt_truncated: numbers of tokens. lora_in_part: its name, and what of it is used.
@@ -53,14 +53,14 @@ Warnings = tuple[RequestWarning, ...]
 
 
 def size_warnings(asked: AskedSize, pictures: Mapping[str, Size | None], request: VideoRequest) -> Warnings:
-    """What `request` makes of the size that was asked, and of its pictures, which are upright, by their fields."""
+    """Warnings if `request` rounds the size that was asked, or crops its upright pictures, by their fields."""
     found = [_rounded(asked, request)]
     found += [_cropped(name, size, request) for name, size in pictures.items() if size is not None]
     return tuple(warning for warning in found if warning is not None)
 
 
 def prompt_truncated(param: str, num_tokens: int, most: int) -> RequestWarning:
-    """Of a prompt with more tokens than the text encoder reads."""
+    """Warning that a prompt has more tokens than the text encoder reads."""
     return RequestWarning(
         code="prompt_truncated",
         param=param,
@@ -72,7 +72,7 @@ def prompt_truncated(param: str, num_tokens: int, most: int) -> RequestWarning:
 
 
 def without_guidance(request: VideoRequest, usual: RequestDefaults) -> Iterator[RequestWarning]:
-    """Of fields that only guidance reads, in a request that has none; what is as usual nobody asked for."""
+    """Warnings about fields that only guidance reads, in a request without it; usual values do not count."""
     if request.uses_guidance:
         return
     prompt, scale = request.negative_prompt, request.guidance_scale_2 or 0
@@ -92,7 +92,7 @@ def without_guidance(request: VideoRequest, usual: RequestDefaults) -> Iterator[
 
 
 def lora_in_part(name: str, file: LoraFile) -> RequestWarning:
-    """Of a LoRA that has tensors of what the model has not."""
+    """Warning that a LoRA has tensors for parts that the model lacks."""
     return RequestWarning(
         code="lora_in_part", param="lora", given=name, used=file.told, message=f"the LoRA {name}: {file.left_out}"
     )
@@ -114,7 +114,7 @@ def _rounded(asked: AskedSize, request: VideoRequest) -> RequestWarning | None:
 
 
 def _cropped(name: str, picture: Size, request: VideoRequest) -> RequestWarning | None:
-    """What ImageOps.fit leaves out: the picture covers the video, and what stands over is cut evenly at both sides."""
+    """Warning if ImageOps.fit crops a picture: it covers the video, and the excess is cut evenly at both sides."""
     width, height = picture
     scale = max(request.width / width, request.height / height)
     kept = (min(width, round(request.width / scale)), min(height, round(request.height / scale)))

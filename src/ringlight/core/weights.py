@@ -33,7 +33,7 @@ MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 
 
 class StoredTensor(msgspec.Struct, frozen=True):
-    """What a header says of a tensor. `data_offsets` are its first byte and its end, counted from the header's end."""
+    """Entry of a tensor in a header. `data_offsets` are its first byte and its end, counted from the header's end."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -41,7 +41,7 @@ class StoredTensor(msgspec.Struct, frozen=True):
 
 
 class FileHeader(NamedTuple):
-    """A safetensors file but for its values: tensors by name, what was written beside them, bytes before the first."""
+    """Contents of a safetensors file but its values: tensors by name, metadata, and bytes before the first."""
 
     tensors: dict[str, StoredTensor]
     metadata: dict[str, str]
@@ -81,8 +81,7 @@ def network_files(checkpoint: Checkpoint, name: str) -> list[Path]:
 
 
 def weight_files(place: Path, stem: str) -> list[Path]:
-    """The files of one network: the one that is named, or of a folder a single one, or the shards of an index; where
-    neither is there, a variant's.
+    """Find the files of one network: a named file, a folder's single file, or the shards of an index, else a variant's.
 
     Where there is nothing at all it is the single one that should be there. Raises InvalidCheckpoint.
     """
@@ -106,7 +105,7 @@ def weight_files(place: Path, stem: str) -> list[Path]:
 
 
 def read_header(path: Path) -> FileHeader:
-    """What a safetensors file holds. Raises InvalidCheckpoint, also where the file ends before or after its tensors."""
+    """Read the header of a safetensors file. Raises InvalidCheckpoint, also if the file's length does not match."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

@@ -12,7 +12,7 @@ Sign = WorkerError | messages.GroupBroken | messages.WorkerFailed  # that ranks 
 
 
 def is_cause(sign: Sign) -> bool:
-    """Whether this surely began it: a rank that says so, or one that was killed."""
+    """Whether a sign is surely the first cause: a rank says so, or was killed."""
     match sign:
         case messages.GroupBroken():
             return sign.is_cause
@@ -22,6 +22,6 @@ def is_cause(sign: Sign) -> bool:
 
 
 def likeliest_cause(signs: Sequence[Sign]) -> Sign:
-    """What began it: what surely did, else what a rank has said of it, else whichever came first."""
+    """First cause of a breakdown: a sure one, else what a rank reports, else whichever sign came first."""
     said = (sign for sign in signs if isinstance(sign, messages.GroupBroken))
     return next(filter(is_cause, signs), None) or next(said, signs[0])

@@ -17,11 +17,14 @@ logger = logging.getLogger(__name__)
 
 
 class Deliveries:
-    """What travels for the jobs of one replica, from a start of its ranks to their end; nothing where rank 0 has no
-    scratch folder. What it sends is written where the jobs want it, and nowhere else."""
+    """Files that travel for the jobs of one replica; none if rank 0 has no scratch folder.
+
+    It lives from a start of the ranks to their end. Files that it sends are written where the jobs want them, and
+    nowhere else.
+    """
 
     def __init__(self, place: RankPlace, send: Callable[[Carried], None]) -> None:
-        """`place` is rank 0's, and `send` sends it a message."""
+        """Start without jobs. `place` is rank 0's, and `send` sends it a message."""
         self._place = place
         self._courier = Courier(send, self._path_of)
         self._jobs: dict[str, RunJob] = {}
@@ -30,7 +33,7 @@ class Deliveries:
         self._is_closed = False
 
     def bring(self, job: RunJob) -> None:
-        """Before a job is ordered: bring what it continues, and what it goes on from where that is there already.
+        """Send a job's inputs before it is ordered: the video that it continues, and the state that it resumes from.
 
         What cannot be read is left to the rank to miss, as is all once the rank is gone. Raises OutputError where the
         rank has no room for it.
@@ -46,18 +49,18 @@ class Deliveries:
                 self._carry(job.job_id, kind, Path(path))
 
     def give_up(self, job_id: str) -> None:
-        """A job is to end: what is on its way for it need not come."""
+        """Stop sending the files of a job that is to end."""
         if self._place.scratch:
             self._courier.give_up(job_id)
 
     def drop(self, job_id: str) -> None:
-        """The rank is about to be told that it should forget a job; until it answers, files of it may still come."""
+        """Note that the rank will be told to forget a job; until it answers, files of it may still come."""
         if self._place.scratch:
             with self._changed:
                 self._dropping.add(job_id)
 
     def take(self, message: Carried | JobDropped) -> None:
-        """Something has come from the rank."""
+        """Handle a message from the rank."""
         if isinstance(message, FilePart | PartTaken):
             return self._courier.take(message)
         self.end(message.job_id)
@@ -66,12 +69,12 @@ class Deliveries:
             self._changed.notify_all()
 
     def end(self, job_id: str) -> None:
-        """A job is over: nothing half-written is left of it, and nothing more is taken."""
+        """End a job: remove half-written files of it, and take no more."""
         self._jobs.pop(job_id, None)
         self._courier.forget(job_id)
 
     def close(self) -> None:
-        """The rank is gone: nobody waits for it any more, and nothing half-written is left."""
+        """Close after the rank is gone: nobody waits for it any more, and half-written files are removed."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -91,7 +94,7 @@ class Deliveries:
             logger.warning("%s: not used, for it cannot be read: %s", path, error.strerror)
 
     def _path_of(self, job_id: str, kind: FileKind, number: int) -> Path:
-        """Where a file belongs that the rank sends."""
+        """Path for a file that the rank sends."""
         job = self._jobs.get(job_id)
         if job is not None and kind == "state" and job.state_file and number == 0:
             return Path(job.state_file)

@@ -18,7 +18,7 @@ from ringlight.planner.costs import ORDINARY_PROMPT
 
 
 class Door(NamedTuple):
-    """What decides of requests: the model, what is left out and what is allowed, and the LoRAs that there are."""
+    """Check of requests: against the model, defaults, limits, and the LoRAs that there are."""
 
     spec: ModelSpec
     defaults: RequestDefaults
@@ -43,8 +43,9 @@ class Door(NamedTuple):
         round_sizes: bool = False,
         **fields: Any,
     ) -> VideoRequest:
-        """What is given, else the defaults of engine and checkpoint, else the model card's; nobody has looked for LoRAs
-        yet.
+        """Complete a request from the given fields, the engine's and checkpoint's defaults, and the model card.
+
+        LoRAs are not looked up yet.
 
         Width and height that are not given follow the picture, of `picture_size` where its bytes are not among the
         fields; `round_sizes` makes those that are given the nearest that can be made.
@@ -55,8 +56,10 @@ class Door(NamedTuple):
         return self.defaults.complete(prompt, self.spec, width=width, height=height, **fields)
 
     def with_loras(self, request: VideoRequest) -> VideoRequest:
-        """A request with the files of the LoRAs that it names, and with those that every video has. Raises
-        InvalidRequest."""
+        """Complete a request with the files of its LoRAs, and with those that every video has.
+
+        Raises InvalidRequest.
+        """
         return msgspec.structs.replace(request, lora=self.loras.resolve(request.lora))
 
     def typical(self) -> VideoRequest:
@@ -83,7 +86,7 @@ class Door(NamedTuple):
             raise InvalidRequest(problems)
 
     def warnings(self, request: VideoRequest, asked_size: AskedSize) -> Warnings:
-        """Where a request is not quite what was asked."""
+        """Warnings about differences between a request and what was asked."""
         files = ((lora.name, self.loras.file(lora)) for lora in request.lora)
         in_part = (lora_in_part(name, file) for name, file in files if file.left_out)
         sizes = size_warnings(asked_size, shapes_of(request.pictures, self.limits), request)

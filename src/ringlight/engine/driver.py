@@ -1,4 +1,4 @@
-"""What the driver of NVIDIA's cards says of them, asked without torch."""
+"""Driver of NVIDIA's cards: what it says of them, asked without torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DriverCard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_cards() -> list[DriverCard] | None:
-    """The NVIDIA cards of this machine; none where it has no GPU, None where it has and they cannot be described."""
+    """NVIDIA cards of this machine; none if it has no GPU, None if it has some that cannot be described."""
     import pynvml as nvml  # here, because it looks for the driver's library
 
     try:
@@ -45,7 +45,7 @@ def find_cards() -> list[DriverCard] | None:
 
 
 def visible(cards: list[DriverCard], shown: str | None, in_bus_order: bool = True) -> list[DriverCard] | None:
-    """Of all cards those that CUDA_VISIBLE_DEVICES shows; None where it names what is not among them (parts of one).
+    """Filter cards by CUDA_VISIBLE_DEVICES; None if it names others, such as MIG instances.
 
     As CUDA reads it: indices or UUIDs, or their beginnings, in order, up to the first one that is none. Without
     `in_bus_order` indices begin with the fastest card, which is not known here: None where cards differ.
@@ -110,7 +110,7 @@ def _is_peer(nvml: Any, one: Any, other: Any) -> bool:
 
 
 def _asked(nvml: Any, question: Callable[..., Any], *about: Any) -> Any:
-    """The answer; None where a card does not know the question."""
+    """Answer of the driver; None if a card does not support the question."""
     try:
         return question(*about)
     except nvml.NVMLError:

@@ -46,7 +46,7 @@ TICK_SECONDS = 0.25  # how late a deadline may be noticed
 
 
 class Engine:
-    """A model held by worker processes, once or several times, and a queue of jobs before it.
+    """Engine of a model: worker processes hold it, once or several times, and a queue of jobs is before it.
 
     Use it as a context manager: leaving it ends the workers. `submit` returns at once; the workers are started by the
     first call of `start` (or of `submit`), and load while jobs wait. If one dies, its job fails or is repeated (Keep),
@@ -163,7 +163,7 @@ class Engine:
 
     @property
     def failure(self) -> RinglightError | None:
-        """What keeps every replica from starting; None where one is ready, or on its way, or none is wanted."""
+        """Error that keeps every replica from starting; None if one is ready or starting, or none is wanted."""
         return self._runners.failure
 
     @property
@@ -173,22 +173,25 @@ class Engine:
 
     @property
     def num_wanted(self) -> int:
-        """How many replicas there are to be."""
+        """Number of replicas that the engine aims for."""
         return self._scaling.wanted
 
     @property
     def start_seconds(self) -> float | None:
-        """That the last replica took to start; None before the first."""
+        """Seconds that the last replica took to start; None before the first."""
         return self.queue.start_seconds
 
     def request(self, prompt: str, **fields: Any) -> VideoRequest:
-        """A complete request: of the fields that are given (as in Door.complete), with the files of its LoRAs, and with
-        those that every video has. Raises InvalidRequest for LoRAs that there are not, or that do not fit the model."""
+        """Complete a request from the given fields (as in Door.complete), with the files of its LoRAs.
+
+        LoRAs that every video has are among them. Raises InvalidRequest for LoRAs that do not exist or do not fit the
+        model.
+        """
         return self.door.with_loras(self.door.complete(prompt, **fields))
 
     @property
     def awaited(self) -> Awaited | None:
-        """What the start of a replica waits for, before it can load; None where nothing is."""
+        """Condition that a replica's start waits for before it can load; None if there is none."""
         return self._runners.awaited
 
     def follow(self, watch: Callable[[], None] = lambda: None) -> None:
@@ -258,14 +261,16 @@ class Engine:
     def check(
         self, request: VideoRequest, output: str, layout: ParallelLayout | None = None, must_fit: bool = True
     ) -> tuple[ParallelLayout, Prediction, Machine]:
-        """How `submit` would run a video, and on what. Raises InvalidRequest, where it `must_fit` also for what is
-        predicted not to, and InvalidLayout."""
+        """Layout, prediction and machine with which `submit` would run a video.
+
+        Raises InvalidLayout and InvalidRequest, with `must_fit` also for a request that is predicted not to fit.
+        """
         self.door.check(request, output)
         self.layouts.check(layout := layout or self.layouts.of(request), request)
         return layout, *self._foresight.expect(request, layout, self._runners.ready, must_fit)
 
     def _admit(self, job: Job, is_bounded: bool) -> None:
-        """Take a place among the jobs that wait, beside one for each replica."""
+        """Reserve a place in the queue for a job, beside one for each replica."""
         with self._changed:
             if self._closing.is_set():
                 raise WorkerError("the engine is closed")
@@ -287,8 +292,7 @@ class Engine:
         self._look()
 
     def _look(self) -> None:
-        """A job waits, or has come further: have those make way whose turn is to be another's now,
-        and others take up what a busy replica keeps."""
+        """Act on a new or changed job: pause jobs whose turn is over, and let free replicas resume kept jobs."""
         for ticket in self.queue.ways():
             self._runners.pause(ticket)
         for ticket in self.queue.idle_elsewhere():
@@ -297,16 +301,16 @@ class Engine:
 
     @property
     def pauses(self) -> Pauses:
-        """What all jobs together had of them."""
+        """Pauses of all jobs together."""
         return self._open.pauses
 
     @property
     def num_paused(self) -> int:
-        """Jobs that have made way and wait for their next turn."""
+        """Number of jobs that are paused and wait for their next turn."""
         return self._open.num_paused
 
     def _tell(self, on_change: Callable[[Job], None] | None, job: Job) -> None:
-        """A job has changed; called from any thread."""
+        """Report a changed job; called from any thread."""
         if (state := job.state).report is not None and job.prediction is not None:
             self.pace.learn(job.prediction, state.report)
         elif job.prediction is not None:
@@ -334,8 +338,10 @@ class Engine:
             job.fail(job.stop_reason)
 
     def _settle(self, job: Job, ready: messages.WorkerReady) -> float:
-        """Make the plan of a job final: with what the workers that will run it have measured. Returns how many bytes
-        of theirs other jobs may have meanwhile."""
+        """Settle the plan of a job by what the workers that will run it have measured.
+
+        Returns how many bytes of theirs other jobs may have meanwhile.
+        """
         machine, prediction = self._foresight.meet(ready), job.prediction
         if prediction is None or not (job.has_begun or job.planned_for is machine):
             prediction = self._foresight.plan(job.request, job.layout, machine)
@@ -346,7 +352,7 @@ class Engine:
         return self._foresight.remedy(job.request, job.layout, environment)
 
     def position(self, job: Job) -> int | None:
-        """Which of those that wait it is, counted from 1; 0 once it runs, None when it is over."""
+        """Position of a job among those that wait, counted from 1; 0 once it runs, None when it is over."""
         return self._outlook.position(job)
 
     def eta_seconds(self, job: Job) -> float | None:
@@ -354,8 +360,10 @@ class Engine:
         return self._outlook.eta_seconds(job)
 
     def drain(self, timeout_seconds: float) -> bool:
-        """Give no job a turn any more, and wait for those that have one; those that have made way are left as they are.
-        False if some are not over in that time."""
+        """Stop giving turns to jobs, and wait for those that have one; paused ones are left as they are.
+
+        False if some are not over in that time.
+        """
         self._scaling.stop()
         self.queue.stop()
         with self._changed:
@@ -379,7 +387,7 @@ class Engine:
             job.fail(Cancelled("the engine was closed"))
 
     def _wait_until_written(self, runner: Runner) -> None:
-        """Until a replica has nothing in hand any more, or the engine is closed."""
+        """Wait until a replica has no job in hand, or the engine is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closing.is_set() or not self._open.any_written_by(runner.name))
 

@@ -34,7 +34,7 @@ TRY_ANYWAY = "--no-memory-check tries it all the same"
 
 
 class Foresight:
-    """Plans of one model on this machine. `machine` is None where nothing is known of its cards."""
+    """Plans of one model on this machine. `machine` is None if nothing is known of its cards."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Foresight:
         return choice
 
     def plan(self, request: VideoRequest, layout: ParallelLayout, machine: Machine | None = None) -> Prediction:
-        """What a request takes on a layout, and how it runs: on the workers met last, unless others are named.
+        """Predict a request on a layout, and how it runs: on the workers met last, unless others are named.
 
         Before any, as is known of this machine, or where nothing is, on some card.
         """
@@ -104,8 +104,10 @@ class Foresight:
     def expect(
         self, request: VideoRequest, layout: ParallelLayout, ready: messages.WorkerReady | None, must_fit: bool
     ) -> tuple[Prediction, Machine]:
-        """The plan of a request with what ranks that are `ready` say, and what it is made for. Raises InvalidRequest
-        where it `must_fit` and is predicted not to."""
+        """Plan a request with what ranks that are `ready` report; returns the plan, and the machine that it is for.
+
+        Raises InvalidRequest if it `must_fit` and is predicted not to.
+        """
         machine = self._here if ready is None else self.meet(ready)
         prediction = self.plan(request, layout, machine)
         if must_fit:
@@ -121,15 +123,15 @@ class Foresight:
         raise InvalidRequest.of(field, lacking, nearest)
 
     def job_plan(self, prediction: Prediction, layout_reason: str) -> JobPlan:
-        """How a job runs as it is predicted; what its report tells of that, unless it is not of this machine."""
+        """Plan of a job with its prediction for the report, which is left out unless it is of this machine."""
         machine = self.machine if self.tells_seconds else None
         predicted = None if machine is None else prediction.report(machine.basis)
         return msgspec.structs.replace(prediction.plan, predicted=predicted, layout_reason=layout_reason)
 
     def meet(self, ready: messages.WorkerReady) -> Machine:
-        """What workers that are ready compute with: later plans go by what they have measured.
+        """Machine of workers that are ready; later plans go by what these have measured.
 
-        This machine is forgotten where they say that they compute on something else.
+        This machine is forgotten if they report that they compute on something else.
         """
         environment = ready.environment
         if not self._is_of(environment):
@@ -146,8 +148,7 @@ class Foresight:
         return self._here
 
     def room_beside(self, prediction: Prediction) -> float:
-        """Bytes of a rank that jobs which have made way may have beside one that runs as predicted; where nobody knows
-        the memory, any number.
+        """Bytes of a rank that paused jobs may take beside one that runs as predicted; unlimited if memory is unknown.
 
         By what the fullest rank has measured, where all weights lie on a device; else by what a rank may take.
         """
@@ -160,18 +161,18 @@ class Foresight:
         return max(0, room)
 
     def remedy(self, request: VideoRequest, layout: ParallelLayout, environment: Mapping[str, Any]) -> str | None:
-        """What to change where memory ran out on workers that tell this of their device; None where nobody knows."""
+        """Advice for workers that ran out of memory and report this environment; None if their device is unknown."""
         machine = self.machine or self._machine_of(environment)
         return None if machine is None else advice.remedy(Work.of(self._spec, request), layout, machine)
 
     def _settle(self, is_placed: bool) -> None:
-        """Weights lie on the host within a budget, and where what the engine is for does not fit without."""
+        """Decide whether weights lie on the host: with a budget, or if the engine's work does not fit without."""
         if self._here.residency == "any":
             self._here = msgspec.structs.replace(self._here, residency="placed" if is_placed else "resident")
             self.machine = self.machine and self._here
 
     def _can_be_made(self, request: VideoRequest) -> bool:
-        """There is no plan of other requests; whoever submits them hears why."""
+        """Return whether a request passes its checks. Others have no plan; whoever submits them is told why."""
         try:
             request.check(self._spec, self._limits)
         except InvalidRequest:
@@ -188,7 +189,7 @@ class Foresight:
         return self.machine is None or kind is None or (kind == "cpu") == self.machine.hardware.card.is_cpu
 
     def _machine_of(self, environment: Mapping[str, Any]) -> Machine | None:
-        """A card of which only the memory is known, for plans of memory alone."""
+        """Machine with a card of which only the memory is known, for plans of memory alone."""
         memory_bytes = environment.get("memory_bytes")
         if not isinstance(memory_bytes, int):
             return None

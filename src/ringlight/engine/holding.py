@@ -12,7 +12,7 @@ MOST_HELD_BYTES = 2 * GIB  # of one rank: ten films of 0.2 GiB, latents, the sam
 
 
 class Ticket:
-    """A job in the line of an engine, until it is over or has to be taken up anew by whichever replica.
+    """Job in the queue of an engine, until it is over or has to be taken up anew by another replica.
 
     `holder` is the replica whose ranks have been told of it, None before its first turn; no other one takes it. It has
     the turn where it is the `turn` of that one; else, if it `has_made_way`, they keep it, in `held_bytes`. A turn
@@ -34,17 +34,17 @@ class Ticket:
 
     @property
     def can_be_put_back(self) -> bool:
-        """Whether it would go on from a file where nobody keeps it."""
+        """Whether it can be resumed from a file if no replica keeps it."""
         return self.job.submission.keep is not None
 
     @property
     def is_saved(self) -> bool:
-        """Whether all that its ranks have done is in that file."""
+        """Whether all steps that its ranks have done are in that file."""
         return self.job.state.saved_step >= self.job.state.step
 
     @property
     def can_move(self) -> bool:
-        """Whether another replica can go on with it from where its ranks have left it."""
+        """Whether another replica can resume it from where its ranks have paused it."""
         return self.can_be_put_back and self.is_saved
 
     @property
@@ -54,18 +54,18 @@ class Ticket:
 
     @property
     def is_making_way(self) -> bool:
-        """Whether its ranks will be free before it is done."""
+        """Whether it was asked to pause, so that its ranks will be free before it is done."""
         return self.makes_way_for is not None and self.job.state.may_pause
 
     @property
     def is_urged(self) -> bool:
-        """Whether the one that it makes way for is not to wait for the end of a step."""
+        """Whether the job that it pauses for is not to wait for the end of a step."""
         newcomer = self.makes_way_for
         return newcomer is not None and newcomer.submission.priority > self.job.submission.priority
 
 
 class Holding:
-    """What a line knows of one replica: whose turn it is there, and whether it takes jobs at all."""
+    """State of one replica in the queue: the job that has the turn, and whether it takes jobs at all."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -85,14 +85,13 @@ class Holding:
 
 
 def may_hold(ticket: Ticket, held: Sequence[Ticket]) -> bool:
-    """Whether a job may make way where these are kept already: within the bound, or as one can be put back for it."""
+    """Whether a job may pause while these are kept: within the bound, or because one of them can be put back."""
     is_within = len(held) < MOST_HELD and sum(each.held_bytes for each in held) < MOST_HELD_BYTES
     return is_within or any(each.can_be_put_back for each in (ticket, *held))
 
 
 def beyond_bound(held: Sequence[Ticket]) -> Iterator[Ticket]:
-    """Those to be put back of what is kept, the next one to be taken first: the last ones, until the rest is within
-    the bound."""
+    """Yield the kept jobs to put back so that the rest is within the bound: the last ones first."""
     count, held_bytes = len(held), sum(each.held_bytes for each in held)
     for each in reversed(held):
         if count <= MOST_HELD and held_bytes <= MOST_HELD_BYTES:
@@ -103,7 +102,7 @@ def beyond_bound(held: Sequence[Ticket]) -> Iterator[Ticket]:
 
 
 def beyond_room(held: Iterable[Ticket], room_bytes: float) -> Iterator[Ticket]:
-    """Those to be put back of what is kept so that the rest needs no more than that: the largest ones."""
+    """Yield the kept jobs to put back so that the rest fits into `room_bytes`: the largest ones first."""
     largest_first = sorted(held, key=lambda each: -each.held_bytes)
     held_bytes = sum(each.held_bytes for each in largest_first)
     for each in largest_first:

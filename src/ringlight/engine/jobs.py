@@ -50,13 +50,13 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Released(msgspec.Struct, frozen=True, kw_only=True):
-    """The replica that kept a paused job keeps it no more: it goes on from what is saved, with any replica."""
+    """The replica no longer keeps a paused job: it is resumed from saved state, with any replica."""
 
     job_id: str
 
 
 class Pauses(msgspec.Struct, frozen=True, kw_only=True):
-    """How often jobs have made way, and how long they have waited for their next turns."""
+    """Number of times that jobs were paused, and seconds that they waited for their next turns."""
 
     pauses: int = 0
     paused_seconds: float = 0.0
@@ -72,7 +72,7 @@ JobEvent = messages.JobMessage | WorkersLost | Taken | Released
 
 
 class JobState(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a job at one moment. `step_seconds` is the last step's.
+    """Snapshot of a job. `step_seconds` is the last step's.
 
     `saved_step` is the step from which a repeat would go on, `deaths` how often workers died under the job, `replica`
     the one that took it last, `preview` a JPEG after `preview_step` steps. `denoising_share` is the part of the whole
@@ -109,12 +109,12 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def may_pause(self) -> bool:
-        """Whether it can still make way for another, once ranks are at it."""
+        """Whether it can still pause for another, once ranks are at it."""
         return not self.is_computed and self.stage != DECODING
 
     @property
     def progress(self) -> int:
-        """0 to 100, never falling; 100 only when completed."""
+        """Percentage from 0 to 100, never falling; 100 only when completed."""
         return 100 if self.status == "completed" else self.furthest
 
     @property
@@ -132,7 +132,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fold(state: JobState, event: JobEvent) -> JobState:
-    """The state after an event. A job that is over stays as it is."""
+    """Fold an event into a state. A job that is over stays as it is."""
     if state.is_over:
         return state
     after = _fold(state, event)
@@ -140,7 +140,7 @@ def fold(state: JobState, event: JobEvent) -> JobState:
 
 
 def _percent(state: JobState) -> int:
-    """How far the steps and frames are that have been told, at most 99."""
+    """Percentage of the steps and frames that were reported, at most 99."""
     denoised = state.step / state.num_steps if state.num_steps else 0.0
     decoded = state.frames_done / state.num_frames if state.num_frames else 0.0
     return min(99, int(100 * (state.denoising_share * denoised + (1 - state.denoising_share) * decoded)))
@@ -180,7 +180,7 @@ def _fold(state: JobState, event: JobEvent) -> JobState:
 
 
 class Keep(msgspec.Struct, frozen=True, kw_only=True):
-    """How a job outlives its workers: where its state is saved and how often, and how often it may be repeated."""
+    """Policy for surviving workers: where a job's state is saved and how often, and how often it may be repeated."""
 
     state_file: str
     save_seconds: float = 5.0
@@ -188,7 +188,7 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of an engine beside the request itself.
+    """Options of a job beside the request itself.
 
     `priority`: higher goes first. `client` is whose share of the replicas it uses. A job fails if it is not over
     `timeout_seconds` after it is submitted, less the `spent_seconds` of them that are gone; this is measured, and no
@@ -212,14 +212,14 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deadline(msgspec.Struct, frozen=True, kw_only=True):
-    """When a job fails if it is not over: `at` on a clock that only goes on. `given_seconds` is what it had in all."""
+    """Time at which a job fails if it is not over: `at` on a monotonic clock. `given_seconds` is its whole time."""
 
     given_seconds: float
     at: float
 
     @classmethod
     def of(cls, submission: Submission, clock: Clock) -> Deadline | None:
-        """Of what is submitted now; None where there is no end to its time."""
+        """Deadline of a job that is submitted now; None if its time is unlimited."""
         given_seconds = submission.timeout_seconds
         if given_seconds is None:
             return None
@@ -229,12 +229,12 @@ class Deadline(msgspec.Struct, frozen=True, kw_only=True):
         return self.at <= clock.monotonic()
 
     def error(self) -> DeadlineExceeded:
-        """What the job fails with."""
+        """Error that the job fails with."""
         return DeadlineExceeded(f"the video was not made in the {plain(self.given_seconds)} s that it was given")
 
 
 class Job:
-    """A handle on one submitted request. Safe to use from any thread."""
+    """Handle on one submitted request. Safe to use from any thread."""
 
     def __init__(
         self,
@@ -252,9 +252,10 @@ class Job:
         prediction: Prediction | None = None,
         planned_for: Machine | None = None,
     ) -> None:
-        """`came_at`: when it was first accepted, and `deadline`: when it fails if it is not over, both on a clock that
-        only goes on. `state`: what is known of the job already.
+        """Create a job.
 
+        `came_at`: when it was first accepted, and `deadline`: when it fails if it is not over, both on a monotonic
+        clock. `state`: what is known of the job already.
         `plan` is how it runs, as far as is known before its ranks are ready, and `prediction` what it should take, here
         or only in proportion: on the machine that it is `planned_for`.
         """
@@ -286,7 +287,7 @@ class Job:
 
     @property
     def stop_reason(self) -> RinglightError | None:
-        """Why it has been asked to stop, if it has."""
+        """Error with which it was asked to stop; None if it was not."""
         return self._stop_reason
 
     @property
@@ -295,12 +296,12 @@ class Job:
         return self.plan.predicted is not None
 
     def settle(self, plan: JobPlan, prediction: Prediction, planned_for: Machine) -> None:
-        """Run as this plan says, which is made with all that is known now; a job that has begun keeps its own."""
+        """Settle the plan, which is made with all that is known now; a job that has begun keeps its own."""
         if not self.has_begun:
             self.plan, self.prediction, self.planned_for = plan, prediction, planned_for
 
     def order(self) -> messages.RunJob:
-        """What a worker is told."""
+        """Order that a worker is sent."""
         order = messages.RunJob(
             job_id=self.id,
             request=self.request,
@@ -331,28 +332,28 @@ class Job:
 
     @property
     def run_seconds(self) -> float:
-        """In its turns since a replica took it up, from its beginning or from what is saved; 0 before that."""
+        """Seconds of its turns since a replica took it up, from its beginning or from saved state; 0 before that."""
         since = self._turn_began_at
         return self._earlier_seconds + (0.0 if since is None else time.monotonic() - since)
 
     @property
     def pauses(self) -> Pauses:
-        """How often it has made way, and how long it has waited for its next turn, this moment included."""
+        """Number of its pauses, and seconds that it waited for its next turns, up to this moment."""
         since, earlier = self._paused_at, self._earlier_pauses
         return earlier if since is None else earlier + Pauses(paused_seconds=time.monotonic() - since)
 
     @property
     def pauses_here(self) -> Pauses:
-        """The same without what it had before it was submitted here."""
+        """Pauses since it was submitted here."""
         return self.pauses - self.submission.pauses
 
     @property
     def is_paused(self) -> bool:
-        """Whether it has made way, and waits for its next turn."""
+        """Whether it is paused, and waits for its next turn."""
         return self._paused_at is not None
 
     def expect(self, denoising_share: float) -> None:
-        """How much of the whole time denoising is expected to take, 0 to 1, for a progress that moves evenly."""
+        """Set the share of the whole time that denoising is expected to take, 0 to 1, so that progress moves evenly."""
         with self._changed:
             self._state = replace(self._state, denoising_share=max(LEAST_SHARE, denoising_share))
 
@@ -390,7 +391,7 @@ class Job:
         self.receive(_failure(self.id, error))
 
     def abandon(self) -> None:
-        """Nobody is told of changes any more: another process will go on with it."""
+        """Stop reporting changes: another process will continue the job."""
         with self._changed:
             self._on_change = None
 

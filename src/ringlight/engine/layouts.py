@@ -16,11 +16,11 @@ class Layouts:
         self._ranks_per_node = choice.layout.num_ranks // num_nodes
 
     def of(self, request: VideoRequest) -> ParallelLayout:
-        """The layout that a request uses: the chosen one, its branches shared out where there is no guidance."""
+        """Layout that a request uses: the chosen one, without guidance with its branches sharing the tokens."""
         return layout_for(self._choice.layout, request.uses_guidance, self._num_heads, self._ranks_per_node)
 
     def reason(self, layout: ParallelLayout, request: VideoRequest) -> str:
-        """Why a request runs so, in one sentence that begins with the layout's name."""
+        """Reason for a request's layout, in one sentence that begins with the layout's name."""
         usual = self._choice.layout
         if layout == usual:
             return self._choice.reason

@@ -21,8 +21,10 @@ CPU_PROCESS_BYTES = 300 * 2**20  # torch and what else a worker imports, residen
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """What a machine has for ranks. `cards` are those that torch will see: none where it goes to the CPU, None where
-    nobody can say."""
+    """Hardware of a machine.
+
+    `cards` are those that torch will see: none if it uses the CPU, None if they are unknown.
+    """
 
     cards: list[DriverCard] | None
     num_cores: int
@@ -30,20 +32,21 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def this_host(config: EngineConfig) -> Host:
-    """This machine."""
+    """Hardware of this machine."""
     return Host(cards=usable_cards(config), num_cores=num_cores(), memory_bytes=memory_bytes())
 
 
 def this_machine(config: EngineConfig, spec: ModelSpec, num_local: int, num_replicas: int) -> Machine | None:
-    """What each of `num_local` ranks of each replica here computes with (`machine_of`)."""
+    """Share of this machine that each of `num_local` ranks of each replica computes with (`machine_of`)."""
     return machine_of(this_host(config), config, spec, num_local, num_replicas, config.nodes.nnodes)
 
 
 def machine_of(
     host: Host, config: EngineConfig, spec: ModelSpec, num_local: int, num_replicas: int, num_nodes: int
 ) -> Machine | None:
-    """What each of `num_local` ranks of each of `num_replicas` replicas on a host computes with; None where its cards
-    are not in the table. There are `num_nodes` such hosts.
+    """Share of a host that each of `num_local` ranks of each of `num_replicas` replicas computes with.
+
+    None if its cards are not in the table. There are `num_nodes` such hosts.
 
     With `config.calibration` seconds and bytes are scaled by what that run took. Raises InvalidSetting for one that
     cannot be read, or is of another model or kind of device, and where there is nothing to scale.
@@ -79,14 +82,16 @@ def machine_of(
 
 
 def room_here(config: EngineConfig) -> int:
-    """How many replicas have cards of their own on this machine, at least 1; on a CPU, and on cards that nobody can
-    count, that is what there is."""
+    """Number of replicas that have cards of their own on this machine, at least 1.
+
+    It is 1 on a CPU, and on cards that cannot be counted.
+    """
     num_local = max(1, config.asked_layout.num_ranks // config.nodes.nnodes)
     return max(1, len(usable_cards(config) or ()) // num_local) if config.nodes.nnodes == 1 else 1
 
 
 def run_settings(config: EngineConfig, is_cpu: bool) -> RunSettings:
-    """What of the settings changes a plan, on a CPU or a GPU."""
+    """Settings that change a plan, on a CPU or a GPU."""
     return RunSettings(
         dtype=("float32" if is_cpu else "bfloat16") if config.dtype == "auto" else config.dtype,
         vae_dtype=config.vae_dtype,
@@ -109,7 +114,7 @@ def cards_here(config: EngineConfig) -> list[DriverCard] | None:
 
 
 def _is_built_for_cpus() -> bool:
-    """Whether the torch that is installed says so in its version."""
+    """Whether the installed torch says so in its version."""
     try:
         return version("torch").endswith("+cpu")
     except PackageNotFoundError:

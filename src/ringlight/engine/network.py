@@ -1,4 +1,4 @@
-"""How this machine reaches another one: from which address and interface, and whether somebody answers there."""
+"""Network: by which address and interface this machine reaches another one, and whether somebody answers there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROBES = 3  # unanswered, and a machine is gone
 
 
 def address_towards(host: str, port: int) -> str:
-    """This machine's address as `host` sees it.
+    """Address of this machine as `host` sees it.
 
     Nothing is sent: to connect a UDP socket only looks up the route. Raises OSError where there is none, or where
     nobody knows the name.
@@ -46,8 +46,10 @@ def knock(host: str, port: int) -> None:
 
 
 def keep_watch(connection: socket.socket, watchdog_seconds: float) -> None:
-    """Have a connection between machines end where the other one is gone without a word, within about the watchdog's
-    time: whether it is silent, or does not take what it is sent. Small messages leave at once."""
+    """End a connection between machines within about the watchdog's time if the other one is gone silently.
+
+    It counts as gone if it is silent, or does not take what it is sent. Small messages leave at once.
+    """
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     every = max(1, round(watchdog_seconds / (PROBES + 1)))

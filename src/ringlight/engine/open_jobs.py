@@ -20,19 +20,19 @@ class OpenJobs:
 
     @property
     def num_counted(self) -> int:
-        """How many take a place that others may want."""
+        """Number of jobs that take up room in the queue."""
         with self._changed:
             return sum(each.submission.counted and not each.state.is_computed for each in self._jobs.values())
 
     @property
     def num_paused(self) -> int:
-        """How many have made way, and wait for their next turn."""
+        """Number of jobs that are paused and wait for their next turn."""
         with self._changed:
             return sum(job.is_paused for job in self._jobs.values())
 
     @property
     def pauses(self) -> Pauses:
-        """What all jobs together had of them, those that are over included."""
+        """Pauses of all jobs together, finished ones included."""
         with self._changed:
             return sum((job.pauses_here for job in self._jobs.values()), self._earlier_pauses)
 
@@ -43,12 +43,12 @@ class OpenJobs:
             self._before_queue.add(job.id)
 
     def note_queued(self, job: Job) -> None:
-        """The job is in the queue, or will never be."""
+        """Note that a job is in the queue, or will never be."""
         with self._changed:
             self._before_queue.discard(job.id)
 
     def forget(self, job: Job) -> None:
-        """The job is over, or was never accepted."""
+        """Forget a job that is over, or was never accepted."""
         with self._changed:
             if self._jobs.pop(job.id, None) is not None:
                 self._earlier_pauses += job.pauses_here
@@ -56,15 +56,15 @@ class OpenJobs:
             self._changed.notify_all()
 
     def jobs(self) -> list[Job]:
-        """All of them at this moment."""
+        """Jobs at this moment."""
         with self._changed:
             return list(self._jobs.values())
 
     def any_written_by(self, replica: str) -> bool:
-        """Whether the output of one that this replica has computed is being written."""
+        """Whether the output of a job that this replica has computed is being written."""
         return any(job.state.replica == replica and job.state.is_computed for job in self.jobs())
 
     def any_beside(self, waiting: Collection[str]) -> bool:
-        """Whether there are others than those whose ids wait, and those that are not in the queue yet."""
+        """Whether there are jobs beside those with these ids, and those that are not in the queue yet."""
         with self._changed:
             return bool(self._jobs.keys() - waiting - self._before_queue)

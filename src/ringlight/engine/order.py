@@ -20,7 +20,7 @@ ALIKE = 0.8  # of two rests the shorter to the longer one, from which neither go
 
 
 class JobOrder:
-    """Jobs as candidates of a policy: by their pace here, the clock and what their clients have used.
+    """Order of jobs by a policy: by their pace here, the clock and what their clients have used.
 
     Whoever uses it sees to it that only one thread does at a time.
     """
@@ -33,24 +33,24 @@ class JobOrder:
 
     @property
     def policy(self) -> Policy:
-        """By which jobs are put in order, before as many replicas as are counted."""
+        """Policy by which jobs are ordered, for the counted number of replicas."""
         return self._policy
 
     def count(self, num_replicas: int) -> None:
-        """From now on there are so many."""
+        """Set the number of replicas."""
         self._policy = msgspec.structs.replace(self._policy, num_replicas=num_replicas)
         self._shares.count(num_replicas)
 
     def now(self) -> float:
-        """On the clock by which shares are measured."""
+        """Current time on the clock that shares are measured by."""
         return self._clock.monotonic()
 
     def charge(self, job: Job, seconds: float) -> None:
-        """A replica has worked for a job, or rather its client, so long."""
+        """Charge the client of a job for a replica's time."""
         self._shares.add(job.submission.client, seconds, self.now())
 
     def candidate(self, job: Job) -> Candidate:
-        """What the policy sees of a job that is in the line."""
+        """Job in the queue as the policy sees it."""
         assert job.arrival is not None, "it has been put there"
         now, rest, whole = self.now(), self._pace.rest_seconds(job), self._pace.whole(job)
         return Candidate(
@@ -67,28 +67,28 @@ class JobOrder:
         )
 
     def late_seconds(self, job: Job) -> float:
-        """How much more a job takes by its own steps than by the measure that all are compared by; below 0: less."""
+        """Seconds that a job takes longer by its own steps than by the common measure; negative if it takes less."""
         rest, remaining = self._pace.rest_seconds(job), self._pace.remaining_seconds(job)
         return 0.0 if rest is None or remaining is None else remaining - rest
 
     def over_share(self, jobs: Iterable[Job]) -> Collection[str]:
-        """The clients that have used more than their share, of all who have a job in the line: these ones."""
+        """Clients that have used more than their share, among all who have one of these jobs."""
         return self._shares.over({job.submission.client for job in jobs}, self.now())
 
     def ordered(self, jobs: Iterable[Job], over_share: Collection[str]) -> list[Job]:
-        """The next one first."""
+        """Sort jobs, the next one first."""
         by_key = {job.id: job for job in jobs}
         candidates = [self.candidate(job) for job in by_key.values()]
         return [by_key[each.key] for each in self._policy.ordered(candidates, over_share)]
 
     def newcomer(self, running: Job, waiting: Sequence[Job], over_share: Collection[str]) -> Job | None:
-        """The one of those that wait for which one that runs makes way now; None: it goes on."""
+        """Waiting job for which a running one is paused now; None if it goes on."""
         own, candidates = self.candidate(running), [self.candidate(job) for job in waiting]
         found = self._policy.newcomer(own, candidates, over_share)
         return None if found is None else next(job for job in waiting if job.id == found.key)
 
     def why(self, running: Job, newcomer: Job) -> str:
-        """For whom, and for what reason, one that runs makes way: as the end of a sentence."""
+        """Reason why a running job is paused for another one, as the end of a sentence."""
         one, two = self.candidate(running), self.candidate(newcomer)
         if two.priority > one.priority:
             return f"{two.key}, of higher priority"
@@ -97,8 +97,11 @@ class JobOrder:
         return f"{two.key}, which needs {two.rest_seconds:.1f} s where it needs {one.rest_seconds:.1f} s more"
 
     def next(self, jobs: Iterable[Job], loras: tuple[Lora, ...], over_share: Collection[str]) -> Sequence[Job]:
-        """The job that a replica with these LoRAs takes, and those that it overtakes for them: to change them takes
-        time. None is overtaken more than MOST_OVERTAKEN times for that."""
+        """Job that a replica with these LoRAs takes next, and those that it overtakes.
+
+        Changing LoRAs takes time, so jobs with the same ones go first. None is overtaken more than MOST_OVERTAKEN times
+        for that.
+        """
         ordered = self.ordered(jobs, over_share)
         head = ordered[0]
         for number, job in enumerate(ordered):
@@ -111,13 +114,15 @@ class JobOrder:
         return [head]
 
     def waits_longer_than_to_begin_anew(self, kept: Job, running: Job) -> bool:
-        """Whether one that waits for another's end would do better to go on elsewhere, from what is saved: all but its
-        denoising is done once more at most."""
+        """Whether a job that waits for another's end would be over sooner elsewhere, resumed from saved state.
+
+        There all but its denoising is done once more at most.
+        """
         whole, rest = self._pace.whole(kept), self._pace.rest_seconds(running)
         return whole is not None and rest is not None and rest > whole.other_seconds
 
     def _are_alike(self, head: Job, other: Job, over_share: Collection[str]) -> bool:
-        """Whether the policy has no reason to speak of to take the one before the other, and none is late for it."""
+        """Whether the policy has no strong reason to take one job before the other, and none is late for it."""
         one, two = self.candidate(head), self.candidate(other)
         if self._policy.scheduling == "shortest":
             if (one.client in over_share) != (two.client in over_share):

@@ -17,7 +17,7 @@ UNKNOWN_SECONDS = 10.0  # until a place is free, where nothing is known
 
 
 class Outlook:
-    """The line as it is expected to go on, if nobody else comes. Safe to use from any thread."""
+    """Expected course of the queue, if no job is added. Safe to use from any thread."""
 
     def __init__(self, queue: JobQueue, pace: Pace) -> None:
         self._queue = queue
@@ -29,8 +29,10 @@ class Outlook:
         self._busy_seconds = 0.0
 
     def position(self, job: Job) -> int | None:
-        """Which of those that wait it is, counted from 1, paused ones included; 0 while it has a turn and after its
-        last one, None when it is over."""
+        """Position of a job among those that wait, paused ones included, counted from 1.
+
+        It is 0 while the job has a turn and after its last one, None when it is over.
+        """
         if job.state.is_over:
             return None
         if (found := self._now().get(job.id)) is not None:
@@ -39,7 +41,7 @@ class Outlook:
         return waiting.index(job) + 1 if job in waiting else 0
 
     def eta_seconds(self, job: Job) -> float | None:
-        """Seconds until it is expected to be over, those of others that go before it included; None while unknown."""
+        """Seconds until a job is expected to be over, with those of jobs before it; None while unknown."""
         if job.state.is_over:
             return None
         found, remaining = self._now().get(job.id), self._pace.remaining_seconds(job)
@@ -51,7 +53,7 @@ class Outlook:
         return max(remaining, end - rest + remaining)  # what is before it, and its own rest by its own steps
 
     def seconds_until_free(self) -> float:
-        """Until the first is over, at least a second."""
+        """Seconds until the first job is over, at least 1."""
         ends = [seconds for each in self._now().values() if (seconds := _known(each.end_seconds)) is not None]
         return max(1.0, min(ends, default=UNKNOWN_SECONDS))
 

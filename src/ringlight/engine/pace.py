@@ -38,13 +38,13 @@ class Pace:
         self._of_last_step = 1.0
 
     def hear(self, plan: Prediction, state: JobState) -> None:
-        """Of a video that runs: what its last step took."""
+        """Learn from a running video: from the seconds of its last step."""
         planned = _planned(plan).denoising_seconds
         if state.step_seconds and planned:
             self._of_last_step = state.num_steps * state.step_seconds / planned
 
     def learn(self, plan: Prediction, report: RunReport) -> None:
-        """From a finished video; one that was resumed tells less, for part of it was not measured."""
+        """Learn from a finished video; a resumed one tells less, because part of it was not measured."""
         planned = _planned(plan)
         if not report.step_seconds or not planned.denoising_seconds or not planned.other_seconds:
             return
@@ -56,7 +56,7 @@ class Pace:
             self._denoising, self._other = _moved(self._denoising, denoising), _moved(self._other, other)
 
     def estimate(self, plan: Prediction, is_ours: bool) -> Estimate | None:
-        """What a request is expected to take. `is_ours`: the plan is of this machine. None while nothing is known."""
+        """Estimate a request; None while nothing is known. `is_ours`: the plan is of this machine."""
         planned = _planned(plan)
         with self._lock:
             denoising, other = self._denoising, self._other
@@ -66,16 +66,20 @@ class Pace:
         return Estimate(factor * planned.denoising_seconds, factor * planned.other_seconds) if is_ours else None
 
     def remaining_seconds(self, job: Job) -> float | None:
-        """Of a job's own turns: by its steps once there are some, else as is left of what is estimated, less what it
-        has run."""
+        """Seconds that remain of a job's own turns.
+
+        They follow from its steps once there are some, before that from its estimate less what it has run.
+        """
         if (seconds := job.state.eta_seconds) is not None:
             return seconds
         rest = self.rest_seconds(job)
         return None if rest is None else max(0.0, rest - job.run_seconds)
 
     def rest_seconds(self, job: Job) -> float | None:
-        """The same by one measure for all jobs, to compare them: what is left of what is estimated, in another process
-        perhaps. A step that was slow makes no job longer than another one that is alike."""
+        """Seconds that remain by one measure for all jobs, to compare them: what is left of the estimate.
+
+        Another process may have run its part. A step that was slow makes no job longer than another one that is alike.
+        """
         state = job.state
         if (estimate := self.whole(job)) is None:
             return state.eta_seconds
@@ -86,7 +90,7 @@ class Pace:
         return (1 - denoised) * estimate.denoising_seconds + (1 - decoded) * estimate.other_seconds
 
     def whole(self, job: Job) -> Estimate | None:
-        """What a job is expected to take alone, from its beginning."""
+        """Estimate for a job that runs alone from its beginning."""
         return None if job.prediction is None else self.estimate(job.prediction, job.is_planned_here)
 
 

@@ -18,7 +18,7 @@ STDERR = 2  # the descriptor: sys.stderr may be an object without one (in notebo
 
 
 class LocalProcess:
-    """A child of this process. Its status is remembered: it can be asked for again and again."""
+    """Child process. Its exit status is remembered, and can be asked for repeatedly."""
 
     def __init__(self, arguments: list[str], inherited: list[int], place: messages.RankPlace) -> None:
         """Start the worker's program with these arguments and descriptors. Raises InvalidInstallation."""
@@ -65,7 +65,7 @@ def launch(arguments: list[str], inherited: list[int], environment: dict[str, st
 
 
 def rank_environment(place: messages.RankPlace) -> dict[str, str]:
-    """A worker's environment. Between nodes it names the interface that reaches node 0, unless ours names one."""
+    """Environment of a worker. Between nodes it names the interface that reaches node 0, unless ours names one."""
     environment = worker_environment(place.num_nodes)
     if place.num_nodes > 1 and "GLOO_SOCKET_IFNAME" not in environment:
         interface = environment["GLOO_SOCKET_IFNAME"] = interface_of(place.address)

@@ -1,4 +1,4 @@
-"""JobQueue: the line of an engine: jobs that wait for a turn, whose turn it is, and who makes way for whom."""
+"""JobQueue: jobs of an engine that wait for a turn, whose turn it is, and which one is paused for which."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ringlight.planner.scheduling import Candidate, Policy
 
 
 class Line(NamedTuple):
-    """Whom each replica has, who waits for whichever, and which clients have used more than their share."""
+    """State of the queue: each replica's jobs, jobs that any replica may take, and clients over their share."""
 
     replicas: Sequence[ReplicaJobs]
     waiting: Sequence[Candidate]
@@ -25,7 +25,9 @@ class Line(NamedTuple):
 
 
 class JobQueue:
-    """In the order of a policy. Each replica takes the first of the jobs that anyone may take and those that it keeps.
+    """Queue in the order of a policy.
+
+    Each replica takes the first of the jobs that anyone may take and those that it keeps.
 
     Among jobs that are alike to the policy, one goes before others whose LoRAs are those that a replica has. Safe to
     use from any thread.
@@ -42,7 +44,7 @@ class JobQueue:
         self.start_seconds: float | None = None  # that the last replica took to start
 
     def __len__(self) -> int:
-        """How many wait for a turn, those that have made way included."""
+        """Number of jobs that wait for a turn, paused ones included."""
         return len(self._waiting)
 
     def serve(self, name: str) -> Holding:
@@ -53,22 +55,24 @@ class JobQueue:
         return holding
 
     def starting(self, holding: Holding) -> None:
-        """The workers of a replica are not there, and begin to start."""
+        """Note that the workers of a replica begin to start."""
         self._serve(holding, False, starts_since=self._order.now())
 
     def ready(self, holding: Holding) -> None:
-        """The workers of a replica have started."""
+        """Note that the workers of a replica have started."""
         since, now = holding.starts_since, self._order.now()
         self.start_seconds = None if since is None else now - since
         self._serve(holding, True)
 
     def lost(self, holding: Holding) -> None:
-        """The workers of a replica have not started."""
+        """Note that the workers of a replica have not started."""
         self._serve(holding, False)
 
     def leave(self, holding: Holding) -> list[Ticket] | None:
-        """Let a replica take no job any more. Returns what it keeps, to be put back; None, and nothing is changed, for
-        one that has a job, or keeps one that nobody else can go on with."""
+        """Stop giving jobs to a replica. Returns what it keeps, to be put back.
+
+        None, and nothing is changed, if it has a job, or keeps one that no other replica can resume.
+        """
         with self._changed:
             kept = self._only_of(holding)
             if holding.turn is not None or not all(each.has_made_way and each.can_move for each in kept):
@@ -78,13 +82,15 @@ class JobQueue:
             return self._withdrawn(kept)
 
     def num_kept(self, holding: Holding) -> int:
-        """How many jobs that have made way a replica keeps."""
+        """Number of paused jobs that a replica keeps."""
         with self._changed:
             return len(self._only_of(holding))
 
     def put(self, job: Job, holder: Holding | None = None) -> None:
-        """Let a job wait for whichever replica, or until `open_up` for this one; one that comes back has the place that
-        it had. One that has been asked to stop fails instead."""
+        """Queue a job for any replica, or for `holder` until `open_up`; one that comes back has the place that it had.
+
+        One that was asked to stop fails instead.
+        """
         with self._changed:
             if job.arrival is None:
                 job.arrival = next(self._counter)
@@ -97,8 +103,10 @@ class JobQueue:
             job.fail(reason)
 
     def open_up(self, holding: Holding) -> None:
-        """What a replica was told to forget it has forgotten: nothing of it is being written any more, and whichever
-        may go on with it."""
+        """Release the jobs that a replica was told to forget.
+
+        None of their files is being written any more, so any replica may resume them.
+        """
         with self._changed:
             for each in self._only_of(holding):
                 if not each.has_made_way:
@@ -106,8 +114,10 @@ class JobQueue:
                     self._changed.notify_all()
 
     def take(self, holding: Holding, timeout_seconds: float, loras: tuple[Lora, ...] = ()) -> Ticket | None:
-        """The next job for a replica that has these LoRAs: its turn begins. None if there is none in that time, or none
-        is to be taken."""
+        """Take the next job for a replica that has these LoRAs: its turn begins.
+
+        None if there is none in that time, or none is to be taken.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed or self._open_to(holding), timeout_seconds)
             open_to = self._open_to(holding)
@@ -123,9 +133,11 @@ class JobQueue:
             return ticket
 
     def hold(self, ticket: Ticket, held_bytes: int) -> list[Ticket] | None:
-        """Its job has made way: it waits for another turn with the replica that keeps it. Returns those that are kept
-        no more for that, to be put back; None for a job that has been asked to stop, of which nobody is to keep
-        anything."""
+        """Queue a paused job for another turn with the replica that keeps it.
+
+        Returns the jobs that are no longer kept because of it, to be put back; None for a job that was asked to stop,
+        of which nothing is to be kept.
+        """
         with self._changed:
             self._end_turn(ticket)
             if ticket.job.stop_reason is not None:
@@ -138,18 +150,20 @@ class JobQueue:
             return self._withdrawn(list(beyond_bound(ordered)))
 
     def make_room(self, ticket: Ticket, room_bytes: float) -> list[Ticket]:
-        """Let jobs beside the one whose turn it is have so many bytes of its ranks. Returns those that are kept no more
-        for that, to be put back."""
+        """Limit the memory of jobs beside the one that has the turn to so many bytes of its ranks.
+
+        Returns those that are no longer kept because of it, to be put back.
+        """
         with self._changed:
             return self._withdrawn(list(beyond_room(self._kept_by(ticket.holder), room_bytes)))
 
     def end_turn(self, ticket: Ticket) -> None:
-        """Its replica is free, whatever became of the job."""
+        """Free the replica of a job, however the job ended."""
         with self._changed:
             self._end_turn(ticket)
 
     def withdraw(self, ticket: Ticket) -> bool:
-        """No replica does anything for it any more; false where that was so."""
+        """Withdraw a job from all replicas; False if it was withdrawn already."""
         with self._changed:
             was_void = ticket.is_void
             self._withdrawn([ticket])
@@ -165,8 +179,11 @@ class JobQueue:
             return ticket
 
     def ways(self) -> list[Ticket]:
-        """Those who are to be asked to make way now. Nobody does for a job that another replica will take, as
-        it is free or will be; of several it is the one that comes last in the order."""
+        """Jobs that should be asked to pause now.
+
+        None is for a job that another replica will take, as it is free or will be; among several it is the one that
+        comes last in the order.
+        """
         with self._changed:
             turns = self._turns()
             for each in turns:
@@ -181,8 +198,7 @@ class JobQueue:
             return list(self._found(asked, free))
 
     def idle_elsewhere(self) -> list[Ticket]:
-        """Those that a busy replica keeps and a free one goes on with sooner, from their files: they are withdrawn, to
-        be put back."""
+        """Withdraw jobs that a busy replica keeps and a free one resumes sooner from their files, to be put back."""
         with self._changed:
             num_free = sum(each.is_free for each in self._holdings)
             num_free -= sum(each.holder is None for each in self._waiting.values())
@@ -192,17 +208,17 @@ class JobQueue:
             return self._withdrawn([kept[job.id] for job in self._ordered(kept.values())[:num_free]])
 
     def jobs(self) -> list[Job]:
-        """All that wait, those that have made way included, the next one first, whichever LoRAs replicas have."""
+        """Jobs that wait, paused ones included, the next one first, whichever LoRAs replicas have."""
         with self._changed:
             return self._ordered(self._waiting.values())
 
     def ids(self) -> Collection[str]:
-        """Of all that wait, those that have made way included."""
+        """Ids of all jobs that wait, paused ones included."""
         with self._changed:
             return set(self._waiting)
 
     def seen(self) -> Line:
-        """The line as the policy sees it now."""
+        """Queue as the policy sees it now."""
         with self._changed:
             there = [each for each in self._holdings if each.is_there] or self._holdings  # none: one will be
             replicas = [self._jobs_of(each) for each in there]
@@ -216,12 +232,12 @@ class JobQueue:
             return [self._order.candidate(job).rest_seconds for job in jobs]
 
     def stop(self) -> None:
-        """No job is taken any more, and none makes way."""
+        """Stop handing out jobs and pausing them."""
         with self._changed:
             self._is_stopped = True
 
     def close(self) -> None:
-        """No job is taken any more, and nobody waits for one."""
+        """Stop handing out jobs, and wake whoever waits for one."""
         with self._changed:
             self._is_stopped = self._is_closed = True
             self._changed.notify_all()
@@ -232,7 +248,7 @@ class JobQueue:
             self._count()
 
     def _count(self) -> None:
-        """Other replicas take jobs than did."""
+        """Count the replicas that take jobs, after a change."""
         self._order.count(max(1, sum(each.is_serving for each in self._holdings)))
         self.version += 1
 
@@ -252,7 +268,7 @@ class JobQueue:
         )
 
     def _seconds_to_start(self, holding: Holding) -> float:
-        """Until a replica takes jobs, by the last start; 0 where nobody knows."""
+        """Seconds until a replica takes jobs, estimated from the last start; 0 if unknown."""
         if holding.starts_since is None or self.start_seconds is None:
             return 0.0
         return max(0.0, holding.starts_since + self.start_seconds - self._order.now())
@@ -275,7 +291,7 @@ class JobQueue:
         return self._order.waits_longer_than_to_begin_anew(ticket.job, ticket.holder.turn.job)
 
     def _found(self, asked: Mapping[str, Ticket], free: list[Job]) -> Iterator[Ticket]:
-        """Of jobs that may make way and those that are free to whichever replica."""
+        """Yield the running jobs that should pause, given the jobs that any replica may take."""
         for running in reversed(self._ordered(asked.values())):
             ticket = asked[running.id]
             kept = [each.job for each in self._only_of(ticket.holder)]
@@ -310,7 +326,7 @@ class JobQueue:
             self.version += 1
 
     def _charge(self, ticket: Ticket) -> None:
-        """Its client has used the replica since that was last said."""
+        """Charge its client for the replica's time since the last charge."""
         now = self._order.now()
         if ticket.has_begun:
             self._order.charge(ticket.job, now - ticket.charged_at)

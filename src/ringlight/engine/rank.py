@@ -21,8 +21,11 @@ KILL_SECONDS = 10.0  # until a process that was killed is gone; one on a machine
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """How a process ended. `told` is the sentence on it; `is_well`: as it was told to; `is_cause`: it has surely not
-    followed from the end of another rank."""
+    """End of a process.
+
+    `told` is the sentence on it; `is_well`: it ended as ordered; `is_cause`: it surely did not follow from the end of
+    another rank.
+    """
 
     told: str
     is_well: bool = False
@@ -30,24 +33,24 @@ class Ending(msgspec.Struct, frozen=True):
 
 
 class Process(Protocol):
-    """A rank's process, on whichever machine."""
+    """Process of a rank, on whichever machine."""
 
     @property
     def pid(self) -> int:
-        """Its id on its machine."""
+        """Process id on its machine."""
         ...
 
     def wait(self, seconds: float) -> Ending | None:
-        """How it ended, or None if it still runs after so long."""
+        """Wait for its end, or return None if it still runs after so many seconds."""
         ...
 
     @property
     def unheard(self) -> str:
-        """The sentence on one that still runs, and whose connection has ended."""
+        """Message on a process that still runs, and whose connection has ended."""
         ...
 
     def kill(self) -> None:
-        """Have it end now, whatever it does, stopped or not."""
+        """Kill it now, whatever it does, stopped or not."""
         ...
 
 
@@ -60,7 +63,7 @@ class RankDeath(WorkerError):
 
 
 class RankHandle:
-    """A process that holds a model, or its part of one. Its death shows at once, as the end of the connection."""
+    """Process that holds a model, or its part of one. Its death shows at once, as the end of the connection."""
 
     def __init__(self, place: messages.RankPlace, connection: Connection, process: Process) -> None:
         self.place = place
@@ -75,7 +78,7 @@ class RankHandle:
         return self._process.pid
 
     def send(self, message: messages.ToWorker) -> None:
-        """Raises WorkerError when the process is gone or does not listen."""
+        """Send a message. Raises WorkerError if the process is gone or does not listen."""
         if not self._send_lock.acquire(timeout=CLOSE_SECONDS):
             raise WorkerError("the worker does not listen")
         try:
@@ -86,7 +89,7 @@ class RankHandle:
             self._send_lock.release()
 
     def receive(self) -> messages.FromWorker:
-        """The next message, waited for. Raises WorkerError when the process is gone."""
+        """Wait for the next message. Raises WorkerError if the process is gone."""
         try:
             message: messages.FromWorker = messages.from_worker_decoder.decode(self.connection.recv_bytes())
             self.unanswered = 0  # whatever it says: it runs
@@ -101,22 +104,24 @@ class RankHandle:
             self.send(messages.Ping(number=self.unanswered))
 
     def death(self) -> RankDeath:
-        """Why the connection has ended."""
+        """Reason why the connection ended."""
         rank = f"rank {self.place.rank}: " if self.place.num_ranks > 1 else ""
         ending = self._process.wait(CLOSE_SECONDS) or Ending(self._process.unheard)
         return RankDeath(f"{rank}{ending.told}", ending)
 
     def wait(self, seconds: float) -> Ending | None:
-        """How its process ended, or None if it still runs after so long."""
+        """Wait for the end of its process, or return None if it still runs after so many seconds."""
         return self._process.wait(seconds)
 
     def kill(self) -> None:
-        """Have it end now, whatever it does, stopped or not."""
+        """Kill it now, whatever it does, stopped or not."""
         self._process.kill()
 
     def hang_up(self) -> None:
-        """End the connection for whoever listens to it, also where the other side is out of reach. It is not closed:
-        until nobody listens, its descriptor may not become another file's."""
+        """End the connection for whoever listens to it, also if the other side is out of reach.
+
+        It is not closed: until nobody listens, its descriptor may not become another file's.
+        """
         with self._end_lock:
             if not self.connection.closed:
                 with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self.connection.fileno())) as ours:

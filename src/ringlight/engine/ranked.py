@@ -28,7 +28,7 @@ PINGS_PER_WATCHDOG = 5
 
 
 class RankedReplica:
-    """The ranks that a launcher starts. Rank 0, where it is one of them, gives their messages on jobs.
+    """Replica of the ranks that a launcher starts. Rank 0, if it is one of them, gives their messages on jobs.
 
     Once they are ready a thread listens to them, and asks each now and then whether it still runs: also ranks that are
     stopped all at once are found.
@@ -165,7 +165,7 @@ class RankedReplica:
         self._kill()
 
     def _await_ready(self, deadline: float) -> messages.WorkerReady:
-        """The readiness of the first rank here, once all are ready."""
+        """Wait until all ranks are ready; return what the first rank here reports."""
         ready: dict[int, messages.WorkerReady] = {}
         for rank, message in self._messages(deadline):
             match message:
@@ -188,7 +188,7 @@ class RankedReplica:
         self._waiting.say(f"{named} of {place.num_nodes} at {place.meeting}", awaited.remark)
 
     def _too_late(self) -> WorkerError:
-        """End all ranks, which did not start in time. Returns what there was to wait for."""
+        """End all ranks, which did not start in time. Returns an error with what there was to wait for."""
         awaited = self._waiting.now
         self._kill()
         patience = f"{plain(self._config.startup_timeout)} s"
@@ -197,7 +197,7 @@ class RankedReplica:
         return WorkerError(f"not all nodes were there after {patience}: {awaited}; --startup-timeout gives them longer")
 
     def _let_finish(self) -> None:
-        """Of ranks that are alive and are to end: return when no output is being written any more."""
+        """Wait until ranks that are alive and are to end write no output any more."""
         while self._ready and not self._closed.is_set():
             with self._jobs_lock:
                 if self._jobs.keys() <= self._kept:
@@ -205,7 +205,7 @@ class RankedReplica:
             self._closed.wait(FINISHING_SECONDS)
 
     def _listen(self) -> None:
-        """The listener's thread: hand on what the ranks say, until they are gone."""
+        """Run the listener's thread: pass on what the ranks say, until they are gone."""
         loss: RinglightError | None = None
         try:
             for _, message in self._messages():
@@ -250,7 +250,7 @@ class RankedReplica:
             self._free.set()
 
     def _messages(self, deadline: float | None = None) -> Iterator[tuple[RankHandle, messages.FromWorker]]:
-        """Messages of all ranks here as they come; ends at the deadline, or when all ranks end as they were told.
+        """Yield the messages of all ranks here as they come; ends at the deadline, or when all ranks end as ordered.
 
         Without a deadline the ranks are asked whether they still run. Raises, with all ranks ended, when one dies, is
         silent for the watchdog's time, or says that it is out of step.
@@ -292,7 +292,7 @@ class RankedReplica:
             rank.ping()
 
     def _end(self, rank: RankHandle, sign: Sign) -> RinglightError:
-        """End all ranks, of which one has given a sign that they are out of step. Returns the error that began it.
+        """End all ranks after a sign that they are out of step. Returns the error that caused it.
 
         The first sign need not be the cause: ranks notice that another is gone before we hear why. What the others have
         said of their job by then is handed on. What keeps another machine's rank from starting is for that machine to

@@ -21,17 +21,18 @@ class Replica(Protocol):
         ...
 
     def is_ready(self) -> bool:
-        """Whether all workers are there and in step. Where not, `start` begins anew."""
+        """Whether all workers are there and in step. If not, `start` begins anew."""
         ...
 
     @property
     def awaited(self) -> Awaited | None:
-        """What a start waits for before it can load, such as another machine."""
+        """Condition that a start waits for before it can load, such as another machine."""
         ...
 
     def run(self, job: messages.RunJob, receive: Receive, lost: Lost) -> None:
-        """Run one job; returns when the workers are free for another, as the job is computed, has failed or has made
-        way, or when they are lost.
+        """Run one job; return when the workers are free for another one.
+
+        They are when the job is computed, has failed or is paused, or when they are lost.
 
         Every message on the job goes to `receive`, from a thread of the replica, the last one perhaps after this has
         returned: the output is written while another job runs. If the workers end before that, `lost` hears why, also
@@ -40,21 +41,22 @@ class Replica(Protocol):
         ...
 
     def resume(self, job_id: str) -> None:
-        """Go on with a job that has made way; returns as `run` does. Where the workers have been lost meanwhile, its
-        `lost` has heard of it by then."""
+        """Resume a paused job; returns as `run` does.
+
+        If the workers have been lost meanwhile, its `lost` was called before.
+        """
         ...
 
     def pause(self, job_id: str, now: bool = False) -> None:
-        """Ask the job that is computed to make way, if it comes to that, or `now`: messages.PauseJob. Raises
-        WorkerError."""
+        """Ask the running job to pause, if it comes to that, or `now`: messages.PauseJob. Raises WorkerError."""
         ...
 
     def drop(self, job_id: str) -> None:
-        """Forget a job that has made way; nothing is heard of it any more. Raises WorkerError."""
+        """Forget a paused job; nothing more is reported of it. Raises WorkerError."""
         ...
 
     def cancel(self, job_id: str) -> None:
-        """Ask for the job that is computed to stop at its next step. Raises WorkerError."""
+        """Ask the running job to stop at its next step. Raises WorkerError."""
         ...
 
     def follow(self) -> None:

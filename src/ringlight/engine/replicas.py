@@ -1,4 +1,4 @@
-"""Where an engine's replicas come from: this machine, side by side, or whoever has made them already."""
+"""Sources of an engine's replicas: this machine, side by side, or whoever has made them already."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from ringlight.engine.replica import Replica
 
 
 class ReplicaSource(Protocol):
-    """Where an engine's replicas come from."""
+    """Source of an engine's replicas."""
 
     def make(self, number: int) -> Replica:
-        """The replica of this number (0, 1, ...), once more where the one of before is closed. Nothing starts yet."""
+        """Make the replica of this number (0, 1, ...), again after its predecessor is closed. Nothing starts yet."""
         ...
 
     def close(self) -> None:
@@ -47,7 +47,7 @@ class LocalReplicas:
         most: int,
         memory: HostMemory | None,
     ) -> None:
-        """At most so many; `memory` has the weights of all, if not each rank has its own.
+        """Prepare at most `most` replicas; `memory` holds the weights of all, if not each rank has its own.
 
         Raises InvalidSetting, InvalidInstallation, and InvalidCheckpoint for files that are not there or not whole.
         """
@@ -88,12 +88,11 @@ class GivenReplicas:
         return self._replicas[number]
 
     def close(self) -> None:
-        """They share nothing that is ours."""
+        """Do nothing: the replicas share nothing that is ours."""
 
 
 def sized(asked: int | ReplicaRange | None, room: Callable[[], int]) -> ReplicaRange:
-    """Between how many replicas an engine has where so many are asked for: None is as many as there is `room` for now.
-    Raises InvalidSetting."""
+    """Range of an engine's number of replicas; None asks for as many as there is `room` for. Raises InvalidSetting."""
     if asked is None:
         asked = room()
     return asked if isinstance(asked, ReplicaRange) else ReplicaRange(asked, asked)

@@ -112,7 +112,7 @@ class Runner:
         )
 
     def start(self) -> None:
-        """Begin, once."""
+        """Start the thread, once."""
         if not self._thread.is_alive():
             self._thread.start()
 
@@ -126,13 +126,13 @@ class Runner:
                 logger.info("%s: %s is cancelled by its workers' end", self.name, job.id)
 
     def pause(self, ticket: Ticket) -> None:
-        """Ask a job to make way, if it runs here."""
+        """Ask a job to pause, if it runs here."""
         if self.holding.turn is ticket:
             with contextlib.suppress(WorkerError):  # their end frees the replica too
                 self.replica.pause(ticket.job.id, now=ticket.is_urged)
 
     def drop(self, ticket: Ticket) -> None:
-        """Forget a job that has made way, if it is kept here."""
+        """Forget a paused job, if it is kept here."""
         if ticket.holder is self.holding and ticket.has_made_way:
             with contextlib.suppress(WorkerError):  # which forgets it too
                 if ticket.job.stop_reason is not None:  # nobody waits for its state
@@ -140,7 +140,7 @@ class Runner:
                 self.replica.drop(ticket.job.id)
 
     def put_back(self, ticket: Ticket, why: str) -> None:
-        """Let whichever replica go on with a job that was kept here, from what is saved; it is withdrawn already."""
+        """Let any replica resume a job that was kept here, from saved state; it is withdrawn already."""
         if ticket.holder is self.holding:
             logger.info("%s: %s goes on from its file later: %s", self.name, ticket.job.id, why)
             self.drop(ticket)
@@ -171,7 +171,7 @@ class Runner:
                 self._run(ticket)
 
     def _is_hopeless(self, problem: RinglightError) -> bool:
-        """Whether workers as they were asked for will never start, and somebody has to ask for others.
+        """Whether workers as they were asked for will never start, so that people must change something.
 
         What has run before will run again, once a machine or a device is back; but not from another checkpoint.
         """
@@ -204,7 +204,7 @@ class Runner:
         return self.failure
 
     def _run(self, ticket: Ticket) -> None:
-        """A job's turn."""
+        """Run a job's turn."""
         job = ticket.job
         try:
             problem = self._make_ready()
@@ -228,7 +228,7 @@ class Runner:
             self._look()
 
     def _begin(self, ticket: Ticket) -> None:
-        """Begin a job, or go on with it, and return when the workers are free."""
+        """Begin or resume a job, and return when the workers are free."""
         job = ticket.job
         logger.info("%s takes %s%s", self.name, job.id, " up again" if ticket.has_made_way else "")
         assert self.ready is not None, "its workers are"
@@ -259,7 +259,7 @@ class Runner:
                 self._look()
 
     def _hold(self, ticket: Ticket, paused: messages.JobPaused) -> None:
-        """The workers keep a job that has made way."""
+        """Keep a paused job with the workers."""
         job, why = ticket.job, ticket.why
         logger.info("%s: %s makes way after step %d for %s", self.name, job.id, paused.step, why)
         put_back = self._queue.hold(ticket, paused.held_bytes)
@@ -272,12 +272,12 @@ class Runner:
             self.put_back(each, "too much is kept")
 
     def _with_advice(self, job: Job, text: str) -> str:
-        """What to do where memory ran out, said after `text`."""
+        """Append advice on memory to `text`."""
         found = self._advise(job, self.ready.environment) if self.ready else None
         return f"{text}; {found}" if found else text
 
     def _lose(self, ticket: Ticket, error: RinglightError) -> None:
-        """The workers have ended under a job: repeat it if that may help, else fail it.
+        """Repeat a job whose workers have ended if that may help, else fail it.
 
         Workers that had not begun it may have been lost before it was sent, by what the job before left behind: once it
         is not held against this one. Nor is it ever against one that they merely kept.
@@ -315,5 +315,5 @@ class Runner:
 
 
 def as_ringlight_error(error: BaseException) -> RinglightError:
-    """An error of ours as it is; any other as a worker's failure."""
+    """Return an error of ours as it is; any other as a worker's failure."""
     return error if isinstance(error, RinglightError) else WorkerError(f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""Runners: those of an engine's replicas that are there at the moment, told things together."""
+"""Runners: those of an engine's current replicas, addressed together."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 class Runners:
-    """As many as were added, less those that were dismissed. Safe to use from any thread, but for these two, which are
-    one thread's."""
+    """Runners that were added and not dismissed.
+
+    Safe to use from any thread, except for adding and dismissing, which one thread does.
+    """
 
     def __init__(self, source: ReplicaSource, make: Callable[[str, Replica], Runner], number: int) -> None:
         """`make` a runner, by its name, of a replica from the `source`; at first there are `number`."""
@@ -39,7 +41,7 @@ class Runners:
         return iter(self._runners)
 
     def add(self) -> Runner:
-        """One more, with the smallest number that is free; it starts where the others have been."""
+        """Add a runner, with the smallest free number; it starts if the others were started."""
         names = {each.name for each in self._runners}
         number = next(number for number in range(len(names) + 1) if _name(number) not in names)
         runner = self._make(_name(number), self._source.make(number))
@@ -49,8 +51,11 @@ class Runners:
         return runner
 
     def dismiss_one(self, queue: JobQueue, until_written: Callable[[Runner], None]) -> None:
-        """Close one that has nothing to do, if there is any, once what it made is written: one that is not ready
-        before others, then one that keeps no job, then the newest. What it keeps goes on elsewhere."""
+        """Close one idle runner, if there is any, once its output is written.
+
+        One that is not ready goes first, then one that keeps no job, then the newest. Jobs that it keeps are resumed
+        elsewhere.
+        """
 
         def place(runner: Runner) -> tuple[bool, int, int]:
             return runner.holding.is_serving, queue.num_kept(runner.holding), -self._runners.index(runner)
@@ -68,14 +73,14 @@ class Runners:
         runner.close()
 
     def start(self) -> None:
-        """Start all, and from now on whichever is added."""
+        """Start all runners, and from now on those that are added."""
         self._is_started.set()
         for runner in self._runners:
             runner.start()
 
     @property
     def ready(self) -> messages.WorkerReady | None:
-        """What the workers of one that has started say."""
+        """Message of the workers of a replica that has started; None before that."""
         return next((runner.ready for runner in self._runners if runner.ready), None)
 
     @property
@@ -85,7 +90,7 @@ class Runners:
 
     @property
     def failure(self) -> RinglightError | None:
-        """What keeps every replica from starting; None where one is ready, or on its way, or none is wanted."""
+        """Error that keeps every replica from starting; None if one is ready or starting, or none is wanted."""
         failures = [runner.failure for runner in self._runners]
         return failures[0] if failures and all(failures) else None
 
@@ -96,16 +101,16 @@ class Runners:
 
     @property
     def awaited(self) -> Awaited | None:
-        """What the start of a replica waits for, before it can load; None where nothing is."""
+        """Condition that a replica's start waits for before it can load; None if there is none."""
         return next(filter(None, (runner.replica.awaited for runner in self._runners)), None)
 
     def pause(self, ticket: Ticket) -> None:
-        """Ask a job to make way, wherever it runs."""
+        """Ask a job to pause, wherever it runs."""
         for runner in self._runners:
             runner.pause(ticket)
 
     def put_back(self, ticket: Ticket, why: str) -> None:
-        """Let whichever replica go on with a job, wherever it is kept; it is withdrawn already."""
+        """Let any replica resume a job, wherever it is kept; it is withdrawn already."""
         for runner in self._runners:
             runner.put_back(ticket, why)
 
@@ -115,7 +120,7 @@ class Runners:
             runner.cancel(job)
 
     def drop(self, ticket: Ticket) -> None:
-        """Forget a job that has made way, wherever it is kept."""
+        """Forget a paused job, wherever it is kept."""
         for runner in self._runners:
             runner.drop(ticket)
 

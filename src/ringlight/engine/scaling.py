@@ -1,4 +1,4 @@
-"""Scaling: the thread that has as many replicas there as the line of an engine asks for."""
+"""Scaling: the thread that keeps as many replicas as an engine's queue asks for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 class Scaling:
-    """Looks once a second, and whenever a job comes: adds what is wanted at once, and dismisses one at a time."""
+    """Controller of the number of replicas.
+
+    It looks once a second, and whenever a job comes: adds what is wanted at once, and dismisses one at a time.
+    """
 
     def __init__(
         self,
@@ -27,7 +30,7 @@ class Scaling:
         clock: Clock,
         until_written: Callable[[Runner], None] = lambda runner: None,
     ) -> None:
-        """`until_written` returns once what a replica has made is written, or waiting for that is over."""
+        """Prepare the thread. `until_written` returns once a replica's output is written, or the wait is over."""
         self._asked = asked
         self._size = FleetSize(asked)
         self._queue = queue
@@ -40,20 +43,20 @@ class Scaling:
 
     @property
     def wanted(self) -> int:
-        """How many replicas there are to be."""
+        """Number of replicas that the engine aims for."""
         return self._size.wanted
 
     def start(self) -> None:
-        """Begin, once; where there are always as many there is nothing to do."""
+        """Start the thread, once; with a fixed number of replicas there is nothing to do."""
         if not self._asked.is_fixed:
             self._thread.start()
 
     def wake(self) -> None:
-        """Somebody has come: look now."""
+        """Look at once, because a job has arrived."""
         self._news.set()
 
     def stop(self) -> None:
-        """From now on nothing is added or dismissed, but for what is on its way."""
+        """Stop adding and dismissing replicas, except for those on their way."""
         self._stopping.set()
         self._news.set()
 
@@ -64,7 +67,7 @@ class Scaling:
             self._thread.join()
 
     def look(self) -> None:
-        """Add and dismiss what is to be now."""
+        """Add and dismiss replicas as the queue asks for now."""
         before = self._size.wanted
         wanted = self._size.look(self._clock.monotonic(), self._queue.rests(), self._queue.start_seconds)
         if wanted != before:

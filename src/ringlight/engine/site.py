@@ -20,7 +20,7 @@ from ringlight.planner.machine import Machine
 
 
 class Site(Protocol):
-    """Where the ranks of an engine run."""
+    """Machines on which the ranks of an engine run."""
 
     @property
     def num_nodes(self) -> int:
@@ -28,21 +28,21 @@ class Site(Protocol):
         ...
 
     def machine(self, spec: ModelSpec, num_replicas: int) -> Machine | None:
-        """What each rank of so many replicas computes with; None where nobody knows. Raises InvalidSetting."""
+        """Hardware that each rank of so many replicas computes with; None if unknown. Raises InvalidSetting."""
         ...
 
     def num_sharing(self, num_replicas: int) -> int:
-        """How many ranks of so many replicas share a machine at the most."""
+        """Largest number of ranks, of so many replicas, that share a machine."""
         ...
 
     def room(self) -> int:
-        """How many replicas could be had now in all, at least 1."""
+        """Number of replicas that there is room for now, at least 1."""
         ...
 
     def source(
         self, limits: RequestLimits, files: Checkpoint, layout: ParallelLayout, most: int, is_placed: bool
     ) -> ReplicaSource:
-        """Where at most so many replicas come from; `is_placed`: the ranks of a machine keep one copy of the weights.
+        """Source of at most `most` replicas; `is_placed`: the ranks of a machine keep one copy of the weights.
 
         Raises InvalidSetting, InvalidInstallation, and InvalidCheckpoint for files that are not there or not whole.
         """
@@ -50,8 +50,10 @@ class Site(Protocol):
 
 
 def site_of(config: EngineConfig) -> Site:
-    """The site that the operator asks for. Raises InvalidInstallation, and InvalidSetting for a cluster that is not
-    there."""
+    """Site that the operator asks for.
+
+    Raises InvalidInstallation, and InvalidSetting for a cluster that is not there.
+    """
     if not config.cluster.is_ray:
         return OwnMachine(config)
     if find_spec("ray") is None:
@@ -62,7 +64,7 @@ def site_of(config: EngineConfig) -> Site:
 
 
 class OwnMachine:
-    """This machine; with several nodes all of them are like it."""
+    """Site of ranks on this machine; with several nodes all of them are like it."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config

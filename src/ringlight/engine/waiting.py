@@ -13,7 +13,7 @@ LOG_SECONDS = 60.0  # between two lines that say the same
 
 
 class Awaited(msgspec.Struct, frozen=True):
-    """`what` has been waited for during `seconds`; `remark` says what else is known, such as who was refused."""
+    """Condition that is waited for: `what`, during `seconds`; `remark` adds facts such as who was refused."""
 
     what: str
     remark: str
@@ -24,7 +24,7 @@ class Awaited(msgspec.Struct, frozen=True):
 
 
 class Waiting:
-    """What is waited for at the moment, if anything. Written by one thread, read by any."""
+    """Condition that is waited for at the moment, if any. Written by one thread, read by any."""
 
     def __init__(self) -> None:
         self._since = 0.0
@@ -33,12 +33,12 @@ class Waiting:
 
     @property
     def now(self) -> Awaited | None:
-        """What is waited for; None where nothing is."""
+        """Condition that is waited for; None if there is none."""
         said = self._said
         return None if said is None else Awaited(*said, time.monotonic() - self._since)
 
     def say(self, what: str, remark: str = "") -> None:
-        """From now on this is waited for, until something else is said."""
+        """Set the condition that is waited for, until another one is set."""
         now = time.monotonic()
         if self._said is None:
             self._since = now
@@ -47,5 +47,5 @@ class Waiting:
             logger.info("%s", self.now)
 
     def end(self) -> None:
-        """Nothing is waited for any more."""
+        """Clear the condition."""
         self._said = None

@@ -1,4 +1,4 @@
-"""How a checkpoint is put together where it is no folder in Diffusers layout: of single files, as people have them.
+"""Assembly of a checkpoint without a folder in Diffusers layout: of single files, as people have them.
 
 What is named is a YAML card that says which file is which part; a folder of files, such as ComfyUI's or one in Wan's
 original layout; or a transformer's file, with the other parts around it. Which network a file holds is told by its
@@ -80,7 +80,7 @@ def has_files(folder: Path) -> bool:
 
 
 def _of_card(path: Path, known: Mapping[str, SingleFiles], model_family: str) -> Checkpoint:
-    """What a card names, relative to where it lies."""
+    """Checkpoint of the parts that a card names, relative to the card's folder."""
     require_file(path)
     try:
         said = {name.replace("-", "_"): value for name, value in read_settings_file(path).items()}
@@ -111,7 +111,7 @@ def _of_card(path: Path, known: Mapping[str, SingleFiles], model_family: str) ->
 
 
 def _named(kind: str, place: Path, known: Mapping[str, SingleFiles]) -> Found:
-    """The network that a card calls so. Raises InvalidCheckpoint where it is another, or none."""
+    """Network that a card names for a kind. Raises InvalidCheckpoint if it is another, or none."""
     if place.suffix in PICKLE_SUFFIXES:
         raise InvalidCheckpoint(f"{place}: pickled weights, which can run code; {instead_of([place.name])}")
     stored = read_network(weight_files(place, STEMS.get(kind, STEMS[TRANSFORMER])))
@@ -126,7 +126,7 @@ def _named(kind: str, place: Path, known: Mapping[str, SingleFiles]) -> Found:
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
-    """Files and folders below a folder that may be networks, shards of one as their folder."""
+    """Yield files and folders below a folder that may be networks; shards count as their folder."""
     for each in _places(folder):
         index = next(iter(sorted(each.glob("*.safetensors.index.json"))), None)
         if index is not None:
@@ -144,18 +144,18 @@ def _places(folder: Path) -> list[Path]:
 
 
 def _is_of_expert(folder: Path) -> bool:
-    """Whether a folder is called as one of two experts, as in Wan's original layout."""
+    """Whether a folder is named like one of two experts, as in Wan's original layout."""
     return bool(expert_of(Path(folder.name)))
 
 
 def _above(folder: Path) -> Path:
-    """The folder around one of ComfyUI's for a kind of part, and around one of an expert."""
+    """Folder around ComfyUI's folder for a kind of part, and around that of an expert."""
     folder = folder.parent if _is_of_expert(folder) else folder
     return folder.parent if folder.name in BESIDE else folder
 
 
 def _look_through(places: Iterable[Path], known: Mapping[str, SingleFiles]) -> tuple[list[Found], dict[Path, str]]:
-    """What of some files are networks, and of all others what keeps them from being one."""
+    """Networks among some files, and the reasons why the others are none."""
     seen, others = [], {}
     for place in dict.fromkeys(places):
         try:
@@ -185,7 +185,7 @@ def _recognised(place: Path, stored: StoredNetwork, known: Mapping[str, SingleFi
 
 
 def _config_beside(place: Path, kind: str) -> dict[str, Any]:
-    """What a config.json beside a network says: that of Diffusers layout all, the original one how wide a head is."""
+    """Config of a config.json beside a network: all of it in Diffusers layout, the heads' width in the original one."""
     folder = place if os.path.isdir(place) else place.parent
     if not os.path.isfile(folder / "config.json"):
         return {}
@@ -199,7 +199,7 @@ def _config_beside(place: Path, kind: str) -> dict[str, Any]:
 
 
 def _experts(seen: Sequence[Found]) -> list[Found]:
-    """The same, where two transformers are experts by their names the one for low noise called so."""
+    """Networks in which, of two experts by their names, the one for low noise is called transformer_2."""
     transformers = [each for each in seen if each.kind == TRANSFORMER]
     noise = [expert_of(each.place) for each in transformers]
     if sorted(noise) != [HIGH, LOW]:
@@ -209,8 +209,10 @@ def _experts(seen: Sequence[Found]) -> list[Found]:
 
 
 def _with_its_partner(place: Path, seen: Sequence[Found]) -> list[Found]:
-    """The same with no other transformer than the one that was named, and of an expert its other one: that which is
-    called as it is but for the noise, or the only one of the same numbers for the other noise."""
+    """Networks with only the named transformer, and with its partner if it is an expert.
+
+    The partner is named like it but for the noise, or is the only one of the same numbers for the other noise.
+    """
     (named,) = (each for each in seen if each.place == place)
     noise = {expert_of(place), ""}
     alike = [each for each in seen if each.kind == TRANSFORMER and each.config == named.config]
@@ -221,7 +223,7 @@ def _with_its_partner(place: Path, seen: Sequence[Found]) -> list[Found]:
 
 
 def _fitting(seen: Sequence[Found]) -> list[Found]:
-    """Of several networks of a kind those that fit the transformer; of one that a model need not have, none else."""
+    """Networks that fit the transformer, among several of a kind; if the kind is optional, no others."""
     transformers = [each.config for each in seen if each.kind == TRANSFORMER]
     if len(transformers) != 1:
         return list(seen)
@@ -236,7 +238,7 @@ def _fitting(seen: Sequence[Found]) -> list[Found]:
 
 
 def _missing(networks: Mapping[str, Found]) -> list[str]:
-    """The networks that such a model has, and that are not there."""
+    """Networks that such a model has, and that are not there."""
     transformer = networks.get(TRANSFORMER)
     sees_tokens = transformer is not None and transformer.config.get("image_dim") is not None
     return [kind for kind in (*REQUIRED, *([IMAGE_ENCODER] if sees_tokens else [])) if kind not in networks]
@@ -247,7 +249,7 @@ def _kinds(seen: Iterable[Found]) -> list[str]:
 
 
 def _only_one(place: Path, kind: str, seen: Sequence[Found]) -> Found:
-    """The network of a kind. Raises InvalidCheckpoint where there are several."""
+    """Network of a kind. Raises InvalidCheckpoint if there are several."""
     found = [each for each in seen if each.kind == kind]
     if len(found) > 1:
         names = listed([each.place.name for each in found])
@@ -275,7 +277,7 @@ def _together(
     model_family: str,
     stated: Mapping[str, Any],
 ) -> Checkpoint:
-    """One checkpoint of these networks, with what a card says of their JSON over what headers tell."""
+    """Build one checkpoint of these networks; a card's JSON takes precedence over what headers tell."""
     parts = {kind: each.place for kind, each in networks.items()} | {TOKENIZER: tokenizer}
     configs = {kind: each.config | dict(_stated(place, stated, kind)) for kind, each in networks.items()}
     _require_experts(networks, model_family)
@@ -291,7 +293,7 @@ def _together(
 
 
 def _require_experts(networks: Mapping[str, Found], model_family: str) -> None:
-    """Raise InvalidCheckpoint for an expert alone, and for two that are by their names each other's."""
+    """Raise InvalidCheckpoint for an expert alone, and for two whose names say that they are swapped."""
     first, second = networks[TRANSFORMER].place, networks.get(LOW_NOISE)
     noise = expert_of(first)
     if second is None and noise and not model_family:
@@ -318,7 +320,10 @@ def _documents(
     known: Mapping[str, SingleFiles],
     model_family: str,
 ) -> Documents:
-    """What a family says of a model with these networks. Raises InvalidCheckpoint where none or several know it."""
+    """Documents of the one family that knows a model of these networks.
+
+    Raises InvalidCheckpoint if none or several know it.
+    """
     if model_family and model_family not in known:
         raise InvalidCheckpoint(f"{place}: there is no family {model_family!r}; there are {', '.join(known)}")
     meant = {
@@ -345,7 +350,7 @@ def _documents(
 
 
 def _numbers(found: Found) -> str:
-    """What tells families apart, of a network."""
+    """Numbers of a network that tell families apart."""
     shown = ("in_channels", "out_channels", "num_layers", "image_dim", "z_dim", "is_residual", "d_model", "hidden_size")
     told = ", ".join(f"{name}={value}" for name in shown if (value := found.config.get(name)) is not None)
     return f"{found.kind} ({told})"
@@ -368,12 +373,12 @@ def _seen(seen: Sequence[Found], others: Mapping[Path, str]) -> str:
 
 
 def _what_is_in(stored: StoredNetwork) -> str:
-    """Some names, and how many."""
+    """Number of tensors, and some of their names."""
     names = sorted(stored.tensors)
     return f"{len(names)} tensors, such as {listed(names[:3])}" if names else "no tensor"
 
 
 def _pickled(folder: Path) -> str:
-    """What to take instead of pickles that lie there."""
+    """Hint at the pickles of a folder, with what to take instead."""
     names = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
     return f"; {listed(names)}: pickled weights, which can run code: {instead_of(names)}" if names else ""

@@ -15,7 +15,7 @@ SAMPLE_BYTES = 2**16
 
 
 def digest(checkpoint: Checkpoint, with_weights: bool) -> str:
-    """Twelve digits for a checkpoint: its numbers, its tokenizer, and size, head, middle and tail of its weights.
+    """Compute twelve digits for a checkpoint: its numbers, tokenizer, and size, head, middle and tail of its weights.
 
     Cheap on tens of gigabytes, and no fine-tune of a model passes for the model. Raises InvalidCheckpoint.
     """

@@ -1,4 +1,4 @@
-"""Which of two experts a transformer's file holds: its name says so, or its folder's, and nothing else tells."""
+"""Experts: which of two a transformer's file holds. Its name says so, or its folder's, and nothing else does."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ OTHERS |= {low: high for high, low in OTHERS.items()}
 
 
 def expert_of(place: Path) -> str:
-    """Whether a transformer is one for high or for low noise; nothing where no name says so."""
+    """Noise level of an expert's transformer, "high" or "low"; empty if no name says so."""
     found = EXPERT.findall("/".join(place.parts[-2:]))
     return found[-1].lower() if found else ""
 
 
 def name_of_both(name: str) -> str:
-    """What a file of one expert is called but for the noise."""
+    """Name of an expert's file without its noise level."""
     return NOISE.sub("", name) or name
 
 
 def other_expert(place: Path) -> Path:
-    """Where the other one would lie if it were called as this one is."""
+    """Path of the other expert, if it is named like this one."""
     renamed = EXPERT.sub(lambda word: OTHERS.get(word[0], word[0]), "/".join(place.parts[-2:]))
     return Path(*place.parts[:-2], *renamed.split("/"))

@@ -19,7 +19,7 @@ Configs = Mapping[str, Mapping[str, Any]]  # each network's config.json, by the 
 
 
 class SingleFiles(NamedTuple):
-    """What a family knows of files that nothing is written beside, by their headers.
+    """Readers for single files without any JSON beside them, by their headers.
 
     `kind_of` says which network they hold, by its folder's name, `in_our_names` gives its tensors the names of
     diffusers, and `numbers_of` its config.json by kind and shapes. `documents` says what else there is of a model with
@@ -38,7 +38,7 @@ class SingleFiles(NamedTuple):
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the table. `name` is the folder's, `kind` what people call its models.
+    """Row of the table of families. `name` is the folder's, `kind` what people call its models.
 
     `pipelines` are the classes of diffusers that its checkpoints name. `is_of_family` looks at a checkpoint's
     `model_index.json`, and `read` at the rest of its JSON, which may raise InvalidCheckpoint. `defaults` are what a

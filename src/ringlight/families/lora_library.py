@@ -45,8 +45,10 @@ TWICE = "two files are called {}; the operator has to rename one of them"
 
 
 class Stamp(NamedTuple):
-    """A file that has not changed: its place, bytes, when it was written and when its rights or name changed (ns), and
-    when what PEFT wrote beside it was."""
+    """Fingerprint of an unchanged file: path, bytes, times (ns) of writing and of the last change of rights or name.
+
+    The time of writing of PEFT's config beside it is part of it.
+    """
 
     path: Path
     num_bytes: int
@@ -56,7 +58,7 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> Stamp:
-        """Of a file as it is now. Raises InvalidCheckpoint."""
+        """Stamp of a file as it is now. Raises InvalidCheckpoint."""
         beside = path.with_name(CONFIG_FILE)
         try:
             stat = path.stat()
@@ -67,7 +69,7 @@ class Stamp(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """What a request may ask for: the LoRA as it is where no more is said, and its file, or why it cannot be used."""
+    """LoRA that a request may ask for, as it is by default, with its file or why it cannot be used."""
 
     lora: Lora
     file: LoraFile | None
@@ -75,7 +77,7 @@ class Offer(NamedTuple):
 
 
 class LoraSettings(Protocol):
-    """What the operator says of LoRAs: `--lora`, as FILE[:STRENGTH[:TARGET]], and `--lora-dir`."""
+    """Settings on LoRAs: `--lora`, as FILE[:STRENGTH[:TARGET]], and `--lora-dir`."""
 
     @property
     def lora(self) -> Sequence[str]: ...
@@ -84,11 +86,13 @@ class LoraSettings(Protocol):
 
 
 class LoraLibrary:
-    """What may be named. `always`: those that are added to each request, as `--lora` says."""
+    """LoRAs that may be named. `always`: those that are added to each request, as `--lora` says."""
 
     def __init__(self, config: LoraSettings, spec: ModelSpec) -> None:
-        """Find and match all that `--lora` names, and look into the folders. Raises InvalidSetting, and
-        InvalidCheckpoint for a file that does not fit the model."""
+        """Find and match all that `--lora` names, and look into the folders.
+
+        Raises InvalidSetting, and InvalidCheckpoint for a file that does not fit the model.
+        """
         self._spec = spec
         self._matches: dict[Stamp, LoraFile | str] = {}  # or why it does not match
         self._files: dict[Stamp, LoraFile] = {}  # hashed
@@ -102,11 +106,11 @@ class LoraLibrary:
         self.always = tuple(self._always_on(places))
 
     def names(self) -> list[str]:
-        """Of all that a request may ask for, in order; those that are always on are not among them."""
+        """Names of all LoRAs that a request may ask for, in order, without those that are always on."""
         return [name for name, _ in self._optional()]
 
     def offered(self) -> list[Offer]:
-        """What a request may ask for; of each file that is new its header is read."""
+        """LoRAs that a request may ask for; reads the header of each file that is new."""
         return [self._offer(name, paths) for name, paths in self._optional()]
 
     def _optional(self) -> list[tuple[str, list[Path]]]:
@@ -123,8 +127,10 @@ class LoraLibrary:
             return Offer(lora, None, self._without_places(str(error)))
 
     def resolve(self, asked: Sequence[Lora]) -> tuple[Lora, ...]:
-        """What is always on and what is asked for, each with its target, `sha256` and `num_bytes`. Raises
-        InvalidRequest that names all problems, without a word of where files lie."""
+        """Resolve the LoRAs that are always on and those that are asked for: target, `sha256` and `num_bytes` of each.
+
+        Raises InvalidRequest that names all problems, without a word of where files lie.
+        """
         found = self._found()
         always = {lora.name for lora in self.always}
         given = Counter((lora.name, expert) for lora in asked for expert in lora.experts)
@@ -156,7 +162,7 @@ class LoraLibrary:
             raise InvalidRequest(problems)
 
     def _changed(self, lora: Lora, found: dict[str, list[Path]]) -> str:
-        """Why a LoRA is not what it was when it was resolved."""
+        """Reason why a LoRA is not what it was when it was resolved."""
         name = listed([lora.name])
         if not lora.sha256:
             return f"nobody has looked for {name} yet; Engine.request makes requests that are complete"
@@ -173,8 +179,10 @@ class LoraLibrary:
         return _another(lora.name, lora.sha256, sha256)
 
     def file(self, lora: Lora) -> LoraFile:
-        """The file of a LoRA that was resolved, perhaps on another machine. Raises InvalidCheckpoint where it is not
-        here, or another."""
+        """File of a LoRA that was resolved, perhaps on another machine.
+
+        Raises InvalidCheckpoint if it is not here, or another.
+        """
         paths = self._found().get(lora.name, [])
         if not paths:
             raise InvalidCheckpoint(
@@ -202,7 +210,10 @@ class LoraLibrary:
             yield resolved
 
     def _place(self, said: AskedLora) -> tuple[str, Path]:
-        """What `--lora` names: a path, else a name within a folder; by the folder's name where it lies in one."""
+        """Name and path of a `--lora`: of a path, else of a name within a folder.
+
+        A LoRA in a folder of its own is called by the folder's name.
+        """
         offered = {name: paths[0] for name, paths in self._found().items()}
         path = Path(said.place).expanduser()
         if not path.exists() and (said.place in offered or said.place.removesuffix(SUFFIX) in offered):
@@ -216,7 +227,7 @@ class LoraLibrary:
         return name, file
 
     def _found(self) -> dict[str, list[Path]]:
-        """All files by their names, as they lie there now: several where two are called alike."""
+        """Files by their names, as they lie there now: several if two have the same name."""
         found: defaultdict[str, dict[Path, Path]] = defaultdict(dict)
         offered = [each for folder in self._folders for each in _files_below(folder)]
         for name, path in (*offered, *self._named):
@@ -246,12 +257,12 @@ class LoraLibrary:
         return msgspec.structs.replace(lora, target=target, sha256=file.sha256, num_bytes=file.num_bytes)
 
     def _target_of(self, path: Path) -> Target:
-        """Which experts a LoRA is for where nobody says it: as its name says."""
+        """Target of a LoRA without a stated one: by its name, else both experts."""
         said = expert_of(path) if self._spec.has_experts else ""
         return "high" if said == "high" else "low" if said == "low" else "both"
 
     def _matched(self, stamp: Stamp) -> LoraFile:
-        """A file by its header. What is wrong with it is kept too: it is the same until the file changes."""
+        """Match a file by its header. An error is kept too: it is the same until the file changes."""
         if stamp not in self._matches:
             try:
                 self._matches[stamp] = read_lora(stamp.path, self._spec)
@@ -282,7 +293,7 @@ def _unreadable(path: Path, error: OSError) -> InvalidCheckpoint:
 
 
 def hashed(file: LoraFile) -> LoraFile:
-    """A file with its SHA-256: of its bytes, and of what PEFT wrote beside it of its products. Raises OSError."""
+    """Add the SHA-256 to a file: of its bytes, and of PEFT's config beside it. Raises OSError."""
     with file.path.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256")
     config = read_peft_config(file.path, read_header(file.path))
@@ -323,7 +334,7 @@ def _another(name: str, wanted: str, found: str) -> str:
 
 
 def _why_not_there(place: str, offered: Collection[str]) -> str:
-    """Why `--lora` names nothing that is offered, nor a file."""
+    """Reason why `--lora` names neither an offered LoRA nor a file."""
 
     def is_file(name: str) -> bool:
         return name in offered or name.endswith(SUFFIX) or Path(name).expanduser().exists()
@@ -336,6 +347,6 @@ def _why_not_there(place: str, offered: Collection[str]) -> str:
 
 
 def _nearest(name: str, known: Collection[str]) -> str | None:
-    """What to write for the LoRA that is called most like this."""
+    """Spelling of the LoRA whose name is nearest; None if none is near."""
     near = difflib.get_close_matches(name, known, 1)
     return str(Lora(name=near[0])) if near else None

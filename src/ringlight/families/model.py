@@ -55,8 +55,11 @@ class TransformerNumbers(Protocol):
     def peak_bytes(
         self, num_tokens: int, layout: ParallelLayout, on_cpu: bool, itemsize: int, num_slices: int, forwards: int
     ) -> int:
-        """Bytes that a rank's forward holds at its most, beside weights and the keys of texts; `forwards`: 2 where two
-        take turns. `num_slices` are those of data that is sent ahead, and `itemsize` that of products."""
+        """Peak bytes of a rank's forward, beside weights and the keys of texts.
+
+        `forwards`: 2 if two alternate. `num_slices` are those of data that is sent ahead, and `itemsize` that of
+        products.
+        """
 
 
 class VaeNumbers(VideoScales, Protocol):
@@ -76,13 +79,19 @@ class VaeNumbers(VideoScales, Protocol):
         itemsize: int,
         placement: Placement | None = None,
     ) -> int:
-        """Elements that a rank's decoder holds at its most, beside weights that stay and latents. `latent_size` is
-        (frames, rows, columns) of the latents, of which it takes `portion` frames at a time; `itemsize` is that of its
-        dtype. With a `placement` the history that lies on the host is not counted, and weights that come are."""
+        """Peak elements of a rank's decoder, beside weights that stay and latents.
+
+        `latent_size` is (frames, rows, columns) of the latents, of which it takes `portion` frames at a time;
+        `itemsize` is that of its dtype. With a `placement` the history that lies on the host is not counted, and
+        weights that come are.
+        """
 
     def encoding_elements(self, latent_size: tuple[int, int, int], num_ranks: int, on_cpu: bool, itemsize: int) -> int:
-        """Elements that a rank's encoder holds at its most, beside weights and pictures. `latent_size` is (frames,
-        rows, columns) of the latents, of which it makes a frame at a time; `itemsize` is that of its dtype."""
+        """Peak elements of a rank's encoder, beside weights and pictures.
+
+        `latent_size` is (frames, rows, columns) of the latents, of which it makes a frame at a time; `itemsize` is that
+        of its dtype.
+        """
 
 
 class TextNumbers(Protocol):
@@ -96,8 +105,10 @@ class TextNumbers(Protocol):
     def layers(self) -> TextLayers: ...
 
     def peak_elements(self, num_tokens: int, num_prompts: int) -> int:
-        """Elements that encoding holds at its most beside weights, of so many prompts that go through a layer one after
-        another, each of `num_tokens` tokens."""
+        """Peak elements of encoding beside weights.
+
+        The prompts, each of `num_tokens` tokens, go through a layer one after another.
+        """
 
 
 class ImageNumbers(Protocol):
@@ -142,8 +153,10 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sees_condition(self) -> bool:
-        """Whether a picture stands beside the latents as channels of their own, for all frames of the video; else it
-        takes the place of the first latent frame."""
+        """Whether a picture stands beside the latents as channels of their own, for all frames of the video.
+
+        Otherwise it takes the place of the first latent frame.
+        """
         return self.transformer.in_channels != self.transformer.out_channels
 
     @property
@@ -153,7 +166,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def boundary(self) -> float:
-        """The time from which on the first expert predicts; all times are from 0 on."""
+        """Time above which the first expert predicts; all times are from 0 on."""
         return (self.boundary_ratio or 0.0) * NUM_TRAIN_TIMESTEPS
 
     @property
@@ -179,8 +192,10 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def most_pixels(self) -> int:
-        """Pixels of the largest frame that every tensor of the decoder has room for, and of the encoder where a whole
-        video goes through it."""
+        """Pixels of the largest frame that every tensor of the decoder has room for.
+
+        The encoder counts too if a whole video goes through it.
+        """
         decoded = self.vae.decoder.most_pixels
         encoded = self.vae.encoder.most_latent_pixels * self.vae.scale_factor_spatial**2
         return min(decoded, encoded) if self.sees_condition else decoded

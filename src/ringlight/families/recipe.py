@@ -28,14 +28,14 @@ from ringlight.pipelines.turn import Turns
 
 
 class Loaded(NamedTuple):
-    """What a rank has loaded of the weights, as it lies in memory, and how long that took, waits included."""
+    """Bytes of weights in a rank's memory, and seconds to load them, waits included."""
 
     num_bytes: int
     seconds: float
 
     @property
     def gigabytes_per_second(self) -> float:
-        """10^9 bytes a second."""
+        """Speed of loading, in 10^9 bytes a second."""
         return self.num_bytes / self.seconds / 1e9
 
 
@@ -56,7 +56,7 @@ class Recipe(Protocol):
         """The LoRAs that are added to each request."""
 
     def adapt(self, loras: tuple[Lora, ...], tracer: Tracer) -> AdaptedReport | None:
-        """Have weights with these LoRAs, and no others, for what is made from here on; says how. None without any."""
+        """Apply these LoRAs, and no others, to the weights for further videos; returns a report, None without any."""
 
     def make(
         self,
@@ -70,27 +70,27 @@ class Recipe(Protocol):
         preview_seconds: float = 0.0,
         continues: Path | None = None,
     ) -> Turns[Output | None]:
-        """Make one video as `plan` says; returns its output, which is to be finished, on rank 0 and None on others.
+        """Make one video as `plan` says; returns its output, to be finished, on rank 0 and None on others.
 
         Where `tracer.events` say that its turn ends it makes way as soon as it can. It holds no weights then, and
         goes on whatever others do in between, but with the LoRAs that it had.
         """
 
     def measure(self, world: Axis, control: Control) -> Abilities:
-        """What the ranks can do, the least of all of them. All call it together."""
+        """Measure what the ranks can do, the least of all of them. All call it together."""
 
     @property
     def is_placed(self) -> bool:
         """Whether weights lie on the host, so that every plan has a placement."""
 
     def weights_report(self) -> WeightsReport | None:
-        """What of the weights came to the device since that was forgotten; None where all are there always."""
+        """Report on weights that came to the device since the last reset; None if all stay there."""
 
     def forget_what_came(self) -> None:
-        """What comes from here on is another job's, or of another turn."""
+        """Reset the report on weights: what comes next belongs to another job or turn."""
 
     def patience_seconds(self, request: VideoRequest) -> float:
-        """More seconds than any rank could need between two boundaries of a request."""
+        """Upper bound in seconds on any rank's time between two boundaries of a request."""
 
 
 def load_recipe(
@@ -104,7 +104,7 @@ def load_recipe(
     num_sharing: int = 1,
     loras: LoraLibrary | None = None,
 ) -> Recipe:
-    """Load the checkpoint of `config`, of the text encoder the part of this rank of `world` (None: a single rank).
+    """Load the checkpoint of `config`, with this rank's part of the text encoder in `world` (None: a single rank).
 
     To the device, or with a `shelf` to that memory of this machine, which `num_sharing` ranks share: its descriptor, or
     -1 for memory of this process alone. `loras` are those of `config`, where somebody has looked at their files

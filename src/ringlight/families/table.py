@@ -58,7 +58,7 @@ def checkpoint_of(config: EngineConfig) -> Checkpoint:
 
 
 def checkpoint_at(place: Path, model_family: str = "") -> Checkpoint:
-    """The checkpoint that is there: a folder in Diffusers layout, or what is put together of single files.
+    """Checkpoint at a place: a folder in Diffusers layout, or one that is put together from single files.
 
     `model_family` names the family, for files that cannot tell it. Raises InvalidCheckpoint, which says what is there
     instead.
@@ -89,13 +89,15 @@ def _file_at(place: Path, model_family: str) -> Checkpoint:
 
 
 def read_model(place: Path, model_family: str = "") -> ModelSpec:
-    """The model of the checkpoint that is there. Raises InvalidCheckpoint with the file and the remedy in one line."""
+    """Read the model of a checkpoint. Raises InvalidCheckpoint with the file and the remedy in one line."""
     return model_of(checkpoint_at(place, model_family), model_family)
 
 
 def model_of(checkpoint: Checkpoint, model_family: str = "") -> ModelSpec:
-    """Read a checkpoint's JSON, and the headers of its weights. Raises InvalidCheckpoint, also where it is not of the
-    family that is named."""
+    """Read a checkpoint's JSON, and the headers of its weights.
+
+    Raises InvalidCheckpoint, also if it is not of the family that is named.
+    """
     place = checkpoint.place
     require_files(place, [name for name in JSON_FILES if name not in checkpoint.documents])
     index = checkpoint.json(INDEX)
@@ -114,8 +116,7 @@ def model_of(checkpoint: Checkpoint, model_family: str = "") -> ModelSpec:
 
 
 def recognised(checkpoint: Checkpoint) -> dict[str, str]:
-    """What is particular about a checkpoint's weights, by network: names of the original, kinds of eight bits; and of
-    single files what none of them tells."""
+    """Facts on a checkpoint's weights by network: original names, eight-bit formats, guesses on single files."""
     spec = model_of(checkpoint)
     files, told = family_of(spec).single_files, {}
     for name in networks_of(checkpoint) if files is not None else ():
@@ -144,7 +145,7 @@ def family_named(name: str) -> Family:
 
 
 def model_defaults(spec: ModelSpec, place: Path | None = None) -> RequestDefaults:
-    """What a request may leave out: as is said where the checkpoint lies, else as is usual of its family.
+    """Defaults of requests: those beside the checkpoint, else the family's.
 
     Raises InvalidCheckpoint.
     """
@@ -153,13 +154,15 @@ def model_defaults(spec: ModelSpec, place: Path | None = None) -> RequestDefault
 
 
 def model_examples(place: Path) -> tuple[str, ...]:
-    """Prompts that the model is good at, as is said where the checkpoint lies. Raises InvalidCheckpoint."""
+    """Prompts that the model is good at, from the file beside the checkpoint. Raises InvalidCheckpoint."""
     return read_examples(Checkpoint(place=place).folder)
 
 
 def read_lora(path: Path, spec: ModelSpec) -> LoraFile:
-    """A LoRA's file, or its folder, matched with a model by its header. Raises InvalidCheckpoint with all that does not
-    fit."""
+    """Read a LoRA's file, or its folder, and match it with a model by its header.
+
+    Raises InvalidCheckpoint with all that does not fit.
+    """
     read = family_of(spec).read_lora
     if read is None:
         raise InvalidCheckpoint(f"{path}: LoRAs are not applied to models of the family {spec.family}")
@@ -174,7 +177,7 @@ def known_model(name: str) -> ModelSpec:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    """The name that was probably meant, else all that there are."""
+    """Name that was probably meant, else all that there are."""
     names = list(known)
     near = difflib.get_close_matches(name, names, 1)
     return f"nearest: {near[0]}" if near else f"there are {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""What ranks send each other, in bytes: formulas for one rank of a layout, by kind of traffic as in the report.
+"""Traffic between ranks, in bytes: formulas for one rank of a layout, by kind of traffic as in the report.
 
 N tokens of the whole sequence, H heads of width D, u Ulysses and r ring ranks. Tokens and heads are dealt as evenly as
 whole numbers go. At N and H that divide, each rank sends 4 (N/ur) HD (u-1)/u elements a block for Ulysses and

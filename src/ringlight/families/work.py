@@ -14,14 +14,17 @@ from ringlight.families.model import ModelSpec
 
 
 def num_calls(spec: ModelSpec, request: VideoRequest) -> int:
-    """How often a sampler asks for a prediction: of those that can be named, each does so once a step."""
+    """Number of predictions that a sampler asks for; each named sampler asks once a step."""
     num_steps = request.num_inference_steps
     return num_steps if request.sampler is not None else spec.scheduler.num_calls(num_steps)
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """A request on a model: `latent_shape` is (channels, latent frames, latent height, latent width), `num_tokens` the
-    length of the sequence, and `num_calls` how often the sampler asks for a prediction of each guidance branch."""
+    """Work of a request on a model.
+
+    `latent_shape` is (channels, latent frames, latent height, latent width), `num_tokens` the length of the sequence,
+    and `num_calls` how often the sampler asks for a prediction of each guidance branch.
+    """
 
     spec: ModelSpec
     request: VideoRequest
@@ -43,12 +46,12 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def latent_values(self) -> int:
-        """How many values the latents have."""
+        """Number of values in the latents."""
         return math.prod(self.latent_shape)
 
     @property
     def prompts(self) -> list[str]:
-        """What is encoded, each once."""
+        """Prompts to encode, each once."""
         request = self.request
         asked = [request.prompt, request.negative_prompt] if request.uses_guidance else [request.prompt]
         return list(dict.fromkeys(asked))
@@ -67,13 +70,13 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def condition_values(self) -> int:
-        """How many values stand beside the latents as channels of their own."""
+        """Number of values beside the latents, as channels of their own."""
         network = self.spec.transformer
         return self.latent_values // self.latent_shape[0] * (network.in_channels - network.out_channels)
 
     @property
     def calls_by_expert(self) -> tuple[int, ...]:
-        """Of how many calls each expert is asked: those whose sigmas, once shifted, lie on its side of the boundary.
+        """Number of calls to each expert: those whose shifted sigmas lie on its side of the boundary.
 
         They are the request's, a preset's, or evenly spaced. A model with one transformer has all calls.
         """
@@ -88,5 +91,5 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         return high, self.num_calls - high
 
     def num_forwards(self, layout: ParallelLayout) -> int:
-        """Forwards of a rank for each call: two where both guidance branches are its own."""
+        """Forwards of a rank for each call: two if it has both guidance branches."""
         return 2 if self.request.uses_guidance and layout.cfg == 1 else 1

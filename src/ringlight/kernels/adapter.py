@@ -26,7 +26,7 @@ class LowRank(NamedTuple):
     factor: float
 
     def part(self, rows: slice, columns: slice = ALL) -> Tensor:
-        """These rows and columns of what is added, in float32."""
+        """Rows and columns of the addition, in float32."""
         up, down = self.up.flatten(1)[rows], self.down.flatten(1)[:, columns]
         return (up.float() @ down.float()).mul_(self.factor)
 
@@ -42,7 +42,7 @@ class FullRank(NamedTuple):
     factor: float
 
     def part(self, rows: slice, columns: slice = ALL) -> Tensor:
-        """These rows and columns of what is added, in float32."""
+        """Rows and columns of the addition, in float32."""
         return as_rows(self.values)[rows, columns].float().mul(self.factor)
 
     def to(self, device: torch.device) -> FullRank:
@@ -54,22 +54,25 @@ Addend = LowRank | FullRank
 
 
 class Excerpt(NamedTuple):
-    """Some rows and columns of a weight."""
+    """Rows and columns of a weight."""
 
     rows: slice
     columns: slice
 
 
 class OnTheFly(NamedTuple):
-    """What is added to outputs of a linear map that begin at `start`: x down^T up^T, of (rank, inputs) and (outputs,
-    rank) in the dtype of the products, in which factors and LoRAs are one."""
+    """Addition to the outputs of a linear map from `start` on: x down^T up^T.
+
+    `down` is (rank, inputs) and `up` (outputs, rank), in the dtype of the products; factors and LoRAs are merged into
+    them.
+    """
 
     start: int
     up: Tensor
     down: Tensor
 
     def add_(self, y: Tensor, x: Tensor) -> None:
-        """Add it to y (..., outputs) of x (..., inputs)."""
+        """Add it to y (..., outputs), given x (..., inputs)."""
         outputs = y.flatten(0, -2)[:, self.start : self.start + len(self.up)]
         outputs.addmm_(x.flatten(0, -2) @ self.down.T, self.up.T)
 
@@ -81,7 +84,7 @@ class Adapter(NamedTuple):
 
     @property
     def has_whole(self) -> bool:
-        """Whether something of it is no product, which can only be merged."""
+        """Whether part of it is no product, which can only be merged."""
         return any(isinstance(each, FullRank) for each in self.addends)
 
     def to(self, device: torch.device) -> Adapter:
@@ -97,18 +100,20 @@ class Adapter(NamedTuple):
             rows[which] = rows[which].float().add_(self._sum(which, ALL))
 
     def size(self, base: Tensor, excerpt: Excerpt) -> float:
-        """How large it is against a weight of which `base` is this excerpt, in float32. All lies on the host, so that
-        every device finds the same to the bit."""
+        """Size relative to a weight of which `base` is this excerpt, in float32.
+
+        All lies on the host, so that every device finds the same to the bit.
+        """
         return _ratio(self._sum(*excerpt), base)
 
     def lost(self, base: Tensor, excerpt: Excerpt, dtype: torch.dtype) -> float:
-        """What share of it rounding changes where it is merged into a weight of this dtype, as an excerpt tells."""
+        """Share of it that rounding changes when merged into a weight of this dtype, estimated from an excerpt."""
         added = self._sum(*excerpt)
         merged = (base + added).to(dtype).float()
         return _ratio(merged - base - added, added)
 
     def on_the_fly(self, start: int, dtype: torch.dtype) -> OnTheFly:
-        """The same as what is added to products, from output `start` on. It must be all products."""
+        """Addition to products, from output `start` on. All of it must be products."""
         products = [each for each in self.addends if isinstance(each, LowRank)]
         assert len(products) == len(self.addends), "what is no product is merged"
         up = torch.cat([each.up.flatten(1).float() * each.factor for each in products], dim=1)
@@ -123,22 +128,22 @@ class Adapter(NamedTuple):
 
 
 def joined(adapters: Iterable[Adapter]) -> Adapter:
-    """All that several add to the same weight."""
+    """Join the additions of several to the same weight."""
     return Adapter(tuple(addend for adapter in adapters for addend in adapter.addends))
 
 
 def excerpt_of(weight: Tensor) -> Excerpt:
-    """Values of a weight, (rows, values of each), that tell of all."""
+    """Sample of a weight, (rows, values of each), that represents all of it."""
     rows, columns = (max(1, size // most) for size, most in zip(weight.shape, SAMPLED, strict=True))
     return Excerpt(slice(None, None, rows), slice(None, None, columns))
 
 
 def as_rows(tensor: Tensor) -> Tensor:
-    """(rows, values of each): a view; of a vector every value is a row."""
+    """View of a tensor as (rows, values of each); of a vector every value is a row."""
     return tensor.view(len(tensor), -1)
 
 
 def _ratio(part: Tensor, whole: Tensor) -> float:
-    """How large one is against the other; 0 where that is nothing."""
+    """Ratio of two norms; 0 if the whole is 0."""
     size = float(whole.double().norm())
     return float(part.double().norm()) / size if size else 0.0

@@ -43,8 +43,11 @@ class FrameConvolution(Protocol):
     """A convolution of frames behind their history, by a weight (O, C, kt, kh, kw)."""
 
     def __call__(self, window: Tensor, bias: Tensor, padding: tuple[int, int, int], arrive: Arrive | None) -> Tensor:
-        """Convolve a window of history and new frames. With `arrive` it has a row of each neighbour at its edges, of
-        which those of the new frames are there once that was called, and no rows are padded."""
+        """Convolve a window of history and new frames.
+
+        With `arrive` it has a row of each neighbour at its edges. Those rows of the new frames are there once `arrive`
+        was called, and no rows are padded.
+        """
 
 
 class Direct:
@@ -70,7 +73,7 @@ class WinogradPairs:
         self._weights = weights
 
     def __call__(self, window: Tensor, bias: Tensor, padding: tuple[int, int, int], arrive: Arrive | None) -> Tensor:
-        """Pair of frames by pair, so that the products stay small; the rows that see a halo last, while it travels."""
+        """Convolve pair by pair, so that the products stay small; rows that see a halo come last, while it travels."""
         own = window if arrive is None else window[:, 1:-1]
         out = window.new_empty(len(window) - HISTORY, *own.shape[1:3], len(bias))
         inner, rows = (out, padding) if arrive is None else (out[:, 1:-1], _of_columns(padding))
@@ -83,7 +86,7 @@ class WinogradPairs:
         return out
 
     def _edges(self, window: Tensor, bias: Tensor, out: Tensor, padding: tuple[int, int, int]) -> None:
-        """The first and the last row of `out`, of all pairs at once."""
+        """Compute the first and the last row of `out`, of all pairs at once."""
         pairs = len(out) // 2
         seen = [window[frame : frame + 2 * pairs - 1 : 2] for frame in range(4)]
         edges = [torch.cat([frames[:, :3], frames[:, -3:]]) for frames in seen]
@@ -95,7 +98,7 @@ class WinogradPairs:
     def _pair(
         self, frames: Sequence[Tensor], bias: Tensor, out: Sequence[Tensor], padding: tuple[int, int, int]
     ) -> None:
-        """A pair of new frames from the four frames a, b, c, d that it sees:
+        """Compute a pair of new frames from the four frames a, b, c, d that it sees.
 
         p = k0 (a - c), q = (k0+k1+k2)/2 (b + c), r = (k0-k1+k2)/2 (c - b), s = k2 (b - d); p + q + r and q - r - s.
         """
@@ -111,8 +114,10 @@ class WinogradPairs:
 
 
 def sums_of(weight: Tensor) -> Tensor:
-    """The four kernels (4O, C, kh, kw), channels last, that pairs of frames take, of one of three frames (O, C, 3, kh,
-    kw). They are made few at a time, which stay in a core's cache: in less than half of the time of all at once."""
+    """Sums of a weight (O, C, 3, kh, kw) for pairs of frames: four kernels (4O, C, kh, kw), channels last.
+
+    They are made few at a time, which stay in a core's cache: in less than half of the time of all at once.
+    """
     outputs, inputs, _, *window = weight.shape
     sums = torch.empty(4 * outputs, inputs, *window, dtype=weight.dtype, memory_format=torch.channels_last)
     rows = max(1, SUMMED_ELEMENTS * outputs // weight.numel())
@@ -125,7 +130,7 @@ def sums_of(weight: Tensor) -> Tensor:
 
 
 def lay_out(weight: Tensor, in_pairs: bool) -> tuple[FrameConvolution, Tensor]:
-    """The fastest way to convolve by a weight where frames come `in_pairs` or not, and what is kept of the weight.
+    """Choose the fastest way to convolve by a weight, for frames that come `in_pairs` or not; returns its layout too.
 
     Pairs keep four 3x3 kernels in the place of the 3x3x3, and of that the last frame, which single frames need.
     """

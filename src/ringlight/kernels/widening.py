@@ -27,8 +27,10 @@ class LinearMap(Protocol):
 
 
 def widened(numbers: Tensor, scale: Tensor) -> Tensor:
-    """(rows, ...) in float32: numbers of eight bits by the scale of their row, (rows, 1, ...), or by those of the
-    groups of a row, (rows, groups)."""
+    """Widen numbers of eight bits to (rows, ...) in float32.
+
+    They are multiplied by the scale of their row, (rows, 1, ...), or by those of the groups of a row, (rows, groups).
+    """
     if scale.shape[1:].numel() == 1:
         return numbers.float().mul_(scale)
     wide = numbers.float()
@@ -37,8 +39,11 @@ def widened(numbers: Tensor, scale: Tensor) -> Tensor:
 
 
 class WidenedLinear(nn.Linear):
-    """y = x W^T + b. Where W is held in eight bits its parameters are `numbers` and `scale`, and `weight` is a tensor
-    that exists from `widen` to `narrow`: W in the dtype of the products, rounded once from float32."""
+    """Linear map y = x W^T + b.
+
+    If W is held in eight bits its parameters are `numbers` and `scale`, and `weight` is a tensor that exists from
+    `widen` to `narrow`: W in the dtype of the products, rounded once from float32.
+    """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, held: EightBit | None = None) -> None:
         super().__init__(in_features, out_features, bias)
@@ -54,16 +59,16 @@ class WidenedLinear(nn.Linear):
 
     @classmethod
     def of(cls, layer: LinearMap) -> Self:
-        """The linear map of a list of layers."""
+        """Build the module of a linear map in a list of layers."""
         return cls(layer.inputs, layer.outputs, layer.has_bias, layer.held)
 
     def compute_in(self, dtype: torch.dtype, device: torch.device) -> None:
-        """What the weight is widened to, where it is held in eight bits."""
+        """Set the dtype and device to which a weight in eight bits is widened."""
         if self.held is not None:
             self.weight = torch.empty(0, dtype=dtype, device=device)
 
     def widen(self) -> None:
-        """Have the weight."""
+        """Make the widened weight."""
         if self.held is not None:
             wide = torch.empty(self.numbers.shape, dtype=self.weight.dtype, device=self.numbers.device)
             rows = max(1, PIECE_NUMBERS // self.in_features)
@@ -73,6 +78,6 @@ class WidenedLinear(nn.Linear):
             self.weight = wide
 
     def narrow(self) -> None:
-        """Give it up again."""
+        """Free the widened weight."""
         if self.held is not None:
             self.weight = self.weight.new_empty(0)

@@ -1,1 +1,1 @@
-"""What networks share, whatever their family: how weights are read, and numbers that are not finite."""
+"""Code that networks of all families share: how weights are read, and numbers that are not finite."""

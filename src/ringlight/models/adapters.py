@@ -15,7 +15,7 @@ from ringlight.models.loading import Extremes, Origin
 
 
 def read_adapters(file: LoraFile, strength: float, shapes: Mapping[str, torch.Size]) -> dict[str, Adapter]:
-    """What a LoRA adds, by the checkpoint's names of weights, which have these shapes; in memory of the host.
+    """Adapters of a LoRA by the checkpoint's names of weights, which have these shapes; in memory of the host.
 
     It is read whole, for the file may be replaced while it is in use. Raises InvalidCheckpoint where it holds NaN or
     infinity, or cannot be read any more.

@@ -16,8 +16,9 @@ REMEDIES = {
 
 
 def extremes(numbers: Tensor) -> Tensor:
-    """(2,): the least and the greatest of some numbers; NaN where one of them is. On the CPU, `isfinite` on all of
-    them takes twenty times as long, and on every device several times the memory.
+    """Least and greatest of some numbers, (2,); NaN if one of them is.
+
+    On the CPU, `isfinite` on all of them takes twenty times as long, and on every device several times the memory.
     """
     return torch.stack(torch.aminmax(numbers))
 

@@ -20,7 +20,7 @@ def parts_of_blocks(tensor: GgufTensor, group: int) -> tuple[Tensor, Tensor]:
 
 
 def widened_gguf(tensor: GgufTensor) -> Tensor:
-    """What a tensor stands for: as the file has it where that is a floating number, else in float32."""
+    """Values of a tensor: in the file's dtype if that is a floating one, else in float32."""
     if tensor.dtype == "BF16":
         return torch.from_numpy(np.array(tensor.data)).view(torch.bfloat16).view(tensor.shape)
     if tensor.dtype in FLOATS:

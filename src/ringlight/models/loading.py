@@ -55,16 +55,21 @@ class WeightFiles:
         aliases: Mapping[str, str] | None = None,
         in_our_names: Callable[[StoredNetwork], StoredNetwork] = lambda stored: stored,
     ) -> None:
-        """`place` is a file, or a folder. `aliases` maps a second name of a tied tensor to its first; a checkpoint may
-        hold either or both. `in_our_names` gives the tensors the names of slots."""
+        """Find the files of `place`, a file or a folder.
+
+        `aliases` maps a second name of a tied tensor to its first; a checkpoint may hold either or both. `in_our_names`
+        gives the tensors the names of slots.
+        """
         self.place = place
         paths = weight_files(place, stem)
         require_files(place.parent if place.is_file() else place, [path.name for path in paths])
         self.stored = in_our_names(read_network(paths, aliases))
 
     def tensors(self, wanted: Collection[str]) -> Iterator[tuple[Origin, str, Tensor, Tensor | None]]:
-        """The tensors of these names, memory-mapped, one file open at a time, with the scales of those in eight bits
-        that are not held so. Others are not touched."""
+        """Yield the tensors of these names, memory-mapped, one file open at a time.
+
+        Those in eight bits that are not held so come with their scales. Others are not touched.
+        """
         by_file: dict[Path, list[str]] = defaultdict(list)
         for name in wanted:
             by_file[self._weight(name).path].append(name)
@@ -109,7 +114,7 @@ def _rows_of(scale: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 class Extremes:
-    """The least and the greatest value of every piece of a tensor, left on its device until all are asked for at once.
+    """Extremes of every piece of a tensor, left on its device until all are asked for at once.
 
     NaN comes through both, so a piece is finite where they are. One pass, without memory, exact at any size; counting
     with `isfinite` takes ten times as long.
@@ -142,7 +147,7 @@ class Extremes:
 
 
 def _comparable(values: Tensor) -> Tensor:
-    """The same, or of eight bits, of which torch tells no extremes, numbers that are infinite where one of them is."""
+    """Numbers to compare; for eight bits, of which torch tells no extremes, infinite ones if one of them is."""
     if values.dtype not in SPECIAL:
         return values
     magnitudes = values.view(torch.uint8) & 0x7F
@@ -163,7 +168,7 @@ def load_weights(network: HasSlots, files: WeightFiles, piece_bytes: int = PIECE
 
 
 def here(slots: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those that are not another rank's."""
+    """Slots that belong to this rank."""
     return {name: slot for name, slot in slots.items() if not slot.is_meta}
 
 
@@ -190,8 +195,9 @@ def read_weights(
 def materialise(
     network: nn.Module, device: torch.device, dtype: torch.dtype, kept_in_float32: Iterable[str] = ()
 ) -> None:
-    """Give a network built on the meta device its (unfilled) memory: `dtype`, but float32 where a name says so, and
-    where it holds a matrix in eight bits as it is held.
+    """Allocate the (unfilled) memory of a network that was built on the meta device.
+
+    It gets `dtype`, but float32 where a name says so, and the held format for matrices in eight bits.
 
     A parameter that stands in several places (a tied table) stays one tensor.
     """
@@ -214,7 +220,7 @@ def materialise(
 def fill_random(
     network: HasSlots, seed: int, piece_bytes: int = PIECE_BYTES, device: torch.device | None = None
 ) -> None:
-    """Random weights in place, scaled so that signals neither die nor explode (for benchmarks and demos).
+    """Fill weights with random values, scaled so that signals neither die nor explode (for benchmarks and demos).
 
     They are drawn on `device` (None: where the weights lie), so that they are the same wherever these lie.
 
@@ -260,7 +266,7 @@ def _like_pieces(scale: Tensor, tensor: Tensor, piece_bytes: int) -> Iterable[Te
 
 
 def _most(dtype: torch.dtype) -> float:
-    """The largest number of eight bits."""
+    """Largest number of eight bits."""
     return float(torch.iinfo(dtype).max if dtype == torch.int8 else torch.finfo(dtype).max)
 
 
@@ -276,8 +282,10 @@ def _opened(path: Path) -> safe_open:
 
 
 def require_match(files: WeightFiles, slots: Mapping[str, Tensor]) -> None:
-    """Raise InvalidCheckpoint that names all that does not match, from the headers alone. Scales of weights that are
-    not held in eight bits have no slots."""
+    """Raise InvalidCheckpoint that names all that does not match, from the headers alone.
+
+    Scales of weights that are not held in eight bits have no slots.
+    """
     found = {name: shape for name, shape in files.stored.shapes.items() if name in slots or not is_scale(name)}
     wrong = []
     if missing := sorted(slots.keys() - found.keys()):

@@ -31,7 +31,7 @@ from ringlight.parallel.shard import SequenceShard
 
 
 class Route(NamedTuple):
-    """Where one kind of message of a slice goes and comes from, and the rows of the buffer that it comes to."""
+    """Route of one kind of message of a slice: its destination and source, and the rows of the buffer that it fills."""
 
     kind: Kind
     places: list[int]
@@ -140,8 +140,11 @@ class Ahead:
 
     @property
     def _receives_first(self) -> bool:
-        """Whether receives of all slices are started before the first send. With gloo a message leaves when both ends
-        know of each other; NCCL would never come to a send that stands behind such a receive."""
+        """Whether receives of all slices are started before the first send.
+
+        With gloo a message leaves when both ends know of each other; NCCL would never come to a send that stands behind
+        such a receive.
+        """
         return self._mesh.sequence.link.is_gloo
 
     def _allocate(self, like_BSHD: Tensor) -> None:
@@ -167,13 +170,13 @@ class Ahead:
                 ]
 
     def _by_group(self, *tensors_SHD: Tensor) -> list[Tensor]:
-        """Tensors of a slice, side by side (S, n, h, D), for each rank of the Ulysses group its heads."""
+        """Split tensors of a slice, side by side (S, n, h, D), into the heads of each rank of the Ulysses group."""
         by_group = zip(*(x.split(self._heads, dim=1) for x in tensors_SHD), strict=True)
         return [torch.stack(tensors, dim=1) for tensors in by_group]
 
     @collective
     def _start(self, route: Route, index: int, by_group: list[Tensor] | None) -> Transfers:
-        """Send a slice (None: nothing) and receive that of the others, unless those receives are started first."""
+        """Send a slice (None: nothing) and receive those of the others, unless those receives are started first."""
         sends = {} if by_group is None else {place: by_group[place % len(self._heads)] for place in route.places}
         receives = {place: route.buffer[route.rows.of(place, index)] for place in route.places}
         if self._receives_first and by_group is not None:
@@ -190,7 +193,7 @@ class Ahead:
 
     @collective
     def _send_back(self, index: int) -> tuple[list[Tensor], Transfers]:
-        """Outputs of the others' slices go to them, and those of our own slice come in, by Ulysses rank."""
+        """Send outputs of the others' slices to them, and receive those of our own slice, by Ulysses rank."""
         others = [place for place in self._group if place != self._me]
         size = self._slices[self._me][index]
         like, heads = self._others_out, len(self._heads)
@@ -210,10 +213,10 @@ class Ahead:
 
 
 class Rows:
-    """Where each slice of each rank lies in a buffer: own tokens, then others' early slices, then late ones."""
+    """Rows of each slice of each rank in a buffer: own tokens, then others' early slices, then late ones."""
 
     def __init__(self, slices: list[tuple[int, ...]], own: int, places: range, num_early: int) -> None:
-        """`slices`: tokens of each slice of each place of the sequence; the buffer holds those of `places`."""
+        """Lay out the rows. `slices`: tokens of each slice of each rank; the buffer holds those of `places`."""
         row = sum(slices[own])
         self.num_early = row
         self._starts: dict[tuple[int, int], slice] = {}

@@ -35,8 +35,11 @@ class SequenceAttention(Protocol):
     parts: tuple[slice, ...]
 
     def runs(self, part: slice, longest: int, most: int) -> list[slice]:
-        """The runs of tokens in which to offer a part: short ones, for less room, where they are copied anyway, and
-        where they are more than `most`, which is as many as may be offered at once."""
+        """Runs of tokens in which to offer a part.
+
+        They are short, for less room, if they are copied anyway, and if there are more than `most`, which is as many as
+        may be offered at once.
+        """
         ...
 
     def offer(self, run: slice, q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
@@ -57,7 +60,7 @@ class SequenceAttention(Protocol):
 
 
 def sequence_attention(shard: SequenceShard, kernel: AttentionKernel, num_slices: int = 1) -> SequenceAttention:
-    """How this rank's tokens attend: in one piece, or with more than one slice sent ahead."""
+    """Attention of this rank's tokens: in one piece, or with slices sent ahead if `num_slices` is above 1."""
     if num_slices > 1 and shard.mesh.sequence.size > 1:
         return Ahead(shard, kernel, num_slices)
     return Whole(shard, kernel)
@@ -212,7 +215,7 @@ class Ring:
 
     @collective
     def depart(self) -> None:
-        """All own tokens lie ready: send k and v on their way."""
+        """Send k and v of all own tokens on their way, once they lie ready."""
         assert self._own is not None, "tokens are put before they depart"
         self._begin(*self._own)
 
@@ -230,7 +233,7 @@ class Ring:
         self._coming = self._pass_on(held_2BSHD, hop=0) if self._axis.size > 1 else None
 
     def attend(self) -> Tensor:
-        """Attention to all keys, BSHD in the dtype of q. What was held is given up."""
+        """Attention to all keys, BSHD in the dtype of q. The inputs are freed."""
         assert self._queries is not None, "start comes before attend"
         (q, self._queries), (held, self._held) = (self._queries, None), (self._held, [])
         if self._axis.size == 1:

@@ -17,14 +17,14 @@ from ringlight.parallel.mesh import Axis
 
 
 class Transfers:
-    """Sends and receives under way along an axis, started together. `wait` ends them; nothing waits twice.
+    """Sends and receives under way along an axis, started together. `wait` ends them; a second `wait` does nothing.
 
     What is sent may not be written to, and what is received not read, before `wait`.
     """
 
     @collective
     def __init__(self, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor], axis: Axis, kind: Kind) -> None:
-        """Tensors by rank of the axis, contiguous; for empty ones nothing travels."""
+        """Start the transfers of tensors by rank of the axis, contiguous; for empty ones nothing travels."""
         self._link, self._kind = axis.link, kind
         self._on_cuda = any(tensor.is_cuda for tensor in (*sends.values(), *receives.values()))
         self._staged: list[tuple[Tensor, Tensor]] = []
@@ -57,7 +57,7 @@ class Transfers:
                 tensor.copy_(landed)
 
     def _landing(self, tensor: Tensor) -> Tensor:
-        """Where a message is received: the tensor itself, or host memory where the backend takes no other."""
+        """Destination of a received message: the tensor itself, or host memory if the backend takes no other."""
         assert tensor.is_contiguous(), "messages are received into contiguous memory"
         if not self._must_stage(tensor):
             return tensor
@@ -70,7 +70,7 @@ class Transfers:
         return tensor.cpu() if self._must_stage(tensor) else tensor
 
     def _must_stage(self, tensor: Tensor) -> bool:
-        """gloo takes host memory only in point-to-point messages."""
+        """Whether a message goes through host memory: gloo takes nothing else in point-to-point messages."""
         return tensor.is_cuda and self._link.is_gloo
 
 
@@ -86,7 +86,7 @@ def start(operations: list[dist.P2POp], link: Link) -> list[dist.Work]:
 
 @collective
 def gather_parts(x: Tensor, sizes: Sequence[int], axis: Axis, dim: int = 1, kind: Kind = "gather") -> Tensor:
-    """The parts of all ranks of an axis, joined along `dim`, on every one of them. `sizes` are theirs along it."""
+    """Gather the parts of all ranks of an axis, joined along `dim`, on every rank. `sizes` are theirs along it."""
     if axis.size == 1:
         return x
     mine = x.contiguous()

@@ -24,7 +24,7 @@ class Control:
 
     @collective
     def agree(self, status: int, timeout_seconds: float | None = None) -> list[int]:
-        """The status of every rank, told to all. Raises LinkLost when some rank does not come in time."""
+        """Exchange the status of every rank. Raises LinkLost if some rank does not come in time."""
         if self.size == 1:
             return [status]
         mine = torch.tensor([status], dtype=torch.int64)
@@ -42,7 +42,7 @@ class Control:
 
     @collective
     def broadcast(self, message: bytes) -> bytes:
-        """Rank 0's message, on every rank."""
+        """Broadcast rank 0's message, and return it on every rank."""
         if self.size == 1:
             return message
         letter = self._told((len(message).to_bytes(LENGTH_BYTES, "little") + message)[:LETTER_BYTES], LETTER_BYTES)
@@ -65,7 +65,7 @@ class Control:
 
     @collective
     def gather(self, message: bytes) -> list[bytes]:
-        """Every rank's message, by rank, on every rank."""
+        """Gather every rank's message, by rank, on every rank."""
         if self.size == 1:
             return [message]
         lengths = self.agree(len(message))

@@ -21,7 +21,7 @@ from ringlight.parallel.pulse import Loss, Pulse
 
 
 class RankGroup:
-    """This rank's link for data (NCCL on CUDA, gloo on a CPU), its control group (gloo), and its pulse.
+    """Connections of this rank: a link for data (NCCL on CUDA, gloo on a CPU), a control group (gloo), and a pulse.
 
     A single rank has all three, and they do nothing.
     """
@@ -79,18 +79,18 @@ class RankGroup:
 
     @collective
     def renew(self, device: torch.device) -> None:
-        """New data groups in the place of those with messages that nobody will fetch. All ranks call it together."""
+        """Make new data groups after messages that nobody will fetch. All ranks call it together."""
         if self.place.num_ranks > 1:
             self.link.open("nccl" if device.type == "cuda" else "gloo", device)
 
     def expect(self, seconds: float | None) -> None:
-        """The next boundary comes within so many seconds; None: nobody knows when."""
+        """Announce that the next boundary comes within so many seconds; None: unknown."""
         if self._pulse is not None:
             self._pulse.expect(seconds)
 
     @collective
     def leave(self) -> None:
-        """The end, which all ranks come to: none takes it for a loss that others are gone sooner."""
+        """Leave the group at its end, which all ranks reach: none takes it for a loss that others are gone sooner."""
         if self._pulse is not None:
             self._pulse.stop()
             with contextlib.suppress(LinkLost):
@@ -102,6 +102,6 @@ class RankGroup:
             self._pulse.confess(code, message)
 
     def hear_cause(self) -> Loss:
-        """After another rank was lost: what began it. There are others."""
+        """Wait for the first cause after another rank was lost. There are other ranks."""
         assert self._pulse is not None
         return self._pulse.hear_cause()

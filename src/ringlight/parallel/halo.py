@@ -20,7 +20,7 @@ from ringlight.parallel.mesh import Axis
 
 
 class Bands:
-    """`rows` latent rows dealt to the ranks of an axis, from the top down: the larger bands first, empty ones last.
+    """Division of `rows` latent rows among the ranks of an axis, top down: larger bands first, empty ones last.
 
     `sizes` are all ranks' rows, `size` this rank's, which begin at row `start`. `above` and `below` are the ranks of
     the bands that touch this one, `holders` those of all bands that are not empty.
@@ -46,7 +46,7 @@ class Bands:
         return len(self.holders) > 1
 
     def own(self, x: Tensor, dim: int, scale: int = 1) -> Tensor:
-        """This rank's rows of a tensor that has all of them along `dim`: a view."""
+        """View of this rank's rows in a tensor that has all of them along `dim`."""
         return x.narrow(dim, self.start * scale, self.size * scale)
 
 
@@ -55,7 +55,7 @@ class Halo:
 
     @collective
     def __init__(self, first: Tensor, last: Tensor | None, bands: Bands) -> None:
-        """`first` rows go to the band above, `last` ones to the band below: contiguous, and alike on all ranks.
+        """Start the exchange: contiguous `first` rows go to the band above, `last` ones below, alike on all ranks.
 
         Without `last`, rows travel upwards only and none come from above.
         """
@@ -84,7 +84,10 @@ class Gathering:
     def __init__(
         self, band: Tensor, bands: Bands, dim: int, receivers: Collection[int], kind: Kind, scale: int = 1
     ) -> None:
-        """`band` has this rank's rows along `dim`. To be made by all `receivers` and all ranks with rows alike."""
+        """Start the exchange.
+
+        `band` has this rank's rows along `dim`. To be made by all `receivers` and all ranks with rows alike.
+        """
         rank = bands.axis.rank
         self._dim = dim
         self._parts: dict[int, Tensor] = {}
@@ -99,7 +102,7 @@ class Gathering:
         self._transfers = Transfers(sends, receives, bands.axis, kind)
 
     def wait(self) -> Tensor | None:
-        """All rows, joined; None where this rank is no receiver."""
+        """Wait for all rows, joined; None if this rank is no receiver."""
         self._transfers.wait()
         parts, self._parts = list(self._parts.values()), {}
         if not parts:

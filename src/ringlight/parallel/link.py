@@ -27,7 +27,7 @@ PATIENCE = timedelta(days=365)
 
 
 class LinkLost(Exception):
-    """Another rank is gone, or did not come in time: the group is out of step and cannot go on."""
+    """Error for a lost rank, or one that did not come in time: the group is out of step and cannot go on."""
 
 
 class Link:
@@ -37,7 +37,7 @@ class Link:
     """
 
     def __init__(self) -> None:
-        """A link that leads nowhere: of a single rank, or not yet opened."""
+        """Create a link without groups: of a single rank, or not yet opened."""
         self.is_gloo = False
         self._lanes: list[dist.ProcessGroup] = []
         self._bytes: defaultdict[Kind, int] = defaultdict(int)
@@ -46,7 +46,7 @@ class Link:
 
     @collective
     def open(self, backend: Literal["gloo", "nccl"], device: torch.device) -> None:
-        """Make the groups, anew if there were some. All ranks of the default group call it together.
+        """Make the groups, replacing earlier ones. All ranks of the default group call it together.
 
         With gloo one for each direction: both directions of one connection share a lock, and gloo's thread spins while
         the main one holds it. Where they share a core that cost milliseconds a message (docs/log.md).
@@ -85,12 +85,12 @@ class Link:
         return {kind: LinkReport(sent_bytes=self._bytes[kind], wait_seconds=self._seconds[kind]) for kind in kinds}
 
     def count(self, kind: Kind, num_bytes: int) -> None:
-        """`num_bytes` leave this rank."""
+        """Count `num_bytes` that leave this rank."""
         self._bytes[kind] += num_bytes
 
     @contextmanager
     def waiting(self, kind: Kind, on_cuda: bool) -> Iterator[None]:
-        """The time within is a wait for the link."""
+        """Count the time within this context as a wait for the link."""
         if not on_cuda:
             start = time.perf_counter()
             yield

@@ -32,7 +32,7 @@ Tell = Callable[[NodesAwaited], None]
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A rank that is there. `token` is its process's own, `renewed` counts."""
+    """Claim of a rank that is there. `token` is its process's own, `renewed` counts."""
 
     token: str
     address: str
@@ -40,7 +40,7 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Who came last and does not fit, and why. `is_odd`: it was told something else, and has not merely come twice."""
+    """Last node that was refused, and why. `is_odd`: its settings differ; it has not merely come twice."""
 
     node_rank: int
     who: str
@@ -49,7 +49,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The ranks that are to go on together, or why nobody is to."""
+    """Ranks that are to continue together, or the reason why none is to."""
 
     claims: list[Claim]
     refusal: str = ""
@@ -128,8 +128,11 @@ class _Meeting:
             self._wait_a_round()
 
     def _outlast_group(self) -> None:
-        """The group has begun without this process. If the one that has its number lives, it came second; else the
-        others have not yet noticed, and will end. Always raises."""
+        """Refuse to start, because the group has begun without this process.
+
+        If the one that has its number lives, this came second; else the others have not yet noticed, and will end.
+        Always raises.
+        """
         key = beat_key(self._place.rank)
         heard = self._store.get(key)
         while self._store.get(key) == heard:
@@ -155,7 +158,7 @@ class _Meeting:
             raise WorkerError(f"rank {self._place.rank} was silent for so long that another has taken its place")
 
     def _look(self) -> list[Claim | None]:
-        """Who is there, by rank."""
+        """Claims of the ranks that are there, by rank."""
         found: list[Claim | None] = []
         for rank, seen in enumerate(self._store.multi_get(self._keys)):
             self._unchanged[rank] = self._unchanged[rank] + 1 if seen == self._seen[rank] else 0

@@ -40,7 +40,7 @@ class ParallelMesh:
 
     @classmethod
     def alone(cls) -> Self:
-        """The mesh of a single rank, which talks to nobody."""
+        """Mesh of a single rank, which talks to nobody."""
         return cls.of(ParallelLayout(), 0, Link())
 
     @classmethod

@@ -23,7 +23,7 @@ GONE = "no longer answers"
 
 
 class Loss(msgspec.Struct, frozen=True):
-    """Why a group ends, and the rank that began it; None where nobody knows."""
+    """Reason why a group ends, and the rank that caused it; None if unknown."""
 
     rank: int | None
     code: str
@@ -31,7 +31,9 @@ class Loss(msgspec.Struct, frozen=True):
 
 
 class Pulse:
-    """Two threads: one counts in a store that rank 0 keeps, and reads what the others count there; one judges.
+    """Heartbeats of a group in two threads.
+
+    One counts in a store that rank 0 keeps, and reads what the others count there; one judges.
 
     They run while the main thread waits in a transfer that may never end: over NCCL nothing else would tell. The one
     that talks may itself wait without end, for a store does not answer while rank 0 is stopped.
@@ -45,7 +47,7 @@ class Pulse:
         watchdog_seconds: float,
         on_lost: Callable[[Loss, bool], None],
     ) -> None:
-        """`on_lost(loss, is_cause)` is called from a thread, at most once."""
+        """Prepare the threads. `on_lost(loss, is_cause)` is called from a thread, at most once."""
         self._store: TCPStore = store.clone()  # type: ignore[attr-defined]
         self._store.set_timeout(timedelta(seconds=watchdog_seconds))
         self._rank = rank
@@ -64,19 +66,19 @@ class Pulse:
         store.compare_set(FAILURE, "", " ")
 
     def start(self) -> None:
-        """Begin, once all ranks have met; each is to begin within the watchdog's time."""
+        """Start the threads, once all ranks have met; each is to start them within the watchdog's time."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """The ranks part as they should: notice nothing any more."""
+        """Stop watching, because the ranks part as ordered."""
         self._stopped.set()
         self._wake.set()
         for thread in self._threads:
             thread.join(self._watchdog_seconds)
 
     def expect(self, seconds: float | None) -> None:
-        """The main thread says when it will have come to its next boundary at the latest; None: whenever it likes."""
+        """Announce when the main thread will reach its next boundary at the latest; None: at any time."""
         self._deadline = None if seconds is None else time.monotonic() + seconds
 
     def confess(self, code: str, message: str) -> None:
@@ -86,7 +88,7 @@ class Pulse:
         self._confessed.wait(self._watchdog_seconds)  # in vain where rank 0 is lost, which the others notice too
 
     def hear_cause(self) -> Loss:
-        """What began it, for a rank that has just lost another: what one confesses soon, else who is silent."""
+        """Find the first cause after another rank was lost: what a rank confesses soon, else who is silent."""
         before = self._heard
         silent = self._await_silence()
         if cause := self._cause():
@@ -99,7 +101,7 @@ class Pulse:
         return self._lost(silent, GONE)
 
     def _await_silence(self) -> int | None:
-        """The other rank that has not been heard of for the longest, once that is some beats; None where all go on.
+        """Wait for the rank that is silent for the longest, once that is some beats; None if none is.
 
         What is heard first may be the last beat of a rank that is gone by now, so each one begins the count anew.
         Returns early where a rank confesses, or the store is gone.
@@ -165,7 +167,7 @@ class Pulse:
                 return self._on_lost(loss, is_cause)
 
     def _judgement(self, silent: list[str]) -> tuple[Loss, bool] | None:
-        """What `on_lost` is to hear, given who has not been heard of for the watchdog's time; None if all is well."""
+        """Verdict for `on_lost`, given the ranks that are silent for the watchdog's time; None if all is well."""
         if self._confession:  # this rank leaves by itself
             return None
         if cause := self._cause():
@@ -185,5 +187,5 @@ class Pulse:
 
 
 def beat_key(rank: int) -> str:
-    """Where the store counts the beats of a rank."""
+    """Key of the store under which a rank's beats are counted."""
     return f"beat/{rank}"

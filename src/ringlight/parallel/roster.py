@@ -12,12 +12,12 @@ class Roster(msgspec.Struct, frozen=True):
     num_local: int
 
     def lost(self, rank: int, why: str) -> str:
-        """The sentence on a rank that is gone: with several machines, which of them to look at."""
+        """Message on a lost rank: with several machines, which of them to look at."""
         if len(self.addresses) == self.num_local:
             return f"rank {rank} {why}"
         return f"{node_at(rank // self.num_local, self.addresses[rank])} is lost: its rank {rank} {why}"
 
 
 def node_at(node_rank: int, address: str) -> str:
-    """What a machine is called."""
+    """Name of a machine."""
     return f"node {node_rank} ({address})"

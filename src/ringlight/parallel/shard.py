@@ -39,10 +39,10 @@ class SequenceShard:
         return tuple(sum(self.sizes[begin : begin + width]) for begin in range(0, len(self.sizes), width))
 
     def split(self, x: Tensor, dim: int) -> Tensor:
-        """This rank's part of a tensor that has all tokens along `dim`: a view."""
+        """View of this rank's part in a tensor that has all tokens along `dim`."""
         return x.narrow(dim, self.start, self.stop - self.start)
 
     @collective
     def gather(self, x_BSC: Tensor) -> Tensor:
-        """All tokens (B, num_tokens, C), on every sequence rank, from each one's own (B, S, C)."""
+        """Gather all tokens (B, num_tokens, C), on every sequence rank, from each one's own (B, S, C)."""
         return gather_parts(x_BSC, self.sizes, self.mesh.sequence)

@@ -1,4 +1,4 @@
-"""How fast link and device are, measured by all ranks together (core/plan)."""
+"""Speeds of link and device, measured by all ranks together (core/plan)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ ENOUGH_SECONDS = 0.1  # of samples of work that no other rank takes part in
 
 @collective
 def measure_link(world: Axis, control: Control, device: torch.device) -> float:
-    """Bytes a second that every rank sends to the next while it receives as many. All ranks call it together."""
+    """Measure the bytes a second from every rank to the next while it receives as many. All ranks call it together."""
     before, after = (world.rank - 1) % world.size, (world.rank + 1) % world.size
 
     def slowest_seconds(num_bytes: int) -> float:
-        """The median of some exchanges on the rank where it is the longest."""
+        """Median of some exchanges on the rank where it is the longest."""
         sent = torch.randint(2**62, (num_bytes // 8,), device=device).view(torch.uint8)
         received = torch.empty_like(sent)
 
@@ -41,7 +41,7 @@ def measure_link(world: Axis, control: Control, device: torch.device) -> float:
 
 
 def rate_of(seconds: Callable[[int], float]) -> float:
-    """Bytes a second of a link that takes so many `seconds` for so many bytes: of a message that is long enough."""
+    """Bytes a second of a link, from the `seconds` that it takes for so many bytes of a long enough message."""
     rate = 0.0
     for num_bytes, long_enough in PROBES:
         taken = seconds(num_bytes)
@@ -58,7 +58,7 @@ def least(value: float, control: Control) -> float:
 
 
 def median_seconds(action: Callable[[], object], device: torch.device) -> float:
-    """The median of some samples of an action, fewer where they take long."""
+    """Median seconds of some samples of an action, fewer if they take long."""
     samples = [seconds_of(action, device)]
     while len(samples) < NUM_SAMPLES and sum(samples) < ENOUGH_SECONDS:
         samples.append(seconds_of(action, device))

@@ -12,14 +12,14 @@ T = TypeVar("T")
 
 
 class BrokenOff(Exception):
-    """Raised in a computation where it pauses: it is to wait for what is under way, and to end."""
+    """Raised in a computation at a pause: it is to wait for what is under way, and to end."""
 
 
 class Travel(Protocol):
     """Data under way between ranks."""
 
     def settle(self) -> None:
-        """Wait for it, where nothing else is done with it. All ranks call this at the same place."""
+        """Wait for the data, if nothing else is done with it. All ranks call this at the same place."""
 
 
 def in_turns(*computations: Generator[int, None, T], between: Callable[[], None] = lambda: None) -> list[T]:
@@ -54,7 +54,7 @@ def in_turns(*computations: Generator[int, None, T], between: Callable[[], None]
 
 @contextmanager
 def pause(travel: Travel) -> Iterator[None]:
-    """To be around the `yield` of a generator: where it is broken off there, its data is waited for."""
+    """Guard the `yield` of a generator: if it is broken off there, its data is waited for."""
     try:
         yield
     except BrokenOff:

@@ -1,4 +1,4 @@
-"""Agreements: whether to go on, asked of all ranks within a step of denoising, where steps are long."""
+"""Agreements of all ranks within a long step of denoising on whether to continue."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from ringlight.pipelines.turn import TurnEnds
 
 
 class Agreements:
-    """To be called whenever one more block is behind a forward, or behind both that take turns, on all ranks alike.
-    After every so many of them the ranks come to a boundary.
+    """Counter of transformer blocks, after every so many of which the ranks agree whether to continue.
+
+    It is called on all ranks alike whenever one more block is done in a forward, or in both that alternate.
 
     A GPU is told of its work long before it does it. So each agreement waits until it has done all but the last block,
     which keeps it busy meanwhile; where ranks agree after each block, for each is long, that one too.
@@ -20,19 +21,19 @@ class Agreements:
     """
 
     def __init__(self, events: JobEvents, num_blocks: int, device: torch.device) -> None:
-        """`num_blocks` lie between two agreements; 0: there are none."""
+        """Count blocks; `num_blocks` lie between two agreements; 0: there are none."""
         self._events, self._num_blocks, self._device = events, num_blocks, device
         self._num_done = 0
         self._told: torch.cuda.Event | None = None
         self._has_broken_off = False
 
     def step_finished(self) -> None:
-        """What comes is of another step."""
+        """Begin another step."""
         self._has_broken_off = False
 
     @collective
     def __call__(self) -> None:
-        """A block more is behind. Raises, on all ranks, what the boundary raises, and TurnEnds where the turn ends."""
+        """Count a block. Raises, on all ranks, what the boundary raises, and TurnEnds if the turn ends."""
         if not self._num_blocks:
             return
         self._num_done += 1
@@ -47,7 +48,7 @@ class Agreements:
                 raise TurnEnds
 
     def _tell(self) -> torch.cuda.Event | None:
-        """When the device has done all that it has been told so far; None on a CPU, which does it at once."""
+        """Event at which the device has done all its work so far; None on a CPU, which does it at once."""
         if self._device.type != "cuda":
             return None
         event = torch.cuda.Event(blocking=True)

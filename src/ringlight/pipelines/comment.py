@@ -14,7 +14,7 @@ LORA = ("name", "strength", "target")
 
 
 def comment_of(request: VideoRequest) -> str:
-    """JSON with prompt and fields under `ringlight`. Nothing of pictures, of who asked, or of the machine is in it."""
+    """Write prompt and fields as JSON under `ringlight`, with nothing of pictures, of who asked, or of the machine."""
     fields: dict[str, Any] = {field.name: getattr(request, field.name) for field in VIDEO_FIELDS}
     fields["lora"] = [{name: getattr(lora, name) for name in LORA} for lora in request.lora] or None
     told = {name: value for name, value in fields.items() if value is not None}

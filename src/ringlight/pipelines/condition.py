@@ -12,22 +12,26 @@ from torch import Tensor
 
 
 class Condition(Protocol):
-    """How a model is told of a picture. `tokens` (L, C) of it are attended to beside the text, by models that know
-    any."""
+    """Effect of a picture on a model.
+
+    `tokens` (L, C) of it are attended to beside the text, by models that know any.
+    """
 
     @property
     def tokens(self) -> Tensor | None: ...
 
     def seen(self, latents: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """What the network sees of latents at a time: with the picture, and the times of its tokens: one for all of
-        them, or two, the first latent frame's and all others'."""
+        """Latents as the network sees them, with the picture, and the times of its tokens.
+
+        There is one time for all tokens, or two: the first latent frame's and all others'.
+        """
 
     def settle_(self, video: Tensor) -> Tensor:
-        """Latents of a video with what is known of it put in its place."""
+        """Put what is known of a video in its place in the latents."""
 
 
 class NoPicture:
-    """Of text alone."""
+    """Condition of requests without pictures."""
 
     tokens = None
 
@@ -39,12 +43,12 @@ class NoPicture:
 
 
 class FirstFrame:
-    """The picture is the first latent frame, always clean, at time 0: as Wan2.2-TI2V has it."""
+    """Condition of a picture that is the first latent frame, always clean, at time 0: as Wan2.2-TI2V has it."""
 
     tokens = None
 
     def __init__(self, first_frame: Tensor) -> None:
-        """`first_frame` is (1, z, 1, h, w)."""
+        """Keep the first latent frame, (1, z, 1, h, w)."""
         self._first_frame = first_frame
 
     def seen(self, latents: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,11 +60,13 @@ class FirstFrame:
 
 
 class Beside:
-    """Channels beside the latents say which frames are given, and what is known of all: as Wan's I2V models have it.
-    Nothing of the latents is put in its place."""
+    """Condition of channels beside the latents, as Wan's I2V models have it.
+
+    They say which frames are given, and what is known of all. The latents themselves are not changed.
+    """
 
     def __init__(self, channels: Tensor, tokens: Tensor | None = None) -> None:
-        """`channels` are (1, C - z, T, h, w): those of the mask, then those of the encoded video."""
+        """Keep the channels, (1, C - z, T, h, w): those of the mask, then those of the encoded video."""
         self._channels, self.tokens = channels, tokens
 
     def seen(self, latents: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ def require_continuable(video: Path, output: Path, request: VideoRequest) -> Non
 
 
 def frames_of(video: Path) -> Iterator[VideoFrame]:
-    """Its frames, without what would tell an encoder how to encode them."""
+    """Yield the frames of a video, without what would tell an encoder how to encode them."""
     with av.open(str(video)) as container:
         container.streams.video[0].thread_type = "AUTO"
         for frame in container.decode(video=0):

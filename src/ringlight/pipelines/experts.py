@@ -12,21 +12,21 @@ from ringlight.parallel.collective import collective
 
 
 class Predictor(Protocol):
-    """What predicts the velocity of latents. All ranks call it together."""
+    """Predicts the velocity of latents. All ranks call it together."""
 
     @property
     def kept(self) -> object:
-        """What it keeps of its request, with and without weights at hand."""
+        """State of its request, which it keeps with and without weights at hand."""
 
     def predict(self, latents: Tensor, timesteps: Tensor, between: Callable[[], None]) -> Tensor:
-        """The velocity (1, z, T, h, w), float32, at the times of the latents: one for all tokens, or two.
+        """Predict the velocity (1, z, T, h, w), float32, at the times of the latents: one for all tokens, or two.
 
         `between` is called between blocks, on all ranks alike, and may break the forwards off (parallel/turns).
         """
 
 
 class Experts:
-    """A predictor of several, one for high noise and one for low, or the only one. To be closed in the end.
+    """Predictor that uses one expert for high noise and one for low, or the only transformer. To be closed in the end.
 
     One is made when a time first asks for it, and given up when a time asks for another, so that no more than one has
     room on the device. Times fall, so each is made once. It is at work, with its weights, from then on, but while it
@@ -39,15 +39,17 @@ class Experts:
         at_work: Callable[[int, Predictor], AbstractContextManager[None]],
         boundary: float,
     ) -> None:
-        """`make` makes an expert, by its number, and `at_work` has its weights there; the first one is for times from
-        the `boundary` on."""
+        """Prepare the experts; the first one is for times from the `boundary` on.
+
+        `make` makes an expert, by its number, and `at_work` brings its weights to the device.
+        """
         self._make, self._at_work, self._boundary = make, at_work, boundary
         self._number: int | None = None
         self._expert: Predictor | None = None
         self._weights: ExitStack | None = None
 
     def have(self, time: float) -> Predictor:
-        """The expert for a time, at work."""
+        """Switch to the expert for a time."""
         number = 0 if time >= self._boundary else 1
         if self._expert is None or number != self._number:
             self.close()
@@ -60,22 +62,22 @@ class Experts:
 
     @collective
     def predict(self, latents: Tensor, timesteps: Tensor, between: Callable[[], None]) -> Tensor:
-        """As the expert for the last of these times predicts it; a first frame's comes before it."""
+        """Predict with the expert for the last of these times; a first frame's time comes before it."""
         guided = self.have(float(timesteps[-1]))
         return guided.predict(latents, timesteps, between)
 
     @property
     def kept(self) -> object:
-        """What is kept of the request while it rests."""
+        """State of the request that is kept while it rests."""
         return None if self._expert is None else self._expert.kept
 
     def rest(self) -> None:
-        """Give up the weights of the one that is at work, but nothing that was made of the request."""
+        """Free the weights of the current expert, but nothing that was made of the request."""
         weights, self._weights = self._weights, None
         if weights is not None:
             weights.close()
 
     def close(self) -> None:
-        """Give up the one that is at work."""
+        """Free the current expert."""
         self._expert = None
         self.rest()

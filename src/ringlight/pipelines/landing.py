@@ -16,19 +16,19 @@ Arriving = Callable[[], Tensor]  # waits until frames are whole in the host's me
 
 
 class Landing:
-    """Hands portions to a writer in their order: a CPU's at once, another device's when the next one has been decoded.
+    """Queue of portions to a writer in their order: a CPU's at once, another device's after the next one is decoded.
 
     So a device always has work that is queued already, and nobody waits for it but for a portion that it is done with.
     """
 
     def __init__(self, writer: FrameWriter, copies: Callable[[Tensor], Arriving] | None = None) -> None:
-        """`copies` begins to bring frames of a device to the host (None: through pinned buffers)."""
+        """Prepare the queue. `copies` begins to bring frames of a device to the host (None: through pinned buffers)."""
         self._writer = writer
         self._copies = copies or PinnedBuffers()
         self._arriving: Arriving | None = None
 
     def take(self, frames_FHWC: Tensor) -> None:
-        """The next portion. Raises what the writer raises, of this portion or the one before."""
+        """Take the next portion. Raises what the writer raises, of this portion or the one before."""
         if frames_FHWC.device.type == "cpu":
             self._writer.write(frames_FHWC)
             return
@@ -54,7 +54,7 @@ class PinnedBuffers:
         self._buffers: list[Tensor | None] = [None, None]
 
     def __call__(self, frames: Tensor) -> Arriving:
-        """Begin to copy frames. What came the time before last must have been waited for."""
+        """Begin to copy frames. The copy before the last must have been waited for."""
         self._buffers.reverse()
         buffer = self._buffers[0]
         if buffer is None or buffer.numel() < frames.numel() or buffer.dtype != frames.dtype:

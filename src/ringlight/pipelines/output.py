@@ -37,12 +37,12 @@ Frames = NDArray[Any]
 
 
 def to_uint8(frames_FHWC: Tensor) -> Tensor:
-    """Frames in [-1, 1] as 0..255, rounded to nearest."""
+    """Convert frames in [-1, 1] to 0..255, rounded to nearest."""
     return frames_FHWC.float().mul(127.5).add_(127.5).round_().clamp_(0, 255).byte()
 
 
 def to_unit_range(frames_FHWC: Tensor) -> Tensor:
-    """Frames in [-1, 1] as float32 in 0..1."""
+    """Convert frames in [-1, 1] to float32 in 0..1."""
     return frames_FHWC.float().mul(0.5).add_(0.5)
 
 
@@ -50,14 +50,14 @@ FrameConverter = Callable[[Tensor], Tensor]  # decoded frames in [-1, 1] to what
 
 
 class Output(Protocol):
-    """Files on their way, all of whose content is known."""
+    """Files that are being written, all of whose content is known."""
 
     def finish(self) -> list[str]:
         """Write what is left and move the files into place, from any thread. Returns their paths."""
         ...
 
     def abort(self) -> None:
-        """Leave nothing behind."""
+        """Remove all that was written."""
         ...
 
 
@@ -85,8 +85,9 @@ class Encoder(Protocol):
 
 
 def encode_video(frames: Iterator[Frames], part: Path, request: VideoRequest, continues: Path | None) -> None:
-    """H.264 or VP9 by extension: 4:2:0, BT.709 and tagged so, ready for streaming, with the request as its comment. The
-    same frames of the same request give the same file.
+    """Encode H.264 or VP9 by extension: 4:2:0, BT.709 and tagged so, ready for streaming.
+
+    The request is its comment. The same frames of the same request give the same file.
 
     x264's macroblock tree is left out for that: with it, encoding again gives other bytes now and then.
     """
@@ -116,7 +117,7 @@ def encode_video(frames: Iterator[Frames], part: Path, request: VideoRequest, co
 
 
 def encode_gif(frames: Iterator[Frames], part: Path, request: VideoRequest, continues: Path | None) -> None:
-    """An endless animated GIF; its clock counts hundredths of a second, at least two per frame."""
+    """Encode an endless animated GIF; its clock counts hundredths of a second, at least two per frame."""
     assert continues is None, "no picture is continued"
     pictures = (Image.fromarray(pixels) for pixels in frames)
     duration = max(20, round(100 / request.fps) * 10)
@@ -131,7 +132,7 @@ class Abandoned(Exception):
 
 
 class EncodedWriter:
-    """Frames as uint8 through a bounded queue to an encoder in a thread."""
+    """Writer of uint8 frames through a bounded queue to an encoder in a thread."""
 
     convert = staticmethod(to_uint8)
 
@@ -163,7 +164,7 @@ class EncodedWriter:
         self._part.unlink(missing_ok=True)
 
     def _put(self, frames: Frames | None) -> None:
-        """Hand frames to the thread; once it has ended they are dropped."""
+        """Pass frames to the thread; once it has ended they are dropped."""
         while self._thread.is_alive():
             try:
                 return self._queue.put(frames, timeout=0.1)
@@ -189,7 +190,7 @@ class EncodedWriter:
 
 
 class PngWriter:
-    """One picture, or numbered ones by a pattern."""
+    """Writer of one picture, or of numbered ones by a pattern."""
 
     convert = staticmethod(to_uint8)
 
@@ -214,7 +215,7 @@ class PngWriter:
 
 
 class NpyWriter:
-    """float32 frames [F, H, W, 3] in 0..1, as they left the decoder."""
+    """Writer of float32 frames [F, H, W, 3] in 0..1, as they left the decoder."""
 
     convert = staticmethod(to_unit_range)
 
@@ -241,7 +242,7 @@ class NpyWriter:
 
 
 class LatentsWriter:
-    """Final latents (1, z, T, h, w), normalised as the transformer sees them."""
+    """Writer of final latents (1, z, T, h, w), normalised as the transformer sees them."""
 
     def __init__(self, latents: Tensor, path: Path, job_id: str) -> None:
         self._latents = latents.contiguous().cpu()
@@ -266,12 +267,12 @@ WRITERS: dict[str, type[EncodedWriter] | type[PngWriter] | type[NpyWriter]] = {
 
 
 def frame_converter(path: Path) -> FrameConverter:
-    """What makes frames ready for the writer of this extension, also on ranks that have no writer."""
+    """Converter of frames for the writer of this extension, also for ranks that have no writer."""
     return WRITERS[path.suffix.lower()].convert
 
 
 def open_writer(path: Path, request: VideoRequest, job_id: str, continues: Path | None = None) -> FrameWriter:
-    """The writer for this extension, ready for frames.
+    """Open the writer for this extension, ready for frames.
 
     It writes the frames of the video `continues` first, and then leaves out the first that it is given.
     """

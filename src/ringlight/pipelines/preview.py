@@ -32,7 +32,7 @@ RIDGE = 1e-3
 
 
 class Painter:
-    """Latents to small pictures, by a linear map from channels to colours, which is fitted to a decoder once."""
+    """Converter of latents to small pictures, by a linear map from channels to colours, fitted to a decoder once."""
 
     def __init__(self, vae: Autoencoder) -> None:
         self._vae = vae
@@ -48,7 +48,7 @@ class Painter:
         self._map = fit(self._vae, device)
 
     def paint(self, latents_ZHW: Tensor) -> bytes:
-        """A JPEG of one frame of normalised latents, at most 320 pixels wide."""
+        """Paint a JPEG of one frame of normalised latents, at most 320 pixels wide."""
         assert self._map is not None, "it is fitted before anything is painted"
         pixels = to_uint8(apply(self._map, latents_ZHW)).cpu().numpy()
         picture = Image.fromarray(pixels)
@@ -79,7 +79,7 @@ class Previews:
 
 
 def apply(colours: Tensor, latents_ZHW: Tensor) -> Tensor:
-    """Pictures (H * DETAIL, W * DETAIL, 3), about in [-1, 1], of latents by a map (Z + 1, DETAIL * DETAIL * 3)."""
+    """Apply a map (Z + 1, DETAIL * DETAIL * 3) to latents: pictures (H * DETAIL, W * DETAIL, 3), about in [-1, 1]."""
     _, height, width = latents_ZHW.shape
     blocks = _with_one(latents_ZHW) @ colours
     parts = blocks.view(height, width, DETAIL, DETAIL, 3).permute(0, 2, 1, 3, 4)
@@ -87,8 +87,10 @@ def apply(colours: Tensor, latents_ZHW: Tensor) -> Tensor:
 
 
 def fit(vae: Autoencoder, device: torch.device) -> Tensor:
-    """The map (Z + 1, DETAIL * DETAIL * 3) from a latent pixel, and 1, to its block of colours: by least squares over
-    what the decoder makes of a few pictures' latents. The pictures are random, with the spectrum that photographs have.
+    """Fit the map (Z + 1, DETAIL * DETAIL * 3) from a latent pixel, and 1, to its block of colours.
+
+    It is fitted by least squares to what the decoder makes of a few pictures' latents. The pictures are random, with
+    the spectrum that photographs have.
     """
     generator = torch.Generator().manual_seed(0)
     given, wanted = [], []
@@ -107,7 +109,7 @@ def fit(vae: Autoencoder, device: torch.device) -> Tensor:
 
 
 def random_picture(size: int, generator: torch.Generator) -> Tensor:
-    """A picture (size, size, 3) in [-1, 1]: noise of several octaves, most of it grey."""
+    """Draw a picture (size, size, 3) in [-1, 1]: noise of several octaves, most of it grey."""
     picture = torch.zeros(1, 3, size, size)
     for octave, side in enumerate(OCTAVES):
         grey, colour = (torch.randn(1, channels, side, side, generator=generator) for channels in (1, 3))
@@ -117,13 +119,13 @@ def random_picture(size: int, generator: torch.Generator) -> Tensor:
 
 
 def _with_one(latents_ZHW: Tensor) -> Tensor:
-    """(H * W, Z + 1): the channels of each pixel, and a 1."""
+    """Channels of each pixel, and a 1: (H * W, Z + 1)."""
     rows = latents_ZHW.flatten(1).T.float()
     return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
 
 
 def _blocks(frame_HWC: Tensor) -> Tensor:
-    """(h * w, DETAIL * DETAIL * 3): a decoded frame, shrunk to DETAIL pixels along a side of each latent pixel."""
+    """Decoded frame, shrunk to DETAIL pixels along a side of each latent pixel: (h * w, DETAIL * DETAIL * 3)."""
     size = FITTED_SIZE * DETAIL
     small = interpolate(frame_HWC.permute(2, 0, 1).unsqueeze(0), (size, size), mode="area")[0]
     parts = small.view(3, FITTED_SIZE, DETAIL, FITTED_SIZE, DETAIL).permute(1, 3, 2, 4, 0)

@@ -1,4 +1,4 @@
-"""The state of a job in a file: what it takes to go on with denoising where another process stopped.
+"""The state of a job in a file, from which another process resumes denoising.
 
 That is the latents, and what the sampler remembers of earlier steps, the state of its generator included: safetensors,
 with JSON in its metadata for what is not a tensor. Nothing is pickled. What is continued from it ends with the very
@@ -40,7 +40,7 @@ NUMBERS = ("step", "num_slices", "decode_chunk")  # of a DenoisingProgress, besi
 
 @dataclass(frozen=True)
 class DenoisingProgress:
-    """Denoising after so many steps: latents (1, z, T, h, w), float32.
+    """Progress of denoising after some steps: latents (1, z, T, h, w), float32.
 
     `num_slices` and `decode_chunk` are the portions of work that the job began with, and keeps: others round otherwise.
     Only where weights are placed within a budget, fewer latent frames are decoded at a time if there is no room now.
@@ -53,7 +53,7 @@ class DenoisingProgress:
 
 
 class StateFile:
-    """Reads and writes the state of one job. Rank 0 has the file; the other ranks hear from it what it holds.
+    """Reader and writer of one job's state. Rank 0 has the file; the other ranks receive its content from it.
 
     A state that cannot be used, because it is damaged or another job's (another model or layout since the server
     started anew, say), is logged and left alone: the job was promised, so it is made from the start. Where a state
@@ -70,8 +70,11 @@ class StateFile:
         tracer: Tracer,
         put_in_place: Callable[[Iterable[tuple[Path, Path]]], object] = into_place,
     ) -> None:
-        """`identity` names all that a state depends on; at most every `save_seconds` of the job's turns there is a new
-        one, and one at the end of each turn. `put_in_place` takes it from its part file to where it belongs."""
+        """Prepare the file.
+
+        `identity` names all that a state depends on; at most every `save_seconds` of the job's turns there is a new
+        one, and one at the end of each turn. `put_in_place` takes it from its part file to where it belongs.
+        """
         self._path = path
         self._part = part_path(path, job_id)
         self._save_seconds = save_seconds
@@ -89,7 +92,7 @@ class StateFile:
 
     @collective
     def begin(self, fresh: DenoisingProgress, sampler: Sampler) -> DenoisingProgress:
-        """Where to go on, the same on all ranks, which call this together; the sampler then remembers what it did.
+        """Load the progress to resume from, on all ranks together, and restore the sampler's memory.
 
         Without a usable state that is the `fresh` progress, of no step, which is saved as the first one.
         """
@@ -114,7 +117,7 @@ class StateFile:
             self._write_soon(progress, sampler)
 
     def settle(self, progress: DenoisingProgress, sampler: Sampler) -> None:
-        """Take a copy of just this, and write it in a thread: others have the turn now, for who knows how long.
+        """Take a copy of exactly this state, and write it in a thread: others have the turn now, for an unknown time.
 
         A disk that has refused it already is not asked again.
         """
@@ -139,7 +142,7 @@ class StateFile:
                 self._thread.start()
 
     def _write_all(self) -> None:
-        """The thread: write until nothing is due."""
+        """Run the thread: write until nothing is due."""
         while True:
             with self._due_lock:
                 work, self._due = self._due, None
@@ -185,13 +188,13 @@ def pack(
 
 
 def content_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """What a file of these tensors and metadata holds."""
+    """Contents of a file with these tensors and metadata."""
     content: bytes = safetensors.torch.save(tensors, metadata | {"checksum": checksum(tensors, metadata["plain"])})
     return content
 
 
 def unpack(content: bytes, identity: str, device: torch.device) -> tuple[DenoisingProgress, dict[str, Any]]:
-    """The progress and the sampler's memory of a file. Raises ValueError unless it is whole and of this identity."""
+    """Read the progress and sampler memory of a file. Raises ValueError unless it is whole and of this identity."""
     try:
         tensors = safetensors.torch.load(content)
         length = int.from_bytes(content[:8], "little")
@@ -218,7 +221,7 @@ def checksum(tensors: dict[str, Tensor], plain: str) -> str:
 
 
 def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """`value` with the names of its tensors in their place; copies of them go into `tensors`."""
+    """Replace the tensors in `value` by names; copies of them go into `tensors`."""
     if isinstance(value, Tensor):
         tensors[name] = _copy(value)
         return {TENSOR: name, "on_host": value.device.type == "cpu"}

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class MemoryMeter(Protocol):
-    """Measures peaks of memory since it was last reset, in bytes."""
+    """Meter of memory peaks since its last reset, in bytes."""
 
     def reset(self) -> None: ...
 
@@ -26,22 +26,22 @@ class MemoryMeter(Protocol):
 
 
 class JobEvents(Protocol):
-    """What a run tells while it works, and how it learns that it should stop or make way."""
+    """Progress that a run reports while it works, and requests to stop or to pause that it polls."""
 
     @property
     def turn_ends(self) -> bool:
-        """Whether all ranks have agreed, at the boundary before, that this job makes way where it can."""
+        """Whether all ranks have agreed, at the boundary before, that this job is paused where it can be."""
         ...
 
     @property
     def ends_now(self) -> bool:
-        """Whether that is also within a step, which is then made again."""
+        """Whether the pause is also within a step, which is then made again."""
         ...
 
     def stage_started(self, stage: str) -> None: ...
 
     def warned(self, warning: RequestWarning) -> None:
-        """The video will not be quite what was asked."""
+        """Report that the video will not be quite what was asked."""
         ...
 
     def step_finished(self, step: int, num_steps: int, seconds: float) -> None: ...
@@ -49,28 +49,29 @@ class JobEvents(Protocol):
     def frames_decoded(self, num_done: int, num_frames: int) -> None: ...
 
     def state_saved(self, step: int) -> None:
-        """What it takes to go on after this many steps is on the disk. Called from any thread."""
+        """Report that the state after this many steps is on the disk. Called from any thread."""
         ...
 
     def preview_made(self, step: int, picture: bytes) -> None:
-        """A small JPEG of what the video will be, as far as can be told after this many steps."""
+        """Report a small JPEG of what the video will be, as far as can be told after this many steps."""
         ...
 
     def boundary(self, problem: Exception | None = None) -> None:
-        """A boundary, which every rank of a job comes to: raise on all of them when the job should stop, and hear
-        whether its turn ends.
+        """Reach a boundary, which every rank of a job comes to.
+
+        It raises on all of them when the job should stop, and tells whether its turn ends.
 
         It stops with Cancelled where somebody asked for it, or the `problem` that some rank has but could work on with.
         """
         ...
 
     def check_problem(self, problem: Exception | None) -> None:
-        """The same for a problem alone, where it is too late to cancel."""
+        """Raise a problem on all ranks as `boundary` does, where it is too late to cancel."""
         ...
 
 
 class Tracer:
-    """Collects the stages of one run. Stages do not nest; what lies between them is the report's Other row.
+    """Recorder of the stages of one run. Stages do not nest; what lies between them is the report's Other row.
 
     All seconds are the job's own: its `clock` stands still while others have the turn.
     """
@@ -86,7 +87,7 @@ class Tracer:
         self._memory = memory
 
     def began(self, step: int, num_slices: int = 1, decode_chunk: int = 1) -> None:
-        """Where denoising begins, and in what portions this run works."""
+        """Record the step at which denoising begins, and the portions in which this run works."""
         self.resumed_from_step, self.num_slices, self.decode_chunk = step, num_slices, decode_chunk
 
     @collective
@@ -99,7 +100,7 @@ class Tracer:
 
     @collective
     def timed_in_turns(self, name: str, stage: Turns[T]) -> Turns[T]:
-        """The same of a stage that can be left."""
+        """Run a stage that can be paused, and record it as `timed` does."""
         with closing(stage):
             while True:
                 start = self._begin(name)
@@ -114,19 +115,19 @@ class Tracer:
 
     @collective
     def begin_last(self, name: str) -> None:
-        """Record a stage that goes on after the run: at 0 seconds, and with the memory that it begins with."""
+        """Record a stage that continues after the run: at 0 seconds, and with the memory that it begins with."""
         self._begin(name)
         self._record(name, 0.0)
 
     def now(self) -> float:
-        """Seconds in turns so far, by the clock, all that was asked of the device behind it."""
+        """Seconds in turns so far, after all work of the device."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return self.clock.now()
 
     @collective
     def _begin(self, name: str) -> float:
-        """Begin a stage, or go on with it; returns when."""
+        """Begin or resume a stage; returns when."""
         self.events.boundary()
         self.events.stage_started(name)
         self._memory.reset()
@@ -147,22 +148,22 @@ class StepClock:
     """Seconds of each denoising step, the device synchronised at its end; reports each to the events."""
 
     def __init__(self, tracer: Tracer, num_steps: int, num_done: int = 0) -> None:
-        """`num_done` of the steps were done by another run."""
+        """Prepare the clock. `num_done` of the steps were done by another run."""
         self._tracer = tracer
         self._num_steps = num_steps
         self._num_done = num_done
         self.begin()
 
     def begin(self) -> None:
-        """The next step begins now, and not with the end of the one before."""
+        """Begin the next step now, and not with the end of the one before."""
         self._last = self._tracer.now()
 
     def give_up(self) -> None:
-        """The step is broken off, and will be made again: its seconds so far are no step's."""
+        """Discard the seconds of a step that is broken off, and will be made again."""
         self._tracer.repeated_seconds += self._tracer.now() - self._last
 
     def tick(self) -> None:
-        """A step is done."""
+        """Note the end of a step."""
         now = self._tracer.now()
         steps = self._tracer.step_seconds
         steps.append(now - self._last)

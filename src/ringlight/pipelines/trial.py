@@ -47,7 +47,7 @@ TELLING: dict[str, Any] = {
 
 
 class Wrong(Exception):
-    """What is wrong with a sampler, in words that follow its name."""
+    """Fault of a sampler, in words that follow its name."""
 
 
 @torch.inference_mode()
@@ -65,7 +65,7 @@ def require_sampler(spec: SchedulerSpec, model_path: Path) -> None:
 
 
 def end_of(spec: SchedulerSpec, num_steps: int) -> Tensor:
-    """The latents after so many steps. Raises Wrong unless they are what they should be."""
+    """Latents after so many steps. Raises Wrong unless they are what they should be."""
     flow = Flow()
     sampler = sampler_of(spec, num_steps, flow)
     require_sigmas(sampler)
@@ -79,7 +79,7 @@ def end_of(spec: SchedulerSpec, num_steps: int) -> Tensor:
 
 
 def require_same(spec: SchedulerSpec, num_steps: int, latents: Tensor) -> None:
-    """Raise Wrong unless so many steps end with the very same latents again, also when taken up from a saved state."""
+    """Raise Wrong unless so many steps end with the very same latents again, also when resumed from a saved state."""
     flow, half = Flow(), num_steps // 2
     sampler = sampler_of(spec, num_steps, flow)
     progress = DenoisingProgress(half, 1, 1, flow.follow(sampler, flow.noise, range(half)))
@@ -91,11 +91,12 @@ def require_same(spec: SchedulerSpec, num_steps: int, latents: Tensor) -> None:
 
 
 def sampler_of(spec: SchedulerSpec, num_steps: int, flow: Flow) -> Sampler:
+    """Make a sampler that draws its noise from the flow's generator."""
     return make_sampler(spec, num_steps, spec.flow_shift, flow.generator, CPU)
 
 
 class Flow:
-    """Data of which half are one number each, c, and half normal around it; what a perfect network predicts of them."""
+    """Flow of data of which half are one number each, c, and half normal around it, with its perfect network."""
 
     def __init__(self) -> None:
         self.generator = torch.Generator("cpu").manual_seed(0)
@@ -105,7 +106,7 @@ class Flow:
         self.deviations[:, ::2] = DEVIATION
 
     def velocity(self, latents: Tensor, time: Tensor) -> Tensor:
-        """E[noise - data | latents], where latents = (1 - sigma) data + sigma noise."""
+        """Velocity E[noise - data | latents], where latents = (1 - sigma) data + sigma noise."""
         sigma = time.float() / NUM_TRAIN_TIMESTEPS
         variance = ((1 - sigma) * self.deviations) ** 2 + sigma**2
         slope = (sigma - (1 - sigma) * self.deviations**2) / variance
@@ -119,7 +120,7 @@ class Flow:
         return latents
 
     def by_euler(self, sampler: Sampler) -> Tensor:
-        """Where Euler's method ends with the sigmas of a sampler."""
+        """Latents at which Euler's method ends with the sigmas of a sampler."""
         latents = self.noise
         for time, change in zip(sampler.timesteps, sampler.sigmas.diff().float(), strict=True):
             latents = latents + change * self.velocity(latents, time)
@@ -164,7 +165,7 @@ def require_shift(spec: SchedulerSpec) -> None:
 
 
 def told(error: Exception) -> str:
-    """What is wrong, in words that follow the scheduler's name."""
+    """Fault in words that follow the scheduler's name."""
     said = " ".join(str(error).split())
     if isinstance(error, (Wrong, LookupError)):
         return said
@@ -173,7 +174,7 @@ def told(error: Exception) -> str:
 
 
 def reasons(spec: SchedulerSpec) -> str:
-    """What in the configuration is likely to be the cause."""
+    """Settings in the configuration that are the likely cause."""
     try:
         found = settings_of(spec)
     except LookupError:  # which is the cause

@@ -1,4 +1,4 @@
-"""Turn: the stretch of a job between two times at which it makes way for others, and what of it is kept meanwhile."""
+"""Turn: the stretch of a job between two pauses, and what of it is kept meanwhile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Left(NamedTuple):
-    """Where a job was left: after so many denoising steps, with tensors of so many bytes that it keeps."""
+    """Point at which a job was paused: its denoising steps so far, and the bytes of the tensors that it keeps."""
 
     step: int
     held_bytes: int
@@ -27,7 +27,7 @@ Turns: TypeAlias = Generator[Left, None, T]
 
 
 def uninterrupted(turns: Turns[T]) -> T:
-    """What a computation returns that nobody else's comes between: it goes on wherever it could be left."""
+    """Run a computation to its end without a pause, and return its result."""
     while True:
         try:
             next(turns)
@@ -37,8 +37,10 @@ def uninterrupted(turns: Turns[T]) -> T:
 
 
 class TurnClock:
-    """Seconds of one job, from when this is made or its first turn is said to begin. It stands still while others have
-    the turn."""
+    """Clock of one job's seconds, from when this is made or its first turn is said to begin.
+
+    It stands still while others have the turn.
+    """
 
     def __init__(self) -> None:
         self.pauses, self.paused_seconds = 0, 0.0
@@ -50,12 +52,12 @@ class TurnClock:
         return (time.perf_counter() if self._stopped is None else self._stopped) - self._began - self.paused_seconds
 
     def stop(self) -> None:
-        """The turn ends."""
+        """Stop the clock at the end of a turn."""
         self._stopped = time.perf_counter()
         self.pauses += 1
 
     def go_on(self) -> None:
-        """A turn begins, the first one or one after a stop."""
+        """Start the clock at the beginning of a turn, the first one or one after a stop."""
         now = time.perf_counter()
         if self._stopped is None:
             self._began = now

@@ -1,1 +1,1 @@
-"""What a request will cost on which layout: seconds by stage, bytes on the link, memory by rank. Arithmetic only."""
+"""Planner of a request's cost on a layout: seconds by stage, bytes on the link, memory by rank. Arithmetic only."""

@@ -1,4 +1,4 @@
-"""What a request's LoRAs cost while it denoises: bytes beside the weights, and seconds of a block.
+"""Costs of a request's LoRAs while it denoises: bytes beside the weights, and seconds of a block.
 
 Over weights in eight bits they come on the fly, and over weights that lie on the host they are merged for each pass.
 On a device that has all weights they are merged before the job, but for those that rounding would eat: nobody knows of
@@ -20,7 +20,7 @@ COPIES = 2  # of blocks that a CPU merges: the one in use, and the next one, of 
 
 
 def adapter_bytes(work: Work) -> int:
-    """LoRAs of the expert that has most, on its device while it works."""
+    """Bytes of the LoRAs of the expert that has most, on its device while it works."""
     return max(
         sum(lora.num_bytes for lora in work.request.lora if expert in lora.experts)
         for expert in range(work.spec.num_experts)
@@ -28,19 +28,21 @@ def adapter_bytes(work: Work) -> int:
 
 
 def hosted_adapter_bytes(work: Work, machine: Machine) -> int:
-    """LoRAs of all experts in a rank's own main memory, where weights lie there too; a CPU has them on its device."""
+    """Bytes of all experts' LoRAs in a rank's own main memory, if weights lie there; a CPU has them on its device."""
     return 0 if machine.card.is_cpu else sum(lora.num_bytes for lora in work.request.lora)
 
 
 def merging_bytes(work: Work) -> int:
-    """Pieces in float32 of what is merged while it denoises. Of weights in eight bits biases and norms are merged, if
-    anything."""
+    """Bytes of float32 pieces that are merged during denoising.
+
+    Of weights in eight bits biases and norms are merged, if anything.
+    """
     sizes = (matrix.inputs * matrix.outputs for matrix in _forward(work) if matrix.held is None)
     return AT_ONCE * FLOAT * min(MERGED_NUMBERS, max(sizes, default=0)) if adapter_bytes(work) else 0
 
 
 def copied_bytes(work: Work, machine: Machine, placement: Placement) -> int:
-    """Blocks that come changed, on a CPU, which else uses them where the host has them."""
+    """Bytes of blocks that come changed, on a CPU, which else uses them where the host has them."""
     if not machine.card.is_cpu or not adapter_bytes(work):
         return 0
     block = work.spec.transformer.layers.block.forward_bytes(machine.settings.itemsize)
@@ -48,7 +50,7 @@ def copied_bytes(work: Work, machine: Machine, placement: Placement) -> int:
 
 
 def adding_seconds(work: Work, machine: Machine, own_tokens: int, placement: Placement | None, sharing: int) -> float:
-    """Seconds of a block on a rank with so many tokens, where `sharing` forwards go through a pass together.
+    """Seconds that LoRAs add to a block on a rank with so many tokens; `sharing` forwards share a pass.
 
     on the fly = 2 operations a value and token / products
     merged     = 2 operations a value of the weight and rank / products in float32
@@ -70,6 +72,6 @@ def adding_seconds(work: Work, machine: Machine, own_tokens: int, placement: Pla
 
 
 def _forward(work: Work) -> tuple[Matrix, ...]:
-    """What a forward needs of a block."""
+    """Matrices of a block that a forward needs."""
     block = work.spec.transformer.layers.block
     return (block.to_qkv, *block.after_attention)

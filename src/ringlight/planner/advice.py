@@ -21,7 +21,7 @@ SMALL_BYTES = 2 * GIB  # below it tenths of GiB are too coarse
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """The least change that makes a request fit: what is said to the user, and what is then predicted."""
+    """Smallest change that makes a request fit: what is said to the user, and what is then predicted."""
 
     flags: str
     prediction: Prediction
@@ -29,7 +29,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shortage(request: VideoRequest, machine: Machine, plan: Prediction) -> str | None:
-    """What a request lacks, in words; None where it may fit.
+    """Shortage of memory for a request, in words; None if it may fit.
 
     Of a card only tensors count, and half of what the driver is assumed to take: the allocator gives its slack back
     before it fails. A plan that merely is tight is no reason to refuse anything. A budget is kept with all slack.
@@ -47,7 +47,7 @@ def shortage(request: VideoRequest, machine: Machine, plan: Prediction) -> str |
 
 
 def remedy(work: Work, layout: ParallelLayout, machine: Machine) -> str | None:
-    """The least change of flags with which a request is predicted to fit; None where there is none."""
+    """Smallest change of flags with which a request is predicted to fit; None if there is none."""
     change = nearest_that_fits(work, layout, machine)
     if change is None:
         return None
@@ -57,14 +57,15 @@ def remedy(work: Work, layout: ParallelLayout, machine: Machine) -> str | None:
 
 
 def smaller_video(work: Work, layout: ParallelLayout, machine: Machine) -> tuple[str, str] | None:
-    """The field of a request to change, and its largest value that is predicted to fit; None where none is."""
+    """Field of a request to change, and its largest value that is predicted to fit; None if none is."""
     found = nearest_video_that_fits(work, layout, machine)
     return None if found is None else _difference(work.request, found.request)
 
 
 def nearest_that_fits(work: Work, layout: ParallelLayout, machine: Machine) -> Change | None:
-    """The first of ever larger changes with which a request fits, else the largest video that fits with any of them;
-    None where none does.
+    """First of ever larger changes with which a request fits, else the largest video that fits with any of them.
+
+    None if none does.
 
     In this order: another budget; the decoder a portion at a time; networks in bfloat16; more ranks, where there could
     be any. Of videos with equally many pixels the one that needs the least change. Raises nothing: whether the request
@@ -91,12 +92,12 @@ def nearest_that_fits(work: Work, layout: ParallelLayout, machine: Machine) -> C
 
 
 def _pixels(video: VideoRequest) -> int:
-    """Of all frames."""
+    """Pixels of all frames."""
     return video.width * video.height * video.num_frames
 
 
 def nearest_video_that_fits(work: Work, layout: ParallelLayout, machine: Machine) -> Work | None:
-    """The same request, of as many frames as fit, or where only a picture would, of the largest size; None where none.
+    """Same request with as many frames as fit, or if only a picture would, of the largest size; None if none fits.
 
     With nothing else changed; sizes in 32nds of the one asked for.
     """
@@ -109,9 +110,12 @@ def nearest_video_that_fits(work: Work, layout: ParallelLayout, machine: Machine
 
 
 def _budgets(work: Work, layout: ParallelLayout, machine: Machine) -> Iterator[tuple[str, Machine, ParallelLayout]]:
-    """A budget that helps: where all weights lie on the device, all that it has; where one is too small, the least of
-    those that are not, as on a CPU, which needs the rest for weights that its ranks share. Workers with weights on the
-    host and no budget have all there is."""
+    """Yield a budget that helps.
+
+    If all weights lie on the device, it is all that the device has. If a budget is too small, it is the least of those
+    that are not, as on a CPU, which needs the rest for weights that its ranks share. Workers with weights on the host
+    and no budget have all there is.
+    """
 
     def within(num_bytes: int) -> Machine:
         settings = msgspec.structs.replace(machine.settings, memory_budget_bytes=num_bytes)
@@ -132,24 +136,24 @@ def _in_gib(num_bytes: int) -> str:
 
 
 def _rounded_up(num_bytes: int) -> int:
-    """To a budget that is easily said: whole tenths of GiB, or of a small one whole MiB."""
+    """Round up to a budget that is easily said: whole tenths of GiB, or of a small one whole MiB."""
     if num_bytes < SMALL_BYTES:
         return -(-num_bytes // MIB) * MIB
     return _tenths(-(-10 * num_bytes // GIB))
 
 
 def _rounded_down(num_bytes: int) -> int:
-    """Likewise."""
+    """Round down to a budget that is easily said, as `_rounded_up` does."""
     return num_bytes // MIB * MIB if num_bytes < SMALL_BYTES else _tenths(10 * num_bytes // GIB)
 
 
 def _tenths(count: int) -> int:
-    """So many tenths of GiB in bytes."""
+    """Bytes of so many tenths of GiB."""
     return -(-count * GIB // 10)
 
 
 def _said(num_bytes: int) -> str:
-    """A budget as a flag takes it, and no less than it."""
+    """Text of a budget as a flag takes it, and no less than it."""
     return f"{num_bytes // MIB}MiB" if num_bytes < SMALL_BYTES else f"{num_bytes / GIB:.1f}GiB"
 
 
@@ -177,13 +181,13 @@ def _changes(layout: ParallelLayout, num_heads: int, machine: Machine) -> Iterat
 
 
 def _shorter_videos(work: Work) -> list[VideoRequest]:
-    """All that are still videos, ever longer."""
+    """Candidate requests with fewer frames, shortest first."""
     request, step = work.request, work.spec.frame_multiple
     return [msgspec.structs.replace(request, num_frames=n) for n in range(1 + step, request.num_frames, step)]
 
 
 def _smaller_videos(work: Work) -> list[VideoRequest]:
-    """Sizes of about the same shape, ever larger."""
+    """Candidate requests of smaller sizes of about the same shape, smallest first."""
     request, (high, wide) = work.request, work.spec.size_multiple
     sizes = dict.fromkeys(
         (max(wide, request.width * part // 32 // wide * wide), max(high, request.height * part // 32 // high * high))

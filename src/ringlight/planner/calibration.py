@@ -24,7 +24,7 @@ ALONE = ParallelLayout()
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
-    """One run on one rank. `card` is what its predictions start from, `correction` what it makes of them.
+    """Calibration by one run on one rank. Predictions start from `card`, and `correction` makes them fit the run.
 
     `flops_per_second` are what the run reached over whole stages, by network: for people, and beside a data sheet.
     """
@@ -40,7 +40,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, report: RunReport, spec: ModelSpec, card: Card | None = None) -> Calibration:
-        """From a report of a whole run on one rank. `card`: None takes so many of the table's cores for a CPU.
+        """Calibrate from a report of a whole run on one rank. `card`: None takes cores of the table for a CPU.
 
         Raises InvalidSetting for a run that tells too little: of several ranks, resumed, or of a card not named.
         """
@@ -74,7 +74,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def read(cls, path: Path, spec: ModelSpec, card: Card | None = None) -> Calibration:
-        """From a file: a calibration, a report as `generate --report` writes it, or the result of `bench`.
+        """Read a file: a calibration, a report as `generate --report` writes it, or the result of `bench`.
 
         Raises InvalidSetting.
         """
@@ -92,7 +92,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidSetting(f"{path}: no calibration, report or benchmark's result: {error}") from None
 
     def machine(self, link: LinkRates) -> Machine:
-        """The machine of this run, with a link."""
+        """Machine of this run, with a link."""
         hardware = Hardware(card=self.card, link=link, correction=self.correction)
         return Machine(hardware=hardware, settings=self.settings)
 
@@ -101,13 +101,13 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Sample(msgspec.Struct, frozen=True):
-    """Of one request in a benchmark's result, what is read of it here."""
+    """Part of a benchmark's sample that is read here."""
 
     report: RunReport | None = None
 
 
 def _telling_report(path: Path, samples: msgspec.Raw) -> RunReport:
-    """The median of a benchmark's whole runs on one rank, of its largest request, by their totals.
+    """Median report of a benchmark's whole runs on one rank, of its largest request, by their totals.
 
     Raises InvalidSetting where it has none.
     """
@@ -121,8 +121,7 @@ def _telling_report(path: Path, samples: msgspec.Raw) -> RunReport:
 
 
 def request_of(report: RunReport) -> VideoRequest:
-    """The request that a report is of; a picture stands there as a single byte, and a LoRA is called by its file's
-    SHA-256."""
+    """Request of a report. A picture stands there as a single byte, and a LoRA is called by its file's SHA-256."""
     fields = dict(report.workload)
     fields |= {name: b"\0" for name in ("image", "last_image") if fields.get(name)}
     fields["lora"] = [{"name": lora["sha256"]} | lora for lora in fields.get("lora", ())]
@@ -130,7 +129,7 @@ def request_of(report: RunReport) -> VideoRequest:
 
 
 def settings_of(report: RunReport) -> RunSettings:
-    """The settings that a report names."""
+    """Settings that a report names."""
     said = report.environment
     return RunSettings(
         dtype=said.get("dtype", "bfloat16"),
@@ -182,7 +181,7 @@ def _memory(report: RunReport, work: Work, machine: Machine, plan: JobPlan) -> t
 
 
 def _rates(work: Work, measured: dict[str, float], machine: Machine) -> dict[str, float]:
-    """Operations a second over whole stages."""
+    """Achieved operations a second over whole stages."""
     _, frames, rows, columns = work.latent_shape
     forwards = work.num_calls * work.num_forwards(ALONE)
     decoder = work.spec.vae.decoder

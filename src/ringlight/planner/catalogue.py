@@ -33,7 +33,7 @@ def _card(
     fractions: Fractions,
     bus: str = "pcie4x16",
 ) -> Card:
-    """`tera`: 10^12 operations a second in bfloat16 (float32 accumulation), TensorFloat-32 and float32."""
+    """Build a card. `tera`: 10^12 operations a second in bfloat16 (float32 sums), TensorFloat-32 and float32."""
     bf16, tf32, fp32 = (value * TERA for value in tera)
     return Card(
         name=name,
@@ -49,9 +49,12 @@ def _card(
 
 
 def _geforce(name: str, tera: float, memory_gib: float, rate: float, fractions: Fractions, bus: str) -> Card:
-    """`tera`: 10^12 operations a second in float32, which is 2 x cores x boost clock of NVIDIA's product page; consumer
+    """Build a GeForce card.
+
+    `tera`: 10^12 operations a second in float32, which is 2 x cores x boost clock of NVIDIA's product page; consumer
     cards do as many in TensorFloat-32, and twice as many in bfloat16 with float32 accumulation, as their white papers
-    say of the larger ones."""
+    say of the larger ones.
+    """
     source = "NVIDIA's product page: 2 x cores x boost clock, by its white paper's ratios"
     return _card(f"GeForce {name}", (2 * tera, tera, tera), memory_gib, rate, source, fractions, bus)
 
@@ -256,8 +259,10 @@ def bus(key: str) -> Bus:
 
 
 def bus_of(card: Card) -> Bus:
-    """What lies between a card and the host's memory; of a CPU, which is there already, copies within it. Raises
-    InvalidSetting for a card whose bus is not in the table."""
+    """Bus between a card and the host's memory; for a CPU, copying within memory.
+
+    Raises InvalidSetting for a card whose bus is not in the table.
+    """
     return COPY if card.is_cpu else bus(card.bus)
 
 
@@ -268,7 +273,7 @@ def bus_in_slot(pcie: tuple[int, int]) -> str:
 
 
 def cores(count: float) -> Card:
-    """So many cores of a CPU, each taken for the table's; with that one's memory."""
+    """Card of `count` CPU cores, each taken for the table's core, with that core's memory."""
     core, used = CARDS["cpu-core"], min(count, SCALED_CORES)
     return msgspec.structs.replace(
         core,

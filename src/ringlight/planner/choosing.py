@@ -13,7 +13,7 @@ ALIKE = 0.05  # layouts this close cannot be told apart by a model; the rule of 
 
 
 def choose(typical: Work, asked: AskedLayout, machine: Machine | None, num_nodes: int = 1) -> LayoutChoice:
-    """The layout with all that is asked for on which a typical request is predicted to be over first, and why.
+    """Choose the layout on which a typical request is predicted to be over first, with all that is asked for, and why.
 
     Those that do not fit count only where none does. Over several nodes, whose links differ, and on a machine that is
     not known, the rule of `core.layout.decide` chooses. Raises InvalidLayout where nothing has what is asked for.
@@ -46,7 +46,7 @@ def _comparison(
     found: dict[ParallelLayout, Prediction],
     machine: Machine,
 ) -> str:
-    """What is predicted of the best, and of the next after it."""
+    """Predicted seconds of the best layout and of the second best, in words."""
     others = [layout for layout in ranked if layout != best]
     said = f"predicted {plain(found[best].total_seconds, 3)} s for {typical.extent} on {machine.basis}"
     if not others:

@@ -36,12 +36,12 @@ Cost = Callable[[Work, ParallelLayout, Machine, JobPlan], StageCost]
 
 
 def prompt_tokens(prompt: str, spec: ModelSpec) -> int:
-    """About how many tokens a prompt has, its end mark included."""
+    """Estimated number of a prompt's tokens, its end mark included."""
     return min(spec.max_text_tokens, 1 + math.ceil(len(prompt) / CHARACTERS_PER_TOKEN))
 
 
 def input_validation(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
-    """A first frame's pixels / what a core decodes and resizes; nothing without one."""
+    """Seconds to decode a first frame: its pixels / what a core decodes and resizes; 0 without one."""
     request = work.request
     pixels = request.width * request.height if request.image is not None else 0
     return StageCost(
@@ -51,7 +51,7 @@ def input_validation(work: Work, layout: ParallelLayout, machine: Machine, plan:
 
 
 def text_encoding(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
-    """Prompts go one after another through the layers, a run of which lies on each of the H ranks that hold any:
+    """Seconds of all prompts, one after another through the layers, a run of which lies on each of H ranks.
 
     (H - 1 + prompts) / H x (weights / memory + operations / text + a little), and H - 1 + prompts messages. With a
     placement: `_streamed_text`.
@@ -73,8 +73,10 @@ def text_encoding(work: Work, layout: ParallelLayout, machine: Machine, plan: Jo
 
 
 def _streamed_text(work: Work, layout: ParallelLayout, machine: Machine) -> StageCost:
-    """All prompts go through a layer while its weights are there: weights / memory + operations / text + a little for
-    each prompt, one rank after another, with a message from each to the next and of the result to all.
+    """Seconds of all prompts in layers whose weights are streamed.
+
+    They are weights / memory + operations / text + a little for each prompt, one rank after another, with a message
+    from each to the next and of the result to all.
 
     Layers come over the bus under that, a slot ahead; what other ranks have in their slots is there when it is their
     turn. On a CPU they are used where the host has them, which takes products longer.
@@ -104,9 +106,11 @@ def _streamed_text(work: Work, layout: ParallelLayout, machine: Machine) -> Stag
 
 
 def image_encoding(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
-    """Operations of the largest band of rows / convolution + activations / memory, and all edge rows in the open; with
-    a placement also the encoder's weights. Of one frame, or of all where a condition is made of them; and operations of
-    an image encoder / products, on every rank."""
+    """Seconds to encode pictures on the largest band of rows: operations / convolution + activations / memory.
+
+    All edge rows travel in the open; with a placement the encoder's weights come too. It is of one frame, or of all
+    frames of a condition; and operations of an image encoder / products, on every rank.
+    """
     _, _, rows, columns = work.latent_shape
     count, size = work.encoded_latents, (rows, columns)
     own = split_sizes(rows, layout.num_ranks)[0]
@@ -136,13 +140,13 @@ def image_encoding(work: Work, layout: ParallelLayout, machine: Machine, plan: J
 
 
 def latent_preparation(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
-    """Values of noise / values a second of a CPU generator; every rank draws all of them."""
+    """Seconds of noise: values / values a second of a CPU generator; every rank draws all of them."""
     seconds = machine.corrected("LatentPreparation", work.latent_values / NORMAL_VALUES_PER_SECOND)
     return StageCost(name="LatentPreparation", compute_seconds=seconds)
 
 
 def output(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
-    """Pixels of the last portion / pixels a second of the encoder, which has written the others during Decoding."""
+    """Seconds of the last portion: pixels / pixels a second of the encoder, which writes the others during Decoding."""
     request = work.request
     frames = min(request.num_frames, plan.decode_chunk * work.spec.vae.scale_factor_temporal)
     seconds = frames * request.width * request.height / VIDEO_PIXELS_PER_SECOND
@@ -150,7 +154,7 @@ def output(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) 
 
 
 def load_seconds(spec: ModelSpec, settings: RunSettings) -> float:
-    """Start of a process + bytes of the checkpoint, in the dtype that it is used in, / bytes a second of the disk."""
+    """Seconds to start a process and read the checkpoint: bytes, in the dtype used, / bytes a second of the disk."""
     return START_SECONDS + checkpoint_bytes(spec, settings.itemsize) / FILE_BYTES_PER_SECOND
 
 
@@ -166,7 +170,7 @@ STAGES: tuple[Cost, ...] = (
 
 
 def stage_costs(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> list[StageCost]:
-    """All stages that a request runs, in the report's names and order, and Other: what a measurement found beside."""
+    """Costs of all stages that a request runs, in the report's names and order, and Other: what a measurement adds."""
     stages = [
         stage(work, layout, machine, plan) for stage in STAGES if stage is not image_encoding or work.encoded_latents
     ]

@@ -1,5 +1,8 @@
-"""Deciding how a job runs on its ranks: what it sends ahead, whether its forwards take turns, what it decodes at a
-time, what it keeps where, and how often its ranks agree within a step. Plans reckon with it, and workers do it."""
+"""Decisions on how a job runs on its ranks.
+
+They are what it sends ahead, whether its forwards alternate, what it decodes at a time, what it keeps where, and how
+often its ranks agree within a step. Plans count on them, and workers follow them.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,9 @@ SLOWEST_UNKNOWN = 10.0  # times as slow as the card that stands in for it a devi
 
 
 def job_plan(work: Work, layout: ParallelLayout, machine: Machine) -> JobPlan:
-    """How a request runs on a layout: as the settings say, and where they leave it open as sizes and speeds do, those
-    that ranks have measured before those that are assumed.
+    """Decide how a request runs on a layout: by the settings, else by sizes and speeds.
+
+    Measured speeds of the ranks count before assumed ones.
 
     All on the device where that may be and fits, else what is predicted to be fastest of all that fits, and where
     nothing does, what needs least memory.
@@ -43,13 +47,13 @@ def job_plan(work: Work, layout: ParallelLayout, machine: Machine) -> JobPlan:
 
 
 def resident_plan(work: Work, layout: ParallelLayout, machine: Machine) -> JobPlan:
-    """How a request runs with all on the device, whether it fits or not."""
+    """Plan of a request with all weights on the device, whether it fits or not."""
     num_slices, take_turns = _sending(work, layout, machine)
     return JobPlan(num_slices=num_slices, take_turns=take_turns, decode_chunk=_decode_chunk(work, layout, machine))
 
 
 def link_to_layer(work: Work, layout: ParallelLayout, machine: Machine) -> float:
-    """How long a layer's data is on the link, in terms of the time that a rank computes in it."""
+    """Ratio of a layer's seconds on the link to the seconds that a rank computes in it."""
     network = work.spec.transformer
     sent = attention_elements(layout, 0, work.num_tokens, network.num_attention_heads, ahead=True)
     sent_bytes = sum(sent.values()) * network.attention_head_dim * machine.settings.itemsize
@@ -57,7 +61,7 @@ def link_to_layer(work: Work, layout: ParallelLayout, machine: Machine) -> float
 
 
 def choose_slices(ratio: float, num_tokens: int, in_turns: bool) -> int:
-    """Slices of a rank's `num_tokens` tokens, where a layer's data is on the link for `ratio` of what its work takes.
+    """Choose the slices of a rank's `num_tokens` tokens; a layer's data is on the link for `ratio` of its work's time.
 
     One where there is little to hide: every slice costs some messages, and reads the weights once more.
     """
@@ -68,7 +72,7 @@ def choose_slices(ratio: float, num_tokens: int, in_turns: bool) -> int:
 
 
 def _sending(work: Work, layout: ParallelLayout, machine: Machine) -> tuple[int, bool]:
-    """(slices, whether two forwards take turns)."""
+    """Decide (slices, whether two forwards alternate)."""
     asked = machine.settings.num_slices
     if layout.sp == 1:
         return asked or 1, False
@@ -78,7 +82,7 @@ def _sending(work: Work, layout: ParallelLayout, machine: Machine) -> tuple[int,
 
 
 def _blocks_per_agreement(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> int:
-    """How many blocks ranks compute, of both forwards where they take turns, before they agree whether to go on.
+    """Number of blocks between two agreements of the ranks whether to continue, counting both forwards that alternate.
 
     As many as take half a second, or one that takes longer; 0 where a step is predicted to take up to two seconds. A
     device that nobody knows is taken for a slow one. Where it is fast that costs next to nothing, for it is a single

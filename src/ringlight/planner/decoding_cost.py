@@ -16,7 +16,7 @@ ACTIVATION_PASSES = 8  # reads and writes of each activation that a normed convo
 
 
 def decoding(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
-    """Operations of the largest band / convolution + activations / memory, over all latent frames.
+    """Seconds of all latent frames on the largest band: operations / convolution + activations / memory.
 
     Edge rows of a convolution travel while the rest of its activation is written (on a CPU also while its inner rows
     are convolved), so of each message shows what is longer than that; keys and values of the mid block's attention are
@@ -26,7 +26,7 @@ def decoding(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan
 
 
 class DecodingCosts:
-    """`decoding` of a request on a layout for many plans: what does not depend on the placement is reckoned once."""
+    """Costs of `decoding` for many plans of a request on a layout, with what they share computed once."""
 
     def __init__(self, work: Work, layout: ParallelLayout, machine: Machine) -> None:
         self._case = work, layout, machine
@@ -88,9 +88,12 @@ def _convolved(work: Work, layout: ParallelLayout, machine: Machine, portion: in
 def _transfers(
     work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan, placement: Placement
 ) -> tuple[float, float]:
-    """(bus, exposed) seconds: weights come in the open, all of them once, or a part whenever it is next; a CPU, which
-    has them, lays them out as often. History comes and goes, both ways at once, under what its own stage of the decoder
-    computes in later portions."""
+    """Seconds of weights and history on the way: (bus, exposed).
+
+    Weights come in the open, all of them once, or a part whenever it is next; a CPU, which has them, lays them out as
+    often. History comes and goes, both ways at once, under what its own stage of the decoder computes in later
+    portions.
+    """
     layers, itemsize, winograd = work.spec.vae.decoder, machine.settings.vae_itemsize, machine.uses_winograd
     own, columns, is_split = work.band(layout)
     portion, later = plan.decode_chunk, (work.latent_shape[1] - 1) / plan.decode_chunk
@@ -115,7 +118,7 @@ def _transfers(
 
 
 def activation_seconds(layer: Convolution, latent_pixels: int, frames: int, machine: Machine) -> float:
-    """Norm, activation, window and history of what a normed convolution sees."""
+    """Seconds of norm, activation, window and history of what a normed convolution sees."""
     if not layer.is_normed:
         return 0.0
     elements = frames * latent_pixels * layer.scale**2 * layer.inputs

@@ -67,7 +67,7 @@ def block_of(
 
 
 def denoising(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> StageCost:
-    """steps x (blocks replayed with their messages and weights + gather of the head's output + exchange of branches).
+    """Seconds: steps x (blocks replayed with messages and weights + gather of the head's output + branch exchange).
 
     A step is one forward, or two with guidance on one rank group; each is `num_layers` blocks. After it the head's
     output is gathered, and two branches exchange predictions, with nothing to hide under. LoRAs add to each block.
@@ -106,7 +106,7 @@ def denoising(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPla
 
 
 def streamed_blocks(work: Work, machine: Machine, placement: Placement | None, way: Bus) -> Streamed | None:
-    """What comes by this way for every pass; None where nothing does, as on a CPU, which uses it where it is."""
+    """Blocks that come over this bus for every pass; None if there are none, as on a CPU, which uses them in place."""
     if placement is None or not placement.streamed_blocks or machine.card.is_cpu:
         return None
     layers, count = work.spec.transformer.layers, placement.streamed_blocks

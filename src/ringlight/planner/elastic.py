@@ -1,4 +1,4 @@
-"""Elastic: replicas that come and go on a clock of its own, as a line before them asks for."""
+"""Elastic: simulated replicas that come and go as the queue before them asks for."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from ringlight.planner.task import Station
 
 
 class Elastic:
-    """The stations of a line that is played: those that are there, those that start, and what all have cost."""
+    """Stations of a simulated queue: those that are there, those that start, and their cost so far."""
 
     def __init__(self, asked: ReplicaRange, start_seconds: float, look_seconds: float = LOOK_SECONDS) -> None:
-        """A replica takes `start_seconds` to start; the least of them are there at 0. There are `look_seconds` between
-        two looks at the line, beside one whenever somebody comes."""
+        """Prepare the stations.
+
+        A replica takes `start_seconds` to start; the least of them are there at 0. There are `look_seconds` between two
+        looks at the queue, beside one whenever a job comes.
+        """
         self.size = FleetSize(asked)
         self.start_seconds = start_seconds
         self.stations = [Station() for _ in range(asked.least)]
@@ -26,7 +29,7 @@ class Elastic:
         self._counted = 0.0
 
     def look(self, now: float, rests: Sequence[float]) -> Iterator[Station]:
-        """Begin to start as many as are wanted more; the line as in FleetSize.look. They are among the stations."""
+        """Begin to start missing stations, and yield them; the arguments are as in FleetSize.look."""
         self.count(now)
         wanted = self.size.look(now, rests, self.start_seconds)
         while len(self.stations) < wanted:
@@ -37,8 +40,10 @@ class Elastic:
         self._note(now)
 
     def dismiss(self, now: float) -> Station | None:
-        """The one that goes now, if there are more than are wanted: one that has nothing to do, the newest first, and
-        before others one that keeps nothing."""
+        """Choose the station that is dismissed now, if there are more than are wanted.
+
+        It is one that has nothing to do, the newest first, and before others one that keeps nothing.
+        """
         if len(self.stations) <= self.size.wanted:
             return None
         idle = [each for each in reversed(self.stations) if each.running is None]
@@ -49,7 +54,7 @@ class Elastic:
         return found
 
     def count(self, now: float) -> None:
-        """Until now there were as many as there are."""
+        """Count the current replicas up to this moment."""
         self.replica_seconds += len(self.stations) * (now - self._counted)
         self._counted = now
 

@@ -21,7 +21,7 @@ MAX_RANKS = 16  # of one replica: more ranks for one video are slower than more 
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """A request of a mix, how often it comes beside the others, and what its place in the line depends on."""
+    """Request of a mix, how often it comes beside the others, and what its place in the queue depends on."""
 
     work: Work
     weight: float = 1.0
@@ -31,8 +31,10 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 class FleetChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """So many replicas of a layout under a load, which they take in this order, on `num_gpus` at most. `cost_per_video`
-    in the currency of the price of a GPU hour."""
+    """Replicas of a layout under a load, which they take in this order, on `num_gpus` at most.
+
+    `cost_per_video` is in the currency of the price of a GPU hour.
+    """
 
     layout: str
     order: Order
@@ -48,12 +50,12 @@ class FleetChoice(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def least_gpus(self) -> int:
-        """With which it would keep up."""
+        """Smallest number of GPUs with which it would keep up."""
         return self.queue.needed_replicas * (self.num_gpus // self.queue.num_replicas)
 
 
 class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Best first; `chosen` is None where no fleet keeps up, or none keeps the promise."""
+    """Fleets, best first; `chosen` is None if no fleet keeps up, or none keeps the promise."""
 
     choices: list[FleetChoice]
     chosen: FleetChoice | None
@@ -70,8 +72,9 @@ def plan_fleet(
     num_replicas: ReplicaRange | None = None,
     start_seconds: float = START_SECONDS,
 ) -> FleetPlan:
-    """For each number of ranks, the fastest layout that all kinds fit on, and the line before as many replicas as the
-    GPUs hold, in each of the orders: the lowest mean is best.
+    """Plan a fleet for each number of ranks: the fastest layout that all kinds fit on, in each of the orders.
+
+    As many replicas as the GPUs hold take the load; the lowest mean is best.
 
     With a promise (`p95_seconds`) each layout gets the fewest replicas that keep it, and the fewest GPUs are best. With
     a range of `num_replicas`, which take `start_seconds` to start, that stands beside every fixed number in it.
@@ -108,7 +111,7 @@ def _sizes(asked: ReplicaRange) -> Sequence[ReplicaRange]:
 
 
 def _fastest(kinds: Sequence[Kind], machine: Machine) -> dict[ParallelLayout, list[Prediction]]:
-    """For each number of ranks the layout on which the mix takes least, with the predictions of its kinds."""
+    """Layout on which the mix is fastest, for each number of ranks, with the predictions of its kinds."""
     found: dict[int, tuple[float, ParallelLayout, list[Prediction]]] = {}
     guidance = any(kind.work.request.uses_guidance for kind in kinds)
     for layout in layouts(kinds[0].work.spec, min(machine.most_ranks, MAX_RANKS), guidance):
@@ -121,7 +124,7 @@ def _fastest(kinds: Sequence[Kind], machine: Machine) -> dict[ParallelLayout, li
 
 
 def _demand(kind: Kind, prediction: Prediction, best_seconds: float) -> Demand:
-    """What a kind asks of a replica."""
+    """Demand of a kind on a replica."""
     return Demand(
         service=service_of(kind.work, prediction),
         best_seconds=best_seconds,
@@ -132,7 +135,7 @@ def _demand(kind: Kind, prediction: Prediction, best_seconds: float) -> Demand:
 
 
 def service_of(work: Work, prediction: Prediction) -> Service:
-    """What a request takes of its replica, by what can be left when."""
+    """Seconds that a request takes of its replica, split by when it can be paused."""
     steps = work.request.num_inference_steps
     denoising, decoding, output = (prediction.seconds(name) or 0.0 for name in ("Denoising", "Decoding", "Output"))
     return Service(
@@ -151,7 +154,7 @@ def _queue(
     load: Load,
     p95_seconds: float | None,
 ) -> QueueResult:
-    """The line before `most` replicas, or before the fewest that keep the promise, found by halving."""
+    """Simulate the queue before `most` replicas, or before the fewest that keep the promise, found by halving."""
     result = simulate(load, most, draw, ORDERS[order])
     if p95_seconds is None or not result.keeps_up or result.p95_seconds > p95_seconds:
         return result

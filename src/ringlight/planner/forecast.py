@@ -1,4 +1,4 @@
-"""When whoever is in the line will have the turn, and be over: the line played out, if nobody else comes."""
+"""Forecast of when each job in the queue has its turn, and is over: the queue played out, if no job is added."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from ringlight.planner.task import Service, Station, Task
 
 
 class ReplicaJobs(msgspec.Struct, frozen=True, kw_only=True):
-    """What a replica has in hand. The running one takes `late_seconds` more than its rest, by its own steps;
-    `can_pause` is False where it is not left any more, as in decoding. It takes others in `begins_in` seconds."""
+    """Jobs of a replica.
+
+    The running one takes `late_seconds` more than its rest, by its own steps; `can_pause` is False once it cannot be
+    paused, as in decoding. It takes others in `begins_in` seconds.
+    """
 
     running: Candidate | None = None
     late_seconds: float = 0.0
@@ -24,8 +27,10 @@ class ReplicaJobs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Forecast(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a job stands: 0 has the turn, from 1 on they wait in this order for their (next) turn. Seconds from now on;
-    None where they depend on one whose rest is not known."""
+    """Position of a job and its expected times: 0 has the turn, from 1 on they wait for theirs in this order.
+
+    Seconds from now on; None if they depend on a job whose rest is not known.
+    """
 
     position: int
     begin_seconds: float | None
@@ -38,7 +43,7 @@ def forecast(
     waiting: Sequence[Candidate],
     over_share: Collection[str] = (),
 ) -> dict[str, Forecast]:
-    """Say of each job, by key, when it begins and ends; who is over its share now counts as that throughout.
+    """Forecast when each job, by key, begins and ends; who is over its share now counts as that throughout.
 
     A job whose rest is unknown is taken to go on for ever: others that another replica takes before have their times.
     Without replicas nobody has any.
@@ -70,7 +75,7 @@ def forecast(
 
 
 def _task(job: Candidate, *, can_pause: bool = False) -> Task:
-    """One that begins later is not left: if nobody comes, whoever is taken was the first in order."""
+    """Build a task; one that begins later is not paused, because without newcomers it was the first in order."""
     rest = job.rest_seconds
     return Task(job=job, service=Service(after_seconds=rest) if can_pause else Service(before_seconds=rest))
 

@@ -1,4 +1,4 @@
-"""What a rank computes with and what lies between ranks: cards, links, and how much of a data sheet work reaches."""
+"""Hardware of ranks and between them: cards, links, and how much of a data sheet work reaches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ITEMSIZES: dict[DtypeName, int] = {"float32": 4, "bfloat16": 2}
 
 
 class Fractions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which share of a data sheet's figure each kind of work reaches. Assumptions, until a calibration replaces them.
+    """Fraction of a data sheet's figure that each kind of work reaches. Assumptions, until a calibration replaces them.
 
     `products` and `text`: matrix products; `attention`: fused attention; `convolution`: 3x3x3 and 2x2; `memory`: work
     that only reads and writes (norms, casts, activations, weights).
@@ -31,7 +31,7 @@ class Fractions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One device: dense operations a second by dtype, memory, and where the figures come from.
+    """Card of the catalogue: dense operations a second by dtype, memory, and where the figures come from.
 
     `bus` is the catalogue's name of what lies between it and the host's memory, which a CPU does not have.
     `tf32_flops` is what float32 convolutions use unless TensorFloat-32 is off. `context_bytes` is what the driver and
@@ -55,24 +55,24 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """A card from a TOML file with these fields. Raises InvalidSetting naming file and field."""
+        """Read a card from a TOML file with these fields. Raises InvalidSetting naming file and field."""
         return read_toml(path, cls)
 
 
 class Bus(msgspec.Struct, frozen=True, kw_only=True):
-    """What lies between a card and the host's memory: achieved bytes a second each way, from pinned memory."""
+    """Connection between a card and the host's memory: achieved bytes a second each way, from pinned memory."""
 
     name: str
     bytes_per_second: float
     source: str
 
     def seconds(self, num_bytes: float) -> float:
-        """How long bytes are on their way, in large pieces."""
+        """Seconds to transfer bytes in large pieces."""
         return num_bytes / self.bytes_per_second
 
 
 class LinkRates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one rank reaches to another while as much comes in: achieved bytes a second, and seconds for a message.
+    """Achieved bytes a second from one rank to another while as much comes in, and seconds for a message.
 
     `busy_seconds_per_byte` is what a byte takes from the computation itself (TCP on a CPU), which no overlap hides.
     `shares_bus`: it comes in over the card's bus, as all but NVLink does.
@@ -86,16 +86,16 @@ class LinkRates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     shares_bus: bool = True
 
     def seconds(self, num_bytes: float, num_messages: float = 1) -> float:
-        """How long bytes are on the way in so many messages one after another; nothing takes no time."""
+        """Seconds to send bytes as `num_messages` messages, one after another; 0 for 0 bytes."""
         return num_bytes / self.bytes_per_second + num_messages * self.latency_seconds if num_bytes else 0.0
 
     def bare_seconds(self, num_bytes: float, num_messages: float) -> float:
-        """What a transfer that nothing hides adds to the computation."""
+        """Seconds that a transfer adds to the computation if nothing hides it."""
         return self.seconds(num_bytes, num_messages) + num_bytes * self.busy_seconds_per_byte
 
 
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator sets that changes cost. `decode_chunk` and `num_slices` 0 follow as they do in a run.
+    """Settings that change cost. `decode_chunk` and `num_slices` 0 follow as they do in a run.
 
     `memory_budget_bytes` of a rank's device; 0: what it has. On a CPU, of memory that is a rank's own.
     """
@@ -117,7 +117,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Correction(msgspec.Struct, frozen=True, kw_only=True):
-    """What a measurement makes of the assumptions, by stage: measured seconds per predicted second.
+    """Corrections of the assumptions by a measurement, by stage: measured seconds per predicted second.
 
     `other_seconds` lie in no stage. `base_bytes` are the idle process beside its weights, and `growth` the measured per
     predicted byte of activations, by stage; empty where nothing was measured.
@@ -138,7 +138,7 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_toml(path: Path, kind: type[T]) -> T:
-    """A struct from a TOML file. Raises InvalidSetting naming the file and what is wrong in it."""
+    """Read a struct from a TOML file. Raises InvalidSetting naming the file and what is wrong in it."""
     try:
         values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         return msgspec.convert(values, kind)

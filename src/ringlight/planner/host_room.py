@@ -30,20 +30,20 @@ def in_files(spec: ModelSpec, machine: Machine) -> list[str]:
 
 
 def host_copy_bytes(spec: ModelSpec, machine: Machine) -> int:
-    """Weights as the host has them once for all ranks of a machine."""
+    """Bytes of the weights that the host has once for all ranks of a machine."""
     left = in_files(spec, machine)
     return sum(size for name, size in network_bytes(spec, machine).items() if name not in left)
 
 
 def history_room(spec: ModelSpec, num_ranks: int, machine: Machine) -> float:
-    """What of the host is left for each of so many ranks of each replica, beside the copy of the weights."""
+    """Bytes of the host that are left for each rank of each replica, beside the copy of the weights."""
     if not machine.host_bytes:
         return float("inf")
     return (machine.host_bytes - LEFT_BYTES - host_copy_bytes(spec, machine)) / (num_ranks * machine.num_replicas)
 
 
 def way_of(network: str, spec: ModelSpec, machine: Machine) -> Bus:
-    """What the weights of a network come over: the card's bus, or where they are read first, no faster than that."""
+    """Bus over which a network's weights come: the card's, or a slower one if they are read from files first."""
     bus = machine.bus
     if network not in in_files(spec, machine) or bus.bytes_per_second < FILE_BYTES_PER_SECOND:
         return bus

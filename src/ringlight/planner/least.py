@@ -19,7 +19,7 @@ ROUNDED = 0.01  # a loss below one percent is none: what both stages begin with 
 
 
 class Least:
-    """The trade of memory for seconds of a request on a layout: what a rank needs at least for a loss that is allowed.
+    """Trade-off of memory and seconds of a request on a layout: the memory that a rank needs for an allowed loss.
 
     Seconds are those of Denoising and Decoding together, beside what they take with all on the device, whether that
     fits or not. A new prompt's layers of the text encoder come over the bus whatever the budget: they are not counted.
@@ -38,7 +38,7 @@ class Least:
         self._decoded = [(option.peak_bytes, costs.of(option.plan).seconds) for option in options]
 
     def bytes(self, loss: float) -> int:
-        """The least budget with which it is predicted to take at most `loss` (0.05: 5 %) longer."""
+        """Smallest budget with which it is predicted to take at most `loss` (0.05: 5 %) longer."""
         peaks = {option.peak_bytes for options in self._denoised for option in options}
         budgets = sorted(peaks | {peak for peak, _ in self._decoded})
         most = (1 + max(loss, ROUNDED)) * self._resident_seconds
@@ -47,7 +47,7 @@ class Least:
         return min(max(self._before_bytes, within[0]), self._resident_bytes)
 
     def _seconds(self, budget: int) -> float:
-        """Of the quickest way within it."""
+        """Seconds of the quickest way within a budget."""
         fitting = [next((each for each in way if each.peak_bytes <= budget), None) for way in self._denoised]
         denoised = [denoising(*self._case, option.plan).seconds for option in fitting if option is not None]
         decoded = [seconds for peak, seconds in self._decoded if peak <= budget]

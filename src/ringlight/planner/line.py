@@ -1,4 +1,4 @@
-"""Who waits before stations, and who is next: as a heap where places do not change, else put in order when asked."""
+"""Queues before stations: as a heap if places do not change, else sorted when asked who is next."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ringlight.planner.task import Station, Task
 
 
 class OpenLine:
-    """Places depend on the clock and on who else is there: all are put in order whenever somebody asks."""
+    """Queue whose order depends on the clock and on who else is there: it is sorted at each look."""
 
     is_fixed = False
 
@@ -31,23 +31,23 @@ class OpenLine:
         self._waiting[task.job.key] = task
 
     def count(self, num_replicas: int) -> None:
-        """From now on there are so many."""
+        """Set the number of replicas."""
         self._policy = msgspec.structs.replace(self._policy, num_replicas=num_replicas)
 
     def take(self, task: Task, station: Station) -> None:
-        """Out of the line, or of those that the station holds."""
+        """Take a task out of the queue, or of those that the station holds."""
         if self._waiting.pop(task.job.key, None) is None:
             station.held.remove(task)
 
     def next(self, station: Station, now: float, over_share: Collection[str]) -> Task | None:
-        """Find who is next on an idle station."""
+        """Find the next task for an idle station."""
         waiting = self._for(station)
         if not waiting:
             return None
         return waiting[self._policy.first([self._seen(task, now) for task in waiting.values()], over_share).key]
 
     def newcomer(self, station: Station, now: float, over_share: Collection[str]) -> Task | None:
-        """Find for whom the one that has the turn makes way."""
+        """Find the task for which the one that has the turn is paused."""
         assert station.running is not None
         running, waiting = self._seen(station.running, now, station.done(now)), self._for(station)
         found = self._policy.newcomer(running, [self._seen(task, now) for task in waiting.values()], over_share)
@@ -65,7 +65,7 @@ class OpenLine:
 
 
 class FixedLine:
-    """Places change only with turns, and clients of `over_share` are over theirs throughout: a heap."""
+    """Queue whose order changes only with turns, as a heap; clients of `over_share` are over theirs throughout."""
 
     is_fixed = True
 
@@ -83,21 +83,21 @@ class FixedLine:
         heapq.heappush(self._heap, self._entry(task))
 
     def count(self, num_replicas: int) -> None:
-        """Places do not depend on how many there are."""
+        """Ignore the number of replicas: the order does not depend on it."""
 
     def take(self, task: Task, station: Station) -> None:
-        """Out of the line, whose first it is, or of those that the station holds."""
+        """Take a task out of the queue, whose first it is, or of those that the station holds."""
         if self._heap and self._heap[0][1] is task:
             heapq.heappop(self._heap)
         else:
             station.held.remove(task)
 
     def next(self, station: Station, now: float, over_share: Collection[str]) -> Task | None:
-        """Find who is next on an idle station."""
+        """Find the next task for an idle station."""
         return min(self._for(station), default=(None, None))[1]
 
     def newcomer(self, station: Station, now: float, over_share: Collection[str]) -> Task | None:
-        """Find for whom the one that has the turn makes way."""
+        """Find the task for which the one that has the turn is paused."""
         assert station.running is not None
         waiting = self._for(station)
         if not waiting:
@@ -111,7 +111,7 @@ class FixedLine:
         return None if found is None else before[found.key]
 
     def may_change(self, station: Station, now: float, over_share: Collection[str]) -> bool:
-        """Whether it is worth a look at the station's next boundary: what does not make way now will not then."""
+        """Whether it is worth a look at the station's next boundary: what is not paused now will not be then."""
         return self.newcomer(station, now, over_share) is not None
 
     def _for(self, station: Station) -> list[tuple[Key, Task]]:

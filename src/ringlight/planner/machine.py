@@ -18,17 +18,21 @@ IN_PLACE = 1.12  # seconds of a float32 product on a CPU with weights as they ca
 
 
 def before_start(card: Card, settings: RunSettings) -> WeightsPlace:
-    """Where weights will lie, as far as settings say it: within a budget on the host. A CPU without one has them where
-    it computes; a GPU where the plan of what it is started for says."""
+    """Place of the weights as far as settings tell: with a memory budget they are on the host.
+
+    Without one they are in memory on a CPU; on a GPU the plan decides.
+    """
     if settings.memory_budget_bytes:
         return "placed"
     return "resident" if card.is_cpu else "any"
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """What every rank of an engine computes with, and how. `basis` says in words where the figures come from;
-    `most_ranks` is how many ranks there could be. `abilities` are what its ranks have measured, and `pace` what follows
-    (planner/measured): seconds of a block of the network for each that is assumed.
+    """Hardware and settings of every rank of an engine.
+
+    `basis` says in words where the figures come from; `most_ranks` is how many ranks there could be. `abilities` are
+    what its ranks have measured, and `pace` what follows (planner/measured): seconds of a block of the network for each
+    that is assumed.
 
     `host_bytes`: main memory of a machine with GPUs, for weights that lie there; 0 where it is not known, and taken for
     enough. `num_replicas` share it.
@@ -60,13 +64,12 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bus(self) -> Bus:
-        """What lies between a card and the host's memory; of a CPU, copying within it. Raises InvalidSetting."""
+        """Bus between a card and the host's memory; for a CPU, copying within memory. Raises InvalidSetting."""
         return catalogue.bus_of(self.card)
 
     @property
     def in_place(self) -> float:
-        """How much longer products take with weights that are used where the host has them: on a CPU in float32, which
-        else has them packed."""
+        """Factor on products if their weights are used in place: above 1 on a CPU in float32, which else packs them."""
         return IN_PLACE if self.packs_weights else 1.0
 
     @property
@@ -108,7 +111,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def uses_winograd(self) -> bool:
-        """Whether pairs of frames take four products for six: in float32 on a CPU."""
+        """Whether pairs of frames take four products instead of six: in float32 on a CPU."""
         return takes_pairs(self.card.is_cpu, self.settings.vae_dtype == "float32")
 
     def corrected(self, stage: str, seconds: float) -> float:

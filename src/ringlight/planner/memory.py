@@ -26,7 +26,7 @@ CPU_OWN_BYTES = 200 * 2**20  # of a worker beside weights, what is its own: 162-
 
 
 class Phase(msgspec.Struct, frozen=True, kw_only=True):
-    """What a stage holds beside what always lies there: weights of its own, and what it makes with them; bytes."""
+    """Bytes of a stage beside what always lies on the device: weights of its own, and what it makes with them."""
 
     weights_bytes: int = 0
     work_bytes: int = 0
@@ -38,8 +38,10 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RankMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes of one rank. `base_bytes` are a CPU process beside its weights (0 on CUDA, where only tensors count),
-    `weights_bytes` those that always lie on the device: all, or with a placement none. `stages` by their name.
+    """Bytes of one rank.
+
+    `base_bytes` are a CPU process beside its weights (0 on CUDA, where only tensors count), `weights_bytes` those that
+    always lie on the device: all, or with a placement none. `stages` by their name.
 
     `host_bytes` lie in the host's memory, of this rank alone; weights there are shared (Prediction).
     """
@@ -52,17 +54,17 @@ class RankMemory(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def denoising_bytes(self) -> int:
-        """Over the weights."""
+        """Bytes of Denoising beside the weights."""
         return self.stages["Denoising"].work_bytes
 
     @property
     def decoding_bytes(self) -> int:
-        """Over the weights."""
+        """Bytes of Decoding beside the weights."""
         return self.stages["Decoding"].work_bytes
 
     @property
     def idle_bytes(self) -> int:
-        """Loaded, nothing running."""
+        """Bytes while weights are loaded and nothing runs."""
         return self.base_bytes + self.weights_bytes
 
     @property
@@ -71,12 +73,12 @@ class RankMemory(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def peak_bytes(self) -> int:
-        """Peak Allocated and the allocator's slack: what is reserved."""
+        """Bytes that are reserved at most: Peak Allocated and the allocator's slack."""
         return self.idle_bytes + max(stage.allocated_bytes + stage.slack_bytes for stage in self.stages.values())
 
     @property
     def slack_bytes(self) -> int:
-        """Reserved beyond what is allocated."""
+        """Bytes that are reserved beyond what is allocated."""
         return self.peak_bytes - self.peak_allocated_bytes
 
 
@@ -104,7 +106,7 @@ def memory_by_rank(work: Work, layout: ParallelLayout, machine: Machine, plan: J
 
 
 def stage_of(name: str, work_bytes: int, machine: Machine) -> Phase:
-    """A stage that holds so much beside its weights, as measured runs correct it, else with slack."""
+    """Phase of a stage that holds so much beside its weights, as measured runs correct it, else with slack."""
     growth = machine.hardware.correction.growth
     held = growth.get(name, 1.0) * work_bytes
     slack = 0.0 if growth else CPU_SLACK if machine.card.is_cpu else SLACK
@@ -112,20 +114,23 @@ def stage_of(name: str, work_bytes: int, machine: Machine) -> Phase:
 
 
 def with_weights(stage: Phase, weights_bytes: int) -> Phase:
-    """The same stage with weights of its own."""
+    """Phase with weights of its own."""
     return msgspec.structs.replace(stage, weights_bytes=weights_bytes)
 
 
 def base_bytes(machine: Machine) -> int:
-    """A process beside its weights; within a budget of a CPU only what is its own."""
+    """Bytes of a process beside its weights; within a budget of a CPU only what is its own."""
     base = machine.hardware.correction.base_bytes
     is_own = machine.card.is_cpu and machine.settings.memory_budget_bytes > 0
     return min(base, CPU_OWN_BYTES) if is_own else base
 
 
 def stages_before(work: Work, layout: ParallelLayout, machine: Machine) -> dict[str, Phase]:
-    """What stages before Denoising hold with a placement: layers of the text encoder in slots, on a CPU where the host
-    has them; and of a first frame the encoder with its activations."""
+    """Phases of the stages before Denoising with a placement.
+
+    Layers of the text encoder lie in slots, on a CPU in the host's memory; for a first frame there is the encoder with
+    its activations.
+    """
     spec, settings = work.spec, machine.settings
     layers = spec.text_encoder.layers.bytes_of_parts(settings.itemsize)[1:]
     slots = 0 if machine.card.is_cpu else min(SLOTS, len(layers)) * max(layers)
@@ -145,8 +150,11 @@ def stages_before(work: Work, layout: ParallelLayout, machine: Machine) -> dict[
 
 
 def image_encoding_bytes(work: Work, layout: ParallelLayout, machine: Machine) -> int:
-    """The peak of ImageEncoding over the weights: of the encoder, a rank's rows of the picture in float32, or those of
-    the picture and of a portion of the frames that follow it, and what is made of these."""
+    """Peak bytes of ImageEncoding over the weights.
+
+    They are of the encoder, a rank's rows of the picture in float32, or those of the picture and of a portion of the
+    frames that follow it, and what is made of these.
+    """
     _, _, rows, columns = work.latent_shape
     vae, itemsize = work.spec.vae, machine.settings.vae_itemsize
     own, columns, _ = work.band(layout)
@@ -158,7 +166,7 @@ def image_encoding_bytes(work: Work, layout: ParallelLayout, machine: Machine) -
 
 
 def block_weights(spec: ModelSpec, machine: Machine, placement: Placement) -> int:
-    """What of a transformer lies on the device while it denoises: of the expert at work, where there are two."""
+    """Bytes of a transformer's weights on the device while it denoises; of two experts, those of the one at work."""
     layers, streamed, itemsize = spec.transformer.layers, placement.streamed_blocks, machine.settings.itemsize
     slots = 0 if machine.card.is_cpu else min(SLOTS, streamed)
     there = layers.num_blocks - streamed + slots
@@ -166,31 +174,33 @@ def block_weights(spec: ModelSpec, machine: Machine, placement: Placement) -> in
 
 
 def denoising_weights(work: Work, machine: Machine, placement: Placement) -> int:
-    """Those, with what is a copy of its own because of LoRAs."""
+    """Bytes of these weights, with the copies that LoRAs need."""
     return block_weights(work.spec, machine, placement) + copied_bytes(work, machine, placement)
 
 
 def decoder_weights(spec: ModelSpec, machine: Machine, placement: Placement) -> int:
-    """What of the decoder lies on the device while it decodes: all, or nothing where a part at a time comes and goes
-    with activations (`decoding_bytes`)."""
+    """Bytes of the decoder's weights on the device while it decodes.
+
+    None if parts come and go one at a time: they count with the activations (`decoding_bytes`).
+    """
     return 0 if placement.streams_decoder else sum(spec.vae.decoder.parts) * machine.settings.vae_itemsize
 
 
 def host_history_bytes(work: Work, layout: ParallelLayout, machine: Machine, placement: Placement) -> int:
-    """What a rank's decoder keeps of earlier frames on the host."""
+    """Bytes of earlier frames that a rank's decoder keeps on the host."""
     own, columns, is_split = work.band(layout)
     elements = work.spec.vae.decoder.host_history_elements(own, columns, is_split, placement.host_history)
     return elements * machine.settings.vae_itemsize if work.latent_shape[1] > 1 else 0
 
 
 def weights_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> list[int]:
-    """What is loaded, with the kernels that the decoder makes."""
+    """Bytes of the loaded weights by rank, with the kernels that the decoder makes."""
     made = spec.vae.decoder.made_parameters * settings.vae_itemsize
     return [loaded + made for loaded in loaded_by_rank(spec, num_ranks, settings)]
 
 
 def loaded_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> list[int]:
-    """Transformer or experts, and VAE, whole on every rank; the text encoder in runs."""
+    """Bytes of the loaded weights by rank: transformers and VAE whole on every rank; the text encoder in runs."""
     whole = spec.num_experts * spec.transformer.layers.bytes(settings.itemsize)
     whole += (spec.vae.decoder.parameters + spec.vae.encoder.parameters) * settings.vae_itemsize
     whole += 0 if spec.image_encoder is None else spec.image_encoder.parameters * settings.itemsize
@@ -200,7 +210,7 @@ def loaded_by_rank(spec: ModelSpec, num_ranks: int, settings: RunSettings) -> li
 
 
 def checkpoint_bytes(spec: ModelSpec, itemsize: int) -> int:
-    """All that is read when a model is loaded on one rank."""
+    """Bytes that are read when a model is loaded on one rank."""
     vae = (spec.vae.decoder.parameters + spec.vae.encoder.parameters) * itemsize
     text = sum(spec.text_encoder.layers.bytes_of_parts(itemsize))
     image = 0 if spec.image_encoder is None else spec.image_encoder.parameters * itemsize
@@ -208,9 +218,12 @@ def checkpoint_bytes(spec: ModelSpec, itemsize: int) -> int:
 
 
 def denoising_bytes(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> int:
-    """The peak of Denoising over the weights: of a forward, or two in turns, with blocks in eight bits as they are
-    widened; text keys, latents and the scheduler's
-    history lie beside, and LoRAs. These are merged when a block is taken, while less than half of that is alive."""
+    """Peak bytes of Denoising over the weights.
+
+    They are of a forward, or two that alternate, with blocks in eight bits as they are widened; text keys, latents and
+    the scheduler's history lie beside, and LoRAs. These are merged when a block is taken, while less than half of that
+    is alive.
+    """
     network, itemsize, is_cpu = work.spec.transformer, machine.settings.itemsize, machine.card.is_cpu
     forwards = 2 if plan.take_turns else 1
     forward = network.peak_bytes(work.num_tokens, layout, is_cpu, itemsize, plan.num_slices, forwards)
@@ -222,14 +235,14 @@ def denoising_bytes(work: Work, layout: ParallelLayout, machine: Machine, plan: 
 
 
 def text_keys_bytes(work: Work, layout: ParallelLayout, machine: Machine) -> int:
-    """Keys and values of all texts in all blocks, which are made once a request by each expert for itself."""
+    """Bytes of keys and values of all texts in all blocks, which are made once a request by each expert for itself."""
     network = work.spec.transformer
     rows = TEXT_TOKENS if merges_padding(machine.card.is_cpu) else work.spec.max_text_tokens
     return work.num_forwards(layout) * rows * 2 * network.inner_dim * network.num_layers * machine.settings.itemsize
 
 
 def spare_bytes(spec: ModelSpec, layout: ParallelLayout, machine: Machine) -> int:
-    """What a GPU has beside the weights that are loaded, on the rank with most of them; nothing on a CPU."""
+    """Bytes of a GPU beside the loaded weights, on the rank with most of them; 0 on a CPU."""
     if machine.abilities is not None:
         return machine.abilities.spare_bytes
     if machine.card.is_cpu:
@@ -238,13 +251,15 @@ def spare_bytes(spec: ModelSpec, layout: ParallelLayout, machine: Machine) -> in
 
 
 def usable_bytes(machine: Machine) -> int:
-    """What a rank may take of its device: what there is beside the driver's, or a budget that is less. Weights for
-    which the host has no room stay in their files."""
+    """Bytes of its device that a rank may use: all but the driver's, or a budget that is less.
+
+    Weights for which the host has no room stay in their files.
+    """
     return within_budget(machine, machine.card.memory_bytes - machine.card.context_bytes)
 
 
 def within_budget(machine: Machine, num_bytes: int) -> int:
-    """So much, or a budget that is less."""
+    """Limit bytes to the memory budget, if there is one."""
     budget = machine.settings.memory_budget_bytes
     return min(num_bytes, budget) if budget else num_bytes
 
@@ -256,7 +271,7 @@ def fits(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) ->
 
 
 def decoding_bytes(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> int:
-    """The peak of Decoding over the weights that stay: of the decoder, and latents beside it."""
+    """Peak bytes of Decoding over the weights that stay: of the decoder, and latents beside it."""
     itemsize = machine.settings.vae_itemsize
     elements = work.spec.vae.decoding_elements(
         work.latent_shape[1:], layout.num_ranks, plan.decode_chunk, machine.card.is_cpu, itemsize, plan.placement

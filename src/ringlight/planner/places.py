@@ -29,8 +29,10 @@ Where = Literal["device", "host", "files"]
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """A part, where it lies on the rank that has most, how many bytes of it, and why there. `network` is whose weights
-    they are, by its folder's name, where they may lie on the host."""
+    """Place of a part on the rank that has most: where it lies, how many bytes of it, and why there.
+
+    `network` is whose weights they are, by its folder's name, where they may lie on the host.
+    """
 
     part: str
     place: Where
@@ -117,7 +119,7 @@ def _vae(work: Work, layout: ParallelLayout, machine: Machine, placement: Placem
 
 
 def _work(work: Work, layout: ParallelLayout, machine: Machine, plan: JobPlan) -> Iterator[Place]:
-    """What is made: beside the weights, in any placement."""
+    """Yield the places of what is computed, beside the weights, in any placement."""
     own, columns, is_split = work.band(layout)
     itemsize, host_levels = machine.settings.vae_itemsize, plan.placement.host_history if plan.placement else 0
     decoder, goes_on = work.spec.vae.decoder, work.latent_shape[1] > 1

@@ -34,7 +34,7 @@ ALIKE = 1.001  # of the least seconds: ways this close are equally quick
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
-    """A way to run a stage, as the plan that says it, and what the stage reserves of the device then."""
+    """Way to run a stage: the plan that says it, and what the stage then reserves of the device."""
 
     plan: JobPlan
     peak_bytes: int
@@ -46,8 +46,10 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def placed(work: Work, layout: ParallelLayout, machine: Machine, resident: JobPlan) -> JobPlan:
-    """The fastest plan that fits, of a request that would run as `resident` with all on the device; where none fits,
-    the one that needs least."""
+    """Choose the fastest plan that fits; `resident` is the plan with all on the device.
+
+    If none fits, it is the one that needs least.
+    """
     limit = usable_bytes(machine)
     by_turns = denoising_options(work, layout, machine, resident).values()
     first = _best(
@@ -60,7 +62,7 @@ def placed(work: Work, layout: ParallelLayout, machine: Machine, resident: JobPl
 
 
 def joined(first: Option, last: Option) -> JobPlan:
-    """One plan: of Denoising as the first option says, of Decoding as the last one does."""
+    """Join two plans: Denoising of the first option, Decoding of the last one."""
     placement = msgspec.structs.replace(last.placement, streamed_blocks=first.placement.streamed_blocks)
     return msgspec.structs.replace(first.plan, decode_chunk=last.plan.decode_chunk, placement=placement)
 
@@ -68,8 +70,11 @@ def joined(first: Option, last: Option) -> JobPlan:
 def denoising_options(
     work: Work, layout: ParallelLayout, machine: Machine, resident: JobPlan
 ) -> dict[bool, list[Option]]:
-    """By whether two forwards take turns, and share a pass over the weights: ever more blocks streamed, which takes
-    ever longer and needs ever less. On a CPU nothing travels, so that turns stay as they are."""
+    """Ways to place the transformer, by whether two forwards alternate and share a pass over the weights.
+
+    Each way streams more blocks than the one before, which takes longer and needs less memory. On a CPU nothing
+    travels, so that turns stay as they are.
+    """
     both = work.num_forwards(layout) == 2 and not machine.card.is_cpu
     found: dict[bool, list[Option]] = {}
     for turns in dict.fromkeys((resident.take_turns, resident.take_turns or both)):
@@ -107,8 +112,11 @@ def decoding_options(work: Work, layout: ParallelLayout, machine: Machine, resid
 
 
 def _portions(work: Work, layout: ParallelLayout, machine: Machine) -> list[int]:
-    """Latent frames at a time: as asked, else as many as a quarter of what is left beside the decoder's weights holds;
-    or as many as without a budget, half of them and so on, for weights that are streamed come once for each portion."""
+    """Portions of latent frames to try.
+
+    They are as asked, else as many as a quarter of what is left beside the decoder's weights holds; or as many as
+    without a budget, half of them and so on, for weights that are streamed come once for each portion.
+    """
     spec, settings, card = work.spec, machine.settings, machine.card
     decoder, (own, columns, _) = spec.vae.decoder, work.band(layout)
     weights = decoder_weights(spec, machine, Placement())
@@ -128,12 +136,12 @@ def _with(plan: JobPlan, placement: Placement) -> JobPlan:
 
 
 def _first_that_fits(options: list[Option], limit: int) -> Option:
-    """The first, else the last, which needs least."""
+    """First option that fits, else the last, which needs least."""
     return next((option for option in options if option.peak_bytes <= limit), options[-1])
 
 
 def _best(options: list[Option], limit: int, cost: Callable[[JobPlan], StageCost]) -> Option:
-    """Of those that fit the quickest, and of those as quick the one that moves least; else the one that needs least."""
+    """Best option: the quickest that fits, of equally quick ones the one that moves least; else the smallest."""
     fitting = [option for option in options if option.peak_bytes <= limit]
     if not fitting:
         return min(options, key=lambda option: option.peak_bytes)

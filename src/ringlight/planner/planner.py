@@ -23,7 +23,7 @@ ALIKE = 0.01  # layouts this close cannot be told apart by a model; the one that
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """A layout, how many replicas of it the GPUs hold, what is predicted, and a line on why it was chosen or not.
+    """Layout, how many replicas of it the GPUs hold, what is predicted, and a line on why it was chosen or not.
 
     `least_bytes` and `least_bytes_at_5_percent`: the smallest budgets with which Denoising and Decoding take as long as
     with all on the device, and 5 % longer.
@@ -37,13 +37,15 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def videos_per_hour(self) -> float:
-        """Of all replicas together."""
+        """Throughput of all replicas together."""
         return 3600 * self.num_replicas / self.prediction.total_seconds
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """All choices, best first, those that do not fit last. `chosen` is None where none fits; `places` are where its
-    parts lie, on the rank that has most."""
+    """Choices, best first, those that do not fit last.
+
+    `chosen` is None if none fits; `places` are where its parts lie, on the rank that has most.
+    """
 
     objective: Objective
     choices: list[Choice]
@@ -100,7 +102,7 @@ def layouts(spec: ModelSpec, num_gpus: int, guidance: bool) -> Iterator[Parallel
 
 
 def _rank(choice: Choice, objective: Objective) -> tuple[float, ...]:
-    """Smaller is better; the total decides between equals."""
+    """Rank of a choice: smaller is better; the total decides between equals."""
     total = choice.prediction.total_seconds
     if objective == "throughput":
         return (-choice.videos_per_hour, total)
@@ -110,7 +112,7 @@ def _rank(choice: Choice, objective: Objective) -> tuple[float, ...]:
 
 
 def _least_sending(fitting: list[Choice], objective: Objective) -> Choice:
-    """Of the choices that are as good as the first, the one whose ranks send least."""
+    """Choice whose ranks send least, among those that are as good as the first."""
     best = _rank(fitting[0], objective)[0]
     alike = [choice for choice in fitting if abs(_rank(choice, objective)[0] - best) <= ALIKE * abs(best)]
     return min(alike, key=lambda choice: max(sum(sent.values()) for sent in choice.prediction.sent_bytes))
@@ -155,14 +157,14 @@ def _merit(choice: Choice, objective: Objective) -> str:
 
 
 def _cause(prediction: Prediction) -> str:
-    """Where a layout of as many ranks loses its time."""
+    """Cause of the time that a layout of several ranks loses."""
     if prediction.num_ranks == 1:
         return "nothing is split"
     return f"{prediction.exposed_seconds:.1f} s wait for the link, {prediction.hidden_seconds:.1f} s are hidden"
 
 
 def _why_not(work: Work, choice: Choice, machine: Machine) -> str:
-    """How much is missing, and the nearest change with which it fits."""
+    """Memory that a layout lacks, and the nearest change with which the request fits."""
     prediction = choice.prediction
     needed = prediction.worst_memory.peak_bytes / GIB
     said = f"does not fit: {needed:.1f} GiB of {prediction.usable_bytes / GIB:.1f}"

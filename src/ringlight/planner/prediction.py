@@ -26,7 +26,9 @@ WAITING_SHARE = 0.2  # of the total, from which seconds of waiting for link or b
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
-    """One request on one layout. `layout` is what it runs on, which without guidance may differ from what was asked.
+    """Prediction of one request on one layout.
+
+    `layout` is what it runs on, which without guidance may differ from what was asked.
 
     `stages` sum to `total_seconds`. `sent_bytes` are by rank and by kind, as in a report. `usable_bytes` is what a rank
     may take. With a `placement`, `host_copy_bytes` are the weights that a machine has once for all its ranks;
@@ -49,7 +51,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def plan(self) -> JobPlan:
-        """How the request runs."""
+        """Plan by which the request runs."""
         return JobPlan(
             num_slices=self.num_slices,
             take_turns=self.take_turns,
@@ -64,12 +66,12 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def exposed_seconds(self) -> float:
-        """Link seconds that add to the total."""
+        """Seconds of the link that add to the total."""
         return sum(stage.exposed_seconds for stage in self.stages)
 
     @property
     def hidden_seconds(self) -> float:
-        """Link seconds under computation."""
+        """Seconds of the link under computation."""
         return sum(stage.hidden_seconds for stage in self.stages)
 
     @property
@@ -79,12 +81,12 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def worst_memory(self) -> RankMemory:
-        """The rank that needs most."""
+        """Memory of the rank that needs most."""
         return max(self.memory, key=lambda memory: memory.peak_bytes)
 
     @property
     def memory_bytes(self) -> list[int]:
-        """Peak of each rank."""
+        """Peak bytes of each rank."""
         return [memory.peak_bytes for memory in self.memory]
 
     @property
@@ -93,8 +95,11 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bound(self) -> Bound:
-        """What to have more of: memory where it does not fit, the link or the bus where a fifth of the time or more
-        goes to waiting for it, else computation."""
+        """Bottleneck of the request.
+
+        It is memory if the request does not fit, the link or the bus if a fifth of the time or more goes to waiting for
+        it, else computation.
+        """
         if not self.fits:
             return "memory"
         waited: dict[Bound, float] = {"link": self.exposed_seconds, "bus": self.bus_exposed_seconds}
@@ -102,7 +107,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
         return most if waited[most] >= WAITING_SHARE * self.total_seconds else "compute"
 
     def report(self, basis: str) -> PredictedReport:
-        """As it stands in the report of the run."""
+        """Prediction as it stands in the report of the run."""
         return PredictedReport(
             basis=basis,
             stages={stage.name: stage.seconds for stage in self.stages},
@@ -116,7 +121,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def predict(work: Work, layout: ParallelLayout, machine: Machine) -> Prediction:
-    """What a request takes on ranks laid out as `layout`. Arithmetic alone: about a millisecond."""
+    """Predict a request on ranks laid out as `layout`. Arithmetic alone: about a millisecond."""
     heads = work.spec.transformer.num_attention_heads
     layout = layout_for(layout, work.request.uses_guidance, heads, layout.num_ranks)
     machine = as_measured(work, layout, machine)

@@ -1,4 +1,4 @@
-"""What happens next in a line before replicas: jobs that come, take turns by a policy, and are over."""
+"""Simulation of a queue before replicas: jobs that come, take turns by a policy, and are over."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def play(
     shares: Shares | None = None,
     fleet: Elastic | None = None,
 ) -> None:
-    """Play the line out until nobody waits; what becomes of each task is written into it.
+    """Play the queue until nobody waits; the outcome of each task is written into it.
 
     Tasks that have come by 0 wait from the beginning, beside whom the stations have already. A station that leaves a
     job loses `pause_seconds`. Clients of `over_share` are over theirs throughout; with `shares` what is used is counted
@@ -38,7 +38,7 @@ def play(
 
 
 class _Playing:
-    """The clock, the line and what is to happen."""
+    """State of a simulation: the clock, the queue and what is to happen."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class _Playing:
             self._fleet.count(self._now)
 
     def _take_all(self) -> None:
-        """Idle stations take who waits, and busy ones look whether theirs is to make way."""
+        """Let idle stations take waiting tasks, and busy ones look whether theirs is to be paused."""
         while self._idle and self._line:
             self._take_next(self._idle.popleft())
         if self._line:
@@ -100,7 +100,7 @@ class _Playing:
                 self._look(station)
 
     def _resize(self) -> None:
-        """Have as many stations as the line asks for."""
+        """Adjust the number of stations to what the queue asks for."""
         if self._fleet is None:
             return
         tasks = [task.candidate(self._now) for task in self._line.tasks()]
@@ -123,12 +123,12 @@ class _Playing:
             self._shares.count(max(1, num_there))
 
     def _come(self) -> None:
-        """All who have come by now wait."""
+        """Queue all tasks that have come by now."""
         while self._coming and self._coming[-1].arrives <= self._now:
             self._line.put(self._coming.pop())
 
     def _take_next(self, station: Station) -> None:
-        """Let an idle station take who is next, if there is anybody."""
+        """Let an idle station take the next task, if there is one."""
         task = self._line.next(station, self._now, self._over())
         if task is None:
             self._idle.append(station)
@@ -137,7 +137,7 @@ class _Playing:
         self._give_turn(station, task, self._now)
 
     def _look(self, station: Station) -> None:
-        """Look again at the next boundary, if somebody may have the turn then."""
+        """Look again at the next boundary, if another task may have the turn then."""
         if station.running is None or station.looks or not self._line.may_change(station, self._now, self._over()):
             return
         done = station.done(self._now)
@@ -192,7 +192,7 @@ class _Playing:
         heapq.heappush(self._events, (at, next(self._counter), station, station.turn, event))
 
     def _count(self, station: Station) -> None:
-        """What runs has used its replica until now."""
+        """Charge the running job's client for the replica's time until now."""
         if self._shares is not None and station.running is not None and self._now > station.counted:
             self._shares.add(station.running.job.client, self._now - station.counted, self._now)
             station.counted = self._now

@@ -20,7 +20,7 @@ Program = Generator[None, None, None]
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True):
-    """A block of the transformer on one rank, in seconds of computation and bytes that it sends.
+    """Block of the transformer on one rank, in seconds of computation and bytes that it sends.
 
     `attention` to all keys, `finish` what follows it, `offer` the projections of q, k and v. `ring_bytes` are all hops
     together, `there_bytes` and `back_bytes` the two exchanges of Ulysses.
@@ -41,8 +41,10 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Streamed(msgspec.Struct, frozen=True, kw_only=True):
-    """Blocks whose weights come from the host for every pass, each of so many bytes, into so many slots. `shares_lane`:
-    messages of the link come over the same bus."""
+    """Blocks whose weights come from the host for every pass, each of so many bytes, into so many slots.
+
+    `shares_lane`: messages of the link come over the same bus.
+    """
 
     blocks: tuple[int, ...]
     block_bytes: float
@@ -52,7 +54,7 @@ class Streamed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replayed(msgspec.Struct, frozen=True):
-    """Seconds: from start to end, computed, on the link, and of weights on the bus."""
+    """Result of a replay in seconds: from start to end, computed, on the link, and of weights on the bus."""
 
     elapsed: float
     computed: float
@@ -61,13 +63,16 @@ class Replayed(msgspec.Struct, frozen=True):
 
     @property
     def exposed(self) -> float:
-        """What link and bus added to the computation."""
+        """Seconds that link and bus added to the computation."""
         return min(self.link + self.bus, max(0.0, self.elapsed - self.computed))
 
 
 class Loads:
-    """Weights on their way, in the order in which blocks need them: each sets out as soon as the one before it is
-    there and a slot is free, and stays until all forwards that share a pass are done with it."""
+    """Weights on their way, in the order in which blocks need them.
+
+    Each sets out as soon as the one before it is there and a slot is free, and stays until all forwards that share a
+    pass are done with it.
+    """
 
     def __init__(self, streamed: Streamed, num_sharing: int) -> None:
         self.bus = 0.0
@@ -81,11 +86,11 @@ class Loads:
             self._load(0.0)
 
     def ready(self, block: int) -> float:
-        """When the weights of a block are there; those that always are, since ever."""
+        """Time at which the weights of a block are there; 0 for those that always are."""
         return self._ready.get(block, 0.0)
 
     def done(self, block: int, now: float) -> None:
-        """A forward needs them no more."""
+        """Note that a forward needs a block's weights no more."""
         if block not in self._ready:
             return
         self._done[block] = self._done.get(block, 0) + 1
@@ -94,7 +99,7 @@ class Loads:
             self._load(now)
 
     def give_way(self, num_bytes: float, now: float) -> None:
-        """What is still on its way comes later by what a message of the link takes of the bus."""
+        """Delay what is still on its way by the time that a message of the link takes on the bus."""
         if not self._shares_lane:
             return
         seconds = num_bytes / self._rate
@@ -108,7 +113,7 @@ class Loads:
 
 
 class Rank:
-    """A device with its link and its bus, each doing one thing after another."""
+    """Device with its link and its bus, each doing one thing after another."""
 
     def __init__(self, link: tuple[float, float, float], loads: Loads | None = None) -> None:
         self.now = self.computed = self.link = 0.0
@@ -152,7 +157,7 @@ class Rank:
 
 
 def whole(rank: Rank, block: Block, num_blocks: int) -> Program:
-    """All tokens at once: keys and values of the next ring rank travel while the kernel runs on what is held."""
+    """Replay all tokens at once: keys and values of the next ring rank travel while the kernel runs on what is held."""
 
     def depart() -> float:
         if block.num_ulysses > 1:
@@ -187,7 +192,7 @@ def whole(rank: Rank, block: Block, num_blocks: int) -> Program:
 
 
 def ahead(rank: Rank, block: Block, num_blocks: int, num_slices: int) -> Program:
-    """Slice by slice: each slice's q, k and v of the next block leave while the following slices are computed.
+    """Replay slice by slice: q, k and v of the next block leave while the following slices are computed.
 
     Of attention, own queries with own keys wait for nothing; all early slices come next, the last ones at the end, and
     what goes back to other ranks of a Ulysses group is sent before the rest of the own.
@@ -236,7 +241,7 @@ def replay(
     link: tuple[float, float, float],
     streamed: Streamed | None = None,
 ) -> Replayed:
-    """One prediction: one forward, or two in turns, which share a pass over the weights, or one after another.
+    """Replay one prediction: one forward, or two that alternate, which share a pass over the weights, or in sequence.
 
     `link`: bytes a second, seconds a message, and seconds of computation that a byte takes. With streamed weights it is
     one that follows another one, under which its first weights have come already.
@@ -263,7 +268,7 @@ def replay(
 
 
 def _goes_on(program: Program) -> bool:
-    """Run a program up to its next pause; whether there was one."""
+    """Run a program up to its next pause; returns whether there was one."""
     try:
         next(program)
     except StopIteration:

@@ -1,4 +1,4 @@
-"""Which job is next, and for whom the running one makes way: one home for the order, without a clock of its own."""
+"""Scheduling: which job is next, and for which a running one is paused. The one home of the order, without a clock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Key = tuple[Place, float, float, int]
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as the order sees it. Seconds are predicted, on its replica; infinite: unknown."""
+    """Job as the order sees it. Seconds are predicted, on its replica; infinite: unknown."""
 
     key: str
     arrival: int  # a number in the order in which they came
@@ -34,7 +34,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """The order in which replicas take jobs, and when one that runs makes way.
+    """Order in which replicas take jobs, and when a running one is paused.
 
     `shortest`: who is not last, then priority, then clients within their share, then (with a guard) who has waited
     too long, by arrival. Among equals the most deadlines that can be kept are (Moore-Hodgson, doi
@@ -61,15 +61,15 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"guard={self.guard:g} must be at least {LEAST_GUARD:g} times a job's own seconds")
 
     def ordered(self, candidates: Sequence[Candidate], over_share: Collection[str] = ()) -> list[Candidate]:
-        """Put the next one first. `over_share`: clients that have used more than their share."""
+        """Sort candidates, the next one first. `over_share`: clients that have used more than their share."""
         return list(self._in_order(candidates, over_share))
 
     def first(self, candidates: Sequence[Candidate], over_share: Collection[str] = ()) -> Candidate:
-        """The next one, of one at least."""
+        """Next candidate, of one at least."""
         return next(self._in_order(candidates, over_share))
 
     def _in_order(self, candidates: Sequence[Candidate], over_share: Collection[str]) -> Iterator[Candidate]:
-        """The next one first; those of lower places are looked at only once those above are through."""
+        """Yield candidates in order; those of lower places are looked at only once those above are through."""
         keyed = sorted((self.key(each, over_share), number) for number, each in enumerate(candidates))
         ahead = 0.0
         for _, equals in itertools.groupby(keyed, key=lambda pair: pair[0][0]):
@@ -79,7 +79,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             ahead += sum(each.rest_seconds for each in peers if each.rest_seconds < math.inf)
 
     def key(self, each: Candidate, over_share: Collection[str] = ()) -> Key:
-        """Sort by this where nobody has a deadline: the order of one does not depend on the others then."""
+        """Sort key if nobody has a deadline: the order of one does not depend on the others then."""
         counts = self._counts_seconds(each)
         rest, used = (each.rest_seconds, each.used_seconds) if counts else (0.0, 0.0)
         return self._place(each, over_share), rest, used, each.arrival
@@ -87,7 +87,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     def newcomer(
         self, running: Candidate, waiting: Sequence[Candidate], over_share: Collection[str] = ()
     ) -> Candidate | None:
-        """Find the one for which `running` makes way now; None: it goes on.
+        """Find the candidate for which `running` is paused now; None: it goes on.
 
         It is the first in order, if that is another one and there is a reason for a pause: it is of a higher place
         (priority, share, guard), some one's rest is below MAKES_WAY_BELOW of the running one's, or more deadlines are
@@ -111,19 +111,21 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
     def _place(self, each: Candidate, over_share: Collection[str]) -> Place:
-        """What goes above deadlines and seconds."""
+        """Sort key that goes before deadlines and seconds."""
         if self.scheduling == "arrival":
             return each.is_last, -each.priority, False, False
         return each.is_last, -each.priority, each.client in over_share, self._counts_seconds(each)
 
     def _counts_seconds(self, each: Candidate) -> bool:
-        """Whether its seconds and deadline say where it stands, not its arrival."""
+        """Whether its seconds and deadline decide its place, not its arrival."""
         is_guarded = self.guard is not None and each.waited_seconds >= self.guard * each.whole_seconds
         return self.scheduling == "shortest" and not is_guarded
 
     def _backwards(self, peers: Sequence[Candidate], kept: Mapping[int, float], ahead: float) -> list[Candidate]:
-        """Smith's backward rule: of those that may be last without being late the longest is last. `peers` are in the
-        order of their keys, and `kept` are places among them, with the latest end of each."""
+        """Order by Smith's backward rule: of those that may be last without being late the longest is last.
+
+        `peers` are in the order of their keys, and `kept` are indices into them, with the latest end of each.
+        """
         num_known = sum(each.rest_seconds < math.inf for each in peers)
         latest_first = sorted(range(num_known), key=lambda place: -kept.get(place, math.inf))
         end = (ahead + sum(each.rest_seconds for each in peers[:num_known])) / self.num_replicas
@@ -140,8 +142,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return [*reversed(found), *peers[num_known:]]
 
     def _kept(self, peers: Sequence[Candidate], ahead: float) -> Mapping[int, float]:
-        """Moore-Hodgson: the most of them whose deadlines can be kept together, after so many seconds of others. Their
-        places among `peers`, which are in the order of their keys, with the latest end of each."""
+        """Largest set of jobs whose deadlines can be kept together, after `ahead` seconds of others (Moore-Hodgson).
+
+        It has their indices in `peers`, which are in the order of their keys, with the latest end of each.
+        """
         end = ahead / self.num_replicas
         kept: list[int] = []  # places, negative: the longest is behind
         latest = {
@@ -157,8 +161,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return {-place: latest[-place] for place in kept}
 
     def _latest(self, each: Candidate) -> float:
-        """The latest end of all replicas' work, itself included, with which it is in time: of its seconds a replica
-        cannot give any away."""
+        """Latest end of all replicas' work, itself included, with which it is in time.
+
+        Of its seconds a replica cannot give any away.
+        """
         due = math.inf if each.due_seconds is None else each.due_seconds
         return due - each.rest_seconds * (1 - 1 / self.num_replicas)
 

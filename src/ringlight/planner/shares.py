@@ -1,4 +1,4 @@
-"""What each client has used of the replicas lately, and who has used more than its share."""
+"""Shares: what each client has used of the replicas lately, and who has used more than its share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Shares:
         self._over: set[str] = set()
 
     def count(self, num_replicas: int) -> None:
-        """From now on there are so many, and what each client used counts against what they give."""
+        """Set the number of replicas, which clients' use is compared with."""
         self._given_seconds = WINDOW_SECONDS * num_replicas
 
     def add(self, client: str, seconds: float, now: float) -> None:
@@ -36,7 +36,7 @@ class Shares:
         self._forget(now)
 
     def over(self, clients: Collection[str], now: float) -> set[str]:
-        """Which of the clients that have work now, one that runs or waits, are over their share."""
+        """Clients over their share, among those that have a running or waiting job."""
         self._forget(now)
         present = set(clients)
         share = self._given_seconds / max(1, len(present))
@@ -48,7 +48,7 @@ class Shares:
         return set(self._over)
 
     def used(self, client: str) -> float:
-        """Seconds that it has used lately."""
+        """Seconds of replicas that a client has used lately."""
         return self._used.get(client, 0.0)
 
     def _forget(self, now: float) -> None:

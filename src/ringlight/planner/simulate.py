@@ -32,7 +32,7 @@ ORDERS: dict[Order, Policy] = {  # in which replicas may take requests
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What comes in: requests a second on average, at random moments (Poisson), until there were so many."""
+    """Requests that arrive: a rate per second on average, at random moments (Poisson), and their number."""
 
     rate: float
     num_requests: int = 20_000
@@ -40,8 +40,11 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request asks of the line: seconds of a replica, and what its place depends on. Its slowdown is against
-    `best_seconds`: alone, on the layout that is fastest for it. One that is late is played to its end all the same."""
+    """Demand of a request: seconds of a replica, and what its place in the queue depends on.
+
+    Its slowdown is against `best_seconds`: alone, on the layout that is fastest for it. A late request is still played
+    to its end.
+    """
 
     service: Service
     best_seconds: float
@@ -51,12 +54,12 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def plain(cls, seconds: float) -> Demand:
-        """So many seconds that nothing interrupts."""
+        """Demand of so many seconds that nothing interrupts."""
         return cls(service=Service(after_seconds=seconds), best_seconds=seconds)
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a request. `begin` and `end` are seconds of the clock, as `arrival` is."""
+    """Outcome of a request. `begin` and `end` are seconds of the clock, as `arrival` is."""
 
     demand: Demand
     arrival: float
@@ -66,23 +69,24 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def seconds(self) -> float:
-        """From asking to having."""
+        """Seconds from its arrival to its end."""
         return self.end - self.arrival
 
     @property
     def slowdown(self) -> float:
-        """Times its seconds alone."""
+        """Ratio of its seconds to its seconds alone."""
         return self.seconds / self.demand.best_seconds
 
     @property
     def paused_seconds(self) -> float:
-        """Since a replica took it at first, while others had the turn."""
+        """Seconds since its first turn in which others had the turn."""
         return self.end - self.begin - self.demand.service.alone_seconds if self.pauses else 0.0
 
 
 class QueueResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds from asking to having, the mean wait before a replica takes a request at first, and how long it is paused
-    after that, in the mean.
+    """Statistics of a queue in seconds: from arrival to end, and means of waits.
+
+    The waits are those before a replica takes a request at first, and the pauses after that.
 
     Slowdown: times what a request takes alone on the layout that is fastest for it, wherever it is made here;
     `within_share` has WITHIN times or less. `in_time_share` is of requests with a deadline, None without any. `offered`
@@ -113,12 +117,12 @@ class QueueResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def needed_replicas(self) -> int:
-        """The fewest with which what comes in is less than they can do."""
+        """Smallest number of replicas that can do more than what comes in."""
         return math.floor(self.offered * self.num_replicas) + 1
 
     @property
     def utilisation(self) -> float:
-        """The share of time that a replica is busy, in the long run."""
+        """Share of time that a replica is busy, in the long run."""
         return min(1.0, self.offered)
 
 
@@ -130,8 +134,10 @@ def simulate(
     pause_seconds: float = PAUSE_SECONDS,
     start_seconds: float = START_SECONDS,
 ) -> QueueResult:
-    """Requests wait in one line for `num_replicas`, which take `start_seconds` to start where they come and go. `draw`
-    says what each request asks for."""
+    """Simulate requests that wait in one queue for `num_replicas`.
+
+    Replicas take `start_seconds` to start if their number changes. `draw` says what each request asks for.
+    """
     asked = ReplicaRange(num_replicas, num_replicas) if isinstance(num_replicas, int) else num_replicas
     random_ = random.Random(load.seed)
     now, arrivals, demands = 0.0, [], []
@@ -161,7 +167,7 @@ def play_trace(
     pause_seconds: float = PAUSE_SECONDS,
     fleet: Elastic | None = None,
 ) -> list[Served]:
-    """Play requests that come at these seconds of a clock that begins at 0; what became of each, in the same order.
+    """Play requests that come at these seconds from 0 on; returns the outcome of each, in the same order.
 
     For a trace that was measured: `service` of each demand from its report (text before the steps, seconds a step,
     decoding after), `best_seconds` what it took alone. Shares count where there are several clients. A `fleet` says how
@@ -199,7 +205,7 @@ def play_trace(
 
 
 def result_of(served: Sequence[Served], asked: ReplicaRange, mean_replicas: float, offered: float) -> QueueResult:
-    """Sum up what became of requests."""
+    """Summarise the outcomes of requests."""
     seconds, slowdowns = [each.seconds for each in served], [each.slowdown for each in served]
     waits = [each.begin - each.arrival for each in served]
     dues = [(each.seconds, each.demand.due_seconds) for each in served]
@@ -224,13 +230,13 @@ def result_of(served: Sequence[Served], asked: ReplicaRange, mean_replicas: floa
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share of them does not exceed."""
+    """Smallest value that at least this share of them does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
 
 
 def mixed(weights: Sequence[float], demands: Sequence[Demand]) -> Callable[[random.Random], Demand]:
-    """Draw from a mix of requests: each kind comes as often as its weight says."""
+    """Make a function that draws from a mix of requests: each kind comes as often as its weight says."""
 
     def draw(random_: random.Random) -> Demand:
         return random_.choices(demands, weights)[0]

@@ -1,4 +1,4 @@
-"""How many replicas a line asks for: more at once where somebody would wait long, fewer where none was needed long."""
+"""Sizing: how many replicas a queue needs. More at once if a job would wait long, fewer if none was needed for long."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ START_SECONDS = 60.0  # that a replica takes to start: assumed until one has
 
 
 class FleetSize:
-    """How many replicas there are to be, from one look at the line to the next. It has no clock of its own."""
+    """Number of replicas to have, from one look at the queue to the next. It has no clock of its own."""
 
     def __init__(self, asked: ReplicaRange) -> None:
         self.asked = asked
@@ -22,7 +22,7 @@ class FleetSize:
         self._needed_at = [-math.inf] * asked.most  # when there was work for so many at last
 
     def look(self, now: float, rests: Sequence[float], start_seconds: float | None) -> int:
-        """How many there are to be now, before jobs that need these seconds each, in the order of their turns.
+        """Decide the number of replicas for jobs that need these seconds each, in the order of their turns.
 
         As many as it takes that nobody waits longer than a new replica takes to start (`start_seconds` as they were
         measured), or than was asked for; and those that were needed within the time that one may be idle.
@@ -36,14 +36,16 @@ class FleetSize:
 
 
 def needed(rests: Sequence[float], most: int, patience_seconds: float) -> int:
-    """The fewest replicas, at most so many, with which none of these jobs waits longer for its turn; one that runs
-    where a shorter one is to have the turn waits too."""
+    """Smallest number of replicas, at most `most`, with which no job waits longer for its turn than the patience.
+
+    A running job that a shorter one interrupts waits too.
+    """
     enough = min(most, len(rests))
     return bisect_left(range(enough), True, key=lambda n: longest_wait(rests, n) <= patience_seconds)
 
 
 def longest_wait(rests: Sequence[float], num_replicas: int) -> float:
-    """Seconds until the last of these jobs has begun, where each replica that is free takes the next one."""
+    """Seconds until the last of these jobs has begun, if each free replica takes the next one."""
     if num_replicas >= len(rests):
         return 0.0
     if not num_replicas:

@@ -6,8 +6,11 @@ import msgspec
 
 
 class StageCost(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds of one stage: its own work, and the link's, of which `exposed_seconds` add to it; and the bus's, over
-    which weights and the like come from the host, of which `bus_exposed_seconds` do."""
+    """Seconds of one stage: its own work, the link's and the bus's.
+
+    Of the link's, `exposed_seconds` add to its work. Over the bus weights and the like come from the host;
+    `bus_exposed_seconds` of them add.
+    """
 
     name: str
     compute_seconds: float
@@ -22,5 +25,5 @@ class StageCost(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hidden_seconds(self) -> float:
-        """Of the link."""
+        """Seconds of the link that computation hides."""
         return self.link_seconds - self.exposed_seconds

@@ -14,7 +14,7 @@ from ringlight.planner.simulate import WITHIN
 
 
 def plan_tables(plan: Plan) -> str:
-    """Every layout with its seconds, link, memory and reason; then stages and ranks of the one that is chosen."""
+    """Render every layout with its seconds, link, memory and reason; then stages and ranks of the chosen one."""
     parts = ["\n".join(_layout_table(plan.choices))]
     if plan.chosen is not None:
         prediction = plan.chosen.prediction
@@ -45,7 +45,7 @@ def _layout_table(choices: Sequence[Choice]) -> Iterator[str]:
 
 
 def _stage_table(prediction: Prediction) -> Iterator[str]:
-    """Seconds of the bus too where something comes over it."""
+    """Yield the table of stages, with seconds of the bus if something comes over it."""
     has_bus = prediction.placement is not None
     bus = (" Bus (s) | Bus exposed (s) |", "---:|---:|") if has_bus else ("", "")
     yield f"| Stage of {prediction.layout} | Seconds | Share | Link (s) | Hidden (s) | Exposed (s) |{bus[0]}"
@@ -64,7 +64,7 @@ def _stage_table(prediction: Prediction) -> Iterator[str]:
 
 
 def _memory_table(prediction: Prediction) -> Iterator[str]:
-    """By rank: what always lies there, each stage with weights of its own, and peaks."""
+    """Yield the table of memory by rank: what always lies there, each stage's own weights, and peaks."""
     names = [*prediction.memory[0].stages]
     columns = [*(f"{name} (GiB)" for name in names), "Peak allocated (GiB)", "Peak (GiB)", "Host (GiB)", "Sent (MiB)"]
     yield f"| Rank | Always (GiB) | {' | '.join(columns)} |"
@@ -88,7 +88,7 @@ def _place_table(places: Sequence[Place]) -> Iterator[str]:
 
 
 def fleet_table(fleet: FleetPlan) -> str:
-    """Replicas x layout under a load, best first."""
+    """Render replicas x layout under a load, best first."""
     is_dated = any(choice.queue.in_time_share is not None for choice in fleet.choices)
     names = ["Fleet", "GPUs", "Order", "Mean (s)", "p50 (s)", "p95 (s)", "p99 (s)", "Mean wait (s)", "p95 wait (s)"]
     names += ["Mean paused (s)", "Pauses a video", "Slowdown", f"Within {WITHIN:g}x"]

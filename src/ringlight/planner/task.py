@@ -12,8 +12,11 @@ SAME_STEP = 1e-6  # of a step: a clock that adds up seconds is not exact
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds that a video takes of its replica. It can be left before its first step, between two, and after its last
-    one; not within what comes before (text) or after (decoding). The output holds no replica."""
+    """Seconds that a video takes of its replica.
+
+    It can be paused before its first step, between two, and after its last one; not within what comes before (text) or
+    after (decoding). The output holds no replica.
+    """
 
     before_seconds: float = 0.0
     num_steps: int = 0
@@ -27,11 +30,11 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def alone_seconds(self) -> float:
-        """From asking to having, where nobody else asks."""
+        """Seconds from arrival to end if there are no other requests."""
         return self.busy_seconds + self.output_seconds
 
     def boundary(self, done: float, *, after: bool = False) -> float:
-        """Seconds of work at which it can be left next, from `done` on or after it; infinite: not any more."""
+        """Seconds of work at which it can be paused next, from `done` on or after it; infinite: not any more."""
         if done <= self.before_seconds and not after:
             number = 0
         elif self.step_seconds:
@@ -44,7 +47,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Task(msgspec.Struct, kw_only=True, eq=False):
-    """A job in the line. `begin` and `end` are seconds of the clock, infinite until they are known."""
+    """Job in the queue. `begin` and `end` are seconds of the clock, infinite until they are known."""
 
     job: Candidate  # as it is when it comes, its deadline from then on
     service: Service
@@ -55,8 +58,11 @@ class Task(msgspec.Struct, kw_only=True, eq=False):
     pauses: int = 0
 
     def candidate(self, now: float, done: float | None = None, used_seconds: float | None = None) -> Candidate:
-        """The job as the order sees it now, with so many seconds of its work done, where it has the turn, and so many
-        used by its client, where that has changed."""
+        """Candidate for the order, as the job is now.
+
+        `done` are the seconds of its work so far, if it has the turn, and `used_seconds` those of its client, if they
+        have changed.
+        """
         job = self.job
         return Candidate(
             key=job.key,
@@ -73,7 +79,7 @@ class Task(msgspec.Struct, kw_only=True, eq=False):
 
 
 class Station(msgspec.Struct, kw_only=True, eq=False):
-    """A replica: who has the turn, since when, and whom it keeps. It takes nobody before `there_at`."""
+    """Replica: who has the turn, since when, and whom it keeps. It takes nobody before `there_at`."""
 
     running: Task | None = None
     held: list[Task] = []

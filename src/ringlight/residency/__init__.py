@@ -1,1 +1,1 @@
-"""Where weights lie, and when they move: a host's copy for all of its ranks, and what of it is on a device."""
+"""Residency: where weights lie, and when they move. A host's copy serves all of its ranks; a device has parts of it."""

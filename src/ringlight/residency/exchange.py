@@ -1,4 +1,4 @@
-"""Exchange: copies between a device and its host that go on beside what the device computes."""
+"""Exchange: copies between a device and its host while the device computes."""
 
 from __future__ import annotations
 
@@ -16,38 +16,39 @@ Arrival = object  # of what is brought: for `wait`
 
 
 class Moved(NamedTuple):
-    """What has come to a device, and how long it waited for it."""
+    """Bytes that came to a device, and seconds that it waited for them."""
 
     num_bytes: int = 0
     wait_seconds: float = 0.0
 
 
 class Exchange(Protocol):
-    """Brings tensors of the host to the device and takes others out, in an order that its calls say in full.
+    """Copies of tensors from the host to the device and back, in an order that its calls say in full.
 
     `bring` begins behind all that has been asked of the device so far, and behind all that was taken. `take` begins
     behind all that has been asked of the device so far. The device itself waits for neither unless it is told to.
     """
 
     def host_room(self, num_bytes: int) -> Tensor:
-        """Memory of the host for these copies, (num_bytes,) uint8, not set to anything. It takes the place of what was
-        given before, which nobody may use any more."""
+        """Memory of the host for these copies, (num_bytes,) uint8, uninitialised.
+
+        It replaces what was given before, which nobody may use any more.
+        """
 
     def bring(self, copies: Copies) -> Arrival:
-        """Begin to copy to the device. Without copies it is a place in the order all the same."""
+        """Begin to copy to the device. Without copies it still marks a place in the order."""
 
     def take(self, copies: Copies) -> None:
         """Begin to copy to the host."""
 
     def wait(self, arrival: Arrival) -> None:
-        """What is asked of the device from now on comes behind what was brought."""
+        """Order the device's further work after this arrival."""
 
     def settle(self) -> None:
-        """What is asked of the device from now on comes behind all copies so far, so that their memory may be used
-        again."""
+        """Order the device's further work after all copies so far, so that their memory may be used again."""
 
     def moved(self) -> Moved:
-        """What was brought since this was last asked. The device is waited for."""
+        """Bytes that came since the last call, and waits for them. Waits for the device."""
 
 
 class CudaExchange:
@@ -65,7 +66,7 @@ class CudaExchange:
         self._waits: list[StreamWait] = []
 
     def host_room(self, num_bytes: int) -> Tensor:
-        """Memory of the host: of that of the time before, where it is enough, for to page-lock it takes long."""
+        """Memory of the host: the earlier one if it is large enough, because page-locking takes long."""
         if self._memory is None or len(self._memory.bytes) < num_bytes:
             self.release()
             self._memory = PinnedMemory(num_bytes, self._device, self._most_pinned_bytes)
@@ -92,18 +93,18 @@ class CudaExchange:
         self._copy(copies, self._out)
 
     def wait(self, arrival: Arrival) -> None:
-        """Have the current stream wait for an event."""
+        """Make the current stream wait for an event."""
         assert isinstance(arrival, torch.cuda.Event)
         self._waits.append(StreamWait.begin(torch.cuda.current_stream(self._device), arrival))
 
     def settle(self) -> None:
-        """Have the current stream wait for both others."""
+        """Make the current stream wait for both others."""
         now = torch.cuda.current_stream(self._device)
         now.wait_stream(self._in)
         now.wait_stream(self._out)
 
     def moved(self) -> Moved:
-        """As it was asked for, and waited for on the current stream."""
+        """Bytes asked for and waits of the current stream since the last call."""
         found = Moved(self._num_bytes, sum(wait.seconds for wait in self._waits))
         self._num_bytes, self._waits = 0, []
         return found

@@ -34,8 +34,11 @@ class Feed:
     def __init__(
         self, parts: Sequence[WeightPart], source: WeightSource, lane: Lane, kept: Collection[int], sharing: int = 1
     ) -> None:
-        """`kept` are the numbers of parts that stay. `sharing` computations go through each pass together, and each of
-        them takes every part and is done with it."""
+        """Prepare the slots.
+
+        `kept` are the indices of parts that stay. `sharing` computations go through each pass together, and each of
+        them takes every part and is done with it.
+        """
         self._parts, self._source, self._lane = parts, source, lane
         self._kept, self._sharing = frozenset(kept), sharing
         self._streamed_bytes = max((p.num_bytes for i, p in enumerate(parts) if i not in self._kept), default=0)
@@ -48,7 +51,7 @@ class Feed:
         self.waits: list[Wait] = []
 
     def close(self) -> None:
-        """Leave nothing on the device: the stage is over."""
+        """Free all memory of the device: the stage is over."""
         self._lane.settle()
         for index in self._there:
             self._parts[index].forget_layout()
@@ -57,7 +60,7 @@ class Feed:
         self._free.clear()
 
     def take(self, index: int) -> None:
-        """Have a part on the device. What comes next is on its way by then."""
+        """Wait until a part is on the device. The next one is on its way by then."""
         self._look_ahead()
         place = self._there[index]
         if place.brought is not None:
@@ -66,7 +69,7 @@ class Feed:
             self._parts[index].take_up(place.flat)
 
     def done(self, index: int) -> None:
-        """Give a part's room to the next one, once all that share the pass are done with it."""
+        """Free a part's room for the next one, once all that share the pass are done with it."""
         place = self._there[index]
         place.num_done = (place.num_done + 1) % self._sharing
         if place.num_done or index in self._kept:
@@ -92,7 +95,7 @@ class Feed:
             self._next = (self._next + 1) % len(self._parts)
 
     def _room_for(self, index: int) -> tuple[Tensor, Any] | None:
-        """Room for a part, and since when it is free; None where there is none yet."""
+        """Room for a part, and since when it is free; None if there is none yet."""
         if index in self._kept:
             num_ahead = sum(place.brought is not None for place in self._there.values())
             if num_ahead >= NUM_SLOTS:
@@ -107,7 +110,9 @@ class Feed:
 
 
 def spread(num_streamed: int, num_parts: int) -> frozenset[int]:
-    """Which of so many parts stay where `num_streamed` do not: those that come are spread evenly, so that each has the
-    same computation to hide under (docs/log.md)."""
+    """Indices of the parts that stay on the device.
+
+    The `num_streamed` others are spread evenly, so that each has the same computation to hide under (docs/log.md).
+    """
     streamed = {round(k * num_parts / num_streamed) for k in range(num_streamed)}
     return frozenset(range(num_parts)) - streamed

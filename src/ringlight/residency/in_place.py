@@ -21,21 +21,24 @@ class InPlace:
     def __init__(
         self, parts: Sequence[WeightPart], source: WeightSource, kept: Collection[int], sharing: int = 1
     ) -> None:
-        """`kept` are the numbers of parts that stay. `sharing` computations go through each pass together, and each of
-        them takes every part and is done with it."""
+        """Prepare the parts.
+
+        `kept` are the indices of parts that stay. `sharing` computations go through each pass together, and each of
+        them takes every part and is done with it.
+        """
         self._parts, self._source, self._kept, self._sharing = parts, source, frozenset(kept), sharing
         self._made: dict[int, int] = {}  # what is not as it lies, and how many are done with it
         self.num_bytes = 0
         self.waits: list[Wait] = []
 
     def close(self) -> None:
-        """Leave nothing that is not as it lies, nor holes where it lay: the stage is over."""
+        """Restore all parts to where they lie, without holes there: the stage is over."""
         for index in list(self._made):
             self._give_up(index)
         give_back_freed()
 
     def take(self, index: int) -> None:
-        """Have a part, laid out where that is wanted."""
+        """Take a part, laid out if that is wanted."""
         part = self._parts[index]
         if index in self._made:
             return
@@ -59,7 +62,7 @@ class InPlace:
             self._give_up(index)
 
     def _have_own(self, part: WeightPart) -> None:
-        """Have a part in bytes of this process, changed where that is wanted."""
+        """Copy a part to bytes of this process, changed if that is wanted."""
         flat = self._source.flat(part)
         part.bind(flat.clone() if self._source.holds(part) else flat)
         self.num_bytes += part.num_bytes

@@ -15,7 +15,7 @@ class Wait(Protocol):
 
     @property
     def seconds(self) -> float:
-        """How long it was, once the computation has gone on."""
+        """Seconds of the wait, once the computation has continued."""
 
 
 class Lane(Protocol):
@@ -29,16 +29,16 @@ class Lane(Protocol):
         """Bytes on the device."""
 
     def now(self) -> Any:
-        """This moment: when all that was computed so far is over."""
+        """Mark of this moment: when all that was computed so far is over."""
 
     def bring(self, there: Tensor, here: Tensor, after: Any) -> Any:
-        """Begin to copy bytes `here` of the host to the device, after a moment."""
+        """Begin to copy bytes `here` of the host to the device, after a mark."""
 
     def wait(self, brought: Any) -> Wait:
-        """Let the computation wait for what was brought."""
+        """Make the computation wait for what was brought."""
 
     def settle(self) -> None:
-        """Let the computation wait for all that was begun."""
+        """Make the computation wait for all that was begun."""
 
 
 class CudaLane:

@@ -24,7 +24,7 @@ class OnDemand:
         self.waits: list[Wait] = []
 
     def close(self) -> None:
-        """Leave nothing on the device: the stage is over."""
+        """Free all memory of the device: the stage is over."""
         for index in list(self._there):
             self.done(index)
         self._lane.settle()
@@ -40,7 +40,7 @@ class OnDemand:
         part.take_up(flat)
 
     def done(self, index: int) -> None:
-        """Give it up."""
+        """Free the part."""
         part = self._parts[index]
         part.forget_layout()
         self._source.bind([part])

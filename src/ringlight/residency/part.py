@@ -17,10 +17,10 @@ class LaidOut(Protocol):
     """A module whose kernel may want weights in another form than they are loaded in."""
 
     def lay_out(self) -> None:
-        """Make that form of the weights that it has now, which may be given up for it."""
+        """Make the form that the kernel wants of the current weights, which may be given up for it."""
 
     def forget_layout(self) -> None:
-        """Drop it, for other weights will come."""
+        """Drop that form, because other weights will come."""
 
 
 @runtime_checkable
@@ -28,10 +28,10 @@ class Widenable(Protocol):
     """A module that may hold weights in eight bits."""
 
     def widen(self) -> None:
-        """Make what it computes with of them, beside them."""
+        """Make the weights that it computes with, beside those in eight bits."""
 
     def narrow(self) -> None:
-        """Give it up."""
+        """Free the widened weights."""
 
 
 class Slot(NamedTuple):
@@ -68,8 +68,11 @@ class WeightPart:
         without: Collection[nn.Parameter] = (),
         needs_layout: bool = False,
     ) -> None:
-        """`without`: parameters below the modules that belong to another part. `needs_layout`: results differ in their
-        last digits where the modules have not laid out what they compute with."""
+        """Lay out the run.
+
+        `without`: parameters below the modules that belong to another part. `needs_layout`: results differ in their
+        last digits if the modules have not laid out what they compute with.
+        """
         self.name, self.needs_layout = name, needs_layout
         self.slots: list[Slot] = []
         offset = 0
@@ -85,39 +88,40 @@ class WeightPart:
 
     @property
     def parameters(self) -> Iterator[nn.Parameter]:
-        """What the modules have at the moment."""
+        """Current parameters of the modules."""
         for slot in self.slots:
             yield getattr(slot.module, slot.name)
 
     def bind(self, flat: Tensor) -> None:
-        """Let the modules compute with the weights in these bytes. Nothing is copied."""
+        """Bind the modules' weights to these bytes. Nothing is copied."""
         runs = {dtype: flat.view(dtype) for dtype in dict.fromkeys(slot.dtype for slot in self.slots)}
         for slot in self.slots:
             parameter = nn.Parameter(slot.view(runs[slot.dtype]), requires_grad=False)
             slot.module.register_parameter(slot.name, parameter)
 
     def unbind(self) -> None:
-        """Let the modules have nothing."""
+        """Leave the modules without weights."""
         for slot in self.slots:
             nothing = torch.empty(0, dtype=slot.dtype)
             slot.module.register_parameter(slot.name, nn.Parameter(nothing, requires_grad=False))
 
     def take_up(self, flat: Tensor) -> None:
-        """Let the modules compute with the weights in these bytes, which are nobody else's: changed, and laid out as
-        kernels like them, where they know better."""
+        """Bind the modules' weights to these bytes, which are nobody else's.
+
+        They are changed, and laid out as kernels like them, if those know better.
+        """
         self.bind(flat)
         if self.change is not None:
             self.change()
         self.lay_out()
 
     def lay_out(self) -> None:
-        """Have the modules lay out what is bound as their kernels like it, where they know better."""
+        """Let the modules lay out what is bound as their kernels like it, if those know better."""
         for module in self._laid_out:
             module.lay_out()
 
     def give_up_rest(self) -> None:
-        """Have what modules did not give up for their layouts lie by itself, so that the bytes of the others are free
-        where nobody else has them."""
+        """Copy what modules still need beside their layouts, so that all other bytes can be freed."""
         parameters = list(self.parameters)
         if all(parameter.numel() for parameter in parameters):
             return
@@ -130,12 +134,12 @@ class WeightPart:
             module.forget_layout()
 
     def widen(self) -> None:
-        """Have the modules make what they compute with of weights in eight bits."""
+        """Let the modules widen their weights in eight bits."""
         for module in self._widenable:
             module.widen()
 
     def narrow(self) -> None:
-        """Have them give it up."""
+        """Let the modules free the widened weights."""
         for module in self._widenable:
             module.narrow()
 

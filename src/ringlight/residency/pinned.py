@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class PageLock:
-    """Memory of the host that is page-locked in a single registration of exactly its size, until it is closed.
+    """Page-lock of host memory in a single registration of exactly its size, until it is closed.
 
     torch's own pinned memory comes in powers of two, so that up to half of it would be lost. Where registering fails
     the memory stays pageable: copies are right and slow, and the log says why (`is_held`).
@@ -43,16 +43,16 @@ class PageLock:
         self._unpin.atexit = False  # the end of the process is the end of its registrations
 
     def close(self) -> None:
-        """Give it up. Nothing may be copying."""
+        """Unlock the memory. Nothing may be copying."""
         if self.is_held:
             self._unpin()
 
 
 class PinnedMemory:
-    """So many bytes of the host, page-locked where that is possible, and where they are no more than `most_bytes`."""
+    """Host memory of so many bytes, page-locked if that is possible and they are no more than `most_bytes`."""
 
     def __init__(self, num_bytes: int, device: torch.device, most_bytes: int) -> None:
-        """`bytes`, (num_bytes,) uint8, are not set to anything."""
+        """Allocate `bytes`, (num_bytes,) uint8, uninitialised."""
         self.bytes = torch.frombuffer(mmap.mmap(-1, num_bytes), dtype=torch.uint8)
         self._lock: PageLock | None = None
         if num_bytes <= most_bytes:
@@ -76,14 +76,16 @@ class PinnedMemory:
 
 
 def _on_a_thread(call: Callable[[], str]) -> str:
-    """What a call of CUDA says on a thread of its own: an error that it leaves behind there is not found by the next
-    kernel that somebody launches, and ends with the thread."""
+    """Run a CUDA call on a thread of its own and return its error.
+
+    An error that it leaves behind there is not found by the next kernel that is launched, and ends with the thread.
+    """
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(call).result()
 
 
 def _register(address: int, num_bytes: int, device: torch.device) -> str:
-    """Page-lock memory; returns what is wrong, or nothing."""
+    """Page-lock memory; returns the error, empty if there is none."""
     torch.cuda.set_device(device)
     return _said(torch.cuda.cudart().cudaHostRegister(address, num_bytes, PORTABLE))
 
@@ -93,6 +95,6 @@ def _unregister(address: int) -> str:
 
 
 def _said(code: object) -> str:
-    """The text of an error, nothing of success."""
+    """Text of an error; empty for success."""
     cudart = torch.cuda.cudart()
     return "" if code == cudart.cudaError.success else str(cudart.cudaGetErrorString(code))

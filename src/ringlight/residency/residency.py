@@ -18,8 +18,10 @@ from ringlight.residency.widening import Widening
 
 
 class Residency:
-    """Weights of all networks, and the way to the device: a lane, or none where it reads the host's copy itself,
-    as a CPU does."""
+    """Weights of all networks, and the way to the device.
+
+    The way is a lane, or none if the device reads the host's copy itself, as a CPU does.
+    """
 
     def __init__(self, source: WeightSource, lane: Lane | None) -> None:
         self.source = source
@@ -31,9 +33,11 @@ class Residency:
     def open(
         self, name: str, parts: Sequence[WeightPart], kept: Collection[int], sharing: int = 1, in_order: bool = True
     ) -> Iterator[Weights]:
-        """The weights of a network while a stage runs. `kept` are the numbers of parts that stay until it ends, and
-        `sharing` computations go through each pass together. Parts that are taken in their order come ahead of that.
-        `name` is what reports call it."""
+        """Provide the weights of a network while a stage runs.
+
+        `kept` are the indices of parts that stay until it ends, and `sharing` computations go through each pass
+        together. Parts that are taken in their order come ahead of that. `name` is what reports call it.
+        """
         if self._lane is None:
             feed: InPlace | Feed | OnDemand = InPlace(parts, self.source, kept, sharing)
         elif in_order:
@@ -53,7 +57,7 @@ class Residency:
         self._waits.clear()
 
     def report(self) -> WeightsReport:
-        """What came since `reset`, and what lies on the host."""
+        """Report on the weights that came since `reset`, and on those on the host."""
         return WeightsReport(
             host_bytes=self.source.num_bytes,
             pinned_bytes=self.source.pinned_bytes,
@@ -71,8 +75,10 @@ def at_work(
     sharing: int = 1,
     in_order: bool = True,
 ) -> Iterator[Weights]:
-    """The weights of a network while a stage runs: they come where they have to, without a residency all are there; and
-    those in eight bits are widened while they are taken."""
+    """Provide the weights of a network while a stage runs: they come where they have to, or all are there.
+
+    All are there without a residency. Those in eight bits are widened while they are taken.
+    """
     with (
         nullcontext(ALWAYS_THERE)
         if residency is None

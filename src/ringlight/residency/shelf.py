@@ -30,7 +30,7 @@ class Shelf:
     """Room for parts on the host, in the order in which they are named: the same on all ranks of a machine."""
 
     def __init__(self, parts: Sequence[WeightPart], descriptor: int = -1) -> None:
-        """`parts` are all of the model, also those that are another rank's.
+        """Lay out the shelf. `parts` are all of the model, also those that are another rank's.
 
         `descriptor` is the memory's, which other ranks have too; without one it is this process's own. Raises
         OutOfMemory where the host has no room.
@@ -54,7 +54,7 @@ class Shelf:
 
     @property
     def missing_bytes(self) -> int:
-        """What the host still has to find for all of it."""
+        """Bytes that the host has yet to allocate for all of it."""
         return self.num_bytes - 512 * os.fstat(self._descriptor).st_blocks  # of that size, whatever the file system's
 
     def is_filled(self, parts: Sequence[WeightPart]) -> bool:
@@ -63,7 +63,7 @@ class Shelf:
         return bytes(self._map[first : last + 1]) == FILLED * (last + 1 - first)
 
     def holds(self, part: WeightPart) -> bool:
-        """Every part has room here."""
+        """Whether a part has room here: always."""
         return True
 
     def flat(self, part: WeightPart) -> Tensor:
@@ -84,12 +84,12 @@ class Shelf:
             self._lock, self.pinned_bytes = lock, end if lock.is_held else 0
 
     def bind(self, parts: Iterable[WeightPart]) -> None:
-        """Let networks have their weights here."""
+        """Bind networks to their weights here."""
         for part in parts:
             part.bind(self.flat(part))
 
     def fill_once(self, parts: Sequence[WeightPart], fill: Callable[[], None], wait: bool = True) -> bool:
-        """Have `fill` write these parts, which are bound to this shelf, unless another process has.
+        """Let `fill` write these parts, which are bound to this shelf, unless another process has.
 
         The one door for whoever writes weights. Where another process writes them at the moment it is waited for, or
         without `wait` not. Returns whether they are filled.
@@ -105,7 +105,7 @@ class Shelf:
             return True
 
     def _allocate(self, parts: Sequence[WeightPart]) -> None:
-        """Have the system find memory for parts now: a page at a time takes half as long again. Raises OutOfMemory."""
+        """Allocate memory for parts now: a page at a time takes half as long again. Raises OutOfMemory."""
         for part in parts:
             _, offset, num_bytes = self._place[part.name]
             try:
@@ -115,7 +115,7 @@ class Shelf:
 
     @contextmanager
     def _locked(self, start: int, length: int, wait: bool) -> Iterator[bool]:
-        """Hold the lock of these bytes of the header; False where another process holds it and is not waited for."""
+        """Hold the lock of these header bytes; yields False if another process holds it and is not waited for."""
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), length, start)
         except BlockingIOError:
@@ -128,6 +128,6 @@ class Shelf:
 
 
 def no_room(num_bytes: int, error: OSError) -> OutOfMemory:
-    """What to report where the system has no memory for so much of the weights."""
+    """Error if the system has no memory for so many bytes of the weights."""
     size = f"{plain(num_bytes / GIB, 3)} GiB"
     return OutOfMemory(f"the host has no room for a copy of the weights ({size}): {error.strerror}")

@@ -13,15 +13,15 @@ from ringlight.residency.shelf import Shelf
 
 
 class WeightSource(Protocol):
-    """What has all parts of a model, on the host."""
+    """Holder of all parts of a model on the host."""
 
     @property
     def num_bytes(self) -> int:
-        """What the host's copy takes."""
+        """Bytes of the host's copy."""
 
     @property
     def pinned_bytes(self) -> int:
-        """What of that is page-locked."""
+        """Bytes of the copy that are page-locked."""
 
     def holds(self, part: WeightPart) -> bool:
         """Whether a part lies in memory, where a CPU can compute with it."""
@@ -30,14 +30,14 @@ class WeightSource(Protocol):
         """The bytes of a part, to be copied or computed with at once."""
 
     def bind(self, parts: Iterable[WeightPart]) -> None:
-        """Let networks have what lies in memory, and nothing of all else."""
+        """Bind networks to what lies in memory, and to nothing for all else."""
 
 
 class PartlyInFiles:
     """A shelf without room for some parts, which are read whenever they are needed: slow, and within any memory."""
 
     def __init__(self, shelf: Shelf, readers: Mapping[str, Callable[[WeightPart], None]]) -> None:
-        """`readers`, by the names of those parts, fill what the part is bound to."""
+        """Keep the shelf. `readers`, by the names of the parts in files, fill what the part is bound to."""
         self._shelf, self._readers = shelf, readers
 
     @property

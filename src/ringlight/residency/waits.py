@@ -8,14 +8,14 @@ import torch
 
 
 class StreamWait:
-    """On the host nothing waits: its seconds are taken from events on the stream that does."""
+    """Wait of a stream that does not block the host: its seconds are taken from events on that stream."""
 
     def __init__(self, began: torch.cuda.Event, ended: torch.cuda.Event) -> None:
         self._began, self._ended = began, ended
 
     @classmethod
     def begin(cls, stream: torch.cuda.Stream, event: torch.cuda.Event) -> Self:
-        """Let all that is asked of `stream` from now on come behind an event."""
+        """Order all further work of `stream` after an event."""
         began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         began.record(stream)
         stream.wait_event(event)
@@ -24,7 +24,7 @@ class StreamWait:
 
     @property
     def seconds(self) -> float:
-        """How long it was. The host waits until it is over."""
+        """Seconds of the wait. The host blocks until it is over."""
         self._ended.synchronize()
         milliseconds: float = self._began.elapsed_time(self._ended)
         return milliseconds / 1000

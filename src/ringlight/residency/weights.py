@@ -9,10 +9,10 @@ class Weights(Protocol):
     """The parts of a network by their numbers, which it takes in order, again and again."""
 
     def take(self, index: int) -> None:
-        """Have part `index` where it is computed with, waiting for it if need be."""
+        """Wait until part `index` is where it is computed with."""
 
     def done(self, index: int) -> None:
-        """Be done with it until it is taken again: its room may be another part's from here on."""
+        """Release the part until it is taken again: its room may be another part's from here on."""
 
 
 class AlwaysThere:

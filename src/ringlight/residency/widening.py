@@ -9,24 +9,28 @@ from ringlight.residency.weights import Weights
 
 
 class Widening:
-    """The weights of a network, of which those that are held in eight bits are widened from `take` to `done`. To be
-    closed when the stage ends."""
+    """Weights of a network, of which those in eight bits are widened from `take` to `done`.
+
+    To be closed when the stage ends.
+    """
 
     def __init__(self, weights: Weights, parts: Sequence[WeightPart], sharing: int = 1) -> None:
-        """`sharing` computations go through each pass together, and each of them takes every part and is done with
-        it."""
+        """Keep the weights.
+
+        `sharing` computations go through each pass together, and each of them takes every part and is done with it.
+        """
         self._weights, self._parts, self._sharing = weights, parts, sharing
         self._num_done: dict[int, int] = {}  # of what is widened
 
     def take(self, index: int) -> None:
-        """Have a part, all of it as it is computed with."""
+        """Take a part, all of it as it is computed with."""
         self._weights.take(index)
         if index not in self._num_done:
             self._num_done[index] = 0
             self._parts[index].widen()
 
     def done(self, index: int) -> None:
-        """Be done with it: what was widened is given up once all that share the pass are."""
+        """Release a part: what was widened is freed once all that share the pass have released it."""
         if index in self._num_done:
             self._num_done[index] += 1
             if self._num_done[index] == self._sharing:
@@ -34,7 +38,7 @@ class Widening:
         self._weights.done(index)
 
     def close(self) -> None:
-        """Leave nothing widened."""
+        """Free all widened weights."""
         for index in list(self._num_done):
             self._narrow(index)
 

@@ -1,1 +1,1 @@
-"""From noise to a video, given what a network predicts on the way: solvers of the flow, and who drives them."""
+"""Samplers, from noise to a video by a network's predictions: solvers of the flow, and who drives them."""

@@ -21,7 +21,7 @@ class DiffusersSampler(Sampler):
     def __init__(
         self, spec: SchedulerSpec, num_steps: int, flow_shift: float, generator: torch.Generator, device: torch.device
     ) -> None:
-        """Raises what diffusers raises, and LookupError where it has no such scheduler."""
+        """Build the scheduler. Raises what diffusers raises, and LookupError if it has no such scheduler."""
         self.num_steps = num_steps
         self._generator = generator
         self._scheduler: Any = scheduler_class(spec.class_name).from_config(
@@ -63,7 +63,7 @@ def scheduler_class(name: str) -> Any:
 
 
 def settings_of(spec: SchedulerSpec) -> dict[str, Any]:
-    """All that its scheduler can be set to, as it is set here; also what the configuration leaves to diffusers."""
+    """Settings of its scheduler, as it is set here; also what the configuration leaves to diffusers."""
     parameters = inspect.signature(scheduler_class(spec.class_name)).parameters.values()
     return {each.name: spec.config.get(each.name, each.default) for each in parameters}
 

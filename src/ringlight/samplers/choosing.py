@@ -1,4 +1,4 @@
-"""Which sampler a checkpoint's scheduler is: one of our own solvers, or diffusers' scheduler of that name."""
+"""Choice of a sampler for a checkpoint's scheduler: one of our own solvers, or diffusers' scheduler of that name."""
 
 from __future__ import annotations
 
@@ -46,8 +46,11 @@ ORDINARY: Config = {
 def make_sampler(
     spec: SchedulerSpec, num_steps: int, flow_shift: float, generator: torch.Generator, device: torch.device
 ) -> Sampler:
-    """A fresh sampler of this scheduler. Raises LookupError where nobody has it, InvalidInstallation where diffusers is
-    there and cannot be imported, and what diffusers raises."""
+    """Make a fresh sampler of this scheduler.
+
+    Raises LookupError if there is none, InvalidInstallation if diffusers is there and cannot be imported, and what
+    diffusers raises.
+    """
     solver = find_solver(spec.class_name, spec.config)
     if solver is not None:
         schedule = solver.schedule(solver.sigmas(num_steps, flow_shift))
@@ -57,13 +60,13 @@ def make_sampler(
 
 
 def settings_of(spec: SchedulerSpec) -> Config:
-    """How a scheduler is set that is diffusers' own. Raises as make_sampler."""
+    """Settings of a scheduler of diffusers. Raises as make_sampler."""
     settings: Config = _adapter().settings_of(spec)
     return settings
 
 
 def _adapter() -> ModuleType:
-    """Imported where a checkpoint asks for it, because that takes as long as importing torch."""
+    """Import the adapter when a checkpoint asks for it, because that takes as long as importing torch."""
     if find_spec("diffusers") is None:
         ours = ", ".join(sorted(SOLVERS))
         raise LookupError(
@@ -77,7 +80,7 @@ def _adapter() -> ModuleType:
 
 
 def find_solver(class_name: str, config: Config) -> Solver | None:
-    """Our own solver that does what diffusers' scheduler of that name does when it is set so; None where none does."""
+    """Solver of ours that equals diffusers' scheduler of that name with these settings; None if there is none."""
     build = SOLVERS.get(class_name)
     if build is None or any(config.get(key, value) != value for key, value in ORDINARY.items()):
         return None

@@ -15,7 +15,7 @@ from ringlight.samplers.solver import Draw, State, log_snr
 
 @dataclass(frozen=True)
 class DpmSolver:
-    """Of the last `order` predicted videos makes a step. `stochastic`: SDE-DPM-Solver++."""
+    """Step from the last `order` predicted videos. `stochastic`: SDE-DPM-Solver++."""
 
     order: int = 2
     kind: Literal["midpoint", "heun"] = "midpoint"

@@ -12,7 +12,9 @@ from ringlight.samplers.solver import Draw, State
 
 @dataclass(frozen=True)
 class Euler:
-    """Follows each velocity in a straight line; a `stochastic` one to the end of it, and goes back with new noise.
+    """Euler's method: follows each velocity in a straight line.
+
+    A `stochastic` one follows it to its end, and goes back with new noise.
 
     The latter is how models are sampled that were distilled by distribution matching (DMD, arXiv:2405.14867) or for
     consistency (LCM, arXiv:2310.04378). `shifts_twice`: by itself it takes the steps of diffusers' schedulers.

@@ -13,7 +13,7 @@ from ringlight.samplers.solver import Draw, State
 
 @dataclass(frozen=True)
 class Heun:
-    """Two calls a step. `sigmas` of the schedule are those that the calls see."""
+    """Heun's method with two calls a step. `sigmas` of the schedule are those that the calls see."""
 
     def sigmas(self, num_steps: int, flow_shift: float) -> Shares:
         return twice_shifted(num_steps, flow_shift)

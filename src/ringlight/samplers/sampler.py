@@ -14,7 +14,7 @@ from ringlight.samplers.solver import Solver, State
 
 
 class Sampler(ABC):
-    """Goes on call by call of the network. A step of the request may take more than one call.
+    """Sampler of one request, call by call of the network. A step of the request may take more than one call.
 
     Some samplers add noise as they go. It comes from the request's generator, which is on the CPU and has made the
     initial noise before: so all ranks draw alike, on every device.
@@ -32,7 +32,7 @@ class Sampler(ABC):
         return range(first, stop)
 
     def first_latents(self, noise: Tensor) -> Tensor:
-        """What is there before the first call, of the noise that a seed stands for."""
+        """Latents before the first call, made of the seed's noise."""
         return noise
 
     @abstractmethod
@@ -45,7 +45,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def remember(self, memory: dict[str, Any]) -> None:
-        """Go on as the sampler did whose memory that is."""
+        """Restore the memory of a sampler."""
 
 
 class SolverSampler(Sampler):

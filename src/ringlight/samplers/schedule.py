@@ -16,7 +16,9 @@ Shares = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Schedule:
-    """`sigmas`: the share of noise at each call, noisiest first, and after the last. `times`: what each call is told.
+    """Schedule of calls.
+
+    `sigmas`: the share of noise at each call, noisiest first, and after the last. `times`: what each call is told.
     `first_share`: how much of the noise that a seed stands for the first latents are.
 
     All are numbers of float32, whatever is computed with them.
@@ -28,7 +30,7 @@ class Schedule:
 
     @classmethod
     def of(cls, sigmas: Shares, times: Shares) -> Schedule:
-        """Of the shares at the calls; after the last none is left."""
+        """Build a schedule from the shares of noise at the calls; after the last call none is left."""
         shares, seen = (list(map(float, numbers.astype(np.float32))) for numbers in (sigmas, times))
         return cls((*shares, 0.0), tuple(seen))
 
@@ -38,24 +40,26 @@ class Schedule:
 
 
 def short_of_noise(sigmas: Shares) -> Shares:
-    """With a little of a video in the first of them, for methods that take logarithms of it."""
+    """Shares of which the first has a little less noise, for methods that take logarithms of the rest."""
     if abs(sigmas[0] - 1) < LEAST_CLEAN:
         return np.concatenate([[sigmas[0] - LEAST_CLEAN], sigmas[1:]])
     return sigmas
 
 
 def shifted(sigmas: Shares, flow_shift: float) -> Shares:
-    """More steps where there is much noise: s -> shift s / (1 + (shift - 1) s)."""
+    """Shift sigmas so that more steps have much noise: s -> shift s / (1 + (shift - 1) s)."""
     return flow_shift * sigmas / (1 + (flow_shift - 1) * sigmas)
 
 
 def once_shifted(num_steps: int, flow_shift: float) -> Shares:
-    """Steps of equal length, then shifted: the last one begins where a step of noise is left, and none is wasted."""
+    """Sigmas of equal steps, then shifted: the last one begins where a step of noise is left, and none is wasted."""
     return shifted(np.linspace(1, 0, num_steps + 1)[:-1], flow_shift)
 
 
 def twice_shifted(num_steps: int, flow_shift: float) -> Shares:
-    """As diffusers' flow-match schedulers have it, which shift the smallest share once more with all others: in few
-    steps it ends next to no noise, so that the last step does nothing."""
+    """Sigmas of diffusers' flow-match schedulers, which shift the smallest share once more with all others.
+
+    In few steps it ends next to no noise, so that the last step does nothing.
+    """
     smallest = shifted(np.array([1 / NUM_TRAIN_TIMESTEPS]), flow_shift)[0]
     return shifted(np.linspace(1, smallest, num_steps), flow_shift)

@@ -19,7 +19,7 @@ Draw = Callable[[], Tensor]  # the next noise of the request, in the shape of it
 
 @dataclass(frozen=True)
 class State:
-    """What later calls need of earlier ones: predictions, newest first, and latents that a step began with."""
+    """Memory of earlier calls for later ones: predictions, newest first, and latents that a step began with."""
 
     predictions: tuple[Tensor, ...] = ()
     latents: Tensor | None = None
@@ -33,7 +33,7 @@ class Solver(Protocol):
         ...
 
     def schedule(self, sigmas: Shares) -> Schedule:
-        """The calls of steps that begin with these shares of noise."""
+        """Schedule of steps that begin with these shares of noise."""
         ...
 
     def step(
@@ -44,5 +44,5 @@ class Solver(Protocol):
 
 
 def log_snr(sigma: float) -> float:
-    """ln((1 - sigma) / sigma): the time in which the methods of high order take their steps."""
+    """Log signal-to-noise ln((1 - sigma) / sigma): the time in which the methods of high order take their steps."""
     return math.inf if sigma == 0 else math.log1p(-sigma) - math.log(sigma)

@@ -15,7 +15,7 @@ from ringlight.samplers.solver import Draw, State, log_snr
 
 @dataclass(frozen=True)
 class UniPc:
-    """Of the last `order` predicted videos makes a step. `uncorrected`: calls whose step stays as it was predicted."""
+    """Step from the last `order` predicted videos. `uncorrected`: calls whose step stays as it was predicted."""
 
     order: int = 2
     uncorrected: frozenset[int] = frozenset()
@@ -39,15 +39,17 @@ class UniPc:
         return made, State(videos, latents)
 
     def _order_at(self, schedule: Schedule, call: int) -> int:
-        """Low at the beginning, where little is known, and at the end, for it to be stable."""
+        """Order at a call: low at the beginning, where little is known, and at the end, for it to be stable."""
         return min(self.order, call + 1, schedule.num_calls - call)
 
 
 def _update(
     schedule: Schedule, call: int, latents: Tensor, videos: Sequence[Tensor], ahead: Tensor | None = None
 ) -> Tensor:
-    """From the latents before a call to those after it, by the videos predicted at this call and those before it,
-    newest first; also by the one predicted `ahead`, at the next call, where there is one."""
+    """Step from the latents before a call to those after it, by the predicted videos of this call and those before.
+
+    They are newest first. The video predicted `ahead`, at the next call, takes part if there is one.
+    """
     sigma, after = schedule.sigmas[call : call + 2]
     begin = log_snr(sigma)
     length = log_snr(after) - begin
@@ -62,8 +64,10 @@ def _update(
 
 
 def _weights(places: Sequence[float], length: float) -> list[float]:
-    """Of the differences to predictions at these places (1: a whole step ahead), for a step to be exact as far as their
-    number allows."""
+    """Weights of the differences to predictions at these places (1: a whole step ahead).
+
+    With them a step is exact as far as their number allows.
+    """
     if len(places) < 2:
         return [0.5] * len(places)
     orders = range(1, len(places) + 1)

@@ -64,14 +64,14 @@ CHECKS: tuple[Callable[[ServeSettings], object], ...] = (
 
 
 class Checked(NamedTuple):
-    """What a server would be: its engine, and what keeps it from being started only at this moment."""
+    """Engine of a server that is only checked, and what keeps it from being started only at this moment."""
 
     engine: Engine
     occupied: Sequence[str]
 
 
 def check(settings: ServeSettings, config: EngineConfig) -> Checked:
-    """All that a start refuses before its workers load, asked of what the start itself asks. Leaves no trace.
+    """Check all that a start refuses before its workers load, by the code of the start itself. Leaves no trace.
 
     A node above 0 has only ranks. Raises InvalidSetting, InvalidCheckpoint, InvalidLayout.
     """
@@ -85,7 +85,7 @@ def check(settings: ServeSettings, config: EngineConfig) -> Checked:
 
 
 def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
-    """A server's application. It holds the data folder from now on; workers start with its lifespan.
+    """Create a server's application. It holds the data folder from now on; workers start with its lifespan.
 
     Raises InvalidSetting, InvalidCheckpoint, InvalidLayout, StoreError.
     """
@@ -135,17 +135,17 @@ def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
 
 
 def image_hosts_of(settings: ServeSettings) -> Outbound:
-    """Where first frames may be fetched from. Raises InvalidSetting."""
+    """Outbound calls to hosts that first frames may be fetched from. Raises InvalidSetting."""
     return Outbound(settings.image_host, FETCH_SECONDS, settings.limits.max_image_bytes)
 
 
 def webhook_hosts_of(settings: ServeSettings) -> Outbound:
-    """Whom requests may have us call. Raises InvalidSetting."""
+    """Outbound calls to hosts that requests may name for webhooks. Raises InvalidSetting."""
     return Outbound(settings.webhook_host, FETCH_SECONDS, 0, purpose="webhook_url", param="webhook_url")
 
 
 async def method_not_allowed(request: Request, error: Exception) -> Response:
-    """405 that names all methods of a path; the framework itself knows only those of the first route that has it.
+    """Answer 405 with all methods of a path; the framework itself knows only those of the first route that has it.
 
     A path that is written out, such as /v1/videos/sync, has no methods from one with an id in that place.
     """
@@ -164,7 +164,7 @@ async def method_not_allowed(request: Request, error: Exception) -> Response:
 
 
 class Announcer:
-    """Tells of every video that is over: to metrics, traces and webhooks."""
+    """Reporter of ended videos, to metrics, traces and webhooks."""
 
     def __init__(self, metrics: Metrics, webhooks: Webhooks, tracing: Tracing | None) -> None:
         self._metrics = metrics
@@ -172,7 +172,7 @@ class Announcer:
         self._tracing = tracing
 
     def __call__(self, view: View) -> None:
-        """A video has ended, and that is written down. Called from a thread."""
+        """Report a video whose end is written down. Called from a thread."""
         stored = view.stored
         seconds = 0.0 if stored.started_at is None else view.run_seconds
         outcome = view.report if view.report is not None else ("" if stored.error is None else stored.error.code)
@@ -184,18 +184,18 @@ class Announcer:
 
 
 class VideoEvents:
-    """What webhooks have to tell: the ends of videos, as they are kept with them (webhooks.Outbox)."""
+    """Ends of videos that webhooks have to report, as they are kept with the videos (webhooks.Outbox)."""
 
     def __init__(self, videos: Videos) -> None:
         self._videos = videos
 
     def settle(self, over: Collection[WebhookDelivery], limit: int) -> Sequence[WebhookDelivery]:
-        """Forget deliveries that are over; the oldest of the others. Raises StoreError."""
+        """Forget deliveries that are over; return the oldest of the others. Raises StoreError."""
         kept = self._videos.store.settle([StoredDelivery(*msgspec.structs.astuple(each)) for each in over], limit)
         return [WebhookDelivery(*msgspec.structs.astuple(each)) for each in kept]
 
     def event(self, video_id: str) -> tuple[str, Mapping[str, Any]] | None:
-        """What happened to a video, and the video as the API shows it; None where it is deleted. Raises StoreError."""
+        """Name of a video's event, and the video as the API shows it; None if it is deleted. Raises StoreError."""
         try:
             view = self._videos.get(video_id, None)
         except NotFound:

@@ -33,7 +33,7 @@ DRAIN_TICK_SECONDS = 0.2
 
 
 class Server(uvicorn.Server):
-    """A first SIGTERM or SIGINT lets running jobs go on for `drain_seconds`, a second one does not; then it ends.
+    """Server that drains on the first SIGTERM or SIGINT for `drain_seconds`, ends at once on the second.
 
     What is not over is in the store, to be gone on with by the next server. `failure` is why no replica will start
     again, where that is for the operator to mend.
@@ -65,7 +65,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Unlike uvicorn's, this does not raise the signal again at the end: who was asked to end exits with 0."""
+        """Capture signals. Unlike uvicorn's, this does not raise the signal again at the end: the exit status is 0."""
         before = {number: signal.signal(number, self.handle_exit) for number in SIGNALS}
         try:
             yield
@@ -74,18 +74,18 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Only counts: the loop does the rest at its next tick, within a tenth of a second."""
+        """Count a signal: the loop does the rest at its next tick, within a tenth of a second."""
         self._num_signals += 1
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second; true ends the server."""
+        """Handle a tick of the server, ten times a second; return whether the server ends."""
         if self._num_signals and self._draining is None:
             self._draining = asyncio.create_task(self._drain())
         self.failure = self._failure_to_start()
         return await super().on_tick(counter) or self.failure is not None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the door, let answers end, and then the videos (the application's lifespan)."""
+        """Close the listening sockets, let answers end, and then the videos (the application's lifespan)."""
         self._parts.watchers.is_closing = True
         await super().shutdown(sockets)
 
@@ -105,8 +105,11 @@ class Server(uvicorn.Server):
 
 
 def run(app: FastAPI, settings: ServeSettings) -> None:
-    """Serve until a signal ends it. Raises InvalidSetting where it cannot listen, and what kept all replicas from
-    starting where only the operator can mend that."""
+    """Serve until a signal ends it.
+
+    Raises InvalidSetting if it cannot listen, and what kept all replicas from starting if only the operator can mend
+    that.
+    """
     listener = listen(settings.address, settings.port)
     logger.info("listening on %s", url_of(listener))
     server = Server(app, settings)
@@ -116,13 +119,16 @@ def run(app: FastAPI, settings: ServeSettings) -> None:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where clients on this machine find it."""
+    """URL at which clients on this machine find it."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that takes connections already. Raises InvalidSetting, and Occupied where another has its address."""
+    """Listen on an address: a socket that takes connections already.
+
+    Raises InvalidSetting, and Occupied if another process has its address.
+    """
     listener = bind(host, port)
     try:
         listener.listen(BACKLOG)
@@ -133,7 +139,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that has its address. Raises as `listen` does."""
+    """Bind a socket to its address. Raises as `listen` does."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)

@@ -29,7 +29,7 @@ class BatchRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """How many requests of a batch have each status."""
+    """Numbers of a batch's requests by status."""
 
     total: int = 0
     queued: int = 0
@@ -82,7 +82,7 @@ class BatchProblem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wrong with the requests of a batch; nothing where `problems` is empty."""
+    """Problems of the requests of a batch; none if `problems` is empty."""
 
     object: Literal["batch.check"] = "batch.check"
     num_requests: int

@@ -1,4 +1,4 @@
-"""What is said of a field of an answer: its description, and whether our server always sends it."""
+"""Description of an answer's field, and whether our server always sends it."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from ringlight.wire.described import ALWAYS
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wrong, and what to do about it."""
+    """Problem of a request, with its remedy."""
 
     message: str
     type: Annotated[str | None, ALWAYS] = None

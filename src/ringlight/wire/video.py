@@ -16,7 +16,7 @@ EXAMPLE_ID = "video_0c6a1f8a5f3e4b0f9d6b2f1f6f0a7c3e"
 
 
 class VideoError(msgspec.Struct, frozen=True):
-    """Why a video failed."""
+    """Reason why a video failed."""
 
     code: Annotated[
         str,
@@ -130,7 +130,7 @@ class VideoList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a video is: percent, and denoising steps. What a `progress` event holds."""
+    """Progress of a video in percent and in denoising steps: the content of a `progress` event."""
 
     progress: int
     step: int = 0

@@ -23,7 +23,7 @@ from ringlight.worker.scratch import Scratch
 
 
 class Corridor:
-    """Sends messages from any thread, and sorts what comes in on one of its own."""
+    """Socket to the engine: sends messages from any thread, and sorts incoming ones on a thread of its own."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -39,8 +39,10 @@ class Corridor:
         threading.Thread(target=self._answer, name="pongs", daemon=True).start()
 
     def work_in(self, place: str) -> None:
-        """Work in a folder of this process in that place, before there is any job; files travel then. Raises
-        InvalidInstallation."""
+        """Set up a folder of this process in that place, before there is any job; files travel then.
+
+        Raises InvalidInstallation.
+        """
         self._scratch = Scratch(place, self.send)
 
     def send(self, message: messages.FromWorker) -> None:
@@ -51,46 +53,46 @@ class Corridor:
         return job_id in self._cancelled
 
     def is_asked_to_leave(self, job_id: str) -> bool:
-        """Whether a job should make way, by what came after its turn was ordered."""
+        """Whether a job should be paused, by what came after its turn was ordered."""
         return job_id in self._asked_to_leave
 
     def is_asked_to_leave_now(self, job_id: str) -> bool:
-        """Whether it should do so within a step."""
+        """Whether a job should be paused within a step."""
         return self._asked_to_leave.get(job_id, False)
 
     def take_up(self, job: messages.RunJob) -> None:
-        """From now on there may be part files of this job."""
+        """Register a job, so that its part files are removed if this process ends."""
         self._in_hand[job.job_id] = job
 
     def put_down(self, job: messages.RunJob) -> None:
-        """Nothing is left to do for this job."""
+        """Forget a job that is done, and its scratch files."""
         self._in_hand.pop(job.job_id, None)
         self._forget(job.job_id)
         if self._scratch is not None:
             self._scratch.clear(job.job_id)
 
     def dropped(self, job_id: str) -> None:
-        """A job is forgotten as the engine wished, also where nothing was here of it but files that came before."""
+        """Report that a job is forgotten as the engine wished, also if only files of it were here."""
         self._in_hand.pop(job_id, None)
         if self._scratch is not None:
             self._scratch.clear(job_id)
             self.send(messages.JobDropped(job_id=job_id))
 
     def putting_in_place(self, job: messages.RunJob) -> Callable[[Iterable[tuple[Path, Path]]], object]:
-        """What moves the state of this job to where it belongs, once it is written."""
+        """Function that moves the state of this job to its place once it is written."""
         return into_place if self._scratch is None else partial(self._scratch.bring_state, job.job_id)
 
     def hand_over(self, job: messages.RunJob, written: list[str]) -> list[str]:
-        """Have the files of an output where the engine wants them. Returns their paths there; raises OutputError."""
+        """Bring an output's files to where the engine wants them. Returns their paths there; raises OutputError."""
         return written if self._scratch is None else self._scratch.bring_output(job.job_id, written)
 
     def close(self) -> None:
-        """Nothing more comes: this process ends, with nothing left in hand."""
+        """Close the socket at the end of this process, with no job left."""
         if self._scratch is not None:
             self._scratch.remove()
 
     def leave(self, last_word: messages.GroupBroken | None = None) -> None:
-        """End this process at once, nothing half-written left behind."""
+        """End this process at once, and leave nothing half-written."""
         for job in list(self._in_hand.values()):
             for path in filter(None, (job.output, job.state_file)):
                 remove_parts(Path(path), job.job_id)
@@ -101,24 +103,24 @@ class Corridor:
         os._exit(1)
 
     def _forget(self, job_id: str) -> None:
-        """What was asked of a job so far is not asked of a later one of this name."""
+        """Drop requests that concern this job, so that they do not reach a later one of this name."""
         self._cancelled.discard(job_id)
         self._asked_to_leave.pop(job_id, None)
         self._expected.discard(job_id)
 
     def _expect(self, job_id: str) -> None:
-        """A file of a job has come, so a turn of it will be ordered: from here on a pause is asked of that one."""
+        """Expect a turn of a job of which a file has come: from here on a pause is asked of that turn."""
         if job_id not in self._expected:
             self._expected.add(job_id)
             self._asked_to_leave.pop(job_id, None)
 
     def _begin_turn(self, job_id: str) -> None:
-        """A turn of a job is ordered: what was asked of the one before is not asked of this one."""
+        """Begin a turn of a job: what was asked of the one before is not asked of this one."""
         self._expect(job_id)
         self._expected.discard(job_id)
 
     def _answer(self) -> None:
-        """A thread's work: what Pings ask for."""
+        """Answer Pings in a thread."""
         with contextlib.suppress(OSError):  # the engine is gone
             while True:
                 self.send(messages.Pong(number=self._pings.get()))

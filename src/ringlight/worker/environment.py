@@ -1,4 +1,4 @@
-"""Which device and dtypes a worker uses, and what it tells of its surroundings in every report."""
+"""Environment of a worker: its device and dtypes, and what it tells of its surroundings in every report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PACKAGES = ("ringlight", "torch", "diffusers", "tokenizers", "av")
 
 
 def choose_device(config: EngineConfig, place: RankPlace) -> torch.device:
-    """The device of this rank; auto is CUDA where there is one.
+    """Choose the device of this rank; auto is CUDA if there is one.
 
     Raises InvalidSetting where CUDA is asked for and not there, InvalidLayout where there are fewer devices than ranks.
     """
@@ -46,7 +46,7 @@ def choose_device(config: EngineConfig, place: RankPlace) -> torch.device:
 
 
 def choose_dtypes(config: EngineConfig, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
-    """(networks, VAE). Auto is bfloat16 on CUDA and float32 on a CPU, where bfloat16 products are slow."""
+    """Choose the dtypes (networks, VAE). Auto is bfloat16 on CUDA, float32 on a CPU, where bfloat16 is slow."""
     automatic = "bfloat16" if device.type == "cuda" else "float32"
     name = automatic if config.dtype == "auto" else config.dtype
     return getattr(torch, name), getattr(torch, config.vae_dtype)
@@ -78,7 +78,7 @@ def apply_settings(config: EngineConfig, device: torch.device, num_local: int) -
 def describe(
     config: EngineConfig, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype, kernel: str
 ) -> dict[str, Any]:
-    """The conditions that a measurement travels with."""
+    """Describe the conditions that a measurement travels with."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
         "device_type": device.type,
@@ -99,7 +99,7 @@ def describe(
 
 
 def _memory_bytes(device: torch.device) -> int:
-    """All memory of a GPU, or of this machine."""
+    """Bytes of memory of a GPU, or of this machine."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return memory_bytes()
@@ -128,7 +128,7 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of a source checkout, with + where it is changed; None for an installed package."""
+    """Commit of a source checkout, with + if it is changed; None for an installed package."""
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None

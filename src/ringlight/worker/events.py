@@ -1,4 +1,4 @@
-"""How one job goes: rank 0 tells the engine, and at every boundary all ranks decide together whether to go on."""
+"""Events of one job: rank 0 tells the engine, and at every boundary all ranks decide together whether to continue."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ GRACE_SECONDS = 5.0
 
 
 class Events:
-    """The boundaries of one job. `left_together`: all ranks have raised at the same one, and are still in step.
-    `turn_ends`: rank 0 said at the last one that it should make way, and `ends_now` that it should not wait for the end
-    of a step."""
+    """Boundaries of one job.
+
+    `left_together`: all ranks have raised at the same one, and are still in step. `turn_ends`: rank 0 said at the last
+    one that it should be paused, and `ends_now` that it should not wait for the end of a step.
+    """
 
     def __init__(self, corridor: Corridor, group: RankGroup, job: messages.RunJob, patience_seconds: float) -> None:
         self._corridor = corridor
@@ -65,7 +67,7 @@ class Events:
 
     @collective
     def _decide(self, problem: Exception | None, wish: int) -> list[int]:
-        """What each rank says: its problem, or else its wish. Raises the worst problem, on all ranks."""
+        """Exchange what each rank has to say, its problem or else its wish. Raises the worst problem, on all ranks."""
         mine = None if problem is None else as_failure(problem, self._job)
         statuses = self._group.control.agree(wish if mine is None else status_of(mine))
         self._group.expect(self._patience_seconds)
@@ -80,7 +82,7 @@ class Events:
 
     @collective
     def require_alike(self, failure: RinglightError) -> None:
-        """After an error between boundaries: return if all ranks have raised alike, else raise LinkLost."""
+        """Return if all ranks have raised alike after an error between boundaries, else raise LinkLost."""
         status = OUT_OF_STEP + status_of(failure)
         statuses = self._group.control.agree(status, min(GRACE_SECONDS, self._group.watchdog_seconds))
         if set(statuses) != {status}:

@@ -1,4 +1,4 @@
-"""From any error to one that is reported."""
+"""Failures: from any error to one that is reported."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ def as_failure(error: Exception, job: messages.RunJob) -> RinglightError:
 
 
 def output_error(error: Exception, job: messages.RunJob) -> OutputError | None:
-    """What to report where the output cannot be written, else None."""
+    """Error to report if the output cannot be written, else None."""
     if isinstance(error, OSError) and error.errno in OUTPUT_ERRNOS:
         return not_written(error, job)
     return None
 
 
 def not_written(error: OSError, job: messages.RunJob) -> OutputError:
-    """What to report of an error in writing the output."""
+    """Error to report of a failure in writing the output."""
     return OutputError(f"{job.output}: {error.strerror}; make room or choose another place, and ask again")
 
 
 def too_large_message(request: VideoRequest) -> str:
+    """Message on a request that ran out of memory, with the remedies."""
     return (
         f"{request.extent} does not fit into this device's memory; "
         "ask for a smaller size or fewer frames, spread it over more ranks, or use --vae-dtype bfloat16"

@@ -16,7 +16,7 @@ from ringlight.worker.failures import as_failure, not_written
 
 
 class Finishing:
-    """Finishes one output after another on rank 0, and tells the engine how each of these jobs ended."""
+    """Finisher of one output after another on rank 0, which reports to the engine how each of these jobs ended."""
 
     def __init__(self, corridor: Corridor) -> None:
         self._corridor = corridor
@@ -24,13 +24,16 @@ class Finishing:
         self._announced: messages.RunJob | None = None
 
     def announce_now(self, job: messages.RunJob) -> None:
-        """Say that the ranks are free, before there is a report; left to `begin` where an output is to be waited for
-        first, lest the other ranks wait for this one in the middle of something."""
+        """Report that the ranks are free, before there is a report of the job.
+
+        It is left to `begin` if an output is to be waited for first, lest the other ranks wait for this one in the
+        middle of something.
+        """
         if self._thread is None or not self._thread.is_alive():
             self._announce(job)
 
     def begin(self, job: messages.RunJob, output: Output, report: RunReport, computed_at: float) -> None:
-        """Say that the ranks are free, and go on with the output beside them; the one before is waited for first.
+        """Report that the ranks are free, and finish the output beside them, after the one before.
 
         The `report` ends with an Output stage of 0 seconds, at `computed_at` by `time.perf_counter`.
         """
@@ -66,7 +69,7 @@ class Finishing:
 
 
 def with_output(report: RunReport, outputs: list[str], seconds: float) -> RunReport:
-    """A report with what was known last: the seconds of its Output stage, which is rank 0's, and the paths written."""
+    """Complete a report with what was known last: the seconds of its Output stage, rank 0's, and the paths written."""
     change = msgspec.structs.replace
     stages = [*report.stages[:-1], change(report.stages[-1], seconds=seconds)]
     ranks = [change(report.ranks[0], stages=stages), *report.ranks[1:]]
@@ -75,6 +78,6 @@ def with_output(report: RunReport, outputs: list[str], seconds: float) -> RunRep
 
 
 def failed(job: messages.RunJob, failure: RinglightError) -> messages.JobFailed:
-    """How a job ends that has no video."""
+    """Build the `JobFailed` message of a job."""
     problems = list(failure.problems) if isinstance(failure, InvalidRequest) else []
     return messages.JobFailed(job_id=job.job_id, code=failure.code, message=str(failure), problems=problems)

@@ -16,8 +16,10 @@ from ringlight.worker.events import Events
 
 
 class HeldJob:
-    """A job that ranks have begun, on one of them: its computation, which goes on with every turn, and what was
-    measured of it. To be closed where its video will not be made."""
+    """Job that ranks have begun, on one of them: its computation over several turns, and its measurements.
+
+    To be closed if its video will not be made.
+    """
 
     def __init__(
         self,
@@ -36,8 +38,11 @@ class HeldJob:
 
     @collective
     def go_on(self, pipeline: Recipe) -> Left | None:
-        """Take a turn, the weights with this job's LoRAs first; returns where it was left, or None at the end of the
-        computation, with its output at hand where this rank has one. All ranks call it together."""
+        """Take a turn, the weights with this job's LoRAs first; return where it was paused.
+
+        Or return None at the end of the computation, with its output at hand if this rank has one. All ranks call it
+        together.
+        """
         self.tracer.clock.go_on()
         left: Left | None = None
         try:
@@ -54,7 +59,7 @@ class HeldJob:
         return left
 
     def measured(self, of_turn: RankReport) -> RankReport:
-        """What was measured of a turn that is over, with all those before it."""
+        """Measurements of a turn that is over, added to all those before it."""
         self._earlier = of_turn if self._earlier is None else of_turn.after(self._earlier)
         return self._earlier
 
@@ -64,7 +69,7 @@ class HeldJob:
         self._await_state()
 
     def _await_state(self) -> None:
-        """Return once nothing of this job is being written: whoever goes on with it may be another process."""
+        """Wait until nothing of this job is being written: another process may resume it."""
         if self._state is not None:
             self._state.wait()
 

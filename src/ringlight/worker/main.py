@@ -104,8 +104,10 @@ class Worker:
     def _load(
         self, setup: messages.WorkerSetup, dtype: torch.dtype, vae_dtype: torch.dtype, loras: LoraLibrary
     ) -> tuple[dict[str, Any], Abilities]:
-        """Load the model, together with the other ranks. Returns the conditions of all measurements, and what the ranks
-        can do."""
+        """Load the model, together with the other ranks.
+
+        Returns the conditions of all measurements, and what the ranks can do.
+        """
         config, group = setup.config, self._group
         place = setup.place
         shelf = place.shelf if place.shelf >= 0 else None
@@ -140,7 +142,7 @@ class Worker:
         self._finishing.wait()
 
     def _begin(self, order: messages.RunJob) -> HeldJob:
-        """A job of which nothing is done yet. What one rank finds wrong with it all hear at its first boundary."""
+        """Begin a new job. What one rank finds wrong with it all hear at its first boundary."""
         self._corridor.take_up(order)
         pipeline = self._pipeline
         events = Events(self._corridor, self._group, order, pipeline.patience_seconds(order.request))
@@ -167,7 +169,7 @@ class Worker:
 
     @collective
     def _give_turn(self, job: HeldJob) -> None:
-        """Have a job computed until it makes way or is over, and tell the engine how it failed, if it did."""
+        """Compute a job until it is paused or over, and tell the engine how it failed, if it did."""
         failure = self._work(job)
         self._group.expect(None)
         if failure is not None:
@@ -192,7 +194,7 @@ class Worker:
 
     @collective
     def _next_order(self) -> messages.Order:
-        """What the engine wants of rank 0, told to all ranks. They tidy up until it says so."""
+        """Receive the engine's next order on rank 0 and broadcast it to all ranks, which tidy up meanwhile."""
         self._meter.tidy()
         order = messages.encode(self._corridor.orders.get()) if self._place.rank == 0 else b""
         try:
@@ -203,8 +205,9 @@ class Worker:
 
     @collective
     def _work(self, job: HeldJob) -> RinglightError | None:
-        """Give a job its turn. Returns its failure, if any. No error outlives this: its traceback would keep the job's
-        tensors.
+        """Give a job its turn. Returns its failure, if any.
+
+        No error outlives this: its traceback would keep the job's tensors.
 
         An error that all ranks raise alike ends this job alone. Any other ends the group, and so does a device that
         has failed: it would fail all later jobs too.
@@ -230,8 +233,10 @@ class Worker:
 
     @collective
     def _run(self, job: HeldJob) -> None:
-        """One turn: until the job makes way, or its video is made; what is left of its output then goes on beside the
-        next one's turn."""
+        """Run one turn: until the job is paused, or its video is made.
+
+        What is left of its output then goes on beside the next one's turn.
+        """
         group, pipeline = self._group, self._pipeline
         self._meter.start(sum(other.held_bytes for other in self._held.values()), job.held_bytes)
         group.link.reset()
@@ -265,14 +270,17 @@ class Worker:
             raise
 
     def _hold(self, job: HeldJob, left: Left) -> None:
-        """Keep a job that has made way, on all ranks, and tell the engine that they are free."""
+        """Keep a paused job, on all ranks, and tell the engine that they are free."""
         job_id = job.order.job_id
         self._held[job_id] = job
         if self._place.rank == 0:
             self._corridor.send(messages.JobPaused(job_id=job_id, step=left.step, held_bytes=left.held_bytes))
 
     def _state_file(self, order: messages.RunJob, tracer: Tracer) -> StateFile | None:
-        """What the job goes on from, and saves to. A state is good for the same work on the same weights and ranks."""
+        """State file that the job resumes from and saves to.
+
+        A state is good for the same work on the same weights and ranks.
+        """
         if not order.state_file:
             return None
         identity = workload_hash({"workload": order.request.workload(), "layout": order.layout.name} | self._numerics)
@@ -291,7 +299,7 @@ class Worker:
             self._corridor.send(awaited)
 
     def _loss(self, lost: LinkLost) -> Loss:
-        """What to report where another rank was lost. What the link says of it is for the log."""
+        """Loss to report after another rank was lost. The link's own error goes to the log."""
         cause = self._group.hear_cause()
         print(f"rank {self._place.rank}: {cause.message} (the link: {lost})", file=sys.stderr, flush=True)
         return cause
@@ -309,7 +317,7 @@ class Worker:
 
 @collective
 def refused(events: Events, problem: Exception) -> Turns[None]:
-    """In the place of a computation that could not be set up on this rank."""
+    """Stand in for a computation that could not be set up on this rank."""
     events.boundary(problem)
     yield from ()
 
@@ -338,7 +346,7 @@ def work(setup: messages.WorkerSetup, corridor: Corridor) -> None:
 
 
 def main() -> None:
-    """Entry point of the process."""
+    """Run the worker's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the engine's to answer
     corridor = Corridor(Connection(int(sys.argv[1])))
     work(msgspec.json.decode(sys.argv[2], type=messages.WorkerSetup), corridor)

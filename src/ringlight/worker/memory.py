@@ -21,7 +21,7 @@ RESET_PEAK = "5"  # proc(5): resets the peak resident set size
 
 
 class CudaMeter:
-    """Peaks of the caching allocator, the weights included."""
+    """Meter of the caching allocator, the weights included."""
 
     def __init__(self, device: torch.device, rank: int) -> None:
         self._device = device
@@ -30,12 +30,14 @@ class CudaMeter:
         self._others_bytes = 0
 
     def tidy(self) -> None:
-        """Between turns: give back what is cached of the one before."""
+        """Give back the cached memory of a turn that is over."""
         torch.cuda.empty_cache()
 
     def start(self, others_bytes: int = 0, own_bytes: int = 0) -> None:
-        """A job's turn: forget earlier peaks. `others_bytes` lie there of other jobs, and are counted nowhere;
-        `own_bytes` of its own, from an earlier turn."""
+        """Start a job's turn: forget earlier peaks.
+
+        `others_bytes` lie there of other jobs, and are counted nowhere; `own_bytes` of its own, from an earlier turn.
+        """
         torch.cuda.reset_peak_memory_stats(self._device)
         self._peaks = (0, 0)
         self._others_bytes = others_bytes
@@ -81,13 +83,15 @@ class ResidentMeter:
         self._measures = can_reset_peak()
 
     def tidy(self) -> None:
-        """Between turns: give back freed memory, so that what is resident then is the idle worker."""
+        """Give back freed memory after a turn, so that what is resident then is the idle worker."""
         gc.collect()
         give_back_freed()
 
     def start(self, others_bytes: int = 0, own_bytes: int = 0) -> None:
-        """A job's turn: what is resident now is the idle worker; but for `others_bytes` of other jobs, which are
-        counted nowhere, and `own_bytes` of its own, from an earlier turn."""
+        """Start a job's turn: what is resident now is the idle worker.
+
+        `others_bytes` of other jobs are counted nowhere, and `own_bytes` are the job's own, from an earlier turn.
+        """
         self._others_bytes = others_bytes
         self.reset()
         self._peak = 0
@@ -125,7 +129,7 @@ class ResidentMeter:
 
 
 class OwnMeter(ResidentMeter):
-    """What a process has of its own, beside weights that it shares with others: anonymous memory.
+    """Peak of a process's own memory, beside weights that it shares with others: anonymous memory.
 
     Linux keeps no peak of it, so a thread looks every few milliseconds, from `start` to `report`.
     """

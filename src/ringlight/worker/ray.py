@@ -16,7 +16,7 @@ LOOK_SECONDS = 1.0
 
 
 def serve(setup: messages.WorkerSetup, connection: Connection) -> None:
-    """Be a rank until it is told to stop, or ends this process. The environment is the rank's already."""
+    """Run as a rank until it is told to stop, or ends this process. The environment is the rank's already."""
     work = load(connection.fileno()).work
     corridor = Corridor(connection)
     watch = threading.Thread(target=_watch_raylet, args=(setup.place, corridor), name="raylet", daemon=True)
@@ -25,8 +25,10 @@ def serve(setup: messages.WorkerSetup, connection: Connection) -> None:
 
 
 def _watch_raylet(place: messages.RankPlace, corridor: Corridor) -> None:
-    """Tell the engine when the raylet has ended, whose child this process is. Ray then takes the node for lost, and a
-    new raylet gives its cards away."""
+    """Tell the engine when the raylet has ended, whose child this process is.
+
+    Ray then takes the node for lost, and a new raylet gives its cards away.
+    """
     raylet = os.getppid()
     while os.getppid() == raylet:
         time.sleep(LOOK_SECONDS)

@@ -1,4 +1,4 @@
-"""Reporting: the report of a video, of what all ranks have measured."""
+"""Reporting: the report of a video, from the measurements of all ranks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ringlight.worker.held import HeldJob
 def report_of(
     job: HeldJob, mine: RankReport, total_seconds: float, spec: ModelSpec, environment: dict[str, Any], control: Control
 ) -> RunReport:
-    """The report of all ranks, which call this together, as far as the video is computed. `mine`: this rank's part."""
+    """Gather the report of all ranks, which call this together, of a computed video. `mine`: this rank's part."""
     order, tracer = job.order, job.tracer
     request = order.request
     ranks = [msgspec.msgpack.decode(part, type=RankReport) for part in control.gather(msgspec.msgpack.encode(mine))]

@@ -25,13 +25,13 @@ NAME = "ringlight-rank-"  # how folders begin that the next start may remove
 
 
 class Scratch:
-    """A folder of this process alone, with a folder a job, and what brings files from the engine and to it.
+    """Folder of this process alone, with a folder a job, and the transfer of files from the engine and to it.
 
     The next process that starts removes it, if this one cannot. Its name has the machine's: it stands in messages.
     """
 
     def __init__(self, place: str, send: Callable[[Carried], None]) -> None:
-        """Make it in this place, where folders of processes that are gone are removed. Raises InvalidInstallation."""
+        """Make the folder in this place, and remove folders of processes that are gone. Raises InvalidInstallation."""
         try:
             self.path, self._lock = new_folder(Path(place))
         except OSError as error:
@@ -43,7 +43,7 @@ class Scratch:
         self._courier = Courier(send, self._place)
 
     def here(self, order: RunJob) -> RunJob:
-        """A job as it runs here: with paths in this folder."""
+        """Order of a job as it runs here: with paths in this folder."""
         self._asked[order.job_id] = order
         folder = self._of(order.job_id)
         output = folder / "output" / Path(order.output).name
@@ -57,16 +57,15 @@ class Scratch:
         )
 
     def take(self, message: Carried) -> None:
-        """Something of a file has come from the engine."""
+        """Handle a message about a file from the engine."""
         self._courier.take(message)
 
     def give_up(self, job_id: str) -> None:
-        """This job is to end: what it goes on from need not travel."""
+        """Stop a job's incoming files, because the job is to end."""
         self._courier.give_up(job_id)
 
     def bring_state(self, job_id: str, moves: Iterable[tuple[Path, Path]]) -> None:
-        """What `into_place` is elsewhere: a state is in its place once it is there on the engine's machine. Raises
-        OSError."""
+        """Send a state to the engine's machine, where `into_place` would move it elsewhere. Raises OSError."""
         ((written, _),) = moves
         if not self._courier.carry(job_id, "state", [written]):
             raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
@@ -82,20 +81,20 @@ class Scratch:
         return [str(frame_path(Path(asked.output), number)) for number in range(len(written))]
 
     def clear(self, job_id: str) -> None:
-        """Leave nothing of a job, also of what is still on its way here."""
+        """Remove all files of a job, also of what is still on its way here."""
         self._asked.pop(job_id, None)
         self._courier.forget(job_id)
         shutil.rmtree(self._of(job_id), ignore_errors=True)
 
     def remove(self) -> None:
-        """Leave nothing at all. The process ends now."""
+        """Remove the folder. The process ends now."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _of(self, job_id: str) -> Path:
         return self.path / f"job-{quote(job_id, safe='')}"
 
     def _place(self, job_id: str, kind: FileKind, number: int) -> Path:
-        """Where a file goes that the engine sends."""
+        """Path for a file that the engine sends."""
         if kind == "output" or number:
             raise FileNotFoundError(errno.ENOENT, f"no {kind} is taken here")
         path = self._of(job_id) / kind
@@ -104,7 +103,7 @@ class Scratch:
 
 
 def new_folder(place: Path) -> tuple[Path, int]:
-    """A new folder in this one, and the descriptor that holds a lock on it until the process ends. Raises OSError.
+    """Make a new folder in this one, with a descriptor that holds a lock on it until the process ends. Raises OSError.
 
     It has its name only once it is locked: those with such a name and without a lock are left by processes that died.
     """
@@ -119,7 +118,7 @@ def new_folder(place: Path) -> tuple[Path, int]:
 
 
 def locked(folder: Path) -> int:
-    """Lock a folder; its descriptor has the lock. Raises OSError where somebody else has it."""
+    """Lock a folder; its descriptor has the lock. Raises OSError if another process has it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

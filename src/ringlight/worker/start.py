@@ -18,12 +18,12 @@ from ringlight.core.installation import check_temporary_folder, not_importable
 
 
 def main() -> None:
-    """Run a worker, or say why it cannot be."""
+    """Run a worker, or report why it cannot be."""
     load(int(sys.argv[1])).main()
 
 
 def load(engine: int) -> ModuleType:
-    """The worker's program, imported; or the engine is told over this descriptor why not, and the process ends."""
+    """Import the worker's program; if that fails, tell the engine why over this descriptor, and end the process."""
     try:
         check_temporary_folder()
         from ringlight.worker import main  # here, for it imports torch and all else

@@ -1,4 +1,4 @@
-"""What all ranks of a group must have in common, or they would wait for each other or mix two models."""
+"""Terms that all ranks of a group must have in common, or they would wait for each other or mix two models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ringlight.worker.environment import versions
 def terms_of(
     setup: WorkerSetup, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype, loras: LoraLibrary
 ) -> dict[str, str]:
-    """By the names that people know them by, in text. Raises InvalidCheckpoint."""
+    """Terms of the group by the names that people know them by, as text. Raises InvalidCheckpoint."""
     config, place = setup.config, setup.place
     checkpoint = checkpoint_of(config)
     terms = {

@@ -30,15 +30,16 @@ NUM_STEPS = 2  # the scheduler's second step is not as its first
 
 
 class Unheard(Events):
-    """The boundaries of a job of our own, of which the engine hears nothing."""
+    """Boundaries of a job of our own, which is not reported to the engine."""
 
     def _tell(self, message: messages.JobMessage) -> None: ...
 
 
 @collective
 def warm_up(pipeline: Recipe, group: RankGroup, corridor: Corridor, meter: MemoryMeter) -> None:
-    """Make the smallest videos, also with a picture where the model takes any, previews included, with the LoRAs that
-    are always on. All ranks call it together.
+    """Make the smallest videos, also with a picture if the model takes any, previews included.
+
+    They have the LoRAs that are always on. All ranks call it together.
 
     Raises InvalidCheckpoint where these hold NaN or infinity.
     """
@@ -71,15 +72,17 @@ def warm_up(pipeline: Recipe, group: RankGroup, corridor: Corridor, meter: Memor
 
 
 def usual_layout(pipeline: Recipe, num_ranks: int) -> ParallelLayout:
-    """The layout of requests with guidance that ask for none: as the engine chose it, or where it is left open."""
+    """Layout of requests with guidance that ask for none: as the engine chose it, or as it follows if that is open."""
     config, heads = pipeline.config, pipeline.spec.transformer.num_attention_heads
     asked = msgspec.structs.replace(config.asked_layout, num_gpus=num_ranks)
     return decide(asked, num_heads=heads, guidance=True, num_nodes=config.nodes.nnodes).layout
 
 
 def smallest_requests(spec: ModelSpec, limits: RequestLimits) -> Iterator[VideoRequest]:
-    """Text-to-video, and image-to-video, whichever of them the model makes, with guidance, of as many frames as are
-    decoded in two portions."""
+    """Yield the smallest requests with guidance: text-to-video, and image-to-video if the model makes it.
+
+    They have as many frames as are decoded in two portions.
+    """
     height, width = spec.size_multiple
     num_frames = 1 + spec.frame_multiple
     image = io.BytesIO()

@@ -1,1 +1,1 @@
-"""Where the ranks of a replica come from."""
+"""Launchers, which start the ranks of a replica."""

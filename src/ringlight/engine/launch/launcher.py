@@ -13,12 +13,12 @@ from ringlight.engine.waiting import Waiting
 
 
 class TooLate(Exception):
-    """The time of a start is over."""
+    """Error for a start that took too long."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """One start of ranks. It is to be over by the `deadline` of time.monotonic, and ends early once it is `closed`.
+    """Start of ranks. It is to be over by the `deadline` of time.monotonic, and ends early once it is `closed`.
 
     `checkpoint` is the digest of the one that ranks had loaded before, empty at a first start. `waiting` is told what
     this waits for.
@@ -30,7 +30,7 @@ class Start:
     waiting: Waiting
 
     def pause(self, seconds: float) -> None:
-        """Let so much time pass. Raises TooLate after the deadline, WorkerError where the engine is closed."""
+        """Let so much time pass. Raises TooLate after the deadline, WorkerError if the engine is closed."""
         if (remaining := self.deadline - time.monotonic()) <= 0:
             raise TooLate
         self.closed.wait(min(seconds, remaining))
@@ -53,5 +53,5 @@ class Launcher(Protocol):
         ...
 
     def end(self) -> None:
-        """Give up what ranks that have ended leave behind. Safe to call twice."""
+        """Clean up what ended ranks leave behind. Safe to call twice."""
         ...

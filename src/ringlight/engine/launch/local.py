@@ -69,7 +69,7 @@ class LocalLauncher:
             return RankHandle(place, ours, LocalProcess(arguments, [theirs.fileno(), *place.inherited], place))
 
     def _await_node_0(self, start: Start) -> str:
-        """This machine's address as node 0 sees it, once that can be reached, and on other nodes once it listens there.
+        """Wait for node 0 and return this machine's address as node 0 sees it; on other nodes wait until it listens.
 
         A machine that starts need not have a name yet. Raises InvalidLayout where it is in vain to wait for that: on
         node 0 itself, where nobody serves.
@@ -92,7 +92,7 @@ class LocalLauncher:
             start.pause(KNOCK_EVERY_SECONDS)
 
     def _places(self, address: str, listening: contextlib.ExitStack) -> Iterator[messages.RankPlace]:
-        """The place of each rank on this machine. Ranks meet at a socket that we listen on, or node 0 does."""
+        """Yield the place of each rank on this machine. Ranks meet at a socket that we listen on, or node 0 does."""
         nodes = self._config.nodes
         num_local = self._num_ranks // nodes.nnodes
         host, port, listener = "127.0.0.1", 0, -1

@@ -36,7 +36,7 @@ def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:
 
 
 def documents(configs: Configs, called: str) -> Documents | None:
-    """What stands beside these networks in a checkpoint of this family; None where they are of another."""
+    """JSON documents of a checkpoint of this family with these networks; None if they are of another."""
     is_residual = bool(configs["vae"]["is_residual"])
     if not are_networks(configs, is_residual):
         return None
@@ -44,7 +44,7 @@ def documents(configs: Configs, called: str) -> Documents | None:
 
 
 def defaults(spec: ModelSpec) -> RequestDefaults:
-    """What a request may leave out: the sampler with what it brings, and the sizes of FastVideo's own examples.
+    """Defaults of requests: the sampler with its fields, and the sizes of FastVideo's own examples.
 
     The scheduler in the checkpoint is the base model's, and is not what FastWan was distilled for.
     """

@@ -11,7 +11,7 @@ from ringlight.families.wan22_ti2v.demo import MODEL_INDEX, SIZES, TRANSFORMER, 
 
 
 def _without_steps(numbers: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Steps are the card's."""
+    """Numbers of a checkpoint without its steps, which are the card's."""
     usual = {name: value for name, value in numbers["defaults"].items() if name != "num_inference_steps"}
     return numbers | {"defaults": usual}
 

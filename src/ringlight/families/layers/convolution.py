@@ -17,8 +17,9 @@ DOUBLED = 16  # products for each input pixel of a doubling convolution: four ph
 
 
 class Convolution(msgspec.Struct, frozen=True, kw_only=True):
-    """One layer: channels, kernel (frames, rows, columns), how many times more rows and columns than latents its input
-    has, and how many frames it sees for a later latent frame.
+    """Convolution as data: channels, kernel (frames, rows, columns) and the size of its input.
+
+    The input has `scale` times the rows and columns of latents, and `frames` frames for a later latent frame.
 
     `is_normed`: a norm and an activation come before. `in_pairs`: after the first frame, frames come in even numbers.
     `doubles`: it sees every pixel repeated over 2x2. `halves`: it makes every other row and column, and sees no row
@@ -64,8 +65,11 @@ class Convolution(msgspec.Struct, frozen=True, kw_only=True):
         return any(self.sees)
 
     def flops(self, latent_pixels: int, first: bool, winograd: bool) -> float:
-        """Operations for one latent frame. Of a kernel of three frames the first latent frame needs one, and in pairs
-        of frames Winograd's F(2, 3) four products of six."""
+        """Operations for one latent frame.
+
+        The first latent frame needs one kernel frame of three. Pairs of frames by Winograd's F(2, 3) need four products
+        instead of six.
+        """
         if first and self.skips_first:
             return 0.0
         frames, rows, columns = self.kernel
@@ -128,12 +132,12 @@ class MidLayers(msgspec.Struct, frozen=True):
 
     @property
     def residual(self) -> ResidualLayers:
-        """Either of the two."""
+        """Either of the two residual blocks."""
         return ResidualLayers.of(self.channels, self.channels)
 
     @property
     def convolutions(self) -> Iterator[Convolution]:
-        """All of them, in the order in which they run; the attention is not among them."""
+        """Convolutions in the order in which they run; the attention is not among them."""
         for _ in range(2):
             yield from self.residual.convolutions
 

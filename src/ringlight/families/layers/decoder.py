@@ -50,7 +50,7 @@ class UpLayers(msgspec.Struct, frozen=True):
 
     @property
     def scale(self) -> int:
-        """How many times more rows and columns than latents it has."""
+        """Ratio of its rows and columns to those of latents."""
         return self.residuals[0].conv1.scale
 
     @property
@@ -84,7 +84,7 @@ class DecoderLayers(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def stages(self) -> list[list[Convolution]]:
-        """Those of each stage in the order in which they run; the middle's attention is not among them."""
+        """Convolutions of each stage, in the order in which they run, without the middle's attention."""
         before = [self.post_quant, self.conv_in, *self.mid.convolutions]
         return [before, *(list(level.convolutions) for level in self.levels), [self.conv_out]]
 
@@ -111,8 +111,10 @@ class DecoderLayers(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return parts
 
     def made_of_parts(self, winograd: bool) -> list[int]:
-        """Parameters of each stage of which a CPU makes others when it lays them out: of phases those that are made,
-        and all of the kernels whose sums Winograd's pairs of frames take."""
+        """Parameters of each stage from which a CPU makes others when it lays them out.
+
+        They are the made ones of phases, and all of the kernels whose sums Winograd's pairs of frames take.
+        """
         return [
             sum(layer.made_parameters + (layer.parameters if winograd and layer.sums_pairs else 0) for layer in stage)
             for stage in self.stages
@@ -135,8 +137,10 @@ class DecoderLayers(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return middle + sum(layer.flops(pixels, first, winograd) for layer in self.convolutions)
 
     def visits(self, num_latents: int, first: bool, at_most: int) -> Iterator[Visit]:
-        """The order in which a portion goes through the stages: `at_most` frames at a time through the levels and what
-        follows, so that the last ones, where frames are many and large, hold few of them at once.
+        """Yield the order in which a portion goes through the stages.
+
+        `at_most` frames at a time pass the levels and what follows, so that the last stages, where frames are many and
+        large, hold few of them at once.
 
         `first`: the very first latent frame, which stays one frame.
         """
@@ -151,7 +155,7 @@ class DecoderLayers(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 yield from self._visits_from(stage + 1, part * self.frame_factor(stage, first), first, at_most)
 
     def frame_factor(self, stage: int, first: bool) -> int:
-        """How many frames a stage makes of one."""
+        """Number of frames that a stage makes of one."""
         if first or not 0 < stage <= len(self.levels):
             return 1
         return 1 if self.levels[stage - 1].time_conv is None else 2
@@ -248,7 +252,7 @@ class DecoderLayers(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def most_pixels(self) -> int:
-        """Pixels of a frame that is no tensor that is too long where the decoder is widest."""
+        """Pixels of the largest frame whose tensors are not too long where the decoder is widest."""
         return MAX_ELEMENTS // max(channels * scale**2 for channels, scale in self._widths) * self.rows_each**2
 
     def _window(self, rows: int, columns: int, frames: int) -> int:

@@ -1,5 +1,8 @@
-"""EncoderLayers: the encoder of pictures and videos as data, from pixels to latents. Rows and columns are counted in
-latents. A video goes through it a latent frame at a time: its first frame alone, then as many as become one."""
+"""EncoderLayers: the encoder of pictures and videos as data, from pixels to latents.
+
+Rows and columns are counted in latents. A video goes through it a latent frame at a time: its first frame alone, then
+as many as become one.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ class EncoderLayers(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def convolutions(self) -> list[Convolution]:
-        """All of them; those in time are held, and run for no single picture."""
+        """Convolutions of the encoder; those in time are held, but do not run for a single picture."""
         within = [layer for level in self.levels for layer in level.convolutions]
         return [self.conv_in, *within, *self.mid.convolutions, self.conv_out, self.quant]
 
@@ -71,15 +74,17 @@ class EncoderLayers(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def most_latent_pixels(self) -> int:
-        """Latent pixels of the largest frame of a video that is no tensor that is too long in any portion."""
+        """Latent pixels of the largest frame of a video whose tensors are not too long in any portion."""
         seen = (layer for layer in self.convolutions if layer.kernel[0] > 1)
         return MAX_ELEMENTS // max((HISTORY + layer.frames) * layer.inputs * layer.scale**2 for layer in seen)
 
     def sent_bytes(
         self, num_ranks: int, rank: int, latent_size: tuple[int, int], itemsize: int, num_latents: int = 1
     ) -> dict[str, int]:
-        """Bytes that a rank sends to encode a picture, or a video of so many latent frames; `latent_size` is (rows,
-        columns). The result is float32."""
+        """Bytes that a rank sends to encode a picture, or a video of so many latent frames.
+
+        `latent_size` is (rows, columns). The result is float32.
+        """
         rows, columns = latent_size
         own, (above, below), num_bands = split_bands(rows, num_ranks, rank)
         running = [layer for layer in self.convolutions if layer.has_halo]

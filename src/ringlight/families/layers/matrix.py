@@ -8,7 +8,7 @@ from ringlight.core.eight_bit import EightBit
 
 
 class Matrix(msgspec.Struct, frozen=True):
-    """A linear map of every token. `held`: how its weight lies in memory, None: as it is computed with."""
+    """Linear map of every token. `held`: how its weight lies in memory, None: in the dtype of the products."""
 
     inputs: int
     outputs: int
@@ -27,7 +27,7 @@ class Matrix(msgspec.Struct, frozen=True):
         return self.held.num_bytes(self.outputs, self.inputs) + self.has_bias * self.outputs * itemsize
 
     def widened_bytes(self, itemsize: int) -> int:
-        """Bytes of the weight that exists beside that while it is used."""
+        """Bytes of the widened weight, which exists beside the held one while it is used."""
         return 0 if self.held is None else self.outputs * self.inputs * itemsize
 
     def flops(self, num_tokens: int) -> float:
@@ -54,12 +54,12 @@ class BlockLayers(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def after_attention(self) -> tuple[Matrix, ...]:
-        """What every token goes through once it has attended to the others."""
+        """Matrices that every token passes after self-attention."""
         return (self.to_out, self.text_to_q, self.text_to_out, self.up, self.down)
 
     @property
     def to_keys(self) -> tuple[Matrix, ...]:
-        """What makes keys and values of texts and pictures."""
+        """Matrices that make keys and values of texts and pictures."""
         return (self.text_to_kv,) if self.image_to_kv is None else (self.text_to_kv, self.image_to_kv)
 
     @property
@@ -70,11 +70,14 @@ class BlockLayers(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def text_parameters(self) -> int:
-        """Those of the keys and values of texts and pictures, which are made once a request: no forward needs them."""
+        """Parameters of the keys and values of texts and pictures.
+
+        These are made once a request; no forward needs them.
+        """
         return sum(matrix.parameters + matrix.outputs // 2 for matrix in self.to_keys)  # and the norm of keys
 
     def text_bytes(self, itemsize: int) -> int:
-        """Bytes of those."""
+        """Bytes of the parameters of keys and values of texts and pictures."""
         return sum(matrix.bytes(itemsize) + matrix.outputs // 2 * itemsize for matrix in self.to_keys)
 
     def forward_bytes(self, itemsize: int) -> int:
@@ -85,13 +88,15 @@ class BlockLayers(msgspec.Struct, frozen=True, kw_only=True):
         return matrices + vectors * itemsize + 4 * self.float32_vectors
 
     def widening_bytes(self, itemsize: int) -> int:
-        """Bytes that widening reads and writes for a forward: numbers, their products with scales in float32, and what
-        these are rounded to."""
+        """Bytes that widening reads and writes for a forward.
+
+        These are the numbers, their products with scales in float32, and the rounded results.
+        """
         matrices = [each for each in (self.to_qkv, *self.after_attention) if each.held is not None]
         return sum(each.inputs * each.outputs * (1 + 4 * 4 + itemsize) for each in matrices)
 
     def widened_bytes(self, itemsize: int) -> int:
-        """Bytes that weights in eight bits take beside that while a forward uses the block."""
+        """Bytes of widened weights that exist while a forward uses the block."""
         return sum(matrix.widened_bytes(itemsize) for matrix in (self.to_qkv, *self.after_attention))
 
     def product_flops(self, num_tokens: int) -> float:
@@ -120,7 +125,7 @@ class TransformerLayers(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def float32_parameters(self) -> int:
-        """Those that are float32 in any run."""
+        """Parameters that are float32 in any run."""
         times = sum(matrix.parameters for matrix in self.times)
         return times + self.head_vectors + self.image_vectors + self.num_blocks * self.block.float32_vectors
 
@@ -179,7 +184,7 @@ class TextLayers(msgspec.Struct, frozen=True, kw_only=True):
         return parts
 
     def widened_bytes(self, itemsize: int) -> int:
-        """Bytes that weights in eight bits take beside that while a layer is used."""
+        """Bytes of widened weights that exist while a layer is used."""
         return sum(matrix.widened_bytes(itemsize) for matrix in self.matrices)
 
     def flops(self, num_tokens: int) -> float:

@@ -1,1 +1,1 @@
-"""What all Wan models share: the transformer, the causal VAE, the UMT5 encoder, and the stages of a generation."""
+"""Parts that all Wan models share: the transformer, the causal VAE, the UMT5 encoder, the stages of a generation."""

@@ -36,7 +36,7 @@ Refill = Callable[[HasSlots], None]
 
 
 class TensorPlace(NamedTuple):
-    """Where a tensor of the checkpoint lies: values of a module's parameter, from `start` on."""
+    """Location of a checkpoint's tensor: values of a module's parameter, from `start` on."""
 
     module: nn.Module
     name: str
@@ -45,29 +45,29 @@ class TensorPlace(NamedTuple):
 
     @property
     def parameter(self) -> nn.Parameter:
-        """What the module has at the moment."""
+        """Current parameter of the module."""
         found: nn.Parameter = getattr(self.module, self.name)
         return found
 
     @property
     def view(self) -> Tensor:
-        """Its values there, in the shape that it has in the checkpoint."""
+        """View of its values, in the shape that it has in the checkpoint."""
         return self.parameter.data.view(-1)[self.start : self.start + self.shape.numel()].view(self.shape)
 
     @property
     def first_row(self) -> int:
-        """Of a matrix, which output its rows begin at."""
+        """Output that the first row of a matrix belongs to."""
         return self.start // self.shape[1:].numel()
 
 
 class SomeSlots(NamedTuple):
-    """A network of which some tensors are to be filled."""
+    """Network of which only some tensors are to be filled."""
 
     places: Mapping[str, TensorPlace]
     wanted: frozenset[str]
 
     def checkpoint_slots(self) -> dict[str, Tensor]:
-        """All names of the checkpoint, without memory but for these."""
+        """Slots for all names of the checkpoint, without memory except for these tensors."""
         return {
             name: place.view if name in self.wanted else torch.empty(place.shape, device="meta")
             for name, place in self.places.items()
@@ -75,14 +75,14 @@ class SomeSlots(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """How an expert has taken up a LoRA: in how many weights in which way, and how large it is against one at most."""
+    """Result of applying a LoRA to an expert: number of weights by way of applying, and its largest relative size."""
 
     ways: Counter[str]
     largest: float
 
 
 class _Found:
-    """What is found of LoRAs, weight by weight."""
+    """Findings on LoRAs, weight by weight."""
 
     def __init__(self, loras: Sequence[Adapters]) -> None:
         self._loras = loras
@@ -90,7 +90,7 @@ class _Found:
         self._largest = [0.0] * len(loras)
 
     def add(self, name: str, way: str, base: Tensor, excerpt: Excerpt) -> None:
-        """A weight, of which `base` is this excerpt."""
+        """Add a weight, of which `base` is this excerpt."""
         self.ways[name] = way
         for number, lora in enumerate(self._loras):
             if name in lora:
@@ -98,16 +98,16 @@ class _Found:
 
     @property
     def applied(self) -> list[Applied]:
-        """Of each of them."""
+        """Findings of each LoRA."""
         ways = (Counter(self.ways[name] for name in lora) for lora in self._loras)
         return list(map(Applied, ways, self._largest))
 
 
 class AdaptedTransformer:
-    """A transformer that comes in these parts, with what LoRAs add to it. Made before its weights are laid out."""
+    """Transformer in parts, with the additions of LoRAs. To be made before its weights are laid out."""
 
     def __init__(self, network: WanTransformer, parts: Sequence[WeightPart], device: torch.device) -> None:
-        """`device` computes."""
+        """Prepare a network; `device` computes."""
         self._parts, self._device = parts, device
         self.places = dict(_places(network))
         self._names = {part.name: _names_in(part, self.places) for part in parts}
@@ -117,7 +117,7 @@ class AdaptedTransformer:
         self._changed: set[str] = set()  # where all weights lie on the device, what is not as it was loaded
 
     def switch_on_host(self, loras: Sequence[Adapters], source: WeightSource) -> list[Applied]:
-        """Have what these add, and nothing else, to weights that come from a source."""
+        """Switch weights that come from a source to these LoRAs, and no others."""
         self.take_up({}, {})
         adapters = _together(loras)
         found = _Found(loras)
@@ -132,8 +132,10 @@ class AdaptedTransformer:
         return found.applied
 
     def switch_on_device(self, loras: Sequence[Adapters], refill: Refill) -> list[Applied]:
-        """Have what these add, and nothing else, in weights that lie on the device, all of them; `refill` fills them as
-        they were loaded. After an error they are restored by the next switch."""
+        """Switch weights that lie on the device, all of them, to these LoRAs and no others.
+
+        `refill` fills them as they were loaded. After an error they are restored by the next switch.
+        """
         self._on_the_fly = {}
         adapters = _together(loras)
         found = _Found(loras)
@@ -154,7 +156,7 @@ class AdaptedTransformer:
         return found.applied
 
     def take_up(self, adapters: Adapters, ways: Mapping[str, str]) -> None:
-        """Add these to weights that come from the host, each in its way, and nothing else."""
+        """Add these LoRAs to weights that come from the host, each in its way, and no others."""
         self._merged = {name: each for name, each in adapters.items() if ways[name] == MERGED}
         self._on_the_fly = {name: each for name, each in adapters.items() if ways[name] != MERGED}
         for part in self._parts:
@@ -163,7 +165,7 @@ class AdaptedTransformer:
 
     @contextmanager
     def at_work(self, parts: Iterable[WeightPart]) -> Iterator[None]:
-        """While these parts are computed with, what is added to them lies on the device."""
+        """Keep the additions to these parts on the device within this context."""
         names = [name for part in parts for name in self._names[part.name]]
         added = [(self._linear(name), self._added(name)) for name in names if name in self._on_the_fly]
         self._there = {name: self._merged[name].to(self._device) for name in names if name in self._merged}
@@ -181,14 +183,17 @@ class AdaptedTransformer:
         return self._on_the_fly[name].to(self._device).on_the_fly(first_row, dtype)
 
     def _merge(self, names: Iterable[str]) -> None:
-        """Change weights that are on the device, and nobody else's."""
+        """Change the weights of these names, which are on the device."""
         for name in names:
             adapter = self._there[name] if name in self._there else self._merged[name].to(self._device)
             adapter.merge_(self.places[name].view)
 
     def _restore(self, part: WeightPart, names: Iterable[str], refill: Refill) -> set[Linear]:
-        """Have weights of a part as they were loaded: those that are changed, and of these names those that lie in
-        another layout. Returns linear maps that may have to be laid out."""
+        """Restore weights of a part as they were loaded.
+
+        They are the changed ones, and of these names those that lie in another layout. Returns linear maps that may
+        have to be laid out.
+        """
         own = self._names[part.name]
         stale = {name for name in own if name in self._changed}
         touched = stale.union(names)
@@ -206,7 +211,7 @@ class AdaptedTransformer:
         return maps
 
     def _way(self, name: str, adapter: Adapter) -> tuple[str, Tensor, Excerpt]:
-        """How a weight gets what is added, and an excerpt of it, in float32 on the host."""
+        """Way to apply additions to a weight, and an excerpt of that weight in float32 on the host."""
         place = self.places[name]
         rows = as_rows(place.view)
         excerpt = excerpt_of(rows)
@@ -226,13 +231,13 @@ class AdaptedTransformer:
 
 
 def _together(loras: Sequence[Adapters]) -> dict[str, Adapter]:
-    """What they add together."""
+    """Sums of the additions of several LoRAs, by weight."""
     names = dict.fromkeys(name for lora in loras for name in lora)
     return {name: joined(lora[name] for lora in loras if name in lora) for name in names}
 
 
 def reported(lora: Lora, file: LoraFile, applied: Sequence[Applied]) -> LoraReport:
-    """What to tell of a LoRA that experts have taken up."""
+    """Report on a LoRA that experts have taken up."""
     ways = sum((each.ways for each in applied), Counter[str]())
     how = next(iter(ways)) if len(ways) == 1 else ", ".join(f"{count} {way}" for way, count in ways.most_common())
     return LoraReport(
@@ -247,7 +252,7 @@ def reported(lora: Lora, file: LoraFile, applied: Sequence[Applied]) -> LoraRepo
 
 
 def _places(network: WanTransformer) -> Iterator[tuple[str, TensorPlace]]:
-    """Where each tensor of the checkpoint lies, as networks/naming has it."""
+    """Yield the location of each tensor of the checkpoint, by its name in networks/naming."""
     for path, module in network.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
             name = f"{path}.{key}" if path else key

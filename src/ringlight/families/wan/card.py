@@ -1,4 +1,4 @@
-"""What the JSON of a Wan checkpoint says: the numbers of its networks, and whether they are ones that run here."""
+"""Reader of a Wan checkpoint's JSON: the numbers of its networks, and whether they are ones that run here."""
 
 from __future__ import annotations
 
@@ -110,22 +110,24 @@ def read_wan(
 
 
 def read_stored(checkpoint: Checkpoint, name: str) -> StoredNetwork:
-    """A network's tensors by our names, as headers tell them; nothing where there are no files yet. Raises
-    InvalidCheckpoint."""
+    """Read a network's tensors by our names, as headers tell them; nothing if there are no files yet.
+
+    Raises InvalidCheckpoint.
+    """
     paths = network_files(checkpoint, name)
     are_there = not any(map(trouble_with, paths))
     return in_our_names(read_network(paths if are_there else [], TIED_NAMES))
 
 
 def _held(checkpoint: Checkpoint, num_layers: int, has_experts: bool) -> dict[str, EightBit]:
-    """The matrices that stay in eight bits: those of experts, which share a plan, where both have them alike."""
+    """Matrices that stay in eight bits: of experts, which share a plan, those that both have alike."""
     names = TRANSFORMERS if has_experts else TRANSFORMERS[:1]
     first, *others = (held_in_blocks(read_stored(checkpoint, name), num_layers) for name in names)
     return {name: kind for name, kind in first.items() if all(each.get(name) == kind for each in others)}
 
 
 def wan_files(documents: Callable[[Configs, str], Documents | None]) -> SingleFiles:
-    """What is known of Wan's networks in single files, with what a family says of a model of them."""
+    """Readers for Wan's networks in single files; `documents` are a family's for a model of them."""
     return SingleFiles(kind_of, in_our_names, numbers_of, documents, "ringlight.families.wan.convert")
 
 
@@ -136,8 +138,10 @@ def are_networks(
     sees_condition: bool = False,
     has_image_encoder: bool = False,
 ) -> bool:
-    """Whether a model has these networks and no others, its VAE is of this kind, and its transformers have channels and
-    an image branch for that."""
+    """Whether a model has these networks and no others, with a VAE and transformers of this kind.
+
+    The transformers must have the channels and the image branch for it.
+    """
     named = {"transformer": True, "transformer_2": has_experts, "image_encoder": has_image_encoder}
     if set(configs) != {"vae", "text_encoder", *(name for name, has_it in named.items() if has_it)}:
         return False
@@ -150,8 +154,10 @@ def are_networks(
 
 
 def documents_of(pipeline: str, networks: Iterable[str], flow_shift: float, **index: Any) -> Documents:
-    """What stands beside the networks of a published checkpoint: `model_index.json`, the scheduler, and with an image
-    encoder what makes its pictures."""
+    """Documents beside the networks of a published checkpoint.
+
+    They are `model_index.json`, the scheduler, and with an image encoder its processor of pictures.
+    """
     parts = ["scheduler", "tokenizer", *networks, *([PROCESSOR] if "image_encoder" in networks else [])]
     classes = {name: list(CLASSES[name]) for name in parts}
     scheduler = {"_class_name": CLASSES["scheduler"][1], **OF_FLOWS, "flow_shift": flow_shift}
@@ -160,15 +166,17 @@ def documents_of(pipeline: str, networks: Iterable[str], flow_shift: float, **in
 
 
 def without_clip() -> dict[str, list[None]]:
-    """What the index of a model for pictures says that has no image encoder."""
+    """Index entries of a model for pictures without an image encoder."""
     return {name: [None, None] for name in OF_NO_CLIP}
 
 
 def is_index_of(
     index: Mapping[str, Any], pipelines: Collection[str], times_tokens: bool = False, has_experts: bool = False
 ) -> bool:
-    """Whether a `model_index.json` is of models of these pipelines: told the time of each token or one for all, with
-    two experts or one transformer."""
+    """Whether a `model_index.json` is of models of these pipelines.
+
+    They are given the time of each token or one for all, and have two experts or one transformer.
+    """
     return (
         index.get("_class_name") in pipelines
         and bool(index.get("expand_timesteps")) == times_tokens
@@ -177,7 +185,7 @@ def is_index_of(
 
 
 def not_residual(transformer: TransformerSpec, vae: VaeSpec) -> Iterable[str]:
-    """What is wrong of models whose VAE is of the 2.1 kind."""
+    """Yield a problem if the VAE is not of the 2.1 kind."""
     if vae.is_residual:
         yield "vae: is of the residual 2.2 kind, whose checkpoints have expand_timesteps"
 

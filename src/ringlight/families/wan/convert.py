@@ -71,7 +71,7 @@ def _write_documents(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def _write_weights(files: WeightFiles, path: Path, dtype: str) -> None:
-    """All tensors of a network, one in memory at a time. Raises InvalidCheckpoint for what is not finite."""
+    """Write all tensors of a network, one in memory at a time. Raises InvalidCheckpoint for what is not finite."""
     stored = files.stored.tensors
     names = sorted((name for name in stored if not is_scale(name)), key=lambda name: (stored[name].path, name))
     wanted = {name: _dtype(stored[name].dtype, dtype) for name in names}

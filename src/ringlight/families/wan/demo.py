@@ -44,8 +44,10 @@ Numbers = Mapping[str, Mapping[str, Any]]  # of each network's config.json, by t
 
 
 class DemoModel(msgspec.Struct, frozen=True, kw_only=True):
-    """The demo checkpoints of a family. `sizes` hold what differs between them: "transformer", "vae", "text_encoder",
-    and the "defaults" of requests; all else is as in the real checkpoint.
+    """Demo checkpoints of a family.
+
+    `sizes` hold what differs between them: "transformer", "vae", "text_encoder", and the "defaults" of requests; all
+    else is as in the real checkpoint.
 
     `index`, `transformer`, `vae`, `scheduler` and `image_encoder` are the JSON of `model_index.json` and of each
     folder.
@@ -71,8 +73,10 @@ class DemoModel(msgspec.Struct, frozen=True, kw_only=True):
         _write_json(folder / DEFAULTS_FILE, {"defaults": numbers["defaults"]})  # last: where it stands, all is there
 
     def describe(self, folder: Path, numbers: Numbers, name: str) -> None:
-        """Write all of a checkpoint but its weights: the JSON of networks with these numbers, and the demo's tokenizer.
-        It is all that `--load-format dummy` needs."""
+        """Write all of a checkpoint but its weights: the JSON of these networks, and the demo's tokenizer.
+
+        That is all that `--load-format dummy` needs.
+        """
         _write_tokenizer(folder / "tokenizer")
         _write_json(folder / INDEX, {**self.index, "_name_or_path": f"{self.name}-{name}"})
         _write_json(folder / "scheduler" / "scheduler_config.json", self.scheduler)
@@ -95,7 +99,7 @@ class DemoModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ramp(low: float, high: float, count: int) -> list[float]:
-    """So many numbers from low to high: statistics of latents that differ from channel to channel."""
+    """Linear ramp of `count` numbers, as statistics of latents that differ from channel to channel."""
     return [round(low + (high - low) * i / (count - 1), 4) for i in range(count)]
 
 
@@ -123,7 +127,7 @@ def _tensors(network: HasSlots) -> dict[str, Tensor]:
 
 
 def _save(folder: Path, stem: str, tensors: dict[str, Tensor], shard_bytes: int) -> None:
-    """One file, or shards of at most `shard_bytes` (a larger tensor has one of its own) with an index.
+    """Save one file, or shards of at most `shard_bytes` (a larger tensor has one of its own) with an index.
 
     Takes the place of what was there: an index of old shards would be read before a new single file.
     """

@@ -1,4 +1,4 @@
-"""What headers tell of a Wan network: which one it is, its names, and the numbers of its config.json."""
+"""Headers of a Wan network's files: which network it is, its names, and the numbers of its config.json."""
 
 from __future__ import annotations
 
@@ -66,8 +66,10 @@ LATENTS_STD = {
 
 
 def kind_of(stored: StoredNetwork) -> str | None:
-    """Which network of a Wan some files hold, by the name of its folder; None where it is none. Raises
-    InvalidCheckpoint for one that is known and not read."""
+    """Kind of a Wan network by its tensors, as its folder's name; None if it is none.
+
+    Raises InvalidCheckpoint for one that is known and cannot be read.
+    """
     if OPEN_CLIP in stored.tensors:
         instead = REPLACEMENTS[CLIP]
         raise InvalidCheckpoint(
@@ -78,8 +80,10 @@ def kind_of(stored: StoredNetwork) -> str | None:
 
 
 def in_our_names(stored: StoredNetwork) -> StoredNetwork:
-    """The same network in the names of diffusers and transformers. Raises InvalidCheckpoint for a relative that is not
-    run, and where names of both kinds are mixed."""
+    """Rename a network's tensors to the names of diffusers and transformers.
+
+    Raises InvalidCheckpoint for a related network that is not run, and for mixed names.
+    """
     kind = kind_of(stored)
     for start, model in OTHERS.items():
         if kind == "transformer" and any(name.startswith(start) for name in stored.tensors):
@@ -182,7 +186,7 @@ def _vae(shapes: Mapping[str, Shape]) -> dict[str, Any]:
 
 
 def _samplers(shapes: Mapping[str, Shape], is_residual: bool) -> list[bool]:
-    """Of each level of the encoder but the last, whether it halves the frames."""
+    """Flags, for each level of the encoder but the last, whether it halves the frames."""
     form = r"encoder\.down_blocks\.(\d+)\." + (r"downsampler\." if is_residual else "")
     places = sorted(int(each) for each in set(_matches(shapes, form + r"resample\.")))
     in_time = {int(each) for each in _matches(shapes, form + r"time_conv\.")}
@@ -247,5 +251,5 @@ def _matches(names: Iterable[str], form: str) -> list[str]:
 
 
 def _count(names: Iterable[str], form: str) -> int:
-    """How many of something there are by the highest number that names have, counted from 0."""
+    """Count of numbered things, from the highest number in names, which begin at 0."""
     return max((int(each) + 1 for each in _matches(names, form)), default=0)

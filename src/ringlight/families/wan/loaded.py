@@ -60,7 +60,7 @@ logger = logging.getLogger(__name__)
 
 
 class WanParts(NamedTuple):
-    """What of the networks comes and goes, where their weights lie on the host."""
+    """Parts of the networks that are brought to the device and dropped, if their weights lie on the host."""
 
     image_encoder: list[WeightPart]
     experts: list[TransformerParts]
@@ -68,7 +68,7 @@ class WanParts(NamedTuple):
 
 
 class RankShare(NamedTuple):
-    """A network, its folder's name, the parts of it that this rank computes with, and bytes of the whole network."""
+    """Network, its folder's name, the parts of it that this rank computes with, and bytes of the whole network."""
 
     network: Network
     name: str
@@ -88,7 +88,7 @@ class WanNetworks:
     def __init__(
         self, config: EngineConfig, checkpoint: Checkpoint, spec: ModelSpec, device: torch.device, world: Axis | None
     ) -> None:
-        """Make them without weights; of the text encoder the part of this rank of `world` (None: a single rank)."""
+        """Make the networks without weights; of the text encoder this rank's part in `world` (None: a single rank)."""
         assert isinstance(spec.transformer, TransformerSpec)
         assert isinstance(spec.vae, VaeSpec)
         self._config, self._checkpoint, self._device = config, checkpoint, device
@@ -107,13 +107,13 @@ class WanNetworks:
 
     @property
     def by_name(self) -> dict[str, Network]:
-        """Each of them by its folder."""
+        """Networks by their folders."""
         image: dict[str, Network] = {} if self.image_encoder is None else {"image_encoder": self.image_encoder}
         return {**dict(self._named_experts), "vae": self.vae, "text_encoder": self.encoder, **image}
 
     @property
     def all(self) -> tuple[Network, ...]:
-        """Each of them."""
+        """Networks of the checkpoint."""
         return (*self.experts, self.vae, self.encoder, *filter(None, (self.image_encoder,)))
 
     def load(self, dtype: torch.dtype, vae_dtype: torch.dtype) -> None:
@@ -130,7 +130,7 @@ class WanNetworks:
             self._fill(self.image_encoder, "image_encoder")
 
     def _prepare(self, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype) -> None:
-        """Give all networks but the text encoder their dtypes, and see what of them comes and goes together."""
+        """Give all networks but the text encoder their dtypes, and divide them into parts that come and go together."""
         for expert in self.experts:
             materialise(expert, device, dtype, WanTransformer.KEPT_IN_FLOAT32)
         materialise(self.vae, device, vae_dtype)
@@ -182,7 +182,7 @@ class WanNetworks:
         self.encoder.stream_from(self.residency)
 
     def _filled(self, shelf: Shelf, own: Sequence[RankShare]) -> WeightSource:
-        """The shelf with this rank's weights on it, but those for which the host has no room: they stay in files."""
+        """Fill the shelf with this rank's weights, except those that the host has no room for: they stay in files."""
         left = self._left_in_files(shelf, own)
         for wait in (False, True):  # first what no other rank is about to fill
             for network, name, parts, _ in own:
@@ -234,7 +234,7 @@ class WanNetworks:
         return list(zip(TRANSFORMERS, self.experts, strict=False))
 
     def adapt(self, loras: Sequence[tuple[Lora, LoraFile]]) -> AdaptedReport:
-        """Have all experts with what these LoRAs add, and nothing else, from here on: each with those that are for it.
+        """Switch all experts to these LoRAs, and no others, from here on: each to those that are for it.
 
         What weights were read from is read again where they lie on the device and had been changed. Raises
         InvalidCheckpoint. After an error the weights are those of no LoRAs in particular, until they are adapted again.
@@ -254,13 +254,13 @@ class WanNetworks:
 
     @contextmanager
     def making_text_keys(self, expert: int = 0) -> Iterator[None]:
-        """What of an expert makes keys and values of texts passes through."""
+        """Bring the parts of an expert that make keys and values of texts to the device within this context."""
         with self._expert_at_work(expert, self._parts.experts[expert].texts, ()):
             yield
 
     @contextmanager
     def denoising(self, placement: Placement | None, num_together: int, expert: int = 0) -> Iterator[None]:
-        """An expert's blocks, of which `num_together` forwards go through each pass together."""
+        """Bring an expert's blocks to the device; `num_together` forwards go through each pass together."""
         blocks = self._parts.experts[expert].blocks
         kept = spread(_of(placement).streamed_blocks, len(blocks)) if self.residency else ()
         with self._expert_at_work(expert, blocks, kept, num_together):
@@ -268,7 +268,7 @@ class WanNetworks:
 
     @contextmanager
     def first_block(self) -> Iterator[None]:
-        """All of the first transformer's first block."""
+        """Bring all of the first transformer's first block to the device."""
         parts = [self._parts.experts[0].blocks[0], self._parts.experts[0].texts[0]]
         with at_work(self.residency, TRANSFORMERS[0], parts, kept=range(len(parts))) as weights:
             for place in range(len(parts)):
@@ -277,7 +277,7 @@ class WanNetworks:
 
     @contextmanager
     def seeing(self) -> Iterator[ImageEncoder]:
-        """The image encoder, of a model that has one."""
+        """Bring the image encoder to the device, of a model that has one."""
         assert self.image_encoder is not None
         parts = self._parts.image_encoder
         with at_work(self.residency, "image_encoder", parts, kept=range(len(parts))) as weights:
@@ -286,7 +286,7 @@ class WanNetworks:
 
     @contextmanager
     def encoding(self) -> Iterator[None]:
-        """The VAE's encoder."""
+        """Bring the VAE's encoder to the device."""
         parts = [self._parts.vae.encoder]
         with at_work(self.residency, "vae", parts, kept=[0]) as weights:
             weights.take(0)
@@ -294,7 +294,7 @@ class WanNetworks:
 
     @contextmanager
     def decoding(self, placement: Placement | None) -> Iterator[None]:
-        """The VAE's decoder."""
+        """Bring the VAE's decoder to the device."""
         parts = self._parts.vae.decoder
         streams = self.residency is not None and _of(placement).streams_decoder
         kept = range(0 if streams else len(parts))
@@ -308,7 +308,7 @@ class WanNetworks:
     def _expert_at_work(
         self, expert: int, parts: Collection[WeightPart], kept: Collection[int], num_together: int = 1
     ) -> Iterator[None]:
-        """An expert while it works with these parts, of which those of the numbers `kept` stay, and its ends."""
+        """Bring parts of an expert to the device; those of the numbers `kept` stay, and so do its ends."""
         parts = [self._parts.experts[expert].ends, *parts]
         stay = {0, *(1 + number for number in kept)}
         with (
@@ -319,7 +319,7 @@ class WanNetworks:
             yield
 
     def _fill(self, network: Network, name: str) -> None:
-        """Weights from the checkpoint, or random ones where the load format says so."""
+        """Fill weights from the checkpoint, or with random values if the load format says so."""
         self.loaded_bytes += sum(slot.nbytes for slot in network.checkpoint_slots().values() if not slot.is_meta)
         if self._config.load_format == "dummy":
             fill_random(network, seed=0, device=self._device)
@@ -327,7 +327,7 @@ class WanNetworks:
             load_weights(network, self._files(name))
 
     def _refiller(self, name: str) -> Refill:
-        """What fills weights of a network again as they were loaded."""
+        """Function that fills a network's weights again as they were loaded."""
         if self._config.load_format == "dummy":
             return partial(fill_random, seed=0, device=self._device)
         files = self._files(name)
@@ -339,7 +339,7 @@ class WanNetworks:
 
 @contextmanager
 def _taking(network: WanTransformer | VaeDecoder, weights: Weights) -> Iterator[None]:
-    """For a while a network asks these for its weights."""
+    """Make a network take its weights from `weights` within this context."""
     network.weights = weights
     try:
         yield

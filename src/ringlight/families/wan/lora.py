@@ -43,8 +43,11 @@ Modules = Mapping[str, dict[Part, str]]  # by our names: the file's name of each
 
 
 class Sorted(NamedTuple):
-    """A file's tensors: those of modules that the network has, those of its image branch that it has not, all others,
-    and those that say what another says too."""
+    """Sorted tensors of a file.
+
+    They are those of modules that the network has, those of an image branch that it has not, all others, and those that
+    repeat another's content.
+    """
 
     modules: Modules
     stored: Mapping[str, str]  # our name of a module -> the file's
@@ -54,7 +57,7 @@ class Sorted(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """By how much a product is multiplied: alpha / rank, or its root, or 1 where no alpha is known."""
+    """Factor of a product: alpha / rank, or alpha / sqrt(rank), or 1 if no alpha is known."""
 
     alpha: float | None
     rank: int
@@ -74,8 +77,10 @@ class Scale(NamedTuple):
 
 
 def read_wan_lora(place: Path, spec: ModelSpec) -> LoraFile:
-    """Read a LoRA's header, and match it with the transformer. Raises InvalidCheckpoint that lists all that does not
-    fit."""
+    """Read a LoRA's header, and match it with the transformer.
+
+    Raises InvalidCheckpoint that lists all that does not fit.
+    """
     assert isinstance(spec.transformer, TransformerSpec)
     path = lora_file(place)
     header = read_header(path)
@@ -88,7 +93,7 @@ def read_wan_lora(place: Path, spec: ModelSpec) -> LoraFile:
 
 
 class Matching:
-    """One file against one network."""
+    """Comparison of one file with one network."""
 
     def __init__(self, path: Path, header: FileHeader, spec: TransformerSpec, config: PeftConfig | None) -> None:
         self._path, self._tensors, self._spec = path, header.tensors, spec
@@ -99,7 +104,7 @@ class Matching:
         self._config = config
 
     def wrong(self) -> Iterator[str]:
-        """All that keeps the file from being applied, a sentence for each kind."""
+        """Yield all that keeps the file from being applied, a sentence for each kind."""
         found = self._sorted
         if other := self._other_network():
             yield other
@@ -119,7 +124,7 @@ class Matching:
             yield "all of it is of an image branch, which the model has not"
 
     def matched(self) -> LoraFile:
-        """The file, once nothing is wrong."""
+        """File that matches, once nothing is wrong."""
         deltas = [
             Delta(
                 weight=f"{module}.weight",
@@ -214,7 +219,7 @@ class Matching:
                 yield f"{parts['down']} {rank} and not {said}"
 
     def _other_network(self) -> str | None:
-        """What the file was made for, where it is plainly another network."""
+        """Network that the file was made for, if it is plainly another one."""
         numbers = [int(number) for name in self._tensors for number in IN_BLOCK.findall(name)]
         num_blocks = max(numbers, default=-1) + 1
         first = self._pairs.get("blocks.0.attn1.to_q", {}).get("down")
@@ -239,7 +244,7 @@ class Matching:
 
 
 def _require_kind(path: Path, header: FileHeader, config: PeftConfig | None) -> None:
-    """Raise InvalidCheckpoint for what is no LoRA, or one of a kind that is not applied, by its name."""
+    """Raise InvalidCheckpoint for a file that is no LoRA, or one of a kind that is not applied, by its name."""
     for what, known_by, remedy in UNAPPLIED:
         if names := [name for name in header.tensors if known_by.search(name)]:
             raise InvalidCheckpoint(f"{path}: is {what} ({listed(names)}), which is not applied; {remedy}")
@@ -274,7 +279,7 @@ def _sort(tensors: Iterable[str], spec: TransformerSpec, shapes: Mapping[str, Sh
 
 
 def _weight_of(module: str, part: Part, shapes: Mapping[str, Shape]) -> str:
-    """What a whole difference is added to. A table has no weight and bias: it is the module itself."""
+    """Weight that a whole difference is added to. A table has no weight and bias: it is the module itself."""
     return module if module in shapes else f"{module}{ENDS.get(part, '')}"
 
 

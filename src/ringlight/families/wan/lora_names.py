@@ -1,4 +1,4 @@
-"""What trainers call the tensors of a LoRA: a prefix, a module of the network, and an ending that says what it is.
+"""Names of LoRAs' tensors by their trainers: a prefix, a module of the network, and an ending that says what it is.
 
 Every kind is data here. Names of modules come from the network's own, in the original's form and in that of diffusers;
 where a trainer joined their parts by underscores, so are they, since such a name cannot be taken apart.
@@ -29,7 +29,7 @@ ENDING = re.compile("(?:" + "|".join(f"(?P<{part}>{ending})" for part, ending in
 
 
 class Unapplied(NamedTuple):
-    """A kind of tensors that is not applied: what it is of, by which names it is known, and what to do."""
+    """Kind of tensors that is not applied: its method, the names that it is known by, and the remedy."""
 
     what: str
     known_by: re.Pattern[str]
@@ -57,7 +57,7 @@ UNAPPLIED = (
 
 
 class LoraTensor(NamedTuple):
-    """What a name says: the module in our names, or a single tensor; what of it, and what the file calls the module."""
+    """Parsed name of a tensor: the module in our names or a single tensor, its part, the module in the file's names."""
 
     module: str
     part: Part
@@ -73,7 +73,7 @@ class LoraNames:
         self._joined = {name.replace(".", "_"): ours for name, ours in self._dotted.items()}
 
     def read(self, name: str) -> LoraTensor | None:
-        """What a tensor's name says; None where it is of no module, or of no kind that is known."""
+        """Parse a tensor's name; None if it is of no module, or of no known kind."""
         match = ENDING.search(name)
         if match is None:
             return None

@@ -22,7 +22,7 @@ class NameTable:
         return dict(self._ours)
 
     def ours(self, name: str) -> str:
-        """Our name of a tensor in the original's. One that is of no module here stays as it is."""
+        """Translate a tensor's original name to ours; one of no module here stays as it is."""
         return _renamed(name, self._ours)
 
     def original(self, name: str) -> str:
@@ -102,12 +102,12 @@ SAMPLER = (("resample", "resample"), ("time_conv", "time_conv"))
 
 
 def transformer_names(num_layers: int) -> NameTable:
-    """Of a transformer with so many blocks."""
+    """Names of a transformer with so many blocks."""
     return NameTable([*TRANSFORMER, *_repeated("blocks", "blocks", num_layers, TRANSFORMER_BLOCK)])
 
 
 def text_encoder_names(num_layers: int) -> NameTable:
-    """Of a UMT5 encoder with so many layers."""
+    """Names of a UMT5 encoder with so many layers."""
     layers = [
         (f"blocks.{layer}.{theirs}", f"encoder.block.{layer}.layer.{ours}")
         for layer in range(num_layers)
@@ -117,7 +117,7 @@ def text_encoder_names(num_layers: int) -> NameTable:
 
 
 def vae_names(num_levels: int, num_res_blocks: int, is_residual: bool) -> NameTable:
-    """Of a VAE whose levels have so many residual blocks: of the 2.2 kind (residual), or the 2.1 kind."""
+    """Names of a VAE whose levels have so many residual blocks, of the 2.2 kind (residual) or the 2.1 kind."""
     pairs = [*VAE]
     for half in ("encoder", "decoder"):
         pairs += [(f"{half}.{theirs}", f"{half}.{ours}") for theirs, ours in VAE_ENDS]

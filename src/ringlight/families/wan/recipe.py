@@ -130,7 +130,7 @@ class WanRecipe:
     @torch.inference_mode()
     @collective
     def adapt(self, loras: tuple[Lora, ...], tracer: Tracer) -> AdaptedReport | None:
-        """Have weights with these LoRAs, and no others, for what is made from here on. Every rank does it alike.
+        """Apply these LoRAs, and no others, to the weights for all further videos. Every rank does it alike.
 
         Returns how that was done, None where there are none. Raises, on all ranks, what any of them raises.
         """
@@ -159,8 +159,9 @@ class WanRecipe:
         preview_seconds: float = 0.0,
         continues: Path | None = None,
     ) -> Turns[Output | None]:
-        """Make one video as `plan` says; returns its output, which is to be finished, on rank 0 and None on others.
-        Between denoising steps it can be left.
+        """Make one video as `plan` says; returns its output, to be finished, on rank 0 and None on others.
+
+        Between denoising steps it can be paused.
 
         One line per stage. Every rank of `mesh` (None: a single one) runs this alike. Denoising goes on from `state`,
         then in the portions that it began with, and saves to it. `preview_seconds` apart there are previews, with 0
@@ -191,7 +192,7 @@ class WanRecipe:
     def _condition(
         self, image: Tensor, last: Tensor | None, request: VideoRequest, mesh: ParallelMesh, tracer: Tracer
     ) -> Condition:
-        """What the pictures do to the latents of this model."""
+        """Condition that the pictures put on the latents of this model."""
         where, tokens = (self.vae, self.device, mesh.world, tracer.events), None
         if self.spec.image_encoder is not None:
             with self.networks.seeing() as encoder:
@@ -251,7 +252,7 @@ class WanRecipe:
             )
 
     def _at_work(self, plan: JobPlan, number: int, guided: Guided) -> AbstractContextManager[None]:
-        """Its weights, as the plan has them."""
+        """Bring the weights of an expert to the device within this context, as the plan places them."""
         return self.networks.denoising(plan.placement, guided.num_together, number)
 
     def _previews(self, seconds: float, plan: JobPlan, tracer: Tracer) -> Previews:
@@ -288,8 +289,10 @@ class WanRecipe:
     @torch.inference_mode()
     @collective
     def measure(self, world: Axis, control: Control) -> Abilities:
-        """What the ranks can do, the least of all of them: memory to spare, and with several also link and device. All
-        call it together."""
+        """Measure what the ranks can do, the least of all of them: spare memory, and with several also link and device.
+
+        All call it together.
+        """
         spare = int(least(self.spare_bytes, control))
         if world.size == 1:
             return Abilities(spare_bytes=spare)
@@ -307,7 +310,7 @@ class WanRecipe:
         return self.networks.residency is not None
 
     def weights_report(self) -> WeightsReport | None:
-        """What of the weights came to the device since that was forgotten; None where all are there always."""
+        """Report on weights that came to the device since the last reset; None if all stay there."""
         residency = self.networks.residency
         if residency is None:
             return None
@@ -321,14 +324,14 @@ class WanRecipe:
         )
 
     def forget_what_came(self) -> None:
-        """What comes from here on is another job's, or of another turn."""
+        """Reset the report on weights: what comes next belongs to another job or turn."""
         if self.networks.residency is not None:
             self.networks.residency.reset()
         if self.vae.exchange is not None:
             self.vae.exchange.moved()
 
     def patience_seconds(self, request: VideoRequest) -> float:
-        """More than any rank could need between two boundaries of a request: what comes later does not come."""
+        """Upper bound in seconds on any rank's time between two boundaries of a request; a later rank is lost."""
         num_tokens = self.spec.num_tokens(request.num_frames, request.height, request.width)
         forward = self.spec.transformer.forward_flops(num_tokens) * (2 if request.uses_guidance else 1)
         text = self.spec.text_encoder.layers.flops(self.spec.max_text_tokens) * 2
@@ -337,8 +340,7 @@ class WanRecipe:
 
 
 def spare_bytes(device: torch.device, networks: Iterable[nn.Module]) -> int:
-    """All memory of a GPU beside the weights of networks that stay there, whoever has it at the moment; nothing on a
-    CPU."""
+    """Bytes of a GPU beside the weights of networks that stay there, whoever has them at the moment; 0 on a CPU."""
     if device.type != "cuda":
         return 0
     held = sum(weight.nbytes for network in networks for weight in network.parameters())
@@ -346,19 +348,19 @@ def spare_bytes(device: torch.device, networks: Iterable[nn.Module]) -> int:
 
 
 def _portion(begun: int, plan: JobPlan) -> int:
-    """Latent frames that are decoded at a time: those that a job began with, unless a budget has room for fewer now."""
+    """Latent frames to decode at a time: those that a job began with, unless a budget has room for fewer now."""
     return begun if plan.placement is None else min(begun, plan.decode_chunk)
 
 
 @collective
 def _on_writer(action: Callable[[], T], mesh: ParallelMesh, tracer: Tracer) -> T | None:
-    """What rank 0 alone does for the output, and None on the others. What it raises, all ranks raise together."""
+    """Run an action for the output on rank 0 alone; other ranks get None. An error of it is raised on all ranks."""
     return _alike(action if mesh.world.rank == WRITING_RANK else lambda: None, tracer)
 
 
 @collective
 def _alike(action: Callable[[], T | None], tracer: Tracer) -> T | None:
-    """What a rank does by itself. What any of them raises, all raise together."""
+    """Run an action on every rank. An error of any of them is raised on all."""
     result, problem = None, None
     try:
         result = action()

@@ -1,5 +1,8 @@
-"""The card of Wan2.1-FLF2V. Its checkpoints have the index of Wan2.1-I2V's, which reads them, and tells them apart by
-the positions of two pictures' tokens in the transformer's JSON."""
+"""Card of Wan2.1-FLF2V.
+
+Its checkpoints have the index of Wan2.1-I2V's, which reads them, and tells them apart by the positions of two pictures'
+tokens in the transformer's JSON.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ FLOW_SHIFT = 16.0
 
 
 def is_of_family(index: dict[str, Any]) -> bool:
-    """An index alone tells nothing of it."""
+    """Return False: this family shares its index with another, which tells them apart."""
     return False
 
 
 def documents(configs: Configs, called: str) -> Documents | None:
-    """What stands beside these networks in a checkpoint of this family; None where they are of another."""
+    """JSON documents of a checkpoint of this family with these networks; None if they are of another."""
     is_known = are_networks(configs, sees_condition=True, has_image_encoder=True)
     if not is_known or configs["transformer"]["pos_embed_seq_len"] is None:
         return None
@@ -29,7 +32,7 @@ def documents(configs: Configs, called: str) -> Documents | None:
 
 
 def defaults(spec: ModelSpec) -> RequestDefaults:
-    """What a request may leave out. The size follows the first picture, at this many pixels."""
+    """Defaults of requests. The size follows the first picture, at this many pixels."""
     return RequestDefaults(width=1280, height=720, num_frames=81, fps=16, num_inference_steps=50)
 
 

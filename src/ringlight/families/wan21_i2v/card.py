@@ -46,8 +46,10 @@ def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:
 
 
 def documents(configs: Configs, called: str) -> Documents | None:
-    """What stands beside these networks in a checkpoint of this family; None where they are of another. Of 480 rows
-    unless the file's name says that it is of 720: nothing else does."""
+    """JSON documents of a checkpoint of this family with these networks; None if they are of another.
+
+    It is of 480 rows unless the file's name says that it is of 720: nothing else does.
+    """
     is_known = are_networks(configs, sees_condition=True, has_image_encoder=True)
     if not is_known or configs["transformer"]["pos_embed_seq_len"] is not None:
         return None
@@ -56,8 +58,10 @@ def documents(configs: Configs, called: str) -> Documents | None:
 
 
 def defaults(spec: ModelSpec) -> RequestDefaults:
-    """What a request may leave out. The size follows the picture, at as many pixels as the model was trained with: its
-    flow shift tells."""
+    """Defaults of requests.
+
+    The size follows the picture, at as many pixels as the model was trained with, which its flow shift tells.
+    """
     usual = RequestDefaults(width=1280, height=720, num_frames=81, fps=16, num_inference_steps=40)
     is_small = spec.scheduler.flow_shift < (SHIFT_480P + SHIFT_720P) / 2
     return msgspec.structs.replace(usual, width=832, height=480) if is_small else usual

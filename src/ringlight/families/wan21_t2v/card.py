@@ -40,7 +40,7 @@ def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:
 
 
 def documents(configs: Configs, called: str) -> Documents | None:
-    """What stands beside these networks in a checkpoint of this family; None where they are of another."""
+    """JSON documents of a checkpoint of this family with these networks; None if they are of another."""
     if not are_networks(configs):
         return None
     dim = configs["transformer"]["num_attention_heads"] * configs["transformer"]["attention_head_dim"]
@@ -48,7 +48,7 @@ def documents(configs: Configs, called: str) -> Documents | None:
 
 
 def defaults(spec: ModelSpec) -> RequestDefaults:
-    """What a request may leave out: five seconds, of the size that is advised for a model of this size."""
+    """Defaults of requests: five seconds, of the size that is advised for a model of this size."""
     usual = RequestDefaults(width=832, height=480, num_frames=81, fps=16)
     is_large = spec.transformer.inner_dim >= LARGE_FROM
     return msgspec.structs.replace(usual, width=1280, height=720) if is_large else usual

@@ -40,7 +40,7 @@ def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:
 
 
 def documents(configs: Configs, called: str) -> Documents | None:
-    """What stands beside these networks in a checkpoint of this family; None where they are of another."""
+    """JSON documents of a checkpoint of this family with these networks; None if they are of another."""
     if not are_networks(configs, has_experts=True, sees_condition=True):
         return None
     boundary = WAN22_I2V_A14B.boundary_ratio
@@ -48,8 +48,10 @@ def documents(configs: Configs, called: str) -> Documents | None:
 
 
 def defaults(spec: ModelSpec) -> RequestDefaults:
-    """What a request may leave out, as Wan's own configuration has it (wan/configs/wan_i2v_A14B.py). The size
-    follows the picture, at this many pixels."""
+    """Defaults of requests, from Wan's own configuration (wan/configs/wan_i2v_A14B.py).
+
+    The size follows the picture, at this many pixels.
+    """
     return RequestDefaults(
         width=1280,
         height=720,

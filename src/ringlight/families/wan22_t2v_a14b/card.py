@@ -37,7 +37,7 @@ def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:
 
 
 def documents(configs: Configs, called: str) -> Documents | None:
-    """What stands beside these networks in a checkpoint of this family; None where they are of another."""
+    """JSON documents of a checkpoint of this family with these networks; None if they are of another."""
     if not are_networks(configs, has_experts=True):
         return None
     boundary = WAN22_T2V_A14B.boundary_ratio
@@ -45,8 +45,10 @@ def documents(configs: Configs, called: str) -> Documents | None:
 
 
 def defaults(spec: ModelSpec) -> RequestDefaults:
-    """What a request may leave out, as Wan's own configuration has it (wan/configs/wan_t2v_A14B.py), which names the
-    guidance for low noise first."""
+    """Defaults of requests, from Wan's own configuration (wan/configs/wan_t2v_A14B.py).
+
+    That names the guidance for low noise first.
+    """
     return RequestDefaults(
         width=1280,
         height=720,

@@ -31,14 +31,14 @@ def read(checkpoint: Checkpoint, index: dict[str, Any]) -> ModelSpec:
 
 
 def documents(configs: Configs, called: str) -> Documents | None:
-    """What stands beside these networks in a checkpoint of this family; None where they are of another."""
+    """JSON documents of a checkpoint of this family with these networks; None if they are of another."""
     if not are_networks(configs, is_residual=True):
         return None
     return documents_of(PIPELINES[0], configs, flow_shift=5.0, expand_timesteps=True)
 
 
 def defaults(spec: ModelSpec) -> RequestDefaults:
-    """What a request may leave out."""
+    """Defaults of requests."""
     return RequestDefaults()
 
 

@@ -56,7 +56,7 @@ def choose_kernel(
     name: str = AUTO,
     kernels: Iterable[AttentionKernel] | None = None,
 ) -> AttentionKernel:
-    """The kernel of that name; for `auto` the first of `kernels` (None: the preferred ones) that runs there.
+    """Choose the kernel of that name; for `auto` the first of `kernels` (None: the preferred ones) that runs there.
 
     Each is tried, because what a device and its libraries can do is not known before; why one is passed over is logged.
     Raises InvalidSetting where none is left, and what trying them raises of memory that ran out.
@@ -81,7 +81,7 @@ def choose_kernel(
 
 
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention over the union of two sets of keys, from the attention over each. All float32; written over `out_a`.
+    """Merge attention over two sets of keys into that over their union. All float32; written over `out_a`.
 
     out BSHD, lse BSH. Weights are exp(lse_x - logaddexp(lse_a, lse_b)) (Milakov and Gimelshein, arXiv 1805.02867).
     """
@@ -93,7 +93,7 @@ def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[T
 def attend_more(
     merged: tuple[Tensor, Tensor] | None, q_BSHD: Tensor, k_BLHD: Tensor, v_BLHD: Tensor, kernel: AttentionKernel
 ) -> tuple[Tensor, Tensor] | None:
-    """What is merged so far (float32 output and log-sum-exp; None: nothing), with the attention to more keys."""
+    """Merge the attention to more keys into float32 output and log-sum-exp (None: nothing is merged so far)."""
     if not q_BSHD.numel() or not k_BLHD.numel():
         return merged
     out, lse = kernel(q_BSHD, k_BLHD, v_BLHD)

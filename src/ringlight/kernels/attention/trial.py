@@ -22,7 +22,7 @@ Attention = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def fault_of(attend: Attention, device: torch.device, dtype: torch.dtype, num_heads: int, head_dim: int) -> str | None:
-    """What is wrong with a kernel on a device, in words; None where all lengths come out right.
+    """Fault of a kernel on a device, in words; None if all lengths come out right.
 
     Raises OutOfMemoryError: that is nobody's fault.
     """
@@ -43,7 +43,7 @@ def fault_of(attend: Attention, device: torch.device, dtype: torch.dtype, num_he
 def random_inputs(
     num_queries: int, num_keys: int, num_heads: int, head_dim: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """q (1, S, H, D), k and v (1, L, H, D): normal, always the same; v lies within a fused product as in a block."""
+    """Draw q (1, S, H, D), k and v (1, L, H, D), always the same; v lies within a fused product as in a block."""
     generator = torch.Generator(device).manual_seed(0)
     q, fused = (
         torch.randn(1, length, width * num_heads, head_dim, generator=generator, device=device).to(dtype)
@@ -54,7 +54,7 @@ def random_inputs(
 
 
 def _difference(found: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], dtype: torch.dtype) -> str | None:
-    """Where an output or a log-sum-exp is too far from the right one; not a number is far from all of them."""
+    """Difference of an output or a log-sum-exp beyond the tolerance, in words; NaN always counts."""
     tolerance = max(LEAST_TOLERANCE, ROUNDINGS * torch.finfo(dtype).eps)
     for name, ours, theirs in zip(("output", "log-sum-exp"), found, right, strict=True):
         if ours.shape != theirs.shape or torch.promote_types(ours.dtype, theirs.dtype) != ours.dtype:

@@ -64,7 +64,10 @@ def decode(
 
 
 def broken_frames(stream: DecodingStream) -> NumericalError | None:
-    """What to report of frames that are not finite. Asked once, after the last portion: the device is waited for."""
+    """Error for frames that are not finite.
+
+    To be called once, after the last portion, because it waits for the device.
+    """
     return not_finite("Decoding", "frames", torch.stack(stream.extremes)) if stream.extremes else None
 
 
@@ -75,7 +78,7 @@ class Delivery:
     """
 
     def __init__(self, writer: FrameWriter | None, bands: Bands, scale: int) -> None:
-        """`scale`: rows of frames per latent row."""
+        """Prepare the delivery. `scale`: rows of frames per latent row."""
         self.problem: Exception | None = None
         self._landing = None if writer is None else Landing(writer)
         self._bands, self._scale = bands, scale
@@ -83,20 +86,20 @@ class Delivery:
         self._under_way: Gathering | None = None
 
     def depart(self) -> None:
-        """Send what was taken last on its way."""
+        """Send the portion that was added last."""
         if self._next is not None:
             self._under_way = Gathering(self._next, self._bands, 1, (WRITING_RANK,), "frames", self._scale)
             self._next = None
 
     def take(self, frames_FhWC: Tensor) -> None:
-        """This rank's rows of the next portion."""
+        """Add this rank's rows of the next portion."""
         if self._bands.are_split:
             self._next = frames_FhWC
         else:
             self._land(frames_FhWC)
 
     def arrive(self) -> None:
-        """Wait for what is under way; where all of it has come to, write it."""
+        """Wait for what is under way, and write it on the rank that receives all of it."""
         if self._under_way is not None:
             frames = self._under_way.wait()
             self._under_way = None
@@ -113,7 +116,7 @@ class Delivery:
         self._keeping_problems(partial(self._landing.take, frames_FHWC))
 
     def _keeping_problems(self, action: Callable[[], None]) -> None:
-        """An error is kept for the next boundary: the others still count on this rank to decode with them."""
+        """Keep an error for the next boundary: the others still count on this rank to decode with them."""
         try:
             action()
         except Exception as error:  # raised by all ranks at the next boundary

@@ -26,7 +26,7 @@ from ringlight.samplers.sampler import Sampler
 
 
 class Guided:
-    """Predicts the noise of one request: one forward, or two with guidance. Text keys are projected once, and `kept`.
+    """Predictor of one request's noise: one forward, or two with guidance. Text keys are projected once, and `kept`.
 
     Where the mesh has two guidance branches, this rank runs the forward of its own, and they exchange predictions.
     """
@@ -43,7 +43,9 @@ class Guided:
         take_turns: bool = False,
         image: Tensor | None = None,
     ) -> None:
-        """`texts`: embeddings of the prompt, and with guidance of the negative prompt. `image`: tokens of pictures.
+        """Prepare the forwards.
+
+        `texts`: embeddings of the prompt, and with guidance of the negative prompt. `image`: tokens of pictures.
 
         `take_turns`: of two forwards on these ranks one computes while the data of the other travels. Same result.
         """
@@ -64,7 +66,7 @@ class Guided:
 
     @collective
     def predict(self, latents: Tensor, timesteps: Tensor, between: Callable[[], None] = lambda: None) -> Tensor:
-        """uncond + guidance_scale * (cond - uncond), or the conditional prediction alone, in float32."""
+        """Predict the velocity: uncond + guidance_scale * (cond - uncond), or the conditional one alone, in float32."""
         forwards = [
             self._transformer.steps(latents, timesteps, keys, self._kernel, self._mesh, self.num_slices)
             for keys in self.kept
@@ -84,7 +86,7 @@ class Guided:
 
 @collective
 def exchange(prediction: Tensor, cfg: Axis) -> list[Tensor]:
-    """The predictions of both branches, in their order, on the ranks of both."""
+    """Exchange the predictions of both branches, in their order, on the ranks of both."""
     prediction = prediction.contiguous()
     other = torch.empty_like(prediction)
     Transfers({1 - cfg.rank: prediction}, {1 - cfg.rank: other}, cfg, "cfg").wait()
@@ -102,7 +104,7 @@ def denoise(
     state: StateFile | None = None,
     previews: Previews | None = None,
 ) -> Turns[Tensor]:
-    """float32 latents (1, z, T, h, w) after all steps, of which those of `begun` are done already.
+    """Denoise to float32 latents (1, z, T, h, w) after all steps, of which those of `begun` are done already.
 
     What the model sees of latents, and what stands in the result, is the `condition`'s to say. Between steps the state
     is saved and previews are made, where somebody wants them, and the job makes way, if it comes to that; a step that
@@ -134,7 +136,7 @@ def make_step(
     state: StateFile | None,
     previews: Previews | None,
 ) -> DenoisingProgress:
-    """The progress after one more step; or as it was, and the sampler too, where the step is broken off for others."""
+    """Make one more step; the progress and the sampler stay as they were if the step is broken off for others."""
     step, latents, calls = progress.step + 1, progress.latents, sampler.calls(progress.step)
     memory = sampler.memory() if len(calls) > 1 else None  # which the first of several calls changes
     try:
@@ -167,7 +169,7 @@ def make_way(
     tracer: Tracer,
     state: StateFile | None,
 ) -> Turns[None]:
-    """Let others have the turn, if all ranks have agreed on that, and again as long as they do.
+    """Pause for other jobs, if all ranks have agreed on that, and again as long as they do.
 
     Weights are given up, the state is saved; what was made of the request stays. `kept`: what there is of it beside
     progress, sampler and experts.
@@ -180,7 +182,7 @@ def make_way(
 
 
 def without_noise(latents: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
-    """The latents before a step, less the noise that it predicts in them: what the video would be from here.
+    """Latents before a step, less the noise that it predicts in them: what the video would be from here.
 
     Latents at sigma are (1 - sigma) * video + sigma * noise, and the model predicts noise - video
     (flow matching, arXiv 2210.02747).

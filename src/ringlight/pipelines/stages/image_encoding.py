@@ -18,7 +18,7 @@ from ringlight.pipelines.trace import JobEvents
 
 @collective
 def encode_image(image_1HWC: Tensor, vae: Autoencoder, device: torch.device, axis: Axis, events: JobEvents) -> Tensor:
-    """The normalised latents (1, z, 1, h, w), float32, of a first frame (1, H, W, 3) in [-1, 1], on every rank.
+    """Encode a first frame (1, H, W, 3) in [-1, 1] to normalised latents (1, z, 1, h, w), float32, on every rank.
 
     Raises NumericalError, by way of the events, where they are not finite.
     """
@@ -44,9 +44,10 @@ def encode_condition(
     axis: Axis,
     events: JobEvents,
 ) -> Tensor:
-    """What is known of a video of so many frames (4k+1) that begins with a picture (1, H, W, 3) in [-1, 1], and perhaps
-    ends with another: a mask and latents (1, 4+z, T, h, w), float32, on every rank, as WanImageToVideoPipeline of
-    diffusers has them.
+    """Encode pictures as a condition: a mask and latents (1, 4+z, T, h, w), float32, on every rank.
+
+    It stands for a video of so many frames (4k+1) that begins with a picture (1, H, W, 3) in [-1, 1], and perhaps ends
+    with another, as in WanImageToVideoPipeline of diffusers.
 
     Latents are those of the pictures and grey frames between them, encoded a latent frame at a time. Raises
     NumericalError, by way of the events, where they are not finite, and Cancelled between two of them.
@@ -74,7 +75,7 @@ def encode_condition(
 
 
 def _portions(image_1HWC: Tensor, last_1HWC: Tensor | None, num_latents: int, stride: int) -> Iterator[Tensor]:
-    """The frames of each latent frame: the picture, and grey ones, of which the last may be a picture again."""
+    """Yield the frames of each latent frame: the picture, and grey ones, of which the last may be a picture again."""
     yield image_1HWC
     grey = image_1HWC.new_zeros(stride, *image_1HWC.shape[1:]) if num_latents > 1 else image_1HWC
     for number in range(1, num_latents):

@@ -15,14 +15,14 @@ from ringlight.core.sizes import Size
 
 
 class Frames(NamedTuple):
-    """Frames that are given, each (1, H, W, 3) float32 in [-1, 1] on the CPU; None without a picture."""
+    """Given frames, each (1, H, W, 3) float32 in [-1, 1] on the CPU; None without a picture."""
 
     first: Tensor | None
     last: Tensor | None
 
 
 def validate_input(request: VideoRequest, spec: Geometry, limits: RequestLimits) -> Frames:
-    """The frames that the request's pictures are. Raises InvalidRequest naming every problem of it at once."""
+    """Decode the request's pictures to frames. Raises InvalidRequest naming every problem of the request at once."""
     request.check(spec, limits)
     size = (request.width, request.height)
     found = {name: _frame(name, picture, size, limits) for name, picture in request.pictures.items()}

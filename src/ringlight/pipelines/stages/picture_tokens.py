@@ -20,7 +20,7 @@ from ringlight.pipelines.trace import JobEvents
 def picture_tokens(
     pictures: Sequence[bytes], limits: RequestLimits, encoder: PictureEncoder, device: torch.device, events: JobEvents
 ) -> Tensor:
-    """Tokens (L, C) of all encoded pictures, one after another; every rank makes them.
+    """Encode all pictures to tokens (L, C), one after another; every rank makes them.
 
     Of each the middle square is seen, as WanImageToVideoPipeline of diffusers has it, of the picture as it was given.
     Raises NumericalError, by way of the events, where they are not finite.

@@ -17,7 +17,7 @@ from ringlight.pipelines.trace import JobEvents
 
 
 class PromptCache:
-    """Embeddings of prompts, least recently used ones forgotten when they exceed `max_bytes`.
+    """Cache of prompts' embeddings; least recently used ones are forgotten when they exceed `max_bytes`.
 
     Every rank has one, is asked for the same prompts and gets the same embeddings, so all of them remember and forget
     the same without asking each other.
@@ -34,7 +34,7 @@ class PromptCache:
 
     @collective
     def encode(self, prompts: list[str]) -> list[Tensor]:
-        """(L, text_dim) embeddings of each prompt's true tokens. Those not in here are encoded together."""
+        """Embeddings (L, text_dim) of each prompt's true tokens. Those not in here are encoded together."""
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embeddings]
         self._embeddings.update(zip(missing, self.encoder.encode(missing), strict=True))
         for prompt in prompts:

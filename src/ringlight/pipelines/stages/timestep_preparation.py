@@ -16,7 +16,7 @@ from ringlight.samplers.sampler import Sampler, SolverSampler
 def prepare_timesteps(
     request: VideoRequest, spec: SchedulerSpec, generator: torch.Generator, device: torch.device
 ) -> Sampler:
-    """A fresh sampler for this request, which goes on with the generator of the initial noise.
+    """Make a fresh sampler for this request, which continues the generator of the initial noise.
 
     Raises InvalidRequest where the checkpoint's own cannot take sigmas.
     """

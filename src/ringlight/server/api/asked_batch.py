@@ -1,4 +1,4 @@
-"""What may be asked at once: the requests of a batch, each as a call of its own would have it."""
+"""Batches as they are asked for: their requests, each as a call of its own would have it."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ AnyBatch = TypeVar("AnyBatch", bound=CheckBatch)
 
 
 class SortedOut(NamedTuple):
-    """What the requests of a batch ask for, by keys that tell which are the same, and what is wrong with others."""
+    """Drafts for the requests of a batch, by keys that tell which are the same, and the problems of others."""
 
     drafts: Mapping[str, Draft]
     problems: Sequence[BatchProblem]
 
 
 def parse_batch(model: type[AnyBatch], body: Body) -> AnyBatch:
-    """The call that a body holds, whose requests are yet to be read. Raises HttpError 400."""
+    """Parse the call of a body, whose requests are yet to be read. Raises HttpError 400."""
     try:
         return model.model_validate(body.fields)
     except ValidationError as error:
@@ -84,8 +84,10 @@ def parse_batch(model: type[AnyBatch], body: Body) -> AnyBatch:
 
 
 async def sort_out(call: CheckBatch, parts: Parts) -> SortedOut:
-    """Read and check every request. Raises HttpError for what is not the fault of one of them, such as too many bytes
-    of pictures."""
+    """Read and check every request.
+
+    Raises HttpError for what is not the fault of one of them, such as too many bytes of pictures.
+    """
     drafts: dict[str, Draft] = {}
     problems: list[BatchProblem] = []
     copies: Counter[str] = Counter()
@@ -106,7 +108,7 @@ async def sort_out(call: CheckBatch, parts: Parts) -> SortedOut:
 
 
 def refusal(problems: Sequence[BatchProblem]) -> HttpError:
-    """400 that names what is wrong, as far as it fits into a message."""
+    """Error 400 that names what is wrong, as far as it fits into a message."""
     told = [
         Problem(f"requests[{each.request}]" + (f".{each.param}" if each.param else ""), each.message)
         for each in problems
@@ -118,7 +120,7 @@ def refusal(problems: Sequence[BatchProblem]) -> HttpError:
 
 
 async def _drafted(fields: Mapping[str, Any], priority: int, parts: Parts) -> Draft:
-    """What one request asks for, complete and checked. Raises RinglightError."""
+    """Draft of one request, complete and checked. Raises RinglightError."""
     call = parse(CreateVideo, Body(fields=dict(fields), files={}, sha256=""))
     draft = await to_draft(call, {}, parts.videos, parts.image_hosts, parts.webhook_hosts, parts.decoders)
     await to_thread.run_sync(parts.videos.check, draft)
@@ -126,7 +128,7 @@ async def _drafted(fields: Mapping[str, Any], priority: int, parts: Parts) -> Dr
 
 
 def _problems_of(number: int, error: HttpError) -> list[BatchProblem]:
-    """What is wrong with a request. Raises the error where it is the server's."""
+    """Problems of a request. Raises the error if it is the server's."""
     if error.status >= 500:
         raise error
     if not error.problems:

@@ -1,4 +1,4 @@
-"""What may be asked, as pydantic models: the fields of each call with their descriptions, and how they are read.
+"""Calls as pydantic models: the fields of each with their descriptions, and how they are read.
 
 Here types are checked and strings of a form become numbers. Whether the numbers can be made is VideoRequest's to say,
 which knows the model and the operator's limits, and names the nearest values that can.
@@ -62,14 +62,14 @@ PEER_NAMES = {
 
 
 def _number(value: Any) -> Any:
-    """Forms send an empty string for what is left out; true and false would pass as 1 and 0."""
+    """Parse a number: forms send an empty string for what is left out; true and false would pass as 1 and 0."""
     if isinstance(value, bool):
         raise ValueError("is true or false; send a number")
     return None if isinstance(value, str) and not value.strip() else value
 
 
 def _numbers(value: Any) -> Any:
-    """In a form numbers are a text with commas between them, as a list of JSON or without its brackets."""
+    """Parse numbers of a form: a text with commas between them, as a list of JSON or without its brackets."""
     if not isinstance(value, str):
         return value
     return [
@@ -78,7 +78,7 @@ def _numbers(value: Any) -> Any:
 
 
 def _loras(value: Any) -> Any:
-    """In a form LoRAs are texts too: JSON, or as flags have them."""
+    """Parse LoRAs of a form: JSON texts, or texts in the form of the flag."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
@@ -179,7 +179,7 @@ class Call(BaseModel):
         }
 
     def pictures(self, files: Container[str]) -> dict[str, str]:
-        """Those of its fields of pictures that hold one, or that are among these files, by the fields of a request."""
+        """Fields of pictures that hold one or are among these files, by the fields of a request."""
         return {
             name: field
             for name, field in self.picture_fields.items()
@@ -212,7 +212,7 @@ def with_video_fields(is_taken: Callable[[VideoField], bool]) -> Callable[[type[
 
 
 class Lengthed(Call):
-    """Calls that say how long the new part is."""
+    """Fields of calls that say how long the new part is."""
 
     seconds: Length = Field(
         None,
@@ -299,7 +299,7 @@ class CreateVideo(Lengthed):
 
     @property
     def width_height(self) -> tuple[int | None, int | None]:
-        """What `size`, `width` and `height` say together, in pixels."""
+        """Width and height in pixels, from `size`, or from `width` and `height`."""
         if self.size is None:
             asked = self.asked()
             return asked["width"], asked["height"]
@@ -329,7 +329,7 @@ class ExtendVideo(Lengthed):
 
 
 def parse(model: type[AnyCall], body: Body) -> AnyCall:
-    """The call that a body holds. Raises HttpError 400 that names every field that is wrong, missing or unknown."""
+    """Parse the call of a body. Raises HttpError 400 that names every field that is wrong, missing or unknown."""
     files = model.picture_fields.values()
     problems = [Problem(shown(name), _why_no_file(name, model)) for name in body.files if name not in files]
     call = None
@@ -347,12 +347,12 @@ def parse(model: type[AnyCall], body: Body) -> AnyCall:
 
 
 def _without_nulls(fields: Mapping[str, Any], model: type[Call]) -> dict[str, Any]:
-    """Clients send null for what they leave out, also for fields that we do not have."""
+    """Drop nulls: clients send them for what they leave out, also for fields that we do not have."""
     return {name: value for name, value in fields.items() if value is not None or name in model.model_fields}
 
 
 def _contradictions(call: CreateVideo) -> list[Problem]:
-    """A size that is said twice must be the same."""
+    """Check that a size that is said twice is the same."""
     if call.size is None:
         return []
     asked = call.asked()
@@ -365,7 +365,7 @@ def _contradictions(call: CreateVideo) -> list[Problem]:
 
 
 def problem_of(item: Mapping[str, Any], model: type[BaseModel]) -> Problem:
-    """One of pydantic's findings, in our words."""
+    """Convert one of pydantic's findings to our words."""
     path = [shown(str(part)) for part in item["loc"]]
     field = ".".join(path)
     match item["type"]:

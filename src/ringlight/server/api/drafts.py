@@ -31,7 +31,7 @@ async def to_draft(
     webhooks: Outbound | None = None,
     decoders: CapacityLimiter | None = None,
 ) -> Draft:
-    """What a call asks for, complete and checked, with its pictures fetched and found whole.
+    """Draft of a call, complete and checked, with its pictures fetched and verified.
 
     `outbound` fetches pictures and `webhooks` may be called when a video is over; None calls nobody. `decoders` bounds
     how many pictures are decoded at a time. Raises HttpError, InvalidRequest, InvalidLayout.
@@ -64,8 +64,10 @@ async def to_draft(
 
 
 def _completed(call: CreateVideo, videos: Videos, picture_size: Size | None, follow: Collection[str]) -> VideoRequest:
-    """The request of a call whose first picture has this size, without the pictures that `follow`. Raises
-    InvalidRequest for all that is wrong with it."""
+    """Complete the request of a call whose first picture has this size, without the pictures that `follow`.
+
+    Raises InvalidRequest for all that is wrong with it.
+    """
     asked = call.asked()
     width, height = call.width_height
     num_frames = frames_for(call, asked["fps"] or videos.defaults.fps, videos.spec)
@@ -94,8 +96,10 @@ def check_whole(name: str, picture: bytes, request: VideoRequest, limits: Reques
 async def fetched(
     call: Call, files: Mapping[str, bytes], outbound: Outbound, limits: RequestLimits
 ) -> dict[str, bytes]:
-    """The pictures of a call, sent as files or named, by their fields in a request. Raises HttpError and
-    InvalidRequest."""
+    """Fetch the pictures of a call, sent as files or named, by their fields in a request.
+
+    Raises HttpError and InvalidRequest.
+    """
     found = {}
     for name, field in call.pictures(files).items():
         reference = getattr(call, field)
@@ -120,7 +124,7 @@ async def check_webhook(url: str | None, webhooks: Outbound | None) -> None:
 
 
 def frames_for(call: Lengthed, fps: int, spec: ModelSpec) -> int | None:
-    """Frames as they are given, else the fewest that the model can make and that last as long as `seconds`."""
+    """Number of frames as given, else the fewest that the model can make and that last as long as `seconds`."""
     given: int | None = call.asked()["num_frames"]
     if given is not None or call.seconds is None:
         return given
@@ -130,8 +134,10 @@ def frames_for(call: Lengthed, fps: int, spec: ModelSpec) -> int | None:
 
 
 def asked_seconds(call: Lengthed, before: str | None = "0") -> str | None:
-    """The length that a call asks for, as answers have it, after a part whose length was asked `before`; None where it
-    follows from something else."""
+    """Length that a call asks for, as answers have it, after a part whose length was asked `before`.
+
+    None if it follows from something else.
+    """
     if call.seconds is None or call.asked()["num_frames"] is not None or before is None:
         return None
     return f"{float(before) + call.seconds:g}"
@@ -147,7 +153,7 @@ def _as_asked(problem: Problem, call: CreateVideo) -> Problem:
 
 
 async def _referenced(field: str, reference: ImageReference, outbound: Outbound, limits: RequestLimits) -> bytes:
-    """The bytes of a picture that is named in this field and not sent as a file."""
+    """Fetch a picture that is named in this field and not sent as a file."""
     if reference.file_id is not None:
         raise InvalidRequest.of(field, "file_id is not supported; send the picture or its image_url")
     if reference.image_url is None:

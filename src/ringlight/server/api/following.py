@@ -19,7 +19,7 @@ from ringlight.server.http.http_error import Conflict
 
 
 def to_remix(call: RemixVideo, source_id: str, videos: Videos, owner: str) -> Draft:
-    """A completed video with another prompt. Raises NotFound, Conflict.
+    """Draft a completed video with another prompt. Raises NotFound, Conflict.
 
     The remix of an extension extends the same video, which must still be there.
     """
@@ -44,8 +44,9 @@ def to_remix(call: RemixVideo, source_id: str, videos: Videos, owner: str) -> Dr
 
 
 def to_extension(call: ExtendVideo, pictures: Mapping[str, bytes], videos: Videos, owner: str) -> Draft:
-    """A video that goes on from the last frame of a completed one, and ends with a picture where one is given. Raises
-    NotFound, Conflict, OutputError, and InvalidRequest, also where the model takes no picture to begin with.
+    """Draft a video that continues from the last frame of a completed one, and may end with a given picture.
+
+    Raises NotFound, Conflict, OutputError, and InvalidRequest, also if the model takes no picture to begin with.
 
     What the call leaves out is as in that one, but for the seed, which is drawn.
     """
@@ -77,7 +78,7 @@ def to_extension(call: ExtendVideo, pictures: Mapping[str, bytes], videos: Video
 
 
 def _completed(video_id: str, videos: Videos, owner: str) -> StoredJob:
-    """A video to follow from. Raises NotFound, and Conflict where it is not completed."""
+    """Completed video to follow from. Raises NotFound, and Conflict if it is not completed."""
     if VIDEO_ID.fullmatch(video_id) is None:
         raise NotFound(f"there is no video {video_id[:80]!r}")
     view = videos.get(video_id, owner)
@@ -87,7 +88,7 @@ def _completed(video_id: str, videos: Videos, owner: str) -> StoredJob:
 
 
 def _as_called(draft: Draft, call: Call, source: StoredJob) -> Draft:
-    """With what every call can say."""
+    """Draft with the fields that every call can set."""
     return msgspec.structs.replace(
         draft,
         user=call.user if call.user is not None else source.user,

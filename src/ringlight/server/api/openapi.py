@@ -41,7 +41,7 @@ has an `x-request-id`. A key, where the server asks for one, goes into `Authoriz
 
 
 def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors that a route may answer, for its documentation."""
+    """Describe the errors that a route may answer."""
     found: dict[int | str, dict[str, Any]] = {}
     for status in sorted({*statuses, *ALWAYS}):
         codes = ", ".join(f"`{code}`" for code, known in CODES.items() if known.status == status)
@@ -50,7 +50,7 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def takes(call: type[Call]) -> dict[str, Any]:
-    """The body of a route that reads it by itself, for its documentation: one call in three encodings."""
+    """Describe the body of a route that reads it by itself: one call in three encodings."""
     name = call.__name__
     example = EXAMPLES[name]
     as_form = {field: value["id"] if isinstance(value, dict) else value for field, value in example.items()}
@@ -66,14 +66,14 @@ def takes(call: type[Call]) -> dict[str, Any]:
 
 
 def takes_json(call: type[BaseModel]) -> dict[str, Any]:
-    """As `takes`, of a call that comes in JSON alone."""
+    """Describe the body of a call that comes in JSON alone, as `takes` does for others."""
     name = call.__name__
     content = {"schema": {"$ref": REFERENCE.format(model=name)}, "example": EXAMPLES[name]}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
 def _as_form(schema: dict[str, Any], files: Collection[str] = ()) -> dict[str, Any]:
-    """The same call in a form: a field is left out and never null, an object is named by its text, or is a file."""
+    """Schema of a call in a form: a field is left out and never null, an object is named by its text, or is a file."""
     properties = {}
     for name, field in schema["properties"].items():
         kinds = [kind for kind in field.get("anyOf", [field]) if "$ref" not in kind and kind.get("type") != "null"]
@@ -87,7 +87,7 @@ def _as_form(schema: dict[str, Any], files: Collection[str] = ()) -> dict[str, A
 
 
 def describe(app: FastAPI, needs_key: bool) -> dict[str, Any]:
-    """The whole description, made once."""
+    """Describe the whole API, once."""
     if app.openapi_schema is None:
         described = get_openapi(
             title="Ringlight",
@@ -112,7 +112,7 @@ def describe(app: FastAPI, needs_key: bool) -> dict[str, Any]:
 
 
 def _drop_what_is_never_answered(described: dict[str, Any]) -> None:
-    """FastAPI's own 422; ours is in the envelope, and of idempotency keys alone."""
+    """Remove FastAPI's own 422; ours is in the envelope, and of idempotency keys alone."""
     own = "#/components/schemas/HTTPValidationError"
     for path in described["paths"].values():
         for operation in path.values():
@@ -123,7 +123,7 @@ def _drop_what_is_never_answered(described: dict[str, Any]) -> None:
 
 
 def _drop_keys(described: dict[str, Any]) -> None:
-    """What nobody asks for here."""
+    """Remove keys of access from the description of a server that asks for none."""
     del described["components"]["securitySchemes"]
     for path in described["paths"].values():
         for operation in path.values():

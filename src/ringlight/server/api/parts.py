@@ -1,4 +1,4 @@
-"""What routes are given: the parts of a server, and who asks."""
+"""Parts of a server as routes are given them, and who asks."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ Served = Annotated[Parts, Depends(parts_of)]
 async def owner_of(
     request: Request, parts: Served, _documented: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> str:
-    """Whose videos a request may see. Raises HttpError 401."""
+    """Owner whose videos a request may see. Raises HttpError 401."""
     return parts.keys.identify(request.headers.get("authorization"))
 
 
 async def checked_id(
     video_id: Annotated[str, Path(description="Id of a video.", examples=[EXAMPLE_ID])],
 ) -> str:
-    """An id that a video can have. Raises NotFound for any other text, and 405 for the name of another thing."""
+    """Check the id of a video. Raises NotFound for any other text, and 405 for the name of another thing."""
     if video_id in NO_IDS:
         raise HTTPException(405)
     if VIDEO_ID.fullmatch(video_id) is None:
@@ -83,7 +83,7 @@ async def checked_id(
 async def checked_batch_id(
     batch_id: Annotated[str, Path(description="Id of a batch.", examples=[EXAMPLE_BATCH_ID])],
 ) -> str:
-    """An id that a batch can have. Raises NotFound for any other text, and 405 for the name of another thing."""
+    """Check the id of a batch. Raises NotFound for any other text, and 405 for the name of another thing."""
     if batch_id in NO_BATCH_IDS:
         raise HTTPException(405)
     if BATCH_ID.fullmatch(batch_id) is None:

@@ -27,7 +27,7 @@ BASE = "http://127.0.0.1:8898"
 
 
 def render(described: dict[str, Any]) -> str:
-    """A page for an OpenAPI description."""
+    """Render a page for an OpenAPI description."""
     operations = [
         (method.upper(), path, operation)
         for path, methods in described["paths"].items()
@@ -112,7 +112,7 @@ def _answered(answer: dict[str, Any]) -> str:
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, str, str]]) -> str:
-    """The second column of a row is HTML, the others are text."""
+    """Render a table. The second column of a row is HTML, the others are text."""
     cells = "".join(
         f"<tr><td><code>{escape(name)}</code></td><td>{kind}</td><td>{_text(text)}</td></tr>"
         for name, kind, text in rows
@@ -121,7 +121,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, str, str]]) -> str:
 
 
 def _text(text: str) -> str:
-    """Text with `code` in it."""
+    """Render text with `code` in it."""
     pieces = escape(text).split("`")
     return "".join(f"<code>{piece}</code>" if number % 2 else piece for number, piece in enumerate(pieces))
 

@@ -1,4 +1,4 @@
-"""What the API answers, as pydantic models: the shapes of OpenAI's Videos API, with more beside them."""
+"""Answers of the API as pydantic models: the shapes of OpenAI's Videos API, with more beside them."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class MediaHealth(Answer):
 
 
 class Health(Answer):
-    """How the server is."""
+    """State of the server."""
 
     status: Literal["ready", "asleep", "waking", "starting", "draining", "failed"]
     replicas: list[ReplicaHealth]
@@ -121,7 +121,7 @@ class Health(Answer):
 
 
 class Version(Answer):
-    """What runs here."""
+    """Versions of what runs here."""
 
     version: str
     model: str
@@ -133,7 +133,7 @@ class Version(Answer):
 
 
 class Report(Answer):
-    """Where every second and every byte of a run went, as `ringlight generate --report` writes it."""
+    """Time and memory of a run, as `ringlight generate --report` writes it."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -191,7 +191,7 @@ def to_list(views: list[View], has_more: bool) -> VideoList:
 
 
 def poll_after_ms(view: View) -> int | None:
-    """When it is worth asking again, in milliseconds; None for a video that is over."""
+    """Milliseconds until it is worth asking again; None for a video that is over."""
     if view.status in ("completed", "failed"):
         return None
     if view.eta_seconds is None:
@@ -200,7 +200,7 @@ def poll_after_ms(view: View) -> int | None:
 
 
 def tidy_seconds(seconds: float) -> str:
-    """Such as "4" or "5.04": two digits at most."""
+    """Seconds as text with two decimals at most, such as "4" or "5.04"."""
     return f"{seconds:.2f}".rstrip("0").rstrip(".")
 
 

@@ -15,8 +15,10 @@ Status = Literal["ready", "asleep", "waking", "starting", "draining", "failed"]
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """A server at this moment. `message` says what there is to wait for, empty where there is nothing; `reasons` of
-    each replica why it is not ready."""
+    """State of a server at this moment.
+
+    `message` says what there is to wait for, empty if there is nothing; `reasons` of each replica why it is not ready.
+    """
 
     status: Status
     message: str
@@ -26,7 +28,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def standing_of(parts: Parts) -> Standing:
-    """Look at a server."""
+    """Determine the state of a server."""
     replicas = parts.videos.engine.replicas
     reasons = [parts.videos.tell(_reason(replica)) for replica in replicas]
     num_ready = sum(replica.status in SERVING for replica in replicas)
@@ -54,7 +56,7 @@ def _said(parts: Parts, num_ready: int, replicas: Sequence[ReplicaState], reason
 
 
 def _reason(replica: ReplicaState) -> str:
-    """Why a replica is not ready: what it waits for, and why the start before this one failed."""
+    """Reason why a replica is not ready: what it waits for, and why the start before this one failed."""
     awaited = "" if replica.awaited is None else str(replica.awaited)
     problem = f"tried again after: {replica.problem}" if replica.status == "lost" else replica.problem
     return "; ".join(filter(None, (awaited, problem)))

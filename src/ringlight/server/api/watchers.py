@@ -36,7 +36,7 @@ MAX_LOOKS = 8  # at a time, of all listeners together: their threads are not tho
 
 
 class Watchers:
-    """All that wait for changes of videos. They hold no threads, and end when the server does."""
+    """Listeners for changes of videos. They hold no threads, and end when the server does."""
 
     def __init__(self, videos: Videos) -> None:
         self.videos = videos
@@ -44,11 +44,11 @@ class Watchers:
         self._limiter = CapacityLimiter(MAX_LOOKS)
 
     async def look(self, video_id: str, owner: str) -> View:
-        """A video as it is now. Raises NotFound."""
+        """View of a video as it is now. Raises NotFound."""
         return await to_thread.run_sync(self.videos.get, video_id, owner, limiter=self._limiter)
 
     async def views(self, video_id: str, owner: str) -> AsyncGenerator[View | None]:
-        """A video now, whenever it has changed, and when it is over; None at least every second in between.
+        """Yield a video now, whenever it has changed, and when it is over; None at least every second in between.
 
         Ends after that, or when the server does. Raises NotFound at the beginning and when it is deleted.
         """
@@ -85,7 +85,7 @@ class Watchers:
         return last if last is not None and last.status in ("completed", "failed") else None
 
     async def events(self, video_id: str, owner: str) -> AsyncGenerator[bytes]:
-        """The stream as it goes over the wire."""
+        """Yield the stream of events as it goes over the wire."""
         teller, heard_at = Teller(), time.monotonic()
         yield format_sse_event(retry=RETRY_MILLISECONDS)
         with contextlib.suppress(NotFound):  # deleted: there is no more to tell
@@ -100,7 +100,7 @@ class Watchers:
 
 
 class Teller:
-    """Turns views of one video into events, leaving out what has been told."""
+    """Converter of views of one video into events, leaving out what has been told."""
 
     def __init__(self) -> None:
         self._status: tuple[Any, ...] = ()
@@ -135,7 +135,7 @@ class Teller:
 
 
 def to_progress(view: View) -> Progress:
-    """How far a video is."""
+    """Progress of a video."""
     state = view.state
     return Progress(
         progress=view.progress,

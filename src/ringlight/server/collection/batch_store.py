@@ -31,22 +31,26 @@ FIELDS = tuple(batches.c[name] for name in StoredBatch.__struct_fields__)
 
 
 class BatchStore:
-    """Batches in the database of jobs. Safe to use from any thread; what a method changed is on the disk when it
-    returns. Every method raises StoreError while the database fails."""
+    """Batches in the database of jobs. Safe to use from any thread.
+
+    What a method changed is on the disk when it returns. Every method raises StoreError while the database fails.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def known(self, owner: str, name: str, retry_failed: bool = False) -> Mapping[str, str]:
-        """The ids of the jobs that the owner's batch of this name has, by the keys of its requests; with `retry_failed`
-        but for those that failed."""
+        """Ids of the jobs in the owner's batch of this name, by the keys of its requests.
+
+        With `retry_failed` those that failed are left out.
+        """
         with self._database.read() as connection:
             return _known(connection, owner, name, retry_failed)
 
     def add(
         self, batch: StoredBatch, rows: Mapping[str, StoredJob], retry_failed: bool = False
     ) -> tuple[StoredBatch, Mapping[str, str]]:
-        """Keep requests, by their keys: all of them, or none. Those that are `known` stay as they are.
+        """Store requests, by their keys: all of them, or none. Those that are `known` stay as they are.
 
         Returns the owner's batch of this name, and the ids of its jobs by key. Raises QueueFull.
         """
@@ -67,13 +71,15 @@ class BatchStore:
         return batch, known | {key: job.id for key, job in new.items()}
 
     def get(self, batch_id: str, owner: str | None = None) -> StoredBatch:
-        """One batch. Raises NotFound, also where it is not `owner`'s; None owns all."""
+        """Get a batch. Raises NotFound, also if it is not `owner`'s; None owns all."""
         with self._database.read() as connection:
             return _get(connection, batch_id, owner)
 
     def list(self, owner: str | None, after: str | None, limit: int, order: Order) -> tuple[list[StoredBatch], bool]:
-        """At most `limit` batches of an owner by time of creation, from the one that follows `after`, and whether there
-        are more. Raises NotFound where there is no batch `after`."""
+        """List at most `limit` batches of an owner by time of creation, after `after`, and whether there are more.
+
+        Raises NotFound if there is no batch `after`.
+        """
         query = select(*FIELDS)
         if owner is not None:
             query = query.where(batches.c.owner == owner)
@@ -101,7 +107,7 @@ class BatchStore:
     def fail(
         self, job_ids: Collection[str], at: float, expires_at: float | None, error: VideoError, tells_operator: bool
     ) -> Sequence[str]:
-        """End all these jobs with an error, at once; the ids of those that were not over before."""
+        """End all these jobs with an error, at once; returns the ids of those that were not over before."""
         values = {"status": "failed", "completed_at": at, "expires_at": expires_at, "error": error}
         with self._database.write() as connection:
             return [job_id for job_id in job_ids if end_job(connection, job_id, values, tells_operator)]

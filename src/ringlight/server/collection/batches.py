@@ -34,14 +34,14 @@ class BatchView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Batches:
-    """Takes, shows, cancels and deletes batches, each its owner's. Safe to use from any thread.
+    """Batches of a server, each its owner's. Safe to use from any thread.
 
     Each request is a job of `videos`. It is stored when the batch is accepted, and a thread queues it when there is
     room: that of the queue's size is left to others. What has a deadline is queued at once, for the queue knows of it.
     """
 
     def __init__(self, videos: Videos) -> None:
-        """Of these videos; `start` begins to queue what waits."""
+        """Batches of these videos; `start` begins to queue those that wait."""
         self.videos = videos
         self._most_ahead = MOST_AHEAD * videos.engine.size.most
         self._queued: dict[str, Job] = {}  # of batches, from when they were queued until they are computed
@@ -50,7 +50,7 @@ class Batches:
         self._thread = threading.Thread(target=self._feed_all, name="batches", daemon=True)
 
     def start(self) -> None:
-        """Begin, once, after the videos have."""
+        """Start the thread, once, after the videos have started."""
         self._news.set()
         self._thread.start()
 
@@ -96,12 +96,12 @@ class Batches:
         return self._view(batch, [rows.get(job_id, StoredRow(job_id=job_id)) for job_id in asked])  # deleted by now
 
     def get(self, batch_id: str, owner: str | None) -> BatchView:
-        """Raises NotFound, also for a batch of another owner; None is anybody."""
+        """Get a batch. Raises NotFound, also for a batch of another owner; None is anybody."""
         store = self.videos.store.batches
         return self._view(store.get(batch_id, owner), store.rows(batch_id))
 
     def list(self, owner: str | None, after: str | None, limit: int, order: Order) -> tuple[list[BatchView], bool]:
-        """A page of batches, and whether there are more. Raises NotFound for an unknown `after`."""
+        """List a page of batches, and whether there are more. Raises NotFound for an unknown `after`."""
         store = self.videos.store.batches
         found, has_more = store.list(owner, after, limit, order)
         return [self._view(batch, store.rows(batch.id)) for batch in found], has_more
@@ -129,7 +129,7 @@ class Batches:
                 self.videos.drop(row.job_id)
 
     def _view(self, batch: StoredBatch, rows: Sequence[StoredRow]) -> BatchView:
-        """With errors as clients may read them."""
+        """View of a batch, with errors as clients may read them."""
         tell = self.videos.tell
         told = [
             row
@@ -142,7 +142,7 @@ class Batches:
     # From asked to queued
 
     def _new(self, draft: Draft, owner: str, created_at: float) -> StoredJob:
-        """A job as it waits: what the operator gives each counts from when it is queued."""
+        """Job as it waits; its time limits count from when it is queued."""
         videos, asked_seconds = self.videos, draft.timeout_seconds
         return msgspec.structs.replace(
             videos.new(draft, owner),
@@ -163,7 +163,7 @@ class Batches:
             self.videos.folder.of(stored.id).remove()
 
     def _feed_all(self) -> None:
-        """The thread."""
+        """Run the thread."""
         pause_seconds: float | None = None
         while not self._closing.is_set():
             self._news.wait(pause_seconds)
@@ -175,7 +175,7 @@ class Batches:
                 pause_seconds = AGAIN_SECONDS
 
     def feed(self) -> bool:
-        """Queue what there is room for; whether something still waits. Raises StoreError."""
+        """Queue what there is room for; returns whether something still waits. Raises StoreError."""
         store, ledger = self.videos.store.batches, self.videos.ledger
         while not self._closing.is_set() and not self.videos.is_draining:
             self._queued = {job_id: job for job_id, job in self._queued.items() if not job.state.is_computed}

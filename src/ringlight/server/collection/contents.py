@@ -37,7 +37,7 @@ VARIANTS: dict[Variant, VariantKind] = {
 
 
 def made(folder: VideoFolder, variant: Variant) -> Path:
-    """The file of a video that is on the disk, or is made now. Raises OutputError."""
+    """File of a video that is on the disk, or is made now. Raises OutputError."""
     kind = VARIANTS[variant]
     path = folder.path / kind.name
     if kind.make is not None and not path.exists():
@@ -46,14 +46,14 @@ def made(folder: VideoFolder, variant: Variant) -> Path:
 
 
 class Contents:
-    """Finds the files of completed videos. Safe to use from any thread."""
+    """Files of completed videos. Safe to use from any thread."""
 
     def __init__(self, folder: DataFolder, media: MediaStore | None) -> None:
         self._folder = folder
         self._media = media
 
     def find(self, stored: StoredJob, variant: Variant = "video") -> LocalFile | StoredFile:
-        """A file of a video. Raises NotFound, VideoNotReady."""
+        """Find a file of a video. Raises NotFound, VideoNotReady."""
         if stored.status != "completed":
             raise VideoNotReady(f"{stored.id} is {stored.status}; its content is there once it is completed")
         if stored.media_url is not None:
@@ -66,7 +66,7 @@ class Contents:
 
     @contextmanager
     def on_disk(self, stored: StoredJob) -> Iterator[Path]:
-        """A completed video as a file of this machine, within the block. Raises NotFound, VideoNotReady, MediaError."""
+        """Provide a completed video as a file within the block. Raises NotFound, VideoNotReady, MediaError."""
         found = self.find(stored)
         if isinstance(found, LocalFile):
             yield found.path
@@ -77,7 +77,7 @@ class Contents:
             yield path
 
     def keep_source(self, source: StoredJob, folder: VideoFolder) -> None:
-        """Have a video that is continued in the folder of the one that continues it. Raises as `on_disk`, OSError."""
+        """Copy a video that is continued to the folder of the one that continues it. Raises as `on_disk`, OSError."""
         found = self.find(source)
         if isinstance(found, LocalFile):
             folder.keep_source(self._folder.of(source.id))
@@ -86,7 +86,7 @@ class Contents:
             write_out(folder.source)
 
     def given(self, stored: StoredJob, name: Given) -> LocalFile:
-        """The picture that a video was given, of whatever kind that is. Raises NotFound where there is none."""
+        """Picture that a video was given, of whatever kind that is. Raises NotFound if there is none."""
         path = self._folder.of(stored.id).picture(name)
         if name not in stored.pictures or not path.exists():
             raise NotFound(f"{stored.id} was given no {name}")

@@ -20,19 +20,22 @@ LOCK = 0x72696E676C69  # PostgreSQL's advisory lock that a server holds, one per
 
 
 class InUse(StoreError):
-    """Another server works with the database."""
+    """Error for a database that another server works with."""
 
 
 class Database:
-    """One connection writes, and a few read.
+    """Database with one connection that writes, and a few that read.
 
     A single writer fits SQLite, which has no more, and makes PostgreSQL's lock a fence: the session that holds it is
     the one that writes, so a server that lost its connection, and with it the lock, cannot write until it has it again.
     """
 
     def __init__(self, url: str | URL, timeout_seconds: float) -> None:
-        """Connect. Raises InvalidSetting where the URL or the machine does not allow it, or another server is there;
-        StoreError where the database does not answer within `timeout_seconds` or is damaged."""
+        """Connect.
+
+        Raises InvalidSetting if the URL or the machine does not allow it, or another server is there; StoreError if the
+        database does not answer within `timeout_seconds` or is damaged.
+        """
         parsed = check_url(url)
         self.is_sqlite = parsed.drivername == "sqlite"
         self.name = str(parsed.database if self.is_sqlite else parsed)  # without the password
@@ -56,14 +59,17 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that is on the disk when it ends. Raises StoreError where it cannot be, and then nothing of it
-        is; only where the connection breaks while it ends it may be there all the same."""
+        """Open a transaction that is on the disk when it ends.
+
+        Raises StoreError if it cannot be, and then nothing of it is; only if the connection breaks while it ends it may
+        be there all the same.
+        """
         with self._transaction(self._writer) as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection to read from; each statement sees the latest. Raises StoreError."""
+        """Open a connection to read from; each statement sees the latest. Raises StoreError."""
         with self._transaction(self._reader) as connection:
             yield connection
 
@@ -132,8 +138,10 @@ class Database:
         connection.commit()
 
     def _lock_postgres(self, connection: Any, _: object) -> None:
-        """Hold the lock while the connection lasts. Waits a little: the session of a server that was killed may not be
-        over yet."""
+        """Hold the lock while the connection lasts.
+
+        Waits a little: the session of a server that was killed may not be over yet.
+        """
         import psycopg.errors  # the engine has it already
 
         try:
@@ -144,8 +152,10 @@ class Database:
 
 
 def check_url(url: str | URL) -> URL:
-    """The URL with the driver that we use. Raises InvalidSetting, also where the driver is missing. Connects to
-    nothing."""
+    """Add the driver that we use to a URL. Connects to nothing.
+
+    Raises InvalidSetting, also if the driver is missing.
+    """
     parsed = _parse(url)
     try:
         parsed.get_dialect().import_dbapi()

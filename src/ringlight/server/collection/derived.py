@@ -50,7 +50,7 @@ def make_spritesheet(video: Path, picture: Path) -> None:
 
 
 def last_frame(video: Path) -> bytes:
-    """The last frame as a PNG, at the size of the video. Raises OutputError."""
+    """Read the last frame as a PNG, at the size of the video. Raises OutputError."""
     with _opened(video) as container:
         stream = container.streams.video[0]
         if stream.duration:  # from the last key frame on
@@ -62,14 +62,14 @@ def last_frame(video: Path) -> bytes:
 
 
 def spread(num_frames: int, most: int) -> list[int]:
-    """At most so many of the numbers below `num_frames`, evenly spread, the first and the last among them."""
+    """Evenly spread numbers below `num_frames`, at most `most` of them, the first and the last included."""
     count = min(num_frames, most)
     return [round(number * (num_frames - 1) / max(1, count - 1)) for number in range(count)]
 
 
 @contextmanager
 def _opened(video: Path) -> Iterator[InputContainer]:
-    """A video to read frames from. What goes wrong within, in reading or writing, is an OutputError."""
+    """Open a video to read frames from. Errors within, in reading or writing, become OutputError."""
     import av
 
     try:
@@ -80,7 +80,7 @@ def _opened(video: Path) -> Iterator[InputContainer]:
 
 
 def _to_picture(frame: VideoFrame) -> Image.Image:
-    """As RGB; the colours are BT.709 in the range of television, as our encoder writes them."""
+    """Convert a frame to RGB; the colours are BT.709 in the range of television, as our encoder writes them."""
     from av.video.reformatter import ColorRange, Colorspace
 
     pixels = frame.reformat(format="rgb24", src_colorspace=Colorspace.ITU709, src_color_range=ColorRange.MPEG)
@@ -94,7 +94,7 @@ def _shrunk(frame: VideoFrame, longest: int) -> Image.Image:
 
 
 def _write(picture: Image.Image, path: Path, kind: str, quality: int) -> None:
-    """Under a name of its own first: two calls may make the same picture at once."""
+    """Write a picture, under a name of its own first: two calls may make the same picture at once."""
     part = part_path(path, uuid4().hex)
     try:
         picture.save(part, kind, quality=quality)

@@ -14,9 +14,11 @@ IS_UNFINISHED = jobs.c.status.in_(("queued", "in_progress"))
 
 
 def end_job(connection: Connection, job_id: str, values: Mapping[str, Any], tells_operator: bool) -> bool:
-    """End a job with these values of its columns, and note at the same moment whom to tell: the webhook that its
-    request names, and the operator's where there is one. False, and no effect, where it was over already or is not
-    there."""
+    """End a job with these values of its columns, and record the webhooks to call in the same transaction.
+
+    They are the one that its request names, and the operator's if there is one. False, and no effect, if the job was
+    over already or is not there.
+    """
     if connection.execute(update(jobs).where(jobs.c.id == job_id, IS_UNFINISHED).values(values)).rowcount == 0:
         return False
     tells_client = bool(connection.execute(select(jobs.c.webhook_url).where(jobs.c.id == job_id)).scalar())

@@ -1,4 +1,4 @@
-"""What a server keeps on the disk: one folder a video, held by one server at a time."""
+"""Folder of a server on the disk: one folder a video, held by one server at a time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class VideoFolder:
 
     @property
     def state(self) -> Path:
-        """What it takes to go on with it after its workers have died."""
+        """State from which the video is resumed after its workers have died."""
         return self.path / "state.safetensors"
 
     @property
@@ -55,11 +55,11 @@ class VideoFolder:
         return self.path / SPRITESHEET
 
     def make(self) -> None:
-        """Make it, for a new video."""
+        """Make the folder, for a new video."""
         self.path.mkdir()
 
     def sync(self) -> None:
-        """Have it and the names in it on the disk."""
+        """Write the folder and the names in it to the disk."""
         write_out(self.path)
         write_out(self.path.parent)
 
@@ -69,7 +69,7 @@ class VideoFolder:
         return self.path / "last_image"
 
     def picture(self, name: str) -> Path:
-        """The one of a field."""
+        """Picture of a field."""
         return {"image": self.image, "last_image": self.last_image}[name]
 
     def write_pictures(self, pictures: Mapping[str, bytes]) -> None:
@@ -81,7 +81,7 @@ class VideoFolder:
                 os.fsync(file.fileno())
 
     def keep_source(self, source: VideoFolder) -> None:
-        """Hold on to the video that this one continues, also when that one is deleted."""
+        """Keep the video that this one continues, also when that one is deleted."""
         try:
             os.link(source.video, self.source)
         except FileNotFoundError:
@@ -90,14 +90,14 @@ class VideoFolder:
             shutil.copyfile(source.video, self.source)
 
     def remove_leftovers(self, is_completed: bool) -> None:
-        """Once it is over: what was there to make it. The picture stays, for a remix."""
+        """Remove files that served to make a video that is over. The picture stays, for a remix."""
         self.state.unlink(missing_ok=True)
         self.source.unlink(missing_ok=True)
         if not is_completed:
             self.video.unlink(missing_ok=True)
 
     def remove_media(self) -> None:
-        """Once it is in the object store: what is served from there."""
+        """Remove files that are served from the object store now."""
         for path in (self.video, self.thumbnail, self.spritesheet):
             path.unlink(missing_ok=True)
 
@@ -117,7 +117,7 @@ class DataFolder:
 
     @classmethod
     def open(cls, path: str) -> Self:
-        """Make it where it is missing. Raises InvalidSetting where it cannot be used."""
+        """Open the folder; make it if it is missing. Raises InvalidSetting if it cannot be used."""
         folder = Path(path).absolute()
         check_data_folder(folder)
         try:
@@ -128,22 +128,23 @@ class DataFolder:
 
     @property
     def store_url(self) -> URL:
-        """The database in it. Put together and not written out: `?` in a path is no query."""
+        """URL of the database in it. Put together and not written out: `?` in a path is no query."""
         return URL.create("sqlite", database=str(self.path / "jobs.sqlite"))
 
     def of(self, video_id: str) -> VideoFolder:
-        """The folder of a video. Raises NotFound for what is no video's name."""
+        """Folder of a video. Raises NotFound for what is no video's name."""
         if VIDEO_ID.fullmatch(video_id) is None:
             raise NotFound(f"there is no video {video_id!r}")
         return VideoFolder(self.path / "videos" / video_id)
 
     def finished(self) -> Iterator[str]:
-        """The ids of videos that are whole in it."""
+        """Yield the ids of videos that are whole in it."""
         return (path.parent.name for path in (self.path / "videos").glob("video_*/video.mp4"))
 
     def remove_strangers(self, is_known: Callable[[str], bool], now: float) -> None:
-        """Remove folders of videos that nobody has known for a minute: of calls that were never answered, or of deleted
-        ones. Asks only of folders that have changed.
+        """Remove folders of videos that nobody has known for a minute.
+
+        They are of calls that were never answered, or of deleted videos. Asks only of folders that have changed.
 
         `now` is of a clock that only goes on: what a file system says of times may be anything. Raises OSError.
         """
@@ -164,13 +165,15 @@ class DataFolder:
         self._known, self._strange_since = known, strange_since
 
     def close(self) -> None:
-        """Another server may open it."""
+        """Close the folder, so that another server may open it."""
         self._lock.close()
 
 
 def check_data_folder(path: Path) -> None:
-    """Raise InvalidSetting unless we may write into a folder, or may make it; Occupied where a server has it. Makes
-    nothing."""
+    """Raise InvalidSetting unless we may write into a folder, or may make it; Occupied if a server has it.
+
+    Makes nothing.
+    """
     folder = there = path.absolute()
     try:
         while not there.exists():

@@ -26,7 +26,7 @@ AGAIN_SECONDS = 1.0  # between two tries to write down how a job ended
 
 
 class Ledger:
-    """The jobs of an engine between their acceptance and the moment when their end is on the disk.
+    """Jobs of an engine between their acceptance and the moment when their end is on the disk.
 
     A thread of its own writes, again and again where the store does not take it: no replica waits for a disk. Where
     videos go to an object store the end of one is written once it is there. Safe to use from any thread.
@@ -65,7 +65,7 @@ class Ledger:
         self._thread = threading.Thread(target=self._write_all, name="ledger", daemon=True)
 
     def start(self) -> None:
-        """Begin to write, once."""
+        """Start the thread, once."""
         self._thread.start()
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class Ledger:
         return self._jobs.get(video_id)
 
     def made(self, video_id: str) -> JobState | None:
-        """How a video is that is made, and on its way to the object store."""
+        """State of a video that is made, and on its way to the object store."""
         return self._made.get(video_id)
 
     def is_open(self, video_id: str) -> bool:
@@ -89,7 +89,7 @@ class Ledger:
         return video_id in self._jobs or video_id in self._made
 
     def follow(self, job: Job, began_at: float | None) -> None:
-        """A job has been accepted; `began_at` is when another server began it, if one did."""
+        """Follow a job that has been accepted; `began_at` is when another server began it, if one did."""
         with self._changed:
             self._jobs[job.id] = job
             if began_at is not None:
@@ -101,7 +101,7 @@ class Ledger:
             self._changed.wait_for(lambda: video_id not in self._jobs or video_id in self._made, timeout_seconds)
 
     def on_change(self, job: Job) -> None:
-        """Called by the engine from any of its threads, which do not wait for a disk."""
+        """Handle a change of a job. The engine calls this from any of its threads, which do not wait for a disk."""
         state = job.state
         news = (state.deaths, state.saved_step, job.pauses.pauses, job.is_paused)
         if state.is_over or self._told.get(job.id) != news:
@@ -119,7 +119,7 @@ class Ledger:
         self._spent_seconds[video_id] = max(0.0, self._clock.wall() - began_at) - self._clock.monotonic()
 
     def subscribe(self, video_id: str, on_change: Callable[[], None]) -> Callable[[], None]:
-        """Have `on_change` called, from any thread, whenever a job changes; returns what ends that."""
+        """Call `on_change`, from any thread, whenever a job changes; returns a function that ends that."""
         key = object()
         with self._changed:
             self._listeners.setdefault(video_id, {})[key] = on_change
@@ -141,7 +141,7 @@ class Ledger:
             listener()
 
     def write_end(self, video_id: str, state: JobState, stored_bytes: int | None = None) -> None:
-        """Write down how a job ended, tell it once, and remove what it no longer needs. Raises StoreError, OSError.
+        """Write how a job ended, report it once, and remove what it no longer needs. Raises StoreError, OSError.
 
         `stored_bytes` of a completed one lie in the object store; None: it lies in its folder.
         """
@@ -167,7 +167,7 @@ class Ledger:
             self.forget(video_id)
 
     def begin_upload(self, video_id: str, state: JobState) -> None:
-        """A video is whole on the disk, and that is written down: have it stored before its end is."""
+        """Upload a video that is whole on the disk, and known to be so, before its end is written."""
         assert self._uploads is not None
         self._folder.of(video_id).remove_leftovers(is_completed=True)
         with self._changed:
@@ -177,7 +177,7 @@ class Ledger:
         self.notify(video_id)
 
     def take_up(self, stored: StoredJob) -> None:
-        """Go on with a video that another server has made. Raises StoreError, OSError."""
+        """Take over a video that another server has made. Raises StoreError, OSError."""
         report = msgspec.json.decode(self._store.report(stored.id) or b"", type=RunReport)
         state = JobState(status="completed", report=report, warnings=stored.warnings, deaths=stored.deaths)
         with self._changed:
@@ -188,8 +188,10 @@ class Ledger:
         self.forget(stored.id)
 
     def on_stored(self, video_id: str, outcome: int | RinglightError) -> bool:
-        """So many bytes of a video are in the object store, or never will be for this reason. False where it is over
-        or deleted, so that they are not wanted. Raises StoreError, OSError."""
+        """Record that so many bytes of a video are in the object store, or never will be for this reason.
+
+        False if the video is over or deleted, so that they are not wanted. Raises StoreError, OSError.
+        """
         if (state := self._made.get(video_id)) is None:
             return False
         if isinstance(outcome, RinglightError):
@@ -204,7 +206,7 @@ class Ledger:
         return is_wanted
 
     def forget(self, video_id: str) -> None:
-        """There is no more to be written of a video."""
+        """Forget a video of which nothing more is to be written."""
         with self._changed:
             for known in (self._jobs, self._began_at, self._spent_seconds, self._told, self._unwritten, self._made):
                 known.pop(video_id, None)
@@ -212,7 +214,7 @@ class Ledger:
         self.notify(video_id)
 
     def write_ends(self, video_ids: Collection[str], error: RinglightError) -> None:
-        """Write down that all these have failed, at once, and as `write_end`. Raises StoreError."""
+        """Write that all these have failed, at once, and as `write_end`. Raises StoreError."""
         is_told = self._tells_operator
         ended = self._store.batches.fail(video_ids, *self._end_and_expiry(), as_stored(error), is_told)
         for video_id in ended:
@@ -220,12 +222,12 @@ class Ledger:
             self.notify(video_id)
 
     def _end_and_expiry(self) -> tuple[float, float | None]:
-        """Of a video that ends now."""
+        """End and expiry of a video that ends now, in seconds since 1970; None if it does not expire."""
         now = self._clock.wall()
         return now, now + self._retention_seconds if self._retention_seconds else None
 
     def _ended(self, video_id: str, state: JobState, is_first: bool) -> None:
-        """An end is written: tell it where it `is_first`, and remove what the video no longer needs."""
+        """Report an end that is written if it `is_first`, and remove what the video no longer needs."""
         error, report, folder = state.error, state.report, self._folder.of(video_id)
         try:
             ended = self._store.get(video_id)
@@ -245,7 +247,7 @@ class Ledger:
                 logger.exception("a listener of ends failed at %s", video_id)
 
     def _write_all(self) -> None:
-        """The ledger's thread."""
+        """Run the ledger's thread."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._unwritten or self._closed)
@@ -282,7 +284,7 @@ class Ledger:
         return True
 
     def _mark(self, job: Job, state: JobState, **also: Any) -> None:
-        """Write how far a job is, and what it has had of pauses until now."""
+        """Write the progress of a job, and its pauses until now."""
         pauses, is_paused = job.pauses, job.is_paused and not state.is_over
         self._store.mark(
             job.id,
@@ -295,7 +297,7 @@ class Ledger:
         )
 
     def _note_made(self, job: Job) -> bool:
-        """Write down that a video is whole on the disk; False where it is over or deleted. Raises StoreError."""
+        """Record that a video is whole on the disk; False if it is over or deleted. Raises StoreError."""
         state = job.state
         began_at, report = self._began_at[job.id], msgspec.json.encode(state.report)
         now = self._clock.wall()

@@ -10,10 +10,10 @@ from ringlight.core.errors import Occupied
 
 
 class ServerLock:
-    """A lock on a file, which is made where it is missing, until it is closed or the process ends."""
+    """Lock on a file, which is made if it is missing, until it is closed or the process ends."""
 
     def __init__(self, path: Path, refusal: str) -> None:
-        """Take it at once. Raises Occupied(refusal) where another server has it; OSError."""
+        """Take the lock at once. Raises Occupied(refusal) if another server has it; OSError."""
         self._file = path.open("ab")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -28,5 +28,5 @@ class ServerLock:
         self.close()
 
     def close(self) -> None:
-        """Let another server have it."""
+        """Release the lock."""
         self._file.close()

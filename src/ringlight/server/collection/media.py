@@ -42,7 +42,7 @@ class MediaStore:
     """The objects of a server. Its methods raise MediaError where the store does not answer, or refuses."""
 
     def __init__(self, store: S3Store | GCSStore | AzureStore, url: str) -> None:
-        """`store` begins at the prefix that `url` names."""
+        """Keep a store that begins at the prefix that `url` names."""
         from obstore import sign_async
         from obstore.exceptions import AlreadyExistsError, BaseError
 
@@ -53,7 +53,7 @@ class MediaStore:
 
     @classmethod
     def open(cls, url: str) -> MediaStore:
-        """The store at a URL. Connects to nothing. Raises InvalidSetting."""
+        """Open the store at a URL. Connects to nothing. Raises InvalidSetting."""
         url = url.rstrip("/")
         if PLACE.fullmatch(url) is None:
             raise InvalidSetting(
@@ -84,7 +84,7 @@ class MediaStore:
         return cls(store, url)
 
     def check(self) -> None:
-        """Do all that a server will do there, and leave no trace of it.
+        """Try all that a server will do there, and leave no trace of it.
 
         Raises InvalidSetting for what will never work, and MediaError where the store is away at this moment.
         """
@@ -105,7 +105,7 @@ class MediaStore:
             raise refusal.error() from error
 
     def claim(self, claim: str) -> None:
-        """Have the prefix for those who know this `claim`, a text of the server's database.
+        """Reserve the prefix for those who know this `claim`, a text of the server's database.
 
         Raises InvalidSetting where others have it.
         """
@@ -135,7 +135,7 @@ class MediaStore:
             return ""  # somebody's all the same
 
     def upload(self, video_id: str, files: Mapping[Path, str]) -> int:
-        """Store files of a video, given with their media types, in this order; the bytes of all.
+        """Upload files of a video, given with their media types, in this order; returns the bytes of all.
 
         They are there when this returns. Raises FileNotFoundError where one of them is not on the disk.
         """
@@ -159,13 +159,13 @@ class MediaStore:
         return size_bytes
 
     def remove(self, video_id: str) -> None:
-        """Remove all that there is of a video."""
+        """Remove all files of a video."""
         with self._answering():
             for page in self._store.list(_key(video_id, "")):
                 self._store.delete([each["path"] for each in page])
 
     def video_ids(self) -> Iterator[str]:
-        """The videos that something is there of, each once."""
+        """Yield the videos that have files there, each once."""
         seen = ""
         with self._answering():
             for page in self._store.list("videos/", chunk_size=1000):
@@ -184,7 +184,7 @@ class MediaStore:
                     file.write(chunk)
 
     async def address(self, video_id: str, name: str, method: Method, seconds: int) -> str:
-        """Where anybody can have a file of a video for so long, by this method and no other."""
+        """Signed address at which anybody can use a file of a video for so long, by this method and no other."""
         with self._answering():
             return await self._sign(self._store, method, _key(video_id, name), timedelta(seconds=seconds))
 
@@ -193,12 +193,12 @@ class MediaStore:
         return StoredFile(self, video_id, name)
 
     async def head(self, video_id: str, name: str) -> ObjectMeta:
-        """What is known of a file. Raises NotFound."""
+        """Metadata of a file. Raises NotFound."""
         with self._answering(video_id):
             return await self._store.head_async(_key(video_id, name))
 
     async def read(self, video_id: str, name: str, span: Span, etag: str | None) -> AsyncGenerator[bytes]:
-        """The bytes of a span of a file that is still the one with this tag."""
+        """Yield the bytes of a span of a file that is still the one with this tag."""
         with self._answering(video_id):
             options = {"range": (span.start, span.stop)} | ({} if etag is None else {"if_match": etag})
             result: GetResult = await self._store.get_async(_key(video_id, name), options=options)  # type: ignore[arg-type]
@@ -207,7 +207,7 @@ class MediaStore:
 
     @contextmanager
     def _answering(self, video_id: str = "") -> Iterator[None]:
-        """Raises MediaError for what the store answers in it, and NotFound for a file of a video that is not there."""
+        """Raise MediaError for the store's errors in this context, and NotFound for a missing file of a video."""
         try:
             yield
         except FileNotFoundError as error:
@@ -219,7 +219,7 @@ class MediaStore:
 
 
 def check_media(url: str) -> None:
-    """Raise InvalidSetting unless videos can be stored at a URL; one that is away at this moment is Occupied."""
+    """Raise InvalidSetting unless videos can be stored at a URL; Occupied if the store is away at this moment."""
     try:
         MediaStore.open(url).check()
     except MediaError as error:
@@ -238,14 +238,14 @@ class StoredFile:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Opened]:
-        """Ask what is there; its bytes are fetched as they are sent. Raises NotFound, MediaError."""
+        """Open the file; its bytes are fetched as they are sent. Raises NotFound, MediaError."""
         about = await self.media.head(self.video_id, self.name)
         self._etag, modified_at = about["e_tag"], about["last_modified"].timestamp()
         self.found = FileHead(about["size"], self._etag or f'"{modified_at:.0f}-{about["size"]:x}"', modified_at)
         yield self
 
     async def read(self, span: Span) -> AsyncGenerator[bytes]:
-        """The bytes of a span, in pieces."""
+        """Yield the bytes of a span, in pieces."""
         if span.start < span.stop:
             async for chunk in self.media.read(self.video_id, self.name, span, self._etag):
                 yield chunk
@@ -255,7 +255,7 @@ class StoredFile:
         self.media.fetch(self.video_id, self.name, path)
 
     async def address(self, method: Method, seconds: int) -> str:
-        """Where anybody can have it for so long, by this method."""
+        """Signed address at which anybody can use the file for so long, by this method."""
         return await self.media.address(self.video_id, self.name, method, seconds)
 
 

@@ -13,8 +13,10 @@ Order = Literal["asc", "desc"]
 def read_page(
     connection: Connection, query: Select[Any], table: Table, after: tuple[float, str] | None, limit: int, order: Order
 ) -> tuple[Sequence[Row[Any]], bool]:
-    """At most `limit` rows of a table with `created_at` and `id`, and whether there are more: those that follow the one
-    that was created `after` so many seconds, with that id; None: from the first."""
+    """Read at most `limit` rows of a table with `created_at` and `id`, and whether there are more.
+
+    They follow the row with the creation time (seconds) and id of `after`; None: from the first.
+    """
     place = tuple_(table.c.created_at, table.c.id)
     query = query.order_by(*(column.asc() if order == "asc" else column.desc() for column in place.clauses))
     if after is not None:

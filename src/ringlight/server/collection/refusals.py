@@ -22,8 +22,10 @@ MOST_CHARACTERS = 400
 
 
 class StoreRefusal(msgspec.Struct, frozen=True):
-    """Why the store did not do it: `told` to whoever asks, `detail` for the operator; `is_lasting`, unless something is
-    changed by people, as the `remedy` says."""
+    """Reason why the store refused: `told` to whoever asks, `detail` for the operator.
+
+    `is_lasting`: until people change something, as the `remedy` says.
+    """
 
     told: str
     detail: str
@@ -32,7 +34,7 @@ class StoreRefusal(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, error: Exception) -> StoreRefusal:
-        """What a failure of obstore means. It tells most of it by its text alone."""
+        """Reason of a failure of obstore. It tells most of it by its text alone."""
         detail = one_line(error)
         match = STATUS.search(detail)
         status = int(match[1]) if match else 0
@@ -56,11 +58,11 @@ class StoreRefusal(msgspec.Struct, frozen=True):
         return cls(told, detail, False, "wait, or look at its endpoint and at the network")
 
     def error(self) -> MediaError:
-        """As it is raised: with what may be told."""
+        """Error to raise, with what clients may be told."""
         return MediaError(self.told, self.detail)
 
 
 def one_line(error: Exception) -> str:
-    """What obstore says, without what it says for its developers."""
+    """Message of obstore, without what it says for its developers."""
     text = " ".join(str(error).partition("\n\nDebug source")[0].split())
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ..."

@@ -21,7 +21,7 @@ GRACE_SECONDS = 3600.0  # for what expired while no server ran: by then somebody
 
 
 class Retention:
-    """A thread that removes videos at their `expires_at`, and the oldest where all need more than `bound_bytes`.
+    """Thread that removes videos at their `expires_at`, and the oldest if all need more than `bound_bytes`.
 
     It also takes up jobs whose acceptance was written down although the store could not say so: nobody else would.
 
@@ -39,7 +39,10 @@ class Retention:
         take_up: Callable[[StoredJob], None],
         clock: Clock,
     ) -> None:
-        """`bound_bytes` 0: no bound. `remove` forgets a video by its id; `take_up` runs a job that nobody follows."""
+        """Prepare the thread.
+
+        `bound_bytes` 0: no bound. `remove` forgets a video by its id; `take_up` runs a job that nobody follows.
+        """
         self._store = store
         self._folder = folder
         self._bound_bytes = bound_bytes
@@ -52,7 +55,7 @@ class Retention:
         self._thread = threading.Thread(target=self._sweep_all, name="retention", daemon=True)
 
     def start(self) -> None:
-        """Begin, once."""
+        """Start the thread, once."""
         self._thread.start()
 
     def close(self) -> None:
@@ -82,7 +85,7 @@ class Retention:
                 self._take_up(stored)
 
     def _remove_expired(self, wall: float, now: float) -> None:
-        """Remove what is over, unless this is the first sweep, or the wall's clock was set since the last one."""
+        """Remove expired videos, unless this is the first sweep, or the wall clock was set since the last one."""
         if self._last is None:
             self._store.rebase(wall)
             if late := self._store.spare(wall, GRACE_SECONDS):

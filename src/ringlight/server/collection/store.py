@@ -103,8 +103,11 @@ class JobStore:
         self._database.close()
 
     def add(self, job: StoredJob, idempotency: Idempotency | None = None) -> StoredJob:
-        """Keep a new job, whose request has no image, and return it; where its idempotency key is known, return the job
-        that came first instead. Raises IdempotencyConflict where that had another body."""
+        """Store a new job, whose request has no image, and return it.
+
+        If its idempotency key is known, the job that came first is returned instead. Raises IdempotencyConflict if that
+        had another body.
+        """
         assert job.request.image is None, "images are kept in the job's folder"
         values = {column.name: getattr(job, column.name) for column in COLUMNS}
         with self._database.write() as connection:
@@ -128,7 +131,7 @@ class JobStore:
             return self._earlier(connection, owner, idempotency)
 
     def get(self, job_id: str, owner: str | None = None) -> StoredJob:
-        """One job. Raises NotFound, also where it is not `owner`'s; None owns all."""
+        """Get a job. Raises NotFound, also if it is not `owner`'s; None owns all."""
         with self._database.read() as connection:
             return _get(connection, job_id, owner)
 
@@ -141,9 +144,11 @@ class JobStore:
         status: Status | None = None,
         words: str = "",
     ) -> tuple[Jobs, bool]:
-        """At most `limit` jobs of an owner (None: of all) by time of creation, from the one that follows `after`, and
-        whether there are more: all, those of a status, those whose prompt has each of these words somewhere. Raises
-        NotFound where there is no job `after`."""
+        """List at most `limit` jobs of an owner (None: all) by creation, after `after`, and whether there are more.
+
+        They are all, those of a status, or those whose prompt has each of these words somewhere. Raises NotFound if
+        there is no job `after`.
+        """
         query = select(*COLUMNS)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
@@ -158,7 +163,7 @@ class JobStore:
         return [to_job(row) for row in rows], has_more
 
     def unfinished(self) -> Jobs:
-        """All that are queued or in progress, in order of arrival, but for what `batches` says is waiting."""
+        """Jobs that are queued or in progress, in order of arrival, without those that wait in `batches`."""
         query = select(*COLUMNS).where(IS_UNFINISHED, not_(and_(*WAITS))).order_by(jobs.c.created_at, jobs.c.id)
         with self._database.read() as connection:
             return _all(connection, query)
@@ -199,9 +204,11 @@ class JobStore:
         warnings: Warnings | None = None,
         media_url: str | None = None,
     ) -> bool:
-        """End a job, and note at the same moment whom to tell: the webhook that its request names, and the operator's
-        where there is one. False, and no effect, where it was over already or is not there: there is one terminal
-        state."""
+        """End a job, and record the webhooks to call in the same transaction: there is one terminal state.
+
+        The webhooks are the one that its request names, and the operator's if there is one. False, and no effect, if
+        the job was over already or is not there.
+        """
         values: dict[str, Any] = {
             "status": status,
             "completed_at": completed_at,
@@ -220,7 +227,7 @@ class JobStore:
             return end_job(connection, job_id, values, tells_operator)
 
     def settle(self, over: Collection[StoredDelivery], limit: int) -> Sequence[StoredDelivery]:
-        """Forget deliveries that are over; the others, the oldest at the head, at most `limit`.
+        """Forget deliveries that are over; return the others, the oldest first, at most `limit`.
 
         Only the server that holds the database is told, so that no other one sends the same.
         """
@@ -242,7 +249,7 @@ class JobStore:
         return found
 
     def delete(self, job_id: str) -> bool:
-        """Forget a job, its idempotency keys and whom to tell of it. False where it is not there."""
+        """Forget a job, its idempotency keys and its webhooks. False if it is not there."""
         return self._change(delete(jobs).where(jobs.c.id == job_id))
 
     def expired(self, now: float, limit: int = 1000) -> Jobs:
@@ -252,7 +259,7 @@ class JobStore:
             return _all(connection, query)
 
     def spare(self, now: float, seconds: float) -> int:
-        """Keep what is over at `now` for so long more, or once more for as long as it was to be kept, if that is less.
+        """Keep what is over at `now` for `seconds` more, or for as long again as it was to be kept, if that is less.
 
         Returns how many."""
         kept = jobs.c.expires_at - jobs.c.completed_at
@@ -261,7 +268,7 @@ class JobStore:
             return connection.execute(changed).rowcount
 
     def rebase(self, now: float, set_seconds: float = 0.0) -> None:
-        """The clock says `now`, and was set forward by `set_seconds` (less than 0: back): leave to all what they had.
+        """Adjust times after the clock was set forward by `set_seconds` (negative: back) to `now`: all keep theirs.
 
         Whether it was wrong before or is now, nobody knows, so no time gets shorter than either way. Ends that lie in
         the future were written by a clock that was ahead: they are now, and what was to be kept is, from now on.
@@ -292,7 +299,7 @@ class JobStore:
             return int(connection.execute(select(func.sum(jobs.c.output_bytes))).scalar() or 0)
 
     def count_by_status(self) -> dict[Status, int]:
-        """How many jobs there are, of each status."""
+        """Number of jobs of each status."""
         counts: dict[Status, int] = dict.fromkeys(get_args(Status), 0)
         with self._database.read() as connection:
             for status, count in connection.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status)):
@@ -312,13 +319,13 @@ class JobStore:
         return job
 
     def _age_seconds(self, job: StoredJob) -> float:
-        """Since its creation. Less than 0 for one of an earlier server, whose clock was ahead of ours."""
+        """Seconds since its creation; negative for one of an earlier server, whose clock was ahead of ours."""
         if (added_at := self._added_at.get(job.id)) is not None:
             return self._clock.monotonic() - added_at
         return self._clock.wall() - job.created_at
 
     def _change(self, statement: Any) -> bool:
-        """Run a statement that changes one job; whether it did."""
+        """Run a statement that changes one job; returns whether it did."""
         with self._database.write() as connection:
             return connection.execute(statement).rowcount == 1
 

@@ -1,4 +1,4 @@
-"""What is kept of a job, and the tables that keep it."""
+"""Records of a job in the database, and the tables that keep them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCHEMA_VERSION = 6  # of the tables below and VideoError; a row without a field 
 
 
 class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
-    """One job. Times are seconds since 1970; `completed_at` is when it ended, failed or not.
+    """Job in the store. Times are seconds since 1970; `completed_at` is when it ended, failed or not.
 
     `owner` is the name of the API key that made it, "" without keys. The request's image is not in it but in the job's
     folder (`has_image`), its report apart from it (`has_report`). `layout` is a name such as "u1r2". Of `priority` the
@@ -86,12 +86,12 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def duration_seconds(self) -> float:
-        """How long the video is, with the one that it continues."""
+        """Length of the video in seconds, with the one that it continues."""
         return (self.frames_before + self.request.num_frames) / self.request.fps
 
     @property
     def known(self) -> JobState:
-        """What the next server knows of it."""
+        """State of the job as the next server knows it."""
         is_paused = self.paused_at is not None
         return JobState(
             status="in_progress" if is_paused else "queued",
@@ -104,7 +104,7 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def pauses_at(self, now: float) -> Pauses:
-        """What it has had of them by then, also while no server ran."""
+        """Pauses of the job until `now`, also while no server ran."""
         since = 0.0 if self.paused_at is None else max(0.0, now - self.paused_at)
         return Pauses(pauses=self.pauses, paused_seconds=self.paused_seconds + since)
 
@@ -119,7 +119,7 @@ class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A request of a batch, and how its video is; a `status` of None is that of one that was deleted since."""
+    """Request of a batch, and its video's state; a `status` of None is that of a deleted one."""
 
     job_id: str
     status: Status | None = None
@@ -128,7 +128,7 @@ class StoredRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Idempotency(msgspec.Struct, frozen=True):
-    """That creations of one owner with this key are one, if their bodies are equal.
+    """Key by which creations of one owner are the same, if their bodies are equal.
 
     With `window_seconds` only a job created so recently counts; without, any that is still kept.
     """
@@ -139,7 +139,7 @@ class Idempotency(msgspec.Struct, frozen=True):
 
 
 class StoredDelivery(msgspec.Struct, frozen=True):
-    """That somebody is to be told of a job's end: the request's `url`, or None for the operator's."""
+    """Pending report of a job's end: to the request's `url`, or with None to the operator's."""
 
     event_id: str
     job_id: str
@@ -148,7 +148,7 @@ class StoredDelivery(msgspec.Struct, frozen=True):
 
 
 class AsJson(TypeDecorator[Any]):
-    """What msgspec can read and write, in a column of JSON."""
+    """Column of JSON for values that msgspec can read and write."""
 
     impl = JSON(none_as_null=True)
     cache_ok = True
@@ -258,5 +258,5 @@ COLUMNS = tuple(jobs.c[name] for name in StoredJob.__struct_fields__)  # all but
 
 
 def to_job(row: Row[Any]) -> StoredJob:
-    """The job of a row that has COLUMNS, and perhaps others."""
+    """Read the job of a row that has COLUMNS, and perhaps others."""
     return StoredJob(**{column.name: row._mapping[column] for column in COLUMNS})

@@ -13,8 +13,10 @@ from ringlight.server.collection.stored import claims, jobs
 
 
 class UploadStore:
-    """Videos that are made and not stored yet, and prefixes that are ours. Safe to use from any thread; what a method
-    changed is on the disk when it returns. Every method raises StoreError while the database fails."""
+    """Videos that are made and not stored yet, and prefixes that are ours. Safe to use from any thread.
+
+    What a method changed is on the disk when it returns. Every method raises StoreError while the database fails.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -22,8 +24,10 @@ class UploadStore:
     def note_made(
         self, job_id: str, made_at: float, started_at: float, deaths: int, report: bytes, warnings: Warnings
     ) -> bool:
-        """A job's video is whole on the disk: it need not be made again. False, and no effect, where it is over or not
-        there."""
+        """Record that a job's video is whole on the disk: it need not be made again.
+
+        False, and no effect, if it is over or not there.
+        """
         values = {
             "status": "in_progress",
             "made_at": made_at,
@@ -37,7 +41,7 @@ class UploadStore:
             return connection.execute(changed).rowcount == 1
 
     def claim(self, media_url: str) -> str:
-        """What says that a prefix is this database's: the same text each time."""
+        """Text that marks a prefix as this database's: the same each time."""
         with self._database.write() as connection:
             query = select(claims.c.claim).where(claims.c.media_url == media_url)
             if (known := connection.execute(query).scalar()) is not None:

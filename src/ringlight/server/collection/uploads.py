@@ -1,5 +1,4 @@
-"""Uploads: brings videos that are made into the object store, and takes out of it what is deleted, for as long as it
-takes."""
+"""Uploads of videos to the object store, and removal of deleted ones from it, for as long as it takes."""
 
 from __future__ import annotations
 
@@ -33,8 +32,10 @@ SWEEP: Task = ("sweep", "")
 
 
 class UploadTally(msgspec.Struct, frozen=True, kw_only=True):
-    """What was brought into the store since the start, what took how long, and what waits. `problem` is why it has to,
-    as anybody may know it; "" while the store answers."""
+    """Counts of uploads to the store since the start, their seconds and bytes, and the number that waits.
+
+    `problem` is why they wait, in words that anybody may read; "" while the store answers.
+    """
 
     uploads: int = 0
     failures: int = 0
@@ -45,15 +46,17 @@ class UploadTally(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Uploads:
-    """A thread that does one task after another, and where the store is away tries again, with growing pauses.
+    """Thread that does one task after another, and if the store is away tries again, with growing pauses.
 
     A task that failed goes behind the others: where only one video cannot be stored, they still are. Every hour it
     takes out what no video is known of. Safe to use from any thread.
     """
 
     def __init__(self, media: MediaStore, folder: DataFolder, store: JobStore, clock: Clock) -> None:
-        """See that the store can be used, and have the prefix. Raises InvalidSetting where that will never be so; one
-        that is away is waited for."""
+        """Check that the store can be used, and reserve the prefix.
+
+        Raises InvalidSetting if that will never be so; a store that is away is waited for.
+        """
         self._media = media
         self._folder = folder
         self._store = store
@@ -73,7 +76,7 @@ class Uploads:
             self._note_failure(error)
 
     def start(self, on_stored: OnStored) -> None:
-        """Begin, once.
+        """Start the thread, once.
 
         `on_stored` is told that so many bytes of a video are in the store, or why they never will be, and says whether
         it still wants them. It may raise StoreError, and is called again then.
@@ -82,7 +85,7 @@ class Uploads:
         self._thread.start()
 
     def close(self) -> None:
-        """End, after what is under way if that is over in some seconds. The next server does what waits."""
+        """End the thread, after what is under way if that is over in some seconds. The next server does what waits."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -90,11 +93,11 @@ class Uploads:
             self._thread.join(CLOSE_SECONDS)
 
     def add(self, video_id: str) -> None:
-        """A video is whole on the disk: store it."""
+        """Upload a video that is whole on the disk."""
         self._add(("store", video_id))
 
     def remove(self, video_id: str) -> None:
-        """Remove all that there is of a video, when its turn comes."""
+        """Remove all files of a video, when its turn comes."""
         self._add(("remove", video_id))
 
     def _add(self, task: Task) -> None:
@@ -109,7 +112,7 @@ class Uploads:
 
     @property
     def url(self) -> str:
-        """Where they go."""
+        """URL that videos are uploaded to."""
         return self._media.url
 
     @property
@@ -119,7 +122,7 @@ class Uploads:
             return msgspec.structs.replace(self._tally, waiting=waiting)
 
     def _work(self) -> None:
-        """The thread."""
+        """Run the thread."""
         pause_seconds = 0.0
         while (task := self._await_task(pause_seconds)) is not None:
             try:
@@ -134,7 +137,7 @@ class Uploads:
                 self._note_success(task)
 
     def _await_task(self, pause_seconds: float) -> Task | None:
-        """After a pause wait until there is something to do, and say what; None at the end. It stays the first."""
+        """Wait for a task after a pause, and return it; None at the end. It stays the first."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed, pause_seconds)
             while not self._closed:
@@ -147,7 +150,7 @@ class Uploads:
             return None
 
     def _do(self, task: Task) -> None:
-        """Raises MediaError, StoreError, InvalidSetting, OSError, and then it is still to be done."""
+        """Do a task. Raises MediaError, StoreError, InvalidSetting, OSError, and then it is still to be done."""
         self._make_ours()
         match task:
             case "store", video_id:
@@ -185,7 +188,7 @@ class Uploads:
             self._media.remove(video_id)
 
     def _files(self, folder: VideoFolder) -> dict[Path, str]:
-        """What is stored of a video, the video itself last: where that is there, all is."""
+        """Files of a video to upload, the video itself last: if that is in the store, all are."""
         found = {}
         for variant in reversed(VARIANTS):
             try:
@@ -195,7 +198,7 @@ class Uploads:
         return found
 
     def _sweep(self) -> None:
-        """Remove what a server left that died: objects of videos that nobody knows, and files that are stored."""
+        """Remove what a dead server left: objects of unknown videos, and files that are stored."""
         for video_id in self._media.video_ids():
             if not self._is_kept(video_id):
                 logger.info("%s is removed from the object store: no such video is known", video_id)

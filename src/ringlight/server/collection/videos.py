@@ -44,7 +44,7 @@ OnEnd = Callable[[View], None]
 
 
 def engine_of(settings: ServeSettings, config: EngineConfig, clock: Clock | None = None) -> Engine:
-    """A server's engine; nothing is started. Raises InvalidCheckpoint, InvalidLayout, InvalidSetting."""
+    """Make a server's engine; nothing is started. Raises InvalidCheckpoint, InvalidLayout, InvalidSetting."""
     return Engine(
         config,
         settings.limits,
@@ -58,14 +58,14 @@ def engine_of(settings: ServeSettings, config: EngineConfig, clock: Clock | None
 
 
 class Known(Exception):
-    """The job that an idempotency key stands for was accepted before."""
+    """Job that was accepted before under an idempotency key."""
 
     def __init__(self, stored: StoredJob) -> None:
         self.stored = stored
 
 
 class Videos:
-    """Creates, finds, cancels and deletes videos, each its owner's. Safe to use from any thread.
+    """Videos of a server, each its owner's. Safe to use from any thread.
 
     A job is stored before it is acknowledged, and its end is stored before it is told: what a client has seen stays so,
     whatever dies. What was not over when a server ended goes on when the next one is opened.
@@ -78,7 +78,7 @@ class Videos:
         on_end: OnEnd = lambda view: None,
         clock: Clock | None = None,
     ) -> None:
-        """Open store and folder, and take up what was left; `start` starts the workers.
+        """Open store and folder, and resume what was left; `start` starts the workers.
 
         `on_end` is called once for every job that ends, from a thread. Raises InvalidSetting, InvalidCheckpoint,
         InvalidLayout, StoreError.
@@ -108,7 +108,7 @@ class Videos:
         self.retention = Retention(self.store, self.folder, bound_bytes, self._remove, self._adopt, self.clock)
 
     def start(self) -> None:
-        """Start the workers, and go on with what was not over when the last server ended."""
+        """Start the workers, and resume what was not over when the last server ended."""
         logger.info("layout %s", self.engine.choice.reason)
         self.ledger.start()
         if self.uploads is not None:
@@ -122,7 +122,7 @@ class Videos:
         self.retention.start()
 
     def close(self) -> None:
-        """End the workers. What is not over stays in the store, to be gone on with."""
+        """End the workers. What is not over stays in the store, to be resumed."""
         self.is_draining = True
         self.retention.close()
         self.engine.close(abandon=True)
@@ -135,18 +135,18 @@ class Videos:
         self.folder.close()
 
     def drain(self, timeout_seconds: float) -> bool:
-        """Let what has a turn end, and be stored where the store answers; False if some are not over in that time."""
+        """Wait for jobs that have a turn, and for uploads if the store answers; False if some are not over in time."""
         is_drained = self.engine.drain(timeout_seconds)
         return is_drained and (self.uploads is None or self.uploads.wait_until_idle(timeout_seconds))
 
     # What clients ask
 
     def complete(self, prompt: str, **fields: Any) -> VideoRequest:
-        """A whole request: what is given, else the defaults of server and checkpoint, else the model card's."""
+        """Complete a request from what is given, the defaults of server and checkpoint, and the model card."""
         return self.engine.door.complete(prompt, round_sizes=self.settings.round_sizes, **fields)
 
     def with_loras(self, request: VideoRequest) -> VideoRequest:
-        """With the files of the LoRAs that it names, and those that every video has. Raises InvalidRequest."""
+        """Complete a request with the files of its LoRAs and of those that are always on. Raises InvalidRequest."""
         return self.engine.door.with_loras(request)
 
     def create(self, draft: Draft, owner: str, idempotency: Idempotency | None = None) -> View:
@@ -184,7 +184,7 @@ class Videos:
         return self._view(self.store.get(job.id))
 
     def get(self, video_id: str, owner: str | None) -> View:
-        """Raises NotFound, also for a video of another owner; None is anybody."""
+        """Get a video. Raises NotFound, also for a video of another owner; None is anybody."""
         stored = self.store.get(video_id, owner)
         if stored.completed_at is None and self.ledger.job(stored.id) is None:  # its end was written meanwhile
             stored = self.store.get(video_id, owner)
@@ -199,7 +199,7 @@ class Videos:
         status: Status | None = None,
         words: str = "",
     ) -> tuple[list[View], bool]:
-        """As JobStore.list: a page, and whether there are more. Raises NotFound for an unknown `after`."""
+        """List a page of videos as JobStore.list does. Raises NotFound for an unknown `after`."""
         jobs, has_more = self.store.list(owner, after, limit, order, status, words)
         return [self._view(stored) for stored in jobs], has_more
 
@@ -227,14 +227,14 @@ class Videos:
         self._remove(stored.id)
 
     def report(self, video_id: str, owner: str | None) -> RunReport:
-        """Where time and memory went. Raises NotFound before the video is completed."""
+        """Report of a video on its time and memory. Raises NotFound before the video is completed."""
         report = self._report(self.store.get(video_id, owner))
         if report is None:
             raise VideoNotReady(f"{video_id} has no report: it is not completed")
         return report
 
     def subscribe(self, video_id: str, owner: str | None, on_change: Callable[[], None]) -> Callable[[], None]:
-        """Have `on_change` called, from any thread, whenever a job changes; returns what ends that. Raises NotFound."""
+        """Call `on_change`, from any thread, when a job changes; returns a function that ends that. Raises NotFound."""
         stored = self.store.get(video_id, owner)
         return self.ledger.subscribe(stored.id, on_change)
 
@@ -245,7 +245,7 @@ class Videos:
         self.engine.check(draft.request, str(self.folder.path / "video.mp4"), draft.layout)
 
     def new(self, draft: Draft, owner: str) -> StoredJob:
-        """A job that nobody has heard of yet, as it will be stored."""
+        """Build the job of a draft as it will be stored."""
         request, now = draft.request, self.clock.wall()
         layout = draft.layout or self.engine.layouts.of(request)
         timeouts = [seconds for seconds in (draft.timeout_seconds, self.settings.job_timeout) if seconds]
@@ -269,7 +269,7 @@ class Videos:
         )
 
     def _accept(self, stored: StoredJob, draft: Draft, idempotency: Idempotency | None) -> None:
-        """There is a place in the queue: what is asked is on the disk when this returns."""
+        """Accept a job that there is room for: it is on the disk when this returns."""
         folder = self.folder.of(stored.id)
         folder.write_pictures(draft.request.pictures)
         folder.sync()
@@ -314,7 +314,7 @@ class Videos:
         return self.engine.submit(request, str(folder.video), self.ledger.on_change, layout, submission, accept=take_in)
 
     def take_up(self, stored: StoredJob) -> Job | None:
-        """Queue a job that was accepted before; None where it cannot be made any more, and has failed."""
+        """Queue a job that was accepted before; None if it cannot be made any more, and has failed."""
         try:
             if stored.made_at is not None and self.folder.of(stored.id).video.exists():
                 self.ledger.take_up(stored)
@@ -344,13 +344,13 @@ class Videos:
                 self.take_up(stored)
 
     def _remove(self, video_id: str) -> None:
-        """Forget a job: first what names it, then its files, which one that still runs may be writing."""
+        """Forget a job: first what names it, then its files, which a running job may be writing."""
         with self.feeding:
             self.store.delete(video_id)
             self.drop(video_id)
 
     def drop(self, video_id: str) -> None:
-        """Stop what runs of a video that the store has forgotten, and remove its files."""
+        """Stop the job of a video that the store has forgotten, and remove its files."""
         if (job := self.ledger.job(video_id)) is not None and self.ledger.made(video_id) is None:
             self.engine.cancel(job)
         else:
@@ -389,6 +389,8 @@ class Videos:
 
 
 def without_bytes(request: VideoRequest) -> VideoRequest:
-    """A request as it stands in the store; its pictures are in the folder. Of the last one nothing is left but that
-    there is one; of the first the job says it."""
+    """Request as it stands in the store, without its pictures, which are in the folder.
+
+    Of the last one nothing is left but that there is one; of the first the job says it.
+    """
     return msgspec.structs.replace(request, image=None, last_image=None if request.last_image is None else b"")

@@ -1,4 +1,4 @@
-"""What goes into the collection of videos, and what is seen of one at a moment."""
+"""Drafts that go into the collection of videos, and views of one video at a moment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UPLOADING = "Uploading"  # the stage of a video that is made, and on its way to 
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
-    """What a call to create a video asked for, once it has been read and completed.
+    """Content of a call to create a video, once it has been read and completed.
 
     `continues` is the video that it goes on from, of which `frames_before` frames come before the new ones.
     `asked_size` and `seconds` are what was asked, as far as it was; the request is what will be made of it.
@@ -36,8 +36,11 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as it stands at one moment. `state` and `live_pauses` are there while the engine has it, `report` once it
-    is completed, and `run_seconds`, which it took from its start to its end, at the moment of that."""
+    """Snapshot of a job.
+
+    `state` and `live_pauses` are there while the engine has it, `report` once it is completed, and `run_seconds`, which
+    it took from its start to its end, at the moment of that.
+    """
 
     stored: StoredJob
     state: JobState | None = None
@@ -49,23 +52,23 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def status(self) -> Status:
-        """As clients see it: an end counts once it is written down."""
+        """Status as clients see it: an end counts once it is written down."""
         return self.stored.status if self.state is None or self.state.is_over else self.state.status
 
     @property
     def progress(self) -> int:
-        """0 to 100; it never falls, and is 100 only when completed."""
+        """Percentage from 0 to 100; it never falls, and is 100 only when completed."""
         if self.status == "completed":
             return 100
         return max(self.stored.progress, 0 if self.state is None else min(99, self.state.progress))
 
     @property
     def pauses(self) -> Pauses:
-        """What it has had of them."""
+        """Pauses of the video so far."""
         stored = Pauses(pauses=self.stored.pauses, paused_seconds=self.stored.paused_seconds)
         return stored if self.live_pauses is None else self.live_pauses
 
     @property
     def warnings(self) -> Warnings:
-        """Where the video is not what was asked, as far as that is known."""
+        """Differences between the video and what was asked, as far as they are known."""
         return self.stored.warnings if self.state is None else self.state.warnings

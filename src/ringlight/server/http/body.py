@@ -1,5 +1,6 @@
-"""Reading what a request carries: JSON, a form or multipart, as one dictionary, with a bound on everything but the
-bytes of the body, which middleware.BodyLimit bounds.
+"""Reader of a request's content: JSON, a form or multipart, as one dictionary.
+
+There is a bound on everything but the bytes of the body, which middleware.BodyLimit bounds.
 
 Values stay as they came (a form has only strings); api/calls.py makes numbers of them. Refused here is what no field
 could want: duplicates, NaN, infinity, NUL, half surrogate pairs, deep or endless structures.
@@ -41,7 +42,7 @@ BRACKETED = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])+)")
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request carries. `files` has the bytes of known file fields, and b"" for a file nobody asked for.
+    """Content of a request. `files` has the bytes of known file fields, and b"" for a file nobody asked for.
 
     `sha256` is over path and content, not over how it was encoded: a retry with another boundary has the same.
     """
@@ -51,12 +52,12 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
     def __repr__(self) -> str:
-        """Short: asyncio takes the repr of what a task returns, and all of a picture would be in it."""
+        """Short text: asyncio takes the repr of what a task returns, and all of a picture would be in it."""
         return f"Body({self.sha256[:12]}, fields {list(self.fields)}, files {list(self.files)})"
 
 
 async def read_body(request: Request) -> Body:
-    """The body of a request, read to its end. Raises HttpError 400, 408, 413 or 415."""
+    """Read the body of a request to its end. Raises HttpError 400, 408, 413 or 415."""
     content_type, kind = request.headers.get("content-type", ""), _kind(request)
     chunks = _chunks(request)
     if kind == "multipart/form-data":
@@ -82,7 +83,7 @@ async def read_body(request: Request) -> Body:
 
 
 async def read_json(request: Request, max_values: int) -> Body:
-    """A body that is JSON alone, of so many values. Raises HttpError 400, 408, 413 or 415."""
+    """Read a body that is JSON alone, of so many values. Raises HttpError 400, 408, 413 or 415."""
     if not _is_json(kind := _kind(request)):
         raise _of_another_kind(kind, "application/json")
     holder = [bytearray()]
@@ -104,7 +105,7 @@ def _of_another_kind(kind: str, known: str) -> HttpError:
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
-    """What comes, bounded in time from one chunk to the next."""
+    """Yield chunks of the body, with a bound on the time from one to the next."""
     stream = request.stream()
     while True:
         try:
@@ -132,7 +133,7 @@ def _from_json(path: str, holder: list[bytearray], max_values: int = MAX_VALUES)
 
 
 def parse_json(text: str) -> Any:
-    """JSON as RFC 8259 has it: no NaN or infinity, nor numbers that become one, and no name twice."""
+    """Parse JSON as RFC 8259 has it: no NaN or infinity, nor numbers that become one, and no name twice."""
     try:
         return json.loads(
             text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_duplicates
@@ -142,7 +143,7 @@ def parse_json(text: str) -> Any:
 
 
 def parse_inner(text: str) -> Any:
-    """JSON that stands in a text of the body, as parts of a form do."""
+    """Parse JSON that stands in a text of the body, as parts of a form do."""
     _check_structure(bytearray(text.encode()))
     value = parse_json(text)
     _check_text(value)
@@ -212,7 +213,7 @@ def _from_parts(path: str, parts: list[FormPart]) -> Body:
 
 
 def _text(part: FormPart) -> str | None:
-    """A part without a file name is text, unless it is a picture whose sender left the name out."""
+    """Text of a part without a file name, unless it is a picture whose sender left the name out."""
     assert part.content is not None
     try:
         return part.content.decode()
@@ -223,8 +224,11 @@ def _text(part: FormPart) -> str | None:
 
 
 def _unflatten(pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    """`a[b]=1` becomes {"a": {"b": "1"}}, `a[]=1` {"a": ["1"]}, and `a[][b]=1&a[][c]=2` {"a": [{"b": "1", "c": "2"}]}.
-    Names of another shape stay as they are."""
+    """Build nested objects from bracketed names.
+
+    `a[b]=1` becomes {"a": {"b": "1"}}, `a[]=1` {"a": ["1"]}, and `a[][b]=1&a[][c]=2` {"a": [{"b": "1", "c": "2"}]}.
+    Names of another shape stay as they are.
+    """
     tree: dict[str, Any] = {}
     lists: dict[str, list[tuple[list[str], str]]] = {}  # of objects: each part's keys in its object, and its value
     for name, value in pairs:
@@ -247,8 +251,11 @@ def _unflatten(pairs: list[tuple[str, str]]) -> dict[str, Any]:
 
 
 def _objects(name: str, parts: list[tuple[list[str], str]]) -> list[dict[str, Any]]:
-    """A list of objects, whose parts come object by object, or, from OpenAI's client, all of the same name together.
-    Raises HttpError 400 where a form does not tell which part is whose."""
+    """Build a list of objects, whose parts come object by object.
+
+    OpenAI's client sends all parts of the same name together instead. Raises HttpError 400 if a form does not tell
+    which part is whose.
+    """
     names = [tuple(keys) for keys, _ in parts]
     counts, num_runs = Counter(names), sum(1 for _ in groupby(names))
     is_together = num_runs == len(counts) and max(counts.values()) > 1
@@ -303,14 +310,14 @@ def _body(path: str, fields: dict[str, Any], files: dict[str, bytes], hashes: Ma
 
 
 def sha256_of(value: Any) -> str:
-    """The hash of a JSON value: no two different ones have the same, and the order of names does not count."""
+    """Hash a JSON value: no two different ones have the same hash, and the order of names does not count."""
     digest = hashlib.sha256()
     _update(digest, value)
     return digest.hexdigest()
 
 
 def _unwrap(fields: dict[str, Any]) -> dict[str, Any]:
-    """What clients put into `extra_body` and the like are fields as any other."""
+    """Move the fields that clients put into `extra_body` and the like to the others."""
     found = {name: value for name, value in fields.items() if name not in WRAPPERS}
     for wrapper in WRAPPERS:
         extra = fields.get(wrapper)

@@ -21,14 +21,14 @@ CLOSE = {"connection": "close"}
 
 
 async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers for the application where there are too many connections."""
+    """Answer for the application if there are too many connections."""
     await HttpError(503, "unavailable", "there are too many connections", headers=CLOSE).response()(
         scope, receive, send
     )
 
 
 class Connection(H11Protocol):
-    """One connection. Over the limit it is told to come back; over twice the limit it is closed at once."""
+    """Connection with limits. Over the limit it is told to come back; over twice the limit it is closed at once."""
 
     def __init__(
         self,
@@ -62,19 +62,19 @@ class Connection(H11Protocol):
                 timer.cancel()
 
     def pause_writing(self) -> None:
-        """The client does not take what is sent."""
+        """Start the timer of a stalled client, which does not take what is sent."""
         super().pause_writing()
         self._stall_timer = self.loop.call_later(STALL_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It does again."""
+        """Stop the timer of a stalled client: it reads again."""
         super().resume_writing()
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP."""
+        """Answer bytes that are not HTTP."""
         answer = HttpError(400, "invalid_body", f"this is not HTTP that can be read: {msg}", headers=CLOSE).response()
         answer.headers["x-request-id"] = f"req_{uuid4().hex}"
         for event in (
@@ -86,7 +86,7 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _await_head(self) -> None:
-        """Give the client so long for a head that it has begun; a body is bounded by who reads it."""
+        """Bound the time for a head that the client has begun; a body is bounded by who reads it."""
         is_idle = self.conn.their_state is h11.IDLE and self.timeout_keep_alive_task is None
         if is_idle and self._head_timer is None:
             self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)

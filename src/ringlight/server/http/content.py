@@ -30,7 +30,7 @@ class Span(NamedTuple):
 
 
 class FileHead(NamedTuple):
-    """What is known of a file before it is read: `etag` with its quotes, `modified_at` in seconds since 1970."""
+    """Facts about a file before it is read: `etag` with its quotes, `modified_at` in seconds since 1970."""
 
     size: int
     etag: str
@@ -38,7 +38,7 @@ class FileHead(NamedTuple):
 
     @property
     def last_modified(self) -> str:
-        """As HTTP writes it."""
+        """Time of modification in the format of HTTP."""
         return formatdate(self.modified_at, usegmt=True)
 
 
@@ -48,15 +48,15 @@ class Opened(Protocol):
     found: FileHead
 
     def read(self, span: Span) -> AsyncGenerator[bytes]:
-        """The bytes of a span, in pieces."""
+        """Yield the bytes of a span, in pieces."""
         ...
 
 
 class FileSource(Protocol):
-    """Where the bytes of an answer lie."""
+    """Source of an answer's bytes."""
 
     def opened(self) -> AbstractAsyncContextManager[Opened]:
-        """Have it open within a block, whole until its end whatever is removed meanwhile. Raises NotFound."""
+        """Open the file within a block, whole until its end even if it is removed meanwhile. Raises NotFound."""
         ...
 
 
@@ -68,7 +68,7 @@ class LocalFile:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Opened]:
-        """Raises NotFound."""
+        """Open the file. Raises NotFound."""
         try:
             file = await anyio.open_file(self.path, "rb")
         except FileNotFoundError:
@@ -84,7 +84,7 @@ class _OpenFile:
         self._file = file
 
     async def read(self, span: Span) -> AsyncGenerator[bytes]:
-        """The bytes of a span, in pieces."""
+        """Yield the bytes of a span, in pieces."""
         await self._file.seek(span.start)
         left = span.stop - span.start
         while left and (chunk := await self._file.read(min(CHUNK_BYTES, left))):
@@ -93,7 +93,9 @@ class _OpenFile:
 
 
 class FileAnswer(Response):
-    """A file that may be asked for in part. It is opened when the answer begins, and stays whole if removed then.
+    """Answer with a file that may be asked for in part.
+
+    The file is opened when the answer begins, and stays whole if removed then.
 
     Several ranges at once are answered with the whole file, as the standard allows. Raises NotFound, and HttpError 416,
     before anything is sent.
@@ -108,7 +110,7 @@ class FileAnswer(Response):
         is_attachment: bool = False,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """`file_name` (plain ASCII) is what a client may save it as."""
+        """Keep the source. `file_name` (plain ASCII) is what a client may save it as."""
         self.source = source
         self.status_code = 200
         self.background = None
@@ -164,7 +166,7 @@ def is_unchanged(request: Headers, found: FileHead) -> bool:
 
 
 def asked_span(request: Headers, found: FileHead) -> Span | None:
-    """The part of a file that a request asks for; None for all of it, also where we do not understand what it asks.
+    """Part of the file that a request asks for; None for all of it, also if we do not understand what it asks.
 
     Raises HttpError 416 for a part that lies outside.
     """

@@ -19,10 +19,10 @@ MARKS = ".:!?"  # may follow a path, and then are none of it
 
 
 class Discretion:
-    """A text without paths of this machine: those of flags by the flag's name, all others by their last part."""
+    """Filter that hides paths of this machine: a flag's is replaced by the flag's name, others by their last part."""
 
     def __init__(self, names: Mapping[str, str] | None = None) -> None:
-        """`names`: what to call a path, and all that lies below it."""
+        """Keep the paths. `names`: what to call a path, and all that lies below it."""
         found = [(form, name) for path, name in (names or {}).items() for form in _forms(path)]
         self._known = [
             (re.compile(rf"(?<![\w.-]){re.escape(form)}(?![\w.-])"), name)
@@ -31,7 +31,7 @@ class Discretion:
 
     @classmethod
     def of(cls, settings: ServeSettings, config: EngineConfig, checkpoint: Path) -> Discretion:
-        """For a server: it knows what its flags name, also where there are spaces in it, and where its model lies."""
+        """Build it for a server: it knows what flags name, also if there are spaces in it, and where the model lies."""
         paths = {
             **{parse_lora(text).place: "lora" for text in config.lora},
             **dict.fromkeys(config.lora_dir, "lora-dir"),
@@ -45,7 +45,7 @@ class Discretion:
         return cls({path: name for path, name in paths.items() if path})
 
     def __call__(self, text: str) -> str:
-        """The text, as clients may read it."""
+        """Hide the paths in a text that clients may read."""
         for pattern, name in self._known:
             text = pattern.sub(name, text)
         text = DATABASE.sub("store-url", text)
@@ -53,7 +53,7 @@ class Discretion:
 
 
 def _forms(path: str) -> set[str]:
-    """How a path may be written. A single relative name could be any word."""
+    """Spellings of a path. A single relative name could be any word."""
     absolute = Path(path).absolute()
     forms = {str(absolute), str(absolute.resolve()), *([path.rstrip("/")] if "/" in path else [])}
     return {form for form in forms if form.strip("/")}

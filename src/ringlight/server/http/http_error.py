@@ -34,8 +34,11 @@ WIRE_NAMES = {"image": "input_reference"}
 
 
 class HttpError(RinglightError):
-    """An answer that is an error. `type` follows from the status unless given, and so do the headers about retries.
-    `problems` are all that are wrong with a request, where there may be several."""
+    """Answer that is an error.
+
+    `type` follows from the status unless given, and so do the headers about retries. `problems` are all that are wrong
+    with a request, where there may be several.
+    """
 
     problems: Sequence[Problem] = ()
 
@@ -57,7 +60,7 @@ class HttpError(RinglightError):
         self.headers = _retry_headers(status, code) | dict(headers or {})
 
     def about(self, param: str) -> HttpError:
-        """The same of another field, which the message names at its begin."""
+        """Same error about another field, which the message names at its beginning."""
         message = self.message.replace(f"{self.param}: ", f"{param}: ", 1)
         return HttpError(self.status, self.code, message, self.type, param, self.headers)
 
@@ -71,21 +74,25 @@ class HttpError(RinglightError):
 
 
 class IdempotencyConflict(RinglightError):
+    """Error for an idempotency key that was used with another body."""
+
     code = "idempotency_conflict"
 
 
 class VideoNotReady(RinglightError):
+    """Error for a file or a report of a video that is not completed."""
+
     code = "video_not_ready"
 
 
 class Conflict(RinglightError):
-    """What was asked needs a finished video."""
+    """Conflict with the state of a video: it is not finished."""
 
     code = "video_not_finished"
 
 
 class NotImplementedHere(RinglightError):
-    """The API has this call, the model cannot do it."""
+    """Error for a call that the API has, but the model cannot do."""
 
     code = "unsupported"
 
@@ -108,7 +115,7 @@ def _retry_headers(status: int, code: str) -> dict[str, str]:
 
 
 def invalid(problems: Sequence[Problem]) -> HttpError:
-    """400 invalid_request: `param` is the first problem's field, the message names all of them."""
+    """Build 400 invalid_request: `param` is the first problem's field, the message names all of them."""
     error = HttpError(400, InvalidRequest.code, "; ".join(map(str, problems)), param=problems[0].field)
     error.problems = tuple(problems)
     return error
@@ -134,7 +141,7 @@ def to_api_error(error: RinglightError, tell: Callable[[str], str] = str) -> Htt
 
 
 def _from_validation(error: RequestValidationError) -> HttpError:
-    """Path, query and header parameters that FastAPI itself checks: 400 as everywhere, not its own 422."""
+    """Build the 400 for path, query and header parameters that FastAPI itself checks, instead of its own 422."""
     problems = []
     for item in error.errors():
         where = [str(part) for part in item["loc"][1:]] or [str(item["loc"][0])]
@@ -153,13 +160,15 @@ def _from_http(error: HTTPException, scope: Scope) -> HttpError:
 
 
 def unexpected(error: Exception, scope: Scope) -> HttpError:
-    """500 internal_error for a defect of ours; its traceback goes to the log, never to the client."""
+    """Build 500 internal_error for a defect of ours; its traceback goes to the log, never to the client."""
     logger.error("%s failed", scope.get("path"), exc_info=error)
     return HttpError(500, "internal_error", "the server failed; its log has the cause under this x-request-id")
 
 
 class Unexpected:
-    """ASGI: a 500 in the envelope for any exception, inside the other middleware so that their headers reach it too.
+    """Middleware that answers any exception with a 500 in the envelope.
+
+    It is inside the other middleware so that their headers reach it too.
 
     Starlette's own handler of exceptions stands outside of all middleware, and raises again what it has answered.
     """
@@ -184,7 +193,9 @@ class Unexpected:
 
 
 def install(app: FastAPI, tell: Callable[[str], str] = str) -> None:
-    """Make `app` answer every error in the envelope. Before other middleware is added, so that this lies inside.
+    """Make `app` answer every error in the envelope.
+
+    To be called before other middleware is added, so that this lies inside.
 
     `tell`: the text of an error as clients may read it; the log has what it leaves out.
     """

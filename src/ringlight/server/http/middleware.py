@@ -1,4 +1,4 @@
-"""What every request goes through, as plain ASGI: ids, headers for browsers, and the bound on bodies.
+"""Middleware for every request, as plain ASGI: ids, headers for browsers, and the bound on bodies.
 
 Plain, because Starlette's function middleware turns an error that is raised while a body is read into a 500.
 """
@@ -40,7 +40,7 @@ READABLE_HEADERS = (
 
 
 class RequestIds:
-    """Gives every request an id, the client's own if that is a plain one, in the answer, the state and the log."""
+    """Middleware that gives every request an id, the client's own if that is a plain one, in answer, state and log."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -63,7 +63,10 @@ class RequestIds:
 
 
 class SecurityHeaders:
-    """Headers that browsers need. A route that sets one of these itself keeps its own (the documentation does)."""
+    """Middleware with headers that browsers need.
+
+    A route that sets one of these itself keeps its own (the documentation does).
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -82,7 +85,7 @@ class SecurityHeaders:
 
 
 class OneFraming:
-    """Refuses a request with two accounts of where its body ends, and closes: proxies before us may take the other one.
+    """Middleware against requests with two accounts of where their body ends: refuses them, and closes.
 
     RFC 9112, section 6.1. What follows on that connection is not read as a request.
     """
@@ -100,7 +103,9 @@ class OneFraming:
 
 
 class SameSite:
-    """Refuses what a page of another site sends from somebody's browser; without keys it could use their machine.
+    """Middleware that refuses what a page of another site sends from somebody's browser.
+
+    Without keys it could use their machine.
 
     Browsers say where a request comes from, and do not let a page say otherwise; other clients say nothing. To http on
     another machine they send no Sec-Fetch-Site: there the page's origin must be this server's.
@@ -139,7 +144,7 @@ def leads_to(origin: str, host: str) -> bool:
 
 
 class BodyLimit:
-    """413 in the envelope for a body over the limit: by its Content-Length, and by counting what really comes.
+    """Middleware that answers 413 for a body over the limit: by its Content-Length, and by counting what really comes.
 
     The server reads on to the body's end and throws it away, so that a client that is still sending sees the answer.
     """

@@ -16,7 +16,7 @@ MAX_NAME_BYTES = 256
 
 
 class FormPart(msgspec.Struct):
-    """One part of a form. `content` is kept for text and for the files that somebody wants."""
+    """Part of a form. `content` is kept for text and for the files that somebody wants."""
 
     name: str
     is_file: bool
@@ -26,10 +26,13 @@ class FormPart(msgspec.Struct):
 
 
 class MultipartReader:
-    """Feed it chunks, then `finish`. Raises HttpError 400 invalid_body for anything that is not a whole form."""
+    """Reader of a form in chunks.
+
+    `feed` it chunks, then `finish`. Raises HttpError 400 invalid_body for anything that is not a whole form.
+    """
 
     def __init__(self, content_type: str, kept_files: Collection[str]) -> None:
-        """`kept_files`: names of the files whose bytes are wanted; of other files only the hash is kept."""
+        """Begin a form. `kept_files`: names of files whose bytes are wanted; of other files only the hash is kept."""
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary", b"")
         if not boundary:
@@ -113,12 +116,12 @@ class MultipartReader:
 
 
 def invalid_body(message: str) -> HttpError:
-    """400: the body itself cannot be read."""
+    """Build the 400 for a body that cannot be read."""
     return HttpError(400, "invalid_body", message)
 
 
 def decode(encoded: bytes | bytearray, what: str) -> str:
-    """Text from UTF-8. Raises HttpError 400 invalid_body."""
+    """Decode text from UTF-8. Raises HttpError 400 invalid_body."""
     try:
         return encoded.decode()
     except UnicodeDecodeError:

@@ -1,1 +1,1 @@
-"""What a server says of itself: metrics, logs and traces."""
+"""Observability: metrics, logs and traces of a server."""

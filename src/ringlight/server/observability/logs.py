@@ -75,13 +75,13 @@ def _traceback(output: TextIO, error: ExcInfo) -> None:
 
 
 def drop_colors(logger: Any, name: str, event: EventDict) -> EventDict:
-    """A processor: uvicorn sends each message twice, once in colors."""
+    """Drop uvicorn's second, coloured copy of each message; a processor."""
     event.pop("color_message", None)
     return event
 
 
 def hide_secrets(logger: Any, name: str, event: EventDict) -> EventDict:
-    """A processor: nothing that opens a door is written down, wherever it stands in an event."""
+    """Hide secrets wherever they stand in an event; a processor."""
     return {key: HIDDEN if str(key).lower() in SECRETS else _without_secrets(value) for key, value in event.items()}
 
 
@@ -99,5 +99,5 @@ def _without_secrets(value: Any) -> Any:
 
 
 def escape_controls(logger: Any, name: str, event: EventDict) -> EventDict:
-    """A processor: what a client sent can neither begin a line of its own nor steer the terminal."""
+    """Escape control characters of clients, which could begin a line or steer the terminal; a processor."""
     return {key: value.translate(CONTROLS) if isinstance(value, str) else value for key, value in event.items()}

@@ -20,7 +20,9 @@ MAX_ENVELOPE_BYTES = 2**16
 
 
 class RequestMeter:
-    """Wraps an application. Put it inside what gives requests their ids, and outside of all else.
+    """Middleware that measures requests.
+
+    Put it inside what gives requests their ids, and outside of all else.
 
     An answer of 400 and above counts as rejected, with the code that its envelope holds.
     """
@@ -70,7 +72,7 @@ class RequestMeter:
 
 
 def code_in(answer: bytes) -> str:
-    """The code in an error's envelope, "" where there is none that is ours."""
+    """Code in an error's envelope, "" if there is none that is ours."""
     try:
         code = msgspec.json.decode(answer, type=ErrorEnvelope).error.code
     except msgspec.DecodeError:

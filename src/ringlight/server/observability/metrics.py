@@ -32,25 +32,25 @@ JOB_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 90, 120, 180, 300, 600, 900,
 
 
 class ServerState:
-    """What metrics read of a server when somebody asks, from any thread. After a StoreError its series are missing."""
+    """State of a server that metrics read on request, from any thread. After a StoreError its series are missing."""
 
     def __init__(self, videos: Videos) -> None:
         self._videos = videos
 
     def queue_length(self) -> int:
-        """Jobs that wait for a turn."""
+        """Number of jobs that wait for a turn."""
         return len(self._videos.engine.queue)
 
     def num_paused(self) -> int:
-        """Those of them that have made way for others."""
+        """Number of jobs that are paused for others."""
         return self._videos.engine.num_paused
 
     def pauses(self) -> Pauses:
-        """What all jobs had of them."""
+        """Pauses of all jobs."""
         return self._videos.engine.pauses
 
     def count_by_status(self) -> Mapping[str, int]:
-        """Jobs in the store. Raises StoreError."""
+        """Number of jobs in the store by status. Raises StoreError."""
         return {str(status): count for status, count in self._videos.store.count_by_status().items()}
 
     def store_bytes(self) -> int:
@@ -58,7 +58,7 @@ class ServerState:
         return self._videos.store.total_output_bytes()
 
     def uploads(self) -> UploadTally | None:
-        """What was brought to the object store; None where there is none."""
+        """Tally of uploads to the object store; None if there is none."""
         uploads = self._videos.uploads
         return None if uploads is None else uploads.tally
 
@@ -67,12 +67,12 @@ class ServerState:
         return self._videos.engine.replicas
 
     def num_wanted(self) -> int:
-        """How many of them there are to be."""
+        """Number of replicas that the engine aims for."""
         return self._videos.engine.num_wanted
 
 
 class Metrics:
-    """All that one server counts, in a registry of its own."""
+    """Metrics of one server, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -144,21 +144,21 @@ class Metrics:
             self._webhooks.labels(outcome)
 
     def watch(self, state: ServerState, model: str, layout: str) -> None:
-        """From now on read also what `state` knows, whenever somebody asks. `layout` is a name such as u1r2."""
+        """Read `state` too whenever metrics are requested. `layout` is a name such as u1r2."""
         self.registry.register(_Reading(state, model, layout))
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request was answered. `route` is a template, `other` for paths that are none."""
+        """Count an answered request. `route` is a template, `other` for paths that are none."""
         method = method if method in METHODS else OTHER
         self._requests.labels(method, route, str(status)).inc()
         self._request_seconds.labels(method, route).observe(seconds)
 
     def observe_rejected(self, code: str) -> None:
-        """A request was answered with an error of this code."""
+        """Count a request that was answered with an error of this code."""
         self._rejected.labels(code).inc()
 
     def observe_job(self, outcome: RunReport | str, seconds: float, layout: str, replica: str = "") -> None:
-        """A job ended, with its report or the code of its error. `seconds` are from its start, 0 if it never began."""
+        """Count an ended job, with its report or error code. `seconds` are from its start, 0 if it never began."""
         status, code = ("completed", "") if isinstance(outcome, RunReport) else ("failed", outcome)
         self._jobs_finished.labels(status, code).inc()
         if seconds > 0:
@@ -167,11 +167,11 @@ class Metrics:
             self._observe_report(outcome, replica)
 
     def observe_webhook(self, outcome: str) -> None:
-        """A webhook was delivered, failed or dropped."""
+        """Count a webhook that was delivered, failed or dropped."""
         self._webhooks.labels(outcome).inc()
 
     def text(self) -> tuple[bytes, str]:
-        """All metrics as Prometheus reads them, and the Content-Type. Reads the store: call it in a thread."""
+        """Text of all metrics as Prometheus reads them, and the Content-Type. Reads the store: call it in a thread."""
         return generate_latest(_WithoutCreated(self.registry)), CONTENT_TYPE_PLAIN_0_0_4
 
     def _observe_report(self, report: RunReport, replica: str) -> None:
@@ -189,7 +189,7 @@ class Metrics:
 
 
 class _WithoutCreated(Collector):
-    """A registry without the series `..._created`, which would be half of all."""
+    """Registry without the series `..._created`, which would be half of all."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -201,7 +201,7 @@ class _WithoutCreated(Collector):
 
 
 class _Reading(Collector):
-    """Reads a server at the moment that somebody asks for its metrics."""
+    """Collector that reads a server when metrics are requested."""
 
     def __init__(self, state: ServerState, model: str, layout: str) -> None:
         self._state = state

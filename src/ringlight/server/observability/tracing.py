@@ -32,7 +32,7 @@ Attributes = dict[str, str | int | float]
 
 
 class Tracing:
-    """Exports traces in the background. Safe to use from any thread; close it."""
+    """Exporter of traces in the background. Safe to use from any thread; close it."""
 
     def __init__(self, provider: TracerProvider) -> None:
         from opentelemetry import trace
@@ -92,7 +92,7 @@ class Tracing:
 
 
 def check_endpoint(endpoint: str) -> None:
-    """Raise InvalidSetting for what is no URL, and where OpenTelemetry is not installed. Nothing is checked of ""."""
+    """Raise InvalidSetting for what is no URL, and if OpenTelemetry is not installed. "" is not checked."""
     if not endpoint:
         return
     parts = urlsplit(endpoint)
@@ -138,7 +138,7 @@ def _about(job: StoredJob) -> Attributes:
 
 
 def _measured(report: RunReport) -> Attributes:
-    """What a report says beside the times of stages; traffic is the worst rank's."""
+    """Attributes of a report beside the times of stages; traffic is the worst rank's."""
     found: Attributes = {
         "ringlight.num_tokens": report.num_tokens,
         "ringlight.resumed_from_step": report.resumed_from_step,

@@ -1,1 +1,1 @@
-"""Who may call us, whom we call for others, and what is taken from outside."""
+"""Safety: who may call us, whom we call for others, and what is taken from outside."""

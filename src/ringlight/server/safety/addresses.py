@@ -1,4 +1,4 @@
-"""Which addresses are public, and which hosts an operator allows. Nothing is resolved here."""
+"""Addresses: which are public, and which hosts an operator allows. Nothing is resolved here."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def is_disguised(host: str) -> bool:
 
 
 class HostRule(msgspec.Struct, frozen=True):
-    """One host that an operator allows: `example.com`, `*.example.com` (not itself), `*`, each with `:port` or not."""
+    """Host that an operator allows: `example.com`, `*.example.com` (not itself), `*`, each with `:port` or not."""
 
     host: str
     port: int | None
 
     @classmethod
     def parse(cls, text: str) -> HostRule:
-        """Raises ValueError for what is not a host, or no port."""
+        """Parse a rule. Raises ValueError for what is not a host, or no port."""
         match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:/@\[\]]+)(?::([0-9]{1,5}))?", text.strip())
         if match is None or (match[2] and not 0 < int(match[2]) < 65536):
             raise ValueError(f"{text!r} is not a host such as example.com, *.example.com or example.com:8443")
         return cls(match[1].strip("[]").rstrip(".").lower(), int(match[2]) if match[2] else None)
 
     def allows(self, scheme: str, host: str, port: int) -> bool:
-        """Without a port in the rule it is the scheme's own."""
+        """Return whether a host is allowed. A rule without a port allows the scheme's own."""
         if port != (self.port or DEFAULT_PORTS[scheme]):
             return False
         return self.host in ("*", host) or (self.host.startswith("*.") and host.endswith(self.host[1:]))

@@ -28,7 +28,7 @@ class ApiKeys:
     """The keys that a server takes, each with the name of its owner. Without any, everybody is the owner ""."""
 
     def __init__(self, keys: Iterable[tuple[str, str]]) -> None:
-        """`keys` are lines, `NAME:KEY` or a bare KEY, each with the place that an error names.
+        """Parse keys: lines, `NAME:KEY` or a bare KEY, each with the place that an error names.
 
         Raises InvalidSetting, which never holds a key.
         """
@@ -44,7 +44,7 @@ class ApiKeys:
 
     @classmethod
     def from_settings(cls, settings: ServeSettings) -> Self:
-        """The keys of `api_key_file` and `api_key`. Raises InvalidSetting, also for a file that holds none."""
+        """Read the keys of `api_key_file` and `api_key`. Raises InvalidSetting, also for a file that holds none."""
         lines = [(f"api key {number}", line) for number, line in enumerate(settings.api_key, 1)]
         if settings.api_key_file:
             lines += _read_file(Path(settings.api_key_file))
@@ -54,7 +54,7 @@ class ApiKeys:
         return len(self._names)
 
     def identify(self, authorization: str | None) -> str:
-        """The owner of the key in an Authorization header; "" where no keys are asked for. Raises HttpError 401."""
+        """Identify the owner of an Authorization header's key; "" if no keys are asked for. Raises HttpError 401."""
         if not self._names:
             return ""
         scheme, _, key = (authorization or "").strip().partition(" ")

@@ -31,13 +31,13 @@ Resolve = Callable[[str, int], Sequence[str]]
 
 
 def resolve_host(host: str, port: int) -> list[str]:
-    """All addresses of a host, as text. Raises OSError."""
+    """Resolve all addresses of a host, as text. Raises OSError."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class Outbound:
-    """Fetches and calls. Errors are HttpError 400 `{purpose}_refused` and `{purpose}_failed`, with `param`."""
+    """Client for calls. Errors are HttpError 400 `{purpose}_refused` and `{purpose}_failed`, with `param`."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Outbound:
         allow_private: bool = False,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`timeout_seconds` bounds a whole call with its redirects. Raises InvalidSetting for what is not a host.
+        """Set limits. `timeout_seconds` bounds a call with its redirects. Raises InvalidSetting for what is no host.
 
         `allow_private` is for tests, whose servers are on this machine.
         """
@@ -69,11 +69,11 @@ class Outbound:
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        """Made when it is first needed, for reading all certificates takes a tenth of a second."""
+        """TLS context, made when it is first needed, because reading all certificates takes a tenth of a second."""
         return self._given_tls or httpx.create_ssl_context(trust_env=False)
 
     async def get(self, url: str) -> bytes:
-        """What lies at a URL."""
+        """Fetch the content of a URL."""
         async with self._bounded():
             for _ in range(MAX_REDIRECTS + 1):
                 async with self._request("GET", url) as response:
@@ -86,12 +86,12 @@ class Outbound:
             raise self._failed(f"there are more than {MAX_REDIRECTS} redirects")
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
-        """Send a body; the status of the answer, whose content is not read. Redirects are not followed."""
+        """Send a body; return the status of the answer, whose content is not read. Redirects are not followed."""
         async with self._bounded(), self._request("POST", url, body, headers) as response:
             return response.status_code
 
     async def check(self, url: str) -> None:
-        """Raise what a call would be refused with, without making it."""
+        """Raise the error with which a call would be refused, without making it."""
         async with self._bounded():
             await self._addresses(self._parse(url))
 
@@ -107,7 +107,7 @@ class Outbound:
     async def _request(
         self, method: str, url: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[httpx.Response]:
-        """One exchange with a checked address, on a connection of its own."""
+        """Make one exchange with a checked address, on a connection of its own."""
         target = self._parse(url)
         addresses = await self._addresses(target)
         # A transport, not a client: no proxies from the environment, cookies, credentials or redirects of its own.
@@ -131,7 +131,7 @@ class Outbound:
     def _pinned(
         self, target: httpx.URL, address: str, method: str, body: bytes, headers: Mapping[str, str]
     ) -> httpx.Request:
-        """A request to this address that still is one to the host by its name, in Host and in TLS."""
+        """Build a request to this address that still is one to the host by its name, in Host and in TLS."""
         ours = {"host": target.netloc.decode("ascii"), "connection": "close", "accept-encoding": "identity"}
         timeout = httpx.Timeout(self._timeout_seconds, connect=min(self._timeout_seconds, CONNECT_SECONDS))
         return httpx.Request(
@@ -153,7 +153,7 @@ class Outbound:
         return bytes(content)
 
     def _parse(self, url: str) -> httpx.URL:
-        """The URL, if its scheme, host and port are allowed."""
+        """Parse a URL, whose scheme, host and port must be allowed."""
         if len(url) > MAX_URL_CHARS:
             raise self._refused(f"the URL has more than {MAX_URL_CHARS} characters")
         try:
@@ -172,7 +172,7 @@ class Outbound:
         return target
 
     async def _addresses(self, target: httpx.URL) -> list[str]:
-        """Where to connect to. All that a name has must be public, or whoever owns it could choose among them."""
+        """Addresses to connect to. All addresses of a name must be public, or its owner could choose among them."""
         host, port = _host(target), _port(target)
         try:
             found = await anyio.to_thread.run_sync(self._resolve, host, port, abandon_on_cancel=True)
@@ -199,7 +199,7 @@ class Outbound:
 
 
 def _host(url: httpx.URL) -> str:
-    """The host as it goes into DNS and TLS: ASCII, lower case, without a last dot."""
+    """Host as it goes into DNS and TLS: ASCII, lower case, without a last dot."""
     return url.raw_host.decode("ascii").lower().rstrip(".")
 
 

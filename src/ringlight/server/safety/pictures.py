@@ -32,7 +32,7 @@ def is_inline(reference: str) -> bool:
 
 
 def read_inline(reference: str, limits: RequestLimits) -> bytes:
-    """The bytes of a picture in a base64 data URL, or in base64 alone; lines may be broken. Raises InvalidRequest."""
+    """Decode a picture in a base64 data URL, or in base64 alone; lines may be broken. Raises InvalidRequest."""
     start = _start_of_base64(reference)
     num_bytes = (len(reference) - start - sum(map(reference.count, LINE_BREAKS))) // 4 * 3
     if num_bytes > limits.max_image_bytes + 2:  # two of them may be padding
@@ -61,7 +61,7 @@ def _without_breaks(text: str) -> str:
 
 
 def _start_of_base64(reference: str) -> int:
-    """Where it begins. Raises InvalidRequest for a data URL of another kind."""
+    """Index at which base64 begins. Raises InvalidRequest for a data URL of another kind."""
     if reference[:5].lower() != "data:":
         return 0
     head = DATA_URL.match(reference[:DATA_URL_HEAD_CHARS])
@@ -103,7 +103,10 @@ def check_picture(encoded: bytes, width: int, height: int, limits: RequestLimits
 
 
 def _decoded_bytes(picture: Image.Image, width: int, height: int) -> int:
-    """What decoding takes, by the header. A JPEG will be decoded at a half, a quarter or an eighth if that will do."""
+    """Bytes that decoding takes, by the header.
+
+    A JPEG will be decoded at a half, a quarter or an eighth if that is enough.
+    """
     num_bytes = 0
     if picture.info.get("progressive"):
         num_bytes = picture.width * picture.height * PROGRESSIVE_PIXEL_BYTES

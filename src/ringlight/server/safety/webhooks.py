@@ -54,8 +54,11 @@ GONE = 410  # "do not send here any more"
 
 
 class WebhookDelivery(msgspec.Struct, frozen=True):
-    """One event on its way to one place: the URL of a request, which may be only where allowed, or the operator's own,
-    wherever that is by now (None)."""
+    """Event on its way to one place.
+
+    The place is the URL of a request, which may be only where allowed, or the operator's own, wherever that is by now
+    (None).
+    """
 
     event_id: str
     video_id: str
@@ -64,17 +67,17 @@ class WebhookDelivery(msgspec.Struct, frozen=True):
 
 
 class Outbox(Protocol):
-    """Where events wait until they are over. Called from threads; raises StoreError, and then nothing has changed."""
+    """Store of events until they are over. Called from threads; raises StoreError, and then nothing has changed."""
 
     def settle(self, over: Collection[WebhookDelivery], limit: int) -> Sequence[WebhookDelivery]:
-        """Forget deliveries that are over; the others, the oldest at the head, at most `limit`."""
+        """Forget deliveries that are over; return the others, the oldest first, at most `limit`."""
 
     def event(self, video_id: str) -> tuple[str, Mapping[str, Any]] | None:
-        """What happened to a video, and the video as the API shows it, the same each time; None where it is deleted."""
+        """Name of a video's event, and the video as the API shows it, the same each time; None if it is deleted."""
 
 
 class Webhooks:
-    """Delivers what waits in an outbox, in the background, trying again for some minutes. Close it."""
+    """Deliverer of the events in an outbox, in the background, trying again for some minutes. Close it."""
 
     def __init__(
         self,
@@ -86,7 +89,9 @@ class Webhooks:
         retry_seconds: Sequence[float] = RETRY_SECONDS,
         clock: Clock | None = None,
     ) -> None:
-        """`outbound` reaches the hosts that requests may name; `count` hears what became of each delivery.
+        """Prepare deliveries.
+
+        `outbound` reaches the hosts that requests may name; `count` is called with the outcome of each delivery.
 
         Raises InvalidSetting where something may be sent and there is no secret to sign with.
         """
@@ -106,13 +111,13 @@ class Webhooks:
 
     @classmethod
     def from_settings(cls, settings: ServeSettings, count: Callable[[Outcome], None] = lambda outcome: None) -> Self:
-        """With the secret of `webhook_secret_file`, reaching `webhook_host` for requests. Raises InvalidSetting."""
+        """Build from settings: the secret of `webhook_secret_file`, and `webhook_host`. Raises InvalidSetting."""
         path = settings.webhook_secret_file
         outbound = Outbound(settings.webhook_host, TIMEOUT_SECONDS, 0, purpose="webhook_url", param="webhook_url")
         return cls(settings, read_secret(Path(path)) if path else b"", outbound, count=count)
 
     def start(self, outbox: Outbox) -> None:
-        """Begin, once, with what is in the outbox; without a secret it stays there for a server that may send."""
+        """Start to deliver, once, what is in the outbox; without a secret it stays there for a server that may send."""
         if not self._secret:
             return
         self._outbox, self._loop = outbox, asyncio.new_event_loop()
@@ -120,11 +125,11 @@ class Webhooks:
         self._thread.start()
 
     def wake(self) -> None:
-        """There is something new in the outbox. From any thread, at any time; returns at once."""
+        """Look for new events in the outbox. To be called from any thread, at any time; returns at once."""
         self._call(self._news.set)
 
     def close(self, timeout_seconds: float = 5.0) -> None:
-        """Let tries that are under way end, for so long; all that is not over stays in the outbox."""
+        """Wait for tries that are under way, for so long; all that is not over stays in the outbox."""
         if self._thread is None:
             return
         self._call(self._closing.set)
@@ -157,7 +162,7 @@ class Webhooks:
             await self._settle(0)
 
     async def _settle(self, limit: int) -> Sequence[WebhookDelivery]:
-        """Tell the outbox what is over; what else is in it, which is nothing as long as it fails."""
+        """Report to the outbox what is over; return what else is in it, which is nothing as long as it fails."""
         over = frozenset(self._over)
         try:
             found = await asyncio.to_thread(self._outbox.settle, over, limit)
@@ -193,7 +198,7 @@ class Webhooks:
         self._news.set()
 
     async def _result(self, delivery: WebhookDelivery) -> tuple[Outcome | None, str]:
-        """What became of it after all tries, None where the server ends before, and what was wrong."""
+        """Return `(outcome, problem)` after all tries; `outcome` is None if the server ends before."""
         for pause_seconds in (*self._retry_seconds, None):
             async with self._at_once:
                 if self._closing.is_set():
@@ -206,7 +211,7 @@ class Webhooks:
         return outcome or "failed", problem
 
     async def _try(self, delivery: WebhookDelivery) -> tuple[Outcome | None, str]:
-        """What became of it, None where another try may be of use, and what was wrong."""
+        """Return `(outcome, problem)`; `outcome` is None if the delivery should be retried."""
         body, url = await asyncio.to_thread(self._body, delivery), self._url(delivery)
         if body is None or not url:
             return "dropped", "its video is deleted" if url else "there is no --webhook-url any more"
@@ -226,7 +231,7 @@ class Webhooks:
         return "failed" if status == GONE else None, f"answered {status}"
 
     def _body(self, delivery: WebhookDelivery) -> bytes | None:
-        """The same for every try; None where there is nothing to tell any more. Raises StoreError."""
+        """Body of an event, the same for every try; None if there is nothing to report any more. Raises StoreError."""
         event = self._outbox.event(delivery.video_id)
         if event is None:
             return None
@@ -245,7 +250,7 @@ class Webhooks:
         return self._settings.webhook_url if delivery.url is None else delivery.url
 
     async def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
-        """The status of the answer, whose body is not read."""
+        """Post a body; return the status of the answer, whose body is not read."""
         async with (
             asyncio.timeout(TIMEOUT_SECONDS),
             self._client.stream("POST", url, content=body, headers=dict(headers), timeout=None) as response,
@@ -260,7 +265,7 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 
 
 def sign(secret: bytes, event_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The three headers of a signed message."""
+    """Sign a message: the three headers of Standard Webhooks."""
     digest = hmac.digest(secret, b"%s.%d.%s" % (event_id.encode(), timestamp, body), hashlib.sha256)
     return {
         "webhook-id": event_id,
@@ -295,7 +300,7 @@ def _is_plain(url: str) -> bool:
 
 
 def _host(url: str) -> str:
-    """What may be logged of a URL, whose path is often a secret."""
+    """Host of a URL for the log, because its path is often a secret."""
     try:
         return httpx.URL(url).netloc.decode("ascii")
     except httpx.InvalidURL:

@@ -24,9 +24,9 @@ STDERR = "/proc/self/fd/2"
 
 
 class Seat(msgspec.Struct, frozen=True):
-    """Where a process is: its node, that one's address as the engine sees it, and its cards by Ray's names of them.
+    """Location of a process: its node, the node's address as the engine sees it, and its cards by Ray's names.
 
-    What it says goes to the file `log` of the node, and it may work in the folder `scratch` there.
+    Its output goes to the file `log` of the node, and it may work in the folder `scratch` there.
     """
 
     node: str
@@ -38,40 +38,45 @@ class Seat(msgspec.Struct, frozen=True):
 
     @property
     def order(self) -> tuple[str, str, tuple[tuple[int, str], ...], int]:
-        """By node, then by card."""
+        """Sort key: by node, then by card."""
         cards = tuple((int(card) if card.isdecimal() else 0, card) for card in self.devices)
         return self.address, self.node, cards, self.pid
 
 
 class RankActor:
-    """What is asked of it comes in this order: `seat`; `meeting` of rank 0, `shelf` of the first of a node; `serve`."""
+    """Process of one rank.
+
+    Its methods are called in this order: `seat`; `meeting` of rank 0, `shelf` of the first of a node; `serve`.
+    """
 
     def __init__(self) -> None:
         self._listener: socket.socket | None = None
         self._memory: HostMemory | None = None
 
     def seat(self, engine: tuple[str, int]) -> bytes:
-        """Where this is, for an engine that listens there: a Seat."""
+        """Encode the Seat of this process, as an engine that listens at this address sees it."""
         context = ray.get_runtime_context()
         devices = tuple(map(str, context.get_accelerator_ids().get("GPU", ())))
         address, log, scratch = address_towards(*engine), os.readlink(STDERR), tempfile.gettempdir()
         return msgspec.json.encode(Seat(context.get_node_id(), address, devices, os.getpid(), log, scratch))
 
     def meeting(self, host: str, num_ranks: int) -> int:
-        """Listen where the ranks meet. Returns the port."""
+        """Listen at the meeting point of the ranks. Returns the port."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, 0), family=family, backlog=num_ranks)
         port: int = self._listener.getsockname()[1]
         return port
 
     def shelf(self) -> str:
-        """Memory for one copy of the weights on this node. Returns a path that other ranks of it can open."""
+        """Create memory for one copy of the weights on this node. Returns a path that other ranks of it can open."""
         self._memory = HostMemory()
         return f"/proc/{os.getpid()}/fd/{self._memory.descriptor}"
 
     def serve(self, setup: bytes, door: bytes, shelf: str, devices: str, folder: str) -> None:
-        """Be the rank of a WorkerSetup, with these devices of the node, heard over the door's Address. Relative paths
-        are those of the engine's folder, where the node has it."""
+        """Run as the rank of a WorkerSetup, with these devices of the node, over the door's Address.
+
+        Relative paths are those of the engine's folder, if the node has it.
+        """
         told = msgspec.json.decode(setup, type=messages.WorkerSetup)
         place = msgspec.structs.replace(
             told.place,

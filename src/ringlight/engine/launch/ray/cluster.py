@@ -25,7 +25,7 @@ ASK_SECONDS = 60.0  # until a node tells what it has, which may have to start a 
 
 
 class RayCluster:
-    """The cluster that this process belongs to. The connection stays until the process ends; others may use it too."""
+    """Cluster that this process belongs to. The connection stays until the process ends; others may use it too."""
 
     def __init__(self, config: ClusterConfig) -> None:
         """Connect, unless this process is connected. Raises InvalidSetting."""
@@ -34,7 +34,7 @@ class RayCluster:
 
     @property
     def own_address(self) -> str:
-        """This machine's, as the other nodes know it."""
+        """Address of this machine, as the other nodes know it."""
         here = ray.get_runtime_context().get_node_id()
         return next(node.address for node in self.nodes() if node.id == here)
 
@@ -61,7 +61,7 @@ class RayCluster:
         return bool((state.get_max_resources_from_cluster_config() or {}).get(resource))
 
     def host(self, config: EngineConfig, need: Need) -> Host | None:
-        """What a node has that could host a rank; of several that which could host most. None where there is none.
+        """Facts about the node that could host the most ranks; None if no node could host any.
 
         Raises WorkerError where it does not say so.
         """
@@ -80,8 +80,10 @@ class RayCluster:
 
 
 def describe(config: bytes, num_cards: int) -> bytes:
-    """Run on a node: what it has, found as it is found on this machine, without torch. Of its cards Ray gives away so
-    many, and hides all from a task that has asked for none."""
+    """Describe the node that this runs on, as this machine is described, without torch.
+
+    Ray gives away `num_cards` of its cards, and hides all from a task that has asked for none.
+    """
     asked = msgspec.json.decode(config, type=EngineConfig)
     found = cards_here(asked)
     host = msgspec.structs.replace(this_host(asked), cards=found if found is None else found[:num_cards])
@@ -89,7 +91,7 @@ def describe(config: bytes, num_cards: int) -> bytes:
 
 
 def _connect(address: str) -> None:
-    """Raise InvalidSetting where there is no such cluster, or it does not let us in."""
+    """Connect to a cluster. Raises InvalidSetting if it does not exist, or does not let us in."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         if (head := canonicalize_bootstrap_address(address)) is None:

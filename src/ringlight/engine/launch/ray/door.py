@@ -29,7 +29,7 @@ MOST_AT_ONCE = 64  # who have come and said nothing yet
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where a door is, and what opens it."""
+    """Address and token of a door."""
 
     host: str
     port: int
@@ -37,7 +37,7 @@ class Address(msgspec.Struct, frozen=True):
 
 
 class _Comer:
-    """Somebody who has come, and what he has said so far."""
+    """Connection that has not proved itself yet, and the bytes that it has sent."""
 
     def __init__(self) -> None:
         self.nonce = secrets.token_bytes(NONCE_BYTES)
@@ -49,7 +49,7 @@ class RankDoor:
     """A socket that listens at an address of this machine until it is closed. `num_refused` counts strangers."""
 
     def __init__(self, host: str, num_ranks: int, watchdog_seconds: float) -> None:
-        """Raises OSError."""
+        """Listen at an address. Raises OSError."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._server = socket.create_server((host, 0), family=family, backlog=num_ranks + MOST_AT_ONCE)
         self._server.setblocking(False)
@@ -63,7 +63,7 @@ class RankDoor:
         self.address = Address(host, self._server.getsockname()[1], secrets.token_bytes(TOKEN_BYTES))
 
     def admit(self, look: Callable[[], None]) -> dict[int, Connection]:
-        """A connection to each rank, once all have come. `look` is called now and then, and may raise."""
+        """Wait for the connections of all ranks. `look` is called now and then, and may raise."""
         while len(self._admitted) < self._num_ranks:
             for key, _ in self._selector.select(LOOK_SECONDS):
                 if key.fileobj is self._server:
@@ -83,7 +83,7 @@ class RankDoor:
         return rank in self._admitted
 
     def close(self) -> None:
-        """Listen no more, and forget who has come and is not fetched."""
+        """Stop listening, and forget connections that nobody has fetched."""
         self._selector.close()
         for comer in (self._server, *self._comers):
             comer.close()
@@ -135,7 +135,7 @@ class RankDoor:
 
 
 def enter(door: Address, rank: int, watchdog_seconds: float) -> Connection:
-    """The rank's end of a connection through a door. Raises WorkerError where nobody opens."""
+    """Connect a rank through a door. Raises WorkerError if nobody opens."""
     try:
         ours = socket.create_connection((door.host, door.port), PATIENCE_SECONDS)
         with contextlib.ExitStack() as opened:

@@ -24,7 +24,7 @@ NODE_SECONDS = 60.0  # for a process to start on a node that has other things to
 
 
 class Examination(NamedTuple):
-    """What was found: the cluster's address, the host that nodes connected to, and what this process and they told."""
+    """Answers of a cluster: its address, the host that nodes connected to, the facts of this process and of nodes."""
 
     address: str
     door_host: str
@@ -53,7 +53,7 @@ def examine_cluster(config: EngineConfig, packages: tuple[str, ...]) -> Examinat
 
 @contextmanager
 def _opened_door(host: str) -> Iterator[tuple[tuple[str, int], str]]:
-    """Listen at an address of this machine, as an engine does, and send back what comes; where, and a word to send."""
+    """Listen at an address of this machine, as an engine does, and echo what comes; yields it, and a word to send."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with closing(socket.create_server((host, 0), family=family)) as listener:
         answering = threading.Thread(target=_echo, args=(listener,))

@@ -119,7 +119,7 @@ class RayLauncher:
             raise WorkerError(f"cannot listen for ranks on {address}: {error.strerror}") from None
 
     def _take_seats(self, door: RankDoor, shape: Shape, start: Start) -> list[tuple[Seat, Any]]:
-        """An actor for each rank, in the order of ranks."""
+        """Start an actor for each rank, and return them in the order of ranks."""
         need = self._need.each
         kind = ray.remote(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), max_restarts=0, max_task_retries=0)(
             RankActor
@@ -180,7 +180,7 @@ class RayLauncher:
         return [RankHandle(place, came[rank], processes[rank]) for rank, place in enumerate(places)]
 
     def _answers(self, asked: list[Any], start: Start) -> list[Any]:
-        """What actors answer, once all have. Raises WorkerError where one of them has ended."""
+        """Wait for the answers of all actors. Raises WorkerError if one of them has ended."""
         left = asked
         while left:
             _, left = ray.wait(left, num_returns=len(left), timeout=LOOK_SECONDS)

@@ -1,5 +1,7 @@
-"""What a node of a cluster tells of itself: run there as it is sent, so that it tells of another Ringlight too, or of
-none."""
+"""Examination of a cluster's node by itself.
+
+It runs there as it is sent, so that it tells of another Ringlight too, or of none.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ KNOCK_SECONDS = 5.0
 
 
 class NodeAnswer(NamedTuple):
-    """A node: what people know it by, what Ray counts there, and what it told, or why it did not."""
+    """Answer of a node: what people know it by, what Ray counts there, and its facts, or why it has none."""
 
     name: str
     counts: Mapping[str, float]
@@ -23,15 +25,17 @@ class NodeAnswer(NamedTuple):
 
     @property
     def hosts_ranks(self) -> bool:
-        """Whether Ray may place anything there; of a head that only serves, no."""
+        """Whether Ray may place anything there; not on a head that only serves."""
         return any(self.counts.get(kind) for kind in ("CPU", "GPU"))
 
 
 def examine_node(
     door: tuple[str, int], word: str, packages: tuple[str, ...], checkpoint: tuple[str, str]
 ) -> dict[str, str]:
-    """Versions, the token, cards, whether `door` can be reached from here, and digests of a checkpoint, which is a path
-    and a family: of the whole (checkpoint), and of what is not weights (model).
+    """Examine this node: versions, the token, cards, and whether `door` can be reached from here.
+
+    Digests of a checkpoint, which is a path and a family, are of the whole (checkpoint), and of what is not weights
+    (model).
 
     What cannot be told is left out, and the reason stands under its name with _fault behind it.
     """
@@ -72,7 +76,7 @@ def _cards() -> str:
 
 
 def _knock(door: tuple[str, int], word: str) -> str:
-    """Raises OSError unless whoever listens there says the word."""
+    """Connect to an address. Raises OSError unless whoever listens there says the word."""
     with socket.create_connection(door, KNOCK_SECONDS) as other:
         other.sendall(word.encode())
         said = b"".join(iter(lambda: other.recv(1024), b"")).decode(errors="replace")

@@ -18,7 +18,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     free: dict[str, float]
 
     def free_of(self, names: Iterable[str]) -> dict[str, float]:
-        """What is free of these resources."""
+        """Free amounts of these resources."""
         return {name: self.free.get(name, 0.0) for name in names}
 
 
@@ -30,17 +30,17 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 class Need(msgspec.Struct, frozen=True):
-    """What a replica needs: so many ranks, each with these resources of its node."""
+    """Resources of a replica: a number of ranks, each with these resources of its node."""
 
     num_ranks: int
     each: dict[str, float]
 
     def room(self, resources: Resources) -> int:
-        """For how many ranks these resources are enough."""
+        """Number of ranks that these resources are enough for."""
         return min(int(resources.get(name, 0.0) / amount + 1e-6) for name, amount in self.each.items())
 
     def shape(self, nodes: Iterable[Node]) -> Shape | None:
-        """The fewest nodes whose resources, free or not, are enough for an equal share each; None where none are."""
+        """Find the fewest nodes whose resources, free or not, are enough for an equal share each; None if none are."""
         rooms = [self.room(node.total) for node in nodes]
         for num_nodes in range(1, self.num_ranks + 1):
             num_local, left = divmod(self.num_ranks, num_nodes)
@@ -49,7 +49,7 @@ class Need(msgspec.Struct, frozen=True):
         return None
 
     def replicas(self, nodes: Iterable[Resources], shape: Shape) -> int:
-        """How many replicas of this shape such resources are enough for."""
+        """Number of replicas of this shape that the resources of these nodes are enough for."""
         shares = sorted((self.room(node) // shape.num_local for node in nodes), reverse=True)
         found = 0
         while len(shares) >= shape.num_nodes and shares[shape.num_nodes - 1]:
@@ -60,17 +60,17 @@ class Need(msgspec.Struct, frozen=True):
         return found
 
     def bundles(self, shape: Shape) -> list[dict[str, float]]:
-        """A share a node, as placement groups take it."""
+        """Resources of each node, as placement groups take them."""
         return [{name: shape.num_local * amount for name, amount in self.each.items()}] * shape.num_nodes
 
     def told(self, shape: Shape | None) -> str:
-        """What is wanted, in words."""
+        """Needs of a replica of this shape, in words."""
         ranks = f"{self.num_ranks} rank{'s' if self.num_ranks > 1 else ''}"
         over = "" if shape is None or shape.num_nodes == 1 else f" on {shape.num_nodes} nodes"
         return f"{ranks}{over} with {amounts(self.each)}{' each' if self.num_ranks > 1 else ''}"
 
     def lacking(self, nodes: Sequence[Node], shape: Shape | None, may_grow: bool) -> str:
-        """The sentence on a replica for which there is no room: what it wants, what is free, and what to do."""
+        """Message on a replica for which there is no room: what it wants, what is free, and what to do."""
         able = [node for node in nodes if any(node.total.get(name) for name in self.each)]
         free = "; ".join(f"{amounts(node.free_of(self.each))} on {node.address}" for node in able)
         said = f"the cluster has no room for {self.told(shape)}; free: {free or 'no node'}"

@@ -13,7 +13,7 @@ from ringlight.engine.rank import Ending
 
 
 class RayProcess:
-    """The process of an actor, from when it is told to serve. Its restarts and repeats are ours, so it has none."""
+    """Process of an actor, from when it is told to serve. Its restarts and repeats are ours, so it has none."""
 
     def __init__(self, actor: Any, serving: Any, seat: Seat) -> None:
         self._actor = actor

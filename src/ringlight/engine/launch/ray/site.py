@@ -68,7 +68,7 @@ class RaySite:
         return RayReplicas(config, limits, self._cluster, self._need, is_placed)
 
     def _replicas_on_a_node(self, num_replicas: int) -> int:
-        """How many of so many replicas can share a node, as far as one is known."""
+        """Number of replicas, of so many, that can share a node, as far as one is known."""
         most = max((self._need.room(node.total) for node in self._cluster.nodes()), default=0) // self._shape.num_local
         return max(1, min(num_replicas, most))
 
@@ -90,4 +90,4 @@ class RayReplicas:
         return RankedReplica(self._config, launcher)
 
     def close(self) -> None:
-        """They share nothing that outlives them."""
+        """Do nothing: the replicas share nothing that outlives them."""

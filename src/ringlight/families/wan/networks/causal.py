@@ -50,9 +50,11 @@ class Stream:
         max_elements: int = MAX_ELEMENTS,
         frames_at_once: int = 0,
     ) -> None:
-        """For the convolutions of a network whose latents have these rows and columns; what they see has the device and
-        dtype of `like`. `one_frame`: nothing follows, so nothing is kept. `frames_at_once` go through the levels of a
-        decoder at a time; 0 follows from the portion."""
+        """Start a stream through convolutions of a network whose latents have these rows and columns.
+
+        What they see has the device and dtype of `like`. `one_frame`: nothing follows, so nothing is kept.
+        `frames_at_once` go through the levels of a decoder at a time; 0 follows from the portion.
+        """
         self.bands = bands
         self.max_elements = max_elements
         self.frames_at_once = frames_at_once
@@ -73,7 +75,7 @@ class Stream:
         return conv.padding[1] if self.bands.are_split else 0
 
     def begin(self, order: Sequence[tuple[CausalConv, int]]) -> None:
-        """Hear which convolutions see how many frames next. Nothing here goes by it."""
+        """Announce the next convolutions and their numbers of frames. This stream ignores it."""
 
     def window(self, conv: CausalConv, like: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
         """(whole, new): the input of `conv` with its history before it, and the part of it to write new frames to.
@@ -91,15 +93,15 @@ class Stream:
         return whole, whole[HISTORY:]
 
     def frames_before(self, conv: CausalConv) -> list[Tensor]:
-        """The history of `conv`, of which a window of a single frame has none; before the first frame it is empty."""
+        """History of `conv`, of which a window of a single frame has none; before the first frame it is empty."""
         return self._history[conv] if self.has_history(conv) else []
 
     def skip(self, conv: CausalConv) -> None:
-        """The first frame goes past `conv`: what follows sees zeros in its place."""
+        """Pass the first frame by `conv`: what follows sees zeros in its place."""
         self._started.add(conv)
 
     def written(self, conv: CausalConv, whole: Tensor) -> None:
-        """Hear that a window has all that it is to have. Here it stays until it is kept."""
+        """Note that a window is complete. In this stream it stays until it is kept."""
 
     def keep(self, conv: CausalConv, whole: Tensor) -> None:
         """Keep the last frames of a window, which has been convolved, as the history of what comes next."""
@@ -117,7 +119,7 @@ class Stream:
         return conv in self._started
 
     def close(self) -> None:
-        """Be done, with all frames or with an error. Here nothing is under way."""
+        """Close the stream, after all frames or after an error. In this stream nothing is under way."""
 
     def _frame(self, conv: CausalConv) -> tuple[int, int, int]:
         """Rows with those of the neighbours, columns and channels of what `conv` sees."""
@@ -167,7 +169,7 @@ def _place(halo: Halo, window: Tensor) -> None:
 
 
 def _copy(x: Tensor, out: Tensor) -> None:
-    """The activation of what is convolved as it is."""
+    """Copy the input of a convolution without an activation."""
     out.copy_(x)
 
 
@@ -195,8 +197,10 @@ class CausalConv(nn.Module):
         self._kernel = None
 
     def run(self, window: Tensor, stream: Stream, halo: Halo | None = None) -> Tensor:
-        """Convolve a window from `stream.window`, and keep its last frames. Where it has halo rows, `halo` is what is
-        still to come of them, and no rows are padded."""
+        """Convolve a window from `stream.window`, and keep its last frames.
+
+        If it has halo rows, `halo` is the part of them that is still to come, and no rows are padded.
+        """
         arrive = None if halo is None else partial(_place, halo, window)
         if halo is None:
             stream.written(self, window)
@@ -262,22 +266,22 @@ class RmsNorm(nn.Module):
         self.gamma = nn.Parameter(torch.empty(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x / |x| * sqrt(C) * gamma, the length in float32 whatever the dtype."""
+        """Compute x / |x| * sqrt(C) * gamma, the length in float32 whatever the dtype."""
         return self.fused(x) if x.device.type in FUSED_NORM_ON else self.into(x, torch.empty_like(x))
 
     def silu_into(self, x: Tensor, out: Tensor) -> None:
-        """SiLU of it, written to `out`."""
+        """Write SiLU of the norm to `out`."""
         if x.device.type in FUSED_NORM_ON:
             torch.ops.aten.silu.out(self.fused(x), out=out)
         else:
             F.silu(self.into(x, out), inplace=True)
 
     def fused(self, x: Tensor) -> Tensor:
-        """The same in torch's own kernel, which wants the least length as an addend to the mean square."""
+        """Compute the norm in torch's own kernel, which wants the least length as an addend to the mean square."""
         return F.rms_norm(x, self.gamma.shape, self.gamma, LEAST_LENGTH**2 / len(self.gamma))
 
     def into(self, x: Tensor, out: Tensor) -> Tensor:
-        """The same, written to `out`."""
+        """Write the norm to `out`."""
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).clamp_min_(LEAST_LENGTH)
         inverse = length.reciprocal_().mul_(x.shape[-1] ** 0.5)
         if x.dtype == torch.float32:

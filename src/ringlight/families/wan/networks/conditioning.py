@@ -1,4 +1,4 @@
-"""What the transformer's blocks are conditioned on: the prompt's keys and values, and the modulation by timesteps.
+"""Conditions of the transformer's blocks: the prompt's keys and values, and the modulation by timesteps.
 
 B batch (always 1), S tokens, C channels, H heads, D head width, L rows of text, R distinct timesteps.
 """
@@ -47,7 +47,7 @@ class WithImage:
         self._text, self._image = text, image
 
     def attend(self, q_BSHD: Tensor, kernel: AttentionKernel) -> Tensor:
-        """Attention to both, in the dtype of q."""
+        """Attention to the text and to the picture, added, in the dtype of q."""
         return self._text.attend(q_BSHD, kernel).add_(self._image.attend(q_BSHD, kernel))
 
 
@@ -65,7 +65,7 @@ class Modulation:
         self.ends = ends
 
     def plus(self, table: Tensor) -> Modulation:
-        """These rows with a block's own table added."""
+        """Modulation with a block's own table added to its rows."""
         return Modulation(self.rows + table, self.ends)
 
     def runs(self, start: int, stop: int) -> Iterator[tuple[Tensor, slice]]:
@@ -92,6 +92,6 @@ class Modulation:
         return F.layer_norm(x_BSC, x_BSC.shape[-1:], 1 + row[shift + 1], row[shift], eps)
 
     def add_gated_(self, x_BSC: Tensor, update_BSC: Tensor, start: int, gate: int) -> None:
-        """x += update * gate, in place."""
+        """Compute x += update * gate, in place."""
         for row, run in self.runs(start, start + x_BSC.shape[1]):
             x_BSC[:, run].addcmul_(update_BSC[:, run], row[gate])

@@ -1,4 +1,4 @@
-"""What the transformer makes of timesteps, of rows of text, and of tokens of pictures before its blocks see them.
+"""Embeddings of timesteps, of rows of text, and of tokens of pictures, which the transformer's blocks see.
 
 B batch (always 1), L rows, C channels, R distinct timesteps.
 """

@@ -33,7 +33,7 @@ class Kept:
         return self.frames[HISTORY - self.seen :]
 
     def follow(self, num_new: int) -> list[Tensor]:
-        """The places of so many newer frames, which from now on are the last ones."""
+        """Buffers of so many newer frames, which from now on are the last ones."""
         for _ in range(num_new):
             self.frames.append(self.frames.pop(0))
         self.seen = min(HISTORY, self.seen + num_new)
@@ -42,7 +42,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class PlacedWindow:
-    """A window that is to be used: its part of the workspace, and when its history has come."""
+    """Window that is to be used: its part of the workspace, and when its history has come."""
 
     conv: CausalConv
     num_frames: int
@@ -51,8 +51,10 @@ class PlacedWindow:
 
 
 class HostedStream(Stream):
-    """A stream with the history of `hosted` on the host. What runs between `begin` and the next is what was said there,
-    in that order."""
+    """Stream with the history of `hosted` on the host.
+
+    Between `begin` and the next one exactly the announced convolutions run, in that order.
+    """
 
     def __init__(
         self,
@@ -65,7 +67,7 @@ class HostedStream(Stream):
         max_elements: int = MAX_ELEMENTS,
         frames_at_once: int = 0,
     ) -> None:
-        """For the convolutions of a network, of which `hosted` are some."""
+        """Start a stream whose convolutions in `hosted` keep their history on the host."""
         on_device = [conv for conv in convs if conv not in hosted]
         super().__init__(on_device, bands, columns, like, False, max_elements, frames_at_once)
         self._exchange = exchange
@@ -76,7 +78,7 @@ class HostedStream(Stream):
         self._num_placed = 0
 
     def begin(self, order: Sequence[tuple[CausalConv, int]]) -> None:
-        """Say which convolutions see how many frames next."""
+        """Announce the next convolutions and their numbers of frames."""
         assert not self._order and not self._places, "what was said before has not all run"
         self._order.extend(order)
         sizes = [math.prod(self._shape(conv, frames)) for conv, frames in order]
@@ -89,7 +91,7 @@ class HostedStream(Stream):
             self._place_next()
 
     def window(self, conv: CausalConv, like: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
-        """As of every stream, in the place that stands ready for it."""
+        """Window of a convolution, as in every stream, in the buffer that was prepared for it."""
         place = self._places[0]
         assert (conv, num_frames) == (place.conv, place.num_frames), "convolutions run in the order that was said"
         self._exchange.wait(place.arrival)
@@ -113,7 +115,7 @@ class HostedStream(Stream):
             self._exchange.take(zip(self._kept[conv].follow(len(new)), new, strict=True))
 
     def keep(self, conv: CausalConv, whole: Tensor) -> None:
-        """Be done with a window: the one after the next gets its end of the workspace."""
+        """Free a window: the one after the next gets its end of the workspace."""
         if conv not in self._kept:
             super().keep(conv, whole)
         self._started.add(conv)
@@ -121,7 +123,7 @@ class HostedStream(Stream):
         self._place_next()
 
     def close(self) -> None:
-        """Have what comes next on the device wait for all that is still under way."""
+        """Make what comes next on the device wait for all that is still under way."""
         self._exchange.settle()
 
     def _scratch(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -129,7 +131,7 @@ class HostedStream(Stream):
         return room.view(-1)[: math.prod(shape)].view(shape)
 
     def _place_next(self) -> None:
-        """Give the next convolution without a place one, and bring what it has on the host there."""
+        """Prepare a buffer for the next convolution without one, and bring its history from the host there."""
         if not self._order:
             return
         conv, num_frames = self._order.popleft()
@@ -144,7 +146,7 @@ class HostedStream(Stream):
         self._places.append(PlacedWindow(conv, num_frames, room, self._exchange.bring(copies)))
 
     def _shape(self, conv: CausalConv, num_frames: int) -> tuple[int, ...]:
-        """Of a window, and of history that stands before it on its own."""
+        """Shape of a window, or of history that stands before it on its own."""
         is_long = conv not in self._kept and not self._fits(conv)  # then it stays where it is
         is_alone = num_frames == 1 and (is_long or not self.has_history(conv))
         return (num_frames if is_alone else HISTORY + num_frames, *self._frame(conv))

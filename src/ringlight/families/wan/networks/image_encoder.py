@@ -49,10 +49,10 @@ class ImageEncoderLayer(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Tokens of pictures."""
+    """Encoder of pictures to tokens."""
 
     def __init__(self, spec: ImageEncoderSpec, with_last: bool = False) -> None:
-        """`with_last`: with weights of what does not run, as a checkpoint has them."""
+        """Build the network. `with_last`: with weights of what does not run, as a checkpoint has them."""
         super().__init__()
         self.spec, dim = spec, spec.hidden_size
         self.class_embedding = nn.Parameter(torch.empty(dim))
@@ -69,8 +69,10 @@ class ImageEncoder(nn.Module):
             del self.layers[-1], self.post_layernorm
 
     def checkpoint_slots(self, only: Container[Tensor] | None = None) -> dict[str, Tensor]:
-        """Where each tensor of the checkpoint goes, of `only` these parameters (None: all); what is not loaded stands
-        for itself, without memory."""
+        """Destination of each tensor of the checkpoint, among the parameters in `only` (None: all).
+
+        Tensors that are not loaded map to placeholders without memory.
+        """
         own = {
             _stored(name): parameter.data
             for name, parameter in self.named_parameters()
@@ -79,7 +81,7 @@ class ImageEncoder(nn.Module):
         return own if only is not None else own | self._left_out
 
     def part(self) -> WeightPart:
-        """All of it, which comes and goes together."""
+        """Part of all weights, which come and go together."""
         return WeightPart("image encoder", [self])
 
     @property

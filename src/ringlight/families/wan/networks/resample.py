@@ -22,7 +22,7 @@ from ringlight.parallel.halo import Halo
 
 
 class Upsampler(nn.Module):
-    """Twice the rows and columns, and twice the frames where `temporal` (but for the very first frame)."""
+    """Upsampler of rows and columns by two, and of frames by two if `temporal` (but for the very first frame)."""
 
     def __init__(self, layer: Convolution, time_conv: Convolution | None) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Upsampler(nn.Module):
         self._phase_weights()
 
     def forget_layout(self) -> None:
-        """Give them up."""
+        """Give up the phases' weights."""
         self._phases = None
 
     def forward(self, x: Tensor, stream: Stream, first: bool) -> Tensor:
@@ -53,7 +53,7 @@ class Upsampler(nn.Module):
         return out.view(frames, 2 * rows, 2 * columns, self.channels)
 
     def _double_pixels(self, x: Tensor, out: Tensor, padding: int) -> None:
-        """One frame (1, h, w, C) to `out` (1, h, 2, w, 2, C): frame by frame, so that the phases stay small.
+        """Double the pixels of one frame (1, h, w, C) into `out` (1, h, 2, w, 2, C), so that the phases stay small.
 
         Without padding the first and the last of the 2h rows, which see rows that are not in `x`, are left as they are.
         """
@@ -71,7 +71,7 @@ class Upsampler(nn.Module):
                 out[:, first : first + rows, row, :, column] = source
 
     def _double_edges(self, x: Tensor, out: Tensor, above: Tensor, below: Tensor) -> None:
-        """The first and the last of the doubled rows of all frames (T, h, w, C), by the rows beyond `x`."""
+        """Double the first and the last rows of all frames (T, h, w, C), with the rows beyond `x`."""
         columns = x.shape[2]
         weights, biases = self._phase_weights()
         for row, pair in enumerate(((above, x[:, :1]), (x[:, -1:], below))):
@@ -81,8 +81,10 @@ class Upsampler(nn.Module):
                 out[:, -row, row, :, column] = phases[:, 0, column : column + columns, column]
 
     def _double_frames(self, x: Tensor, conv: CausalConv, stream: Stream, first: bool) -> Tensor:
-        """Frames 2t and 2t+1 are the halves of the convolution's channels. The first frame stays one frame, and what
-        follows sees zeros in its place."""
+        """Double the frames: 2t and 2t+1 are the halves of the convolution's channels.
+
+        The first frame stays one frame, and what follows sees zeros in its place.
+        """
         if first:
             assert len(x) == 1, "the first latent frame goes through the decoder alone"
             stream.skip(conv)
@@ -131,7 +133,7 @@ class UpBlock(nn.Module):
 
 
 def add_repeated_(out: Tensor, x: Tensor, frame_factor: int, first: bool) -> None:
-    """out += DupUp3D(x), in place: each value repeated over 2x2 pixels and `frame_factor` frames.
+    """Compute out += DupUp3D(x), in place: each value repeated over 2x2 pixels and `frame_factor` frames.
 
     The reference repeats channels and deals them out over the new positions: output channel o at offset n of `factor`
     takes input channel (o * factor + n) // repeats. For the first frame only the last of the new frames exists.
@@ -155,7 +157,7 @@ def add_repeated_(out: Tensor, x: Tensor, frame_factor: int, first: bool) -> Non
 
 
 class Downsampler(nn.Module):
-    """Half the rows and columns, and half the frames where `temporal` (but for the very first frame)."""
+    """Downsampler of rows and columns by two, and of frames by two if `temporal` (but for the very first frame)."""
 
     def __init__(self, layer: Convolution, time_conv: Convolution | None) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention of all pixels of a frame, one head. Of a band, the queries are its own, keys and values all."""
+    """Self-attention of all pixels of a frame, one head. A band has its own queries, and keys and values of all."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class AttentionBlock(nn.Module):
 
     @collective
     def _project(self, x: Tensor, bands: Bands) -> tuple[Tensor, Tensor, Tensor]:
-        """q of these rows, k and v of the whole frame, each (T, pixels, C). Keys and values travel while q is made."""
+        """Project to q of these rows, k and v of the whole frame, each (T, pixels, C). k and v travel meanwhile."""
         channels = x.shape[-1]
         if not bands.are_split:
             q, k, v = self.to_qkv(x.flatten(1, 2)).chunk(3, dim=-1)

@@ -107,7 +107,7 @@ class TextEncoder(nn.Module):
         self._nothing = torch.empty(1, 0, self._width, device=device, dtype=dtype)
 
     def checkpoint_slots(self, only: Container[Tensor] | None = None) -> dict[str, Tensor]:
-        """Where each tensor of the checkpoint goes: its name there -> the parameter here, of `only` these (None: all).
+        """Destination of each tensor of the checkpoint: its name -> the parameter here, if in `only` (None: all).
 
         Those of layers that other ranks hold are on the meta device.
         """
@@ -143,7 +143,7 @@ class TextEncoder(nn.Module):
         return [part.clone() for part in embedded.split(lengths)]  # a cache that forgets one must free its memory
 
     def count_tokens(self, prompt: str) -> int:
-        """How many tokens a prompt has, the end mark included, whatever of them is read."""
+        """Number of tokens of a prompt, the end mark included, before any truncation."""
         assert self.tokenizer is not None, "made to encode"
         self.tokenizer.no_truncation()
         return len(self.tokenizer.encode(clean_prompt(prompt)).ids)
@@ -201,14 +201,16 @@ class TextEncoder(nn.Module):
 
 
 def _parts(network: Umt5Encoder) -> list[WeightPart]:
-    """Of a network that has its dtypes: the token table, and each layer."""
+    """Parts of a network that has its dtypes: the token table, and each layer."""
     table = [] if network.shared is None else [WeightPart(f"{PART_NAMES}token table", [network.shared])]
     return table + network.encoder.parts(PART_NAMES)
 
 
 def read_umt5(checkpoint: Checkpoint, held: Mapping[str, EightBit]) -> Umt5Config:
-    """All numbers of a checkpoint's encoder, of which these matrices are held in eight bits. Raises InvalidCheckpoint
-    where it is not one that we know."""
+    """Read all numbers of a checkpoint's encoder, of which these matrices are held in eight bits.
+
+    Raises InvalidCheckpoint if it is not one that we know.
+    """
     path = checkpoint.path(CONFIG)
     try:
         config = msgspec.convert(checkpoint.json(CONFIG), Umt5Config)

@@ -89,15 +89,14 @@ class CrossAttention(nn.Module):
 
     @property
     def makes_keys(self) -> list[nn.Parameter]:
-        """What makes keys and values, which no forward needs."""
+        """Parameters that make keys and values of texts and pictures, which no forward needs."""
         text = [*self.to_kv.parameters(), self.norm_k]
         if self.to_added_kv is None or self.norm_added_k is None:
             return text
         return [*text, *self.to_added_kv.parameters(), self.norm_added_k]
 
     def keys(self, text_BLC: Tensor, num_pad: int, image_BLC: Tensor | None = None) -> Keys:
-        """Keys and values of projected rows of text, and of a picture's; the last row of text is the padding's where
-        `num_pad` is not 0."""
+        """Keys and values of text, whose last row is the padding's if `num_pad` is not 0, and of a picture's tokens."""
         text = TextKeys(*self._projected(text_BLC, self.to_kv, self.norm_k), num_pad)
         if image_BLC is None or self.to_added_kv is None or self.norm_added_k is None:
             return text
@@ -157,7 +156,7 @@ class TransformerBlock(nn.Module):
         keys: Keys,
         kernel: AttentionKernel,
     ) -> None:
-        """All that follows self-attention, in place on tokens that begin at `start`, SLICE_TOKENS at a time."""
+        """Apply all that follows self-attention, in place on tokens that begin at `start`, SLICE_TOKENS at a time."""
         for begin in range(0, x_BSC.shape[1], SLICE_TOKENS):
             run = slice(begin, begin + SLICE_TOKENS)
             self._finish_slice_(x_BSC[:, run], attended_BSC[:, run], start + begin, modulation, keys, kernel)
@@ -173,8 +172,10 @@ class TransformerBlock(nn.Module):
 
 
 class TransformerParts(NamedTuple):
-    """What of a transformer comes and goes together: what stands before and after its blocks, each block without what
-    makes keys and values of texts, and that of each block."""
+    """Parts of a transformer that are brought to the device and dropped together.
+
+    They are its ends, each block without its keys and values of texts, and those of each block.
+    """
 
     ends: WeightPart
     blocks: list[WeightPart]
@@ -182,7 +183,7 @@ class TransformerParts(NamedTuple):
 
     @property
     def all(self) -> list[WeightPart]:
-        """Each of them."""
+        """Parts in one list."""
         return [self.ends, *self.blocks, *self.texts]
 
 
@@ -209,8 +210,7 @@ class WanTransformer(nn.Module):
         return self.patch_embedding.weight.dtype
 
     def checkpoint_slots(self, only: Container[Tensor] | None = None) -> dict[str, Tensor]:
-        """Where each tensor of the checkpoint goes: its name and shape there -> a view of a parameter here, of `only`
-        these parameters (None: all)."""
+        """Destination of each tensor of the checkpoint: its name -> a view of a parameter in `only` (None: all)."""
         slots: dict[str, Tensor] = {}
         for name, parameter in self.named_parameters():
             if only is None or parameter in only:
@@ -218,13 +218,13 @@ class WanTransformer(nn.Module):
         return slots
 
     def optimise_layout(self) -> None:
-        """Lay the weights out as they are used. Call once, after loading."""
+        """Lay the weights out for computation. Call once, after loading."""
         for module in self.modules():
             if isinstance(module, Linear):
                 module.lay_out()
 
     def parts(self, name: str = "transformer") -> TransformerParts:
-        """What of the network comes and goes together, once it has its dtypes; `name` is that of its folder."""
+        """Parts of the network that are moved together, once it has its dtypes; `name` is that of its folder."""
         blocks = list(self._blocks())
         texts = [block.attn2.makes_keys for block in blocks]
         return TransformerParts(

@@ -181,6 +181,9 @@ def relative_buckets(length: int, config: Umt5Config, device: torch.device) -> T
 
 
 def _table(num_rows: int, dim: int) -> nn.Embedding:
-    """Values that are still to be loaded. torch's own first ones would import its compiler, on the meta device too."""
+    """Make a table of values that are still to be loaded.
+
+    torch's own first ones would import its compiler, on the meta device too.
+    """
     table: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(num_rows, dim), freeze=False)
     return table

@@ -71,7 +71,7 @@ class VaeDecoder(nn.Module):
         return [before, *self.up_blocks, self.conv_out]
 
     def on_host(self, host_levels: int) -> set[CausalConv]:
-        """Convolutions whose history lies on the host where that of so many of the last levels does."""
+        """Convolutions whose history lies on the host, if that of so many of the last levels does."""
         stages = enumerate(self.stages)
         hosted = [part for stage, part in stages if self.layers.on_host(stage, host_levels)]
         return {conv for part in hosted for conv in convs_with_history(part)}
@@ -98,7 +98,7 @@ class VaeDecoder(nn.Module):
         return [(conv, visit.frames) for visit in visits for conv in convs[visit.stage]]
 
     def _run(self, x: Tensor, visits: Sequence[Visit], stream: Stream, first: bool, at_most: int) -> Iterator[Tensor]:
-        """Patched frames of `x`, part by part. What a stage has taken all parts of is gone before the next one runs."""
+        """Yield patched frames of `x`, part by part. A stage's input is freed before the next stage runs."""
         waiting: list[deque[Tensor]] = [deque() for _ in self.stages]
         waiting[0].append(x)
         for stage, frames in visits:
@@ -113,7 +113,7 @@ class VaeDecoder(nn.Module):
             del made
 
     def _through(self, stage: int, x: Tensor, stream: Stream, first: bool) -> Tensor:
-        """Frames through one stage, with its weights. Those of the first are there, for more comes before it."""
+        """Run frames through one stage, with its weights. Those of the first are there, for more comes before it."""
         if stage:
             self.weights.take(stage)
         if stage == 0:
@@ -127,8 +127,10 @@ class VaeDecoder(nn.Module):
 
 
 class VaeParts(NamedTuple):
-    """What of a VAE comes and goes together: the encoder, and of the decoder what stands before its levels, each level,
-    and what stands after them."""
+    """Parts of a VAE that are brought to the device and dropped together.
+
+    They are the encoder, and of the decoder what stands before its levels, each level, and what stands after them.
+    """
 
     encoder: WeightPart
     decoder: list[WeightPart]
@@ -153,7 +155,7 @@ class WanVae(nn.Module):
         return self.post_quant_conv.weight.dtype
 
     def parts(self) -> VaeParts:
-        """What of the network comes and goes together, once it has its dtypes."""
+        """Parts of the network that are moved together, once it has its dtypes."""
         decoder = self.decoder
         modules: list[list[nn.Module]] = [[self.post_quant_conv, decoder.conv_in, decoder.mid_block]]
         modules += [[block] for block in decoder.up_blocks]
@@ -166,8 +168,7 @@ class WanVae(nn.Module):
         )
 
     def checkpoint_slots(self, only: Container[Tensor] | None = None) -> dict[str, Tensor]:
-        """Where each tensor of the checkpoint goes: its name and shape there -> a view of a parameter here, of `only`
-        these parameters (None: all)."""
+        """Destination of each tensor of the checkpoint: its name -> a view of a parameter in `only` (None: all)."""
         naming = Naming(self.spec)
         return dict(
             naming.slot_of(name, parameter.data)
@@ -195,13 +196,15 @@ class WanVae(nn.Module):
         )
 
     def start_encoding(self, bands: Bands, columns: int, num_frames: int, device: torch.device) -> Stream:
-        """A new stream for `encode_next`: so many frames whose latents have these rows and columns."""
+        """Start a stream for `encode_next`: so many frames whose latents have these rows and columns."""
         like = torch.empty(0, dtype=self.dtype, device=device)
         return Stream(convs_with_history(self.encoder), bands, columns, like, one_frame=num_frames == 1)
 
     def encode_next(self, frames_FHWC: Tensor, stream: Stream) -> Tensor:
-        """The next frames -> a latent frame (z, 1, h, w), as `encode` has it: the very first frame comes alone, and
-        later ones as many at a time as become a latent frame."""
+        """Encode the next frames to a latent frame (z, 1, h, w), as `encode` has it.
+
+        The very first frame comes alone, later ones as many at a time as become a latent frame.
+        """
         patched = _patchify(frames_FHWC.to(self.dtype), self.spec.patch)
         moments_THWC = self.quant_conv(self.encoder(patched, stream), stream)
         mode_THWZ = moments_THWC[..., : self.spec.z_dim].float()
@@ -218,8 +221,10 @@ class WanVae(nn.Module):
         placement: Placement | None = None,
         max_elements: int = MAX_ELEMENTS,
     ) -> Stream:
-        """A new stream for `decode_next`: so many latent frames of so many rows and columns. To be closed at its end,
-        and only the last one that was started may go on, where its history lies on the host."""
+        """Start a stream for `decode_next`: so many latent frames of so many rows and columns.
+
+        It is to be closed at its end. If history lies on the host, only the last stream that was started may continue.
+        """
         kept, like = placement or Placement(), torch.empty(0, dtype=self.dtype, device=device)
         convs, one_frame, at_once = convs_with_history(self.decoder), num_latents == 1, kept.frames_at_once
         if not kept.host_history or one_frame or not bands.size:
@@ -229,7 +234,7 @@ class WanVae(nn.Module):
         return HostedStream(convs, hosted, bands, columns, like, self.exchange, max_elements, at_once)
 
     def decode_next(self, latents_ZTHW: Tensor, stream: Stream, first: bool) -> Tensor:
-        """The next normalised latent frames -> frames (F, H, W, 3) in [-1, 1], in the VAE's dtype: this rank's rows.
+        """Decode the next normalised latents to frames (F, H, W, 3) in [-1, 1], in the VAE's dtype: this rank's rows.
 
         The very first latent frame comes alone (`first`) and gives one frame; each later one gives four, and any
         number of them may come at a time. What clamping would hide of NaN and infinity stands in the stream's extremes.
@@ -267,8 +272,11 @@ def _unpatchify(patched: Tensor, patch: int) -> Tensor:
 
 
 class Naming:
-    """The checkpoint's names for our parameters. Where nothing goes past a level, an upsampler stands in a list of one,
-    and all blocks of the encoder's levels in a single list."""
+    """Checkpoint's names for our parameters.
+
+    If no shortcut passes a level, an upsampler stands in a list of one, and all blocks of the encoder's levels in a
+    single list.
+    """
 
     def __init__(self, spec: VaeSpec) -> None:
         self._is_flat = not spec.is_residual

@@ -13,13 +13,16 @@ from ringlight.families.layers.decoder import DecoderLayers, UpLayers
 
 
 def norm_copies(on_cpu: bool, itemsize: int) -> int:
-    """How often a norm of the VAE holds its input beside it: a GPU's once, a CPU's in bfloat16 as float32."""
+    """Copies of its input that a norm of the VAE holds: one on a GPU, a float32 one on a CPU in bfloat16."""
     return (2 if itemsize < 4 else 0) if on_cpu else 1
 
 
 class Passage(NamedTuple):
-    """Frames that go through a stage of the decoder together, in elements: the most that they have alive at once, what
-    they become, and the windows that convolutions see, one after another."""
+    """Elements of frames that go through a stage of the decoder together.
+
+    They are the most that are alive at once, the frames' results, and the windows that convolutions see, one after
+    another.
+    """
 
     most: int
     made: int
@@ -27,7 +30,7 @@ class Passage(NamedTuple):
 
 
 class DecoderPeak:
-    """Walks through the decoder as the VAEs of Wan do and tells the most elements that are alive at once.
+    """Counter of the peak elements in the decoder, by the same steps as the VAEs of Wan.
 
     Where its parts come one at a time they are among these: the largest is there where activations are small.
     """
@@ -43,8 +46,11 @@ class DecoderPeak:
         self._windows: list[int] = []
 
     def of(self, portion: int, has_history: bool, placement: Placement | None = None) -> int:
-        """Elements at most, for portions of so many latent frames: activations, the workspace, and of weights the part
-        that is in use where they come one at a time. Without history the portion is the very first latent frame."""
+        """Peak elements for portions of so many latent frames.
+
+        Activations and the workspace count, and of weights the part in use if they come one at a time. Without history
+        the portion is the very first latent frame.
+        """
         layers, where, peak, windows = self._layers, placement or Placement(), 0, [0]
         at_most = layers.frames_at_once(
             self._rows, self._columns, portion, asked=where.frames_at_once, in_pairs=self._winograd
@@ -68,7 +74,7 @@ class DecoderPeak:
 
     @cached_property
     def _weights(self) -> list[int]:
-        """Of each stage, as they are used: Winograd's sums have four kernels for three."""
+        """Bytes of weights of each stage, as they are used: Winograd's sums have four kernels for three."""
         summed = [sum(layer.parameters for layer in stage if layer.sums_pairs) for stage in self._layers.stages]
         return [part + self._winograd * (each // 3) for part, each in zip(self._layers.parts, summed, strict=True)]
 
@@ -81,7 +87,7 @@ class DecoderPeak:
         return self._passages[key]
 
     def _visit(self, stage: int, frames: int, is_hosted: bool) -> int:
-        """Frames through a stage. Returns the elements of what it makes."""
+        """Count frames through a stage. Returns the elements of its result."""
         layers = self._layers
         if stage == 0:
             for layer in layers.stages[0]:
@@ -111,7 +117,7 @@ class DecoderPeak:
         return hidden if layers.upsample is None else self._upsample(layers, frames, hidden, is_hosted)
 
     def _upsample(self, layers: UpLayers, frames: int, inside: int, is_hosted: bool) -> int:
-        """Twice the frames of a part, then twice its rows and columns. Returns the elements of what it has become."""
+        """Count an upsampling of frames, then of rows and columns. Returns the elements of its result."""
         assert layers.upsample is not None
         if layers.time_conv is not None and self._has_history:
             self._convolve(layers.time_conv, frames, is_hosted)
@@ -128,7 +134,7 @@ class DecoderPeak:
         return frames * (self._rows * scale + halo) * self._columns * scale * channels
 
     def _convolve(self, layer: Convolution, frames: int, is_hosted: bool) -> None:
-        """A convolution's input stands with its history in a window."""
+        """Count a convolution, whose input stands with its history in a window."""
         if layer.kernel[0] == 1:
             return
         halo = 2 if self._is_split and layer.has_halo else 0

@@ -10,8 +10,11 @@ from ringlight.families.layers.encoder import DownLayers, EncoderLayers
 
 
 class EncoderPeak:
-    """The way through the encoder as the VAEs of Wan do it, in elements: of one frame, or with history of as many as
-    become a latent frame. It is widest at the first levels, so that what follows them is not looked at."""
+    """Counter of the peak elements in the encoder, by the same steps as the VAEs of Wan.
+
+    It counts one frame, or with history as many as become a latent frame. The first levels are the widest, so that
+    later ones are not looked at.
+    """
 
     def __init__(
         self, layers: EncoderLayers, rows: int, columns: int, is_split: bool, norm_copies: int, has_history: bool
@@ -30,7 +33,7 @@ class EncoderPeak:
         return pixels + workspace + max(alive for level in layers.levels for alive in self._level(level))
 
     def _level(self, layers: DownLayers) -> Iterator[int]:
-        """What is alive at each moment of a level, beside its input's pixels."""
+        """Yield the bytes that are alive at each moment of a level, beside its input's pixels."""
         first = layers.residuals[0].conv1
         given, hidden = self._size(first, first.inputs), self._size(first, first.channels)
         for index, block in enumerate(layers.residuals):

@@ -1,5 +1,6 @@
-"""The most that a forward of the transformer holds at once, in bytes: what lies there for all blocks, and the largest
-moment of one. As in the transformer of Wan and parallel/attention.
+"""Peak bytes of a transformer's forward: what lies there for all blocks, and the largest moment of one.
+
+It follows the transformer of Wan and parallel/attention.
 
 S tokens of this rank, C channels, e bytes of the products' dtype, u Ulysses and r ring ranks. Hidden states, norms and
 merged results are float32.
@@ -18,9 +19,11 @@ FLOAT = 4
 
 
 class ForwardPeak(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank's forward of `num_tokens` tokens over a layout, offered to attention `offered` at a time, in
-    `num_slices` slices of which data is sent ahead (1: all at once), with products of `item` bytes. `patch` are the
-    values of a token as it comes."""
+    """Peak of one rank's forward of `num_tokens` tokens over a layout, with products of `item` bytes.
+
+    Tokens are offered to attention `offered` at a time, in `num_slices` slices of which data is sent ahead (1: all at
+    once). `patch` are the values of a token as it comes.
+    """
 
     dim: int
     head_dim: int
@@ -38,7 +41,7 @@ class ForwardPeak(msgspec.Struct, frozen=True, kw_only=True):
         return split_sizes(self.num_tokens, self.layout.sp)[0]
 
     def bytes(self, forwards: int) -> int:
-        """Of a forward, or of two that take turns: one in its largest moment, the other one paused."""
+        """Peak bytes of one forward, or of two that alternate: one in its largest moment, the other one paused."""
         lasting = FLOAT * self._one + self.num_tokens * self.patch * self.item
         rope = FLOAT * self.num_tokens * self.head_dim
         moment = self._buffers + max(self._making, self._attending, self._finishing)
@@ -46,7 +49,7 @@ class ForwardPeak(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def _one(self) -> int:
-        """S x C."""
+        """Values of the hidden states: S x C."""
         return self.own * self.dim
 
     @property
@@ -55,7 +58,7 @@ class ForwardPeak(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def _is_whole(self) -> bool:
-        """Whether attention takes q, k and v as they are made, on the only rank, unless that is too much at once."""
+        """Whether attention takes q, k and v as they are made: on the only rank, unless that is too much at once."""
         return self.layout.sp == 1 and 3 * self._one <= MAX_ELEMENTS
 
     @property
@@ -76,8 +79,10 @@ class ForwardPeak(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def _buffers(self) -> float:
-        """What attention over ranks keeps for all blocks: q, k and v of all that meets on this rank, and room for what
-        leaves or comes by."""
+        """Bytes that attention over ranks keeps for all blocks.
+
+        They are q, k and v of all tokens that meet on this rank, and room for messages.
+        """
         if self._is_whole:
             return 0
         if self._is_ahead:
@@ -86,7 +91,7 @@ class ForwardPeak(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def _departing(self) -> float:
-        """Copies of q, k and v for other ranks on their way, sent ahead."""
+        """Bytes of copies of q, k and v on their way to other ranks, sent ahead."""
         if not self._is_ahead or self.layout.ulysses == 1:
             return 0
         copies = 3 * self._others if self.layout.ring == 1 else 2 + self._others
@@ -94,18 +99,18 @@ class ForwardPeak(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def _returned(self) -> float:
-        """Outputs of own tokens and of the group's, held until the last slice of them is taken; sent ahead."""
+        """Bytes of outputs of own tokens and of the group's, held until the last slice of them is taken; sent ahead."""
         return self.item * self._one * (1 + self._others) if self._is_ahead else 0
 
     @property
     def _making(self) -> float:
-        """The norm's output, the fused product, q; k in float32 before and after its norm (as one where it is so)."""
+        """Bytes of the norm's output, the fused product and q; k in float32 before and after its norm."""
         width = self.dim * (5 * self.item + (2 * FLOAT if self.item < FLOAT else FLOAT))
         return self._returned + max(tokens * width + left for tokens, left in self._runs)
 
     @property
     def _merging(self) -> int:
-        """Of each value: what is merged so far, and a result as it comes and in float32."""
+        """Bytes for each value while results are merged: the sum so far, and a result as it comes and in float32."""
         return self.item + 2 * FLOAT if self.item < FLOAT else 2 * FLOAT
 
     @property
@@ -124,7 +129,7 @@ class ForwardPeak(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def _finishing(self) -> float:
-        """What follows, for 4,096 tokens: cross-attention with q in float32, or the feed-forward."""
+        """Bytes of what follows attention, for 4,096 tokens: cross-attention with q in float32, or the feed-forward."""
         dim, item = self.dim, self.item
         widest = max(dim * (2 * item + 2 * FLOAT), (self.ffn_dim + 2 * dim) * item)
         if not self._is_ahead:
@@ -135,8 +140,11 @@ class ForwardPeak(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def _paused(self) -> float:
-        """Beside its buffers, where data travels: what is sent, or between Ulysses ranks the outputs that come back. On
-        the only rank q, k and v as they were made, v still within the fused product."""
+        """Bytes that a paused forward holds beside its buffers.
+
+        Where data travels it is what is sent, or between Ulysses ranks the outputs that come back. On the only rank it
+        is q, k and v as they were made, v still within the fused product.
+        """
         if self._is_whole:
             return 5 * self.item * self._one
         if self.layout.ulysses == 1:

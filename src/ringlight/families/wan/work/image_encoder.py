@@ -11,7 +11,7 @@ from ringlight.families.model import Positive
 
 
 class ImageEncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """`image_encoder/config.json` of a CLIPVisionModel. What files leave out has transformers' defaults.
+    """Numbers of `image_encoder/config.json` of a CLIPVisionModel. What files leave out has transformers' defaults.
 
     The tokens that are asked for come before its last layer, which with the norm after it is not even loaded.
     """
@@ -28,7 +28,7 @@ class ImageEncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def num_layers(self) -> int:
-        """Those that run."""
+        """Number of layers that run."""
         return self.num_hidden_layers - 1
 
     @property
@@ -38,7 +38,7 @@ class ImageEncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def patches(self) -> Matrix:
-        """From the pixels of a patch."""
+        """Map from the pixels of a patch."""
         return Matrix(self.num_channels * self.patch_size**2, self.hidden_size, has_bias=False)
 
     @property

@@ -22,7 +22,7 @@ def weight_shapes(spec: TransformerSpec) -> dict[str, Shape]:
 
 
 def _ends(spec: TransformerSpec) -> Iterator[tuple[str, Shape]]:
-    """Of all that is no block."""
+    """Yield the tensors outside the blocks."""
     layers, dim = spec.layers, spec.inner_dim
     yield "patch_embedding.weight", (dim, spec.in_channels, *spec.patch_size)
     yield "patch_embedding.bias", (dim,)
@@ -57,7 +57,7 @@ def _block(spec: TransformerSpec) -> Iterator[tuple[str, Shape]]:
 
 
 def _side_by_side(modules: tuple[str, ...], joined: Matrix) -> Iterator[tuple[str, Shape]]:
-    """Of modules that are one matrix here, each with its share of the outputs."""
+    """Yield the tensors of modules that are one matrix here, each with its share of the outputs."""
     for module in modules:
         yield from _linear(module, Matrix(joined.inputs, joined.outputs // len(modules)))
 

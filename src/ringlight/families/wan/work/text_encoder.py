@@ -15,8 +15,10 @@ RELATIVE_BUCKETS = 32  # of positions, a table of biases in each layer
 
 
 class TextEncoderSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """The numbers of `text_encoder/config.json` that planning needs. `held` are the matrices of layers that lie in
-    eight bits, by the last part of their names."""
+    """Numbers of `text_encoder/config.json` that planning needs.
+
+    `held` are the matrices of layers that lie in eight bits, by the last part of their names.
+    """
 
     d_model: Positive
     d_ff: Positive
@@ -49,8 +51,11 @@ class TextEncoderSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return Matrix(inputs, outputs, has_bias=False, held=self.held.get(name))
 
     def peak_elements(self, num_tokens: int, num_prompts: int) -> int:
-        """Hidden states of all prompts, and in a layer of one what its norm takes and gives, then q, k and v with
-        scores of all heads, their biases and the sum, or the gated feed-forward. Buckets of positions are 64-bit."""
+        """Peak elements of a layer for one prompt, beside the hidden states of all prompts.
+
+        A layer holds its norm's input and output, then q, k and v with scores of all heads, their biases and the sum,
+        or the gated feed-forward. Buckets of positions are 64-bit.
+        """
         hidden, pairs = num_tokens * self.d_model, num_tokens**2
         attention = 3 * num_tokens * self.num_heads * self.d_kv + 3 * self.num_heads * pairs
         return (num_prompts + 2) * hidden + 4 * pairs + max(attention, 3 * num_tokens * self.d_ff)
@@ -64,8 +69,10 @@ LAYER_WEIGHTS = {name: f"0.SelfAttention.{name}" for name in "qkvo"} | {
 
 
 def held_in_layers(stored: StoredNetwork, num_layers: int) -> dict[str, EightBit]:
-    """The matrices that all layers of these files have in eight bits of one kind: the others are widened when they are
-    loaded."""
+    """Matrices that all layers of these files have in eight bits of one kind.
+
+    The others are widened when they are loaded.
+    """
     found = {}
     for name, module in LAYER_WEIGHTS.items():
         weights = [f"encoder.block.{number}.layer.{module}.weight" for number in range(num_layers)]

@@ -17,8 +17,10 @@ from ringlight.families.wan.work.forward import ForwardPeak
 
 
 class TransformerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """`transformer/config.json` of a WanTransformer3DModel. `held` are the matrices of blocks that lie in eight bits,
-    by their names in BlockLayers."""
+    """Numbers of `transformer/config.json` of a WanTransformer3DModel.
+
+    `held` are the matrices of blocks that lie in eight bits, by their names in BlockLayers.
+    """
 
     patch_size: tuple[Positive, Positive, Positive]
     num_attention_heads: Positive
@@ -80,7 +82,7 @@ class TransformerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def peak_bytes(
         self, num_tokens: int, layout: ParallelLayout, on_cpu: bool, itemsize: int, num_slices: int, forwards: int
     ) -> int:
-        """Bytes that a rank's forward holds at its most; two forwards take turns."""
+        """Peak bytes of a rank's forward; with `forwards` 2, two alternate."""
         return ForwardPeak(
             dim=self.inner_dim,
             head_dim=self.attention_head_dim,
@@ -124,8 +126,10 @@ BLOCK_WEIGHTS = {
 
 
 def held_in_blocks(stored: StoredNetwork, num_layers: int) -> dict[str, EightBit]:
-    """The matrices that all blocks of these files have in eight bits of one kind: the others are widened when they are
-    loaded."""
+    """Matrices that all blocks of these files have in eight bits of one kind.
+
+    The others are widened when they are loaded.
+    """
     found = {}
     for name, modules in BLOCK_WEIGHTS.items():
         weights = [f"blocks.{number}.{module}.weight" for number in range(num_layers) for module in modules]

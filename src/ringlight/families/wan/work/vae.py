@@ -20,7 +20,7 @@ from ringlight.families.wan.work.encoding import EncoderPeak
 
 
 class VaeSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """`vae/config.json` of an AutoencoderKLWan: of the 2.2 kind (residual, patched) or the 2.1 kind (neither).
+    """Numbers of an AutoencoderKLWan's `config.json`: of the 2.2 kind (residual, patched) or the 2.1 kind (neither).
 
     What files of the 2.1 kind leave out has diffusers' defaults.
     """
@@ -43,7 +43,7 @@ class VaeSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def patch(self) -> int:
-        """Rows, and columns, of pixels that are one of the network's."""
+        """Rows, and columns, of pixels that make one of the network's."""
         return self.patch_size or 1
 
     @property
@@ -130,8 +130,11 @@ class VaeSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return level < len(self.temperal_downsample) and self.temperal_downsample[::-1][level]
 
     def _up(self, level: int, inputs: int, channels: int, frames: int) -> UpLayers:
-        """A level of the decoder. Without shortcuts past it, its upsampler halves the channels, so that the next level
-        begins with half of what the level before has."""
+        """Layers of a decoder's level.
+
+        Without shortcuts past it, its upsampler halves the channels, so that the next level begins with half of what
+        the level before has.
+        """
         scale, in_pairs = 2**level, frames > 1
         if level and not self.is_residual:
             inputs //= 2

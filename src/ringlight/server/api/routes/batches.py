@@ -47,7 +47,7 @@ async def create_batch(request: Request, response: Response, parts: Served, owne
     openapi_extra=takes_json(CheckBatch),
 )
 async def check_batch(request: Request, parts: Served, owner: Owner) -> BatchCheck:
-    """What is wrong with each request of a batch. Nothing is created."""
+    """Check each request of a batch. Nothing is created."""
     call = parse_batch(CheckBatch, await read_json(request, MAX_BATCH_VALUES))
     found = await sort_out(call, parts)
     return BatchCheck(num_requests=len(call.requests), problems=list(found.problems))
@@ -61,7 +61,7 @@ def list_batches(
     limit: Annotated[int, Query(ge=1, le=100, description="Batches on a page.")] = 20,
     order: Annotated[Order, Query(description="By creation; desc has the newest first.")] = "desc",
 ) -> BatchList:
-    """The batches of this key, without their requests."""
+    """List the batches of this key, without their requests."""
     views, has_more = parts.batches.list(owner, after, limit, order)
     data = [msgspec.structs.replace(to_batch(view), requests=None) for view in views]
     first, last = (data[0].id, data[-1].id) if data else (None, None)
@@ -70,7 +70,7 @@ def list_batches(
 
 @router.get("/v1/batches/{batch_id}", response_model=BATCH, responses=answers(404))
 def retrieve_batch(response: Response, batch_id: BatchId, parts: Served, owner: Owner) -> Batch:
-    """How far a batch is, and how each of its requests ended."""
+    """Retrieve a batch: its progress, and how each of its requests ended."""
     return _shown(parts.batches.get(batch_id, owner), response)
 
 

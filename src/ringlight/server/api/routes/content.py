@@ -75,8 +75,9 @@ async def video_content(
         bool, Query(description="Whether the answer may be an address in an object store, where the video lies in one.")
     ] = True,
 ) -> Response:
-    """The file of a completed video, or a picture that any video was given. Range, If-Range, If-None-Match and HEAD are
-    understood.
+    """Download a completed video, or a picture that any video was given.
+
+    Range, If-Range, If-None-Match and HEAD are understood.
 
     Where videos lie in an object store the answer may be the address of the file there: follow it, without the key.
     """
@@ -106,7 +107,7 @@ def video_report(
     owner: Owner,
     format: Annotated[Literal["json", "table"], Query(description="JSON, or Markdown tables.")] = "json",  # noqa: A002
 ) -> Response:
-    """Where the time and the memory of a completed video went, by stage and by rank."""
+    """Retrieve the report of a completed video: its time and memory, by stage and by rank."""
     report = parts.videos.report(video_id, owner)
     if format == "table":
         return PlainTextResponse(report.table() + "\n")
@@ -158,7 +159,7 @@ async def create_video_sync(request: Request, parts: Served, owner: Owner) -> Re
 
 
 async def _end_or_leave(request: Request, video_id: str, parts: Parts, owner: str) -> tuple[View | None, bool]:
-    """How a video ended, None where that cannot be waited for any more; and whether the client has gone away before."""
+    """Wait until a video ends or its client leaves. Return the end, None if it cannot be awaited, and which."""
     end, is_gone = None, False
     async with anyio.create_task_group() as group:
 
@@ -176,7 +177,7 @@ async def _end_or_leave(request: Request, video_id: str, parts: Parts, owner: st
 
 
 async def _file_of(view: View, parts: Parts) -> Response:
-    """The video of a job that is over. Raises its error."""
+    """Answer with the video of a job that is over. Raises its error."""
     stored, error = view.stored, view.stored.error
     headers = {"x-video-id": stored.id, "x-seed": str(stored.request.seed)}
     if error is not None:
@@ -195,8 +196,7 @@ def _file_name(stored: StoredJob, variant: Variant) -> str:
 
 
 def readable_name(prompt: str, video_id: str, ending: str) -> str:
-    """A file's name out of the first words of a prompt, as far as they are ASCII, and enough of an id to tell it from
-    others."""
+    """File name of a prompt's first words, as far as they are ASCII, and enough of an id to be unique."""
     plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
     name = ""
     for word in WORD.findall(plain):

@@ -28,25 +28,25 @@ router = APIRouter(include_in_schema=False)
 @router.get("/")
 @router.head("/")
 async def index() -> Response:
-    """The page."""
+    """Serve the page."""
     return _file("index.html")
 
 
 @router.get("/page/{name}")
 @router.head("/page/{name}")
 async def part_of_page(name: str) -> Response:
-    """A script, a style or a picture of the page."""
+    """Serve a script, a style or a picture of the page."""
     return _file(name)
 
 
 @router.get("/docs")
 async def docs(request: Request) -> Response:
-    """The API, described for people."""
+    """Serve the description of the API for people."""
     return HTMLResponse(render(request.app.openapi()), headers={"content-security-policy": POLICY})
 
 
 def _file(name: str) -> Response:
-    """A file of the page's folder itself, of a kind that a page has."""
+    """Serve a file of the page's folder itself, of a kind that a page has."""
     path = FOLDER / name
     if path.parent != FOLDER or path.suffix not in MEDIA_TYPES or not path.is_file():
         raise HTTPException(404)

@@ -36,13 +36,13 @@ router = APIRouter(tags=["Server"])
 
 @router.get("/v1/models", response_model=as_model(ModelList), responses=answers())
 def list_models(parts: Served, owner: Owner) -> ModelList:
-    """The models that are served: one, under each of its names."""
+    """List the models that are served: one, under each of its names."""
     return ModelList(data=[_card(name, parts) for name in parts.videos.model_names])
 
 
 @router.get("/v1/models/{model:path}", response_model=as_model(ModelCard), responses=answers(404))
 def retrieve_model(model: str, parts: Served, owner: Owner) -> ModelCard:
-    """A model, with what a request may leave out and what bounds it."""
+    """Retrieve a model, with what a request may leave out and what bounds it."""
     if model not in parts.videos.model_names:
         raise HttpError(404, "model_not_found", f"there is no model {model[:80]!r} here", param="model")
     return _card(model, parts)
@@ -68,7 +68,7 @@ async def ready(parts: Served) -> Response:
 
 @router.get("/health")
 async def health(parts: Served) -> Health:
-    """How the server and its replicas are. Always 200; /readyz says by its status."""
+    """Report the state of the server and its replicas. Always 200; /readyz says by its status."""
     standing, engine = standing_of(parts), parts.videos.engine
     replicas = [
         ReplicaHealth(name=each.name, status=each.status, restarts=each.restarts, reason=reason)
@@ -87,7 +87,7 @@ async def health(parts: Served) -> Health:
 
 @router.get("/version")
 async def version(parts: Served) -> Version:
-    """What runs here."""
+    """Report the versions of what runs here."""
     videos = parts.videos
     device = next((device for each in videos.engine.replicas if (device := each.environment.get("device"))), None)
     return Version(
@@ -105,7 +105,7 @@ async def version(parts: Served) -> Version:
     responses={**answers(), 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def metrics(parts: Served, owner: Owner) -> Response:
-    """What has been counted, for Prometheus. Needs a key where others do: it tells of all owners' videos."""
+    """Export metrics for Prometheus. Needs a key where others do: it tells of all owners' videos."""
     text, content_type = parts.metrics.text()
     return Response(text, headers={"content-type": content_type})
 
@@ -133,7 +133,7 @@ def _card(name: str, parts: Parts) -> ModelCard:
 
 
 def offered_loras(library: LoraLibrary) -> list[OfferedLora]:
-    """Those that every video has, and those that requests may name, as they lie there now."""
+    """LoRAs that every video has, and those that requests may name, as they lie there now."""
     always = [
         OfferedLora(name=lora.name, strength=lora.strength, target=lora.target or "both", is_always_on=True)
         for lora in library.always
@@ -145,7 +145,7 @@ def offered_loras(library: LoraLibrary) -> list[OfferedLora]:
 
 
 def field_cards(defaults: RequestDefaults, spec: ModelSpec, limits: RequestLimits) -> list[FieldCard]:
-    """What a request to this model may leave out, with the bounds that hold here."""
+    """Fields that a request to this model may leave out, with the bounds that hold here."""
     cards = []
     for field in (field for field in VIDEO_FIELDS if is_taken(field, spec)):
         least, most = bounds(field, limits)

@@ -46,19 +46,19 @@ async def create_video(request: Request, response: Response, parts: Served, owne
 
 @router.post("/v1/videos/edits", responses=answers(501), response_model=None)
 async def edit_video(owner: Owner) -> None:
-    """Not something that this model can do; always 501."""
+    """Edit a video, which this model cannot do; always 501."""
     raise NotImplementedHere("this model cannot edit videos; POST /v1/videos/{id}/remix makes one with another prompt")
 
 
 @router.post("/v1/videos/characters", responses=answers(501), response_model=None)
 async def create_character(owner: Owner) -> None:
-    """Not something that this model can do; always 501."""
+    """Create a character, which this model cannot do; always 501."""
     raise NotImplementedHere(NO_CHARACTERS)
 
 
 @router.get("/v1/videos/characters/{character_id}", responses=answers(501), response_model=None)
 async def retrieve_character(character_id: str, owner: Owner) -> None:
-    """Not something that this model can do; always 501."""
+    """Retrieve a character, which this model cannot do; always 501."""
     raise NotImplementedHere(NO_CHARACTERS)
 
 
@@ -69,7 +69,7 @@ async def retrieve_character(character_id: str, owner: Owner) -> None:
     openapi_extra=takes(ExtendVideo),
 )
 async def extend_video(request: Request, response: Response, parts: Served, owner: Owner) -> Video:
-    """Go on from the last frame of a completed video. What comes out holds both, in one file."""
+    """Continue from the last frame of a completed video. The result holds both, in one file."""
     body = await read_body(request)
     call = parse(ExtendVideo, body)
     await check_webhook(call.webhook_url, parts.webhook_hosts)
@@ -105,13 +105,13 @@ def list_videos(
         str, Query(max_length=MAX_SEARCH_CHARS, description="Only those whose prompt has each of these words.")
     ] = "",
 ) -> VideoList:
-    """The videos of this key."""
+    """List the videos of this key."""
     return to_list(*parts.videos.list(owner, after, limit, order, status, search))
 
 
 @router.get("/v1/videos/{video_id}", response_model=VIDEO, responses=answers(404))
 def retrieve_video(response: Response, video_id: VideoId, parts: Served, owner: Owner) -> Video:
-    """How a video is, and once it is completed what it took. A video that failed is answered with 200 too."""
+    """Retrieve a video: its state, and once it is completed what it took. A failed video is answered with 200 too."""
     return shown(parts.videos.get(video_id, owner), response)
 
 
@@ -129,13 +129,13 @@ def cancel_video(response: Response, video_id: VideoId, parts: Served, owner: Ow
 
 
 async def drafted(body: Body, parts: Parts) -> Draft:
-    """What a call to create a video asks for, complete. Raises HttpError, InvalidRequest, InvalidLayout."""
+    """Draft of a call to create a video, complete. Raises HttpError, InvalidRequest, InvalidLayout."""
     call = parse(CreateVideo, body)
     return await to_draft(call, body.files, parts.videos, parts.image_hosts, parts.webhook_hosts, parts.decoders)
 
 
 async def accept(request: Request, body: Body, draft: Draft, parts: Parts, owner: str) -> View:
-    """Take a draft in, once for all requests that are repetitions of each other."""
+    """Accept a draft, once for all requests that are repetitions of each other."""
     view = await to_thread.run_sync(parts.videos.create, draft, owner, idempotency_of(request, body))
     if parts.tracing is not None:
         parts.tracing.follow(view.stored.id, request.headers.get("traceparent"))
@@ -143,7 +143,7 @@ async def accept(request: Request, body: Body, draft: Draft, parts: Parts, owner
 
 
 def idempotency_of(request: Request, body: Body) -> Idempotency:
-    """Which other requests count as this one. Raises HttpError 400 for a key that is too long.
+    """Rule for which other requests count as this one. Raises HttpError 400 for a key that is too long.
 
     With an Idempotency-Key those that have it too. Without one, a request that calls itself a repetition is that of
     the same body within two minutes, and one that does not is new, and is what a repetition of it will find.
