@@ -66,6 +66,12 @@ class Video(AskedFields, frozen=True, kw_only=True):
         ),
     ] = None
     layout: Annotated[str | None, described("How the ranks share the work.", always=True, examples=["u1r2"])] = None
+    layout_reason: Annotated[
+        str | None,
+        described(
+            "Why it is this one. Of a completed video null in lists, and of one that failed or is not queued yet null."
+        ),
+    ] = None
     priority: int = 0
     user: str | None = None
     remixed_from_video_id: str | None = None
