@@ -14,7 +14,7 @@ import pytest
 
 from ringlight.server.safety.webhooks import SECRET_PREFIX, sign
 from tests.cli.commands import here, ringlight
-from tests.docs.examples import Example, examples_of, run
+from tests.docs.examples import URL, Example, examples_of, run
 from tests.server.objects import OPERATOR
 from tests.server.served import NOBODY, Served
 
@@ -25,10 +25,20 @@ ROOT = Path(__file__).parents[2]
 API = examples_of(ROOT / "docs/api.md")
 BATCHES = examples_of(ROOT / "docs/batches.md")
 SERVE = examples_of(ROOT / "docs/serving.md")
+TUTORIAL = examples_of(ROOT / "docs/tutorial.md")
+ALREADY_HERE = ("ringlight doctor", "ringlight demo-checkpoint demo")
 PAGES = [
     *(
         example
-        for name in ("operations", "samplers", "security", "moving", "serving", "deploy/machines")
+        for name in (
+            "operations",
+            "samplers",
+            "security",
+            "moving",
+            "serving",
+            "deploy/machines",
+            "how_to/other_programs",
+        )
         for example in examples_of(ROOT / f"docs/{name}.md")
     ),
     *examples_of(ROOT / "README.md"),
@@ -87,6 +97,21 @@ def test_python(example: Example, served: Served, tmp_path: Path, photograph: Pa
     for name in ("boat.mp4", "keeper.mp4"):
         if f'"{name}"' in example.text:
             assert (tmp_path / name).read_bytes()[4:8] == b"ftyp"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing), reason=f"the examples need {', '.join(missing)}")
+def test_the_tutorial_works_as_it_is_typed(served: Served, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "demo").symlink_to(tiny)
+    lines = [each.text for each in TUTORIAL if each.language == "bash" and each.text.strip() not in ALREADY_HERE]
+    typed = "".join(lines).replace(URL, served.url)
+    out = run("bash", f"export RINGLIGHT_URL={served.url}\n{typed}", tmp_path)
+    films = [
+        tmp_path / name for name in ("ball.mp4", "cone.mp4", "falls.mp4", "films/ball.mp4", "films/prompts-0003.mp4")
+    ]
+    assert all(film.read_bytes()[4:8] == b"ftyp" for film in films)
+    assert "3 completed; 3 files in films" in out
+    assert "chosen: " in out
 
 
 def test_an_example_that_fails_is_found(tmp_path: Path) -> None:

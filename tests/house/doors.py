@@ -6,6 +6,7 @@ python tests/house/doors.py FIELD VALUE FOLDER
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from ringlight.server.api.routes import system, videos
 from ringlight.server.http.body import Body
 from ringlight.server.http.http_error import HttpError
 
+COMFYUI = Path(__file__).parents[2] / "integrations" / "comfyui"
 WORKLOAD = """
 [[request]]
 prompt = "a boat"
@@ -93,6 +95,7 @@ def main(name: str, value: float, folder: Path) -> None:
             for card in system.field_cards(RequestDefaults(), SPEC, RequestLimits())
             if card.name == name
         ],
+        "widget": runpy.run_path(str(COMFYUI / "widgets.py"))["widgets"]().get(name),
         "stored before": getattr(msgspec.convert(old, VideoRequest), name, None),
     }
     print(json.dumps(found))

@@ -113,6 +113,14 @@ def test_the_page_is_told_of_it(doors: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+def test_comfyui_has_a_widget_for_it(doors: dict[str, Any]) -> None:
+    """A number below its bounds leaves it out."""
+    kind, options = doors["widget"]
+    assert (kind, options["min"], options["default"], options["max"]) == ("FLOAT", -1, -1, 1)
+    assert options["tooltip"].startswith(HELP)
+
+
+@pytest.mark.slow
 def test_jobs_that_were_stored_before_it_are_read_with_its_default(doors: dict[str, Any]) -> None:
     assert doors["stored before"] == USUAL
 

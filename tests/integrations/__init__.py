@@ -1,0 +1,1 @@
+"""Ringlight in other programs: what lies in integrations/, against a real server."""

@@ -1,0 +1,3 @@
+"""The server that the other programs ask."""
+
+from tests.server.served import served as served
