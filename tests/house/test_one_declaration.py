@@ -1,4 +1,4 @@
-"""A field of a video is declared once: added to a copy of the declaration as docs/extend/field.md says, every door has it."""
+"""A field of a video is declared once: as docs/extend/field.md adds one to a copy, every door has it."""
 
 from __future__ import annotations
 

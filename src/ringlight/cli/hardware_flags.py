@@ -56,8 +56,8 @@ class AskedHardware(msgspec.Struct, frozen=True, kw_only=True):
     calibration: Annotated[
         Path | None,
         setting(
-            "Report or bench result of u1r1 runs, or what --save-calibration wrote; its dtypes are planned. A report of "
-            "several ranks is refused.",
+            "Report or bench result of u1r1 runs, or what --save-calibration wrote; its dtypes are planned. "
+            "A report of several ranks is refused.",
             HARDWARE,
         ),
     ] = None
