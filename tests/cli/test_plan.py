@@ -64,7 +64,7 @@ def as_json(*arguments: object) -> dict[str, Any]:
 def test_the_command_prints_tables_and_what_it_chose() -> None:
     done = ringlight("plan", "--gpu", "rtx4090-48g", "--num-gpus", 2, "--num-frames", 25, "--image")
     assert (done.code, done.err) == (0, "")
-    assert done.out.startswith("For 2 x GeForce RTX 4090, 48 GB, ")
+    assert done.out.startswith("For 2 ranks, each: GeForce RTX 4090, 48 GB; link: ")
     for part in ("| Layout |", "| u1r2 |", "- c2u1r1: chosen", "| **Total** |", "| Rank |", "6160 tokens", "I2V"):
         assert part in done.out
 
@@ -74,7 +74,7 @@ def test_it_says_that_no_card_was_named() -> None:
     for more in ((), ("--json",), ("--rate", 0.1, "--num-requests", 100)):
         done = here(*small, *more)
         assert done.err.startswith("note: no card was named, so this is for rtx4090; --gpu names another one (cpu-core")
-        assert done.out.startswith(("For 1 x GeForce RTX 4090, ", "{"))
+        assert done.out.startswith(("For 1 rank: GeForce RTX 4090.", "{"))
     assert here(*small, "--gpu", "cpu-core").err == ""
 
 

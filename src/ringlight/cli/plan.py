@@ -188,8 +188,13 @@ def _verdict(fleet: FleetPlan, p95_seconds: float | None) -> str:
 
 
 def _for(machine: Machine) -> str:
-    """The cards that are planned for, in a line."""
-    return f"For {machine.most_ranks} x {machine.hardware.card.name}, {machine.hardware.link.name}:"
+    """The hardware that is planned for, in a line."""
+    card, ranks = machine.hardware.card.name, machine.most_ranks
+    return (
+        f"For 1 rank: {card}."
+        if ranks == 1
+        else f"For {ranks} ranks, each: {card}; link: {machine.hardware.link.name}."
+    )
 
 
 def _of(hardware: Hardware) -> str:
