@@ -69,7 +69,7 @@ class Video(AskedFields, frozen=True, kw_only=True):
     layout_reason: Annotated[
         str | None,
         described(
-            "Why it is this one. Of a completed video null in lists, and of one that failed or is not queued yet null."
+            "Why it is this one. Null of a video that failed or is not queued yet, and in lists of one that is completed."
         ),
     ] = None
     priority: int = 0
