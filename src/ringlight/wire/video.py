@@ -69,7 +69,7 @@ class Video(AskedFields, frozen=True, kw_only=True):
     layout_reason: Annotated[
         str | None,
         described(
-            "Why it is this one. Null of a video that failed or is not queued yet, and in lists of one that is completed."
+            "Why it is this one. Null of a video that failed or is not queued yet, and in lists of a completed one."
         ),
     ] = None
     priority: int = 0
