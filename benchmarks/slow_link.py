@@ -162,7 +162,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         mine = [row for row in rows if (row["guidance"], row["layout"]) == (guidance, layout)]
         best = max((row["speedup"] for row in mine if row["ratio"] == 0.0), default=None)
         head = " | ".join("no limit" if ratio == 0 else f"hop : layer {ratio:.2f}" for ratio in ratios)
-        parts += [f"### {layout}, guidance {guidance}", "", f"| | {head} |", "|---|" + "---:|" * len(ratios)]
+        parts += [f"## {layout}, guidance {guidance}", "", f"| | {head} |", "|---|" + "---:|" * len(ratios)]
         for name in dict.fromkeys(row["name"] for row in mine):
             found = {row["ratio"]: row["speedup"] for row in mine if row["name"] == name}
             lost = {ratio: f" ({1 - found[ratio] / best:.0%})" if best else "" for ratio in ratios}

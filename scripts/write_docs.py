@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the parts of docs/ that follow from the code: calls, fields, error codes, settings, metrics and plans.
+"""Writes the parts of docs/ that follow from the code: calls, fields, commands, settings, errors, metrics, the Python
+interface, plans, and the index of all pages.
 
 They stand between `<!-- generated: NAME -->` and `<!-- end -->`; the rest of a file is left as it is.
 
@@ -12,19 +13,18 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from enum import Enum
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import typer.main
 from fastapi import FastAPI
 from prometheus_client.metrics import MetricWrapperBase
 
+from reference import commands, failures, interface, navigation
+from reference.markdown import bounds, first_sentence, table
 from ringlight.cli.hardware_flags import AskedHardware
-from ringlight.cli.main import app as commands
-from ringlight.cli.settings import ONLY_FLAGS, variable
+from ringlight.cli.settings import variable
 from ringlight.core.codes import CODES, ErrorKind
 from ringlight.core.config import EngineConfig
 from ringlight.core.named_samplers import SAMPLERS
@@ -46,7 +46,6 @@ from ringlight.server.observability.metrics import Metrics
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 ASKED = ("CreateVideo", "RemixVideo", "ExtendVideo", "CreateBatch")
 BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-FIRST_PANEL = "Model"  # of what must be given, which help shows without one
 UNBOUNDED = 2**62  # a range that ends beyond it says nothing to a reader
 
 
@@ -78,20 +77,6 @@ def fields_of(name: str) -> str:
 def codes() -> str:
     """A section for every code of an error."""
     return "\n".join(_section_of(code, kind) for code, kind in sorted(CODES.items())).rstrip()
-
-
-def settings() -> str:
-    """A table of flags for each group of `ringlight serve --help`."""
-    groups: dict[str, list[tuple[str, ...]]] = {}
-    for option in typer.main.get_group(commands).commands["serve"].params:
-        if option.name == "help":
-            continue
-        flags = ", ".join(f"`{flag}`" for flag in [*option.opts, *option.secondary_opts])
-        known = "" if option.name in ONLY_FLAGS and option.name not in ("config", "default") else _env(option.name)
-        row = (flags, known, _default(option), str(getattr(option, "help", "")))
-        groups.setdefault(getattr(option, "rich_help_panel", None) or FIRST_PANEL, []).append(row)
-    head = ("flag", "environment", "default", "meaning")
-    return "\n\n".join(f"**{title}**\n\n{table(head, rows)}" for title, rows in groups.items())
 
 
 def limits() -> str:
@@ -218,24 +203,27 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "batch-fields": lambda: fields_of("Batch"),
     "model-fields": lambda: fields_of("ModelCard"),
     "codes": codes,
-    "settings": settings,
+    "settings": lambda: commands.options(commands.ringlight.commands["serve"], "### {}"),
     "limits": limits,
     "defaults": defaults,
     "samplers": samplers,
     "metrics": metrics,
     "expert-plans": expert_plans,
+    "navigation": navigation.as_lists,
+    "commands": commands.overview,
+    "exits": failures.exits,
+    "command-options": commands.all_commands,
+    "errors": failures.errors,
+    "exceptions": failures.exceptions,
+    "python-engine": interface.making,
+    "python-client": interface.client,
+    "python-errors": interface.errors,
 }
 
 
 def rewrite(text: str) -> str:
     """A file with its generated parts as they should be. Raises KeyError for a name that is none of BLOCKS."""
     return BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match[2]]()}\n{match[3]}", text)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *([each.replace("|", "\\|") for each in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def kind(schema: Mapping[str, Any]) -> str:
@@ -253,11 +241,6 @@ def kind(schema: Mapping[str, Any]) -> str:
     return str(schema.get("type", "anything")) + _range(schema)
 
 
-def first_sentence(text: str) -> str:
-    """Up to the first full stop that ends a sentence."""
-    return re.split(r"(?<=[.])\s", " ".join(text.split()), maxsplit=1)[0]
-
-
 def _described() -> dict[str, Any]:
     app = FastAPI()
     for routes in (videos, content, batches, system):
@@ -266,10 +249,9 @@ def _described() -> dict[str, Any]:
 
 
 def _range(schema: Mapping[str, Any]) -> str:
-    low, high = schema.get("minimum"), schema.get("maximum")
-    if high is None or high > UNBOUNDED:
-        return "" if low is None else f", from {low:g}"
-    return f", up to {high:g}" if low is None else f", {low:g} to {high:g}"
+    high = schema.get("maximum")
+    between = bounds(schema.get("minimum"), None if high is None or high > UNBOUNDED else high)
+    return f", {between}" if between else ""
 
 
 def _section_of(code: str, kind: ErrorKind) -> str:
@@ -283,21 +265,8 @@ def _section_of(code: str, kind: ErrorKind) -> str:
     return f"### `{code}`\n\n{where}\n\n{kind.meaning} {kind.remedy}\n"
 
 
-def _env(name: str | None) -> str:
-    return f"`{variable(name or '')}`"
-
-
-def _default(option: Any) -> str:
-    if option.required:
-        return "must be given"
-    value = option.default
-    if isinstance(value, Enum):
-        value = value.value
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if value in (None, "", (), []):
-        return ""
-    return f"`{value:g}`" if isinstance(value, float) and value < 1e6 else f"`{value}`"
+def _env(name: str) -> str:
+    return f"`{variable(name)}`"
 
 
 def main() -> None:
@@ -309,7 +278,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=DOCS, help="the folder")
     asked = parser.parse_args()
     is_stale = False
-    for path in sorted(asked.docs.glob("*.md")):
+    for path in sorted(asked.docs.rglob("*.md")):
         before = path.read_text(encoding="utf-8")
         after = rewrite(before)
         if before == after:

@@ -131,7 +131,7 @@ def test_the_docs_have_it(source: Path) -> None:
     shutil.copytree(ROOT / "docs", docs)
     run(source, ROOT / "scripts/write_docs.py", "--docs", docs)
     assert (docs / "api.md").read_text().count(f"| `{NAME}` | number") == 3  # two calls and the answer
-    assert f"| `{NAME}` | {USUAL} |" in (docs / "operations.md").read_text()
+    assert f"| `{NAME}` | {USUAL} |" in (docs / "settings.md").read_text()
 
 
 @pytest.mark.slow

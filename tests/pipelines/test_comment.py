@@ -18,6 +18,17 @@ from ringlight.pipelines.output import finish, open_writer
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_a_video_does_not_tell_where_that_is_not_wanted(spec: ModelSpec, tmp_path: Path, suffix: str) -> None:
+    defaults = RequestDefaults(width=64, height=32, num_frames=5, negative_prompt="secret fog")
+    writer = open_writer(tmp_path / f"film{suffix}", defaults.complete("a secret", spec, seed=11), "job", embeds=False)
+    writer.write(torch.zeros(5, 32, 64, 3, dtype=torch.uint8))
+    (path,) = finish(writer)
+    with av.open(path) as container:
+        assert "comment" not in {name.lower() for name in container.metadata}
+    assert b"secret" not in Path(path).read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 def test_a_video_tells_how_it_was_made(spec: ModelSpec, tmp_path: Path, suffix: str) -> None:
     defaults = RequestDefaults(width=64, height=32, num_frames=5, negative_prompt="Regen 雨", sampler="euler")
     request = defaults.complete('« café » \n 猫 & "quotes"', spec, seed=11)

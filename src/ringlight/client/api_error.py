@@ -38,6 +38,7 @@ class ApiError(RinglightError):
 
     @property
     def message(self) -> str:
+        """Message of the server, for people."""
         return str(self)
 
     @classmethod

@@ -57,6 +57,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Give up the connections to the server."""
         self._transport.close()
 
     def create(
@@ -71,6 +72,7 @@ class Client:
         return self._order("/v1/videos", {"prompt": prompt} | fields, input_reference=image, last_image=last_image)
 
     def get(self, video_id: str) -> Video:
+        """Ask for a video as it is now."""
         return _decode(self._transport.send("GET", _path(video_id)).content, Video)
 
     def list(self, limit: int | None = None, order: Literal["asc", "desc"] = "desc") -> Iterator[Video]:
@@ -189,6 +191,7 @@ class Client:
         return self._send_batch("/v1/batches/check", _batch(name, requests, priority), BatchCheck)
 
     def get_batch(self, batch_id: str) -> Batch:
+        """Ask for a batch as it is now, with its requests."""
         return _decode(self._transport.send("GET", _batch_path(batch_id)).content, Batch)
 
     def list_batches(self, limit: int | None = None, order: Literal["asc", "desc"] = "desc") -> Iterator[Batch]:

@@ -96,6 +96,12 @@ CODES: dict[str, ErrorKind] = {
         "Nothing to do on the client's side; ask the operator.",
         is_usual=True,
     ),
+    "invalid_link": ErrorKind(
+        403,
+        "asker",
+        "The link to a video's file is over, was made before the server was started, or is not as it was given out.",
+        "Ask for a new one: `POST /v1/videos/{id}/link`.",
+    ),
     "not_found": ErrorKind(
         404,
         "asker",

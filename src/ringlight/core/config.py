@@ -15,7 +15,7 @@ import msgspec
 from ringlight.core.asked_loras import written_out
 from ringlight.core.cluster import ClusterConfig
 from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, InvalidRequest, InvalidSetting
-from ringlight.core.fields import LAYOUT, MACHINE, MODEL, setting
+from ringlight.core.fields import LAYOUT, MACHINE, MODEL, SAFETY, setting
 from ringlight.core.kernels import AUTO, attention_place
 from ringlight.core.layout import AskedLayout
 from ringlight.core.named_samplers import layered
@@ -164,6 +164,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
             splits=False,
         ),
     ] = ()
+    embed_settings: Annotated[bool, setting("MP4 and WebM files hold their prompt and settings.", SAFETY)] = True
     startup_timeout: Annotated[
         float, setting("Seconds until other nodes are there and weights loaded at most.", LAYOUT)
     ] = 1800.0

@@ -55,10 +55,12 @@ class ParallelLayout(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def num_ranks(self) -> int:
+        """Number of ranks, over all branches."""
         return self.cfg * self.sp
 
     @property
     def name(self) -> str:
+        """Name such as `u1r2`, which `parse` reads."""
         branches = f"c{self.cfg}" if self.cfg > 1 else ""
         return f"{branches}u{self.ulysses}r{self.ring}"
 

@@ -35,7 +35,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     (0: no bound). On SIGTERM a running job may go on for `drain_timeout`; what is not over then is resumed later.
 
     With a `media_url` a video is completed once it is in that object store, and no longer on this machine's disk. Its
-    content is then answered with an address there (`media_redirect`) that works for `media_link_seconds`.
+    content is then answered with an address there (`media_redirect`) that works for `media_link_seconds`, as links to
+    files on this server do.
 
     Safety: `api_key_file` has one key a line (`name:key`, `#` starts a comment), others are given in `api_key`.
     Each `image_host` may be fetched from, and each `webhook_host` called, on behalf of requests. `webhook_url` is
@@ -104,7 +105,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
         bool, setting("Send who asks for a video to an address of the object store, instead of its bytes.", JOBS)
     ] = True
     media_link_seconds: Annotated[
-        int, setting("How long such an address works, for whoever has it.", JOBS, ge=1, le=604800)
+        int,
+        setting("How long such an address works, or a link to a file here, for whoever has it.", JOBS, ge=1, le=604800),
     ] = 3600
     scheduling: Annotated[
         Scheduling,

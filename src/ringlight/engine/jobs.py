@@ -100,6 +100,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_over(self) -> bool:
+        """Whether it is completed or has failed."""
         return self.status in ("completed", "failed")
 
     @property
@@ -119,10 +120,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds that remain at the pace of the last step, what follows denoising included; None before the first.
-
-        Those of its own turns: what goes before it while it is paused is not among them.
-        """
+        """Seconds that remain of its own turns, up to its end, at the pace of the last step; None before the first."""
         if not self.step_seconds:
             return None
         after = (1 / self.denoising_share - 1) * self.num_steps * self.step_seconds
@@ -283,6 +281,7 @@ class Job:
 
     @property
     def state(self) -> JobState:
+        """State of the job at this moment."""
         return self._state
 
     @property

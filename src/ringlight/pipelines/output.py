@@ -79,15 +79,22 @@ def finish(output: Output) -> list[str]:
 
 
 class Encoder(Protocol):
-    """Encodes uint8 frames (H, W, 3) into a part file, after those of a video that it continues; runs in a thread."""
+    """Encodes uint8 frames (H, W, 3) into a part file, after those of a video that it continues; runs in a thread.
 
-    def __call__(self, frames: Iterator[Frames], part: Path, request: VideoRequest, continues: Path | None) -> None: ...
+    The file has the `comment`, where it can have one.
+    """
+
+    def __call__(
+        self, frames: Iterator[Frames], part: Path, request: VideoRequest, continues: Path | None, comment: str
+    ) -> None: ...
 
 
-def encode_video(frames: Iterator[Frames], part: Path, request: VideoRequest, continues: Path | None) -> None:
+def encode_video(
+    frames: Iterator[Frames], part: Path, request: VideoRequest, continues: Path | None, comment: str
+) -> None:
     """Encode H.264 or VP9 by extension: 4:2:0, BT.709 and tagged so, ready for streaming.
 
-    The request is its comment. The same frames of the same request give the same file.
+    The same frames of the same request give the same file.
 
     x264's macroblock tree is left out for that: with it, encoding again gives other bytes now and then.
     """
@@ -97,7 +104,8 @@ def encode_video(frames: Iterator[Frames], part: Path, request: VideoRequest, co
     }[part.suffix.lower()]
     container_options = {".mp4": {"movflags": "+faststart"}, ".webm": {"fflags": "+bitexact"}}[part.suffix.lower()]
     with av.open(str(part), "w", options=container_options) as container:
-        container.metadata["comment"] = comment_of(request)
+        if comment:
+            container.metadata["comment"] = comment
         stream = container.add_stream(codec, rate=Fraction(request.fps), options=options)
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = request.width, request.height, "yuv420p"
@@ -116,7 +124,9 @@ def encode_video(frames: Iterator[Frames], part: Path, request: VideoRequest, co
         container.mux(stream.encode(None))
 
 
-def encode_gif(frames: Iterator[Frames], part: Path, request: VideoRequest, continues: Path | None) -> None:
+def encode_gif(
+    frames: Iterator[Frames], part: Path, request: VideoRequest, continues: Path | None, comment: str
+) -> None:
     """Encode an endless animated GIF; its clock counts hundredths of a second, at least two per frame."""
     assert continues is None, "no picture is continued"
     pictures = (Image.fromarray(pixels) for pixels in frames)
@@ -136,13 +146,14 @@ class EncodedWriter:
 
     convert = staticmethod(to_uint8)
 
-    def __init__(self, path: Path, request: VideoRequest, job_id: str, continues: Path | None) -> None:
+    def __init__(self, path: Path, request: VideoRequest, job_id: str, continues: Path | None, comment: str) -> None:
         self._path = path
         self._part = part_path(path, job_id)
         self._queue: queue.Queue[Frames | None] = queue.Queue(QUEUED_CHUNKS)
         self._error: Exception | None = None
         self._abandoned = False
-        self._thread = threading.Thread(target=self._run, args=(request, continues), name="encoder", daemon=True)
+        encoded = (request, continues, comment)
+        self._thread = threading.Thread(target=self._run, args=encoded, name="encoder", daemon=True)
         self._thread.start()
 
     def write(self, frames_FHWC: Tensor) -> None:
@@ -171,9 +182,9 @@ class EncodedWriter:
             except queue.Full:
                 continue
 
-    def _run(self, request: VideoRequest, continues: Path | None) -> None:
+    def _run(self, request: VideoRequest, continues: Path | None, comment: str) -> None:
         try:
-            ENCODERS[self._part.suffix.lower()](self._frames(), self._part, request, continues)
+            ENCODERS[self._part.suffix.lower()](self._frames(), self._part, request, continues, comment)
         except Abandoned:
             pass
         except Exception as error:  # handed on by write() and finish()
@@ -194,7 +205,7 @@ class PngWriter:
 
     convert = staticmethod(to_uint8)
 
-    def __init__(self, path: Path, request: VideoRequest, job_id: str, continues: Path | None) -> None:
+    def __init__(self, path: Path, request: VideoRequest, job_id: str, continues: Path | None, comment: str) -> None:
         assert continues is None, "no picture is continued"
         self._path = path
         self._job_id = job_id
@@ -219,7 +230,7 @@ class NpyWriter:
 
     convert = staticmethod(to_unit_range)
 
-    def __init__(self, path: Path, request: VideoRequest, job_id: str, continues: Path | None) -> None:
+    def __init__(self, path: Path, request: VideoRequest, job_id: str, continues: Path | None, comment: str) -> None:
         assert continues is None, "no array is continued"
         self._path = path
         self._part = part_path(path, job_id)
@@ -271,9 +282,13 @@ def frame_converter(path: Path) -> FrameConverter:
     return WRITERS[path.suffix.lower()].convert
 
 
-def open_writer(path: Path, request: VideoRequest, job_id: str, continues: Path | None = None) -> FrameWriter:
+def open_writer(
+    path: Path, request: VideoRequest, job_id: str, continues: Path | None = None, *, embeds: bool = True
+) -> FrameWriter:
     """Open the writer for this extension, ready for frames.
 
-    It writes the frames of the video `continues` first, and then leaves out the first that it is given.
+    It writes the frames of the video `continues` first, and then leaves out the first that it is given. A film
+    `embeds` the request that made it.
     """
-    return WRITERS[path.suffix.lower()](path, request, job_id, continues)
+    comment = comment_of(request) if embeds else ""
+    return WRITERS[path.suffix.lower()](path, request, job_id, continues, comment)

@@ -38,6 +38,7 @@ from ringlight.server.observability.meter import RequestMeter
 from ringlight.server.observability.metrics import Metrics, ServerState
 from ringlight.server.observability.tracing import Tracing, check_endpoint, configure_tracing
 from ringlight.server.safety.keys import ApiKeys, check_exposure
+from ringlight.server.safety.links import ContentLinks
 from ringlight.server.safety.outbound import Outbound
 from ringlight.server.safety.webhooks import WebhookDelivery, Webhooks
 from ringlight.server.serving import bind, run
@@ -117,6 +118,7 @@ def create_app(settings: ServeSettings, config: EngineConfig) -> FastAPI:
         videos=collection,
         batches=taken,
         keys=keys,
+        links=ContentLinks(settings.media_link_seconds, collection.clock),
         image_hosts=image_hosts,
         webhook_hosts=webhook_hosts,
         tracing=tracing,

@@ -59,6 +59,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_over(self) -> bool:
+        """Whether no video of it is left to be made."""
         return self.status == "completed"
 
 

@@ -122,7 +122,16 @@ class Video(AskedFields, frozen=True, kw_only=True):
 
     @property
     def is_over(self) -> bool:
+        """Whether it is completed or has failed."""
         return self.status in ("completed", "failed")
+
+
+class VideoLink(msgspec.Struct, frozen=True, kw_only=True):
+    """Link to a file of a video: whoever has it can fetch that, without a key."""
+
+    object: Literal["video.link"] = "video.link"
+    url: Annotated[str, described("A path of this server, with what it takes to be let in.")]
+    expires_at: Annotated[int, described("Until when it works at most, as Unix time in seconds.")]
 
 
 class VideoList(msgspec.Struct, frozen=True, kw_only=True):

@@ -274,7 +274,8 @@ class WanRecipe:
         plan: JobPlan,
         continues: Path | None,
     ) -> FrameWriter | None:
-        writer = _on_writer(partial(open_writer, output, request, job_id, continues), mesh, tracer)
+        embeds = self.config.embed_settings
+        writer = _on_writer(partial(open_writer, output, request, job_id, continues, embeds=embeds), mesh, tracer)
         try:
             chunk, convert, events = tracer.decode_chunk, frame_converter(output), tracer.events
             placed = plan.placement

@@ -20,6 +20,7 @@ from ringlight.server.collection.videos import Videos
 from ringlight.server.observability.metrics import Metrics
 from ringlight.server.observability.tracing import Tracing
 from ringlight.server.safety.keys import ApiKeys
+from ringlight.server.safety.links import ContentLinks
 from ringlight.server.safety.outbound import Outbound
 from ringlight.wire.batch import EXAMPLE_BATCH_ID
 from ringlight.wire.video import EXAMPLE_ID
@@ -44,6 +45,7 @@ class Parts:
     videos: Videos
     batches: Batches
     keys: ApiKeys
+    links: ContentLinks
     image_hosts: Outbound
     webhook_hosts: Outbound
     tracing: Tracing | None
@@ -62,9 +64,11 @@ async def parts_of(request: Request) -> Parts:
 Served = Annotated[Parts, Depends(parts_of)]
 
 
-async def owner_of(
-    request: Request, parts: Served, _documented: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-) -> str:
+Documented = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+"""Says in the API's description that a call takes a key."""
+
+
+async def owner_of(request: Request, parts: Served, _documented: Documented) -> str:
     """Owner whose videos a request may see. Raises HttpError 401."""
     return parts.keys.identify(request.headers.get("authorization"))
 

@@ -11,6 +11,8 @@ export const path = (video) => `v1/videos/${encodeURIComponent(video.id)}`;
 export function acts(api, shelf, onReuse) {
   // Never by an address elsewhere: this page may read only from its own server.
   const content = ({ video }, variant = "video") => `${path(video)}/content?variant=${variant}&redirect=false`;
+  // For what the browser fetches by itself, as it comes and in parts, but without a key: then with a link.
+  const open = async (card) => (api.key ? `${(await api.post(`${path(card.video)}/link`)).url.slice(1)}&redirect=false` : content(card));
   const given = async (card) => {
     const pictures = {};
     for (const name of card.video.pictures) pictures[name] = new File([await api.blob(content(card, name))], WORDS_OF[name]);
@@ -34,17 +36,10 @@ export function acts(api, shelf, onReuse) {
       await api.send("DELETE", path(video));
       shelf.remove(video.id);
     },
-    download: async (card) => {
-      if (!api.key) return save(content(card)); // the browser writes it to the disk as it comes
-      const answer = await api.send("GET", content(card));
-      const url = URL.createObjectURL(await answer.blob());
-      save(url, /filename="(.*)"/.exec(answer.headers.get("content-disposition"))[1]);
-      setTimeout(() => URL.revokeObjectURL(url), 60_000);
-    },
-    // A film element cannot send a key, and has no need of one where there are none: then it asks for what it plays.
-    source: async (card) => (api.key ? URL.createObjectURL(await api.blob(content(card))) : content(card)),
+    download: async (card) => save(await open(card)),
+    source: open,
     check: (card) => api.send("HEAD", content(card)),
-    poster: (card) => api.blob(content(card, "thumbnail")),
+    poster: (card, signal) => api.blob(content(card, "thumbnail"), signal),
     report: ({ video }) => api.get(`${path(video)}/report`),
   };
 }
@@ -57,6 +52,6 @@ function settings(video, model, isExtension) {
   return { prompt: video.prompt, ...Object.fromEntries(fields.map(({ name }) => [name, video[name]])), ...loras };
 }
 
-function save(href, name = "") {
-  Object.assign(document.createElement("a"), { href, download: name }).click();
+function save(href) {
+  Object.assign(document.createElement("a"), { href, download: "" }).click(); // under the name that the server says
 }

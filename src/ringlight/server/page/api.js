@@ -56,8 +56,8 @@ export class Api {
     return (await this.send("POST", path, { body, headers: isForm ? headers : { ...headers, "content-type": "application/json" } })).json();
   }
 
-  async blob(path) {
-    return (await this.send("GET", path)).blob();
+  async blob(path, signal) {
+    return (await this.send("GET", path, { signal })).blob();
   }
 
   // Server-sent events as [name, data] until the stream ends. EventSource could not send the key.

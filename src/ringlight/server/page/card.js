@@ -15,6 +15,7 @@ const FOLLOWS = {
   extend: { label: "What happens next", button: "Extend it" },
 };
 const SURE_MS = 4000;
+const GLANCE_MS = 100; // for which it is on the screen before its picture is asked for: many fly past
 
 export class Card {
   // `acts`: what a button does, by its data-do; each gets this card, and throws an ApiError that is told here. `model`
@@ -26,6 +27,9 @@ export class Card {
     this.video = null;
     this.isSeen = false; // has been on the screen, and may have its picture
     this.picture = null; // a promise of its thumbnail
+    this.timer = 0;
+    this.closing = new AbortController();
+    this.isMended = false; // has had a new link, and has not played since
     this.root.addEventListener("click", (event) => {
       const button = event.target.closest("[data-do]");
       if (button && !button.closest(".drop")) this.act(button);
@@ -39,7 +43,8 @@ export class Card {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.sendFollow();
       if (event.key === "Escape") this.dismiss();
     });
-    this.part("video").addEventListener("error", () => this.part("video").src && this.tell(() => this.acts.check(this)));
+    this.part("video").addEventListener("error", () => this.part("video").src && this.tell(() => this.mend()));
+    this.part("video").addEventListener("loadeddata", () => (this.isMended = false));
     this.part(".report").addEventListener("toggle", () => this.part(".report").open && this.showReport());
   }
 
@@ -48,7 +53,7 @@ export class Card {
   }
 
   get isOver() {
-    return this.video.status === "completed" || this.video.status === "failed";
+    return words.isOver(this.video);
   }
 
   show(video) {
@@ -101,19 +106,26 @@ export class Card {
     this.part(".open").setAttribute("aria-label", `${words.badge(this.video)}: ${this.video.prompt.slice(0, 80)}`);
   }
 
-  see() {
+  see(isOnScreen) {
+    clearTimeout(this.timer);
+    if (isOnScreen) this.timer = setTimeout(() => this.wantPoster(), GLANCE_MS);
+  }
+
+  wantPoster() {
     this.isSeen = true;
     this.showPoster();
   }
 
   showPoster() {
     if (!this.isSeen || this.video.status !== "completed") return;
-    this.picture ??= this.acts.poster(this).then((blob) => this.setPicture(URL.createObjectURL(blob)), () => {}); // the play button does without
+    const { signal } = this.closing;
+    const show = (blob) => signal.aborted || this.setPicture(URL.createObjectURL(blob));
+    this.picture ??= this.acts.poster(this, signal).then(show, () => (this.picture = null)); // the play button does without
   }
 
   // It is looked at by itself, with its report; or one of many again, and its film is let go.
   unfold() {
-    this.see();
+    this.wantPoster();
     if (this.video.status === "completed") this.part(".report").open = true;
   }
 
@@ -121,7 +133,6 @@ export class Card {
     const screen = this.part("video");
     if (screen.hidden) return;
     screen.pause();
-    URL.revokeObjectURL(screen.src);
     screen.removeAttribute("src");
     screen.load();
     screen.hidden = true;
@@ -170,6 +181,17 @@ export class Card {
     screen.focus();
   }
 
+  // Links are over after a while, and with the server that made them: then it goes on with a new one.
+  async mend() {
+    const screen = this.part("video"), { currentTime, paused } = screen;
+    await this.acts.check(this);
+    if (this.isMended) throw new Error("This browser cannot play the film.");
+    this.isMended = true;
+    screen.src = await this.acts.source(this);
+    screen.currentTime = currentTime;
+    if (!paused) await screen.play().catch(() => {});
+  }
+
   openFollow(name) {
     const form = this.part(".follow");
     form.dataset.act = name;
@@ -211,7 +233,10 @@ export class Card {
   }
 
   close() {
-    for (const screen of [this.part("video"), this.part(".picture"), this.last.shown]) URL.revokeObjectURL(screen.src);
+    clearTimeout(this.timer);
+    this.closing.abort();
+    this.fold();
+    for (const picture of [this.part(".picture"), this.last.shown]) URL.revokeObjectURL(picture.src);
     this.root.remove();
   }
 }

@@ -192,7 +192,7 @@ export class Form {
   async reuseFilm(film) {
     const settings = this.model && (await readComment(film));
     if (settings) return this.reuse(settings);
-    this.complain({ param: "input_reference", message: `${film.name} does not tell how it was made; only an MP4 of Ringlight's does. To begin with a frame of it, take a picture.` });
+    this.complain({ param: "input_reference", message: `${film.name} carries no settings: it is no MP4 of Ringlight's, or of a server that leaves them out. To begin with a frame of it, take a picture.` });
   }
 
   write(video) {

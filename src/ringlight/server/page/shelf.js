@@ -2,11 +2,12 @@
 
 import { acts, path } from "./acts.js";
 import { Card } from "./card.js";
+import { Grid, lay } from "./grid.js";
+import { Listing } from "./listing.js";
 import { Search } from "./search.js";
 import { Title } from "./title.js";
-import { badge } from "./words.js";
+import { badge, isOver } from "./words.js";
 
-const PAGE = 20, OLDER_PAGE = 60;
 const MAX_STREAMS = 2; // a browser opens six connections to a server, for all of its pages
 const BUSY_MS = 3000, IDLE_MS = 6000, HIDDEN_MS = 30000; // between two looks at the list
 
@@ -17,19 +18,23 @@ export class Shelf {
     this.alerts = alerts;
     this.title = new Title();
     this.model = null; // as /v1/models has it
-    this.cards = new Map(); // by id
-    this.ids = []; // newest first
-    this.hasOlder = false;
+    this.cards = new Map(); // by id, of the videos that are elements of the page
     this.opened = []; // ids of the one that is looked at by itself, or of two beside each other
     this.compared = null; // the id of the first of two
     this.streams = new Map(); // AbortController by id
+    this.older = null; // a promise of the next page
+    this.isStuck = false; // something did not come; it is asked for again once the list is seen
     this.timer = 0;
-    this.search = new Search(find("search"), () => this.refresh());
+    this.depth = 0; // how far the tiles were scrolled when one was opened, in pixels
+    this.search = new Search(find("search"), () => this.seek());
+    this.listing = new Listing(api, this.search, { take: (video) => this.take(video), remove: (id) => this.remove(id) });
+    this.grid = new Grid(find("videos"), { cardOf: (id) => this.tile(id), onMove: () => this.sweep(), onEnd: () => this.older || this.isStuck || this.showOlder() });
     this.acts = acts(api, this, onReuse);
     this.eyes = new IntersectionObserver((seen) => {
-      for (const { isIntersecting, target } of seen) if (isIntersecting) this.cards.get(target.dataset.id)?.see();
+      for (const { isIntersecting, target } of seen) this.cards.get(target.dataset.id)?.see(isIntersecting);
     });
-    find("older").addEventListener("click", () => this.showOlder());
+    history.scrollRestoration = "manual";
+    find("older").addEventListener("click", () => this.showOlder(true));
     find("both").addEventListener("click", () => this.opened.forEach((id) => this.cards.get(id)?.play()));
     document.addEventListener("visibilitychange", () => this.refresh());
   }
@@ -47,16 +52,26 @@ export class Shelf {
     this.opened = [...new Set(ids.filter((id) => ID.test(id)))].slice(0, 2);
     this.compared = null;
     try {
-      for (const id of this.opened) if (!this.cards.has(id)) this.take(await this.api.get(path({ id })));
+      for (const id of this.opened) if (!this.listing.videos.has(id)) this.take(await this.api.get(path({ id })));
       say("");
     } catch (error) {
       say(error.status === 404 ? "There is no such video, or not any more." : error.message);
     }
+    const top = () => find("videos").getBoundingClientRect().top;
+    if (!before.length) this.depth = top();
     for (const id of before) if (!this.opened.includes(id)) this.cards.get(id)?.fold();
     this.arrange();
     for (const id of this.opened) this.cards.get(id)?.unfold();
-    if (this.opened.length) find("opened").parentElement.scrollIntoView({ block: "start" });
-    focusFirst(this.opened.length ? [this.cards.get(this.opened[0])?.root] : before.map((id) => this.cards.get(id)?.part(".open")));
+    if (this.opened.length) {
+      find("opened").parentElement.scrollIntoView({ block: "start" });
+      return focusFirst([this.cards.get(this.opened[0])?.root]);
+    }
+    if (!before.length) return;
+    scrollBy({ top: top() - this.depth, behavior: "instant" });
+    const last = before.find((id) => this.grid.ids.includes(id));
+    if (last) this.grid.reveal(last);
+    this.sweep();
+    if (last) focusFirst([this.cards.get(last)?.part(".open")]);
   }
 
   // The next picture that somebody chooses stands beside this one.
@@ -70,10 +85,10 @@ export class Shelf {
   // Order a video, and show it at once.
   async create(where, fields, headers = {}) {
     const video = await this.api.post(where, fields, headers);
-    if (!this.ids.includes(video.id)) this.ids.unshift(video.id);
+    this.listing.add(video);
     this.put(video);
     this.announce("In the queue");
-    this.cards.get(video.id).root.scrollIntoView({ block: "nearest" });
+    this.cards.get(video.id)?.root.scrollIntoView({ block: "nearest" });
   }
 
   put(video) {
@@ -83,163 +98,153 @@ export class Shelf {
 
   // What the server says of a video, unless something newer has been heard.
   take(video) {
-    const known = this.cards.get(video.id);
-    const before = known?.video;
-    if (known?.isOver && video.status !== before.status) return;
+    const before = this.listing.videos.get(video.id);
+    if (before && isOver(before) && video.status !== before.status) return;
     if (before?.status === video.status && video.progress < before.progress) return;
-    const card = known ?? new Card(this.acts, this.model);
-    this.cards.set(video.id, card);
-    card.show(video);
-    if (!known) this.eyes.observe(card.root);
+    this.listing.videos.set(video.id, video);
+    this.cards.get(video.id)?.show(video);
     if (!before || before.status === video.status) return;
     const said = `${badge(video)}: ${video.prompt.slice(0, 60)}`;
     this.announce(said);
-    if (!card.isOver) return;
+    if (!isOver(video)) return;
     this.title.end(video);
     if (!this.title.isSeen) this.alerts.tell(badge(video), video);
   }
 
   remove(id) {
-    const card = this.cards.get(id), root = card?.root;
+    const root = this.cards.get(id)?.root;
     const hadFocus = root?.contains(document.activeElement);
     const neighbours = [root?.nextElementSibling, root?.previousElementSibling];
-    card?.close();
-    if (root) this.eyes.unobserve(root);
-    this.cards.delete(id);
-    this.ids = this.ids.filter((one) => one !== id);
-    this.search.ids = this.search.ids.filter((one) => one !== id);
+    this.drop(id);
+    this.listing.forget(id);
     if (this.opened.includes(id)) location.hash = "#/";
     this.arrange();
     if (hadFocus) focusFirst([...neighbours.flatMap((one) => [one?.querySelector(".open"), one]), find("shelf")]);
   }
 
+  // The card of a video that is known.
+  card(id) {
+    let card = this.cards.get(id);
+    if (card) return card;
+    card = new Card(this.acts, this.model);
+    this.cards.set(id, card);
+    card.show(this.listing.videos.get(id));
+    this.eyes.observe(card.root);
+    return card;
+  }
+
+  alone(id) {
+    const card = this.card(id);
+    for (const name of ["aria-posinset", "aria-setsize"]) card.root.removeAttribute(name);
+    return card;
+  }
+
+  tile(id) {
+    const card = this.card(id);
+    card.link(`#/videos/${this.compared ? `${this.compared}/` : ""}${id}`);
+    return card;
+  }
+
+  drop(id) {
+    const card = this.cards.get(id);
+    if (!card) return;
+    this.eyes.unobserve(card.root);
+    this.cards.delete(id);
+    card.close();
+  }
+
+  // Let go of the cards that stand nowhere any more.
+  sweep() {
+    for (const [id, card] of this.cards) if (!card.root.isConnected) this.drop(id);
+  }
+
   // Look at the list now and then from here on.
   async refresh() {
     try {
-      await this.walk();
+      await this.listing.walk();
       await this.lookElsewhere();
+      if (this.isStuck) this.cards.forEach((card) => card.showPoster());
+      this.isStuck = false;
       this.arrange();
       say("");
     } catch (error) {
+      this.isStuck = true;
       say(error.message);
     }
     clearTimeout(this.timer); // of a look that was asked for meanwhile
-    const pause = document.hidden ? HIDDEN_MS : this.unfinished().length ? BUSY_MS : IDLE_MS;
+    const pause = document.hidden ? HIDDEN_MS : this.listing.unfinished.length ? BUSY_MS : IDLE_MS;
     this.timer = setTimeout(() => this.refresh(), pause);
   }
 
-  // The newest page, and further ones as long as there are videos in them that are not over.
-  async walk() {
-    const known = new Set(this.ids);
-    const waiting = new Set(this.unfinished().map(({ video }) => video.id));
-    const seen = [];
-    let page;
-    do {
-      page = await this.page(seen.at(-1));
-      seen.push(...page.data.map((video) => video.id));
-      for (const video of page.data) {
-        this.take(video);
-        waiting.delete(video.id);
-      }
-    } while (page.has_more && (waiting.size || !this.cards.get(page.data.at(-1).id).isOver));
-    const isSeen = new Set(seen);
-    const end = this.ids.findLastIndex((id) => isSeen.has(id));
-    const fresh = this.ids.filter((id) => !known.has(id) && !isSeen.has(id)); // ordered here in the meantime
-    const older = page.has_more ? this.ids.slice(end + 1).filter((id) => !fresh.includes(id)) : [];
-    this.ids = [...fresh, ...seen, ...older];
-    for (const id of known) if (!this.ids.includes(id)) this.remove(id);
-    if (!older.length) this.hasOlder = page.has_more;
+  // Something else is looked for: its begin is on the screen.
+  seek() {
+    const { parentElement: section } = find("videos");
+    if (section.getBoundingClientRect().top < 0) section.scrollIntoView({ block: "start", behavior: "instant" });
+    return this.refresh();
   }
 
   // What is on the page and not in the list: what is looked for, and what is looked at.
   async lookElsewhere() {
-    if (this.search.isOn) await this.seek();
+    if (this.search.isOn) await this.listing.seek();
     for (const id of this.opened) {
-      if (this.ids.includes(id) || !this.cards.has(id)) continue;
+      if (this.listing.ids.includes(id) || !this.listing.videos.has(id)) continue;
       const video = await this.api.get(path({ id })).catch((error) => (error.status === 404 ? null : Promise.reject(error)));
       if (video) this.take(video);
       else this.remove(id);
     }
   }
 
-  // A page of what is looked for, the first one or that after a video.
-  async seek(after) {
-    const { query } = this.search;
-    const page = await this.page(after, `&${query}`);
-    if (query !== this.search.query) return;
-    page.data.forEach((video) => this.take(video));
-    this.search.take(page, !after, query);
-  }
-
-  page(after, more = "") {
-    return this.api.get(`v1/videos?limit=${after ? OLDER_PAGE : PAGE}${after ? `&after=${after}` : ""}${more}`);
-  }
-
-  async showOlder() {
-    const before = this.shown.length;
+  // The next page, once for all who want it at this moment; the focus goes to its first video where it is asked for.
+  async showOlder(isAsked = false) {
+    if (!this.listing.hasMore) return;
+    const before = this.grid.ids.length;
     try {
-      if (this.search.isOn) await this.seek(this.search.ids.at(-1));
-      else {
-        const page = await this.page(this.ids.at(-1));
-        this.ids.push(...page.data.map((video) => video.id));
-        page.data.forEach((video) => this.take(video));
-        this.hasOlder = page.has_more;
-      }
+      await (this.older ??= this.listing.more());
       this.arrange();
-      focusFirst([this.shown[before]?.part(".open")]);
     } catch (error) {
+      this.isStuck = true;
       say(error.message);
+    } finally {
+      this.older = null;
     }
-  }
-
-  // The finished videos that stand there, newest first.
-  get shown() {
-    const ids = this.search.isOn ? this.search.ids : this.ids;
-    return ids.map((id) => this.cards.get(id)).filter((card) => card?.isOver && !this.opened.includes(card.video.id));
-  }
-
-  // What is not over, in the order in which it will be made.
-  unfinished() {
-    const place = ({ video }) => video.queue_position ?? 0;
-    return [...this.cards.values()]
-      .filter((card) => !card.isOver)
-      .sort((a, b) => place(a) - place(b) || a.video.created_at - b.video.created_at);
+    if (isAsked) focusFirst([this.cards.get(this.grid.ids[before])?.part(".open")]);
   }
 
   arrange() {
+    const { listing } = this;
     const focused = document.activeElement?.closest(".card");
-    const queue = this.unfinished();
-    const opened = this.opened.map((id) => this.cards.get(id)).filter(Boolean);
-    const waiting = queue.filter(({ video }) => !this.opened.includes(video.id));
-    const sections = Object.entries({ opened, queue: waiting, videos: this.shown });
-    for (const [name, cards] of sections) {
-      lay(find(name), cards.map((card) => card.root));
-      find(name).parentElement.hidden = !cards.length;
+    const queue = listing.unfinished;
+    const opened = this.opened.filter((id) => listing.videos.has(id));
+    const waiting = queue.map(({ id }) => id).filter((id) => !opened.includes(id));
+    const tiles = listing.finished.filter((id) => !opened.includes(id));
+    for (const [name, ids] of [["opened", opened], ["queue", waiting]]) {
+      lay(find(name), ids.map((id) => this.alone(id).root));
+      find(name).parentElement.hidden = !ids.length;
     }
-    for (const [name, cards] of sections) {
-      const roots = new Set(cards.map((card) => card.root));
-      for (const root of [...find(name).children]) if (!roots.has(root)) root.remove(); // it is not looked for
+    find("videos").parentElement.hidden = !(tiles.length || (listing.ids.length && this.search.isOn));
+    this.grid.show(tiles, !listing.hasMore);
+    for (const [name, ids] of [["opened", opened], ["queue", waiting]]) {
+      for (const root of [...find(name).children].slice(ids.length)) root.remove();
     }
-    for (const card of this.shown) card.link(`#/videos/${this.compared ? `${this.compared}/` : ""}${card.video.id}`);
+    this.sweep();
     find("opened").classList.toggle("pair", opened.length > 1);
     find("both").hidden = opened.length < 2;
     find("compare").hidden = !this.compared;
-    if (this.ids.length) find("videos").parentElement.hidden = !(this.shown.length || this.search.isOn);
-    find("none-found").hidden = !this.search.isOn || this.shown.length > 0;
-    find("older").hidden = !(this.search.isOn ? this.search.hasMore : this.hasOlder);
-    find("empty").hidden = this.ids.length > 0;
-    this.title.show(queue.map(({ video }) => video));
-    this.listen(queue.slice(0, document.hidden ? 1 : MAX_STREAMS).map(({ video }) => video.id));
+    find("none-found").hidden = !this.search.isOn || tiles.length > 0;
+    find("older").hidden = !listing.hasMore;
+    find("empty").hidden = listing.ids.length > 0;
+    this.title.show(queue);
+    this.listen(queue.slice(0, document.hidden ? 1 : MAX_STREAMS).map(({ id }) => id));
     const now = document.activeElement;
     if (focused && ([focused, document.body].includes(now) || !now.checkVisibility())) focusFirst([focused.querySelector(".open"), focused]);
   }
 
   // What is heard aloud of progress are its quarters.
-  advance(card, progress) {
+  advance(video, progress) {
     const quarter = Math.floor(progress.progress / 25);
-    if (quarter > Math.floor(card.video.progress / 25)) this.announce(`${25 * quarter} %: ${card.video.prompt.slice(0, 60)}`);
-    card.show({ ...card.video, ...progress });
-    this.title.show(this.unfinished().map(({ video }) => video));
+    if (quarter > Math.floor(video.progress / 25)) this.announce(`${25 * quarter} %: ${video.prompt.slice(0, 60)}`);
+    this.take({ ...video, ...progress });
+    this.title.show(this.listing.unfinished);
   }
 
   // Have events of these videos, and of no others.
@@ -260,11 +265,11 @@ export class Shelf {
     this.streams.set(id, stream);
     try {
       for await (const [name, data] of this.api.events(`v1/videos/${id}/events`, stream.signal)) {
-        const card = this.cards.get(id);
-        if (stream.signal.aborted || !card) return;
+        const video = this.listing.videos.get(id);
+        if (stream.signal.aborted || !video) return;
         if (name === "status" || name === "done") this.put(data);
-        else if (name === "progress") this.advance(card, data);
-        else if (name === "preview") card.setPicture(data.image);
+        else if (name === "progress") this.advance(video, data);
+        else if (name === "preview") this.cards.get(id)?.setPicture(data.image);
       }
     } catch (error) {
       if (!stream.signal.aborted) console.info(error); // the list is looked at in a moment, and says what is the matter
@@ -279,15 +284,6 @@ const find = (id) => document.getElementById(id);
 function say(words) {
   find("trouble").textContent = words;
   find("trouble").hidden = !words;
-}
-
-// Put elements into this order; those that are in their place stay untouched, and the one with the focus keeps it.
-function lay(parent, elements) {
-  const focused = document.activeElement;
-  for (const [position, element] of elements.entries()) {
-    if (parent.children[position] !== element) parent.insertBefore(element, parent.children[position] ?? null);
-  }
-  if (focused !== document.activeElement && parent.contains(focused)) focused.focus({ preventScroll: true });
 }
 
 function focusFirst(elements) {

@@ -25,7 +25,9 @@ export function ago(unixSeconds) {
   if (past < 50) return "just now";
   if (past < 3300) return `${Math.max(1, Math.round(past / 60))} min ago`;
   if (past < 79200) return `${Math.round(past / 3600)} h ago`;
-  return date(unixSeconds);
+  const then = new Date(unixSeconds * 1000), isThisYear = then.getFullYear() === new Date().getFullYear();
+  const parts = isThisYear ? { month: "short", day: "numeric", hour: "numeric", minute: "numeric" } : { dateStyle: "medium" };
+  return then.toLocaleString([], parts);
 }
 
 export function date(unixSeconds) {
@@ -80,6 +82,10 @@ export function now(video) {
   const steps = ["Denoising", "Paused"].includes(video.stage) && video.step != null ? `step ${video.step} of ${video.num_inference_steps}` : "";
   const name = WAITS[video.stage] ?? stage(video.stage ?? "Starting");
   return [name, steps, left].filter(Boolean).join(" · ");
+}
+
+export function isOver({ status }) {
+  return status === "completed" || status === "failed";
 }
 
 export function badge(video) {

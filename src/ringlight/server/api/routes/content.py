@@ -17,9 +17,9 @@ from ringlight.core.codes import CODES
 from ringlight.core.errors import NotFound
 from ringlight.server.api.calls import CreateVideo
 from ringlight.server.api.openapi import answers, takes
-from ringlight.server.api.parts import Owner, Parts, Served, VideoId
+from ringlight.server.api.parts import Documented, Owner, Parts, Served, VideoId
 from ringlight.server.api.routes.videos import accept, drafted
-from ringlight.server.api.schemas import Report
+from ringlight.server.api.schemas import Report, as_model
 from ringlight.server.collection.contents import VARIANTS, Given, Variant
 from ringlight.server.collection.media import Method, StoredFile
 from ringlight.server.collection.stored import StoredJob
@@ -27,6 +27,7 @@ from ringlight.server.collection.view import View
 from ringlight.server.http.body import read_body
 from ringlight.server.http.content import FileAnswer, client_leaves
 from ringlight.server.http.http_error import HttpError
+from ringlight.wire.video import VideoLink
 
 WORD = re.compile(r"[a-z0-9]+")
 MAX_NAME_CHARS = 60
@@ -46,6 +47,11 @@ EVENT = {
 KINDS = (*(kind.media_type for kind in VARIANTS.values()), "application/octet-stream")
 A_FILE: dict[str, Any] = {"content": dict.fromkeys(KINDS, BYTES)}
 A_VIDEO: dict[str, Any] = {"content": {"video/mp4": BYTES}}
+LINK = as_model(VideoLink)
+Asked = Annotated[
+    Variant | Given,
+    Query(description="The video, a picture of its middle, a sheet of frames, or a picture that it was given."),
+]
 
 router = APIRouter(tags=["Content"])
 
@@ -54,7 +60,7 @@ router = APIRouter(tags=["Content"])
     "/v1/videos/{video_id}/content",
     response_class=Response,
     responses={
-        **answers(400, 404, 416, 503),
+        **answers(400, 403, 404, 416, 503),
         200: A_FILE | {"description": "The whole file"},
         206: A_FILE | {"description": "The part of it that Range asks for"},
         304: {"description": "The client has it already"},
@@ -66,14 +72,13 @@ async def video_content(
     request: Request,
     video_id: VideoId,
     parts: Served,
-    owner: Owner,
-    variant: Annotated[
-        Variant | Given,
-        Query(description="The video, a picture of its middle, a sheet of frames, or a picture that it was given."),
-    ] = "video",
+    _documented: Documented,
+    variant: Asked = "video",
     redirect: Annotated[
         bool, Query(description="Whether the answer may be an address in an object store, where the video lies in one.")
     ] = True,
+    expires: Annotated[int, Query(description="Of a link.")] = 0,
+    signature: Annotated[str | None, Query(description="Of a link: with it no key is asked for.")] = None,
 ) -> Response:
     """Download a completed video, or a picture that any video was given.
 
@@ -81,6 +86,11 @@ async def video_content(
 
     Where videos lie in an object store the answer may be the address of the file there: follow it, without the key.
     """
+    seconds, owner = parts.settings.media_link_seconds, None
+    if signature is None:
+        owner = parts.keys.identify(request.headers.get("authorization"))
+    else:
+        seconds = min(seconds, parts.links.seconds_left(video_id, variant, expires, signature))
     stored = await to_thread.run_sync(parts.videos.store.get, video_id, owner)
     contents = parts.videos.contents
     if variant == "image" or variant == "last_image":
@@ -91,9 +101,22 @@ async def video_content(
     found = await to_thread.run_sync(contents.find, stored, variant, limiter=limiter)
     if isinstance(found, StoredFile) and redirect and parts.settings.media_redirect:
         method: Method = "HEAD" if request.method == "HEAD" else "GET"  # an address is of one method
-        address = await found.address(method, parts.settings.media_link_seconds)
+        address = await found.address(method, seconds)
         return RedirectResponse(address, headers={"cache-control": "no-store"})
     return FileAnswer(found, VARIANTS[variant].media_type, _file_name(stored, variant))
+
+
+@router.post("/v1/videos/{video_id}/link", response_model=LINK, responses=answers(400, 404))
+async def video_link(
+    response: Response, video_id: VideoId, parts: Served, owner: Owner, variant: Asked = "video"
+) -> VideoLink:
+    """Make a link to a file of a video, for what cannot send a key, such as a browser's player.
+
+    Whoever has it can fetch that file, until it is over or the server is started anew."""
+    stored = await to_thread.run_sync(parts.videos.store.get, video_id, owner)
+    link = parts.links.sign(stored.id, variant)
+    response.headers["cache-control"] = "no-store"
+    return VideoLink(url=link.url, expires_at=link.expires_at)
 
 
 @router.get(
