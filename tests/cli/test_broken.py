@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ringlight.cli.diagnosis import Finding, Requirement, problems_of, requirements, satisfies
+from ringlight.cli.diagnosis import BASE, WORKER, Finding, Requirement, problems_of, requirements, satisfies
+from ringlight.core import installation
 from tests.cli.commands import TIMEOUT_SECONDS, Done
 
 HIDE = """
@@ -63,10 +64,11 @@ def test_without_what_every_command_needs_there_is_one_line(tmp_path: Path, pack
 
 
 @pytest.mark.slow
-def test_random_weights_without_torch_are_one_line(tmp_path: Path) -> None:
-    done = run(without(tmp_path, "torch"), "demo-checkpoint", tmp_path / "demo", "--size", "tiny")
+def test_random_weights_with_a_broken_torch_are_one_line(tmp_path: Path) -> None:
+    broken(tmp_path, "torch", "raise ImportError('libcudart.so.13: cannot open')")
+    done = run(tmp_path, "demo-checkpoint", tmp_path / "demo", "--size", "tiny")
     assert (done.code, done.out, done.err.count("\n")) == (3, "", 1)
-    assert "No module named 'torch'" in done.err and "ringlight doctor" in done.err
+    assert "libcudart.so.13: cannot open" in done.err and "ringlight doctor" in done.err
 
 
 def diagnosed(folder: Path) -> dict[str, Finding]:
@@ -131,10 +133,20 @@ def test_versions(found: str, versions: str, is_right: bool) -> None:
 
 
 def test_what_is_needed_is_read_from_the_package_itself() -> None:
-    needed = {requirement.name: requirement for requirement in requirements()}
-    assert {"torch", "tokenizers", "av", "msgspec", "typer", "pillow", "sqlalchemy"} <= needed.keys()
-    assert not needed.keys() & {"pytest", "matplotlib", "psycopg", "diffusers"}, "extras are not needed"
-    assert needed["pillow"].module == "PIL" and needed["python-multipart"].module == "python_multipart"
+    of_all = {requirement.name: requirement for requirement in requirements() if requirement.extra == BASE}
+    assert {"av", "msgspec", "typer", "pillow", "sqlalchemy"} <= of_all.keys()
+    assert not of_all.keys() & {"torch", "tokenizers", "pytest", "matplotlib", "psycopg", "diffusers"}
+    assert of_all["pillow"].module == "PIL" and of_all["python-multipart"].module == "python_multipart"
+
+
+def test_what_is_looked_for_before_a_worker_starts_is_what_its_extra_and_all_installations_bring() -> None:
+    of_worker = {requirement.module for requirement in requirements() if requirement.extra == WORKER}
+    of_all = {requirement.module for requirement in requirements() if requirement.extra == BASE}
+    assert of_worker == set(installation.WORKER)
+    assert set(installation.WORKSHOP) - of_worker <= of_all
+
+
+def test_a_requirement_says_its_remedy() -> None:
     assert Requirement("torch", ">=2.8").remedy == "pip install --force-reinstall 'torch>=2.8'"
 
 

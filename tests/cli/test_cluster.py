@@ -14,7 +14,7 @@ from ringlight.cli.node_checks import SILENT, VERSIONS, findings_of, judge
 from ringlight.core.cluster import ClusterConfig
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidSetting
-from ringlight.engine.launch.ray.on_node import NodeAnswer, examine_node
+from ringlight.engine.launch.ray.on_node import NOT_INSTALLED, NodeAnswer, examine_node
 from ringlight.families.wan22_ti2v.demo import DEMO
 from tests.cli.commands import program
 from tests.engine.ray_nodes import RayNodes, ray_cluster
@@ -147,6 +147,18 @@ def test_a_server_may_be_without_weights_but_not_without_the_rest() -> None:
     assert found.what == f"checkpoint: {DIGEST} on n0, {OTHER_DIGEST} on n2"
     (found,) = findings_of(judge(here | {"model_fault": "no such folder"}, nodes, "10.0.0.1"))
     assert found.what == "checkpoint: here: no weights"
+
+
+def test_a_server_needs_no_torch_but_every_node_that_hosts_ranks_does() -> None:
+    here = WELL | {"torch": NOT_INSTALLED}
+    head, nodes = answer("head", {}, torch=NOT_INSTALLED), [answer("n0"), answer("n1")]
+    checks = {check.name: check for check in judge(here, [head, *nodes], "10.0.0.1")}
+    assert [check for check in checks.values() if check.remedy] == []
+    assert checks["torch"].said == "1.0 on all nodes that host ranks"
+    (found,) = findings_of(judge(here, [head, *nodes, answer("n2", torch="2.0")], "10.0.0.1"))
+    assert found.what == "torch: 1.0 on n0, 2.0 on n2"
+    (found,) = findings_of(judge(here, [head, answer("n0", torch=NOT_INSTALLED)], "10.0.0.1"))
+    assert found.what == "torch: not installed here, not installed on n0" and "ringlight[worker]" in found.remedy
 
 
 @pytest.mark.parametrize("said", [b"", b"SSH-2.0", None])

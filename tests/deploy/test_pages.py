@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs/deploy").glob("*.md"))
 OF_OTHERS = {  # of docker and kubectl, of Ray, of Slurm
     *("--build-arg", "--from-file", "--force"),
-    *("--head", "--address", "--port", "--num-cpus", "--node-ip-address", "--object-store-memory"),
+    *("--head", "--address", "--port", "--num-cpus", "--node-ip-address", "--object-store-memory", "--min-nodes"),
     *("--nodes", "--nodelist", "--ntasks-per-node", "--gpus-per-node", "--partition", "--time", "--signal", "--wait"),
-    *("--exclusive", "--requeue", "--kill-on-bad-exit"),
+    *("--exclusive", "--requeue", "--kill-on-bad-exit", "--jobid", "--overlap"),
 }
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 

@@ -35,14 +35,28 @@ class RayNodes:
         self.nodes.append(node)
         return node
 
-    def kill_raylet_of(self, pid: int) -> None:
-        """Kill the raylet that a rank is the child of, and nothing else."""
-        os.kill(parent_of(pid), signal.SIGKILL)
+    def kill_raylet_of(self, pid: int) -> Any:
+        """Kill the raylet that a rank is the child of, and nothing else. Returns its node."""
+        raylet = parent_of(pid)
+        os.kill(raylet, signal.SIGKILL)
+        return next(node for node in self.nodes if raylet_of(node) == raylet)
+
+    def bring_back(self, node: Any) -> Any:
+        """A node of one CPU in the place of one whose raylet was killed; what else ran there for Ray is ended. Call it
+        from the main thread."""
+        self._cluster.remove_node(node, allow_graceful=False)
+        self.nodes.remove(node)
+        return self.add()
 
     def ranks(self) -> list[int]:
         """The process ids of all ranks on its nodes."""
-        raylets = {node.all_processes["raylet"][0].process.pid for node in self.nodes}
+        raylets = {raylet_of(node) for node in self.nodes}
         return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if is_rank(pid, raylets)]
+
+
+def raylet_of(node: Any) -> int:
+    """The process id of a node's raylet, also of one that has ended."""
+    return int(node.all_processes["raylet"][0].process.pid)
 
 
 def is_rank(pid: int, raylets: Collection[int]) -> bool:

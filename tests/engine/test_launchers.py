@@ -264,5 +264,5 @@ def test_a_cluster_that_is_not_there(tiny: Path) -> None:
 def test_an_installation_without_ray(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = EngineConfig(model_path=str(tiny), cluster=ClusterConfig(engine="ray"))
     monkeypatch.setattr(site, "find_spec", lambda name: None)
-    with pytest.raises(InvalidInstallation, match=r"Ray, which is not installed; `pip install ringlight\[ray\]`"):
+    with pytest.raises(InvalidInstallation, match=r"Ray, which is not installed; `pip install 'ringlight\[ray\]'`"):
         Engine(config)

@@ -82,6 +82,12 @@ def test_commands_have_flags_that_exist(place: str) -> None:
     assert {argument for argument in arguments if argument.startswith("--")} <= known
 
 
+def test_the_image_has_what_computes_and_extras_that_there_are() -> None:
+    (extras,) = (found[1].split(",") for run in instructions()["RUN"] if (found := re.search(r'"\.\[(.*)\]"', run)))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"worker", "ray"} <= set(extras) <= project["optional-dependencies"].keys()
+
+
 def test_variables_are_settings() -> None:
     found = {name.lower() for name in variables()}
     assert len(found) >= 6

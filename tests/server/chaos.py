@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.server import bounds, cancels, crowds, disks, kills, pauses
+from tests.server import bounds, cancels, crowds, disks, kills, pauses, ray_kills
 from tests.server.films import RING, Originals
 from tests.server.served import Served, serve
 
@@ -57,6 +57,7 @@ SCENARIOS: dict[str, Scenario] = {
     "kill the server": alone(kills.kill_the_server, 100),
     "kill a rank": on_server(kills.kill_ranks, 50),
     "kill a rank again and again": on_server(kills.kill_again_and_again, 3),
+    "kill on Ray": alone(ray_kills.kill_on_ray, 20),
     "kill while paused": alone(pauses.kill_while_paused, 20),
     "stop busy ranks": on_server(kills.stop_busy_ranks, 5),
     "stop idle ranks": on_server(kills.stop_idle_ranks, 5),

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -24,6 +25,7 @@ from tests.server.films import (
     SHORT,
     STEPS,
     UNHURRIED,
+    Film,
     Originals,
     digests_of,
     ranks_of,
@@ -47,9 +49,10 @@ MOMENTS = ("running", "finishing", "creating", "loading", "whenever")
 class Client:
     """Creates one video after another, each under a key of its own, until each is acknowledged. Survives the server."""
 
-    def __init__(self, url: str, chance: random.Random) -> None:
+    def __init__(self, url: str, chance: random.Random, films: Sequence[Film] = FILMS) -> None:
         self.acknowledged: dict[str, tuple[str, int]] = {}
         """By key: the video's id, and the number of its film."""
+        self.films = films
         self.num_asked = 0
         self.num_sent_again = 0
         self._url = url
@@ -71,14 +74,14 @@ class Client:
         with httpx.Client(base_url=self._url, timeout=30.0, trust_env=False) as http:
             while not self._ending.is_set():
                 self.num_asked += 1
-                self._create(http, f"film {self.num_asked} {uuid4().hex}", self._chance.randrange(len(FILMS)))
+                self._create(http, f"film {self.num_asked} {uuid4().hex}", self._chance.randrange(len(self.films)))
                 while not self._ending.is_set() and self._num_open(http) >= MAX_OPEN:
                     self._ending.wait(0.1)
 
     def _create(self, http: httpx.Client, key: str, film: int) -> None:
         while True:
             try:
-                answer = http.post("/v1/videos", json=FILMS[film], headers={"Idempotency-Key": key})
+                answer = http.post("/v1/videos", json=self.films[film], headers={"Idempotency-Key": key})
             except httpx.TransportError:  # killed, or not there yet
                 self.num_sent_again += 1
                 time.sleep(0.05)
@@ -185,7 +188,7 @@ def check_all(server: Served, client: Client, expected: dict[int, str], seen: di
     assert len(client.acknowledged) == client.num_asked
     assert len(films) == client.num_asked
     assert films.keys() <= videos.keys()
-    assert len(videos) == len(films) + len(FILMS), "one for each key, and those of before the first kill"
+    assert len(videos) == len(films) + len(client.films), "one for each key, and those of before the first kill"
     assert [video for video in videos.values() if video["status"] != "completed"] == []
     assert {video_id: without_details(videos[video_id]) for video_id in seen} == {
         video_id: without_details(video) for video_id, video in seen.items()

@@ -17,7 +17,7 @@ import pytest
 from tests.cli.commands import RINGLIGHT
 from tests.engine.processes import wait_until
 
-READY_SECONDS = 120.0
+READY_SECONDS = 300.0
 POLL_SECONDS = 0.05  # between two questions to a server whose ranks have something to do on the same cores
 SMALL: dict[str, Any] = {
     "prompt": "a paper boat",
@@ -97,7 +97,7 @@ class Served:
             assert found in (status, "queued", "in_progress"), self.get(video_id)
             return bool(found == status)
 
-        wait_until(is_so, poll_seconds=POLL_SECONDS)
+        wait_until(is_so, READY_SECONDS, POLL_SECONDS)
         return self.get(video_id)
 
     def completed(self, **fields: Any) -> dict[str, Any]:

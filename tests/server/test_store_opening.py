@@ -137,7 +137,7 @@ except InvalidSetting as error:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "pip install ringlight[postgres]" in done.stdout and done.stdout.count("\n") == 1
+    assert "pip install 'ringlight[postgres]'" in done.stdout and done.stdout.count("\n") == 1
 
 
 def test_sqlite_does_not_need_the_driver_of_postgresql(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ TORCHES = [  # what a broken one may do, and what is then told
         ["torch cannot be imported (OSError: libcudart", "reinstall torch"],
     ),
     *slow(
-        ("raise ModuleNotFoundError(name='torch')", ["torch is not installed", "`pip install torch`"]),
+        ("raise ModuleNotFoundError(name='torch')", ["torch is not installed", "`pip install 'ringlight[worker]'`"]),
         ("import no_such_part", ["no_such_part is not installed", "`pip install no_such_part`"]),
         ("raise RuntimeError('compiled against ABI 0x1')", ["torch cannot be imported (RuntimeError: compiled"]),
     ),
@@ -74,5 +74,5 @@ def test_an_interpreter_that_is_gone(tiny: Path, tmp_path: Path, monkeypatch: py
 def test_what_is_missing_is_known_before_a_worker_is_started(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)  # which is how Python notes that there is none
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(InvalidInstallation, match=r"torch, PIL are not installed .*`pip install torch pillow`"):
+    with pytest.raises(InvalidInstallation, match=r"torch, PIL are not .*`pip install 'ringlight\[worker\]'`"):
         Engine(EngineConfig(model_path=str(tiny)))

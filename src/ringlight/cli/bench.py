@@ -22,6 +22,7 @@ from ringlight.core.errors import InvalidRequest, InvalidSetting, RinglightError
 from ringlight.core.fields import setting
 from ringlight.core.layout import AskedLayout, ParallelLayout, candidates
 from ringlight.core.output import part_path
+from ringlight.engine.site import check_installed
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
 from ringlight.families.table import model_defaults, read_model
@@ -149,8 +150,8 @@ def bench(
     In the folder are report.md, result.json (for `ringlight compare`), runs.csv, charts (with matplotlib: the extra
     `bench`), the videos of the first round, and the servers' logs.
 
-    Exit codes: 0, 1 outside of the band of a prediction, 2 usage, 3 invalid setting or checkpoint, 4 a request or a
-    server failed, 130 interrupted (what was measured until then is kept).
+    Exit codes: 0, 1 outside of the band of a prediction, 2 usage, 3 invalid setting, checkpoint or installation, 4 a
+    request or a server failed, 130 interrupted (what was measured until then is kept).
     """
     # Here, because the client takes long to import, and only this command needs all this.
     from ringlight.bench.runner import Benchmark, Target
@@ -243,11 +244,12 @@ def _launches(
 ) -> tuple[Launch, dict[str, Launch]]:
     """Launch of the exact servers, and those of variants that have their own, by name.
 
-    Raises InvalidSetting for variants that these servers cannot make, or that change nothing.
+    Raises InvalidSetting for variants that these servers cannot make, or that change nothing, and InvalidInstallation.
     """
     from ringlight.bench.servers import Launch
 
     assert asked.model_path is not None, "or there is a URL"
+    check_installed(engine)
     exact = Launch(model_path=asked.model_path, flags=tuple(as_flags(engine, OF_SERVERS)), logs=logs)
     own = {}
     for variant in workload.variants:

@@ -17,6 +17,7 @@ from ringlight.core.checkpoint import Checkpoint, find_checkpoint
 from ringlight.core.config import worker_environment
 from ringlight.core.errors import InvalidCheckpoint, InvalidSetting
 from ringlight.core.files import into_place
+from ringlight.core.installation import check_installation
 from ringlight.core.plain import plain
 from ringlight.core.report import GIB
 from ringlight.core.stored_network import read_network, require_whole
@@ -51,7 +52,7 @@ def convert(
 ) -> None:
     """Write a checkpoint as a folder in Diffusers layout, one tensor after another; nothing is overwritten.
 
-    Exit codes: 0, 2 usage, 3 invalid checkpoint or setting, 4 failure of the writing process.
+    Exit codes: 0, 2 usage, 3 invalid checkpoint, setting or installation, 4 failure of the writing process.
     """
     checkpoint = checkpoint_at(find_checkpoint(source), model_family)
     spec = model_of(checkpoint, model_family)
@@ -61,6 +62,7 @@ def convert(
         raise InvalidCheckpoint(f"{source}: checkpoints of {spec.family} are in Diffusers layout already")
     for name, told in recognised(checkpoint).items():
         print(f"{name}: {told}", file=sys.stderr)
+    check_installation()
     part = make_room(folder, most_bytes(checkpoint, dtype))
     try:
         command = [sys.executable, "-m", files.convert, str(checkpoint.place), str(part), dtype.value, model_family]

@@ -13,6 +13,7 @@ import typer
 
 from ringlight.core.config import DEFAULTS_FILE, DEMO_NAME, worker_environment
 from ringlight.core.errors import InvalidSetting, RinglightError, WorkerError
+from ringlight.core.installation import check_installation
 from ringlight.core.presence import read_json
 from ringlight.families.family import Family
 from ringlight.families.table import FAMILIES, family_named
@@ -55,6 +56,8 @@ def demo_checkpoint(
     found = family_named(family)
     if size is Size.film:
         require_film(found, {"--seed": seed, "--shard-megabytes": shard_megabytes})
+    else:
+        check_installation()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

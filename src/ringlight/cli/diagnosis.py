@@ -19,11 +19,14 @@ from ringlight.core.host import memory_bytes, num_cores
 
 Facts = dict[str, dict[str, Any]]
 
-OURS = ("ringlight.worker.main", "ringlight.server.app")  # they import all that is ever imported
+BASE, WORKER, DEV = "", "worker", "dev"  # parts of an installation: what all have, what computes, and who builds it
+OURS = {WORKER: "ringlight.worker.main", BASE: "ringlight.server.app"}  # they import all that is ever imported
 MODULES = {"pillow": "PIL", "pyyaml": "yaml", "nvidia-ml-py": "pynvml"}  # others are called as their packages
 FIRST = ("numpy", "torch")  # others import these, and are not to be blamed for them
 CODECS = {"libx264": ".mp4", "libvpx-vp9": ".webm"}
-REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*\(?(?P<versions>[^;()]*)")
+REQUIREMENT = re.compile(
+    r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*\(?(?P<versions>[^;()]*)(?:.*extra == ['\"](?P<extra>[\w-]+))?"
+)
 SHOWN = ("RINGLIGHT_", "CUDA_", "NCCL_", "GLOO_", "OMP_", "MKL_", "PYTORCH_", "TORCH_")
 
 # Run by a process of its own, for this one never imports torch, and an import may end its process.
@@ -85,10 +88,11 @@ tell("codecs", codecs)
 
 
 class Requirement(NamedTuple):
-    """A package that we need, and which versions of it, such as >=2.8,<3."""
+    """A package that we need, and which versions of it, such as >=2.8,<3; of an extra, or of what all have."""
 
     name: str
     versions: str
+    extra: str = BASE
 
     @property
     def module(self) -> str:
@@ -107,12 +111,20 @@ class Finding(NamedTuple):
 
 
 def examine() -> tuple[Facts, list[Finding]]:
-    """Facts by group, and what is broken. Takes some seconds: all is imported once, by another process."""
-    needed = sorted(requirements(), key=lambda requirement: requirement.name not in FIRST)
-    told, death = _probe([*(requirement.module for requirement in needed), *OURS])
-    names = ["ringlight", *(requirement.name for requirement in needed)]
+    """Facts by group, and what is broken.
+
+    A machine that computes nothing needs no worker, which is looked at where its torch is. Takes some seconds: all is
+    imported once, by another process.
+    """
+    known = sorted(requirements(), key=lambda requirement: requirement.name not in FIRST)
+    computes = installed("torch") is not None
+    needed = [requirement for requirement in known if requirement.extra in (OURS if computes else (BASE,))]
+    ours = OURS.values() if computes else (OURS[BASE],)
+    told, death = _probe([*(requirement.module for requirement in needed), *ours])
+    names = ["ringlight", *(requirement.name for requirement in known if requirement.extra in OURS)]
     facts: Facts = {
         "packages": {name: installed(name) or "not installed" for name in names},
+        "extras": _extras(known),
         "machine": {
             "python": sys.version.split()[0],
             "executable": sys.executable,
@@ -121,7 +133,7 @@ def examine() -> tuple[Facts, list[Finding]]:
             "memory_gib": round(memory_bytes() / 2**30, 1),
             "disk_free_gib": round(shutil.disk_usage(os.getcwd()).free / 2**30, 1),
         },
-        "torch": _said(told, "facts of torch"),
+        "torch": _said(told, "facts of torch") if computes else {},
         "codecs": _said(told, "codecs"),
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(SHOWN)},
     }
@@ -129,15 +141,15 @@ def examine() -> tuple[Facts, list[Finding]]:
 
 
 def requirements() -> Iterator[Requirement]:
-    """Yield the requirements of this package without its extras; none if it is run from a source tree."""
+    """Yield the requirements of this package and of its extras; none if it is run from a source tree."""
     try:
         lines = requires("ringlight") or []
     except PackageNotFoundError:
         return
     for line in lines:
         match = REQUIREMENT.match(line)
-        if match is not None and "extra ==" not in line:
-            yield Requirement(match["name"].lower(), match["versions"].replace(" ", ""))
+        if match is not None:
+            yield Requirement(match["name"].lower(), match["versions"].replace(" ", ""), match["extra"] or BASE)
 
 
 def installed(package: str) -> str | None:
@@ -198,6 +210,14 @@ def _probe(modules: list[str]) -> tuple[dict[str, dict[str, Any]], Finding | Non
     return told, Finding(f"{begun}: importing it ends the process ({how}): {last}", "install that package anew")
 
 
+def _extras(known: list[Requirement]) -> dict[str, str]:
+    """State of each extra: installed, or the command that adds it; the worker is first."""
+    extras = sorted({each.extra for each in known} - {BASE, DEV}, key=lambda extra: (extra != WORKER, extra))
+    lacking = {each.extra for each in known if installed(each.name) is None}
+    missing = "not installed; pip install 'ringlight[{}]'"
+    return {extra: missing.format(extra) if extra in lacking else "installed" for extra in extras}
+
+
 def _said(told: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
     answer = told.get(name, {"error": "no answer"})
     return {"error": answer["error"]} if "error" in answer else dict(answer["is"])
@@ -218,7 +238,7 @@ def problems_of(needed: list[Requirement], told: dict[str, dict[str, Any]], fact
             continue
         is_whole = False
         yield Finding(f"{requirement.name}: {what}", requirement.remedy)
-    for name in OURS if is_whole else ():  # else it would be the same again
+    for name in OURS.values() if is_whole else ():  # else it would be the same again
         if (error := told.get(name, {}).get("error")) is not None:
             yield Finding(f"{name}: cannot be imported ({error})", "pip install --force-reinstall ringlight")
     for codec, suffix in CODECS.items():

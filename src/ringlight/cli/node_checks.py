@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from ringlight.cli.diagnosis import Facts, Finding
 from ringlight.core.plain import plain
-from ringlight.engine.launch.ray.on_node import NodeAnswer
+from ringlight.engine.launch.ray.on_node import NOT_INSTALLED, NodeAnswer
 
 VERSIONS = {  # in the order in which one is the reason of the next, with what to do where nodes differ
     "python": "use one image, or one environment, on all nodes; Ray wants the same Python to the patch level",
     "ray": "use one image, or one environment, on all nodes; Ray wants the same Ray to the patch level",
     "ringlight": "install the same Ringlight on all nodes; ranks with another are refused",
-    "torch": "install the same PyTorch on all nodes; ranks with another are refused",
+    "torch": "install the same PyTorch on all nodes that host ranks, with the rest of what they need by "
+    "pip install 'ringlight[worker]'; ranks with another are refused",
 }
 PACKAGES = tuple(name for name in VERSIONS if name != "python")
 SILENT = "see raylet.out and the free memory of that node: ranks could not be started there either"
@@ -45,9 +46,12 @@ def judge(here: Mapping[str, str], nodes: Sequence[NodeAnswer], door_host: str) 
     yield _check("nodes", _count(nodes), (f"{node.name}: {node.fault}" for node in nodes if node.fault), SILENT)
     yield _check("token", "on", (f"off on {node.name}" for node in told if node.told["token"] == "off"), OPEN)
     for name, remedy in VERSIONS.items():
-        others = (node for node in told if node.told[name] != here[name])
-        faults = (f"{here[name]} here, {node.told[name]} on {node.name}" for node in others)
-        yield _check(name, f"{here[name]} on all nodes", faults, remedy)
+        if name == "torch":
+            yield _torch(here, hosts, remedy)
+        else:
+            others = (node for node in told if node.told[name] != here[name])
+            faults = (f"{here[name]} here, {node.told[name]} on {node.name}" for node in others)
+            yield _check(name, f"{here[name]} on all nodes", faults, remedy)
     yield _check("cards", _cards_of(hosts), _false_cards(hosts), FALSE_CARDS)
     shut = (f"{node.name}: {node.told['door_fault']}" for node in told if "door_fault" in node.told)
     yield _check("door", f"all nodes reach {door_host}", shut, SHUT.format(host=door_host))
@@ -74,6 +78,18 @@ def findings_of(checks: Iterable[Check]) -> Iterator[Finding]:
 def _check(name: str, well: str, faults: Iterable[str], remedy: str) -> Check:
     said = "; ".join(faults)
     return Check(name, said, remedy) if said else Check(name, well)
+
+
+def _torch(here: Mapping[str, str], hosts: Sequence[NodeAnswer], remedy: str) -> Check:
+    """Check that all nodes that host ranks have the same PyTorch, which nobody else needs, a server neither."""
+    told = {"here": here["torch"]} | {f"on {node.name}": node.told["torch"] for node in hosts}
+    first = next((where for where, version in told.items() if version != NOT_INSTALLED), "here")
+    faults = (
+        f"{told[first]} {first}, {version} {where}"
+        for where, version in told.items()
+        if where != "here" and (version != told[first] or version == NOT_INSTALLED)
+    )
+    return _check("torch", f"{told[first]} on all nodes that host ranks", faults, remedy)
 
 
 def _count(nodes: Sequence[NodeAnswer]) -> str:

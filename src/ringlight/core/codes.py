@@ -228,7 +228,7 @@ CODES: dict[str, ErrorKind] = {
     "invalid_installation": ErrorKind(
         500,
         "operator",
-        "What workers need is not there on the server: torch or another package, or a folder for temporary files.",
+        "What workers need is not there on the server: a part of ringlight[worker], or a folder for temporary files.",
         "Do what the message names, and start the server again; `ringlight doctor` there says more.",
         exit_code=EXIT_INVALID,
     ),

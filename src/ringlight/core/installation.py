@@ -9,10 +9,13 @@ from importlib.util import find_spec
 
 from ringlight.core.errors import InvalidInstallation
 
-WORKSHOP = ("torch", "tokenizers", "safetensors", "ftfy", "av", "PIL", "numpy")  # what workers import
+WORKER = ("torch", "tokenizers", "safetensors", "ftfy")  # the extra `worker`: what ranks alone import
+WORKSHOP = (*WORKER, "av", "PIL", "numpy")  # what workers import
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}  # those that are called otherwise
 OURS = {"ringlight", "__main__"}
 DOCTOR = "`ringlight doctor` says more"
+ADD_WORKER = "pip install 'ringlight[worker]'"
+ABOUT_TORCH = "a torch that is there is kept, and the one that pip brings to Linux on x86-64 has CUDA"
 
 
 def check_installation() -> None:
@@ -46,13 +49,13 @@ def not_importable(error: Exception) -> InvalidInstallation:
 
 
 def not_installed(packages: list[str]) -> str:
-    """The sentence on packages that are missing."""
-    wanted = " ".join(DISTRIBUTIONS.get(package, package) for package in packages)
+    """The sentence on packages that are missing: those of the worker come together, and with all that it needs."""
     verb = "is" if len(packages) == 1 else "are"
-    return (
-        f"{', '.join(packages)} {verb} not installed in the environment of {sys.executable}; `pip install {wanted}` "
-        f"there; {DOCTOR}"
-    )
+    missing = f"{', '.join(packages)} {verb} not installed in the environment of {sys.executable}"
+    if set(WORKER).intersection(packages):
+        return f"{missing}; `{ADD_WORKER}` there adds what computes ({ABOUT_TORCH}); {DOCTOR}"
+    wanted = " ".join(DISTRIBUTIONS.get(package, package) for package in packages)
+    return f"{missing}; `pip install {wanted}` there; {DOCTOR}"
 
 
 def _package_of(error: Exception) -> str:

@@ -34,7 +34,7 @@ from ringlight.engine.replicas import GivenReplicas, ReplicaSource, sized
 from ringlight.engine.runner import ReplicaState, Runner
 from ringlight.engine.runners import Runners
 from ringlight.engine.scaling import Scaling
-from ringlight.engine.site import Site, site_of
+from ringlight.engine.site import Site, check_installed, site_of
 from ringlight.engine.waiting import Awaited
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.table import checkpoint_at, model_defaults, model_of
@@ -83,6 +83,9 @@ class Engine:
         `defaults` stand in the place of the checkpoint's. `clock` measures the time that jobs are given. `loras` are
         those of the `config`, where somebody has looked at their files already.
         """
+        given = source if replica is None else GivenReplicas(replica)
+        if given is None:
+            check_installed(config)
         self.config = config
         self.limits = limits or RequestLimits()
         self.checkpoint = find_checkpoint(config.model_path)
@@ -92,7 +95,6 @@ class Engine:
         self.door = Door(self.spec, self.defaults, self.limits, loras or LoraLibrary(config, self.spec))
         self.door.require_possible()
         site = site_of(config)
-        given = source if replica is None else GivenReplicas(replica)
         self.size = sized(num_replicas, site.room)
         self._foresight = Foresight(config, self.spec, self.limits, self.size.most, site)
         self.choice = self._foresight.choose(typical, self.door.typical())

@@ -11,7 +11,6 @@ from ringlight.core.checkpoint import Checkpoint
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidSetting
 from ringlight.core.host import cores_each
-from ringlight.core.installation import check_installation
 from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.core.replicas import ReplicaRange
 from ringlight.core.request import RequestLimits
@@ -49,9 +48,8 @@ class LocalReplicas:
     ) -> None:
         """Prepare at most `most` replicas; `memory` holds the weights of all, if not each rank has its own.
 
-        Raises InvalidSetting, InvalidInstallation, and InvalidCheckpoint for files that are not there or not whole.
+        Raises InvalidSetting, and InvalidCheckpoint for files that are not there or not whole.
         """
-        check_installation()
         if most > 1 and config.nodes.nnodes > 1:
             raise InvalidSetting("num-replicas above 1 are for one machine; serve each group of nodes by itself")
         if (cards := usable_cards(config)) and most > 1 and most * layout.num_ranks > len(cards):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from typing import Protocol
 
@@ -10,6 +11,7 @@ import msgspec
 from ringlight.core.checkpoint import Checkpoint, find_checkpoint
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidInstallation
+from ringlight.core.installation import check_installation
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import RequestLimits
 from ringlight.engine.host_memory import HostMemory
@@ -44,22 +46,33 @@ class Site(Protocol):
     ) -> ReplicaSource:
         """Source of at most `most` replicas; `is_placed`: the ranks of a machine keep one copy of the weights.
 
-        Raises InvalidSetting, InvalidInstallation, and InvalidCheckpoint for files that are not there or not whole.
+        Raises InvalidSetting, and InvalidCheckpoint for files that are not there or not whole.
         """
         ...
+
+
+def check_installed(config: EngineConfig) -> None:
+    """Raise InvalidInstallation where this machine lacks what the operator's ranks need of it.
+
+    Its own need all that workers import; those of a cluster need Ray, and nothing that computes.
+    """
+    if not config.cluster.is_ray:
+        check_installation()
+    elif find_spec("ray") is None:
+        raise InvalidInstallation("--engine ray needs Ray, which is not installed; `pip install 'ringlight[ray]'`")
 
 
 def site_of(config: EngineConfig) -> Site:
     """Site that the operator asks for.
 
-    Raises InvalidInstallation, and InvalidSetting for a cluster that is not there.
+    Raises InvalidSetting for a cluster that is not there.
     """
     if not config.cluster.is_ray:
         return OwnMachine(config)
-    if find_spec("ray") is None:
-        raise InvalidInstallation("--engine ray needs Ray, which is not installed; `pip install ringlight[ray]`")
+    make_record = logging.getLogRecordFactory()
     from ringlight.engine.launch.ray.site import RaySite  # here, for it imports ray, which only this needs
 
+    logging.setLogRecordFactory(make_record)  # Ray's adds a field to all that is logged in this process
     return RaySite(config)
 
 

@@ -161,7 +161,7 @@ def check_url(url: str | URL) -> URL:
         parsed.get_dialect().import_dbapi()
     except ImportError as error:
         raise InvalidSetting(
-            f"store_url names PostgreSQL, whose driver is missing ({error}): pip install ringlight[postgres]"
+            f"store_url names PostgreSQL, whose driver is missing ({error}): pip install 'ringlight[postgres]'"
         ) from error
     return parsed
 

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 KNOCK_SECONDS = 5.0
+NOT_INSTALLED = "not installed"
 
 
 class NodeAnswer(NamedTuple):
@@ -56,7 +57,7 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed"
+        return NOT_INSTALLED
 
 
 def _wants_token() -> bool:
