@@ -170,6 +170,7 @@ def test_batches_are_shown_stopped_and_removed(server: Served, tmp_path: Path) -
     blocking = server.create(**LONG)["id"]
     batch_id = create(tmp_path, "--no-wait", "--name", "mine").out.strip()
     assert here("jobs", "batches").out == f"{batch_id}  2 requests: 2 queued  mine\n"
+    assert [each["id"] for each in json.loads(here("jobs", "batches", "--json").out)] == [batch_id]
     assert here("jobs", "cancel", batch_id).out == f"{batch_id}  2 requests: 2 failed\n"
     assert [line.split()[1] for line in here("jobs", "show", batch_id).out.splitlines()[1:]] == ["cancelled"] * 2
     done = here("jobs", "wait", batch_id)

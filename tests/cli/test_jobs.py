@@ -101,10 +101,12 @@ def test_list(server: Scripted) -> None:
 
 def test_show(server: Scripted) -> None:
     stages = [{"name": "Denoising", "seconds": 1.5, "peak_bytes": 7}]
-    server.on("GET /v1/videos/video_1", video("completed", progress=100, stages=stages, seed=7))
+    completed = video("completed", progress=100, stages=stages, seed=7, layout_reason="u1r1: one")
+    server.on("GET /v1/videos/video_1", completed)
     done = jobs(server, "show", "video_1")
     shown = dict(line.split(maxsplit=1) for line in done.out.splitlines())
     assert (shown["seed"], shown["stages"], shown["status"]) == ("7", "Denoising 1.50 s", "completed")
+    assert shown["layout_reason"] == "u1r1: one"
     assert "error" not in shown and "eta_seconds" not in shown
     assert shown["created_at"].startswith("2023-11-1")
     assert json.loads(jobs(server, "show", "video_1", "--json").out)["seed"] == 7

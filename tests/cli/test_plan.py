@@ -25,7 +25,7 @@ from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B
 from ringlight.planner import catalogue
 from ringlight.planner.calibration import request_of
 from tests.bench.reports import CPU, report
-from tests.cli.commands import ringlight
+from tests.cli.commands import here, ringlight
 
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "av", "sqlalchemy", "fastapi")
 MIX = """
@@ -64,8 +64,18 @@ def as_json(*arguments: object) -> dict[str, Any]:
 def test_the_command_prints_tables_and_what_it_chose() -> None:
     done = ringlight("plan", "--gpu", "rtx4090-48g", "--num-gpus", 2, "--num-frames", 25, "--image")
     assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("For 2 ranks, each: GeForce RTX 4090, 48 GB; link: ")
     for part in ("| Layout |", "| u1r2 |", "- c2u1r1: chosen", "| **Total** |", "| Rank |", "6160 tokens", "I2V"):
         assert part in done.out
+
+
+def test_it_says_that_no_card_was_named() -> None:
+    small = ("plan", "--num-frames", 5, "--num-inference-steps", 2)
+    for more in ((), ("--json",), ("--rate", 0.1, "--num-requests", 100)):
+        done = here(*small, *more)
+        assert done.err.startswith("note: no card was named, so this is for rtx4090; --gpu names another one (cpu-core")
+        assert done.out.startswith(("For 1 rank: GeForce RTX 4090.", "{"))
+    assert here(*small, "--gpu", "cpu-core").err == ""
 
 
 def test_a_last_picture_is_planned_where_the_model_takes_one(tmp_path: Path) -> None:
@@ -187,7 +197,7 @@ def test_every_order_of_a_mix_is_compared(tmp_path: Path) -> None:
     for name in ("mean_seconds", "mean_slowdown"):
         figures = [each["queue"][name] for each in found]
         assert figures == sorted(figures) and figures[0] < 0.8 * figures[-1]
-    table = planned(*load).splitlines()
+    _, _, *table = planned(*load).splitlines()
     assert "| Mean (s) |" in table[0] and "| Pauses a video | Slowdown | Within 3x | Busy |" in table[0]
     queue = found[0]["queue"]
     assert f"| {queue['mean_paused_seconds']:.1f} | {queue['pauses_per_request']:.2f} |" in table[2]
@@ -206,7 +216,7 @@ def test_clients_priorities_and_timeouts_of_a_mix_count(tmp_path: Path) -> None:
     (tmp_path / "mix.toml").write_text(LINE + "timeout_seconds = 200\n")
     kept = as_json(*load)["chosen"]["queue"]["in_time_share"]
     assert 0.3 < kept < 1
-    table = planned(*load).splitlines()
+    _, _, *table = planned(*load).splitlines()
     assert "| Within 3x | In time | Busy |" in table[0] and f"| {kept:.1%} |" in table[2]
     (tmp_path / "mix.toml").write_text(LINE + "timeout_seconds = 200\npriority = 1\n")
     urgent = as_json(*load)["chosen"]["queue"]

@@ -119,6 +119,13 @@ def test_nobody_listens() -> None:
             assert not client.is_ready()
 
 
+@pytest.mark.parametrize("end", ["/", "/v1", "/v1/"])
+def test_an_address_may_end_as_openais_clients_have_it(server: Scripted, end: str) -> None:
+    server.on("GET /v1/videos/video_1", video())
+    with Client(server.url + end) as client:
+        assert client.get("video_1").id == "video_1"
+
+
 @pytest.mark.parametrize("url", ["127.0.0.1:8898", "ftp://host", "http://", "http://host:port", ""])
 def test_what_is_no_url(url: str) -> None:
     with pytest.raises(InvalidSetting, match="url"):

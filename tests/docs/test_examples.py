@@ -62,7 +62,8 @@ def run_example(example: Example, served: Served, folder: Path, photograph: Path
     """Run one beside a photograph; where it names a video, with one that has been made."""
     shutil.copy(photograph, folder / "keeper.jpg")
     video_id = served.completed()["id"] if example.needs_id else ""
-    return run(example.language, example.small(served.url, video_id), folder)
+    where = f"export RINGLIGHT_URL={served.url}\n" if example.language == "bash" else ""
+    return run(example.language, where + example.small(served.url, video_id), folder)
 
 
 @pytest.mark.slow
@@ -71,9 +72,22 @@ def run_example(example: Example, served: Served, folder: Path, photograph: Path
 def test_commands(example: Example, served: Served, tmp_path: Path, photograph: Path) -> None:
     out = run_example(example, served, tmp_path, photograph)
     assert '"error":{' not in out.replace(" ", ""), out
-    for name in ("boat.mp4", "whale.mp4"):
+    for name in ("boat.mp4", "whale.mp4", "ball.mp4"):
         if name in example.text:
             assert (tmp_path / name).read_bytes()[4:8] == b"ftyp"
+
+
+@pytest.mark.skipif(bool(missing), reason=f"the examples need {', '.join(missing)}")
+@pytest.mark.parametrize("examples", [API, SERVE], ids=["api", "serving"])
+def test_waiting_for_a_video_ends_where_it_is_refused(
+    examples: list[Example], served: Served, tmp_path: Path, photograph: Path
+) -> None:
+    """With what the server says of it, and without asking for what is not there for ever."""
+    (example,) = (each for each in examples if "until curl" in each.text)
+    refused = example._replace(text=example.text.replace("-F seconds=5", "-F seconds=-5"))
+    with pytest.raises(AssertionError, match=r"jq: error .*: seconds"):
+        run_example(refused, served, tmp_path, photograph)
+    assert not list(tmp_path.glob("*.mp4"))
 
 
 @pytest.mark.slow

@@ -132,6 +132,12 @@ def test_nobody_is_killed_while_it_drains() -> None:
     assert instructions()["STOPSIGNAL"] == ["SIGTERM"]
 
 
+def test_a_node_comes_back_however_it_ended_but_where_it_was_refused() -> None:
+    """It ends well with node 0, and with 130 where it is told to stop."""
+    ends = {name: unit()[name] for name in ("Restart", "SuccessExitStatus", "RestartPreventExitStatus")}
+    assert ends == {"Restart": "always", "SuccessExitStatus": "130", "RestartPreventExitStatus": "2 3"}
+
+
 def test_what_is_mounted_and_copied_is_there() -> None:
     compose = read_yaml("compose.yaml")
     mounted = [volume.split(":")[0] for service in compose["services"].values() for volume in service["volumes"]]

@@ -1,4 +1,4 @@
-"""A field of a video is declared once: added to a copy of the declaration alone, every door has it."""
+"""A field of a video is declared once: as docs/extend/field.md adds one to a copy, every door has it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.docs.examples import examples_of
+
 ROOT = Path(__file__).parents[2]
 DECLARATION = "ringlight/core/video_fields.py"
-NAME, HELP, USUAL, VALUE = "motion_strength", "How much of it moves.", 0.5, 0.25
-FIELD = f"""
-    {NAME}: Annotated[
-        float, _field("{HELP}", SAMPLING, "Motion strength", minimum=0, maximum=1)
-    ] = {USUAL}
-
-
-class VideoFields("""
+RECIPE = "ringlight/families/wan/recipe.py"
+NAME, HELP, USUAL, VALUE = "sharpening", "How much edges are sharpened; 0 leaves them.", 0.0, 0.25
+FIELD, USE = (each.text for each in examples_of(ROOT / "docs/extend/field.md"))
+STAGE, _ = (each.text for each in examples_of(ROOT / "docs/extend/stage.md"))
+IMPORT = "from ringlight.pipelines.stages.sharpening import sharpen\n"
+DENOISING = 'latents = yield from tracer.timed_in_turns("Denoising", denoising)\n'
 
 
 def run(source: Path, *arguments: object) -> str:
@@ -37,12 +38,20 @@ def run(source: Path, *arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the source whose declaration has one field more."""
+    """A copy of the source whose declaration has one field more, and whose recipe uses it."""
     copy = tmp_path_factory.mktemp("copy") / "src"
     shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
     before = (copy / DECLARATION).read_text()
-    assert before.count("\n\nclass VideoFields(") == 1
-    (copy / DECLARATION).write_text(before.replace("\n\nclass VideoFields(", FIELD))
+    head, after, rest = before.partition("\n\nclass VideoFields(")
+    assert after
+    (copy / DECLARATION).write_text(head + textwrap.indent(FIELD, "    ") + after + rest)
+    (copy / "ringlight/pipelines/stages/sharpening.py").write_text(STAGE)
+    head, after, rest = (copy / RECIPE).read_text().partition(DENOISING)
+    assert after
+    first, _, others = head.partition("from ringlight.pipelines.stages.")
+    (copy / RECIPE).write_text(
+        f"{first}{IMPORT}from ringlight.pipelines.stages.{others}{after}{textwrap.indent(USE, ' ' * 8)}{rest}"
+    )
     return copy
 
 
@@ -56,7 +65,7 @@ def doors(source: Path) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["generate", "jobs create", "plan"])
 def test_it_is_a_flag(doors: dict[str, Any], command: str) -> None:
-    assert doors["flags"][command]["--motion-strength"] == HELP
+    assert doors["flags"][command]["--sharpening"] == HELP
 
 
 @pytest.mark.slow
@@ -91,7 +100,7 @@ def test_the_page_is_told_of_it(doors: dict[str, Any]) -> None:
     assert card == {
         "name": NAME,
         "type": "number",
-        "title": "Motion strength",
+        "title": "Sharpening",
         "help": HELP,
         "group": "Sampling",
         "minimum": 0,
@@ -128,4 +137,21 @@ def test_the_docs_have_it(source: Path) -> None:
 @pytest.mark.slow
 def test_without_the_declaration_no_door_has_it(tmp_path: Path) -> None:
     doors = run(ROOT / "src", ROOT / "tests/house/doors.py", "fps", 2, tmp_path)
-    assert NAME not in doors and "motion-strength" not in doors
+    assert NAME not in doors
+
+
+@pytest.mark.slow
+def test_the_recipe_uses_it(source: Path, tiny: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    small = ("--size", "64x64", "--num-frames", 1, "--num-inference-steps", 1, "--report", report)
+    asked = ("--model-path", tiny, "--prompt", "a boat", f"--{NAME}", VALUE)
+    run(source, "-m", "ringlight", "generate", *asked, *small, "--output", tmp_path / "boat.npy")
+    told = json.loads(report.read_bytes())
+    names = [stage["name"] for stage in told["stages"]]
+    assert told["workload"][NAME] == VALUE
+    assert names[names.index("Denoising") :][:3] == ["Denoising", "Sharpening", "Decoding"]
+
+
+def test_the_page_on_stages_says_which_line_comes_before_and_the_import() -> None:
+    page = " ".join((ROOT / "docs/extend/stage.md").read_text().split())
+    assert f"`{DENOISING.strip()}`" in page and f"`{IMPORT.strip()}`" in page

@@ -14,6 +14,7 @@ import torch
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import InvalidSetting
 from ringlight.kernels.attention.kernel import choose_kernel
+from ringlight.kernels.attention.trial import allowed
 from tests.cli.commands import program
 
 PAGE = Path(__file__).parents[2] / "docs" / "extend" / "kernel.md"
@@ -25,6 +26,12 @@ def block(language: str) -> str:
     found = re.search(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert found is not None
     return found[1]
+
+
+def test_the_page_says_by_how_much_a_kernel_may_be_off() -> None:
+    page = " ".join(PAGE.read_text().split())
+    assert f"(bfloat16: {allowed(torch.bfloat16)})" in page
+    assert f"never less than {allowed(torch.float32)} (float32)" in page
 
 
 @pytest.fixture

@@ -173,6 +173,30 @@ def streaming_table() -> Iterator[str]:
         yield f"| {gigabytes} | {one:.1f} | {two:.1f} | {one / two:.2f}x |"
 
 
+def prose() -> Iterator[str]:
+    """Every figure of the document's sentences that follows from its tables, with the words around it."""
+    known, one, two = errors(), *(prediction_of(row) for row in ROWS[:2])
+    unhidden, published = as_they_do(ROWS[1])["Denoising"], ROWS[0].seconds
+    denoising, decoding = (one.seconds(stage) or 0.0 for stage in ("Denoising", "Decoding"))
+    (ring,) = (stage for stage in two.stages if stage.name == "Denoising")
+    yield f"({published['Denoising']:.1f} s published, {denoising:.1f} s predicted)"
+    yield f"({published['Decoding']:.1f} s, {decoding:.1f} s;"
+    yield f"about {ring.link_seconds / ring.compute_seconds * 100:.0f} % of its computation"
+    yield f'the {unhidden:.1f} s of the table below under "unhidden", and the speedup is {denoising / unhidden:.2f}x'
+    yield f"and one card still {denoising:.0f}."
+    yield f"TextEncoding** of {published['TextEncoding']:.1f} s against a predicted {one.seconds('TextEncoding'):.2f} s"
+    yield f"{decoding / (two.seconds('Decoding') or 1.0):.2f}x predicted"
+    alone, *many = (known[OFFICIAL, name, "Total"][1] for name in ("u1r1", "u4r1", "u8r1"))
+    yield f"the official code on one 4090 ({alone * 100:.0f} %)"
+    yield f"nothing is hidden or shared ({many[0] * 100:.0f} and {many[1] * 100:.0f} %)"
+    worth = (as_they_do(row)["Total"] / as_ringlight(row)["Total"] for row in ROWS[3:5])
+    yield f"between the two columns, {' and '.join(f'{times:.1f}x' for times in worth)},"
+    yield f"SGLang on an H100: Denoising {known[CHECK, 'u1r1', 'Denoising'][0] * 100:+.0f} %"
+    for said, source, stage in (("TextEncoding everywhere", "", "TextEncoding"), ("vLLM-Omni on H800", OMNI, "Total")):
+        off = [ours * 100 for (who, _, what), (ours, _) in known.items() if what == stage and source in who]
+        yield f"{said} ({max(off):.0f} to {min(off):.0f} %)"
+
+
 TABLES = (page_table, budget_table, streaming_table, comparison_table)
 
 if __name__ == "__main__":

@@ -114,6 +114,18 @@ def test_a_calibration_comes_back_from_its_file(tmp_path: Path) -> None:
         Calibration.read(tmp_path / "absent.json", SMALL)
 
 
+def test_a_stage_that_nobody_plans_is_other_once_it_was_measured() -> None:
+    """As docs/extend/stage.md says; before, nothing is known of it."""
+    change, report = msgspec.structs.replace, report_of_one_rank(document(FIRST))
+    stages = [*report.stages, StageReport(name="Sharpening", seconds=7.0, peak_bytes=0)]
+    longer = change(report, stages=stages, total_seconds=report.total_seconds + 7)
+    known, before = (Calibration.of(each, SMALL).machine(catalogue.link("loopback")) for each in (longer, report))
+    asked = work(SMALL, **fields(document(FIRST)))
+    (more, usual) = (predict(asked, layout("u1r1"), machine) for machine in (known, before))
+    assert more.seconds("Sharpening") is None
+    assert (more.seconds("Other") or 0) - (usual.seconds("Other") or 0) == pytest.approx(7)
+
+
 def test_a_calibration_comes_from_the_median_of_a_benchmark(tmp_path: Path) -> None:
     """Of its runs on one rank; those of others, of failures and of repeats tell nothing."""
     change, report = msgspec.structs.replace, report_of_one_rank(document(FIRST))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.planner.published import OFFICIAL, ROWS, TABLES, as_ringlight, errors
+from tests.planner.published import OFFICIAL, ROWS, TABLES, as_ringlight, errors, prose
 
 PAGE = Path(__file__).parents[2] / "docs" / "the_page.md"
 
@@ -15,6 +15,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "the_page.md"
 def test_the_document_has_the_tables_that_the_plan_prints(table: object) -> None:
     """`python -m tests.planner.published` prints them anew."""
     assert "\n".join(table()) in PAGE.read_text(encoding="utf-8")  # type: ignore[operator]
+
+
+def test_the_documents_sentences_have_the_figures_of_its_tables() -> None:
+    document = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert not [said for said in prose() if said not in document]
 
 
 def test_one_card_is_predicted_within_a_fifth_where_software_is_as_lean() -> None:

@@ -206,7 +206,7 @@ def check_all(server: Served, client: Client, expected: dict[int, str], seen: di
 
 def without_details(video: Video) -> Video:
     """A video as lists show it: they leave out what its report tells."""
-    return video | {"inference_time_s": None, "stages": None, "memory": None}
+    return video | {"inference_time_s": None, "stages": None, "memory": None, "layout_reason": None}
 
 
 class Renewal(NamedTuple):

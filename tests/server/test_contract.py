@@ -119,6 +119,7 @@ def test_every_field_of_the_answer_is_the_request_resolved(client: OpenAI) -> No
     done = poll(client, video).to_dict()
     assert isinstance(done["inference_time_s"], float)
     assert isinstance(done["stages"], list)
+    assert plain["layout_reason"] == done["layout_reason"] == "u1r1: one rank has nothing to split"
     assert plain.keys() == done.keys()
 
 

@@ -109,6 +109,26 @@ def test_pages_of_other_sites_may_not_act(address: str) -> None:
     assert httpx.get(f"{address}/page", headers={"sec-fetch-site": "cross-site"}).status_code == 200
 
 
+def test_pages_of_other_sites_may_not_act_where_a_browser_does_not_say_whose_they_are(address: str) -> None:
+    """Over http to another machine it sends their origin alone."""
+    host = urlsplit(address).netloc
+    port = urlsplit(address).port
+    for origin in (
+        "https://evil.example",
+        "null",
+        "",
+        f"http://evil.example:{port}",
+        "http://127.0.0.1:1",
+        "http://[x",
+    ):
+        response = httpx.post(f"{address}/size", headers={"origin": origin})
+        assert (response.status_code, response.json()["error"]["code"]) == (403, "forbidden"), origin
+    for origin, asked in ((address, host), ("http://box.lan", "box.lan"), ("https://Box.lan", "box.lan:443")):
+        assert httpx.post(f"{address}/size", headers={"origin": origin, "host": asked}).status_code == 200
+    for asked in ("box.lan:81", "box.lan:x", "other.lan"):
+        assert httpx.post(f"{address}/size", headers={"origin": "http://box.lan", "host": asked}).status_code == 403
+
+
 def test_origins_that_the_operator_allows() -> None:
     origin = "https://studio.example"
     asks = {"origin": origin, "sec-fetch-site": "cross-site"}

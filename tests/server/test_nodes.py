@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.slow  # a real server with workers of two nodes
 def nodes(tiny: Path, tmp_path: Path) -> Iterator[tuple[Served, subprocess.Popen[bytes]]]:
     """The server on node 0, and the process that hosts the ranks of node 1."""
     shared = ["--num-gpus", "2", "--ring-degree", "2", "--nnodes", "2", "--watchdog-timeout", "2", "--no-warm-up"]
-    (tmp_path / "settings.yaml").write_text("memory_budget: 400MiB\nlimits:\n  max_steps: 90\n")
+    (tmp_path / "settings.yaml").write_text("memory_budget: 400MiB\nlog_format: json\nlimits:\n  max_steps: 90\n")
     shared += ["--config", str(tmp_path / "settings.yaml")]
     address = f"127.0.0.1:{free_port()}"
     shared += ["--dist-init-addr", address, "--num-threads", "1"]
@@ -52,7 +53,9 @@ def reason(server: Served) -> str:
         return ""
 
 
-def test_a_lost_node_joins_again_and_the_video_goes_on(nodes: tuple[Served, subprocess.Popen[bytes]]) -> None:
+def test_a_lost_node_joins_again_and_the_video_goes_on(
+    nodes: tuple[Served, subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
     server, follower = nodes
     undisturbed = server.completed(num_inference_steps=60)
     video = server.create(num_inference_steps=60)["id"]
@@ -68,6 +71,10 @@ def test_a_lost_node_joins_again_and_the_video_goes_on(nodes: tuple[Served, subp
     assert "the memory budget" in error_of(refused)["message"] and "nearest: " in error_of(refused)["message"]
     assert server.stop() == 0
     assert follower.wait(30) == 0, "it ends when node 0 has drained"
+    lines = (tmp_path / "node_1").read_text().splitlines()
+    logged = [json.loads(line) for line in lines if line.startswith("{")]
+    assert any("hosting" in each["event"] for each in logged)
+    assert [each["level"] for each in logged if "joining again" in each["event"]] == ["error"]
 
 
 def worker_of(process: subprocess.Popen[bytes]) -> int:

@@ -60,6 +60,7 @@ REPORT = RunReport(
     workload={},
     workload_hash="",
     layout="u1r2",
+    layout_reason="u1r2: as asked",
     environment={},
     stages=[StageReport(name="Denoising", seconds=9.0, peak_bytes=7)],
     other_seconds=1.0,
@@ -79,6 +80,7 @@ RUNNING = View(
     state=after(STARTED, STEP),
     queue_position=0,
     eta_seconds=90.0,
+    planned_reason="u1r2: as planned",
 )
 COMPLETED = View(
     stored=stored(
@@ -110,12 +112,14 @@ def test_one_that_runs() -> None:
     video = to_video(RUNNING)
     assert (video.status, video.progress, video.stage, video.step) == ("in_progress", 9, "Denoising", 5)
     assert (video.started_at, video.eta_seconds, video.queue_position) == (1001, 90.0, 0)
+    assert video.layout_reason == "u1r2: as planned"
 
 
 def test_one_that_is_completed() -> None:
     video = to_video(COMPLETED)
     assert (video.status, video.progress, video.completed_at, video.expires_at) == ("completed", 100, 1011, 2011)
     assert (video.inference_time_s, video.queue_position, video.step) == (10.0, None, None)
+    assert video.layout_reason == "u1r2: as asked"
     assert video.stages is not None
     assert [stage.name for stage in video.stages] == ["Denoising"]
     assert video.memory is not None

@@ -56,12 +56,19 @@ class AskedHardware(msgspec.Struct, frozen=True, kw_only=True):
     calibration: Annotated[
         Path | None,
         setting(
-            "Report or bench result of u1r1 runs, or what --save-calibration wrote; its dtypes are planned.", HARDWARE
+            "Report or bench result of u1r1 runs, or what --save-calibration wrote; its dtypes are planned. "
+            "A report of several ranks is refused.",
+            HARDWARE,
         ),
     ] = None
     save_calibration: Annotated[Path | None, setting("Keep what --calibration says as JSON.", HARDWARE)] = None
     dtype: Annotated[VaeDtypeName | None, setting("Of the products.", HARDWARE, shown="bfloat16")] = None
     vae_dtype: Annotated[VaeDtypeName | None, setting("Of the decoder.", HARDWARE, shown="float32")] = None
+
+    @property
+    def names_none(self) -> bool:
+        """Whether no card is named, so that the usual one is planned for."""
+        return self.gpu is None and self.gpu_file is None and self.calibration is None
 
     def settle(self, spec: ModelSpec, engine: EngineConfig) -> Machine:
         """Decide which hardware is planned for; write the calibration if asked. Raises InvalidSetting."""

@@ -320,7 +320,7 @@ def connected(url: str, api_key: str) -> Iterator[Client]:
 
 
 def table(videos: list[Video]) -> Table:
-    """A line for each video."""
+    """Table with a line for each video."""
     found = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("id", "status", "%", "size", "frames", "steps", "prompt"):
         found.add_column(name, no_wrap=True, justify="right" if name in ("%", "frames", "steps") else "left")
@@ -337,7 +337,7 @@ def table(videos: list[Video]) -> Table:
 
 
 def lines(video: Video) -> Iterator[str]:
-    """Table with a line for each video."""
+    """Yield a line for each field that has a value."""
     fields: dict[str, Any] = msgspec.to_builtins(video)
     for name in sorted(fields, key=AskedFields.__struct_fields__.__contains__):  # those that were asked come last
         value = fields[name]
@@ -359,7 +359,7 @@ def lines(video: Video) -> Iterator[str]:
 
 
 def detail(video: Video) -> str:
-    """Yield a line for each field that has a value."""
+    """Step, place in the queue and ETA, as far as they are known; of one that does not go on also why."""
     parts = [WAITS[video.stage]] if video.stage in WAITS else []
     if video.queue_position:
         parts.append(f"place {video.queue_position} in the queue")
@@ -380,5 +380,5 @@ def offer(lora: OfferedLora) -> str:
 
 
 def as_json(value: msgspec.Struct | Sequence[msgspec.Struct]) -> str:
-    """Indented JSON of an answer or of several."""
+    """Indented JSON of an answer, or of several as an array."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from collections.abc import Callable
 
@@ -15,9 +15,12 @@ from ringlight.families.table import recognised
 REJOIN_SECONDS = 1.0
 
 
-def host_ranks(engine: Engine, quiet: bool) -> None:
+logger = logging.getLogger(__name__)
+
+
+def host_ranks(engine: Engine, quiet: bool, log: Callable[[str], None] | None = None) -> None:
     """Host this node's ranks until node 0 is done, and close their engine. Raises what ended them before."""
-    with engine, JobProgress(quiet) as progress:
+    with engine, JobProgress(quiet, log) as progress:
         say_layout(engine, progress)
 
         def watch() -> None:
@@ -34,15 +37,15 @@ def host_ranks(engine: Engine, quiet: bool) -> None:
 def keep_hosting(make: Callable[[], Engine]) -> None:
     """Host this node's ranks until node 0 stops; after a lost group join the next one, with a new engine.
 
-    Raises what the operator has to mend on this node.
+    All that it says is logged. Raises what the operator has to mend on this node.
     """
     while True:
         try:
-            return host_ranks(make(), quiet=False)
+            return host_ranks(make(), quiet=False, log=logger.info)
         except RinglightError as error:
             if error.kind.mender == "operator":
                 raise
-            print(f"ringlight: {error}; joining again", file=sys.stderr)
+            logger.error("%s; joining again", error)
             time.sleep(REJOIN_SECONDS)
 
 

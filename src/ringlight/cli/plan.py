@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import msgspec
 import typer
 
 from ringlight.cli.flags import with_flags
-from ringlight.cli.hardware_flags import AskedHardware
+from ringlight.cli.hardware_flags import USUAL_CARD, AskedHardware
 from ringlight.cli.load_flags import AskedLoad, Mixed
 from ringlight.cli.request_flags import parse_size
 from ringlight.core.checkpoint import Checkpoint, find_checkpoint
@@ -46,6 +47,10 @@ OF_ENGINE = (
     "lora",
     "lora_dir",
 )  # settings of the engine that predictions depend on
+NO_CARD = (
+    f"note: no card was named, so this is for {USUAL_CARD}; --gpu names another one (cpu-core: a core of a CPU), and "
+    "--calibration takes the report of a run on one rank of yours"
+)
 SIZE = ("width", "height")  # which have one flag here
 OF_REQUESTS = tuple(field.name for field in VIDEO_FIELDS if field.rules.in_plans and field.name not in SIZE)
 
@@ -97,6 +102,8 @@ def plan(
     pictures, loras = {"image": image, "last_image": last_image}, LoraLibrary(engine, spec)
     work = Work.of(spec, request_with(spec, defaults, fields, pictures, loras))
     machine = hardware.settle(spec, engine)
+    if hardware.names_none:
+        print(NO_CARD, file=sys.stderr)
     kinds = [_kind(mixed, spec, defaults, fields, pictures, loras) for mixed in load.kinds()] or [Kind(work)]
     arrivals, orders = load.arrivals(kinds), load.orders
     if arrivals is None:
@@ -113,7 +120,7 @@ def plan(
         num_replicas=load.replicas,
         start_seconds=START_SECONDS if load.start_seconds is None else load.start_seconds,
     )
-    print(_json(fleet).decode() if json_ else said_of_fleet(fleet, arrivals, machine.hardware, load.p95))
+    print(_json(fleet).decode() if json_ else said_of_fleet(fleet, arrivals, machine, load.p95))
 
 
 def request_with(
@@ -135,6 +142,8 @@ def said(plan: Plan, work: Work, machine: Machine, checkpoint: Checkpoint | None
     task = task_of(request.image, request.last_image)
     chosen = "none fits" if plan.chosen is None else f"{plan.chosen.prediction.layout} for {plan.objective}"
     lines = [
+        _for(machine),
+        "",
         plan_tables(plan),
         "",
         f"{work.spec.name}: {request.width}x{request.height}, {request.num_frames} frames, "
@@ -152,10 +161,11 @@ def _loras(request: VideoRequest) -> str:
     return f", LoRA {', '.join(map(str, request.lora))}" if request.lora else ""
 
 
-def said_of_fleet(fleet: FleetPlan, load: Load, hardware: Hardware, p95_seconds: float | None) -> str:
+def said_of_fleet(fleet: FleetPlan, load: Load, machine: Machine, p95_seconds: float | None) -> str:
     """The table of fleets, and which one is best, or why none is."""
     asked = f"{plain(load.rate)} requests a second (Poisson, seed {load.seed}, {load.num_requests} simulated)"
-    return "\n".join([fleet_table(fleet), "", asked, _of(hardware), _verdict(fleet, p95_seconds)])
+    basis = _of(machine.hardware)
+    return "\n".join([_for(machine), "", fleet_table(fleet), "", asked, basis, _verdict(fleet, p95_seconds)])
 
 
 def _verdict(fleet: FleetPlan, p95_seconds: float | None) -> str:
@@ -174,6 +184,16 @@ def _verdict(fleet: FleetPlan, p95_seconds: float | None) -> str:
     return (
         f"none keeps the promise of {plain(p95_seconds)} s; the closest that keeps up is {closest.name} on "
         f"{closest.num_gpus} GPUs, with a p95 of {closest.queue.p95_seconds:.1f} s"
+    )
+
+
+def _for(machine: Machine) -> str:
+    """The hardware that is planned for, in a line."""
+    card, ranks = machine.hardware.card.name, machine.most_ranks
+    return (
+        f"For 1 rank: {card}."
+        if ranks == 1
+        else f"For {ranks} ranks, each: {card}; link: {machine.hardware.link.name}."
     )
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -29,9 +30,13 @@ class Listener(Console):
 
 
 class JobProgress:
-    """Shows the state of a job whenever it changes. `quiet` shows nothing."""
+    """Shows the state of a job whenever it changes.
 
-    def __init__(self, quiet: bool) -> None:
+    `quiet` shows nothing. With `log` there is no bar, and it takes the lines.
+    """
+
+    def __init__(self, quiet: bool, log: Callable[[str], None] | None = None) -> None:
+        self._log = log
         self._console = Listener(stderr=True, quiet=quiet)
         self._bar = Progress(
             TextColumn("{task.fields[stage]:>20}"),
@@ -40,7 +45,7 @@ class JobProgress:
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
-            disable=quiet or not sys.stderr.isatty(),
+            disable=quiet or log is not None or not sys.stderr.isatty(),
         )
         self._task = self._bar.add_task("", total=100, stage="loading", detail="")
         self._lock = threading.Lock()
@@ -60,7 +65,10 @@ class JobProgress:
 
     def say(self, line: str) -> None:
         """Print a line of its own."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if self._log is not None:
+            self._log(line.strip())
+        else:
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, warnings: Warnings) -> None:
         """Print each warning that has not been printed yet. Called from any thread."""

@@ -77,11 +77,13 @@ def serve(
     engine = replace(engine, nodes=replace(engine.nodes, refuses_alone=True))
     server = with_requests(server, said_limits, said_defaults, spec)
     from ringlight.server.app import check, create_app, engine_of, run  # here: half of all imports, for this alone
+    from ringlight.server.observability.logs import configure_logs
 
     if dry_run:
         checked = check(server, engine)
         show_start(checked.engine, server, checked.occupied, listing.of_command(ctx, said_limits, said_defaults))
     elif engine.nodes.node_rank > 0:
+        configure_logs(server.log_format, server.log_level)
         engine_of(server, engine)  # refuses what node 0 refuses
         keep_hosting(lambda: Engine(engine, server.limits, defaults=server.defaults))
     else:

@@ -38,7 +38,7 @@ class Transport:
         headers = {"user-agent": f"ringlight/{version('ringlight')}"}
         if api_key:
             headers["authorization"] = f"Bearer {api_key}"
-        self.url = url.rstrip("/")
+        self.url = url.rstrip("/").removesuffix("/v1")  # as OpenAI's clients are given it
         self._max_retries = max_retries
         self._http = httpx.Client(headers=headers, timeout=timeout_seconds)
 

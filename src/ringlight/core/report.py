@@ -233,12 +233,15 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n"
 
     def table(self) -> str:
-        """The report as Markdown tables: stages that sum to Total, then memory, and traffic where ranks share work."""
-        parts = [self._stage_table(), self._memory_table()]
+        """Report as Markdown tables: stages that sum to Total, then memory, and traffic if ranks share work.
+
+        The reason for the layout stands above them.
+        """
+        parts = [[self.layout_reason], self._stage_table(), self._memory_table()]
         if len(self.ranks) > 1:
             parts += [self._rank_table(), self._link_table()]
         parts += [self._weights_table(), self._lora_table()]
-        return "\n\n".join("\n".join(part) for part in parts if part)
+        return "\n\n".join(filter(None, map("\n".join, parts)))
 
     def _stage_table(self) -> list[str]:
         """Table of stages with the worst rank's peaks. With more than one rank also the slowest rank's seconds."""

@@ -66,6 +66,12 @@ class Video(AskedFields, frozen=True, kw_only=True):
         ),
     ] = None
     layout: Annotated[str | None, described("How the ranks share the work.", always=True, examples=["u1r2"])] = None
+    layout_reason: Annotated[
+        str | None,
+        described(
+            "Why it is this one. Null of a video that failed or is not queued yet, and in lists of a completed one."
+        ),
+    ] = None
     priority: int = 0
     user: str | None = None
     remixed_from_video_id: str | None = None

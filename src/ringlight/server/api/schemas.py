@@ -163,6 +163,7 @@ def to_video(view: View) -> Video:
         seconds=stored.seconds or tidy_seconds(stored.duration_seconds),
         duration_seconds=round(stored.duration_seconds, 6),
         layout=stored.layout,
+        layout_reason=view.layout_reason or None,
         priority=stored.priority,
         user=stored.user,
         remixed_from_video_id=stored.remixed_from,

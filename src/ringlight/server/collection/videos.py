@@ -376,6 +376,7 @@ class Videos:
             stored=stored,
             state=job.state,
             live_pauses=job.pauses,
+            planned_reason=job.plan.layout_reason,
             queue_position=self.engine.position(job),
             eta_seconds=self.engine.eta_seconds(job),
         )

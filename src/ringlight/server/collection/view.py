@@ -38,13 +38,14 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """Snapshot of a job.
 
-    `state` and `live_pauses` are there while the engine has it, `report` once it is completed, and `run_seconds`, which
-    it took from its start to its end, at the moment of that.
+    `state`, `live_pauses` and `planned_reason` (for its layout) are there while the engine has it, `report` once it is
+    completed, and `run_seconds`, which it took from its start to its end, at the moment of that.
     """
 
     stored: StoredJob
     state: JobState | None = None
     live_pauses: Pauses | None = None
+    planned_reason: str = ""
     queue_position: int | None = None
     eta_seconds: float | None = None
     report: RunReport | None = None
@@ -67,6 +68,12 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         """Pauses of the video so far."""
         stored = Pauses(pauses=self.stored.pauses, paused_seconds=self.stored.paused_seconds)
         return stored if self.live_pauses is None else self.live_pauses
+
+    @property
+    def layout_reason(self) -> str:
+        """Reason for the layout, as it was planned or as the report has it; "" where neither is at hand."""
+        report = self.report if self.state is None else self.state.report
+        return self.planned_reason if report is None else report.layout_reason
 
     @property
     def warnings(self) -> Warnings:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import structlog
@@ -106,7 +107,8 @@ class SameSite:
 
     Without keys it could use their machine.
 
-    Browsers say where a request comes from, and do not let a page say otherwise; other clients say nothing.
+    Browsers say where a request comes from, and do not let a page say otherwise; other clients say nothing. To http on
+    another machine they send no Sec-Fetch-Site: there the page's origin must be this server's.
     """
 
     def __init__(self, app: ASGIApp, allowed_origins: Iterable[str] = ()) -> None:
@@ -123,8 +125,22 @@ class SameSite:
     def _refuses(self, method: str, headers: Headers) -> bool:
         if method in ("GET", "HEAD", "OPTIONS") or "*" in self.allowed_origins:
             return False
-        site = headers.get("sec-fetch-site", "none")
-        return site not in ("none", "same-origin") and headers.get("origin") not in self.allowed_origins
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+        if origin in self.allowed_origins:
+            return False
+        if site is not None:
+            return site not in ("none", "same-origin")
+        return origin is not None and not leads_to(origin, headers.get("host", ""))
+
+
+def leads_to(origin: str, host: str) -> bool:
+    """Whether an Origin header names the host and port that a Host header does; a port left out is the scheme's."""
+    try:
+        page, asked = urlsplit(origin), urlsplit(f"//{host}")
+        usual = {"http": 80, "https": 443}.get(page.scheme)
+        return bool(page.hostname) and (page.hostname, page.port or usual) == (asked.hostname, asked.port or usual)
+    except ValueError:  # brackets that do not close, or a port that is no number
+        return False
 
 
 class BodyLimit:
