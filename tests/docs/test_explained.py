@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from ringlight.bench.gates import Gate, Measure
-from ringlight.bench.workload import read_workload
+from ringlight.bench.workload_file import read_file
 from tests.docs.examples import examples_of, run
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def test_the_servers_of_the_page_could_be_measured_and_compared(tmp_path: Path) 
     page = DOCS / "how_to/compare_servers.md"
     measuring, _, comparing = (each.text for each in examples_of(page) if each.language == "bash")
     run("bash", measuring.partition("ringlight bench")[0], tmp_path)
-    assert read_workload(tmp_path / "ci.toml").name == "ci"
+    assert read_file(tmp_path / "ci.toml").name == "ci"
     run("bash", f"{comparing}\nbash -n compare.sh", tmp_path)
     gates = re.findall(r"`([A-Z][\w ]* [<>]=? [^`]+)`", page.read_text())
     assert len({Gate.parse(text).measure for text in gates}) == len(get_args(Measure))
