@@ -104,6 +104,7 @@ def test_a_wrong_variable_is_refused_with_its_name(
         (["--host", "0.0.0.0"], ["--host 0.0.0.0", "--api-key-file", "--no-auth"]),
         (["--api-key-file", "/nowhere/keys"], ["/nowhere/keys"]),
         (["--watchdog-timeout", "0"], ["watchdog-timeout"]),
+        (["--max-slowdown", "5"], ["--max-slowdown 5", "at least 20, or 0"]),
         (["--data-dir", "/dev/null/x"], ["data-dir /dev/null/x", "/dev/null is not a folder"]),
         (["--data-dir", "x" * 300], ["data-dir ", "xxx: File name too long"]),
     ],

@@ -256,3 +256,20 @@ def test_an_eta_comes_from_what_was_measured(tiny: Path, output: str) -> None:
         assert engine.eta_seconds(running) == pytest.approx(1.0)
         assert engine.eta_seconds(waiting) == pytest.approx(3.0)
         replica.go_on.set()
+
+
+@pytest.mark.parametrize(("max_slowdown", "positions"), [(0.0, [2, 1]), (20.0, [1, 2])])
+def test_one_that_has_waited_too_long_is_not_overtaken_where_that_is_bounded(
+    tiny: Path, output: str, max_slowdown: float, positions: list[int]
+) -> None:
+    replica, clock = FakeReplica(held=True), SetClock()
+    with engine_with(tiny, replica, clock=clock, max_slowdown=max_slowdown) as engine:
+        running = engine.submit(small(engine, "runs"), output)
+        assert replica.in_the_middle.wait(PATIENCE)
+        film = engine.submit(small(engine, "film", num_inference_steps=400), output)
+        clock.goes_on(86_400.0)
+        clip = engine.submit(small(engine, "clip"), output)
+        assert [engine.position(job) for job in (film, clip)] == positions
+        replica.go_on.set()
+        for job in (running, film, clip):
+            job.wait(PATIENCE)

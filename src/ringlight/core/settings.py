@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from ringlight.core.errors import InvalidSetting
 from ringlight.core.fields import JOBS, LAYOUT, MODEL, OBSERVABILITY, SAFETY, SERVER, setting
 from ringlight.core.replicas import IDLE_SECONDS, ReplicaRange
 from ringlight.core.request import RequestDefaults, RequestLimits
@@ -14,6 +15,7 @@ LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 Scheduling = Literal["shortest", "arrival"]
+LEAST_MAX_SLOWDOWN = 20.0  # below it a queue that has grown is first come, first served again
 LEAST_PRIORITY, MOST_PRIORITY = -10, 10  # of a request; 0 where it says none
 
 ROUND_SIZES = "Make the nearest size that can be made, and say so, where another is asked: 1280x704 for 1280x720."
@@ -28,7 +30,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     Between the ends of a range of `num_replicas` there are as many as the queue asks for (core.replicas.ReplicaRange).
 
-    Jobs: `scheduling` is their order, and whether one makes way for another. At most `queue_size` wait; a job whose
+    Jobs: `scheduling` is their order, and whether one makes way for another. One that has waited `max_slowdown` times
+    as long as it takes alone is not overtaken any more; 0 has no such bound. At most `queue_size` wait; a job whose
     workers die is repeated at most `max_repeats` times, from the state saved at most every `save_seconds`.
     `job_timeout` bounds a job from its creation, or a batch's from when it is queued; 0 does not. Videos are kept
     `retention_seconds` after they end (0: for ever), the oldest less long where all need more than `retention_bytes`
@@ -112,6 +115,15 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
         Scheduling,
         setting("shortest: a short video does not wait for a long one, which makes way. arrival: in turn.", JOBS),
     ] = "shortest"
+    max_slowdown: Annotated[
+        float,
+        setting(
+            "Shorter videos do not overtake one any more that has waited so many times as long as it takes alone; "
+            f"{LEAST_MAX_SLOWDOWN:g} or more; 0: no bound.",
+            JOBS,
+            ge=0,
+        ),
+    ] = 0.0
     queue_size: Annotated[int, setting("Jobs that may wait; more are refused.", JOBS, ge=1)] = 256
     job_timeout: Annotated[float, setting("Seconds from a job's creation to its end at most; 0: any.", JOBS, ge=0)] = (
         0.0
@@ -160,6 +172,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _ = self.replicas  # what is no number of replicas is refused at once
+        if 0 < self.max_slowdown < LEAST_MAX_SLOWDOWN:
+            said = f"--max-slowdown {self.max_slowdown:g}: must be at least {LEAST_MAX_SLOWDOWN:g}, or 0 for no bound"
+            raise InvalidSetting(f"{said}; with less, a queue that has grown is first come, first served again")
 
     @property
     def replicas(self) -> ReplicaRange | None:

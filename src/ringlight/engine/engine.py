@@ -50,7 +50,7 @@ class Engine:
 
     Use it as a context manager: leaving it ends the workers. `submit` returns at once; the workers are started by the
     first call of `start` (or of `submit`), and load while jobs wait. If one dies, its job fails or is repeated (Keep),
-    all of its replica end, and new ones are started: for the next job, or, where the engine is `supervised`, at once.
+    all of its replica end, and new ones are started: for the next job, or if the engine is `supervised` at once.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Engine:
         source: ReplicaSource | None = None,
         queue_size: int | None = None,
         scheduling: Scheduling = "shortest",
+        max_slowdown: float = 0.0,
         supervised: bool = False,
         defaults: RequestDefaults | None = None,
         clock: Clock | None = None,
@@ -78,10 +79,9 @@ class Engine:
         all defaults. `choice` holds the layout and the reason for it, `checkpoint` is where the model is, `files` its
         parts, and requests come through `door`. `num_replicas` None is as many as there is room for now; they come from
         a `source` of somebody's, else from where the config has ranks run; or there is one `replica`, made already.
-        `queue_size` is how many jobs may wait beside one for each replica, None for any number. With `scheduling`
-        "shortest" a short job does not wait for a long one, which makes way; with "arrival" each has one turn.
-        `defaults` stand in the place of the checkpoint's. `clock` measures the time that jobs are given. `loras` are
-        those of the `config`, where somebody has looked at their files already.
+        `queue_size` is how many jobs may wait beside one for each replica, None for any number; `scheduling` and
+        `max_slowdown` are as in ServeSettings. `defaults` replace the checkpoint's. `clock` measures the time that jobs
+        are given. `loras` are those of the `config`, if their files have been looked at already.
         """
         given = source if replica is None else GivenReplicas(replica)
         if given is None:
@@ -101,8 +101,8 @@ class Engine:
         self.layouts = Layouts(self.choice, self.spec.transformer.num_attention_heads, site.num_nodes)
         self._clock = clock or Clock()
         self.pace = Pace()
-        self.scheduling = scheduling
-        self.queue = JobQueue(JobOrder(Policy(scheduling=scheduling), self.pace, self._clock))
+        policy = Policy(scheduling=scheduling, max_slowdown=max_slowdown)
+        self.queue = JobQueue(JobOrder(policy, self.pace, self._clock))
         self._outlook = Outlook(self.queue, self.pace)
         self._queue_size = queue_size
         self._changed = threading.Condition()  # guards what follows; notified when a job is over or a replica starts

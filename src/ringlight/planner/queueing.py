@@ -56,7 +56,7 @@ class _Playing:
         self._over_share, self._shares = over_share, shares
         own = [each for station in stations for each in (station.running, *station.held) if each is not None]
         is_dated = any(task.job.due_seconds is not None for task in [*self._coming, *own])
-        changes = shares is not None or policy.guard is not None or is_dated
+        changes = shares is not None or policy.max_slowdown > 0 or is_dated
         is_fixed = policy.scheduling == "arrival" or not changes
         self._line = FixedLine(policy, over_share) if is_fixed else OpenLine(policy, shares)
         self._events: list[tuple[float, int, Station, int, Event]] = []  # when, number, whose, of which turn, what

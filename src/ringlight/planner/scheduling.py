@@ -12,7 +12,6 @@ import msgspec
 from ringlight.core.settings import Scheduling
 
 MAKES_WAY_BELOW = 0.8  # of the running one's rest: a job that is hardly shorter is not worth a pause
-LEAST_GUARD = 20.0  # below it a line that has grown is first come, first served again
 
 Place = tuple[bool, int, bool, bool]
 Key = tuple[Place, float, float, int]
@@ -36,7 +35,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Order in which replicas take jobs, and when a running one is paused.
 
-    `shortest`: who is not last, then priority, then clients within their share, then (with a guard) who has waited
+    `shortest`: who is not last, then priority, then clients within their share, then who has waited
     too long, by arrival. Among equals the most deadlines that can be kept are (Moore-Hodgson, doi
     10.1287/mnsc.15.1.102); subject to that the shortest rest goes first (Smith's backward rule, doi
     10.1002/nav.3800030106). Without deadlines, or where all are far, that is shortest rest first. A deadline that
@@ -45,20 +44,15 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     `arrival`: who is not last, then priority, then arrival. Nobody makes way.
 
-    With a `guard` whoever has waited so many times its own seconds is not overtaken any more. With several replicas
-    before one line a deadline is judged as if each took its part of whatever is ahead. Raises ValueError for a guard
-    below LEAST_GUARD.
+    With a `max_slowdown` whoever has waited so many times its own seconds is not overtaken any more. With several
+    replicas before one line a deadline is judged as if each took its part of whatever is ahead.
     """
 
     scheduling: Scheduling = "shortest"
     pauses: bool = True  # a job may be left for another
-    guard: float | None = None
+    max_slowdown: float = 0.0  # none
     num_replicas: int = 1
     makes_way_below: float = MAKES_WAY_BELOW
-
-    def __post_init__(self) -> None:
-        if self.guard is not None and self.guard < LEAST_GUARD:
-            raise ValueError(f"guard={self.guard:g} must be at least {LEAST_GUARD:g} times a job's own seconds")
 
     def ordered(self, candidates: Sequence[Candidate], over_share: Collection[str] = ()) -> list[Candidate]:
         """Sort candidates, the next one first. `over_share`: clients that have used more than their share."""
@@ -90,7 +84,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         """Find the candidate for which `running` is paused now; None: it goes on.
 
         It is the first in order, if that is another one and there is a reason for a pause: it is of a higher place
-        (priority, share, guard), some one's rest is below MAKES_WAY_BELOW of the running one's, or more deadlines are
+        (priority, share, wait), some one's rest is below MAKES_WAY_BELOW of the running one's, or more deadlines are
         kept than if the running one went on to its end. As the running one's rest only shrinks, two jobs do not swap
         back and forth.
         """
@@ -118,8 +112,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     def _counts_seconds(self, each: Candidate) -> bool:
         """Whether its seconds and deadline decide its place, not its arrival."""
-        is_guarded = self.guard is not None and each.waited_seconds >= self.guard * each.whole_seconds
-        return self.scheduling == "shortest" and not is_guarded
+        is_overdue = 0 < self.max_slowdown * each.whole_seconds <= each.waited_seconds
+        return self.scheduling == "shortest" and not is_overdue
 
     def _backwards(self, peers: Sequence[Candidate], kept: Mapping[int, float], ahead: float) -> list[Candidate]:
         """Order by Smith's backward rule: of those that may be last without being late the longest is last.

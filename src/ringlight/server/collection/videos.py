@@ -51,6 +51,7 @@ def engine_of(settings: ServeSettings, config: EngineConfig, clock: Clock | None
         num_replicas=settings.replicas,
         queue_size=settings.queue_size,
         scheduling=settings.scheduling,
+        max_slowdown=settings.max_slowdown,
         supervised=True,
         defaults=settings.defaults,
         clock=clock,
