@@ -417,11 +417,13 @@ def encoded(picture: Any) -> bytes:
 def write_mp4(frames: Any, fields: dict[str, Any]) -> None:
     """Encode frames, made with these fields of a request, as Ringlight does."""
     from ringlight.core.request import VideoRequest
+    from ringlight.pipelines.comment import comment_of
     from ringlight.pipelines.output import encode_video
 
     others: dict[str, Any] = {"prompt": PROMPT, "negative_prompt": "", "fps": 24, "flow_shift": 5.0, "seed": SEED}
     with tempfile.TemporaryDirectory() as folder:
-        encode_video(iter(frames), Path(folder) / "video.mp4", VideoRequest(**others | fields), continues=None)
+        request = VideoRequest(**others | fields)
+        encode_video(iter(frames), Path(folder) / "video.mp4", request, None, comment_of(request))
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def test_doctor_says_what_a_report_of_a_bug_needs(tmp_path: Path) -> None:
     done = ringlight("doctor", "--json", folder=tmp_path)
     assert (done.code, done.err) == (0, "")
     facts = json.loads(done.out)
-    assert facts.keys() == {"packages", "machine", "torch", "codecs", "environment", "problems"}
+    assert facts.keys() == {"packages", "extras", "machine", "torch", "codecs", "environment", "problems"}
     assert facts.pop("problems") == []
     assert facts["packages"]["torch"][0].isdigit()
     assert "not installed" not in facts["packages"].values()

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ringlight.bench.workload import read_workload
+from ringlight.bench.workload import Usual, read_workload
 from ringlight.core.asked_loras import MOST_LORAS, read_loras
 from ringlight.core.config import read_defaults
 from ringlight.core.errors import InvalidCheckpoint, InvalidRequest
@@ -16,9 +16,11 @@ from ringlight.core.lora import Lora
 from ringlight.core.report import workload_hash
 from ringlight.core.request import RequestDefaults, RequestLimits
 from ringlight.families.model import ModelSpec
+from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B
 
 INK, SPEED = Lora(name="styles/ink", strength=0.8), Lora(name="speed", target="high")
 BOTH = (INK, SPEED)
+USUAL = Usual.of_checkpoint(RequestDefaults(), WAN22_TI2V_5B)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +120,9 @@ def test_a_checkpoint_and_a_workload_may_name_them(tmp_path: Path) -> None:
     path = tmp_path / "work.toml"
     fields = 'prompt = "p"\nsize = "64x64"\nnum_frames = 5\nnum_inference_steps = 3\nguidance_scale = 5\n'
     path.write_text(f"[[request]]\n{fields}lora = ['styles/ink:0.8', {{name = 'speed', target = 'high'}}]\n")
-    workload = read_workload(path)
-    assert workload.round(1)[0].fields["lora"] == workload.video_request(0).lora == BOTH
+    workload = read_workload(path, USUAL)
+    assert workload.round(1)[0].fields["lora"] == workload.video_request(0, WAN22_TI2V_5B).lora == BOTH
     assert workload.kinds[0].title.endswith("LoRA styles/ink:0.8, speed:1:high")
     path.write_text(f"[[request]]\n{fields}")
-    without = read_workload(path)
+    without = read_workload(path, USUAL)
     assert "lora" not in without.content()["requests"][0] and without.sha256 != workload.sha256

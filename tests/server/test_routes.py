@@ -231,6 +231,7 @@ def test_the_description_names_every_route(served: Served) -> None:
         "/v1/videos": {"get", "post"},
         "/v1/videos/{video_id}": {"get", "delete"},
         "/v1/videos/{video_id}/content": {"get"},
+        "/v1/videos/{video_id}/link": {"post"},
         "/v1/videos/{video_id}/report": {"get"},
         "/v1/videos/{video_id}/events": {"get"},
         "/v1/videos/{video_id}/cancel": {"post"},

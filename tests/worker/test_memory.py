@@ -59,7 +59,7 @@ def test_what_other_jobs_keep_is_counted_nowhere_and_its_own_is_growth() -> None
     meter = ResidentMeter()
     meter.start()
     alone = meter.report()
-    theirs, own = torch.ones(16 * MIB), torch.ones(8 * MIB)
+    theirs, own = torch.ones(16 * MIB), torch.ones(12 * MIB)  # glibc may take less than 32 MiB from what is freed
     meter.start(theirs.nbytes, own.nbytes)
     shared = meter.report()
     assert abs(shared.idle_resident_bytes - alone.idle_resident_bytes) < SLACK

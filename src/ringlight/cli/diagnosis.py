@@ -19,7 +19,8 @@ from ringlight.core.host import memory_bytes, num_cores
 
 Facts = dict[str, dict[str, Any]]
 
-BASE, WORKER, DEV = "", "worker", "dev"  # parts of an installation: what all have, what computes, and who builds it
+BASE, WORKER = "", "worker"  # parts of an installation: what all have, and what computes
+OF_DEVELOPERS = frozenset({"dev", "docs"})  # extras that only those need who work on it
 OURS = {WORKER: "ringlight.worker.main", BASE: "ringlight.server.app"}  # they import all that is ever imported
 MODULES = {"pillow": "PIL", "pyyaml": "yaml", "nvidia-ml-py": "pynvml"}  # others are called as their packages
 FIRST = ("numpy", "torch")  # others import these, and are not to be blamed for them
@@ -212,7 +213,7 @@ def _probe(modules: list[str]) -> tuple[dict[str, dict[str, Any]], Finding | Non
 
 def _extras(known: list[Requirement]) -> dict[str, str]:
     """State of each extra: installed, or the command that adds it; the worker is first."""
-    extras = sorted({each.extra for each in known} - {BASE, DEV}, key=lambda extra: (extra != WORKER, extra))
+    extras = sorted({each.extra for each in known} - OF_DEVELOPERS - {BASE}, key=lambda extra: (extra != WORKER, extra))
     lacking = {each.extra for each in known if installed(each.name) is None}
     missing = "not installed; pip install 'ringlight[{}]'"
     return {extra: missing.format(extra) if extra in lacking else "installed" for extra in extras}

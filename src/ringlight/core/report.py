@@ -235,10 +235,11 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     def table(self) -> str:
         """Report as Markdown tables: stages that sum to Total, then memory, and traffic if ranks share work.
 
-        The reason for the layout stands above them.
+        The reason for a layout of several ranks stands above them.
         """
-        parts = [[self.layout_reason], self._stage_table(), self._memory_table()]
+        parts = [self._stage_table(), self._memory_table()]
         if len(self.ranks) > 1:
+            parts.insert(0, [self.layout_reason])
             parts += [self._rank_table(), self._link_table()]
         parts += [self._weights_table(), self._lora_table()]
         return "\n\n".join(filter(None, map("\n".join, parts)))
