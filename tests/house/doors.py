@@ -57,7 +57,7 @@ def schemas() -> dict[str, Any]:
     return found
 
 
-def asked(name: str, value: float) -> Any:
+def asked(name: str, value: object) -> Any:
     """The value in the request that a form makes, or what is wrong with it."""
     fields = {"prompt": "a boat", "width": "64", "height": "64", "num_frames": "5", name: str(value)}
     try:
@@ -76,7 +76,17 @@ def measured(name: str, value: float, folder: Path) -> Any:
     return workload.round(1)[0].fields[name], getattr(workload.video_request(0, SPEC), name)
 
 
-def main(name: str, value: float, folder: Path) -> None:
+def of_choice(name: str, described: dict[str, Any]) -> dict[str, Any]:
+    """What doors say of a text with few values."""
+    cards = system.field_cards(RequestDefaults(), SPEC, RequestLimits())
+    return {
+        "asked": [asked(name, "strong"), asked(name, "stronk")],
+        "answer": described["Video"]["properties"][name],
+        "form": next(msgspec.to_builtins(card) for card in cards if card.name == name),
+    }
+
+
+def main(name: str, value: float, folder: Path, chosen: str) -> None:
     """Print it."""
     described = schemas()
     old = msgspec.to_builtins(RequestDefaults().complete("a boat", SPEC))
@@ -95,6 +105,7 @@ def main(name: str, value: float, folder: Path) -> None:
             for card in system.field_cards(RequestDefaults(), SPEC, RequestLimits())
             if card.name == name
         ],
+        "choice": of_choice(chosen, described),
         "widget": runpy.run_path(str(COMFYUI / "widgets.py"))["widgets"]().get(name),
         "stored before": getattr(msgspec.convert(old, VideoRequest), name, None),
     }
@@ -102,4 +113,4 @@ def main(name: str, value: float, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

@@ -19,8 +19,10 @@ ROOT = Path(__file__).parents[2]
 DECLARATION = "ringlight/core/video_fields.py"
 RECIPE = "ringlight/families/wan/recipe.py"
 NAME, HELP, USUAL, VALUE = "sharpening", "How much edges are sharpened; 0 leaves them.", 0.0, 0.25
-FIELD, USE = (each.text for each in examples_of(ROOT / "docs/extend/field.md"))
+CHOSEN = "edges"
+FIELD, USE, CHOICE = (each.text for each in examples_of(ROOT / "docs/extend/field.md"))
 STAGE, _ = (each.text for each in examples_of(ROOT / "docs/extend/stage.md"))
+OTHER_TYPE = '    mirrored: Annotated[bool, _field("Left is right.", VIDEO, "Mirrored")] = False\n'
 IMPORT = "from ringlight.pipelines.stages.sharpening import sharpen\n"
 DENOISING = 'latents = yield from tracer.timed_in_turns("Denoising", denoising)\n'
 
@@ -44,7 +46,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = (copy / DECLARATION).read_text()
     head, after, rest = before.partition("\n\nclass VideoFields(")
     assert after
-    (copy / DECLARATION).write_text(head + textwrap.indent(FIELD, "    ") + after + rest)
+    (copy / DECLARATION).write_text(head + textwrap.indent(FIELD + CHOICE, "    ") + after + rest)
     (copy / "ringlight/pipelines/stages/sharpening.py").write_text(STAGE)
     head, after, rest = (copy / RECIPE).read_text().partition(DENOISING)
     assert after
@@ -57,7 +59,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def doors(source: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(run(source, ROOT / "tests/house/doors.py", NAME, VALUE, source.parent))
+    found: dict[str, Any] = json.loads(run(source, ROOT / "tests/house/doors.py", NAME, VALUE, source.parent, CHOSEN))
     assert found["source"] == str(source / "ringlight")
     return found
 
@@ -113,6 +115,24 @@ def test_the_page_is_told_of_it(doors: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+def test_a_choice_is_held_to_its_values_and_may_be_left_open(doors: dict[str, Any]) -> None:
+    choice = doors["choice"]
+    assert choice["asked"] == ["strong", f"{CHOSEN}: there is none of this name, but all, strong (nearest: strong)"]
+    assert choice["answer"]["anyOf"] == [{"type": "string"}, {"type": "null"}]
+    assert [each["value"] for each in choice["form"]["choices"]] == ["all", "strong"]
+
+
+@pytest.mark.slow
+def test_a_field_of_another_type_is_refused_where_it_is_declared(source: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "src"
+    shutil.copytree(source, copy)
+    declared = (copy / DECLARATION).read_text()
+    (copy / DECLARATION).write_text(declared.replace(textwrap.indent(FIELD, "    "), OTHER_TYPE))
+    with pytest.raises(AssertionError, match=r"mirrored: a field of a video is one of int, float, str, .*take choices"):
+        run(copy, "-c", "import ringlight.core.video_fields")
+
+
+@pytest.mark.slow
 def test_comfyui_has_a_widget_for_it(doors: dict[str, Any]) -> None:
     """A number below its bounds leaves it out."""
     kind, options = doors["widget"]
@@ -136,7 +156,7 @@ def test_the_docs_have_it(source: Path) -> None:
 
 @pytest.mark.slow
 def test_without_the_declaration_no_door_has_it(tmp_path: Path) -> None:
-    doors = run(ROOT / "src", ROOT / "tests/house/doors.py", "fps", 2, tmp_path)
+    doors = run(ROOT / "src", ROOT / "tests/house/doors.py", "fps", 2, tmp_path, "sampler")
     assert NAME not in doors
 
 

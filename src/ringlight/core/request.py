@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import math
 import secrets
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -74,6 +74,7 @@ class VideoRequest(VideoFields, frozen=True, kw_only=True):
             *_check_frames(self, spec, limits, follow),
             *_check_numbers(self, spec, limits),
             *_check_sigmas(self, limits),
+            *_check_choices(self),
             *_check_sampler(self),
             *(Problem("lora", said) for said in problems_of(self.lora)),
         ]
@@ -354,15 +355,19 @@ def _wrong_sigma(before: float | None, sigma: float) -> str:
     return ""
 
 
+def _check_choices(request: VideoRequest) -> Iterator[Problem]:
+    """Check that fields of which all values are known have one of them."""
+    for field in VIDEO_FIELDS:
+        value, choices = getattr(request, field.name), field.rules.choices
+        if choices and value is not None and value not in choices:
+            nearest = difflib.get_close_matches(value, choices, 1)
+            yield Problem(field.name, f"there is none of this name, but {', '.join(choices)}", *nearest)
+
+
 def _check_sampler(request: VideoRequest) -> list[Problem]:
-    """Check that the sampler exists, and that nothing contradicts the grid that a preset fixes."""
-    if request.sampler is None:
-        return []
-    if request.sampler not in SAMPLERS:
-        nearest = difflib.get_close_matches(request.sampler, SAMPLERS, 1)
-        return [Problem("sampler", f"there is none of this name, but {', '.join(SAMPLERS)}", *nearest)]
-    sampler = SAMPLERS[request.sampler]
-    if not sampler.sigmas or request.sigmas is not None:
+    """Check that nothing contradicts the grid that a preset fixes."""
+    sampler = None if request.sampler is None else SAMPLERS.get(request.sampler)
+    if sampler is None or not sampler.sigmas or request.sigmas is not None:
         return []
     others = ", ".join(METHODS)
     fixed = {"num_inference_steps": len(sampler.sigmas), "flow_shift": sampler.flow_shift}

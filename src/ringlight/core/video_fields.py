@@ -25,6 +25,7 @@ OF_SAMPLERS = (
     f"How steps are made: {', '.join(METHODS)}; or a preset of distilled models, which fixes the grid too, and without "
     f"guidance unless that is asked for: {', '.join(PRESETS)}."
 )
+FIELD_TYPES: tuple[Any, ...] = (int, float, str, tuple[float, ...], tuple[Lora, ...])  # types that every door reads
 SIDE = "Pixels, a multiple of 32 (Wan2.1: of 16). Where one side is left out, it follows from the picture."
 
 
@@ -32,8 +33,9 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """Rules of a video's field beside its help.
 
     `limit` names the operator's limit that is its maximum. `open_value` leaves the field open, as None does, and
-    `default_rule` says in words what it then is. `choices` are all its values. `in_extensions`: an extension may have
-    another value than its source. `in_plans`: predictions depend on it. `needs` names what a model must have to take it
+    `default_rule` says in words what it then is. `choices` are all its values. `always`: a video that is made has a
+    value of it; left out, if the default is one. `in_extensions`: an extension may have another value than its source.
+    `in_plans`: predictions depend on it. `needs` names what a model must have to take it
     (of core/geometry), and `lacking` says in words what a model is that has not.
     """
 
@@ -44,6 +46,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     open_value: int | None = None
     default_rule: str = ""
     choices: tuple[str, ...] = ()
+    always: bool | None = None
     in_extensions: bool = True
     in_plans: bool = True
     needs: str = ""
@@ -59,6 +62,11 @@ class VideoField(NamedTuple):
     help: str
     group: str
     rules: Rules
+
+    @property
+    def is_always_there(self) -> bool:
+        """Whether every answer about a video has a value of it."""
+        return self.default is not None if self.rules.always is None else self.rules.always
 
     @property
     def is_text(self) -> bool:
@@ -87,17 +95,13 @@ def _field(
     group: str,
     label: str,
     *,
-    always: bool = True,
     metavar: str = "",
     splits: bool = True,
     **rules: Any,
 ) -> Meta:
-    """Declare a field of a video. Each of our answers has it, and with `always` a value of it.
-
-    `rules` are those of Rules, and the others as in `setting`.
-    """
+    """Declare a field of a video. `rules` are those of Rules, and the others as in `setting`."""
     meta = setting(help, group, metavar=metavar, splits=splits)
-    return Meta(description=help, extra={**(meta.extra or {}), "rules": Rules(label=label, **rules), "always": always})
+    return Meta(description=help, extra={**(meta.extra or {}), "rules": Rules(label=label, **rules)})
 
 
 class UnsizedFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +148,6 @@ class UnsizedFields(msgspec.Struct, frozen=True, kw_only=True):
             minimum=0,
             maximum=100,
             default_rule="as guidance_scale",
-            always=False,
             in_plans=False,
             needs="has_experts",
             lacking="has one transformer, not an expert for high noise and one for low",
@@ -159,6 +162,7 @@ class UnsizedFields(msgspec.Struct, frozen=True, kw_only=True):
             minimum=0.01,
             maximum=100,
             default_rule="the model's",
+            always=True,
             in_plans=False,
         ),
     ] = None
@@ -170,7 +174,6 @@ class UnsizedFields(msgspec.Struct, frozen=True, kw_only=True):
             "Sampler",
             choices=tuple(SAMPLERS),
             default_rule="the model's",
-            always=False,
         ),
     ] = None
     sigmas: Annotated[
@@ -183,7 +186,6 @@ class UnsizedFields(msgspec.Struct, frozen=True, kw_only=True):
             minimum=LEAST_SIGMA,
             maximum=1,
             default_rule="the sampler's",
-            always=False,
         ),
     ] = None
     seed: Annotated[
@@ -196,6 +198,7 @@ class UnsizedFields(msgspec.Struct, frozen=True, kw_only=True):
             maximum=MAX_SEED,
             open_value=DRAW,
             default_rule="drawn",
+            always=True,
             in_plans=False,
         ),
     ] = None
@@ -231,6 +234,9 @@ else:
 def _video_field(field: Field) -> VideoField:
     kinds = get_args(field.type) if get_origin(field.type) in (Union, UnionType) else (field.type,)
     (kind,) = {*kinds} - {NoneType}
+    if kind not in FIELD_TYPES:
+        known = ", ".join(map(str, (each.__name__ if isinstance(each, type) else each for each in FIELD_TYPES)))
+        raise TypeError(f"{field.name}: a field of a video is one of {known}, not {kind}; for yes and no take choices")
     how = field.meta.extra or {}
     return VideoField(field.name, kind, field.default, field.meta.description or "", how["panel"], how["rules"])
 

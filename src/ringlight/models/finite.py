@@ -13,6 +13,7 @@ REMEDIES = {
     "Denoising": "bring guidance_scale and flow_shift near their defaults; else the transformer's weights are damaged",
     "Decoding": "take --vae-dtype float32 if it is not; else the vae's weights are damaged or of another model",
 }
+OTHERS = "bring the request's fields near their defaults; else the model's weights are damaged"  # of other stages
 
 
 def extremes(numbers: Tensor) -> Tensor:
@@ -27,4 +28,4 @@ def not_finite(stage: str, what: str, seen: Tensor) -> NumericalError | None:
     """The error to report of a stage, unless all extremes of what it made are finite. Waits for the device."""
     if bool(seen.isfinite().all()):
         return None
-    return NumericalError(f"{stage}: {what} hold NaN or infinity; {REMEDIES[stage]}")
+    return NumericalError(f"{stage}: {what} hold NaN or infinity; {REMEDIES.get(stage, OTHERS)}")

@@ -37,7 +37,8 @@ def _field(field: msgspec.structs.FieldInfo) -> tuple[Any, Any]:
     """A field of a struct, as pydantic has it."""
     meta = next((each for each in get_args(field.type) if isinstance(each, msgspec.Meta)), msgspec.Meta())
     extra, kind = meta.extra or {}, _as_pydantic(field.type)
-    is_always_there = bool(extra.get("always"))
+    declared = next((each for each in VIDEO_FIELDS if each.name == field.name and "rules" in extra), None)
+    is_always_there = bool(extra.get("always")) if declared is None else declared.is_always_there
     if is_always_there:
         (kind,) = (each for each in get_args(kind) if each is not NoneType)
     has_default = not (field.required or is_always_there)

@@ -11,7 +11,7 @@ export function boxOf(field) {
 export function inputOf({ name, type, help, minimum, step, default_rule: rule, choices = [] }, label = null) {
   if (choices.length) {
     const select = Object.assign(document.createElement("select"), { id: name, name, title: help });
-    select.append(new Option(rule, ""), ...choices.map(({ value, help: about }) => new Option(`${value}: ${about}`, value)));
+    select.append(new Option(rule, ""), ...choices.map(({ value, help: about }) => new Option(about ? `${value}: ${about}` : value, value)));
     return select;
   }
   if (type === "numbers") return Object.assign(document.createElement("input"), { id: name, name, title: help, placeholder: rule });

@@ -12,7 +12,7 @@ import ringlight
 from ringlight.core.lora import Lora
 from ringlight.core.named_samplers import SAMPLERS
 from ringlight.core.request import RequestDefaults, RequestLimits, bounds, grid, is_taken
-from ringlight.core.video_fields import VIDEO_FIELDS
+from ringlight.core.video_fields import VIDEO_FIELDS, VideoField
 from ringlight.families.lora_library import LoraLibrary
 from ringlight.families.model import ModelSpec
 from ringlight.server.api.openapi import answers
@@ -162,13 +162,17 @@ def field_cards(defaults: RequestDefaults, spec: ModelSpec, limits: RequestLimit
                 step=step,
                 default=msgspec.to_builtins(getattr(defaults, field.name)),
                 default_rule=field.rules.default_rule,
-                choices=[
-                    FieldChoice(value=name, help=SAMPLERS[name].about, brings=SAMPLERS[name].brings)
-                    for name in field.rules.choices
-                ],
+                choices=[_choice(field, value) for value in field.rules.choices],
             )
         )
     return cards
+
+
+def _choice(field: VideoField, value: str) -> FieldChoice:
+    """Describe a value of a field; those that are samplers bring others."""
+    if field.name != "sampler":
+        return FieldChoice(value=value)
+    return FieldChoice(value=value, help=SAMPLERS[value].about, brings=SAMPLERS[value].brings)
 
 
 def _media(tally: UploadTally) -> MediaHealth:
