@@ -11,7 +11,7 @@ from ringlight.core.errors import RinglightError
 MENDERS = {"asker": "who asks", "operator": "operator", "time": "time"}
 EXITS = {
     0: "All is done.",
-    1: "What was measured is outside of its bounds: a gate of `compare`, the band of a prediction of `bench`.",
+    1: "What was measured is outside of its bounds: a gate of `compare` or `bench`, or the band of a prediction.",
     EXIT_USAGE: "The command line is wrong: an option that is not known, or a value of the wrong kind.",
     EXIT_INVALID: "What was asked cannot be made, or a server refuses it, or the operator must mend something first.",
     EXIT_WORKER: "It was tried and failed, here or at the server, or no server answers.",

@@ -16,10 +16,11 @@ from tests.house.test_deploy import options
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs/deploy").glob("*.md"))
-OF_OTHERS = {  # of docker and kubectl, of Ray, of Slurm
+OF_OTHERS = {  # of docker and kubectl, of Ray, of Slurm, of pip, hf and useradd
     *("--build-arg", "--from-file", "--force"),
     *("--head", "--address", "--port", "--num-cpus", "--node-ip-address", "--object-store-memory", "--min-nodes"),
     *("--nodes", "--nodelist", "--ntasks-per-node", "--gpus-per-node", "--partition", "--time", "--signal", "--wait"),
+    *("--no-deps", "--exclude", "--system", "--home-dir"),
     *("--exclusive", "--requeue", "--kill-on-bad-exit", "--jobid", "--overlap"),
 }
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")

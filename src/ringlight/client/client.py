@@ -153,7 +153,7 @@ class Client:
         return self._order("/v1/videos/extensions", given | fields, last_image=last_image)
 
     def download(self, video_id: str, path: Path, variant: Variant = "video") -> None:
-        """Write the video, or a picture of it, to `path`. What is there in the end is whole. Raises OSError."""
+        """Write the video, or a picture of it, over `path`, whole or not at all. Raises OSError."""
         part = part_path(path, uuid4().hex)
 
         def once() -> None:
