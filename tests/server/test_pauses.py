@@ -136,5 +136,5 @@ def test_videos_are_of_their_keys_share_also_after_a_restart(tiny: Path, tmp_pat
 
 def test_the_order_is_the_one_that_the_operator_asks_for(tiny: Path) -> None:
     config = EngineConfig(model_path=str(tiny), device="cpu", num_threads=1)
-    assert engine_of(ServeSettings(), config).scheduling == "shortest"
-    assert engine_of(ServeSettings(scheduling="arrival"), config).scheduling == "arrival"
+    assert engine_of(ServeSettings(), config).policy.scheduling == "shortest"
+    assert engine_of(ServeSettings(scheduling="arrival"), config).policy.scheduling == "arrival"

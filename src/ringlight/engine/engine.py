@@ -101,8 +101,8 @@ class Engine:
         self.layouts = Layouts(self.choice, self.spec.transformer.num_attention_heads, site.num_nodes)
         self._clock = clock or Clock()
         self.pace = Pace()
-        policy = Policy(scheduling=scheduling, max_slowdown=max_slowdown)
-        self.queue = JobQueue(JobOrder(policy, self.pace, self._clock))
+        self.policy = Policy(scheduling=scheduling, max_slowdown=max_slowdown)
+        self.queue = JobQueue(JobOrder(self.policy, self.pace, self._clock))
         self._outlook = Outlook(self.queue, self.pace)
         self._queue_size = queue_size
         self._changed = threading.Condition()  # guards what follows; notified when a job is over or a replica starts
