@@ -76,18 +76,25 @@ def serve(
     said_defaults = stated.defaults(default or (), of_checkpoint, model_defaults(spec))
     engine = replace(engine, nodes=replace(engine.nodes, refuses_alone=True))
     server = with_requests(server, said_limits, said_defaults, spec)
-    from ringlight.server.app import check, create_app, engine_of, run  # here: half of all imports, for this alone
-    from ringlight.server.observability.logs import configure_logs
+    from ringlight.server.app import check, create_app, run  # here: half of all imports, for this alone
 
     if dry_run:
         checked = check(server, engine)
         show_start(checked.engine, server, checked.occupied, listing.of_command(ctx, said_limits, said_defaults))
     elif engine.nodes.node_rank > 0:
-        configure_logs(server.log_format, server.log_level)
-        engine_of(server, engine)  # refuses what node 0 refuses
-        keep_hosting(lambda: Engine(engine, server.limits, defaults=server.defaults))
+        host(server, engine)
     else:
         run(create_app(server, engine), server)
+
+
+def host(server: ServeSettings, engine: EngineConfig) -> None:
+    """Host the ranks of a node above 0, which refuses what node 0 refuses, and logs as it is asked to."""
+    from ringlight.server.app import engine_of  # here, as in `serve`
+    from ringlight.server.observability.logs import configure_logs
+
+    configure_logs(server.log_format, server.log_level)
+    engine_of(server, engine)
+    keep_hosting(lambda: Engine(engine, server.limits, defaults=server.defaults))
 
 
 def with_requests(

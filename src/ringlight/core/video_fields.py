@@ -64,11 +64,6 @@ class VideoField(NamedTuple):
     rules: Rules
 
     @property
-    def is_always_there(self) -> bool:
-        """Whether every answer about a video has a value of it."""
-        return self.default is not None if self.rules.always is None else self.rules.always
-
-    @property
     def is_text(self) -> bool:
         """Whether it is free text."""
         return self.type is str and not self.rules.choices
@@ -242,3 +237,9 @@ def _video_field(field: Field) -> VideoField:
 
 
 VIDEO_FIELDS: tuple[VideoField, ...] = tuple(map(_video_field, settings_of(VideoFields)))
+ALWAYS_THERE = frozenset(
+    field.name
+    for field in VIDEO_FIELDS
+    if (field.default is not None if field.rules.always is None else field.rules.always)
+)
+"""Fields of which every answer about a video has a value."""

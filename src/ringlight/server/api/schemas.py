@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from ringlight.core.video_fields import VIDEO_FIELDS
+from ringlight.core.video_fields import ALWAYS_THERE, VIDEO_FIELDS
 from ringlight.server.collection.view import View
 from ringlight.wire.batch import EXAMPLE_BATCH_ID
 from ringlight.wire.video import EXAMPLE_ID, Video, VideoList
@@ -37,8 +37,7 @@ def _field(field: msgspec.structs.FieldInfo) -> tuple[Any, Any]:
     """A field of a struct, as pydantic has it."""
     meta = next((each for each in get_args(field.type) if isinstance(each, msgspec.Meta)), msgspec.Meta())
     extra, kind = meta.extra or {}, _as_pydantic(field.type)
-    declared = next((each for each in VIDEO_FIELDS if each.name == field.name and "rules" in extra), None)
-    is_always_there = bool(extra.get("always")) if declared is None else declared.is_always_there
+    is_always_there = field.name in ALWAYS_THERE if "rules" in extra else bool(extra.get("always"))
     if is_always_there:
         (kind,) = (each for each in get_args(kind) if each is not NoneType)
     has_default = not (field.required or is_always_there)
