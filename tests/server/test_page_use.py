@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, Request, expect
+from playwright.sync_api import Page, Request, expect
 
-from tests.server.browser import DROP, HIDE, card, fill, hand_over, needs_chromium, opened, order
+from tests.server.browser import DROP, HIDE, card, fill, hand_over, needs_chromium, order
 from tests.server.browser import browser as browser
 from tests.server.browser import page as page
 from tests.server.served import NOBODY, Served
@@ -270,27 +270,26 @@ def test_several_at_once_have_seeds_of_their_own(page: Page, served: Served) -> 
     expect(page.locator("[data-field=count] .problem")).to_contain_text("from 1 to 16")
 
 
-def test_notifications_come_where_they_were_asked_for(browser: Browser, served: Served) -> None:
-    with opened(browser, served.url) as page:
-        page.add_init_script(NOTIFICATIONS)
-        page.reload()
-        button = page.get_by_role("button", name="Tell me when a video is done")
-        expect(button).to_have_attribute("aria-pressed", "false")
-        page.evaluate(HIDE, True)
-        order(page, "told to nobody")
-        expect(page).to_have_title(re.compile("1 done"))
-        assert page.evaluate("[window.asked, window.told]") == [None, []]
-        button.click()
-        expect(button).to_have_attribute("aria-pressed", "true")
-        order(page, "told to somebody")
-        expect(page).to_have_title(re.compile("2 done"))
-        assert page.evaluate("window.told") == [["Done", "told to somebody"]]
-        page.evaluate(HIDE, False)
-        order(page, "seen anyway")
-        expect(page.locator("#announcement")).to_have_text("Done: seen anyway")
-        button.click()
-        expect(button).to_have_attribute("aria-pressed", "false")
-        assert len(page.evaluate("window.told")) == 1
+def test_notifications_come_where_they_were_asked_for(page: Page) -> None:
+    page.add_init_script(NOTIFICATIONS)
+    page.reload()
+    button = page.get_by_role("button", name="Tell me when a video is done")
+    expect(button).to_have_attribute("aria-pressed", "false")
+    page.evaluate(HIDE, True)
+    order(page, "told to nobody")
+    expect(page).to_have_title(re.compile("1 done"))
+    assert page.evaluate("[window.asked, window.told]") == [None, []]
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    order(page, "told to somebody")
+    expect(page).to_have_title(re.compile("2 done"))
+    assert page.evaluate("window.told") == [["Done", "told to somebody"]]
+    page.evaluate(HIDE, False)
+    order(page, "seen anyway")
+    expect(page.locator("#announcement")).to_have_text("Done: seen anyway")
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "false")
+    assert len(page.evaluate("window.told")) == 1
 
 
 def test_the_form_is_kept_as_it_was_left(page: Page) -> None:
