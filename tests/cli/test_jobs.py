@@ -50,6 +50,8 @@ def test_create(server: Scripted, tmp_path: Path) -> None:
     done = jobs(server, "create", "--prompt", "a cat", "--seconds", 2, "--size", "64x64", "--seed", 0)
     assert done == Done(0, "video_1\n", "")
     assert server.asked[0].json() == {"prompt": "a cat", "seconds": "2", "size": "64x64", "seed": 0}
+    assert jobs(server, "create", "--prompt", "a cat", "--layout", "u1r2") == Done(0, "video_1\n", "")
+    assert server.asked.pop().json() == {"prompt": "a cat", "layout": "u1r2"}
     assert server.asked[0].headers["authorization"] == "Bearer secret"
     order = {"user": "ann", "priority": -3, "timeout_seconds": 2.5, "webhook_url": "https://hook.test/x"}
     flags = [each for name, value in order.items() for each in (f"--{name.replace('_', '-')}", value)]
@@ -59,6 +61,33 @@ def test_create(server: Scripted, tmp_path: Path) -> None:
     done = jobs(server, "create", "--prompt", "a cat", "--image-path", tmp_path / "first.png", "--json")
     assert json.loads(done.out)["id"] == "video_1"
     assert b"bytes of a picture" in server.asked[1].body
+
+
+def test_a_video_again_and_one_that_goes_on(server: Scripted, tmp_path: Path) -> None:
+    server.on("POST /v1/videos/video_1/remix", video(id="video_2"))
+    assert jobs(server, "remix", "video_1", "--prompt", "a dog") == Done(0, "video_2\n", "")
+    assert server.asked.pop().json() == {"prompt": "a dog"}
+    assert jobs(server, "remix", "video_1", "--prompt", "a dog", "--seed", 7, "--priority", 3).code == 0
+    assert server.asked.pop().json() == {"prompt": "a dog", "seed": 7, "priority": 3}
+    assert jobs(server, "remix", "video_1", "--prompt", "a dog", "--num-frames", 5).code == 2
+
+    server.on("POST /v1/videos/extensions", video(id="video_3"))
+    assert jobs(server, "extend", "video_1", "--prompt", "it runs", "--seconds", 2) == Done(0, "video_3\n", "")
+    assert server.asked.pop().json() == {"prompt": "it runs", "video": "video_1", "seconds": "2"}
+    (tmp_path / "last.png").write_bytes(b"bytes of a picture")
+    done = jobs(
+        server, "extend", "video_1", "--prompt", "it runs", "--last-image-path", tmp_path / "last.png", "--json"
+    )
+    assert json.loads(done.out)["id"] == "video_3" and b"bytes of a picture" in server.asked.pop().body
+    assert jobs(server, "extend", "video_1", "--prompt", "it runs", "--width", 64).code == 2
+
+
+def test_a_link_is_whole(server: Scripted) -> None:
+    path = "/v1/videos/video_1/content?variant=thumbnail&key=abc"
+    server.on("POST /v1/videos/video_1/link", {"object": "video.link", "url": path, "expires_at": 1_800_000_000})
+    assert jobs(server, "link", "video_1", "--variant", "thumbnail") == Done(0, server.url + path + "\n", "")
+    assert server.asked[-1].path.endswith("/link?variant=thumbnail")
+    assert json.loads(jobs(server, "link", "video_1", "--json").out)["expires_at"] == 1_800_000_000
 
 
 def test_what_is_not_as_asked_is_told(server: Scripted) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
+import httpx
 import pytest
 
 from ringlight.client import ApiError, Client, Preview, Progress, Video
@@ -81,10 +82,19 @@ def test_events_of_a_video(client: Client) -> None:
     assert previews and all(preview.image[:3] == b"\xff\xd8\xff" for preview in previews)
 
 
+def test_a_link_needs_no_key(client: Client, tmp_path: Path) -> None:
+    made = client.wait(client.create("a cat", **SMALL).id)
+    client.download(made.id, tmp_path / "film.mp4")
+    link = client.link(made.id)
+    assert httpx.get(link.url).content == (tmp_path / "film.mp4").read_bytes()
+    assert link.expires_at > (made.completed_at or 0)
+
+
 def test_remix_extend_cancel_delete(client: Client) -> None:
     first = client.wait(client.create("a cat", **SMALL).id)
     remixed = client.remix(first.id, "a dog")
     assert (remixed.remixed_from_video_id, remixed.seed, remixed.prompt) == (first.id, 7, "a dog")
+    assert client.remix(first.id, "a dog", seed=8).seed == 8
     extended = client.extend(first.id, "it runs away", num_frames=5)
     assert extended.extended_from_video_id == first.id
     assert client.wait(remixed.id).status == client.wait(extended.id).status == "completed"

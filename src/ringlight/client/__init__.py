@@ -4,6 +4,17 @@ from ringlight.client.api_error import ApiError, Unreachable
 from ringlight.client.client import Client
 from ringlight.client.events import Event, Preview
 from ringlight.wire.batch import Batch, BatchCheck
-from ringlight.wire.video import Progress, Video
+from ringlight.wire.video import Progress, Video, VideoLink
 
-__all__ = ["ApiError", "Batch", "BatchCheck", "Client", "Event", "Preview", "Progress", "Unreachable", "Video"]
+__all__ = [
+    "ApiError",
+    "Batch",
+    "BatchCheck",
+    "Client",
+    "Event",
+    "Preview",
+    "Progress",
+    "Unreachable",
+    "Video",
+    "VideoLink",
+]

@@ -22,7 +22,7 @@ from ringlight.core.plain import plain
 from ringlight.core.report import RunReport
 from ringlight.wire.batch import Batch, BatchCheck, BatchList
 from ringlight.wire.model import ModelCard, ModelList, OfferedLora
-from ringlight.wire.video import Video, VideoList
+from ringlight.wire.video import Video, VideoLink, VideoList
 
 URL = "http://127.0.0.1:8898"
 PAGE_SIZE = 100
@@ -136,9 +136,9 @@ class Client:
         """Remove a video and all that belongs to it; one that is not over is stopped."""
         self._transport.send("DELETE", _path(video_id))
 
-    def remix(self, video_id: str, prompt: str) -> Video:
-        """Order the video again with another prompt, and the same settings and seed."""
-        return self._post(_path(video_id, "remix"), json={"prompt": prompt})
+    def remix(self, video_id: str, prompt: str, **fields: Any) -> Video:
+        """Order the video again with another prompt, and the same settings and, unless `fields` has one, seed."""
+        return self._order(_path(video_id, "remix"), {"prompt": prompt} | fields)
 
     def extend(
         self,
@@ -166,6 +166,12 @@ class Client:
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
+
+    def link(self, video_id: str, variant: Variant = "video") -> VideoLink:
+        """Make a link to a file of a video, which whoever has it can fetch without a key until `expires_at`."""
+        answer = self._transport.send("POST", _path(video_id, "link"), params={"variant": variant})
+        made = _decode(answer.content, VideoLink)
+        return msgspec.structs.replace(made, url=self._transport.url + made.url)
 
     def report(self, video_id: str) -> RunReport:
         """Report on where the time and memory of a completed video went."""

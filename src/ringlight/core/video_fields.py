@@ -243,3 +243,5 @@ ALWAYS_THERE = frozenset(
     if (field.default is not None if field.rules.always is None else field.rules.always)
 )
 """Fields of which every answer about a video has a value."""
+IN_EXTENSIONS = frozenset(field.name for field in VIDEO_FIELDS if field.rules.in_extensions)
+"""Fields that an extension may have another value of than its source."""

@@ -27,7 +27,7 @@ from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.lora import MAX_STRENGTH, Lora, Target
 from ringlight.core.order_fields import HELP
 from ringlight.core.settings import LEAST_PRIORITY, MOST_PRIORITY
-from ringlight.core.video_fields import MAX_SEED, VIDEO_FIELDS, VideoField
+from ringlight.core.video_fields import IN_EXTENSIONS, MAX_SEED, VIDEO_FIELDS, VideoField
 from ringlight.server.http.body import Body, parse_inner
 from ringlight.server.http.http_error import HttpError, invalid
 
@@ -312,7 +312,7 @@ class RemixVideo(Call):
     """POST /v1/videos/{id}/remix: everything as in that video but for the prompt, the seed too unless it is given."""
 
 
-@with_video_fields(lambda field: field.rules.in_extensions)
+@with_video_fields(lambda field: field.name in IN_EXTENSIONS)
 class ExtendVideo(Lengthed):
     """POST /v1/videos/extensions: goes on from the last frame of a video, joined to it.
 
