@@ -92,13 +92,20 @@ def test_what_is_refused_for_good_is_asked_once(server: Scripted, client: Client
     assert (error.param, error.request_id, len(server.asked)) == (said["param"], "req_1", 1)
 
 
-@pytest.mark.parametrize("body", [b"<html>Bad Gateway</html>", b"", b'{"detail": "no"}', b"\xff\xfe"])
+@pytest.mark.parametrize("body", [b"<html>Not here</html>", b"", b'{"detail": "no"}', b"\xff\xfe"])
 def test_an_error_that_is_not_in_the_envelope(server: Scripted, client: Client, body: bytes) -> None:
-    server.on("GET /v1/videos/video_1", Answer(body, 502))
+    server.on("GET /v1/videos/video_1", Answer(body, 410))
     with pytest.raises(ApiError) as caught:
         client.get("video_1")
-    assert (caught.value.status, caught.value.code) == (502, "http_502")
-    assert "502" in str(caught.value)
+    assert (caught.value.status, caught.value.code) == (410, "http_410")
+    assert "HTTP status 410 Gone, not from Ringlight itself" in str(caught.value) and "<" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_proxy_whose_server_is_being_restarted_is_asked_again(server: Scripted, client: Client, status: int) -> None:
+    server.on("GET /v1/videos/video_1", Answer(b"<html>Bad Gateway</html>", status), video())
+    assert client.get("video_1").id == "video_1"
+    assert len(server.asked) == 2
 
 
 @pytest.mark.parametrize("body", [b"<html>hello</html>", b"[]", b'{"id": 3}', b'{"id": "video_1", "status": "odd"}'])
@@ -275,7 +282,7 @@ def test_a_download_follows_to_another_host_without_the_key(server: Scripted, cl
         assert "authorization" not in store.asked[-1].headers
         assert "secret" not in str(store.asked[-1])
         store.on("GET /bucket/film.mp4", Answer(b"<Code>AccessDenied</Code>", 403))
-        with pytest.raises(ApiError, match="HTTP status 403: <Code>AccessDenied"):
+        with pytest.raises(ApiError, match="HTTP status 403 Forbidden, not from Ringlight itself: <Code>AccessDenied"):
             client.download("video_1", tmp_path / "film.mp4")
     with Client(server.url, max_retries=0) as impatient, pytest.raises(Unreachable, match=store.url):
         impatient.download("video_1", tmp_path / "film.mp4")

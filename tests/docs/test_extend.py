@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -34,8 +36,19 @@ def names_of(code: str) -> dict[str, Any]:
     return names
 
 
+@pytest.mark.parametrize("place", [0, 1], ids=["one rank", "two ranks"])
+def test_the_tests_of_a_stage_pass(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, tests = blocks("stage.md")
+    module = ModuleType("sharpening")
+    exec(code, module.__dict__)
+    monkeypatch.setitem(sys.modules, "ringlight.pipelines.stages.sharpening", module)
+    found = [value for name, value in names_of(tests).items() if name.startswith("test_")]
+    assert len(found) == 2
+    found[place]()
+
+
 def test_a_stage_stands_in_the_report_by_its_name() -> None:
-    code, line = blocks("stage.md")
+    code, line, _ = blocks("stage.md")
     tracer, latents = new_tracer(), torch.arange(8.0).view(1, 1, 1, 4, 2)
     names = names_of(code) | {"tracer": tracer, "latents": latents}
     exec(line, names)

@@ -16,7 +16,7 @@ import typer.main
 from fastapi import FastAPI
 
 import ringlight
-from ringlight.bench.workload import Usual, read_workload
+from ringlight.bench.workload import Usual, Workload, read_workload
 from ringlight.cli.load_flags import MIX_FIELDS
 from ringlight.cli.main import app as commands
 from ringlight.client import Video
@@ -70,10 +70,16 @@ def asked(name: str, value: object) -> Any:
 
 
 def measured(name: str, value: float, folder: Path) -> Any:
-    """What a workload's file sends, and the request that it predicts."""
-    (folder / "workload.toml").write_text(f"{WORKLOAD}{name} = {value}\n")
-    workload = read_workload(folder / "workload.toml", Usual.of_checkpoint(RequestDefaults(), SPEC))
-    return workload.round(1)[0].fields[name], getattr(workload.video_request(0, SPEC), name)
+    """What a workload's file sends, the request that it predicts, and the hashes with the field and without."""
+    workload = read(f"{WORKLOAD}{name} = {value}\n", folder)
+    sent = workload.round(1)[0].fields[name], getattr(workload.video_request(0, SPEC), name)
+    return *sent, workload.sha256, read(WORKLOAD, folder).sha256
+
+
+def read(workload: str, folder: Path) -> Workload:
+    """The workload of a file."""
+    (folder / "workload.toml").write_text(workload)
+    return read_workload(folder / "workload.toml", Usual.of_checkpoint(RequestDefaults(), SPEC))
 
 
 def of_choice(name: str, described: dict[str, Any]) -> dict[str, Any]:

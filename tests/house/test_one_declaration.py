@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.docs.examples import examples_of
+from tests.house.doors import WORKLOAD, read
 
 ROOT = Path(__file__).parents[2]
 DECLARATION = "ringlight/core/video_fields.py"
@@ -21,7 +22,7 @@ RECIPE = "ringlight/families/wan/recipe.py"
 NAME, HELP, USUAL, VALUE = "sharpening", "How much edges are sharpened; 0 leaves them.", 0.0, 0.25
 CHOSEN = "edges"
 FIELD, USE, CHOICE = (each.text for each in examples_of(ROOT / "docs/extend/field.md"))
-STAGE, _ = (each.text for each in examples_of(ROOT / "docs/extend/stage.md"))
+STAGE, _, _ = (each.text for each in examples_of(ROOT / "docs/extend/stage.md"))
 OTHER_TYPE = '    mirrored: Annotated[bool, _field("Left is right.", VIDEO, "Mirrored")] = False\n'
 IMPORT = "from ringlight.pipelines.stages.sharpening import sharpen\n"
 DENOISING = 'latents = yield from tracer.timed_in_turns("Denoising", denoising)\n'
@@ -90,8 +91,10 @@ def test_an_answer_has_it_and_the_client_reads_it(doors: dict[str, Any]) -> None
 
 
 @pytest.mark.slow
-def test_workloads_and_mixes_have_it(doors: dict[str, Any]) -> None:
-    assert doors["bench"] == [VALUE, VALUE]
+def test_workloads_and_mixes_have_it(doors: dict[str, Any], tmp_path: Path) -> None:
+    *sent, with_it, without = doors["bench"]
+    assert sent == [VALUE, VALUE] and with_it != without
+    assert without == read(WORKLOAD, tmp_path).sha256  # results from before the field can still be compared
     assert NAME in doors["mix"]
 
 

@@ -33,6 +33,9 @@ from ringlight.families.model import ModelSpec
 from ringlight.wire.model import ModelCard
 
 PROMPT = "A paper boat sails through a rainy street at night, neon signs are mirrored in the water."
+FIRST_FIELDS = ("negative_prompt", "num_frames", "fps", "num_inference_steps", "guidance_scale")
+LATER_DEFAULTS = {field.name: field.default for field in VIDEO_FIELDS if field.name not in FIRST_FIELDS}
+"""Values that are no part of the work: a field that is added leaves the hashes of the workloads that do not use it."""
 
 
 class RequestKind(OpenFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -217,7 +220,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         if self.variants:  # what was written before there were any has the hash that it had
             plain["variants"] = [{"fields": each.fields, "server": each.server} for each in self.variants]
         plain["concurrency"] = self.concurrency
-        kinds: list[dict[str, Any]] = [with_values(msgspec.to_builtins(kind)) for kind in self.kinds]
+        kinds: list[dict[str, Any]] = [_counted(kind) for kind in self.kinds]
         for kind, image in zip(kinds, self.images, strict=True):
             if image is not None:
                 kind["image"] = _told(image)
@@ -293,6 +296,14 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 def read_workload(path: Path, usual: Usual, image: Path | None = None) -> Workload:
     """The workload of a TOML file. Raises InvalidSetting naming the file."""
     return Workload.of(read_file(path), path, usual, image)
+
+
+def _counted(kind: RequestKind) -> dict[str, Any]:
+    """Values of a request that are part of the work."""
+    values = with_values(msgspec.to_builtins(kind))
+    return {
+        name: value for name, value in values.items() if name not in LATER_DEFAULTS or value != LATER_DEFAULTS[name]
+    }
 
 
 def _told(picture: bytes) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 
 import msgspec
 
 from ringlight.core.errors import RinglightError
 from ringlight.wire.errors import ErrorBody, ErrorEnvelope
 
-PASSING = (429, 503)
+PASSING = (429, 502, 503, 504)  # 502 and 504 are a proxy's whose server is being restarted
+PAGE_BEGINS = 200  # characters, of a page for browsers
 
 
 class ApiError(RinglightError):
@@ -52,7 +54,7 @@ class ApiError(RinglightError):
         try:
             said = msgspec.json.decode(body, type=ErrorEnvelope).error
         except msgspec.DecodeError:
-            said = ErrorBody(message=f"HTTP status {status}: {body.decode(errors='replace').strip()[:200]}")
+            said = ErrorBody(message=_of_another(status, body.decode(errors="replace").strip()))
         return cls(
             status,
             said.code or f"http_{status}",
@@ -70,6 +72,13 @@ class Unreachable(RinglightError):
     code = "unreachable"
     is_passing = True
     retry_seconds: float | None = None
+
+
+def _of_another(status: int, body: str) -> str:
+    """Say what something that is no Ringlight server answered, such as a proxy; pages for browsers are left out."""
+    phrase = {each.value: f" {each.phrase}" for each in HTTPStatus}.get(status, "")
+    words = "" if "<html" in body[:PAGE_BEGINS].lower() else body[:200]
+    return f"HTTP status {status}{phrase}, not from Ringlight itself{words and f': {words}'}"
 
 
 def _seconds(retry_after: str | None) -> float | None:

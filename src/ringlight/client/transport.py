@@ -15,6 +15,7 @@ from ringlight.core.errors import InvalidSetting
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
+UNTRUSTED = "; where an authority of your own has signed its certificate, name that one's: SSL_CERT_FILE=ca.pem"
 
 Result = TypeVar("Result")
 
@@ -88,7 +89,8 @@ class Transport:
         try:
             yield
         except httpx.TransportError as error:
-            raise Unreachable(f"{self._place(error)}: {error or type(error).__name__}") from None
+            remedy = UNTRUSTED if "CERTIFICATE_VERIFY_FAILED" in str(error) else ""
+            raise Unreachable(f"{self._place(error)}: {error or type(error).__name__}{remedy}") from None
 
     def _place(self, error: httpx.TransportError) -> str:
         """Address that did not answer: the server's, or the one it redirected to."""
