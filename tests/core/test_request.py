@@ -11,7 +11,7 @@ from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.lora import Lora
 from ringlight.core.plain import plain
 from ringlight.core.request import RequestLimits, VideoRequest
-from ringlight.core.video_fields import MAX_SEED
+from ringlight.core.video_fields import MAX_SEED, VIDEO_FIELDS
 from ringlight.families.model import ModelSpec
 from ringlight.families.wan22_ti2v.card import WAN22_TI2V_5B as REAL
 
@@ -149,27 +149,30 @@ def test_what_is_exactly_at_the_limits_passes(spec: ModelSpec) -> None:
 
 
 def test_every_problem_is_named_at_once(spec: ModelSpec) -> None:
-    wrong = asked(
-        prompt=" ",
-        negative_prompt="\0",
-        width=1281,
-        height=720,
-        num_frames=96,
-        fps=0,
-        num_inference_steps=0,
-        guidance_scale=math.nan,
-        guidance_scale_2=3.0,
-        flow_shift=0.0,
-        sampler="eular",
-        sigmas=(0.5, 0.75),
-        seed=-1,
-        lora=(Lora(name="style", strength=0.0),),
-        last_image=b"picture",
-    )
+    said = {field.name: field.rules for field in VIDEO_FIELDS}
+    too_small = {name: rules.minimum - 1 for name, rules in said.items() if rules.minimum is not None}
+    wrong_words = {name: "odd" for name, rules in said.items() if rules.choices}
+    own: dict[str, Any] = {
+        "prompt": " ",
+        "negative_prompt": "\0",
+        "width": 1281,
+        "height": 720,
+        "num_frames": 96,
+        "fps": 0,
+        "num_inference_steps": 0,
+        "guidance_scale": math.nan,
+        "guidance_scale_2": 3.0,
+        "flow_shift": 0.0,
+        "sampler": "eular",
+        "sigmas": (0.5, 0.75),
+        "seed": -1,
+        "lora": (Lora(name="style", strength=0.0),),
+        "last_image": b"picture",
+    }
     with pytest.raises(InvalidRequest) as caught:
-        wrong.check(spec, LIMITS)
+        asked(**too_small | wrong_words | own).check(spec, LIMITS)
     fields = {problem.field for problem in caught.value.problems}
-    assert fields == set(VideoRequest.__struct_fields__) - {"image"}
+    assert fields == too_small.keys() | wrong_words.keys() | own.keys()
     message = str(caught.value)
     assert "\n" not in message
     assert "height: 720 is not a positive multiple of 32 (nearest: 704)" in message

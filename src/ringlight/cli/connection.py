@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "http://127.0.0.1:8898"
 MAX_RETRIES = 2  # a second and a half; whoever sits before a terminal would rather know
+KEY_REMEDY = "; --api-key says it here, or RINGLIGHT_API_KEY in the environment"
 
 Url = Annotated[str, typer.Option(help="Where the server is.", envvar="RINGLIGHT_URL")]
 ApiKey = Annotated[
@@ -52,4 +53,5 @@ def connected(url: str, api_key: str) -> Iterator[Client]:
             if error.status >= 500:
                 raise
             param = f"{error.param}: " if error.param and not str(error).startswith(error.param) else ""
-            raise Refused(error.code, f"{param}{error}") from None
+            remedy = KEY_REMEDY if error.status == 401 else ""
+            raise Refused(error.code, f"{param}{error}{remedy}") from None
