@@ -26,7 +26,7 @@ from tests.server.disks import NoSmallDisk, fill, small_disk
 
 pytestmark = pytest.mark.slow
 
-FILM = {"num_inference_steps": 40}
+FILM = {"num_inference_steps": 90}
 KINDS = ["film.mp4", "film.webm", "film.gif", "film.npy", "film.safetensors"]
 
 
