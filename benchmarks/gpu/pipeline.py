@@ -27,7 +27,8 @@ from ringlight.core.report import GIB, RunReport
 from ringlight.core.request import RequestLimits
 from ringlight.engine.driver import find_cards, hardware_of
 from ringlight.engine.engine import Engine
-from ringlight.engine.jobs import Job, JobState
+from ringlight.engine.job_state import JobState
+from ringlight.engine.jobs import Job
 from ringlight.engine.launch.local import LocalLauncher
 from ringlight.engine.ranked import RankedReplica
 from ringlight.families.wan22_ti2v.demo import DEMO

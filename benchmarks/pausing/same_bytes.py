@@ -8,7 +8,7 @@ import signal
 from typing import Any
 
 from gpu.picture import picture
-from ringlight.engine.jobs import PAUSED
+from ringlight.engine.job_state import PAUSED
 
 from .bars import Bar, Part
 from .orders import PAUSING

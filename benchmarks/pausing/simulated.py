@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from ringlight.engine.jobs import OUTPUT
+from ringlight.engine.job_state import OUTPUT
 from ringlight.planner.simulate import ORDERS as POLICIES
 from ringlight.planner.simulate import Demand, play_trace
 from ringlight.planner.task import Service

@@ -12,7 +12,8 @@ from typing import Any
 
 from ringlight import AskedLayout, Engine, EngineConfig, ParallelLayout, RequestLimits
 from ringlight.core.report import RunReport
-from ringlight.engine.jobs import OUTPUT, PAUSED, Job, JobState, Keep, Submission
+from ringlight.engine.job_state import OUTPUT, PAUSED, JobState
+from ringlight.engine.jobs import Job, Keep, Submission
 from ringlight.engine.launch.local import LocalLauncher
 from ringlight.engine.ranked import RankedReplica
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ringlight.core.report import RunReport
     from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
     from ringlight.engine.engine import Engine
-    from ringlight.engine.jobs import Job, JobState, Keep, Submission
+    from ringlight.engine.job_state import JobState
+    from ringlight.engine.jobs import Job, Keep, Submission
 
 __version__ = "0.1.0"
 __all__ = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ringlight.bench.figures import Measured
 from ringlight.bench.result import Column, Result
 from ringlight.bench.sending import Sample
 from ringlight.bench.workload import RequestKind, Workload, WorkloadFile
@@ -109,6 +110,12 @@ def workload(**fields: Any) -> Workload:
     return Workload(said=said, kinds=[kind], images=(None,))
 
 
+def measured(label: str, *runs: RunReport, **told: Any) -> Measured:
+    """A column with a run in each round."""
+    layout = runs[0].layout if runs else ""
+    return Measured(label=label, layout=layout, reports=[*runs], rounds=[*range(1, len(runs) + 1)], **told)
+
+
 def result(reports: Mapping[str, Sequence[RunReport]], asked: Workload | None = None, **told: Any) -> Result:
     """A benchmark whose columns have these runs, one a round."""
     asked = asked or workload()
@@ -141,4 +148,4 @@ def result(reports: Mapping[str, Sequence[RunReport]], asked: Workload | None = 
         "command": "ringlight bench",
         "machine": {"cores": 2},
     }
-    return Result(**fields | told)
+    return Result(**fields | told).with_ratios()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
 
-from ringlight.bench.figures import Figure, Measured, Spread, differ, memory_rows, stage_rows, wait_rows
+from ringlight.bench import chance
+from ringlight.bench.figures import Measured, Spread, differ, memory_rows, stage_rows, wait_rows
 from ringlight.bench.tables import memory_table, spread_table, stage_table
 from ringlight.core.report import LinkReport
-from tests.bench.reports import cuda_memory, page_report, report, run
+from tests.bench.reports import cuda_memory, measured, page_report, report, run
 
 PAGE_STAGE_TABLE = """\
 | Stage / Metric | `u1r2` (s) | `u1r1` baseline (s) | Speedup |
@@ -31,8 +33,8 @@ PAGE_MEMORY_TABLE = """\
 | Overhead Ratio | 33.5% | 25.6% | +7.9pp |"""
 
 COLUMNS = [
-    Measured(label="u1r1", layout="u1r1", reports=[page_report("u1r1")]),
-    Measured(label="u1r2", layout="u1r2", reports=[page_report("u1r2")], reference=0),
+    measured("u1r1", page_report("u1r1")),
+    measured("u1r2", page_report("u1r2"), reference=0),
 ]
 
 
@@ -55,7 +57,7 @@ def noisy_columns(seed: int) -> list[Measured]:
             link = {kind: LinkReport(sent_bytes=1, wait_seconds=draw.random()) for kind in ("ring", "halo")}
             other = draw.uniform(0, 0.2)
             reports.append(report(layout, seconds, other, memory, link if place else None))
-        columns.append(Measured(label=layout, layout=layout, reports=reports, reference=0 if place else None))
+        columns.append(measured(layout, *reports, reference=0 if place else None))
     return columns
 
 
@@ -93,23 +95,14 @@ def test_all_runs_stand_in_the_spread() -> None:
 
 def test_of_two_runs_in_the_middle_the_faster_is_shown() -> None:
     runs = [run("u1r1", seconds) for seconds in (4.0, 1.0, 3.0, 2.0)]
-    column = Measured(label="u1r1", layout="u1r1", reports=runs)
-    assert column.middle is runs[3]
-    assert Measured(label="u1r1", layout="u1r1", reports=[]).middle is None
+    assert measured("u1r1", *runs).middle is runs[3]
+    assert measured("u1r1").middle is None
 
 
 def test_a_spread_is_median_range_and_deviation() -> None:
     assert Spread.of([]) is None
     found = Spread.of([5.0, 1.0, 2.0])
     assert found == Spread(median=2.0, low=1.0, high=5.0, mad=1.0, n=3)
-    once = Spread(median=1.0, low=1.0, high=1.0, mad=0.0, n=1)
-    assert found.overlaps(found) and found.overlaps(once) is None
-
-
-def figure(values: list[float]) -> Figure:
-    spread = Spread.of(values)
-    assert spread is not None
-    return Figure(value=spread.median, spread=spread)
 
 
 @pytest.mark.parametrize(
@@ -117,28 +110,44 @@ def figure(values: list[float]) -> Figure:
     [
         ([1.0, 1.2], [1.1, 1.3], True),
         ([1.0, 1.0, 1.5], [1.4, 1.4, 1.4], True),  # a busy moment of the faster one
-        ([1.0, 1.2], [1.4, 1.5], False),
-        ([1.0, 1.0], [1.0001, 1.0001], False),
+        ([1.0, 1.1], [1.2] * 4, None),
+        ([1.0] * 3, [1.2] * 3, None),  # in 1 of 10 comparisons by chance
+        ([1.0] * 3, [1.2] * 5, False),
+        ([1.0] * 4, [1.0001] * 4, False),
         ([1.0], [1.4, 1.5], None),
+        ([1.4], [1.4, 1.5], None),
     ],
 )
 def test_what_is_noise(values: list[float], others: list[float], is_noise: bool | None) -> None:
-    difference = differ(figure(values), figure(others))
-    assert difference is not None and difference.is_noise is is_noise
+    assert chance.is_noise(values, others) is chance.is_noise(others, values) is is_noise
+
+
+@pytest.mark.parametrize(("num_rounds", "share"), [(3, 1 / 10), (4, 1 / 35), (5, 1 / 126)])
+def test_equal_sides_are_apart_as_often_as_is_said(num_rounds: int, share: float) -> None:
+    """Every way to deal values out; where the rule says that there is more than chance, it is so in 1 of 20 at most."""
+    values = range(2 * num_rounds)
+    dealt = [
+        (one, [value for value in values if value not in one]) for one in itertools.combinations(values, num_rounds)
+    ]
+    apart = [max(one) < min(other) or max(other) < min(one) for one, other in dealt]
+    assert sum(apart) / len(apart) == pytest.approx(share)
+    found = [chance.is_noise(one, other) for one, other in dealt]
+    assert found == [(False if share <= 1 / 20 else None) if each else True for each in apart]
 
 
 def test_marks_stand_behind_differences_that_may_be_noise() -> None:
-    slow, fast = [run("u1r1", 4.0), run("u1r1", 4.2)], [run("u1r2", 2.0), run("u1r2", 2.1)]
+    slow = [run("u1r1", seconds) for seconds in (4.0, 4.2, 4.1, 4.3)]
+    fast = [run("u1r2", seconds) for seconds in (2.0, 2.1, 2.2, 2.3)]
     columns = [
-        Measured(label="a", layout="u1r1", reports=slow),
-        Measured(label="b", layout="u1r2", reports=fast, reference=0),
-        Measured(label="c", layout="u1r1", reports=[run("u1r1", 4.05)], reference=0),
+        measured("a", *slow),
+        measured("b", *fast, reference=0),
+        measured("c", run("u1r1", 4.05), reference=0),
     ]
     lines = stage_table(columns, stage_rows(columns), marks=True).splitlines()
     assert lines[0].endswith("| Speedup of `b` | Speedup of `c` |")
     assert "| `a` baseline (s) |" in lines[0]
     denoising, decoding = lines[2].split(" | "), lines[3].split(" | ")
-    assert denoising[-2:] == ["2.00x", "0.99x ? |"]
+    assert denoising[-2:] == ["1.95x", "1.01x ? |"]
     assert decoding[-2:] == ["1.00x ~", "1.00x ? |"]
 
 
@@ -147,9 +156,9 @@ def test_what_is_not_known_is_blank() -> None:
     with_image = report("u1r1", {"TextEncoding": 0.1, "ImageEncoding": 0.2, "Denoising": 1.0, "Decoding": 1.0})
     without = report("u1r2", {"TextEncoding": 0.1, "Denoising": 1.0, "Decoding": 1.0})
     columns = [
-        Measured(label="mute", layout="", reports=[]),
-        Measured(label="t2v", layout="u1r2", reports=[without], reference=0),
-        Measured(label="i2v", layout="u1r1", reports=[with_image], reference=0),
+        measured("mute"),
+        measured("t2v", without, reference=0),
+        measured("i2v", with_image, reference=0),
     ]
     rows = stage_rows(columns)
     names = [row.name for row in rows]
@@ -162,7 +171,7 @@ def test_what_is_not_known_is_blank() -> None:
 
 def test_waits_are_the_worst_ranks() -> None:
     link = {"ring": LinkReport(sent_bytes=5, wait_seconds=0.5), "halo": LinkReport(sent_bytes=5, wait_seconds=0.25)}
-    columns = [Measured(label="u1r2", layout="u1r2", reports=[run("u1r2", 2.0, link=link)])]
+    columns = [measured("u1r2", run("u1r2", 2.0, link=link))]
     values = {row.name: row.values[0] for row in wait_rows(columns)}
     assert {name: value.value for name, value in values.items() if value} == {
         "Link: halo": 0.25,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ringlight.bench.agreement import Agreement
+from ringlight.bench.comparison import compare
+from ringlight.bench.gates import Gate
 from ringlight.bench.page import to_markdown
-from ringlight.bench.ratios import Ratio, ratios
-from ringlight.bench.result import Column, Result
+from ringlight.bench.ratios import Ratio
+from ringlight.bench.result import Column, Result, read_result
 from ringlight.bench.runner import Benchmark, RunningServer, Target
 from ringlight.cli.asked_bench import read_keys, read_servers
 from ringlight.core.errors import InvalidSetting
@@ -22,7 +26,7 @@ def two(before: list[float], after: list[float]) -> Result:
     found = result({name: [run("u1r1", each) for each in runs] for name, runs in (("a", before), ("b", after))})
     columns = [Column(name="a", layout="u1r1", server="a"), Column(name="b", layout="u1r1", server="b", beside="a")]
     same = Agreement(column="b", kind=0, num_frames=5, max_difference=3, psnr_db=45.0, worst_psnr_db=44.0, ssim=0.99)
-    told = {"columns": columns, "agreements": [same], "ratios": ratios(found.samples, {"b": "a"}, 1)}
+    told = {"columns": columns, "agreements": [same]}
     return result({"a": [], "b": []}, **{"samples": found.samples, "num_rounds": len(before), **told})
 
 
@@ -34,17 +38,52 @@ def total(found: Result) -> Ratio:
 @pytest.mark.parametrize(
     ("before", "after", "verdict"),
     [
-        ([4.0, 4.2], [2.0, 2.1], "faster"),
-        ([2.0, 2.1], [4.0, 4.2], "slower"),
+        ([4.0, 4.2, 4.1, 4.3], [2.0, 2.1, 2.3, 2.2], "faster"),
+        ([2.0, 2.1, 2.3, 2.2], [4.0, 4.2, 4.1, 4.3], "slower"),
         ([4.0, 14.0, 4.1], [4.1, 4.2, 13.0], "noise"),  # a machine that was busy for a while
         ([4.0, 4.2], [4.2, 4.3], "noise"),
-        ([4.0], [2.0], "measured once"),
+        ([4.0, 4.2, 4.1], [2.0, 2.1, 2.2], "too few rounds"),
+        ([4.0], [2.0], "too few rounds"),
     ],
 )
-def test_what_overlaps_round_by_round_is_noise(before: list[float], after: list[float], verdict: str) -> None:
+def test_the_whole_page_has_one_verdict(before: list[float], after: list[float], verdict: str, tmp_path: Path) -> None:
+    """In the ratios, in the summary, under Spread, and of a gate and the marks of a comparison."""
     found = two(before, after)
     assert {each.measure: each.verdict for each in found.ratios} == {"Latency": verdict, "Total": verdict}
-    assert f"| **{verdict}** |" in to_markdown(found)
+    page = to_markdown(found)
+    assert f"| **{verdict}** |" in page and "would be so far apart in at most 1 of 20 comparisons" in page
+    says = {"faster": "x`).", "slower": "x`).", "noise": "no more than rounds differ by.", "too few rounds": "to tell"}
+    (latency,) = (line for line in page.splitlines() if line.startswith("- End-to-end latency"))
+    assert says[verdict] in latency
+    few = [line for line in page.splitlines() if line.startswith("Of `b`, too few rounds tell")]
+    assert ("`Total`" in "".join(few)) is (verdict == "too few rounds")
+    path = tmp_path / "result.json"
+    path.write_bytes(found.to_json())
+    comparison = compare([path], force=False)
+    (gate,) = comparison.verdicts([Gate.parse("Total > 9x")])
+    assert gate.is_noise is (verdict in ("noise", "too few rounds"))
+    (total,) = (line for line in comparison.to_markdown().splitlines() if line.startswith("| **Total"))
+    assert total.endswith({"noise": "x** ~ |", "too few rounds": "x** ? |"}.get(verdict, "x** |"))
+
+
+def test_several_requests_of_a_round_count_once() -> None:
+    """Ten and ten of two rounds are no more than two and two."""
+    found = two([4.0, 4.2] * 5, [2.0, 2.1] * 5)
+    assert total(found).verdict == "faster"
+    samples = [msgspec.structs.replace(sample, round=1 + sample.round % 2) for sample in found.samples]
+    merged = msgspec.structs.replace(found, samples=samples).with_ratios()
+    assert (total(merged).num_rounds, total(merged).verdict) == (2, "too few rounds")
+    assert "in too few rounds to tell from chance" in to_markdown(merged)
+
+
+def test_a_result_from_before_has_its_verdicts_by_todays_rule(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    for was, seconds in (("measured once", [4.0]), ("faster", [4.0] * 3)):
+        plain = json.loads(two(seconds, [2.0 for _ in seconds]).to_json())
+        plain["ratios"] = [ratio | {"verdict": was} for ratio in plain["ratios"]]
+        path.write_text(json.dumps(plain))
+        found = read_result(path)
+        assert isinstance(found, Result) and {each.verdict for each in found.ratios} == {"too few rounds"}
 
 
 def test_a_ratio_is_of_medians_and_has_its_range_over_rounds() -> None:
@@ -55,7 +94,7 @@ def test_a_ratio_is_of_medians_and_has_its_range_over_rounds() -> None:
 
 
 def test_the_page_has_servers_side_by_side() -> None:
-    page = to_markdown(two([4.0, 4.2], [2.0, 2.1]))
+    page = to_markdown(two([4.0, 4.2] * 2, [2.0, 2.1] * 2))
     assert page.startswith("# Servers Benchmark: ") and "- Server config: " in page and "### Server (`b`)" in page
     assert "| `b` | 1 | Total | 6.200 | 4.150 | 0.669x | 0.667-0.672x | **faster** |" in page
     assert "| `b` | 1 | 45.0 | 44.0 | 0.9900 | - |" in page

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ringlight.bench.sending import Sample, Turn, send
+from ringlight.bench.runner import Benchmark, RunningServer, Target
+from ringlight.bench.sending import Recipient, Sample, Turn, send
 from ringlight.bench.workload import Order
-from ringlight.client import Client
+from ringlight.client import Client, transport
+from tests.bench.test_workload import read
 from tests.client.scripted import Answer, Scripted, refusal, scripted
 
 VIDEO: dict[str, Any] = {"id": "video_1", "object": "video", "status": "queued", "created_at": 1}
@@ -32,7 +35,7 @@ def sent(script: Scripted, asked: list[Order], timeout_seconds: float = 30.0, **
     turn = Turn(column="server", round=1, timeout_seconds=timeout_seconds, **{"concurrency": 1} | told)
     found: list[Sample] = []
     with Client(script.url, max_retries=0) as client:
-        send(client, asked, turn, found.append)
+        send(Recipient(client), asked, turn, found.append)
     return found
 
 
@@ -89,6 +92,23 @@ def test_a_server_that_is_gone_fails_the_request() -> None:
         pass
     (lost,) = sent(script, orders(1))
     assert lost.fate == "failed" and lost.error.startswith("unreachable: ")
+
+
+def test_a_server_that_is_gone_is_asked_once_a_round(
+    script: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here it does not answer the warm-up of round 1, nor its four tries, and is back in round 2."""
+    monkeypatch.setattr(transport, "FIRST_PAUSE_SECONDS", 0.01)
+    script.on("POST /v1/videos", *[Answer(VIDEO, breaks_after=1)] * 4, VIDEO)
+    script.on("GET /v1/videos/video_1", DONE)
+    target = Target(running=(RunningServer(name="server", url=script.url),))
+    found = Benchmark(read(tmp_path, "warm_up = 1\nrepeats = 2\n"), [], target, 2, tmp_path, lambda line: None)
+    found.run()
+    assert [(sample.round, sample.fate) for sample in found.samples] == [
+        (number, fate) for number, fate in ((1, "failed"), (2, "completed")) for _ in range(2)
+    ]
+    assert all(sample.error.startswith("unreachable: ") for sample in found.samples[:2])
+    assert sum(asked.method == "POST" for asked in script.asked) == 4 + 3
 
 
 def test_what_is_not_over_in_time_is_cancelled(script: Scripted) -> None:

@@ -56,7 +56,7 @@ def test_a_file_that_is_as_the_first_passes_whatever_the_first_holds(tmp_path: P
         (["one", "other"], "another workload than one (num_frames 49 and not 25)"),
         (["one", "absent"], "absent.json: No such file"),
         (["one", "one"], "named twice"),
-        (["one", "two", "--fail-if", "Totl > 1x"], "there is no row 'Totl' here; there are Total"),
+        (["one", "two", "--fail-if", "Totl > 1x"], "there is no row 'Totl' here (nearest: Total; all are in"),
         (["one", "two", "--fail-if", "Total"], "NAME OPERATOR VALUE"),
     ],
 )

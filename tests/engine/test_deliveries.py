@@ -15,7 +15,8 @@ import pytest
 from ringlight import Engine, RequestLimits
 from ringlight.core.errors import Cancelled, InvalidInstallation, InvalidRequest, InvalidSetting, OutputError
 from ringlight.engine import holding
-from ringlight.engine.jobs import PAUSED, Submission
+from ringlight.engine.job_state import PAUSED
+from ringlight.engine.jobs import Submission
 from ringlight.engine.launch.local import LocalLauncher
 from ringlight.engine.ranked import RankedReplica
 from tests.engine.apart import Apart, config_of, ranks_apart

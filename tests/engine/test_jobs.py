@@ -13,7 +13,8 @@ from ringlight.core import messages
 from ringlight.core.errors import Cancelled, InvalidRequest, OutOfMemory, Problem, WorkerError
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.request import VideoRequest
-from ringlight.engine.jobs import Job, JobState, fold
+from ringlight.engine.job_state import JobState, fold
+from ringlight.engine.jobs import Job
 from tests.engine.replicas import report_of
 
 REQUEST = VideoRequest(

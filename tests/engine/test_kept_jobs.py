@@ -11,7 +11,8 @@ import pytest
 from ringlight.core import messages
 from ringlight.core.errors import Cancelled, DeadlineExceeded, WorkerError
 from ringlight.engine import holding
-from ringlight.engine.jobs import PAUSED, RECOVERING, Job, JobState, Released, fold
+from ringlight.engine.job_state import PAUSED, RECOVERING, JobState, Released, fold
+from ringlight.engine.jobs import Job
 from ringlight.engine.replica import Lost, Receive
 from tests.core.clocks import SetClock
 from tests.engine.processes import wait_until

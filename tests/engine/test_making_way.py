@@ -13,7 +13,8 @@ import pytest
 from ringlight import Engine, EngineConfig, RequestLimits
 from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.engine import process
-from ringlight.engine.jobs import PAUSED, Job, Keep, Submission
+from ringlight.engine.job_state import PAUSED
+from ringlight.engine.jobs import Job, Keep, Submission
 from ringlight.engine.launch.local import LocalLauncher
 from ringlight.engine.ranked import RankedReplica
 from tests.engine.processes import wait_until

@@ -13,7 +13,8 @@ from ringlight.core.errors import Cancelled, DeadlineExceeded, QueueFull
 from ringlight.core.layout import AskedLayout, ParallelLayout
 from ringlight.core.plan import JobPlan
 from ringlight.engine.engine import TICK_SECONDS
-from ringlight.engine.jobs import Job, JobState, Submission, Taken
+from ringlight.engine.job_state import JobState, Taken
+from ringlight.engine.jobs import Job, Submission
 from tests.core.clocks import SetClock
 from tests.engine.processes import wait_until
 from tests.engine.queues import a_queue
@@ -185,18 +186,34 @@ def test_draining_starts_nothing_and_waits_for_what_runs(tiny: Path, output: str
         assert waiting.state.status == "queued"
 
 
-def test_an_abandoned_job_tells_nobody_of_its_end(tiny: Path, output: str) -> None:
+@pytest.mark.parametrize(
+    "is_seen", [False, True], ids=["at the end", "as soon as a thread sees that the engine closes"]
+)
+def test_an_abandoned_job_tells_nobody_of_its_end(
+    tiny: Path, output: str, monkeypatch: pytest.MonkeyPatch, is_seen: bool
+) -> None:
     told: list[str] = []
     replica = FakeReplica(held=True)
     engine = engine_with(tiny, replica)
     jobs = [engine.submit(small(engine, p), output, lambda job: told.append(job.state.status)) for p in "ab"]
     assert replica.in_the_middle.wait(PATIENCE)
     before = list(told)
+    close_queue = engine.queue.close
+
+    def seen() -> None:
+        jobs[1].fail(Cancelled("the engine was closed"))
+        close_queue()
+
+    if is_seen:
+        monkeypatch.setattr(engine.queue, "close", seen)
     engine.close(abandon=True)
     assert told == before
     assert "completed" not in told
     assert "failed" not in told
-    assert all(job.state.is_over for job in jobs)
+    for job in jobs:
+        assert not job.state.is_over  # whoever has still to write down how it stands finds that
+        with pytest.raises(Cancelled, match="another process"):
+            job.wait(PATIENCE)
 
 
 def test_an_eta_is_as_planned_times_what_a_step_took_until_a_video_was_measured(tiny: Path, output: str) -> None:

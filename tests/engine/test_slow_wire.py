@@ -13,7 +13,8 @@ from ringlight import RequestLimits
 from ringlight.core import messages
 from ringlight.core.courier import MOST_ON_THEIR_WAY
 from ringlight.core.errors import Cancelled, InvalidRequest
-from ringlight.engine.jobs import PAUSED, Job
+from ringlight.engine.job_state import PAUSED
+from ringlight.engine.jobs import Job
 from tests.engine.apart import Apart, config_of, ranks_apart
 from tests.engine.processes import wait_until
 from tests.engine.slow_wire import HeardReplica, SlowLauncher

@@ -21,7 +21,8 @@ from ringlight.core.errors import (
 )
 from ringlight.core.settings import Scheduling
 from ringlight.engine import runner
-from ringlight.engine.jobs import RECOVERING, Job, Keep, Submission
+from ringlight.engine.job_state import RECOVERING
+from ringlight.engine.jobs import Job, Keep, Submission
 from ringlight.engine.replica import Lost, Receive
 from tests.engine.processes import wait_until
 from tests.engine.replicas import FakeReplica

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ringlight.core import messages
-from ringlight.engine.jobs import PAUSED
+from ringlight.engine.job_state import PAUSED
 from tests.core.clocks import SetClock
 from tests.engine.processes import wait_until
 from tests.engine.replicas import TurningReplica

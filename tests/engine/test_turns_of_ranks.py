@@ -20,7 +20,8 @@ from ringlight import Engine, EngineConfig
 from ringlight.core.errors import Cancelled
 from ringlight.core.layout import AskedLayout
 from ringlight.engine import holding, process
-from ringlight.engine.jobs import PAUSED, Job, Keep, Submission
+from ringlight.engine.job_state import PAUSED
+from ringlight.engine.jobs import Job, Keep, Submission
 from ringlight.engine.ranked import RankedReplica
 from tests.engine.faults import fork_rank
 from tests.engine.processes import wait_until

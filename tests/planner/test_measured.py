@@ -141,7 +141,7 @@ def test_a_calibration_comes_from_the_median_of_a_benchmark(tmp_path: Path) -> N
 
 def test_a_calibration_needs_a_run_that_tells_all() -> None:
     report = report_of_one_rank(document(FIRST))
-    with pytest.raises(InvalidSetting, match="one rank"):
+    with pytest.raises(InvalidSetting, match=r"of u1r2; .*--num-gpus 1 --report FILE` makes one"):
         Calibration.of(msgspec.structs.replace(report, ranks=report.ranks * 2, layout="u1r2"), SMALL)
     with pytest.raises(InvalidSetting, match="step 3"):
         Calibration.of(msgspec.structs.replace(report, resumed_from_step=3), SMALL)

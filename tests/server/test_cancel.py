@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ringlight.core.errors import Cancelled
-from ringlight.engine.jobs import JobState
+from ringlight.engine.job_state import JobState
 from ringlight.server.collection import videos as module
 from ringlight.server.collection.view import Draft
 from tests.engine.processes import wait_until

@@ -11,7 +11,8 @@ import pytest
 from ringlight.core.config import EngineConfig
 from ringlight.core.errors import Cancelled, NotFound, StoreError
 from ringlight.core.settings import ServeSettings
-from ringlight.engine.jobs import Job, JobState
+from ringlight.engine.job_state import JobState
+from ringlight.engine.jobs import Job
 from ringlight.server.collection.batches import MOST_AHEAD, Batches
 from ringlight.server.collection.videos import Videos
 from ringlight.server.collection.view import Draft

@@ -337,7 +337,7 @@ def test_a_stored_job_goes_on_with_its_files_or_says_why_not(tiny: Path, folder:
     own = tmp_path / "loras"
     for seed, name in enumerate(("kept", "changed", "gone")):
         write(own / f"{name}.safetensors", tiny, seed)
-    flags = ("--drain-timeout", 0, "--no-warm-up", "--lora-dir", own)
+    flags = ("--drain-timeout", 0, "--no-warm-up", "--scheduling", "arrival", "--lora-dir", own)
     with serve(tmp_path, tiny, *flags) as server:
         running = server.wait(server.create(**LONG)["id"], "in_progress")
         ids = {name: server.create(lora=name)["id"] for name in ("kept", "changed", "gone")}

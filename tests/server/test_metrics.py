@@ -24,7 +24,7 @@ import ringlight
 from ringlight.core.errors import NotFound, QueueFull, StoreError
 from ringlight.core.plan import PredictedReport
 from ringlight.core.report import LinkReport, MemoryReport, RankReport, RunReport, StageReport
-from ringlight.engine.jobs import Pauses
+from ringlight.engine.job_state import Pauses
 from ringlight.engine.runner import ReplicaState
 from ringlight.server.collection.uploads import UploadTally
 from ringlight.server.http import http_error

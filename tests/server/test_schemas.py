@@ -12,7 +12,7 @@ from ringlight.core.errors import Cancelled
 from ringlight.core.messages import PreviewMade, StageStarted, StepFinished
 from ringlight.core.report import MemoryReport, RankReport, RunReport, StageReport
 from ringlight.core.request import VideoRequest
-from ringlight.engine.jobs import JobEvent, JobState, WorkersLost, fold
+from ringlight.engine.job_state import JobEvent, JobState, WorkersLost, fold
 from ringlight.server.api.schemas import as_model, poll_after_ms, tidy_seconds, to_list, to_video
 from ringlight.server.api.watchers import Teller
 from ringlight.server.collection.ledger import as_stored

@@ -9,7 +9,7 @@ from ringlight.bench.comparison import columns_of
 from ringlight.bench.figures import TOTAL, differ, stage_rows
 from ringlight.bench.judged import Judged
 from ringlight.bench.result import Column, Result
-from ringlight.bench.tables import BLANK, mark, markdown
+from ringlight.bench.tables import BLANK, LEGEND, mark, markdown
 
 EXACT = ("exact", BLANK, BLANK)
 HEAD = ("Column", "Request", "Total (s)", "Speedup", "PSNR (dB)", "Worst frame (dB)", "SSIM", "As asked")
@@ -40,7 +40,7 @@ def variants(result: Result) -> Iterator[str]:
     groups = [[each for each in columns if name in (each.name, each.beside)] for name in exact]
     lines = [line for group in groups for line in _lines(result, group)]
     yield markdown(HEAD, lines, 2)
-    notes = [MEASURES, *([JUDGED] if result.judged else [])]
+    notes = [MEASURES, LEGEND, *([JUDGED] if result.judged else [])]
     commands = {column.name: column.command for column in result.columns}
     if any(column.command == commands[column.beside] for column in found):
         notes.append(SHARED)

@@ -121,11 +121,16 @@ def columns_of(result: Result, kind: int, name: str = "") -> list[Measured]:
     held = [places.index(result.held_to(column)) for column in result.columns]
     agreements = {found.column: found for found in result.agreements if found.kind == kind}
     scores = [result.score(column) for column in places]
+    runs = [
+        [(sample.report, sample.round) for sample in result.of(column, kind) if sample.report is not None]
+        for column in places
+    ]
     return [
         Measured(
             label=f"{name} {column.name}" if name else column.name,
             layout=column.layout,
-            reports=[sample.report for sample in result.of(column.name, kind) if sample.report is not None],
+            reports=[report for report, _ in runs[place]],
+            rounds=[number for _, number in runs[place]],
             reference=None if place == held[place] else held[place],
             variant=column.says,
             likeness=_likeness(agreements[column.name]) if column.name in agreements else {},
@@ -231,7 +236,8 @@ def _part(sources: Sequence[Source], kind: int) -> Part:
             title = title or (source.found.titles[kind] if own else "")
         else:
             label = f"{name} {source.found.layout}" if name else source.found.layout
-            own = [Measured(label=label, layout=source.found.layout, reports=[source.found])] if kind == 0 else []
+            only = Measured(label=label, layout=source.found.layout, reports=[source.found], rounds=[1])
+            own = [only] if kind == 0 else []
         if source is sources[0]:
             first = own
         else:

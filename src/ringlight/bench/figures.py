@@ -13,6 +13,7 @@ from typing import Literal, Self
 
 import msgspec
 
+from ringlight.bench.chance import by_round, is_noise
 from ringlight.core.report import GIB, MemoryReport, RunReport
 
 Unit = Literal["s", "GB", "ratio", "dB", "of 1"]
@@ -39,22 +40,17 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
         mad = statistics.median(abs(value - median) for value in values)
         return cls(median=median, low=min(values), high=max(values), mad=mad, n=len(values))
 
-    def overlaps(self, other: Spread) -> bool | None:
-        """Whether some measurements of both are alike; None where one of them is a single one."""
-        if min(self.n, other.n) < 2:
-            return None
-        return max(self.low, other.low) <= min(self.high, other.high)
-
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """Value that a row shows for a column, and the spread of all its runs."""
+    """Value that a row shows for a column, the spread of all its runs, and the median of each round."""
 
     value: float
     spread: Spread
+    by_round: list[float]
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """Column with its label, its runs, and the index of the column that it is compared with.
+    """Column with its label, its runs and the round of each, and the index of the column that it is compared with.
 
     `variant` is what is other in it than exact. `likeness` of its video to that of this other column by rows of
     LIKENESS; where it is empty, `unlike` says why they were not compared. `score`: the share of what prompts ask for
@@ -64,6 +60,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     label: str
     layout: str
     reports: list[RunReport]
+    rounds: list[int]
     reference: int | None = None
     variant: str = ""
     likeness: dict[str, float] = {}
@@ -92,7 +89,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 class Deviation(msgspec.Struct, frozen=True, kw_only=True):
     """Difference between a column and its reference. `ratio` is value / reference, None if either is 0.
 
-    `is_noise`: repetitions of both overlap; None where one of them was not repeated.
+    `is_noise`: it may be chance; None where there are too few rounds to tell.
     """
 
     delta: float
@@ -114,7 +111,7 @@ def differ(one: Figure | None, reference: Figure | None) -> Deviation | None:
     return Deviation(
         delta=delta,
         ratio=one.value / reference.value if positive else None,
-        is_noise=one.spread.overlaps(reference.spread),
+        is_noise=is_noise(one.by_round, reference.by_round),
     )
 
 
@@ -164,9 +161,9 @@ def likeness_rows(columns: Sequence[Measured]) -> list[Row]:
 
 
 def _once(value: float | None) -> Figure | None:
-    """Figure of a value that was measured once."""
+    """Figure of a value that is of the first round alone: by what it differs from round to round is not known."""
     spread = None if value is None else Spread.of([value])
-    return None if value is None or spread is None else Figure(value=value, spread=spread)
+    return None if value is None or spread is None else Figure(value=value, spread=spread, by_round=[value])
 
 
 def all_rows(columns: Sequence[Measured]) -> list[Row]:
@@ -186,8 +183,12 @@ def _row(name: str, unit: Unit, columns: Sequence[Measured], read: Callable[[Run
 
 def _figure(column: Measured, read: Callable[[RunReport], float | None]) -> Figure | None:
     value = None if column.middle is None else read(column.middle)
-    spread = Spread.of([found for report in column.reports if (found := read(report)) is not None])
-    return None if value is None or spread is None else Figure(value=value, spread=spread)
+    runs = zip(column.rounds, column.reports, strict=True)
+    found = [(number, seen) for number, report in runs if (seen := read(report)) is not None]
+    spread = Spread.of([seen for _, seen in found])
+    if value is None or spread is None:
+        return None
+    return Figure(value=value, spread=spread, by_round=[*by_round(found).values()])
 
 
 def _memory_row(name: str, columns: Sequence[Measured], read: Callable[[MemoryReport], int | None]) -> Row:

@@ -83,9 +83,10 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
         by_name = {row.name.lower(): row for row in rows}
         row = by_name.get(self.name.lower())
         if row is None:
-            near = difflib.get_close_matches(self.name.lower(), by_name, 3, cutoff=0.5) or list(by_name)
-            names = ", ".join(by_name[name].name for name in near)
-            raise InvalidSetting(f"fail-if {self.text!r}: there is no row {self.name!r} here; there are {names}")
+            near = difflib.get_close_matches(self.name.lower(), by_name, 3, cutoff=0.5)
+            names = ", ".join(by_name[name].name for name in near or by_name)
+            there = f"nearest: {names}; all are in the tables of `ringlight compare`" if near else f"there are {names}"
+            raise InvalidSetting(f"fail-if {self.text!r}: there is no row {self.name!r} here ({there})")
         units: dict[str, Unit] = {"s": "s", "GB": "GB", "dB": "dB", "pp": "ratio"}
         if units.get(self.measure, row.unit) != row.unit:
             raise InvalidSetting(f"fail-if {self.text!r}: {row.name} is not measured in {self.measure}")

@@ -57,22 +57,19 @@ def tables(result: Result) -> Iterator[str]:
 
 
 def _noise(columns: Sequence[Measured], rows: Sequence[Row]) -> Iterator[str]:
-    """Yield a sentence on differences that are within the noise."""
+    """Yield sentences on differences that are within the noise, and on those that too few rounds tell from it."""
     for place, column in enumerate(columns):
         if column.reference is None:
             continue
         found = {row.name: differ(row.values[place], row.values[column.reference]) for row in rows}
-        noise = [f"`{name}`" for name, difference in found.items() if difference and difference.is_noise]
-        if any(difference and difference.is_noise is None for difference in found.values()):
-            yield (
-                f"How far `{column.label}` and `{columns[column.reference].label}` differ by chance is not known: one "
-                "was measured once."
-            )
-        elif noise:
-            yield (
-                f"Of `{column.label}`, these differ from `{columns[column.reference].label}` by no more than "
-                f"repetitions do, which overlap: {', '.join(noise)}."
-            )
+        beside = f"`{columns[column.reference].label}`"
+        for is_noise, says in (
+            (True, f"these differ from {beside} by no more than rounds do, which overlap"),
+            (None, f"too few rounds tell whether these differ from {beside} by more than chance"),
+        ):
+            names = [f"`{name}`" for name, each in found.items() if each is not None and each.is_noise is is_noise]
+            if names:
+                yield f"Of `{column.label}`, {says}: {', '.join(names)}."
 
 
 def _memory_note(names: Sequence[str]) -> str:

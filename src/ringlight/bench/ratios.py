@@ -8,18 +8,18 @@ from typing import Literal
 
 import msgspec
 
+from ringlight.bench.chance import by_round, is_noise
 from ringlight.bench.sending import Sample
 
 Measure = Literal["Latency", "Total"]
-Verdict = Literal["faster", "slower", "noise", "measured once"]
+Verdict = Literal["faster", "slower", "noise", "too few rounds"]
 
 
 class Ratio(msgspec.Struct, frozen=True, kw_only=True):
     """A column's seconds over those of the column that it is `beside`, for a kind of request.
 
     `seconds` and `beside_seconds` are medians of all their requests, and `ratio` is of these; `low` and `high` are the
-    least and the largest ratio of medians within a round. It is `noise` where rounds of both overlap: some round of the
-    slower one was as fast as some round of the faster.
+    least and the largest ratio of medians within a round. The verdict is on the medians of rounds, by `is_noise`.
     """
 
     column: str
@@ -58,16 +58,19 @@ def _ratio(
     read: Callable[[Sample], float | None],
 ) -> Ratio | None:
     """Ratio of two columns; None if they share no round."""
-    own, other = (
-        _by_round([sample for sample in samples if (sample.column, sample.kind) == (name, kind)], read)
+    found = [
+        [
+            (sample.round, value)
+            for sample in samples
+            if (sample.column, sample.kind) == (name, kind) and (value := read(sample))
+        ]
         for name in names
-    )
-    rounds = sorted(own.keys() & other.keys())
-    if not rounds:
+    ]
+    own, other = map(by_round, found)
+    if not (rounds := own.keys() & other.keys()):
         return None
-    medians = [[median(each[number]) for number in rounds] for each in (own, other)]
-    whole = [median([value for number in rounds for value in each[number]]) for each in (own, other)]
-    in_rounds = [one / beside for one, beside in zip(*medians, strict=True)]
+    whole = [median(value for number, value in each if number in rounds) for each in found]
+    in_rounds = [own[number] / other[number] for number in rounds]
     return Ratio(
         column=names[0],
         beside=names[1],
@@ -79,21 +82,12 @@ def _ratio(
         low=min(in_rounds),
         high=max(in_rounds),
         num_rounds=len(rounds),
-        verdict=_verdict(*medians),
+        verdict=_verdict([*own.values()], [*other.values()]),
     )
 
 
-def _by_round(samples: Sequence[Sample], read: Callable[[Sample], float | None]) -> dict[int, list[float]]:
-    found: dict[int, list[float]] = {}
-    for sample in samples:
-        if (value := read(sample)) is not None and value > 0:
-            found.setdefault(sample.round, []).append(value)
-    return found
-
-
 def _verdict(own: Sequence[float], other: Sequence[float]) -> Verdict:
-    if len(own) < 2:
-        return "measured once"
-    if max(own) < min(other):
-        return "faster"
-    return "slower" if min(own) > max(other) else "noise"
+    noise = is_noise(own, other)
+    if noise is None:
+        return "too few rounds"
+    return "noise" if noise else "faster" if max(own) < min(other) else "slower"

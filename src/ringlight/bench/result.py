@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
 from ringlight.bench.agreement import Agreement
 from ringlight.bench.expected import Expected
 from ringlight.bench.judged import Judged
-from ringlight.bench.ratios import Ratio
+from ringlight.bench.ratios import Ratio, ratios
 from ringlight.bench.sending import Sample
 from ringlight.bench.servers import Started
 from ringlight.core.errors import InvalidSetting
@@ -94,6 +94,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         """The name of the column that one is compared with; of the baseline its own."""
         return column.beside or self.baseline
 
+    def with_ratios(self) -> Self:
+        """Return it with the ratios that follow from its samples."""
+        held = {each.name: self.held_to(each) for each in self.columns if each.name != self.baseline}
+        return msgspec.structs.replace(self, ratios=ratios(self.samples, held, len(self.titles)))
+
     def is_later(self, column: Column) -> bool:
         """Whether it is of another server than the first."""
         return column.server != self.columns[0].server
@@ -129,16 +134,17 @@ def read_result(path: Path) -> Result | RunReport:
     """Read the JSON of `ringlight bench` or `ringlight generate --report`. Raises InvalidSetting naming the file."""
     try:
         content = path.read_bytes()
-        is_result = "samples" in msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-        kind: type[Result] | type[RunReport] = Result if is_result else RunReport
-        found: Result | RunReport = msgspec.json.decode(content, type=kind)
+        fields = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        fields.pop("ratios", None)  # they follow from samples, and older ones are by another rule
+        kind: type[Result] | type[RunReport] = Result if "samples" in fields else RunReport
+        found: Result | RunReport = msgspec.json.decode(msgspec.json.encode(fields), type=kind)
     except OSError as error:
         raise InvalidSetting(f"{path}: {error.strerror}") from None
     except msgspec.DecodeError as error:
         raise InvalidSetting(f"{path}: neither a benchmark's result nor a report: {error}") from None
     if isinstance(found, Result) and found.schema_version > SCHEMA_VERSION:
         raise InvalidSetting(f"{path}: written by a newer Ringlight (schema {found.schema_version})")
-    return found
+    return found.with_ratios() if isinstance(found, Result) else found
 
 
 def _row(sample: Sample) -> dict[str, Any]:

@@ -16,9 +16,8 @@ from ringlight.bench.agreement import Agreement, agree
 from ringlight.bench.expected import Expected, expect
 from ringlight.bench.judged import Judged, can_judge, judge_video
 from ringlight.bench.kept import digest, video_name
-from ringlight.bench.ratios import ratios
 from ringlight.bench.result import Column, Result
-from ringlight.bench.sending import Sample, Turn, send
+from ringlight.bench.sending import Recipient, Sample, Turn, send
 from ringlight.bench.servers import Launch, Started, serving, shown_command
 from ringlight.bench.variants import RequestVariant
 from ringlight.bench.workload import Workload
@@ -130,10 +129,11 @@ class Benchmark:
                 names = ", ".join(each.name for each in together)
                 self._tell(f"round {number} of {self.num_rounds}: {names}")
                 with self._connected(together, number) as client:
+                    recipient = Recipient(client)
                     for each in together:
                         if len(together) > 1:
                             self._tell(f"  {each.name}")
-                        self._measure(client, each, number)
+                        self._measure(recipient, each, number)
         self._look()
         self.is_whole = True
 
@@ -160,7 +160,7 @@ class Benchmark:
             with Client(url, self.target.api_key) as client:
                 yield client
 
-    def _measure(self, client: Client, contender: Contender, number: int) -> None:
+    def _measure(self, recipient: Recipient, contender: Contender, number: int) -> None:
         workload = contender.workload
         turn = Turn(
             column=contender.name,
@@ -170,7 +170,7 @@ class Benchmark:
             layout=contender.layout or None if contender.running is not None else None,
         )
         if warm_up := workload.warm_up():
-            send(client, warm_up, msgspec.structs.replace(turn, concurrency=1), self._warm)
+            send(recipient, warm_up, msgspec.structs.replace(turn, concurrency=1), self._warm)
         samples: list[Sample] = []
 
         def hear(sample: Sample) -> None:
@@ -178,9 +178,9 @@ class Benchmark:
             self.samples.append(sample)
             self._say(sample)
 
-        send(client, workload.round(number), turn, hear)
+        send(recipient, workload.round(number), turn, hear)
         if number == 1:
-            self._keep_videos(client, samples)
+            self._keep_videos(recipient.client, samples)
 
     def _warm(self, sample: Sample) -> None:
         if sample.fate != "completed":
@@ -223,15 +223,14 @@ class Benchmark:
 
     def result(self, command: str, expected: Sequence[Expected] = ()) -> Result:
         """Result so far. `command` is what was typed for it."""
-        said, baseline = self.workload.said, self.baseline
-        held = {each.name: each.beside or baseline for each in self.contenders if each.name != baseline}
+        said = self.workload.said
         return Result(
             name=said.name,
             description=said.description,
             workload=self.workload.content(),
             workload_hash=self.workload.sha256,
             titles=[kind.title for kind in self.workload.kinds],
-            baseline=baseline,
+            baseline=self.baseline,
             num_rounds=self.num_rounds,
             columns=[self._column(each) for each in self.contenders],
             samples=self.samples,
@@ -242,9 +241,8 @@ class Benchmark:
             agreements=self.agreements,
             judged=self.judged,
             expected=list(expected),
-            ratios=ratios(self.samples, held, len(self.workload.kinds)),
             videos=self._kept,
-        )
+        ).with_ratios()
 
     def _column(self, contender: Contender) -> Column:
         name, launch, variant = contender.name, contender.launch, contender.variant

@@ -37,6 +37,14 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     report: RunReport | None = None
 
 
+class Recipient:
+    """Client of a server, and why it is `lost` once the server answered none of its tries to create a video."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.lost = ""
+
+
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """Requests of a column in a round: `concurrency` at a time, or with None each at its own moment.
 
@@ -50,12 +58,13 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     layout: str | None = None
 
 
-def send(client: Client, orders: Sequence[Order], turn: Turn, tell: Callable[[Sample], None]) -> None:
+def send(recipient: Recipient, orders: Sequence[Order], turn: Turn, tell: Callable[[Sample], None]) -> None:
     """Send all orders, and return when each of them is over; `tell` hears of each as it ends, one at a time.
 
-    Interrupted, it cancels what is under way and leaves threads to their end.
+    To one that is lost they fail at once, for its cause. Interrupted, it cancels what is under way and leaves
+    threads to their end.
     """
-    under_way = UnderWay(client, orders, turn, tell)
+    under_way = UnderWay(recipient, orders, turn, tell)
     threads = [
         threading.Thread(target=under_way.work, daemon=True)
         for _ in range(min(turn.concurrency or len(orders), len(orders)))
@@ -75,9 +84,12 @@ def send(client: Client, orders: Sequence[Order], turn: Turn, tell: Callable[[Sa
 class UnderWay:
     """Orders of a round that threads share."""
 
-    def __init__(self, client: Client, orders: Sequence[Order], turn: Turn, tell: Callable[[Sample], None]) -> None:
+    def __init__(
+        self, recipient: Recipient, orders: Sequence[Order], turn: Turn, tell: Callable[[Sample], None]
+    ) -> None:
         self.error: BaseException | None = None
-        self._client, self._turn, self._tell = client, turn, tell
+        self._recipient, self._client = recipient, recipient.client
+        self._turn, self._tell = turn, tell
         self._left = list(enumerate(orders))[::-1]
         self._lock = threading.Lock()
         self._running: set[str] = set()
@@ -120,11 +132,11 @@ class UnderWay:
             fate="failed",
             sent_seconds=sent - self._start,
         )
+        if self._recipient.lost:
+            return msgspec.structs.replace(begun, error=self._recipient.lost)
         video_id = ""
         try:
-            video = self._client.create(
-                image=order.image, last_image=order.last_image, layout=self._turn.layout, **order.fields
-            )
+            video = self._create(order)
             video_id = video.id
             self._running.add(video_id)
             video = self._follow(video, sent + self._turn.timeout_seconds)
@@ -149,6 +161,15 @@ class UnderWay:
             report=self._report(video_id),
         )
 
+    def _create(self, order: Order) -> Video:
+        try:
+            return self._client.create(
+                image=order.image, last_image=order.last_image, layout=self._turn.layout, **order.fields
+            )
+        except Unreachable as error:
+            self._recipient.lost = f"{error.code}: {error}"
+            raise
+
     def _follow(self, video: Video, deadline: float) -> Video:
         """Wait for a video to be over, by its events or else by polling. Raises TimeoutError."""
         left_seconds = max(0.0, deadline - time.monotonic())
@@ -172,7 +193,7 @@ class UnderWay:
         """Report of a video from the server; None if it has none that we can read."""
         try:
             return self._client.report(video_id)
-        except ApiError:
+        except (ApiError, Unreachable):
             return None
 
     def _cancel(self, video_id: str) -> None:

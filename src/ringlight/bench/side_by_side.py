@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ringlight.bench.beside import as_asked, likeness
+from ringlight.bench.chance import RULE
 from ringlight.bench.result import Result
 from ringlight.bench.tables import markdown
 
@@ -13,8 +14,7 @@ FILMS = ("Column", "Request", "PSNR (dB)", "Worst frame (dB)", "SSIM", "As asked
 HOW = (
     "Each server has its turn in every round, in an order that turns, so that what else a machine does slows all. A "
     "ratio is of the medians of all requests, this over first; by round it is of medians within a round, the least "
-    "and the largest. It is noise where rounds of both overlap. Latency is what a client waits, Total what the worker "
-    "needs."
+    f"and the largest. {RULE} Latency is what a client waits, Total what the worker needs."
 )
 SAME = (
     "Decoded frames beside those of the first server, same request and seed, first round. PSNR is over all frames and "

@@ -41,10 +41,10 @@ def _latency(columns: Sequence[Measured], rows: Sequence[Row], place: int, of: s
         return
     numbers = f"from `{base.value:.2f}s` to `{value.value:.2f}s` (`{found.speedup:.2f}x`)"
     if found.is_noise:
-        yield f"End-to-end latency{of} goes {numbers}, no more than repetitions differ by."
+        yield f"End-to-end latency{of} goes {numbers}, no more than rounds differ by."
     else:
-        once = ", measured once" if found.is_noise is None else ""
-        yield f"End-to-end latency{of} {'improves' if found.delta < 0 else 'worsens'} {numbers}{once}."
+        few = ", in too few rounds to tell from chance" if found.is_noise is None else ""
+        yield f"End-to-end latency{of} {'improves' if found.delta < 0 else 'worsens'} {numbers}{few}."
     changes = _changes(rows, place, reference)
     for what, sign in (("gains", -1), ("losses", 1)):
         whole = sum(abs(delta) for _, delta, _ in changes if delta * sign > 0)

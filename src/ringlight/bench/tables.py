@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from ringlight.bench.chance import RULE
 from ringlight.bench.figures import TOTAL, Deviation, Figure, Measured, Row, differ, order
 
 BLANK = "-"
 NOISE, UNKNOWN = "~", "?"
-LEGEND = (
-    f"{NOISE} repetitions of both overlap: noise. {UNKNOWN} not repeated on one of the sides, so its noise is not "
-    "known."
-)
+LEGEND = f"{NOISE} noise. {UNKNOWN} too few rounds to tell. {RULE}"
 
 
 def stage_table(columns: Sequence[Measured], rows: Sequence[Row], marks: bool = False) -> str:

@@ -74,7 +74,12 @@ class AskedBenchmark(msgspec.Struct, frozen=True, kw_only=True):
             splits=False,
         ),
     ] = ()
-    rounds: Annotated[int, setting("How often each layout has its turn.", MEASURED, ge=1)] = 3
+    rounds: Annotated[
+        int,
+        setting(
+            "How often each layout has its turn. Fewer than four cannot tell a difference from chance.", MEASURED, ge=1
+        ),
+    ] = 5
 
 
 def read_servers(urls: Sequence[str]) -> dict[str, str]:

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ringlight.core.warning import Warnings
-from ringlight.engine.jobs import Job, JobState
+from ringlight.engine.job_state import JobState
+from ringlight.engine.jobs import Job
 from ringlight.engine.waiting import Awaited
 
 PLAIN_EVERY_SECONDS = 10.0

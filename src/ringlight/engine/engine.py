@@ -22,7 +22,8 @@ from ringlight.core.request import RequestDefaults, RequestLimits, VideoRequest
 from ringlight.core.settings import Scheduling
 from ringlight.engine.door import Door
 from ringlight.engine.foresight import Foresight
-from ringlight.engine.jobs import Deadline, Job, JobState, Pauses, Submission
+from ringlight.engine.job_state import JobState, Pauses
+from ringlight.engine.jobs import Deadline, Job, Submission
 from ringlight.engine.layouts import Layouts
 from ringlight.engine.open_jobs import OpenJobs
 from ringlight.engine.order import JobOrder
@@ -374,15 +375,14 @@ class Engine:
     def close(self, abandon: bool = False) -> None:
         """End the workers. Jobs that are not over fail as cancelled, or with `abandon` are left as they stand."""
         with self._changed:
-            self._closing.set()
             left = self._open.jobs()
+            for job in left if abandon else ():  # before anybody sees that the engine closes, and fails them for it
+                job.abandon()
+            self._closing.set()
             self._changed.notify_all()
         self.queue.close()
-        for job in left:
-            if abandon:
-                job.abandon()
-            else:
-                self.cancel(job)
+        for job in () if abandon else left:
+            self.cancel(job)
         self._scaling.close()
         self._runners.close(at_once=abandon)
         for job in left:  # those that no worker could be asked to stop

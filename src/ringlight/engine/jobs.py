@@ -1,4 +1,4 @@
-"""Job: one request on its way, folded from the messages of a worker."""
+"""Job: one request on its way, told by the events of its workers and of its engine."""
 
 from __future__ import annotations
 
@@ -6,175 +6,34 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Literal
 
 import msgspec
 from msgspec.structs import replace
 
 from ringlight.core import messages
 from ringlight.core.clock import Clock
-from ringlight.core.errors import Cancelled, DeadlineExceeded, RinglightError, from_code
+from ringlight.core.errors import Cancelled, DeadlineExceeded, RinglightError
 from ringlight.core.layout import ParallelLayout
 from ringlight.core.plain import plain
 from ringlight.core.plan import SIMPLEST, JobPlan
 from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
 from ringlight.core.sizes import AskedSize
-from ringlight.core.warning import Warnings
+from ringlight.engine.job_state import (
+    LEAST_SHARE,
+    PAUSED,
+    JobEvent,
+    JobState,
+    Pauses,
+    Released,
+    Taken,
+    WorkersLost,
+    fold,
+)
 from ringlight.planner.machine import Machine
 from ringlight.planner.prediction import Prediction
 
 logger = logging.getLogger(__name__)
-
-Status = Literal["queued", "in_progress", "completed", "failed"]
-
-OUTPUT = "Output"  # the stage in which ranks are free for the next job
-DECODING = "Decoding"  # the stage from which on a job makes way for none
-PAUSED = "Paused"  # the stage of a job that has made way for another, until its ranks say what they do for it
-RECOVERING = "Recovering"  # the stage of a job whose workers died, until others take it up
-LEAST_SHARE = 0.01
-DENOISING_SHARE = 0.9  # of a whole run, where nothing better is known
-
-
-class WorkersLost(msgspec.Struct, frozen=True, kw_only=True):
-    """The workers of a job died under it, and it will be repeated."""
-
-    job_id: str
-
-
-class Taken(msgspec.Struct, frozen=True, kw_only=True):
-    """A replica of this name takes the job up."""
-
-    job_id: str
-    replica: str
-
-
-class Released(msgspec.Struct, frozen=True, kw_only=True):
-    """The replica no longer keeps a paused job: it is resumed from saved state, with any replica."""
-
-    job_id: str
-
-
-class Pauses(msgspec.Struct, frozen=True, kw_only=True):
-    """Number of times that jobs were paused, and seconds that they waited for their next turns."""
-
-    pauses: int = 0
-    paused_seconds: float = 0.0
-
-    def __add__(self, other: Pauses) -> Pauses:
-        return Pauses(pauses=self.pauses + other.pauses, paused_seconds=self.paused_seconds + other.paused_seconds)
-
-    def __sub__(self, other: Pauses) -> Pauses:
-        return Pauses(pauses=self.pauses - other.pauses, paused_seconds=self.paused_seconds - other.paused_seconds)
-
-
-JobEvent = messages.JobMessage | WorkersLost | Taken | Released
-
-
-class JobState(msgspec.Struct, frozen=True, kw_only=True):
-    """Snapshot of a job. `step_seconds` is the last step's.
-
-    `saved_step` is the step from which a repeat would go on, `deaths` how often workers died under the job, `replica`
-    the one that took it last, `preview` a JPEG after `preview_step` steps. `denoising_share` is the part of the whole
-    time that denoising is expected to take, `furthest` the highest progress that was told. `warnings` say where the
-    video is not what was asked.
-    """
-
-    status: Status = "queued"
-    stage: str = ""
-    step: int = 0
-    num_steps: int = 0
-    step_seconds: float = 0.0
-    frames_done: int = 0
-    num_frames: int = 0
-    saved_step: int = 0
-    deaths: int = 0
-    preview: bytes | None = None
-    preview_step: int = 0
-    replica: str = ""
-    denoising_share: float = DENOISING_SHARE
-    furthest: int = 0
-    warnings: Warnings = ()
-    report: RunReport | None = None
-    error: RinglightError | None = None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it is completed or has failed."""
-        return self.status in ("completed", "failed")
-
-    @property
-    def is_computed(self) -> bool:
-        """Whether the ranks are done with it: they encode its last frames, or it is over."""
-        return self.is_over or self.stage == OUTPUT
-
-    @property
-    def may_pause(self) -> bool:
-        """Whether it can still pause for another, once ranks are at it."""
-        return not self.is_computed and self.stage != DECODING
-
-    @property
-    def progress(self) -> int:
-        """Percentage from 0 to 100, never falling; 100 only when completed."""
-        return 100 if self.status == "completed" else self.furthest
-
-    @property
-    def eta_seconds(self) -> float | None:
-        """Seconds that remain of its own turns, up to its end, at the pace of the last step; None before the first."""
-        if not self.step_seconds:
-            return None
-        after = (1 / self.denoising_share - 1) * self.num_steps * self.step_seconds
-        if self.num_frames:
-            after *= 1 - self.frames_done / self.num_frames
-        return (self.num_steps - self.step) * self.step_seconds + after
-
-
-def fold(state: JobState, event: JobEvent) -> JobState:
-    """Fold an event into a state. A job that is over stays as it is."""
-    if state.is_over:
-        return state
-    after = _fold(state, event)
-    return replace(after, furthest=max(state.furthest, _percent(after)))
-
-
-def _percent(state: JobState) -> int:
-    """Percentage of the steps and frames that were reported, at most 99."""
-    denoised = state.step / state.num_steps if state.num_steps else 0.0
-    decoded = state.frames_done / state.num_frames if state.num_frames else 0.0
-    return min(99, int(100 * (state.denoising_share * denoised + (1 - state.denoising_share) * decoded)))
-
-
-def _fold(state: JobState, event: JobEvent) -> JobState:
-    match event:
-        case messages.StageStarted(stage=stage):
-            return replace(state, status="in_progress", stage=stage)
-        case messages.Warned(warning=warning):  # by a run that is repeated once more
-            return state if warning in state.warnings else replace(state, warnings=(*state.warnings, warning))
-        case messages.StepFinished(step=step, num_steps=num_steps, seconds=seconds):
-            return replace(state, step=step, num_steps=num_steps, step_seconds=seconds)
-        case messages.StateSaved(step=step):
-            return replace(state, saved_step=step)
-        case messages.JobPaused(step=step):
-            return replace(state, stage=PAUSED, step=step)
-        case messages.PreviewMade(step=step, picture=picture):
-            return replace(state, preview=picture, preview_step=step)
-        case messages.FramesDecoded(num_done=num_done, num_frames=num_frames):
-            return replace(state, frames_done=num_done, num_frames=num_frames)
-        case messages.Computed():
-            return replace(state, stage=OUTPUT)
-        case Taken(replica=replica):
-            return replace(state, status="in_progress", replica=replica)
-        case Released():
-            return replace(state, stage=PAUSED, step=state.saved_step)
-        case WorkersLost():
-            return replace(
-                state, stage=RECOVERING, step=state.saved_step, frames_done=0, num_frames=0, deaths=state.deaths + 1
-            )
-        case messages.JobCompleted(report=report):
-            whole = replace(report, warnings=state.warnings)
-            return replace(state, status="completed", report=whole, preview=None)
-        case messages.JobFailed(code=code, message=text, problems=problems):
-            return replace(state, status="failed", error=from_code(code, text, problems), preview=None)
 
 
 class Keep(msgspec.Struct, frozen=True, kw_only=True):
@@ -278,6 +137,7 @@ class Job:
         self._stop_reason: RinglightError | None = None
         self._changed = threading.Condition()
         self._on_change = on_change
+        self._is_abandoned = False
 
     @property
     def state(self) -> JobState:
@@ -315,10 +175,12 @@ class Job:
         return replace(order, state_file=keep.state_file, save_seconds=keep.save_seconds)
 
     def wait(self, timeout_seconds: float | None = None) -> RunReport:
-        """Block until the job is over. Returns its report, raises its error, or TimeoutError."""
+        """Block until the job is over. Returns its report. Raises its error, TimeoutError, Cancelled if abandoned."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._state.is_over, timeout_seconds):
+            if not self._changed.wait_for(lambda: self._state.is_over or self._is_abandoned, timeout_seconds):
                 raise TimeoutError(f"job {self.id} is not over after {timeout_seconds} s")
+        if not self._state.is_over:
+            raise Cancelled("the engine was closed; another process goes on with the job")
         if self._state.error is not None:
             raise self._state.error
         assert self._state.report is not None
@@ -358,18 +220,19 @@ class Job:
 
     def receive(self, event: JobEvent) -> None:
         """Fold an event into the job and tell whoever waits."""
-        if isinstance(event, messages.JobFailed) and event.code == Cancelled.code and self._stop_reason is not None:
-            event = _failure(self.id, self._stop_reason)
-        self._time(event)
-        if isinstance(event, messages.JobCompleted):  # of all its runs: workers know of the last one alone
-            event = replace(event, report=replace(event.report, **msgspec.structs.asdict(self.pauses)))
         with self._changed:
+            if self._is_abandoned:
+                return
+            if isinstance(event, messages.JobFailed) and event.code == Cancelled.code and self._stop_reason is not None:
+                event = _failure(self.id, self._stop_reason)
+            self._time(event)
+            if isinstance(event, messages.JobCompleted):  # of all its runs: workers know of the last one alone
+                event = replace(event, report=replace(event.report, **msgspec.structs.asdict(self.pauses)))
             before, self._state = self._state, fold(self._state, event)
             self._changed.notify_all()
-            listener = self._on_change
-        if listener is not None and self._state is not before:
+        if self._on_change is not None and self._state is not before:
             try:
-                listener(self)
+                self._on_change(self)
             except BaseException:  # a listener's own; the worker's messages must still be read
                 logger.exception("a listener of job %s failed", self.id)
 
@@ -390,9 +253,10 @@ class Job:
         self.receive(_failure(self.id, error))
 
     def abandon(self) -> None:
-        """Stop reporting changes: another process will continue the job."""
+        """Leave the job as it stands, whatever happens to it here: another process will continue it."""
         with self._changed:
-            self._on_change = None
+            self._is_abandoned = True
+            self._changed.notify_all()
 
 
 def _failure(job_id: str, error: RinglightError) -> messages.JobFailed:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection
 
-from ringlight.engine.jobs import Job, Pauses
+from ringlight.engine.job_state import Pauses
+from ringlight.engine.jobs import Job
 
 
 class OpenJobs:

@@ -7,7 +7,8 @@ import threading
 import msgspec
 
 from ringlight.core.report import RunReport
-from ringlight.engine.jobs import Job, JobState
+from ringlight.engine.job_state import JobState
+from ringlight.engine.jobs import Job
 from ringlight.planner.prediction import Prediction
 
 WEIGHT_OF_NEWEST = 0.5

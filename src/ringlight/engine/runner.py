@@ -19,7 +19,8 @@ from ringlight.core.errors import Cancelled, InvalidCheckpoint, OutOfMemory, Rin
 from ringlight.core.lora import Lora
 from ringlight.core.output import remove_parts
 from ringlight.engine.holding import Ticket
-from ringlight.engine.jobs import Job, Released, Taken, WorkersLost
+from ringlight.engine.job_state import Released, Taken, WorkersLost
+from ringlight.engine.jobs import Job
 from ringlight.engine.queue import JobQueue
 from ringlight.engine.replica import Replica
 from ringlight.engine.waiting import Awaited

@@ -141,7 +141,10 @@ def settings_of(report: RunReport) -> RunSettings:
 
 def _require_telling(report: RunReport) -> None:
     if len(report.ranks) != 1:
-        raise InvalidSetting(f"a calibration needs a run on one rank, and this one is of {report.layout}")
+        raise InvalidSetting(
+            f"a calibration needs a run on one rank, and this one is of {report.layout}; `ringlight generate ... "
+            "--num-gpus 1 --report FILE` makes one"
+        )
     if report.resumed_from_step:
         raise InvalidSetting(f"a calibration needs a whole run; this one went on from step {report.resumed_from_step}")
     if not report.is_whole:

@@ -9,7 +9,7 @@ import msgspec
 from ringlight.core.report import MemoryReport, StageReport
 from ringlight.core.video_fields import AskedFields
 from ringlight.core.warning import RequestWarning
-from ringlight.engine.jobs import Status
+from ringlight.engine.job_state import Status
 from ringlight.wire.described import ALWAYS, described
 
 EXAMPLE_ID = "video_0c6a1f8a5f3e4b0f9d6b2f1f6f0a7c3e"

@@ -13,7 +13,8 @@ from ringlight.core.clock import Clock
 from ringlight.core.errors import Cancelled, InvalidRequest, NotFound, OutputError, RinglightError, StoreError
 from ringlight.core.plain import coded
 from ringlight.core.report import RunReport
-from ringlight.engine.jobs import Job, JobState
+from ringlight.engine.job_state import JobState
+from ringlight.engine.jobs import Job
 from ringlight.server.collection.folder import DataFolder
 from ringlight.server.collection.store import JobStore, StoredJob
 from ringlight.server.collection.uploads import Uploads

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from ringlight.core.clock import Clock
 from ringlight.core.errors import NotFound, StoreError
 from ringlight.core.warning import Warnings
-from ringlight.engine.jobs import Status
+from ringlight.engine.job_state import Status
 from ringlight.server.collection.batch_store import WAITS, BatchStore
 from ringlight.server.collection.database import Database
 from ringlight.server.collection.ends import IS_UNFINISHED, end_job

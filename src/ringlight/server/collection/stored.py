@@ -25,7 +25,7 @@ from sqlalchemy.types import TypeDecorator
 
 from ringlight.core.request import VideoRequest
 from ringlight.core.warning import Warnings
-from ringlight.engine.jobs import PAUSED, JobState, Pauses, Status
+from ringlight.engine.job_state import PAUSED, JobState, Pauses, Status
 from ringlight.wire.video import VideoError
 
 SCHEMA_VERSION = 6  # of the tables below and VideoError; a row without a field of VideoFields is read with its default

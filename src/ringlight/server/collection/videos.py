@@ -22,7 +22,8 @@ from ringlight.core.request import VideoRequest
 from ringlight.core.settings import ServeSettings
 from ringlight.core.sizes import AskedSize
 from ringlight.engine.engine import Engine
-from ringlight.engine.jobs import Job, JobState, Keep, Status, Submission
+from ringlight.engine.job_state import JobState, Status
+from ringlight.engine.jobs import Job, Keep, Submission
 from ringlight.families.table import model_examples
 from ringlight.server.collection.contents import Contents
 from ringlight.server.collection.folder import DataFolder

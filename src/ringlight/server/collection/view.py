@@ -9,7 +9,7 @@ from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
 from ringlight.core.sizes import AskedSize
 from ringlight.core.warning import Warnings
-from ringlight.engine.jobs import JobState, Pauses, Status
+from ringlight.engine.job_state import JobState, Pauses, Status
 from ringlight.server.collection.store import StoredJob
 
 UPLOADING = "Uploading"  # the stage of a video that is made, and on its way to the object store

@@ -15,7 +15,7 @@ from ringlight.core.errors import (
     StoreError,
 )
 from ringlight.core.report import RunReport
-from ringlight.engine.jobs import Pauses
+from ringlight.engine.job_state import Pauses
 from ringlight.engine.runner import SERVING, ReplicaState, ReplicaStatus
 from ringlight.server.collection.uploads import UploadTally
 from ringlight.server.collection.videos import Videos

@@ -7,7 +7,7 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from ringlight.engine.jobs import Status
+from ringlight.engine.job_state import Status
 from ringlight.server.api.calls import CreateVideo, ExtendVideo, RemixVideo, parse
 from ringlight.server.api.drafts import check_webhook, fetched, to_draft
 from ringlight.server.api.following import to_extension, to_remix
