@@ -16,6 +16,7 @@ from ringlight.core.errors import NumericalError
 from ringlight.core.request import RequestLimits
 from ringlight.engine.engine import Engine
 from ringlight.engine.ranked import RankedReplica
+from tests.house.test_collectives import ENDS, unmarked, workshop
 from tests.ours import new_tracer
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,11 @@ def test_the_tests_of_a_stage_pass(place: int, monkeypatch: pytest.MonkeyPatch) 
     found = [value for name, value in names_of(tests).items() if name.startswith("test_")]
     assert len(found) == 2
     found[place]()
+
+
+def test_a_stage_is_marked_as_the_house_asks() -> None:
+    code, _, _ = blocks("stage.md")
+    assert unmarked(workshop() | {"pipelines/stages/sharpening.py": code}) == ENDS.keys()
 
 
 def test_a_stage_stands_in_the_report_by_its_name() -> None:

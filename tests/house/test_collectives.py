@@ -121,7 +121,7 @@ def workshop() -> dict[str, str]:
 
 
 def test_who_calls_a_collective_is_one() -> None:
-    assert unmarked(workshop()) == ENDS.keys()
+    assert unmarked(workshop()) == ENDS.keys(), "mark it: @collective, of ringlight.parallel.collective"
 
 
 def test_a_mark_stands_for_something() -> None:

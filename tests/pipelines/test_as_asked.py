@@ -35,7 +35,7 @@ PROMPTS = (
     "a purple cone rises at night",
     "a red ball falls at night",
 )
-MOST_WRONG = {"place": 1, "colour": 1, "shape": 5}  # of twelve; 0, 0 and 3 are
+MOST_WRONG = {"place": 1, "colour": 1, "shape": 4}  # of twelve; 0, 0 and 2 are
 
 pytestmark = pytest.mark.slow
 
@@ -86,12 +86,12 @@ def swapped(texts: list[Tensor]) -> list[Tensor]:
 
 
 def first_half(texts: list[Tensor]) -> list[Tensor]:
-    """Text keys of the first half of each prompt, as if a rank had kept its own alone."""
+    """Text keys of the first half of each prompt, as if one of two ranks had kept its own alone."""
     return [text[: (len(text) + 1) // 2] for text in texts]
 
 
-def second_half(texts: list[Tensor]) -> list[Tensor]:
-    return [text[len(text) // 2 :] for text in texts]
+def last_quarter(texts: list[Tensor]) -> list[Tensor]:
+    return [text[3 * len(text) // 4 :] for text in texts]
 
 
 def test_colours_and_places_follow_prompts(still: Still) -> None:
@@ -99,7 +99,7 @@ def test_colours_and_places_follow_prompts(still: Still) -> None:
     assert not refuses(found), found
 
 
-@pytest.mark.parametrize("fault", [swapped, first_half, second_half])
+@pytest.mark.parametrize("fault", [swapped, first_half, last_quarter])
 def test_the_gate_refuses_a_pipeline_that_is_wrong(
     still: Still, monkeypatch: pytest.MonkeyPatch, fault: Callable[[list[Tensor]], list[Tensor]]
 ) -> None:
@@ -118,13 +118,13 @@ def test_guidance_up_to_1_is_none_and_more_of_it_follows_the_prompt(still: Still
 
 
 def test_a_negative_prompt_keeps_out_what_it_says(still: Still) -> None:
-    """Of balls whose colour is left open fewer have the usual one where the negative prompt names that. And guidance
+    """Of boxes whose colour is left open fewer have the usual one where the negative prompt names that. And guidance
     away from the prompt itself is none."""
-    asked = "a ball rises over green ground"
+    asked = "a box rises over snow"
 
     def colours(negative_prompt: str = "") -> Counter[str | None]:
         return Counter(look_at(still(asked, seed, 4.0, negative_prompt)).colour for seed in range(6))
 
     usual, before = max(((name, count) for name, count in colours().items() if name), key=lambda found: found[1])
-    assert colours(f"a {usual} ball rises over green ground")[usual] < before / 2
+    assert colours(asked.replace("a box", f"a {usual} box"))[usual] < before / 2
     assert (still(asked, 0, 4.0, asked) == still(asked, 0, 1.0)).all()

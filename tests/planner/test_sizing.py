@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringlight.core.replicas import ReplicaRange
@@ -34,6 +34,7 @@ def test_as_many_are_needed_that_nobody_waits_too_long(rests: list[float], patie
     assert needed(rests, 4, patience) == found
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.1, 500.0), max_size=12), st.floats(0.0, 300.0), st.integers(1, 6))
 def test_one_less_would_be_too_few(rests: list[float], patience: float, most: int) -> None:
     found = needed(rests, most, patience)
@@ -98,6 +99,7 @@ def test_one_that_is_there_always_is_as_a_fixed_one() -> None:
     assert fleet.replica_seconds == played_fixed.replica_seconds == 300.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.0, 400.0), min_size=1, max_size=12), st.integers(0, 2), st.floats(0.0, 200.0))
 def test_all_are_served_whatever_comes_and_goes(gaps: list[float], least: int, idle: float) -> None:
     tasks = line(*[sum(gaps[: number + 1]) for number in range(len(gaps))])

@@ -16,7 +16,7 @@ from ringlight.core.asked_loras import written_out
 from ringlight.core.cluster import ClusterConfig
 from ringlight.core.errors import InvalidCheckpoint, InvalidLayout, InvalidRequest, InvalidSetting
 from ringlight.core.fields import LAYOUT, MACHINE, MODEL, SAFETY, setting
-from ringlight.core.kernels import AUTO, attention_place
+from ringlight.core.kernels import ATTENTION_HELP, AUTO, attention_place
 from ringlight.core.layout import AskedLayout
 from ringlight.core.named_samplers import layered
 from ringlight.core.plain import bytes_of, plain
@@ -109,9 +109,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     device: Annotated[DeviceName, setting("auto: cuda where there is one.", MACHINE)] = "auto"
     dtype: Annotated[DtypeName, setting("auto: bfloat16 on cuda, float32 on cpu.", MACHINE)] = "auto"
     vae_dtype: Annotated[VaeDtypeName, setting("Of the decoder.", MACHINE)] = "float32"
-    attention: Annotated[
-        str, setting("Kernel by its name; auto takes the first that is right on the device.", MACHINE, metavar="NAME")
-    ] = AUTO
+    attention: Annotated[str, setting(ATTENTION_HELP, MACHINE, metavar="NAME")] = AUTO
     load_format: Annotated[LoadFormat, setting("dummy: random weights from the JSON alone.", MACHINE)] = "auto"
     num_threads: Annotated[int, setting("CPU threads; 0 leaves it to torch.", MACHINE, ge=0)] = 0
     tf32: Annotated[bool, setting("TensorFloat-32 in float32 convolutions on cuda.", MACHINE)] = True

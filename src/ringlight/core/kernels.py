@@ -19,6 +19,10 @@ ATTENTION: Mapping[str, str] = {
     "reference": "ringlight.kernels.attention.reference:Reference",
 }
 
+ATTENTION_HELP = (
+    f"Kernel by its name: {', '.join(ATTENTION)}, or a package's own; auto takes the first that is right on the device."
+)
+
 # In order of preference. The reference holds all scores at once: it is the yardstick, and taken only by name.
 PREFERRED = ("flash_cpu", "cudnn", "flash", "efficient")
 
