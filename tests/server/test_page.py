@@ -343,24 +343,32 @@ def test_light_and_dark_are_both_readable(page: Page) -> None:
         assert page.evaluate(GROUND) == grounds[scheme]
 
 
-def test_a_queue_longer_than_a_page_and_older_videos(page: Page, served: Served) -> None:
-    delete_all(served)
+def test_a_queue_longer_than_is_drawn_and_older_videos(page: Page, served: Served) -> None:
     ids = [served.create(num_inference_steps=1000, prompt=f"number {position}")["id"] for position in range(24)]
     try:
         page.reload()
         running = card(page, ids[0], "in_progress")  # the oldest one, beyond the first page of the list
         expect(running.locator(".now")).to_contain_text("step")
-        assert page.locator("#queue .card").evaluate_all("all => all.map(one => one.dataset.id)") == ids
+        queue = page.locator("#queue .card")
+        assert queue.evaluate_all("all => all.map(one => one.dataset.id)") == ids[:21]  # and twenty that wait
+        expect(page.locator("#others")).to_contain_text("3 more wait")
+        ids.append(order(page, "number 24, ordered here", num_inference_steps=1000, num_frames=9))
+        expect(page.locator(f"#queue .card[data-id={ids[24]}]")).to_be_in_viewport()  # behind those that are not drawn
+        expect(page.locator("#others")).to_contain_text("3 more wait")
+        page.get_by_role("button", name="Show more").click()
+        assert queue.evaluate_all("all => all.map(one => one.dataset.id)") == ids
+        expect(queue.nth(21)).to_be_focused()
+        expect(page.locator("#others")).to_be_hidden()
         for video_id in ids:
             served.http.post(f"/v1/videos/{video_id}/cancel")
-        expect(page.locator("#videos .card")).to_have_count(24)
+        expect(page.locator("#videos .card")).to_have_count(25)
         page.reload()
-        expect(page.locator("#videos .card")).to_have_count(24)  # older ones come by themselves
+        expect(page.locator("#videos .card")).to_have_count(25)  # older ones come by themselves
         newest_first = page.locator("#videos .card").evaluate_all("all => all.map(one => one.dataset.id)")
         assert newest_first == ids[::-1]
         expect(page.get_by_role("button", name="Older videos")).to_be_hidden()
-        served.http.delete(f"/v1/videos/{ids[23]}")
-        expect(page.locator("#videos .card")).to_have_count(23)
+        served.http.delete(f"/v1/videos/{ids[24]}")
+        expect(page.locator("#videos .card")).to_have_count(24)
     finally:
         delete_all(served)
 

@@ -8,20 +8,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Response, expect
 
 from tests.server.browser import browser as browser
 from tests.server.browser import needs_chromium, opened
 from tests.server.filled import FAIL_EVERY, fill, prompt_of
-from tests.server.served import Served
+from tests.server.served import LONG, Served
 
 pytestmark = needs_chromium
 
 COUNT = 300
 MOST_TILES = 80  # three screens of 1440 x 1000, and a row or two
 MOST_ELEMENTS = 6000  # of which a tile has some 70
+WAITING = 450
+MOST_SEEN = 200  # videos of which a look at the list hears, once it knows how many there are
 NEAR = "all => all.map(one => [one.dataset.id, one.getBoundingClientRect().top])"
+# Which cards of waiting videos are drawn anew from here on, other than in what is said of their time.
+MARK = """
+() => {
+  window.drawn = [];
+  const isTime = (one) => one.parentElement?.closest(".live, time") || one.matches?.(".live, time");
+  new MutationObserver((all) => {
+    for (const { target } of all) {
+      const one = target.nodeType === 3 ? target.parentElement : target, card = one.closest("[data-status=queued]");
+      if (card && !isTime(one)) window.drawn.push(one.outerHTML);
+    }
+  }).observe(document.querySelector("#queue"), { subtree: true, childList: true, characterData: true });
+}
+"""
 
 
 class Many(NamedTuple):
@@ -135,3 +151,53 @@ def test_one_of_all_is_found_by_its_words(browser: Browser, many: Many) -> None:
         page.get_by_label("Which ones").select_option("All")
         expect(tiles.first).to_have_attribute("data-id", re.compile(f"{many.ids[-1]}|{many.ids[-2]}"))
         assert set(heights) == set(tiles.evaluate_all("all => all.map(one => one.offsetHeight)"))
+
+
+def test_of_hundreds_that_wait_the_first_are_drawn_and_each_is_found(browser: Browser, many: Many) -> None:
+    wanted = [
+        LONG | {"size": "128x128", "num_frames": 33, "prompt": f"a kite over the dunes, number {number:04d}"}
+        for number in range(WAITING)
+    ]
+    with httpx.Client(base_url=many.url, timeout=60.0, trust_env=False) as http:
+        batch = http.post("/v1/batches", json={"name": "kites", "requests": wanted}).raise_for_status().json()["id"]
+        try:
+            with opened(browser, many.url) as page:
+                looks: list[list[str]] = [[]]  # ids that the list was heard to have, of each look at it
+
+                def hear(answer: Response) -> None:
+                    if "/v1/videos?" in answer.url:
+                        looks[-1] += [video["id"] for video in answer.json()["data"]]
+                        if "status=in_progress" in answer.url:  # it is asked for last
+                            looks.append([])
+
+                page.on("response", hear)
+                page.locator("#queue .card[data-status=in_progress]").wait_for()
+                others = page.locator("#others-words")
+                expect(others).to_have_text(f"{WAITING - 1 - 20} more wait")
+                queue = page.locator("#queue .card")
+                expect(queue).to_have_count(1 + 20)
+                prompts = queue.locator(".prompt").all_inner_texts()
+                assert prompts == [each["prompt"] for each in wanted[:21]]
+                assert sizes(page)[1] <= MOST_ELEMENTS
+                expect(page.locator("#videos .card").first).to_have_attribute("data-id", many.ids[-1])
+
+                page.evaluate(MARK)
+                for _ in range(2):  # what is seen at a look is drawn before the next one
+                    with page.expect_response(lambda answer: "status=in_progress" in answer.url):
+                        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+                assert page.evaluate("window.drawn") == []
+                assert max(len(look) for look in looks[1:]) <= MOST_SEEN
+
+                page.get_by_role("button", name="Show more").click()
+                expect(queue).to_have_count(1 + 70)
+                expect(others).to_have_text(f"{WAITING - 1 - 70} more wait")
+                page.get_by_role("searchbox").fill("kite 0444")
+                expect(queue).to_have_count(1 + 1)
+                expect(queue.last.locator(".prompt")).to_have_text(wanted[444]["prompt"])
+                queue.last.get_by_role("button", name="Cancel").click()
+                expect(page.locator("#videos .card")).to_have_count(1)
+                expect(page.locator("#none-found")).to_be_hidden()
+                page.get_by_role("searchbox").fill("")
+                expect(others).to_have_text(f"{WAITING - 2 - 70} more wait")
+        finally:
+            http.delete(f"/v1/batches/{batch}")

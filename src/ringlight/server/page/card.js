@@ -59,22 +59,18 @@ export class Card {
   show(video) {
     const before = this.video;
     this.video = video;
-    this.root.dataset.status = video.status;
-    this.root.dataset.id = video.id;
-    this.root.setAttribute("aria-label", `${words.badge(video)}: ${video.prompt.slice(0, 80)}`);
-    this.part(".badge").textContent = words.badge(video);
-    this.part("time").textContent = words.ago(video.created_at);
-    this.part("time").title = words.date(video.created_at);
-    this.part(".origin").textContent = origin(video);
-    this.part(".live").hidden = this.isOver;
-    this.part("progress").value = video.progress;
-    this.part(".now").textContent = this.isOver ? "" : words.now(video);
-    this.part(".ring").style.setProperty("--done", `${video.progress}%`);
-    this.part(".ring span").textContent = video.status === "in_progress" ? `${video.progress} %` : "";
-    this.part(".failure").hidden = !video.error;
-    this.part(".failure").textContent = video.error?.message ?? "";
-    this.part(".notes").hidden = !video.warnings.length;
-    this.part(".notes").textContent = video.warnings.map((warning) => `Note: ${warning.message}.`).join("\n");
+    set(this.root, { ariaLabel: `${words.badge(video)}: ${video.prompt.slice(0, 80)}` });
+    set(this.root.dataset, { status: video.status, id: video.id });
+    set(this.part(".badge"), { textContent: words.badge(video) });
+    set(this.part("time"), { textContent: words.ago(video.created_at), title: words.date(video.created_at) });
+    set(this.part(".origin"), { textContent: origin(video) });
+    set(this.part(".live"), { hidden: this.isOver });
+    set(this.part("progress"), { value: video.progress });
+    set(this.part(".now"), { textContent: this.isOver ? "" : words.now(video) });
+    set(this.part(".ring span"), { textContent: video.status === "in_progress" ? `${video.progress} %` : "" });
+    if (before?.progress !== video.progress) this.part(".ring").style.setProperty("--done", `${video.progress}%`);
+    set(this.part(".failure"), { hidden: !video.error, textContent: video.error?.message ?? "" });
+    set(this.part(".notes"), { hidden: !video.warnings.length, textContent: video.warnings.map(({ message }) => `Note: ${message}.`).join("\n") });
     if (before?.status !== video.status) this.change();
   }
 
@@ -239,6 +235,11 @@ export class Card {
     for (const picture of [this.part(".picture"), this.last.shown]) URL.revokeObjectURL(picture.src);
     this.root.remove();
   }
+}
+
+// What is as it was is not drawn anew.
+function set(target, values) {
+  for (const [name, value] of Object.entries(values)) if (target[name] !== value) target[name] = value;
 }
 
 function origin(video) {

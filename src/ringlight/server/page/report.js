@@ -74,7 +74,7 @@ function table(head, rows, foot) {
 function row(cells, tag, scope = "row") {
   const root = make("tr");
   for (const [position, content] of cells.entries()) {
-    const cell = make(position ? tag : "th");
+    const cell = make(position ? (content && tag) || "td" : "th"); // bars have no head
     if (cell.tagName === "TH") cell.scope = position ? "col" : scope;
     cell.append(content);
     root.append(cell);

@@ -9,6 +9,7 @@ import { Title } from "./title.js";
 import { badge, isOver } from "./words.js";
 
 const MAX_STREAMS = 2; // a browser opens six connections to a server, for all of its pages
+const MOST_WAITING = 20, MORE_WAITING = 50; // that are drawn, and that are drawn besides where somebody wants to see more
 const BUSY_MS = 3000, IDLE_MS = 6000, HIDDEN_MS = 30000; // between two looks at the list
 
 export class Shelf {
@@ -19,12 +20,14 @@ export class Shelf {
     this.title = new Title();
     this.model = null; // as /v1/models has it
     this.cards = new Map(); // by id, of the videos that are elements of the page
+    this.queue = []; // what is not over, as it was arranged last
     this.opened = []; // ids of the one that is looked at by itself, or of two beside each other
     this.compared = null; // the id of the first of two
     this.streams = new Map(); // AbortController by id
     this.older = null; // a promise of the next page
     this.isStuck = false; // something did not come; it is asked for again once the list is seen
     this.timer = 0;
+    this.most = MOST_WAITING;
     this.depth = 0; // how far the tiles were scrolled when one was opened, in pixels
     this.search = new Search(find("search"), () => this.seek());
     this.listing = new Listing(api, this.search, { take: (video) => this.take(video), remove: (id) => this.remove(id) });
@@ -35,6 +38,7 @@ export class Shelf {
     });
     history.scrollRestoration = "manual";
     find("older").addEventListener("click", () => this.showOlder(true));
+    find("more-waiting").addEventListener("click", () => this.showWaiting());
     find("both").addEventListener("click", () => this.opened.forEach((id) => this.cards.get(id)?.play()));
     document.addEventListener("visibilitychange", () => this.refresh());
   }
@@ -85,7 +89,7 @@ export class Shelf {
   // Order a video, and show it at once.
   async create(where, fields, headers = {}) {
     const video = await this.api.post(where, fields, headers);
-    this.listing.add(video);
+    this.listing.own.add(video.id);
     this.put(video);
     this.announce("In the queue");
     this.cards.get(video.id)?.root.scrollIntoView({ block: "nearest" });
@@ -104,6 +108,7 @@ export class Shelf {
     this.listing.videos.set(video.id, video);
     this.cards.get(video.id)?.show(video);
     if (!before || before.status === video.status) return;
+    if (isOver(video)) this.listing.place(video);
     const said = `${badge(video)}: ${video.prompt.slice(0, 60)}`;
     this.announce(said);
     if (!isOver(video)) return;
@@ -161,8 +166,7 @@ export class Shelf {
   // Look at the list now and then from here on.
   async refresh() {
     try {
-      await this.listing.walk();
-      await this.lookElsewhere();
+      await this.listing.walk(this.opened);
       if (this.isStuck) this.cards.forEach((card) => card.showPoster());
       this.isStuck = false;
       this.arrange();
@@ -172,7 +176,7 @@ export class Shelf {
       say(error.message);
     }
     clearTimeout(this.timer); // of a look that was asked for meanwhile
-    const pause = document.hidden ? HIDDEN_MS : this.listing.unfinished.length ? BUSY_MS : IDLE_MS;
+    const pause = document.hidden ? HIDDEN_MS : this.queue.length ? BUSY_MS : IDLE_MS;
     this.timer = setTimeout(() => this.refresh(), pause);
   }
 
@@ -183,15 +187,12 @@ export class Shelf {
     return this.refresh();
   }
 
-  // What is on the page and not in the list: what is looked for, and what is looked at.
-  async lookElsewhere() {
-    if (this.search.isOn) await this.listing.seek();
-    for (const id of this.opened) {
-      if (this.listing.ids.includes(id) || !this.listing.videos.has(id)) continue;
-      const video = await this.api.get(path({ id })).catch((error) => (error.status === 404 ? null : Promise.reject(error)));
-      if (video) this.take(video);
-      else this.remove(id);
-    }
+  // More of what waits; the focus goes to the first of them.
+  showWaiting() {
+    const before = new Set(this.cards.keys());
+    this.most += MORE_WAITING;
+    this.arrange();
+    focusFirst([...find("queue").children].filter((root) => !before.has(root.dataset.id)));
   }
 
   // The next page, once for all who want it at this moment; the focus goes to its first video where it is asked for.
@@ -213,15 +214,16 @@ export class Shelf {
   arrange() {
     const { listing } = this;
     const focused = document.activeElement?.closest(".card");
-    const queue = listing.unfinished;
+    const queue = (this.queue = listing.unfinished);
     const opened = this.opened.filter((id) => listing.videos.has(id));
-    const waiting = queue.map(({ id }) => id).filter((id) => !opened.includes(id));
+    const waiting = this.draw(queue).filter((id) => !opened.includes(id));
     const tiles = listing.finished.filter((id) => !opened.includes(id));
     for (const [name, ids] of [["opened", opened], ["queue", waiting]]) {
       lay(find(name), ids.map((id) => this.alone(id).root));
       find(name).parentElement.hidden = !ids.length;
     }
-    find("videos").parentElement.hidden = !(tiles.length || (listing.ids.length && this.search.isOn));
+    const canSearch = listing.videos.size && (this.search.isOn || !find("others").hidden);
+    find("videos").parentElement.hidden = !(tiles.length || canSearch);
     this.grid.show(tiles, !listing.hasMore);
     for (const [name, ids] of [["opened", opened], ["queue", waiting]]) {
       for (const root of [...find(name).children].slice(ids.length)) root.remove();
@@ -230,13 +232,25 @@ export class Shelf {
     find("opened").classList.toggle("pair", opened.length > 1);
     find("both").hidden = opened.length < 2;
     find("compare").hidden = !this.compared;
-    find("none-found").hidden = !this.search.isOn || tiles.length > 0;
+    find("none-found").hidden = !this.search.isOn || tiles.length > 0 || listing.findsWaiting;
     find("older").hidden = !listing.hasMore;
-    find("empty").hidden = listing.ids.length > 0;
-    this.title.show(queue);
+    find("empty").hidden = listing.videos.size > 0;
+    this.title.show(queue[0]);
     this.listen(queue.slice(0, document.hidden ? 1 : MAX_STREAMS).map(({ id }) => id));
     const now = document.activeElement;
     if (focused && ([focused, document.body].includes(now) || !now.checkVisibility())) focusFirst([focused.querySelector(".open"), focused]);
+  }
+
+  // Ids of what runs, of the first that wait, and of what was ordered here; a line says how many others wait.
+  draw(queue) {
+    const { own, queued } = this.listing;
+    let room = this.most;
+    const drawn = queue.filter(({ id, status }) => status !== "queued" || room-- > 0 || own.has(id));
+    const others = queue.length - drawn.length;
+    const words = `${queued.hasMore ? "More than " : ""}${others} more ${others === 1 ? "waits" : "wait"}`;
+    if (find("others-words").textContent !== words) find("others-words").textContent = words;
+    find("others").hidden = !others;
+    return drawn.map(({ id }) => id);
   }
 
   // What is heard aloud of progress are its quarters.
@@ -244,7 +258,7 @@ export class Shelf {
     const quarter = Math.floor(progress.progress / 25);
     if (quarter > Math.floor(video.progress / 25)) this.announce(`${25 * quarter} %: ${video.prompt.slice(0, 60)}`);
     this.take({ ...video, ...progress });
-    this.title.show(this.listing.unfinished);
+    this.title.show(this.listing.videos.get(this.queue[0]?.id));
   }
 
   // Have events of these videos, and of no others.

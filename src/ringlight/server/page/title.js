@@ -18,9 +18,9 @@ export class Title {
     this.write();
   }
 
-  // `queue` are the videos that are not over, the first one first.
-  show(queue) {
-    this.progress = queue[0]?.progress ?? null;
+  // `first` is what is made first of all that is not over, if there is anything.
+  show(first) {
+    this.progress = first?.progress ?? null;
     this.write();
   }
 
