@@ -101,7 +101,7 @@ def test_every_round_is_the_same_for_all_and_no_prompt_comes_twice(tmp_path: Pat
     assert len({order.fields["prompt"] for order in rounds}) == len(rounds)
     assert {order.fields["negative_prompt"] for order in rounds if order.kind == 1} == {""}
     assert found.round(2) == found.round(2)
-    assert rounds[0].fields == {
+    said = {
         "prompt": "a boat (1)",
         "negative_prompt": "blurry (1)",
         "size": "128x96",
@@ -112,6 +112,7 @@ def test_every_round_is_the_same_for_all_and_no_prompt_comes_twice(tmp_path: Pat
         "flow_shift": 5.0,
         "seed": 0,
     }
+    assert said.items() <= rounds[0].fields.items()
     same = read(tmp_path, "fresh_prompts = false\n")
     assert same.round(1)[0].fields["prompt"] == same.warm_up()[0].fields["prompt"] == "a boat"
 

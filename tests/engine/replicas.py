@@ -45,6 +45,7 @@ class FakeReplica:
         self.go_on = threading.Event()
         self.ready = False
         self.awaited: Awaited | None = None
+        self.loss: RinglightError | None = None
         self._cancelled: set[str] = set()
         if not held:
             self.go_on.set()

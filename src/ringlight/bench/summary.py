@@ -8,7 +8,7 @@ from ringlight.bench.agreement import Agreement
 from ringlight.bench.figures import OTHER, TOTAL, Measured, Row, differ, memory_rows, stage_rows, wait_rows
 from ringlight.bench.tables import delta_text
 
-MAIN_SHARE = 0.1  # of all that is gained, from which a stage is named
+MAIN_SHARE = 0.1  # of all that is gained, and of what the total differs by, from which a stage is named
 NOTICEABLE = 0.05  # of the baseline, from which memory is said to change,
 NOTICEABLE_GB = 0.1  # and this at least: a small model's process differs by as much from one start to the next
 MAX_NAMED = 3
@@ -42,13 +42,14 @@ def _latency(columns: Sequence[Measured], rows: Sequence[Row], place: int, of: s
     numbers = f"from `{base.value:.2f}s` to `{value.value:.2f}s` (`{found.speedup:.2f}x`)"
     if found.is_noise:
         yield f"End-to-end latency{of} goes {numbers}, no more than rounds differ by."
-    else:
-        few = ", in too few rounds to tell from chance" if found.is_noise is None else ""
-        yield f"End-to-end latency{of} {'improves' if found.delta < 0 else 'worsens'} {numbers}{few}."
+        return
+    few = ", in too few rounds to tell from chance" if found.is_noise is None else ""
+    yield f"End-to-end latency{of} {'improves' if found.delta < 0 else 'worsens'} {numbers}{few}."
     changes = _changes(rows, place, reference)
     for what, sign in (("gains", -1), ("losses", 1)):
         whole = sum(abs(delta) for _, delta, _ in changes if delta * sign > 0)
-        main = [(name, speedup) for name, delta, speedup in changes if delta * sign > MAIN_SHARE * whole > 0]
+        least = MAIN_SHARE * max(whole, abs(found.delta))
+        main = [(name, speedup) for name, delta, speedup in changes if delta * sign > least]
         is_main = (found.delta < 0) == (sign < 0)
         if main and (is_main or whole > MAIN_SHARE * base.value):
             named = [f"`{name}` (`{speedup:.2f}x`)" for name, speedup in main[:MAX_NAMED]]

@@ -56,6 +56,10 @@ class RankedReplica:
         self._deliveries = Deliveries(messages.RankPlace(), self._tell)
 
     @property
+    def loss(self) -> RinglightError | None:
+        return self._loss
+
+    @property
     def awaited(self) -> Awaited | None:
         return self._waiting.now
 

@@ -25,6 +25,11 @@ class Replica(Protocol):
         ...
 
     @property
+    def loss(self) -> RinglightError | None:
+        """Error by which workers that were ready were lost, until they are ready again."""
+        ...
+
+    @property
     def awaited(self) -> Awaited | None:
         """Condition that a start waits for before it can load, such as another machine."""
         ...

@@ -186,6 +186,9 @@ class Runner:
         if self.replica.is_ready() or (self.failure is not None and self.ready is None and not self._supervised):
             return self.failure
         self._starts += 1
+        if self.failure is None and (loss := self.replica.loss) is not None:
+            self.failure = loss
+            logger.warning("%s: the workers are started anew: %s", self.name, loss)
         self._queue.starting(self.holding)
         self._queue.open_up(self.holding)  # of workers that are gone
         try:

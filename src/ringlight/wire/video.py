@@ -94,13 +94,17 @@ class Video(AskedFields, frozen=True, kw_only=True):
         str | None,
         described(
             "What is being done at the moment; `Paused` while it has made way for others, and keeps its progress, "
-            "`Uploading` once it is made and on its way to an object store."
+            "`Recovering` while workers that died are started again, `Uploading` once it is made and on its way to an "
+            "object store."
         ),
     ] = None
     step: Annotated[int | None, described("Denoising steps that are done.")] = None
     queue_position: Annotated[
         int | None,
-        described("Place in the queue from 1, also while it is paused; 0 while it runs, null when it is over."),
+        described(
+            "Place in the queue from 1, also while it is paused or its workers start again; 0 while it runs, null when "
+            "it is over."
+        ),
     ] = None
     eta_seconds: Annotated[
         float | None,

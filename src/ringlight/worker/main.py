@@ -73,7 +73,9 @@ class Worker:
             )
         self._numerics = {name: terms[name] for name in ("checkpoint", "load-format", "dtype", "device")}
         self._numerics["numerics"] = str(NUMERICS)
+        met = time.perf_counter()
         self._group = RankGroup.join(setup.place, self._device, terms, config, self._say_who_is_awaited, self._follow)
+        start += time.perf_counter() - met  # to wait for other machines is no loading
         self._meter = meter_for(self._device, setup.place.rank, shares_weights=setup.place.shelf >= 0)
         try:
             described, abilities = self._load(setup, dtype, vae_dtype, loras)

@@ -25,7 +25,7 @@ def configure_logs(format: LogFormat, level: LogLevel) -> None:  # noqa: A002 (t
     """Send everything that is logged in this process to stderr, a line each; may be called again.
 
     What is bound to structlog's contextvars (request_id, job_id, owner) stands in every line, also in those of
-    `logging`. Levels of chatty libraries are warnings, unless all is to be seen.
+    `logging`. Chatty libraries tell warnings alone, whatever the level: with rows and bodies they would tell prompts.
     """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -58,7 +58,7 @@ def configure_logs(format: LogFormat, level: LogLevel) -> None:  # noqa: A002 (t
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
     for name in CHATTY:
-        logging.getLogger(name).setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _renderers(format: LogFormat) -> list[Processor]:  # noqa: A002
