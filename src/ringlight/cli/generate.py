@@ -20,6 +20,7 @@ from ringlight.core.config import EngineConfig, read_limits
 from ringlight.core.errors import Cancelled, InvalidRequest
 from ringlight.core.fields import VIDEO
 from ringlight.core.output import KINDS, check_folder, part_path
+from ringlight.core.plain import counted
 from ringlight.core.report import RunReport
 from ringlight.core.request import VideoRequest
 from ringlight.core.settings import ROUND_SIZES
@@ -159,10 +160,11 @@ def summary(report: RunReport) -> str:
     lines = [
         report.table(),
         "",
-        f"{workload['width']}x{workload['height']}, {workload['num_frames']} frames, "
-        f"{workload['num_inference_steps']} steps{whose}, guidance {workload['guidance_scale']:g}, "
+        f"{workload['width']}x{workload['height']}, {counted(workload['num_frames'], 'frame')}, "
+        f"{counted(workload['num_inference_steps'], 'step')}{whose}, guidance {workload['guidance_scale']:g}, "
         f"seed {workload['seed']}; {report.num_tokens} tokens; "
-        f"{report.layout} on {environment['device']}, {environment['dtype']}; "
+        f"{report.layout} on {environment['device']}, {environment['dtype']}, "
+        f"attention {environment['attention_kernel']}; "
         f"weights loaded in {environment['load_seconds']:.1f} s"
         f" ({environment.get('load_gigabytes_per_second', 0):.2f} GB/s)",
     ]

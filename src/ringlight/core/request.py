@@ -15,7 +15,7 @@ from ringlight.core.asked_loras import problems_of, read_loras, without_name
 from ringlight.core.errors import InvalidRequest, Problem
 from ringlight.core.geometry import Geometry
 from ringlight.core.named_samplers import METHODS, SAMPLERS, brought_by, layered
-from ringlight.core.plain import plain
+from ringlight.core.plain import counted, plain
 from ringlight.core.video_fields import DRAW, LEAST_SIGMA, VIDEO_FIELDS, UnsizedFields, VideoField, VideoFields
 
 ROUNDING = 1e-9
@@ -60,7 +60,7 @@ class VideoRequest(VideoFields, frozen=True, kw_only=True):
     @property
     def extent(self) -> str:
         """Size and length in words."""
-        return f"{self.width}x{self.height} with {self.num_frames} frames"
+        return f"{self.width}x{self.height} with {counted(self.num_frames, 'frame')}"
 
     def check(self, spec: Geometry, limits: RequestLimits, follow: Container[str] = ()) -> None:
         """Raise InvalidRequest naming every problem at once, each with the nearest valid value.
