@@ -166,7 +166,7 @@ class Engine:
 
     @property
     def failure(self) -> RinglightError | None:
-        """Error that keeps every replica from starting; None if one is ready or starting, or none is wanted."""
+        """Error by which every replica was lost or does not start; None if one is well, or none is wanted."""
         return self._runners.failure
 
     @property

@@ -187,7 +187,7 @@ class Runner:
             return self.failure
         self._starts += 1
         if self.failure is None and (loss := self.replica.loss) is not None:
-            self.failure = loss
+            self.failure = None if self._is_hopeless(loss) else loss  # it is tried at least once
             logger.warning("%s: the workers are started anew: %s", self.name, loss)
         self._queue.starting(self.holding)
         self._queue.open_up(self.holding)  # of workers that are gone

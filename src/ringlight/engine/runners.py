@@ -90,7 +90,7 @@ class Runners:
 
     @property
     def failure(self) -> RinglightError | None:
-        """Error that keeps every replica from starting; None if one is ready or starting, or none is wanted."""
+        """Error by which every replica was lost or does not start; None if one is well, or none is wanted."""
         failures = [runner.failure for runner in self._runners]
         return failures[0] if failures and all(failures) else None
 
