@@ -217,11 +217,11 @@ class RankedReplica:
         except RinglightError as error:
             loss = error
         except Exception as error:  # a message that cannot be understood, say: nobody may wait for ranks unheard
-            loss = WorkerError(f"{type(error).__name__}: {error}")
+            self._loss = loss = WorkerError(f"{type(error).__name__}: {error}")
             self._kill()
         self._deliveries.close()
         with self._jobs_lock:
-            self._ready, self._loss = False, loss
+            self._loss, self._ready = loss, False
             left, self._jobs = self._jobs, {}
             self._kept.clear()
             self._free.clear()  # whoever waits for a turn waits until all have heard of it
@@ -323,8 +323,14 @@ class RankedReplica:
                 else:
                     self._hear(message)
         is_starting = not self._ready
+        error = self._error_of(likeliest_cause(signs), is_starting)
+        if not is_starting:
+            self._loss = error  # before anybody sees that they are not ready any more
         self._kill()
-        cause = likeliest_cause(signs)
+        return error
+
+    def _error_of(self, cause: Sign, is_starting: bool) -> RinglightError:
+        """Error that a cause is to whoever waits for the ranks."""
         if isinstance(cause, WorkerError):
             return cause
         is_elsewhere = isinstance(cause, messages.GroupBroken) and not cause.is_cause
