@@ -33,7 +33,7 @@ from ringlight.families.model import ModelSpec
 from ringlight.wire.model import ModelCard
 
 PROMPT = "A paper boat sails through a rainy street at night, neon signs are mirrored in the water."
-FIRST_FIELDS = ("negative_prompt", "num_frames", "fps", "num_inference_steps", "guidance_scale")
+FIRST_FIELDS = ("negative_prompt", "num_frames", "fps", "num_inference_steps", "guidance_scale")  # in every hash
 LATER_DEFAULTS = {field.name: field.default for field in VIDEO_FIELDS if field.name not in FIRST_FIELDS}
 """Values that are no part of the work: a field that is added leaves the hashes of the workloads that do not use it."""
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ringlight.client import Client, Video
 
 Source = Annotated[str, typer.Argument(help="Of a completed video.", show_default=False)]
-Seconds = Annotated[float | None, typer.Option(help="Its length; or give --num-frames.")]
 
 
 @with_flags(video=AskedFields, order=OrderFields, batch=BatchFlags)
@@ -38,7 +37,7 @@ def create(
     ] = None,
     last_image_path: Annotated[Path | None, typer.Option(help="Last frame, of models that take one.")] = None,
     size: Annotated[str | None, typer.Option(help="Multiples of 32.", metavar="WxH")] = None,
-    seconds: Seconds = None,
+    seconds: Annotated[float | None, typer.Option(help="Its length; or give --num-frames.")] = None,
     layout: Annotated[
         str | None, typer.Option(help="How the server's ranks share it, such as u1r2; left out: as the server says.")
     ] = None,
@@ -55,7 +54,8 @@ def create(
     same command again goes on where it was left, and makes no row twice. Exit codes: 0 all were made, 3 a row cannot
     be, 4 some failed, 130 interrupted.
     """
-    asked = fields_of(video, order) | {"size": size, "seconds": said(seconds), "layout": layout}
+    asked = fields_of(video, order) | {"size": size, "layout": layout}
+    asked["seconds"] = None if seconds is None else plain(seconds)
     if (prompt is None) == (batch.file is None):
         raise typer.BadParameter("give --prompt for a video, or --file for many", param_hint="'--prompt'")
     if prompt is None:
@@ -68,7 +68,7 @@ def create(
     with connected(url, api_key) as client:
         pictures = {"image": read_image(image_path), "last_image": read_image(last_image_path, "last_image")}
         made = client.create(prompt or "", **pictures, **asked)
-    tell(made, json_)
+    say_made(made, json_)
 
 
 @with_flags(only={"video": ["seed"]}, video=AskedFields, order=OrderFields)
@@ -85,7 +85,7 @@ def remix(
     """Order a video again with another prompt: with its settings, first frame and seed. Print the new one's id."""
     with connected(url, api_key) as client:
         made = client.remix(video_id, prompt, **fields_of(video, order))
-    tell(made, json_)
+    say_made(made, json_)
 
 
 @with_flags(only={"video": IN_EXTENSIONS}, video=AskedFields, order=OrderFields)
@@ -108,7 +108,7 @@ def extend(
     with connected(url, api_key) as client:
         last = read_image(last_image_path, "last_image")
         made = client.extend(video_id, prompt, seconds, last, **fields_of(video, order))
-    tell(made, json_)
+    say_made(made, json_)
 
 
 def fields_of(video: AskedFields, order: OrderFields) -> dict[str, Any]:
@@ -116,12 +116,7 @@ def fields_of(video: AskedFields, order: OrderFields) -> dict[str, Any]:
     return msgspec.structs.asdict(video) | msgspec.structs.asdict(order)
 
 
-def said(seconds: float | None) -> str | None:
-    """Seconds as the API takes them."""
-    return None if seconds is None else plain(seconds)
-
-
-def tell(made: Video, json_: bool) -> None:
+def say_made(made: Video, json_: bool) -> None:
     """Print what was ordered, and what is not quite as asked on stderr."""
     for warning in made.warnings:
         print(f"note: {warning.message}", file=sys.stderr)

@@ -375,13 +375,13 @@ class Engine:
     def close(self, abandon: bool = False) -> None:
         """End the workers. Jobs that are not over fail as cancelled, or with `abandon` are left as they stand."""
         with self._changed:
-            left = self._open.jobs()
-            for job in left if abandon else ():  # before anybody sees that the engine closes, and fails them for it
-                job.abandon()
+            if abandon:  # before anybody sees that the engine closes, and fails them for it
+                self._open.abandon()
+            left = [] if abandon else self._open.jobs()
             self._closing.set()
             self._changed.notify_all()
         self.queue.close()
-        for job in () if abandon else left:
+        for job in left:
             self.cancel(job)
         self._scaling.close()
         self._runners.close(at_once=abandon)

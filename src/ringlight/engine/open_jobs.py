@@ -56,6 +56,11 @@ class OpenJobs:
             self._before_queue.discard(job.id)
             self._changed.notify_all()
 
+    def abandon(self) -> None:
+        """Leave all as they stand: another process will continue them."""
+        for job in self.jobs():
+            job.abandon()
+
     def jobs(self) -> list[Job]:
         """Jobs at this moment."""
         with self._changed:
